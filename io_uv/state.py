@@ -1,0 +1,105 @@
+"""The state of one raft_uv instance, shared by the modules that implement its parts.
+
+Duty: `Uv`, what C calls struct uv (src/uv.h): what `RaftIo.impl` points to. Each group of fields has one owner, named
+beside it; other modules read them. No algorithm is here.
+"""
+
+from collections import deque
+from typing import Any, Final
+
+from pyraft.tracing import NoopTracer, RaftTracer
+from pyraft.types import RaftIo
+
+PRISTINE: Final = 0
+ACTIVE: Final = 1
+CLOSED: Final = 2
+
+MAX_SEGMENT_SIZE: Final = 8 * 1024 * 1024
+CONNECT_RETRY_DELAY_MSECS: Final = 1000
+
+
+class Limits:
+    """What an instance accepts from the network and queues for it. All sizes in bytes."""
+
+    __slots__ = ("connections", "handshake_address", "handshake_msecs", "header", "payload", "queue")
+
+    def __init__(self) -> None:
+        self.header = 4 * 1024 * 1024
+        """Largest message header."""
+        self.payload = 1024 * 1024 * 1024
+        """Largest message payload: the entries of an AppendEntries or the data of an InstallSnapshot."""
+        self.handshake_address = 4096
+        """Longest address in a handshake, padding included."""
+        self.handshake_msecs = 10_000
+        """Time a connection has to complete its handshake, in ms."""
+        self.connections = 1024
+        """Inbound connections at a time."""
+        self.queue = 64 * 1024 * 1024
+        """Bytes queued per peer beyond which io.send answers RAFT_NOCONNECTION."""
+
+
+class Metadata:
+    """What metadata1 and metadata2 hold: a version that counts the stores, the term and the vote (0: none)."""
+
+    __slots__ = ("term", "version", "voted_for")
+
+    def __init__(self, version: int = 0, term: int = 0, voted_for: int = 0) -> None:
+        self.version = version
+        self.term = term
+        self.voted_for = voted_for
+
+
+class Uv:
+    """`struct uv`: everything that a raft_uv instance knows."""
+
+    def __init__(self, io: RaftIo, loop: Any, dir: str, transport: Any) -> None:
+        self.io = io
+        self.loop = loop  # io_uv.pyuv.Loop
+        self.dir = dir
+        self.transport = transport
+        self.tracer: RaftTracer = NoopTracer
+        self.id = 0
+        self.address = ""
+        self.state = PRISTINE
+        self.limits = Limits()
+        # Disk: what probing found, and settings (uv).
+        self.direct_io = False
+        self.async_io = False
+        self.fallocate = False
+        self.zero_fill = False
+        self.block_size = 0
+        self.segment_size = MAX_SEGMENT_SIZE
+        self.snapshot_compression = True
+        self.auto_recovery = True
+        self.errored = False
+        self.metadata = Metadata()
+        # Network: send, recv.
+        self.clients: list[Any] = []
+        self.servers: list[Any] = []
+        self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
+        # Handles and jobs that a close must wait for: each calls uv.maybe_fire_close when it is gone.
+        self.aborting: list[Any] = []
+        # Pool of prepared segments: prepare.
+        self.prepare_inflight: Any = None
+        self.prepare_reqs: deque[Any] = deque()
+        self.prepare_pool: deque[Any] = deque()
+        self.prepare_next_counter = 1
+        # Append pipeline: append, barrier, finalize, truncate.
+        self.append_next_index = 1
+        self.append_segments: deque[Any] = deque()
+        self.append_pending_reqs: deque[Any] = deque()
+        self.append_writing_reqs: deque[Any] = deque()
+        self.barrier: Any = None
+        self.finalize_reqs: deque[Any] = deque()
+        self.finalize_work: Any = None
+        self.truncate_work: Any = None
+        # Snapshots and work: snapshot, work.
+        self.snapshot_get_reqs: list[Any] = []
+        self.async_work_reqs: list[Any] = []
+        self.snapshot_put_work: Any = None
+        # Tick and closing: uv.
+        self.timer: Any = None
+        self.tick_cb: Any = None
+        self.recv_cb: Any = None
+        self.closing = False
+        self.close_cb: Any = None

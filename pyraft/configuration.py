@@ -1,0 +1,156 @@
+"""Cluster configurations: look-ups, changes, and their encoding.
+
+Duty: functions over `RaftConfiguration`, the list of servers that a CHANGE entry and a snapshot carry. The encoding
+is the same on disk and on the wire: format byte 1, number of servers (u64), then per server its id (u64), its
+address closed by a NUL, and a role byte; padded with zeros to a multiple of 8. Integers are little-endian.
+
+Failure modes: `decode` answers RAFT_MALFORMED, with a text that names the offset, for whatever is not such a blob.
+Bytes after the last server are ignored. Encoding an empty configuration is a bug of the caller.
+"""
+
+import hashlib
+import struct
+from typing import Final
+
+from pyraft.errors import RAFT_BADID, RAFT_BADROLE, RAFT_DUPLICATEADDRESS, RAFT_DUPLICATEID, RAFT_MALFORMED
+from pyraft.types import RAFT_SPARE, RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftServer
+
+FORMAT: Final = 1
+
+_HEAD: Final = struct.Struct("<BQ")
+_ID: Final = struct.Struct("<Q")
+_ROLES: Final = (RAFT_STANDBY, RAFT_VOTER, RAFT_SPARE)
+
+
+def raft_configuration_init(c: RaftConfiguration) -> None:
+    """Make `c` an empty configuration."""
+    c.servers = []
+
+
+def raft_configuration_close(c: RaftConfiguration) -> None:
+    """Release what `c` holds; it is empty afterwards."""
+    c.servers = []
+
+
+def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: int) -> int:
+    """Append a server; `role` True is RAFT_VOTER, False RAFT_STANDBY, the older spelling.
+
+    Errors: RAFT_BADROLE (role not STANDBY, VOTER or SPARE), RAFT_BADID (id below 1 or above 64 bits),
+    RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS. Source: raft.h.
+    """
+    # C: configuration.c:configurationAdd asserts on id 0; an assertion in a library is no answer to bad input.
+    if role not in _ROLES:
+        return RAFT_BADROLE
+    if not 0 < id < 1 << 64:
+        return RAFT_BADID
+    for server in c.servers:
+        if server.id == id:
+            return RAFT_DUPLICATEID
+        if server.address == address:
+            return RAFT_DUPLICATEADDRESS
+    c.servers.append(RaftServer(id, address, int(role)))
+    return 0
+
+
+def raft_configuration_encode(c: RaftConfiguration) -> tuple[int, bytes]:
+    """Return (0, blob); see `encode`. Source: raft.h."""
+    return 0, encode(c)
+
+
+def raft_digest(text: str, n: int) -> int:
+    """Return 64 bits made of `text` and the 64-bit number `n`: the end of their SHA1, little-endian (raft.h)."""
+    data = text.encode("utf-8", "surrogateescape") + _ID.pack(n & 0xFFFF_FFFF_FFFF_FFFF)
+    return int(_ID.unpack(hashlib.sha1(data, usedforsecurity=False).digest()[-8:])[0])
+
+
+def index_of(c: RaftConfiguration, id: int) -> int:
+    """Return the position of server `id`, or n if it is not listed."""
+    for i, server in enumerate(c.servers):
+        if server.id == id:
+            return i
+    return len(c.servers)
+
+
+def index_of_voter(c: RaftConfiguration, id: int) -> int:
+    """Return the position of server `id` among the voters only, or n if it is no voter."""
+    position = 0
+    for server in c.servers:
+        if server.id == id:
+            return position if server.role == RAFT_VOTER else len(c.servers)
+        if server.role == RAFT_VOTER:
+            position += 1
+    return len(c.servers)
+
+
+def get(c: RaftConfiguration, id: int) -> RaftServer | None:
+    """Return server `id`, or None."""
+    for server in c.servers:
+        if server.id == id:
+            return server
+    return None
+
+
+def voter_count(c: RaftConfiguration) -> int:
+    """Return the number of voters."""
+    count = 0
+    for server in c.servers:
+        if server.role == RAFT_VOTER:
+            count += 1
+    return count
+
+
+def copy(c: RaftConfiguration) -> RaftConfiguration:
+    """Return a copy that shares nothing with `c`."""
+    fresh = RaftConfiguration()
+    fresh.servers = [RaftServer(s.id, s.address, s.role) for s in c.servers]
+    return fresh
+
+
+def remove(c: RaftConfiguration, id: int) -> int:
+    """Remove server `id`; RAFT_BADID if it is not listed."""
+    i = index_of(c, id)
+    if i == len(c.servers):
+        return RAFT_BADID
+    del c.servers[i]
+    return 0
+
+
+def encode(c: RaftConfiguration) -> bytes:
+    """Return the encoded form of `c`, a multiple of 8 bytes long, padding zero (see the module's head)."""
+    assert c.servers, "an empty configuration has no encoding"
+    parts = [_HEAD.pack(FORMAT, len(c.servers))]
+    for server in c.servers:
+        parts.append(_ID.pack(server.id))
+        parts.append(server.address.encode("utf-8", "surrogateescape") + b"\0")
+        parts.append(bytes((server.role,)))
+    blob = b"".join(parts)
+    return blob + bytes(-len(blob) % 8)
+
+
+def decode(buf: bytes) -> tuple[int, RaftConfiguration, str]:
+    """Return (0, configuration, "") or (RAFT_MALFORMED, empty configuration, what is wrong and at which offset)."""
+    c = RaftConfiguration()
+    problem = _decode_into(c, buf)
+    if problem:
+        return RAFT_MALFORMED, RaftConfiguration(), problem
+    return 0, c, ""
+
+
+def _decode_into(c: RaftConfiguration, buf: bytes) -> str:
+    if len(buf) < _HEAD.size:
+        return f"configuration has only {len(buf)} bytes"
+    format, n = _HEAD.unpack_from(buf)
+    if format != FORMAT:
+        return f"configuration has format {format} instead of {FORMAT}"
+    offset = _HEAD.size
+    for _ in range(n):
+        end = buf.find(b"\0", offset + _ID.size)
+        if end < 0 or end + 1 >= len(buf):
+            return f"configuration is cut short in the server at offset {offset}"
+        (id,) = _ID.unpack_from(buf, offset)
+        address = buf[offset + _ID.size : end].decode("utf-8", "surrogateescape")
+        rv = raft_configuration_add(c, id, address, buf[end + 1])
+        if rv != 0:
+            return f"configuration has a bad server at offset {offset} (error {rv})"
+        offset = end + 2
+    return ""

@@ -1,0 +1,84 @@
+"""Error codes, their texts, and the bounded error messages built from them.
+
+Duty: the integers of raft.h that every function returns, `raft_strerror`, and the two operations on an
+error message that the library performs: make it fit its buffer, and put a context in front of it
+("io: load closed segment …"). Codes are plain module integers because the core compares them all the time.
+
+Failure modes: none; an unknown code reads "unknown error", an over-long message is cut as in C.
+"""
+
+from typing import Final
+
+RAFT_NOMEM: Final = 1
+RAFT_BADID: Final = 2
+RAFT_DUPLICATEID: Final = 3
+RAFT_DUPLICATEADDRESS: Final = 4
+RAFT_BADROLE: Final = 5
+RAFT_MALFORMED: Final = 6
+RAFT_NOTLEADER: Final = 7
+RAFT_LEADERSHIPLOST: Final = 8
+RAFT_SHUTDOWN: Final = 9
+RAFT_CANTBOOTSTRAP: Final = 10
+RAFT_CANTCHANGE: Final = 11
+RAFT_CORRUPT: Final = 12
+RAFT_CANCELED: Final = 13
+RAFT_NAMETOOLONG: Final = 14
+RAFT_TOOBIG: Final = 15
+RAFT_NOCONNECTION: Final = 16
+RAFT_BUSY: Final = 17
+RAFT_IOERR: Final = 18
+RAFT_NOTFOUND: Final = 19
+RAFT_INVALID: Final = 20
+RAFT_UNAUTHORIZED: Final = 21
+RAFT_NOSPACE: Final = 22
+RAFT_TOOMANY: Final = 23
+
+RAFT_ERRMSG_BUF_SIZE: Final = 256
+"""Size in bytes of an error message buffer in C, the closing NUL included: a message holds one byte less."""
+
+_TEXTS: Final = {
+    RAFT_NOMEM: "out of memory",
+    RAFT_BADID: "server ID is not valid",
+    RAFT_DUPLICATEID: "server ID already in use",
+    RAFT_DUPLICATEADDRESS: "server address already in use",
+    RAFT_BADROLE: "server role is not valid",
+    RAFT_MALFORMED: "encoded data is malformed",
+    RAFT_NOTLEADER: "server is not the leader",
+    RAFT_LEADERSHIPLOST: "server has lost leadership",
+    RAFT_SHUTDOWN: "server is shutting down",
+    RAFT_CANTBOOTSTRAP: "bootstrap only works on new clusters",
+    RAFT_CANTCHANGE: "a configuration change is already in progress",
+    RAFT_CORRUPT: "persisted data is corrupted",
+    RAFT_CANCELED: "operation canceled",
+    RAFT_NAMETOOLONG: "resource name too long",
+    RAFT_TOOBIG: "data is too big",
+    RAFT_NOCONNECTION: "no connection to remote server available",
+    RAFT_BUSY: "operation can't be performed at this time",
+    RAFT_IOERR: "I/O error",
+    RAFT_NOTFOUND: "Resource not found",
+    RAFT_INVALID: "Invalid parameter",
+    RAFT_UNAUTHORIZED: "No access to resource",
+    RAFT_NOSPACE: "Not enough disk space",
+    RAFT_TOOMANY: "System or raft limit met or exceeded",
+}
+
+_WRAP_SEPARATOR: Final = ": "
+
+
+def raft_strerror(errnum: int) -> str:
+    """Return the text of an error code; "unknown error" for anything else, 0 included (raft.h)."""
+    return _TEXTS.get(errnum, "unknown error")
+
+
+def errmsg_cut(message: str) -> str:
+    """Return `message` cut to what C's error buffer holds: 255 bytes of UTF-8, never half a character."""
+    if len(message) * 4 < RAFT_ERRMSG_BUF_SIZE:
+        return message
+    return message.encode("utf-8", "replace")[: RAFT_ERRMSG_BUF_SIZE - 1].decode("utf-8", "ignore")
+
+
+def errmsg_wrap(message: str, prefix: str) -> str:
+    """Return "prefix: message", cut to the buffer; the prefix alone where no character of the message would fit."""
+    if len(prefix.encode("utf-8", "replace")) >= RAFT_ERRMSG_BUF_SIZE - (len(_WRAP_SEPARATOR) + 1):
+        return errmsg_cut(prefix)
+    return errmsg_cut(prefix + _WRAP_SEPARATOR + message)

@@ -1,0 +1,547 @@
+"""The structs and constants of raft.h that cross a border of the library.
+
+Duty: what users, the core and an I/O implementation hand to each other: entries, messages, snapshots, requests and
+the two function tables `RaftIo` and `RaftFsm`. The state of a server is in `state`; nothing here has an algorithm.
+
+Rules (see README.md): a struct is a class named by its tag in CapWords with C's field names; no constructor
+argument is required; a union is one attribute per member, the inactive ones None; a count that C keeps beside an
+array (`n`, `n_entries`, `n_bufs`) is a read-only property. Buffers that the library keeps are `bytes`.
+
+Failure modes: `as_bytes` raises TypeError on what is no buffer; callers at the API border turn it into RAFT_INVALID.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from mypy_extensions import mypyc_attr
+
+if TYPE_CHECKING:
+    from pyraft.state import Raft
+
+raft_id: TypeAlias = int
+raft_term: TypeAlias = int
+raft_index: TypeAlias = int
+raft_time: TypeAlias = int
+raft_flags: TypeAlias = int
+
+RAFT_STANDBY: Final = 0
+RAFT_VOTER: Final = 1
+RAFT_SPARE: Final = 2
+
+RAFT_COMMAND: Final = 1
+RAFT_BARRIER: Final = 2
+RAFT_CHANGE: Final = 3
+
+RAFT_UNAVAILABLE: Final = 0
+RAFT_FOLLOWER: Final = 1
+RAFT_CANDIDATE: Final = 2
+RAFT_LEADER: Final = 3
+
+RAFT_IO_APPEND_ENTRIES: Final = 1
+RAFT_IO_APPEND_ENTRIES_RESULT: Final = 2
+RAFT_IO_REQUEST_VOTE: Final = 3
+RAFT_IO_REQUEST_VOTE_RESULT: Final = 4
+RAFT_IO_INSTALL_SNAPSHOT: Final = 5
+RAFT_IO_TIMEOUT_NOW: Final = 6
+
+RAFT_REQUEST_VOTE_VERSION: Final = 2
+RAFT_REQUEST_VOTE_RESULT_VERSION: Final = 2
+RAFT_APPEND_ENTRIES_VERSION: Final = 0
+RAFT_APPEND_ENTRIES_RESULT_VERSION: Final = 1
+RAFT_INSTALL_SNAPSHOT_VERSION: Final = 0
+RAFT_TIMEOUT_NOW_VERSION: Final = 0
+
+RAFT_VERSION_MAJOR: Final = 0
+RAFT_VERSION_MINOR: Final = 18
+RAFT_VERSION_RELEASE: Final = 1
+RAFT_VERSION_NUMBER: Final = RAFT_VERSION_MAJOR * 100 * 100 + RAFT_VERSION_MINOR * 100 + RAFT_VERSION_RELEASE
+
+STATE_NAMES: Final = {
+    RAFT_UNAVAILABLE: "unavailable",
+    RAFT_FOLLOWER: "follower",
+    RAFT_CANDIDATE: "candidate",
+    RAFT_LEADER: "leader",
+}
+ROLE_NAMES: Final = {RAFT_STANDBY: "stand-by", RAFT_VOTER: "voter", RAFT_SPARE: "spare"}
+MESSAGE_NAMES: Final = {
+    RAFT_IO_APPEND_ENTRIES: "AppendEntries",
+    RAFT_IO_APPEND_ENTRIES_RESULT: "AppendEntriesResult",
+    RAFT_IO_REQUEST_VOTE: "RequestVote",
+    RAFT_IO_REQUEST_VOTE_RESULT: "RequestVoteResult",
+    RAFT_IO_INSTALL_SNAPSHOT: "InstallSnapshot",
+    RAFT_IO_TIMEOUT_NOW: "TimeoutNow",
+}
+
+
+class RaftBuffer:
+    """`struct raft_buffer`: the first `len` bytes of the bytes-like object `base` (all of it by default)."""
+
+    __slots__ = ("base", "len")
+
+    def __init__(self, base: Any = b"", len: int | None = None) -> None:
+        self.base = base
+        self.len = memoryview(base).nbytes if len is None else len
+
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | RaftBuffer
+"""What is accepted wherever C takes a raft_buffer."""
+
+
+def as_bytes(buf: Any) -> bytes:
+    """Return the content of a buffer as `bytes`: itself if it is bytes, else a copy; TypeError if it is no buffer."""
+    if type(buf) is bytes:
+        return buf
+    if isinstance(buf, RaftBuffer):
+        if type(buf.base) is bytes and buf.len == len(buf.base):
+            return buf.base
+        return bytes(memoryview(buf.base).cast("B")[: buf.len])
+    return bytes(memoryview(buf))
+
+
+class RaftServer:
+    """`struct raft_server`: one member of a configuration."""
+
+    __slots__ = ("address", "id", "role")
+
+    def __init__(self, id: int = 0, address: str = "", role: int = RAFT_STANDBY) -> None:
+        self.id = id
+        self.address = address
+        self.role = role
+
+    def __repr__(self) -> str:
+        return f"RaftServer({self.id}, {self.address!r}, {ROLE_NAMES.get(self.role, self.role)})"
+
+
+class RaftConfiguration:
+    """`struct raft_configuration`: the members of a cluster, in the order in which they were added."""
+
+    __slots__ = ("servers",)
+
+    def __init__(self) -> None:
+        self.servers: list[RaftServer] = []
+
+    @property
+    def n(self) -> int:
+        """Number of servers."""
+        return len(self.servers)
+
+    def __repr__(self) -> str:
+        return f"RaftConfiguration({self.servers!r})"
+
+
+class RaftEntry:
+    """`struct raft_entry`: one entry of the log. `buf` is its payload."""
+
+    __slots__ = ("buf", "term", "type")
+
+    def __init__(self, term: int = 0, type: int = RAFT_COMMAND, buf: Any = b"") -> None:
+        self.term = term
+        self.type = type
+        self.buf = buf
+
+    def __repr__(self) -> str:
+        return f"RaftEntry({self.term}, {self.type}, {self.buf!r})"
+
+
+class EntryBatch(Sequence[RaftEntry]):
+    """Entries as three parallel lists: what the library hands out wherever C has an array of raft_entry.
+
+    It reads as a sequence of RaftEntry, made on access. The columns spare an object per entry in the log, in messages
+    and on the way to the disk; the collector has nothing to visit in them. Never mutate one that was handed over.
+    """
+
+    __slots__ = ("bufs", "terms", "types")
+
+    def __init__(self, terms: list[int], types: list[int], bufs: list[bytes]) -> None:
+        self.terms = terms
+        self.types = types
+        self.bufs = bufs
+
+    @staticmethod
+    def of(entries: Sequence[RaftEntry], n: int) -> "EntryBatch":
+        """Return the first `n` of any sequence of entries as a batch (the same object where it is one of n)."""
+        if isinstance(entries, EntryBatch):
+            if len(entries.bufs) == n:
+                return entries
+            return EntryBatch(entries.terms[:n], entries.types[:n], entries.bufs[:n])
+        head = entries[:n]
+        return EntryBatch([e.term for e in head], [e.type for e in head], [as_bytes(e.buf) for e in head])
+
+    def __len__(self) -> int:
+        return len(self.bufs)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return EntryBatch(self.terms[i], self.types[i], self.bufs[i])
+        return RaftEntry(self.terms[i], self.types[i], self.bufs[i])
+
+    def __iter__(self) -> Iterator[RaftEntry]:
+        for i in range(len(self.bufs)):
+            yield RaftEntry(self.terms[i], self.types[i], self.bufs[i])
+
+    def __repr__(self) -> str:
+        return f"EntryBatch({list(self)!r})"
+
+
+def no_entries() -> EntryBatch:
+    """Return a fresh empty batch."""
+    return EntryBatch([], [], [])
+
+
+class RaftRequestVote:
+    """Arguments of a RequestVote RPC (figure 3.1; pre-vote: 9.6; disrupt_leader: 4.2.3)."""
+
+    __slots__ = ("candidate_id", "disrupt_leader", "last_log_index", "last_log_term", "pre_vote", "term", "version")
+
+    def __init__(self) -> None:
+        self.version = RAFT_REQUEST_VOTE_VERSION
+        self.term = 0
+        self.candidate_id = 0
+        self.last_log_index = 0
+        self.last_log_term = 0
+        self.disrupt_leader = False
+        self.pre_vote = False
+
+
+class RaftRequestVoteResult:
+    """Result of a RequestVote RPC (figure 3.1)."""
+
+    __slots__ = ("pre_vote", "term", "version", "vote_granted")
+
+    def __init__(self) -> None:
+        self.version = RAFT_REQUEST_VOTE_RESULT_VERSION
+        self.term = 0
+        self.vote_granted = False
+        self.pre_vote = False
+
+
+class RaftAppendEntries:
+    """Arguments of an AppendEntries RPC (figure 3.1); without entries it is a heartbeat."""
+
+    __slots__ = ("entries", "leader_commit", "prev_log_index", "prev_log_term", "term", "version")
+
+    def __init__(self) -> None:
+        self.version = RAFT_APPEND_ENTRIES_VERSION
+        self.term = 0
+        self.prev_log_index = 0
+        self.prev_log_term = 0
+        self.leader_commit = 0
+        self.entries: Sequence[RaftEntry] = ()
+
+    @property
+    def n_entries(self) -> int:
+        """Number of entries."""
+        return len(self.entries)
+
+
+class RaftAppendEntriesResult:
+    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused."""
+
+    __slots__ = ("features", "last_log_index", "rejected", "term", "version")
+
+    def __init__(self) -> None:
+        self.version = RAFT_APPEND_ENTRIES_RESULT_VERSION
+        self.term = 0
+        self.rejected = 0
+        self.last_log_index = 0
+        self.features = 0
+
+
+class RaftInstallSnapshot:
+    """Arguments of an InstallSnapshot RPC (figure 5.3), always sent in one piece."""
+
+    __slots__ = ("conf", "conf_index", "data", "last_index", "last_term", "term", "version")
+
+    def __init__(self) -> None:
+        self.version = RAFT_INSTALL_SNAPSHOT_VERSION
+        self.term = 0
+        self.last_index = 0
+        self.last_term = 0
+        self.conf = RaftConfiguration()
+        self.conf_index = 0
+        self.data: Any = b""
+
+
+class RaftTimeoutNow:
+    """Arguments of a TimeoutNow RPC (3.10)."""
+
+    __slots__ = ("last_log_index", "last_log_term", "term", "version")
+
+    def __init__(self) -> None:
+        self.version = RAFT_TIMEOUT_NOW_VERSION
+        self.term = 0
+        self.last_log_index = 0
+        self.last_log_term = 0
+
+
+class RaftMessage:
+    """`struct raft_message`: an RPC message to or from the server `server_id`; `type` says which member is set."""
+
+    __slots__ = (
+        "append_entries",
+        "append_entries_result",
+        "install_snapshot",
+        "request_vote",
+        "request_vote_result",
+        "server_address",
+        "server_id",
+        "timeout_now",
+        "type",
+    )
+
+    def __init__(self) -> None:
+        self.type = 0
+        self.server_id = 0
+        self.server_address = ""
+        self.request_vote: RaftRequestVote | None = None
+        self.request_vote_result: RaftRequestVoteResult | None = None
+        self.append_entries: RaftAppendEntries | None = None
+        self.append_entries_result: RaftAppendEntriesResult | None = None
+        self.install_snapshot: RaftInstallSnapshot | None = None
+        self.timeout_now: RaftTimeoutNow | None = None
+
+
+class RaftSnapshot:
+    """`struct raft_snapshot`: a state of the FSM, the entry it ends with and the configuration in force there.
+
+    `bufs` are read-only bytes-like objects; a loaded snapshot has exactly one.
+    """
+
+    __slots__ = ("bufs", "configuration", "configuration_index", "index", "term")
+
+    def __init__(self) -> None:
+        self.index = 0
+        self.term = 0
+        self.configuration = RaftConfiguration()
+        self.configuration_index = 0
+        self.bufs: list[Any] = []
+
+    @property
+    def n_bufs(self) -> int:
+        """Number of buffers."""
+        return len(self.bufs)
+
+
+# Requests that the core makes of an I/O implementation.
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftIoSend:
+    """Request to send a message; `cb(req, status)` when it was handed to the kernel or failed."""
+
+    __slots__ = ("cb", "data")
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.cb: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftIoAppend:
+    """Request to store entries; `cb(req, status)` when they are durable or failed."""
+
+    __slots__ = ("cb", "data")
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.cb: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftIoSnapshotPut:
+    """Request to store a snapshot; `cb(req, status)`."""
+
+    __slots__ = ("cb", "data")
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.cb: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftIoSnapshotGet:
+    """Request to load the newest snapshot; `cb(req, snapshot, status)`, snapshot None unless status is 0."""
+
+    __slots__ = ("cb", "data")
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.cb: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftIoAsyncWork:
+    """Request to run `work(req) -> int` off the loop; `cb(req, status)` on it, with what work returned."""
+
+    __slots__ = ("cb", "data", "work")
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.work: Any = None
+        self.cb: Any = None
+
+
+# Client requests.
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftRequest:
+    """What all client requests share: `data` is the user's, `type` the entry type, `index` the entry's index."""
+
+    __slots__ = ("cb", "data", "index", "type")
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.type = 0
+        self.index = 0
+        self.cb: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftApply(RaftRequest):
+    """Request of raft_apply: `cb(req, status, result)`."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftBarrier(RaftRequest):
+    """Request of raft_barrier: `cb(req, status)`."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftChange(RaftRequest):
+    """Request of raft_add, raft_assign and raft_remove: `cb(req, status)`."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftTransfer(RaftRequest):
+    """Request of raft_transfer: `cb(req)`, without a status; ask raft_leader afterwards whether it worked.
+
+    `id` is the target, `start` the time in ms at which the transfer began; `send` is the TimeoutNow under way.
+    """
+
+    __slots__ = ("id", "send", "start")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = 0
+        self.start = 0
+        self.send: RaftIoSend | None = None
+
+
+raft_apply_cb: TypeAlias = Callable[[RaftApply, int, Any], None]
+raft_barrier_cb: TypeAlias = Callable[[RaftBarrier, int], None]
+raft_change_cb: TypeAlias = Callable[[RaftChange, int], None]
+raft_transfer_cb: TypeAlias = Callable[[RaftTransfer], None]
+raft_close_cb: TypeAlias = Callable[["Raft"], None]
+raft_state_cb: TypeAlias = Callable[["Raft", int, int], None]
+raft_io_send_cb: TypeAlias = Callable[[RaftIoSend, int], None]
+raft_io_append_cb: TypeAlias = Callable[[RaftIoAppend, int], None]
+raft_io_snapshot_put_cb: TypeAlias = Callable[[RaftIoSnapshotPut, int], None]
+raft_io_snapshot_get_cb: TypeAlias = Callable[[RaftIoSnapshotGet, RaftSnapshot | None, int], None]
+raft_io_async_work_fn: TypeAlias = Callable[[RaftIoAsyncWork], int]
+raft_io_async_work_cb: TypeAlias = Callable[[RaftIoAsyncWork, int], None]
+raft_io_tick_cb: TypeAlias = Callable[["RaftIo"], None]
+raft_io_recv_cb: TypeAlias = Callable[["RaftIo", RaftMessage], None]
+raft_io_close_cb: TypeAlias = Callable[["RaftIo"], None]
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftIo:
+    """`struct raft_io`: the disk and the network, as a table of functions that take the table first.
+
+    An `int` function returns 0 or a RAFT_* code and may leave a text in `errmsg`. Signatures:
+
+    * `init(io, id, address) -> int`, `close(io, cb)` with `cb(io)`, `start(io, msecs, tick, recv) -> int` with
+      `tick(io)` every `msecs` ms and `recv(io, message)`;
+    * `load(io) -> (rv, term, voted_for, snapshot or None, start_index, entries)`;
+    * `bootstrap(io, conf) -> int`, `recover(io, conf) -> int`;
+    * `set_term(io, term) -> int`, `set_vote(io, server_id) -> int`: durable on return;
+    * `send(io, req, message, cb) -> int`, `append(io, req, entries, n, cb) -> int`, `truncate(io, index) -> int`;
+    * `snapshot_put(io, trailing, req, snapshot, cb) -> int`, `snapshot_get(io, req, cb) -> int`;
+    * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
+
+    Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
+    and runs `fn()` once at the end of the loop turn (further calls in that turn are for the same fn and add nothing);
+    `report(io, exc)` receives an exception that a completion callback raised.
+    """
+
+    __slots__ = (
+        "append",
+        "async_work",
+        "bootstrap",
+        "close",
+        "data",
+        "defer",
+        "errmsg",
+        "impl",
+        "init",
+        "load",
+        "random",
+        "recover",
+        "report",
+        "send",
+        "set_term",
+        "set_vote",
+        "snapshot_get",
+        "snapshot_put",
+        "start",
+        "time",
+        "truncate",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.version = 2
+        self.data: Any = None
+        self.impl: Any = None
+        self.errmsg = ""
+        self.init: Any = None
+        self.close: Any = None
+        self.load: Any = None
+        self.start: Any = None
+        self.bootstrap: Any = None
+        self.recover: Any = None
+        self.set_term: Any = None
+        self.set_vote: Any = None
+        self.send: Any = None
+        self.append: Any = None
+        self.truncate: Any = None
+        self.snapshot_put: Any = None
+        self.snapshot_get: Any = None
+        self.time: Any = None
+        self.random: Any = None
+        self.async_work: Any = None
+        self.defer: Any = None
+        self.report: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RaftFsm:
+    """`struct raft_fsm`: the user's state machine, as a table of functions that take the table first.
+
+    * `apply(fsm, buf) -> (rv, result)`; `snapshot(fsm) -> (rv, bufs)`; `restore(fsm, buf) -> rv`;
+    * `snapshot_finalize(fsm, bufs) -> rv` (version 2), optional;
+    * `snapshot_async(fsm, bufs) -> (rv, bufs)` (version 3), optional, runs in a thread.
+    """
+
+    __slots__ = ("apply", "data", "restore", "snapshot", "snapshot_async", "snapshot_finalize", "version")
+
+    def __init__(self) -> None:
+        self.version = 3
+        self.data: Any = None
+        self.apply: Any = None
+        self.snapshot: Any = None
+        self.restore: Any = None
+        self.snapshot_finalize: Any = None
+        self.snapshot_async: Any = None
+
+
+def raft_version_number() -> int:
+    """Return the version of the C library whose behaviour this is, as in raft.h: 1801 for 0.18.1."""
+    return RAFT_VERSION_NUMBER
