@@ -1,29 +1,108 @@
-# Every target sets up what it needs: a virtual environment in .venv.
+# Every target sets up what it needs: a virtual environment in .venv with the project and its tools.
+# Settings: PYTHON (interpreter), ARGS (passed on), SECONDS, SERVERS, RATE, SEED (cluster), N, SEED (sim).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+SERVERS ?= 3
+SECONDS ?= 30
+RATE ?= 500
+N ?= 200
+SEED ?=
+SEED_OPTION = $(if $(SEED),--seed $(SEED))
+
+.DEFAULT_GOAL := help
 
 .PHONY: help
 help:
-	@echo "make cluster   run a real cluster under load, killing and restarting servers"
-	@echo "make test      run the whole test suite"
-	@echo "make check     ruff, mypy --strict"
-	@echo "make clean     remove the virtual environment and build products"
+	@echo "make cluster   start a real cluster, load it, kill and restart servers, check every increment"
+	@echo "                 SERVERS=$(SERVERS) SECONDS=$(SECONDS) RATE=$(RATE) SEED=..."
+	@echo "make test      run the whole test suite (minutes); ARGS='-k name' chooses"
+	@echo "make check     what a change must pass: lint and test"
+	@echo "make lint      ruff (rules and format) and mypy --strict"
+	@echo "make format    let ruff rewrite what it can"
+	@echo "make cov       run the suite under coverage and show what no test reaches"
+	@echo "make sim       random simulated clusters with invariants: N=$(N) SEED=..."
+	@echo "make torture   make cluster for 10 seeds in a row"
+	@echo "make bench     compare with libraft (where it is installed) and PySyncObj"
+	@echo "make clean     remove build products and caches; make distclean removes .venv too"
 
-$(VENV)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+# The C library's development files, a compiler and everything else are optional: tests that need them say so and skip.
+#
+# A plain Debian has python3 without ensurepip (package python3-venv). Then, in this order: pip of that python3 fills an
+# environment made without it; root gets the package installed; anybody else is told what to install.
+$(READY): pyproject.toml
+	@set -e; \
+	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then \
+		echo "$(PYTHON) is missing or older than 3.10; name another one: make PYTHON=python3.12 ..." >&2; exit 1; \
+	fi; \
+	if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		$(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -m pip --python $(PYTHON) --version >/dev/null 2>&1; then \
+		$(PYTHON) -m venv --without-pip $(VENV); \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing the Debian package python3-venv, which $(PYTHON) needs to make $(VENV)"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+		$(PYTHON) -m venv $(VENV); \
+	else \
+		echo "$(PYTHON) has neither ensurepip nor pip, so $(VENV) cannot be made." >&2; \
+		echo "Install one of them, for instance: sudo apt-get install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "installing the project and its tools into $(VENV)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
 	touch $@
 
+.PHONY: cluster
+cluster: $(READY)
+	$(BIN)/python examples/cluster.py --servers $(SERVERS) --seconds $(SECONDS) --rate $(RATE) $(SEED_OPTION) $(ARGS)
+
+.PHONY: torture
+torture: $(READY)
+	set -e; for seed in 1 2 3 4 5 6 7 8 9 10; do \
+		$(BIN)/python examples/cluster.py --servers $(SERVERS) --seconds $(SECONDS) --rate $(RATE) --seed $$seed $(ARGS); \
+	done
+
 .PHONY: test
-test: $(VENV)/.ready
-	$(BIN)/python -m pytest -q tests
+test: $(READY)
+	$(BIN)/python -m pytest -q tests $(ARGS)
+
+.PHONY: lint
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 .PHONY: check
-check: $(VENV)/.ready
-	$(BIN)/ruff check .
-	$(BIN)/mypy pyraft io_uv
+check: lint test
+
+.PHONY: cov
+cov: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: sim
+sim: $(READY)
+	$(BIN)/python -m tests.fuzzy --n $(N) $(SEED_OPTION) $(ARGS)
+
+.PHONY: bench
+bench: $(READY)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 .PHONY: clean
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov
+	find pyraft io_uv examples tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean
+	rm -rf $(VENV)

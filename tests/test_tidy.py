@@ -1,0 +1,293 @@
+"""The rules that keep the code in order: layering, sizes, public names, heads and docstrings, and what text may say.
+
+They are checked on the source itself, by its syntax tree; nothing is imported except to compare the public names.
+"""
+
+import ast
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lib import header_names as names
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pyraft", "io_uv")
+CODE = ("pyraft", "io_uv", "examples", "tests")
+
+MAX_FUNCTION_LINES = 70
+MAX_FILE_LINES = 600
+
+LEAVES = {"errors", "types", "tracing", "heap", "configuration", "log", "progress", "quorum", "state"}
+"""Modules of the core that import no algorithm: only each other."""
+
+CORE_FORBIDDEN = {"asyncio", "io_uv", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors", "signal"}
+CORE_FORBIDDEN |= {"socket", "subprocess", "threading", "time", "uvloop", "lz4", "msgpack", "ctypes"}
+CORE_ALLOWED = {"aio": {"asyncio"}, "tracing": {"os", "time"}}
+CORE_THIRD_PARTY = {"mypy_extensions"}
+
+SEAM = {"types", "errors", "configuration", "tracing", "heap"}
+"""What io_uv may import of pyraft: the vocabulary of the RaftIo table, never the algorithm."""
+
+FILE_CALLS = {"close", "fallocate", "fdatasync", "fstat", "fsync", "ftruncate", "listdir", "lstat", "mkdir", "open"}
+FILE_CALLS |= {"posix_fallocate", "pread", "preadv", "pwrite", "pwritev", "read", "readv", "remove", "rename"}
+FILE_CALLS |= {"replace", "rmdir", "scandir", "stat", "statvfs", "truncate", "unlink", "write", "writev"}
+FILE_MODULES = {"fs", "kaio"}
+"""Where io_uv may call the operating system for files, so that tests can record and fail every operation."""
+
+URL_HOSTS = {"github.com", "fsf.org", "www.gnu.org", "libuv.org", "raft.github.io", "web.stanford.edu"}
+
+
+def python_files(*tops: str) -> list[Path]:
+    return sorted(p for top in tops for p in (ROOT / top).rglob("*.py") if "__pycache__" not in p.parts)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports at run time, as dotted names; `from a import b` counts as a and a.b."""
+    found: set[str] = set()
+    for node in _run_time_nodes(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{relative(path)}:{node.lineno} imports relatively"
+            assert node.module is not None
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _run_time_nodes(child)
+
+
+def tops(imported: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in imported}
+
+
+def siblings(path: Path, package: str) -> set[str]:
+    """The modules of `package` that a file imports, by their name inside it."""
+    modules = {module_of(p).removeprefix(f"{package}.") for p in python_files(package)} - {package}
+    inside = {name.removeprefix(f"{package}.") for name in imports_of(path) if name.startswith(f"{package}.")}
+    return inside & modules
+
+
+def definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+def test_the_core_imports_nothing_that_touches_the_world() -> None:
+    """pyraft knows no socket, file, clock or loop: time, randomness and I/O come through the RaftIo table."""
+    for path in python_files("pyraft"):
+        forbidden = tops(imports_of(path)) & (CORE_FORBIDDEN - CORE_ALLOWED.get(path.stem, set()))
+        assert not forbidden, f"{relative(path)} imports {sorted(forbidden)}"
+
+
+def test_the_leaves_import_no_algorithm() -> None:
+    """Errors, types, the state and the pure data structures stand below everything else."""
+    for path in python_files("pyraft"):
+        if path.stem in LEAVES:
+            above = siblings(path, "pyraft") - LEAVES
+            assert not above, f"{relative(path)} imports {sorted(above)}"
+
+
+def test_the_core_does_not_know_its_users() -> None:
+    """No module of the core imports the fixture or the asyncio front, which are built on it."""
+    for path in python_files("pyraft"):
+        if path.stem in {"__init__", "fixture", "fixture_io", "aio"}:
+            continue
+        users = siblings(path, "pyraft") & {"fixture", "fixture_io", "aio"}
+        assert not users, f"{relative(path)} imports {sorted(users)}"
+
+
+def test_io_uv_meets_the_core_at_the_seam_only() -> None:
+    """io_uv imports the vocabulary of the RaftIo table from pyraft and nothing else."""
+    for path in python_files("io_uv"):
+        beyond = siblings(path, "pyraft") - SEAM
+        assert not beyond, f"{relative(path)} imports pyraft's {sorted(beyond)}"
+
+
+def test_only_the_loop_imports_uvloop_and_it_stands_alone() -> None:
+    """io_uv.pyuv is a library of its own: it alone knows uvloop, and it knows neither raft_uv nor the core."""
+    for path in python_files(*CODE):
+        imported = imports_of(path)
+        inside = "io_uv/pyuv/" in relative(path)
+        assert inside or "uvloop" not in tops(imported) or path.parts[-2] in {"benchmarks"}, relative(path)
+        if inside:
+            foreign = {n for n in imported if n.split(".")[0] in PACKAGES and not n.startswith("io_uv.pyuv")}
+            assert foreign <= {"io_uv"}, f"{relative(path)} imports {sorted(foreign)}"
+
+
+def test_file_operations_go_through_two_modules() -> None:
+    """Outside `fs` and `kaio`, io_uv calls no function of `os` that works on files, nor `open`."""
+    for path in python_files("io_uv"):
+        if path.stem in FILE_MODULES or "io_uv/pyuv/" in relative(path):
+            continue
+        for node in ast.walk(tree_of(path)):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            direct = called == "open" or (called.startswith("os.") and called[3:] in FILE_CALLS)
+            assert not direct, f"{relative(path)}:{node.lineno} calls {called}"
+
+
+def test_packages_depend_on_what_is_declared() -> None:
+    """Every module that pyraft and io_uv import is standard, theirs, or a dependency of pyproject.toml."""
+    import sys
+
+    declared = set(
+        re.findall(r'^ {4}"([\w-]+)>=', (ROOT / "pyproject.toml").read_text().split("[project.opt")[0], re.M)
+    )
+    for path in python_files(*PACKAGES):
+        unknown = tops(imports_of(path)) - set(sys.stdlib_module_names) - set(PACKAGES) - declared
+        assert not unknown, f"{relative(path)} imports {sorted(unknown)}"
+        if path.is_relative_to(ROOT / "pyraft"):
+            assert tops(imports_of(path)) & declared <= CORE_THIRD_PARTY, relative(path)
+
+
+def test_functions_are_short() -> None:
+    """No function has more than 70 lines, docstring included."""
+    for path in python_files(*CODE):
+        for function in definitions(tree_of(path)):
+            assert function.end_lineno is not None
+            lines = function.end_lineno - function.lineno + 1
+            assert lines <= MAX_FUNCTION_LINES, f"{relative(path)}:{function.lineno} {function.name}: {lines} lines"
+
+
+def test_files_are_short() -> None:
+    """No file has more than 600 lines."""
+    for path in python_files(*CODE):
+        lines = len(path.read_text().splitlines())
+        assert lines <= MAX_FILE_LINES, f"{relative(path)}: {lines} lines"
+
+
+def test_modules_open_with_a_head() -> None:
+    """A module of the packages tells its duty and failure modes in 4 to 15 lines; other files say what they are."""
+    for path in python_files(*CODE):
+        if not path.read_text().strip():
+            continue
+        head = ast.get_docstring(tree_of(path))
+        assert head, f"{relative(path)} has no head"
+        if path.parts[len(ROOT.parts)] in PACKAGES and path.stem != "__init__":
+            lines = len(head.splitlines())
+            assert 4 <= lines <= 15, f"{relative(path)}: a head of {lines} lines"
+
+
+def test_public_names_have_docstrings() -> None:
+    """Every class and function of the packages that is not private says what it does."""
+    for path in python_files(*PACKAGES):
+        for node in tree_of(path).body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name[0] != "_":
+                assert ast.get_docstring(node), f"{relative(path)}:{node.lineno} {node.name} has no docstring"
+
+
+def test_tests_say_what_they_show() -> None:
+    """Every test opens with a sentence."""
+    for path in python_files("tests"):
+        for function in definitions(tree_of(path)):
+            if function.name.startswith("test_"):
+                assert ast.get_docstring(function), f"{relative(path)}:{function.lineno} {function.name}"
+
+
+def _expected(functions: list[str], types: list[str], structs: list[str], constants: list[str]) -> set[str]:
+    return {*functions, *types, *(names.class_name(tag) for tag in structs), *constants}
+
+
+@pytest.mark.parametrize(
+    ("module", "header", "additions"),
+    [
+        (
+            "pyraft",
+            _expected(names.RAFT_H_FUNCTIONS, names.RAFT_H_TYPES, names.RAFT_H_STRUCTS, names.RAFT_H_CONSTANTS),
+            names.RAFT_ADDITIONS,
+        ),
+        ("io_uv", _expected(names.UV_H_FUNCTIONS, names.UV_H_TYPES, names.UV_H_STRUCTS, []), names.UV_ADDITIONS),
+        (
+            "pyraft.fixture",
+            _expected(
+                names.FIXTURE_H_FUNCTIONS, names.FIXTURE_H_TYPES, names.FIXTURE_H_STRUCTS, names.FIXTURE_H_CONSTANTS
+            ),
+            names.FIXTURE_ADDITIONS,
+        ),
+    ],
+)
+def test_exports_the_header(module: str, header: set[str], additions: dict[str, str]) -> None:
+    """`__all__` is the C header, letter for letter, and the listed additions; all of it exists."""
+    loaded = importlib.import_module(module)
+    exported = set(loaded.__all__)
+    assert len(loaded.__all__) == len(exported), "a name is exported twice"
+    assert header - exported == set(), "missing"
+    assert exported - header - set(additions) == set(), "neither in the header nor listed as an addition"
+    assert set(additions) - exported == set(), "listed as an addition but not exported"
+    missing = [name for name in exported if not hasattr(loaded, name)]
+    assert missing == []
+
+
+def text_files() -> list[Path]:
+    """Every text file under version control, or that would be."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\n")
+    if listed == [""]:  # an unpacked archive
+        return [
+            p for p in ROOT.rglob("*") if p.suffix in {".py", ".md", ".toml", ".c", ".h"} and ".venv" not in p.parts
+        ]
+    binary = {".gz", ".xz", ".bin", ".png", ".snapshot"}
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file() and Path(name).suffix not in binary]
+
+
+def test_text_has_no_unfinished_business() -> None:
+    """Nothing is left to do in a comment."""
+    marks = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
+    for path in text_files():
+        found = marks.search(path.read_text(errors="replace"))
+        assert not found, f"{relative(path)}: {found}"
+
+
+def test_text_names_no_place_outside_the_repository() -> None:
+    """No absolute path of somebody's machine, no document that is not here, no address that is not a known one."""
+    home = re.compile(r"(?<![\w.])/(home|Users|root|work|opt)/\w+")
+    document = re.compile(r"[\w./-]*\b[\w-]+\.md\b")
+    url = re.compile(r"https?://([\w.-]+)")
+    for path in text_files():
+        if path.name == "LICENSE":
+            continue
+        text = path.read_text(errors="replace")
+        assert not home.search(text), f"{relative(path)}: {home.search(text)}"
+        for name in document.findall(text):
+            places = [ROOT / name, path.parent / name, *(ROOT / top / name for top in CODE)]
+            assert any(place.is_file() for place in places), f"{relative(path)} speaks of {name}"
+        hosts = {host for host in url.findall(text) if not host.startswith(("127.", "localhost"))}
+        assert hosts <= URL_HOSTS, f"{relative(path)} links to {sorted(hosts - URL_HOSTS)}"
+
+
+def test_top_level_is_what_it_should_be() -> None:
+    """Prose lives beside the code it explains and benchmarks among the tests: no further folder, no further file."""
+    expected = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "examples", "io_uv", "pyproject.toml"}
+    expected |= {"pyraft", "tests"}
+    tracked = {path.relative_to(ROOT).parts[0] for path in text_files()}
+    assert tracked <= expected, f"{sorted(tracked - expected)}"
