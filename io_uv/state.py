@@ -77,8 +77,10 @@ class Uv:
         self.clients: list[Any] = []
         self.servers: list[Any] = []
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
-        # Handles and jobs that a close must wait for: each calls uv.maybe_fire_close when it is gone.
+        # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.
         self.aborting: list[Any] = []
+        # Whether the transport was initialised and has not called back its close yet: uv.
+        self.transport_open = False
         # Pool of prepared segments: prepare.
         self.prepare_inflight: Any = None
         self.prepare_reqs: deque[Any] = deque()

@@ -1,0 +1,53 @@
+"""Calling back: completion callbacks, and the one close callback that waits for everything else.
+
+Duty: `fire` runs a user's callback so that an exception in it reaches `io.report` and leaves the pipeline alone;
+`maybe_fire` runs the callback of io.close once nothing of the instance is left.
+
+Whoever removes something that a close waits for (a handle in `aborting`, a segment, a job, the timer) calls
+`maybe_fire` right after. It is free to call it at any time: it does nothing unless io.close was called.
+
+Failure modes: none of its own.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from io_uv import state
+
+
+def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: Any) -> None:
+    """Call `cb(*args)`, if there is one; an exception that it raises goes to `io.report(io, exc)`."""
+    if cb is None:
+        return
+    try:
+        cb(*args)
+    except Exception as exc:
+        report(uv, exc)
+
+
+def report(uv: state.Uv, exc: BaseException) -> None:
+    """Hand an exception of user code to `io.report`, or to sys.excepthook where the table has none."""
+    if uv.io.report is not None:
+        uv.io.report(uv.io, exc)
+    else:
+        sys.excepthook(type(exc), exc, exc.__traceback__)
+
+
+def maybe_fire(uv: state.Uv) -> None:
+    """Call back io.close if it was called and all that it waits for is gone (uv.c: uvMaybeFireCloseCb)."""
+    if not uv.closing or uv.state == state.CLOSED:
+        return
+    if uv.transport_open or uv.timer is not None:
+        return
+    if uv.append_segments or uv.finalize_reqs or uv.finalize_work is not None:
+        return
+    if uv.prepare_inflight is not None or uv.barrier is not None:
+        return
+    if uv.snapshot_put_work is not None or uv.truncate_work is not None:
+        return
+    if uv.snapshot_get_reqs or uv.async_work_reqs or uv.aborting:
+        return
+    uv.state = state.CLOSED
+    cb, uv.close_cb = uv.close_cb, None
+    fire(uv, cb, uv.io)

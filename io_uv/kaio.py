@@ -1,0 +1,165 @@
+"""Linux asynchronous I/O (io_submit and its kin) through the raw system calls, completions through an eventfd.
+
+Duty: `Context`, a kernel queue of writes. A write is submitted without blocking, its completion makes the eventfd
+readable, `reap` collects the results. The system calls keep the interpreter lock: each takes a few microseconds, and
+giving the lock up and fetching it back would cost more. So only non-blocking writes (`nowait`) belong here on a loop.
+
+Happy path: Context(n) once, then submit(...) and reap() for each write; close() when nothing is in flight any more.
+
+Failure modes: OSError with the errno of the system call: EAGAIN from Context (no AIO events left on the machine,
+fs.aio-max-nr), EAGAIN from submit (the write would block), EOPNOTSUPP and EINVAL (file system without support);
+ENOSYS where the kernel or the processor is not supported. The caller keeps the memory alive until the completion.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import platform
+import struct
+import sys
+from typing import Any, Final
+
+_NUMBERS: Final = {
+    # machine: io_setup, io_destroy, io_getevents, io_submit
+    "x86_64": (206, 207, 208, 209),
+    "aarch64": (0, 1, 4, 2),
+    "riscv64": (0, 1, 4, 2),
+    "loongarch64": (0, 1, 4, 2),
+    "ppc64le": (227, 228, 229, 230),
+}
+
+_IOCB_CMD_PWRITE: Final = 1
+_IOCB_FLAG_RESFD: Final = 1
+_RWF_DSYNC: Final = 0x02
+_RWF_NOWAIT: Final = 0x08
+
+# struct iocb: data, key, rw_flags, opcode, priority, fd, buf, nbytes, offset, reserved, flags, resfd
+_IOCB: Final = struct.Struct("<QIiHhIQQqQII")
+_IOCB_SIZE: Final = 64
+# struct io_event: data, obj, res, res2
+_EVENT: Final = struct.Struct("<QQqq")
+_EVENT_SIZE: Final = 32
+
+
+def _syscalls() -> "tuple[Any, Any, tuple[int, int, int, int]] | None":
+    """Return the libc's syscall function, twice: keeping the interpreter lock and giving it up, and the numbers."""
+    if not sys.platform.startswith("linux") or struct.calcsize("P") != 8 or sys.byteorder != "little":
+        return None
+    numbers = _NUMBERS.get(platform.machine())
+    if numbers is None:
+        return None
+    keeping = ctypes.PyDLL(None, use_errno=True).syscall
+    yielding = ctypes.CDLL(None, use_errno=True).syscall
+    for call in (keeping, yielding):
+        call.restype = ctypes.c_long
+        call.argtypes = [ctypes.c_long] * 6
+    return keeping, yielding, numbers
+
+
+_found: Final = _syscalls()
+
+
+def _call(which: int, *args: int, blocking: bool = False) -> int:
+    """Make system call number `which` of _NUMBERS' columns; raise OSError if it fails."""
+    if _found is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    keeping, yielding, numbers = _found
+    call = yielding if blocking else keeping
+    padded = args + (0,) * (5 - len(args))
+    while True:
+        rv: int = call(numbers[which], *padded)
+        if rv >= 0:
+            return rv
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+
+
+def address_of(buffer: Any) -> int:
+    """Return the address of a writable buffer. It is valid as long as the caller keeps the buffer."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+class Context:
+    """A queue of up to `n` writes in flight, and the eventfd that counts their completions."""
+
+    __slots__ = ("_ctx", "_event_fd", "_events", "_events_at", "_free", "_iocbs", "_n", "_pointers", "_timeout")
+
+    def __init__(self, n: int) -> None:
+        assert n > 0
+        self._n = n
+        handle = ctypes.c_ulong(0)
+        _call(0, n, ctypes.addressof(handle))
+        self._ctx = handle.value
+        try:
+            self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError:
+            _call(1, self._ctx)
+            raise
+        # Everything that a submission or a collection needs is allocated once and patched.
+        self._iocbs = ctypes.create_string_buffer(_IOCB_SIZE * n)
+        first = ctypes.addressof(self._iocbs)
+        self._pointers = (ctypes.c_ulong * n)(*(first + _IOCB_SIZE * i for i in range(n)))
+        self._events = ctypes.create_string_buffer(_EVENT_SIZE * n)
+        self._events_at = ctypes.addressof(self._events)
+        self._timeout = (ctypes.c_long * 2)(0, 0)
+        self._free = list(range(n))
+
+    def fileno(self) -> int:
+        """Return the eventfd: it is readable when completions wait for `reap`."""
+        return self._event_fd
+
+    @property
+    def inflight(self) -> int:
+        """Number of writes submitted and not reaped yet."""
+        return self._n - len(self._free)
+
+    def submit(
+        self, fd: int, buffer: Any, length: int, offset: int, nowait: bool = True, dsync: bool = False, tag: int = 0
+    ) -> None:
+        """Start writing `length` bytes of `buffer` (a writable buffer or an address) at `offset` of the file.
+
+        `nowait` makes the kernel refuse (EAGAIN, here or as the result) what would block; `dsync` makes this write
+        durable on its own. `tag` comes back with the result. OSError: the write was not started.
+        """
+        slot = self._free[-1]
+        address = buffer if type(buffer) is int else address_of(buffer)
+        flags = (_RWF_NOWAIT if nowait else 0) | (_RWF_DSYNC if dsync else 0)
+        _IOCB.pack_into(
+            self._iocbs,
+            _IOCB_SIZE * slot,
+            tag << 16 | slot,
+            0,
+            flags,
+            _IOCB_CMD_PWRITE,
+            0,
+            fd,
+            address,
+            length,
+            offset,
+            0,
+            _IOCB_FLAG_RESFD,
+            self._event_fd,
+        )
+        _call(3, self._ctx, 1, ctypes.addressof(self._pointers) + 8 * slot)
+        self._free.pop()
+
+    def reap(self) -> list[tuple[int, int]]:
+        """Return (tag, result) of all completed writes without waiting: bytes written, or a negative errno."""
+        with contextlib.suppress(BlockingIOError):  # asked without having been told: the queue knows better
+            os.eventfd_read(self._event_fd)
+        n = _call(2, self._ctx, 0, self._n, self._events_at, ctypes.addressof(self._timeout))
+        done = []
+        for i in range(n):
+            data, _, result, _ = _EVENT.unpack_from(self._events, _EVENT_SIZE * i)
+            self._free.append(data & 0xFFFF)
+            done.append((data >> 16, result))
+        return done
+
+    def close(self) -> None:
+        """Release the queue. It waits for writes in flight, if any, and tens of ms for the kernel: not on a loop."""
+        if self._event_fd >= 0:
+            os.close(self._event_fd)
+            self._event_fd = -1
+            _call(1, self._ctx, blocking=True)
