@@ -1,0 +1,268 @@
+"""The state of one server: `struct raft` and the structs inside it.
+
+Duty: data only. C's union of states is three attributes, exactly one of which is set while the server is follower,
+candidate or leader, and none while it is unavailable; `convert.set_state` is the only place that changes them.
+A C field whose only use was to be non-NULL while something is under way is an Optional here.
+
+The invariants over the configuration indexes are those of raft.h:
+
+* brand new: both `configuration_*_index` are 0 and `configuration` is empty;
+* at rest: `configuration_uncommitted_index` is 0 and `configuration` is that of the committed index;
+* changing: uncommitted > committed > 0, and `configuration` is that of the uncommitted index.
+"""
+
+from collections import deque
+from typing import Any
+
+from mypy_extensions import mypyc_attr
+
+from pyraft.log import RaftLog
+from pyraft.tracing import NoopTracer, RaftTracer
+from pyraft.types import (
+    RAFT_UNAVAILABLE,
+    RaftChange,
+    RaftConfiguration,
+    RaftFsm,
+    RaftIo,
+    RaftIoSnapshotPut,
+    RaftRequest,
+    RaftSnapshot,
+    RaftTransfer,
+)
+
+
+class CurrentLeader:
+    """The leader that a follower knows; id 0 and address None for none."""
+
+    __slots__ = ("address", "id")
+
+    def __init__(self) -> None:
+        self.id = 0
+        self.address: str | None = None
+
+
+class FollowerState:
+    """`raft.follower_state`. Times in ms; `append_in_flight_count` counts disk writes of entries from a leader."""
+
+    __slots__ = ("append_in_flight_count", "current_leader", "randomized_election_timeout")
+
+    def __init__(self) -> None:
+        self.randomized_election_timeout = 0
+        self.current_leader = CurrentLeader()
+        self.append_in_flight_count = 0
+
+
+class CandidateState:
+    """`raft.candidate_state`. `votes` has a flag per voter, in configuration order."""
+
+    __slots__ = ("disrupt_leader", "in_pre_vote", "randomized_election_timeout", "votes")
+
+    def __init__(self) -> None:
+        self.randomized_election_timeout = 0
+        self.votes: list[bool] = []
+        self.disrupt_leader = False
+        self.in_pre_vote = False
+
+
+class RaftProgress:
+    """`struct raft_progress`: how far one server is, as its leader knows it.
+
+    `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
+    index and bytes of every message sent in PIPELINE and not acknowledged yet.
+    """
+
+    __slots__ = (
+        "features",
+        "inflight",
+        "inflight_bytes",
+        "last_send",
+        "match_index",
+        "next_index",
+        "recent_recv",
+        "snapshot_index",
+        "snapshot_last_send",
+        "state",
+    )
+
+    def __init__(self, last_index: int = 0) -> None:
+        self.state = 0
+        self.next_index = last_index + 1
+        self.match_index = 0
+        self.snapshot_index = 0
+        self.last_send = 0
+        self.snapshot_last_send = 0
+        self.recent_recv = False
+        self.features = 0
+        self.inflight: deque[tuple[int, int]] = deque()
+        self.inflight_bytes = 0
+
+
+class LeaderState:
+    """`raft.leader_state`.
+
+    `progress` runs parallel to the configuration's servers. `requests` maps the index of an entry to the apply or
+    barrier request that waits for it, in index order. `promotee_id` is 0 unless a server is catching up.
+    `accepting` (ours) is False while the state is being set up or left: callbacks that fire then find a leader that
+    takes no requests. `deferred_index` (ours) is the first entry not yet given to the disk and the network, 0 if none.
+    """
+
+    __slots__ = (
+        "accepting",
+        "change",
+        "deferred_index",
+        "progress",
+        "promotee_id",
+        "requests",
+        "round_index",
+        "round_number",
+        "round_start",
+        "voter_contacts",
+    )
+
+    def __init__(self) -> None:
+        self.progress: list[RaftProgress] = []
+        self.change: RaftChange | None = None
+        self.promotee_id = 0
+        self.round_number = 0
+        self.round_index = 0
+        self.round_start = 0
+        self.requests: dict[int, RaftRequest] = {}
+        self.voter_contacts = 1
+        self.accepting = False
+        self.deferred_index = 0
+
+
+class RaftInstall(RaftIoSnapshotPut):
+    """A snapshot from a leader on its way to disk (ours).
+
+    `term` is the term in which it came. `former` and `former_stored` are the log and the `last_stored` that it
+    replaces, kept up to date by the writes that end meanwhile; they come back if the installation fails.
+    """
+
+    __slots__ = ("former", "former_stored", "former_stored_at_start", "raft", "snapshot", "term")
+
+    def __init__(self, raft: "Raft", term: int, snapshot: RaftSnapshot, former: RaftLog, former_stored: int) -> None:
+        super().__init__()
+        self.raft = raft
+        self.term = term
+        self.snapshot = snapshot
+        self.former = former
+        self.former_stored = former_stored
+        self.former_stored_at_start = former_stored
+
+
+class SnapshotState:
+    """`raft.snapshot`: settings, and the snapshot that is being taken (`pending`) or stored (`put`), if any.
+
+    `install` (ours) is `put` while that stores a leader's snapshot. `refused_index` (ours) is the last index of a
+    snapshot that the disk holds but the FSM failed to restore, else 0.
+    """
+
+    __slots__ = ("install", "pending", "put", "refused_index", "threshold", "trailing")
+
+    def __init__(self) -> None:
+        self.threshold = 0
+        self.trailing = 0
+        self.pending: RaftSnapshot | None = None
+        self.put: RaftIoSnapshotPut | None = None
+        self.install: RaftInstall | None = None
+        self.refused_index = 0
+
+
+class RaftCallbacks:
+    """Callbacks that the user registered: `state_cb(r, old_state, new_state)`."""
+
+    __slots__ = ("state_cb",)
+
+    def __init__(self) -> None:
+        self.state_cb: Any = None
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Raft:
+    """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
+
+    Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
+    `started`, `closing`, and `failed`, set when FSM or I/O code raised and the server has yet to become unavailable.
+    """
+
+    __slots__ = (
+        "address",
+        "callbacks",
+        "candidate_state",
+        "close_cb",
+        "closing",
+        "commit_index",
+        "configuration",
+        "configuration_committed_index",
+        "configuration_last_snapshot",
+        "configuration_uncommitted_index",
+        "current_term",
+        "data",
+        "election_timeout",
+        "election_timer_start",
+        "errmsg",
+        "failed",
+        "flush",
+        "follower_state",
+        "fsm",
+        "heartbeat_timeout",
+        "id",
+        "install_snapshot_timeout",
+        "io",
+        "last_applied",
+        "last_stored",
+        "leader_state",
+        "log",
+        "max_append_bytes",
+        "max_catch_up_round_duration",
+        "max_catch_up_rounds",
+        "max_inflight_bytes",
+        "pre_vote",
+        "snapshot",
+        "started",
+        "state",
+        "tracer",
+        "transfer",
+        "voted_for",
+    )
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.tracer: RaftTracer = NoopTracer
+        self.io: RaftIo = RaftIo()
+        self.fsm: RaftFsm = RaftFsm()
+        self.id = 0
+        self.address = ""
+        self.current_term = 0
+        self.voted_for = 0
+        self.log = RaftLog()
+        self.configuration = RaftConfiguration()
+        self.configuration_last_snapshot = RaftConfiguration()
+        self.configuration_committed_index = 0
+        self.configuration_uncommitted_index = 0
+        self.election_timeout = 0
+        self.heartbeat_timeout = 0
+        self.install_snapshot_timeout = 0
+        self.commit_index = 0
+        self.last_applied = 0
+        self.last_stored = 0
+        self.state: int = RAFT_UNAVAILABLE
+        self.follower_state: FollowerState | None = None
+        self.candidate_state: CandidateState | None = None
+        self.leader_state: LeaderState | None = None
+        self.election_timer_start = 0
+        self.transfer: RaftTransfer | None = None
+        self.snapshot = SnapshotState()
+        self.close_cb: Any = None
+        self.errmsg = ""
+        self.pre_vote = False
+        self.max_catch_up_rounds = 0
+        self.max_catch_up_round_duration = 0
+        self.callbacks = RaftCallbacks()
+        self.max_append_bytes = 0
+        self.max_inflight_bytes = 0
+        self.flush: Any = None
+        self.started = False
+        self.closing = False
+        self.failed = False
