@@ -1,0 +1,526 @@
+"""File system: thin calls, and the durable operations built from them.
+
+Duty: every file operation of io_uv goes through the functions of this module (or through `kaio`), so that there is
+one place where tests record them or make them fail, and one where an OSError becomes a RAFT_* code.
+The first group wraps one system call each and raises OSError. The second group works on a name in a directory, leaves
+the disk durable on return and raises `Failure`.
+
+Happy path of a new file: `tmp-NAME` is written and synced, renamed to NAME, and the directory is synced; a power cut
+leaves all of it or nothing under NAME.
+
+Failure modes: every failure carries a code and a text with libuv's wording ("open: no such file or directory").
+After a failed fsync nothing is assumed about the file: a caller that goes on must write the data again.
+"""
+
+import errno
+import fcntl
+import os
+import stat as stat_
+from collections.abc import Iterable
+from typing import Any, Final
+
+from pyraft.errors import (
+    RAFT_INVALID,
+    RAFT_IOERR,
+    RAFT_NOMEM,
+    RAFT_NOSPACE,
+    RAFT_NOTFOUND,
+    RAFT_UNAUTHORIZED,
+)
+
+MAX_DIR_LEN: Final = 894
+"""Longest data directory in bytes: C keeps paths in 1024 bytes, of which 128 are for the file name."""
+MAX_NAME_LEN: Final = 128
+"""Longest file name in bytes that the library makes or opens."""
+TMP_PREFIX: Final = "tmp-"
+
+CHUNK: Final = 1024 * 1024
+"""Size in bytes of the pieces in which large files are handled."""
+
+_MODE: Final = 0o600
+_SIZE_NOTE: Final = "user.raft.size"
+
+# libuv's texts where they differ from the lower-cased ones of the C library.
+_TEXTS: Final = {
+    errno.EBUSY: "resource busy or locked",
+    errno.EEXIST: "file already exists",
+    errno.EFAULT: "bad address in system call argument",
+    errno.EIO: "i/o error",
+    errno.EISDIR: "illegal operation on a directory",
+    errno.ELOOP: "too many symbolic links encountered",
+    errno.ENAMETOOLONG: "name too long",
+    errno.ENFILE: "file table overflow",
+    errno.ENOMEM: "not enough memory",
+    errno.ENOTSUP: "operation not supported on socket",
+    errno.ESPIPE: "invalid seek",
+    errno.ETXTBSY: "text file is busy",
+    errno.EXDEV: "cross-device link not permitted",
+}
+
+
+class Failure(Exception):
+    """An operation of io_uv that failed: a RAFT_* code and a text for `RaftIo.errmsg`. It never crosses that table."""
+
+    __slots__ = ("code", "message")
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def wrap(self, prefix: str) -> "Failure":
+        """Return a new one with "prefix: " in front of the text."""
+        return Failure(self.code, f"{prefix}: {self.message}" if self.message else prefix)
+
+    def __str__(self) -> str:
+        return f"{self.message} (code {self.code})"
+
+
+def strerror(exc: OSError) -> str:
+    """Return libuv's text for the error."""
+    number = exc.errno or 0
+    return _TEXTS.get(number) or os.strerror(number).lower()
+
+
+def failure(call: str, exc: BaseException, code: int = RAFT_IOERR) -> Failure:
+    """Return the Failure for an exception of the system call `call`: RAFT_NOMEM for a MemoryError, else `code`."""
+    if isinstance(exc, MemoryError):
+        return Failure(RAFT_NOMEM, "out of memory")
+    if isinstance(exc, OSError):
+        return Failure(code, f"{call}: {strerror(exc)}")
+    return Failure(code, f"{call}: {exc}")
+
+
+# ---- one system call each --------------------------------------------------------------------------------------------
+
+
+def open(path: str, flags: int, mode: int = _MODE) -> int:
+    """open(2); the descriptor is not inherited by child processes."""
+    return os.open(path, flags | os.O_CLOEXEC, mode)
+
+
+def close(fd: int) -> None:
+    """close(2)."""
+    os.close(fd)
+
+
+def read(fd: int, n: int) -> bytes:
+    """read(2)."""
+    return os.read(fd, n)
+
+
+def readv(fd: int, buffers: list[Any]) -> int:
+    """readv(2)."""
+    return os.readv(fd, buffers)
+
+
+def write(fd: int, data: Any) -> int:
+    """write(2)."""
+    return os.write(fd, data)
+
+
+def pwrite(fd: int, data: Any, offset: int) -> int:
+    """pwrite(2)."""
+    return os.pwrite(fd, data, offset)
+
+
+def fsync(fd: int) -> None:
+    """fsync(2)."""
+    os.fsync(fd)
+
+
+def fdatasync(fd: int) -> None:
+    """fdatasync(2)."""
+    os.fdatasync(fd)
+
+
+def ftruncate(fd: int, size: int) -> None:
+    """ftruncate(2)."""
+    os.ftruncate(fd, size)
+
+
+def fallocate(fd: int, offset: int, size: int) -> None:
+    """posix_fallocate(3)."""
+    os.posix_fallocate(fd, offset, size)
+
+
+def rename(old: str, new: str) -> None:
+    """rename(2)."""
+    os.rename(old, new)
+
+
+def unlink(path: str) -> None:
+    """unlink(2)."""
+    os.unlink(path)
+
+
+def stat(path: str) -> os.stat_result:
+    """stat(2)."""
+    return os.stat(path)
+
+
+def fstat(fd: int) -> os.stat_result:
+    """fstat(2)."""
+    return os.fstat(fd)
+
+
+def listdir(path: str) -> list[str]:
+    """Return the names in a directory, in no particular order."""
+    return os.listdir(path)
+
+
+def setxattr(fd: int, name: str, value: bytes) -> None:
+    """fsetxattr(2)."""
+    os.setxattr(fd, name, value)
+
+
+def getxattr(fd: int, name: str) -> bytes:
+    """fgetxattr(2)."""
+    return os.getxattr(fd, name)
+
+
+def set_direct(fd: int) -> None:
+    """Switch the descriptor to direct I/O (O_DIRECT)."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+
+
+# ---- on names in a directory -----------------------------------------------------------------------------------------
+
+
+def join(dir: str, name: str) -> str:
+    """Return the path of `name` in `dir`; RAFT_INVALID if either is longer than the library supports."""
+    if len(os.fsencode(dir)) > MAX_DIR_LEN or len(os.fsencode(name)) > MAX_NAME_LEN or "\0" in dir or "\0" in name:
+        raise Failure(RAFT_INVALID, f"path too long: {name}")
+    return f"{dir}/{name}"
+
+
+def check_dir(dir: str) -> None:
+    """Check that `dir` is a directory whose mode lets its owner write.
+
+    Errors: RAFT_NOTFOUND, RAFT_UNAUTHORIZED (no access to the path), RAFT_INVALID (no directory, or not writable),
+    RAFT_IOERR. Source: uv_fs.c.
+    """
+    try:
+        mode = stat(dir).st_mode
+    except FileNotFoundError:
+        raise Failure(RAFT_NOTFOUND, f"directory '{dir}' does not exist") from None
+    except PermissionError:
+        raise Failure(RAFT_UNAUTHORIZED, f"can't access directory '{dir}'") from None
+    except NotADirectoryError:
+        raise Failure(RAFT_INVALID, f"path '{dir}' is not a directory") from None
+    except (OSError, ValueError) as exc:
+        raise failure(f"can't stat '{dir}'", exc) from None
+    if not stat_.S_ISDIR(mode):
+        raise Failure(RAFT_INVALID, f"path '{dir}' is not a directory")
+    if not mode & stat_.S_IWUSR:
+        raise Failure(RAFT_INVALID, f"directory '{dir}' is not writable")
+
+
+def sync_dir(dir: str) -> None:
+    """Make the names in `dir` durable: renames, unlinks and new files before this call survive a power cut."""
+    try:
+        fd = open(dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        raise failure("open directory", exc) from None
+    try:
+        fsync(fd)
+    except OSError as exc:
+        raise failure("fsync directory", exc) from None
+    finally:
+        close(fd)
+
+
+def list_dir(dir: str) -> list[str]:
+    """Return the names in `dir`, sorted."""
+    try:
+        return sorted(listdir(dir))
+    except OSError as exc:
+        raise failure("scan data directory", exc) from None
+
+
+def size_of(dir: str, name: str) -> int | None:
+    """Return the size in bytes of a file, or None if there is none of that name."""
+    try:
+        return stat(join(dir, name)).st_size
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise failure("stat", exc) from None
+
+
+def open_file(dir: str, name: str, flags: int) -> int:
+    """Open a file and return its descriptor."""
+    try:
+        return open(join(dir, name), flags)
+    except OSError as exc:
+        raise failure("open", exc) from None
+
+
+def read_exactly(fd: int, n: int) -> bytes:
+    """Read n bytes from the current position; RAFT_IOERR "short read: …" if the file ends before."""
+    try:
+        data = read(fd, n)
+        if len(data) == n:
+            return data
+        parts = [data]
+        got = len(data)
+        while got < n and parts[-1]:
+            parts.append(read(fd, n - got))
+            got += len(parts[-1])
+    except (OSError, MemoryError) as exc:
+        raise failure("read", exc) from None
+    if got < n:
+        raise Failure(RAFT_IOERR, f"short read: {got} bytes instead of {n}")
+    return b"".join(parts)
+
+
+def read_file(dir: str, name: str) -> bytes:
+    """Return the content of a file, read in one piece: other threads run meanwhile and nothing is copied twice."""
+    fd = open_file(dir, name, os.O_RDONLY)
+    try:
+        return read_exactly(fd, fstat(fd).st_size)
+    except OSError as exc:
+        raise failure("stat", exc) from None
+    finally:
+        close(fd)
+
+
+def write_all(fd: int, bufs: Iterable[Any]) -> int:
+    """Write the buffers one after the other, in whole, and return the number of bytes."""
+    total = 0
+    for buf in bufs:
+        view = memoryview(buf)
+        if view.nbytes == 0:
+            continue
+        view = view.cast("B")
+        done = 0
+        while done < len(view):
+            try:
+                n = write(fd, view[done:] if done else view)
+            except (OSError, MemoryError) as exc:
+                raise failure("write", exc) from None
+            if n == 0:
+                raise Failure(RAFT_IOERR, f"short write: {total + done} only bytes written")
+            done += n
+        total += done
+    return total
+
+
+def sync(fd: int, data_only: bool = False) -> None:
+    """fsync or fdatasync, failing with a Failure."""
+    try:
+        if data_only:
+            fdatasync(fd)
+        else:
+            fsync(fd)
+    except OSError as exc:
+        raise failure("fsync", exc) from None
+
+
+def _write_new(path: str, bufs: Iterable[Any]) -> None:
+    try:
+        fd = open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except OSError as exc:
+        raise failure("open", exc) from None
+    try:
+        write_all(fd, bufs)
+        sync(fd)
+    except BaseException:
+        close(fd)
+        raise
+    try:
+        close(fd)
+    except OSError as exc:
+        raise failure("close", exc) from None
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        unlink(path)
+    except OSError:
+        return
+
+
+def make_file(dir: str, name: str, bufs: Iterable[Any]) -> None:
+    """Create a file with the given content, durable on return, or leave nothing of that name.
+
+    `bufs` may be a generator: large content is written piece by piece. A file that already has the name is an error and
+    stays as it is. A left-over tmp file fails the call too but is removed, so that a retry works.
+    """
+    tmp_path = join(dir, TMP_PREFIX + name)
+    path = join(dir, name)
+    try:
+        _write_new(tmp_path, bufs)
+        if size_of(dir, name) is not None:
+            raise Failure(RAFT_IOERR, "rename: file already exists")
+        try:
+            rename(tmp_path, path)
+        except OSError as exc:
+            raise failure("rename", exc) from None
+    except BaseException:
+        _unlink_quietly(tmp_path)
+        raise
+    try:
+        sync_dir(dir)
+    except Failure:
+        _unlink_quietly(path)
+        raise
+
+
+def replace_file(dir: str, name: str, data: Any) -> None:
+    """Like make_file for a small file that may exist: a power cut leaves the old or the new content."""
+    tmp_path = join(dir, TMP_PREFIX + name)
+    _unlink_quietly(tmp_path)
+    try:
+        _write_new(tmp_path, [data])
+        try:
+            rename(tmp_path, join(dir, name))
+        except OSError as exc:
+            raise failure("rename", exc) from None
+    except BaseException:
+        _unlink_quietly(tmp_path)
+        raise
+    sync_dir(dir)
+
+
+def overwrite_file(dir: str, name: str, data: bytes) -> None:
+    """Write `data` over the start of a file, in place, creating it if there is none; durable on return."""
+    path = join(dir, name)
+    created = False
+    try:
+        fd = open(path, os.O_WRONLY)
+    except FileNotFoundError:
+        created = True
+        fd = open_file(dir, name, os.O_WRONLY | os.O_CREAT)
+    except OSError as exc:
+        raise failure("open", exc) from None
+    try:
+        write_all(fd, [data])
+        sync(fd, data_only=not created)
+    except BaseException:
+        close(fd)
+        raise
+    try:
+        close(fd)
+    except OSError as exc:
+        raise failure("close", exc) from None
+    if created:
+        sync_dir(dir)
+
+
+def note_size(fd: int, size: int) -> None:
+    """Record durably, in an attribute of the file that C ignores, that it has at least `size` bytes.
+
+    A file that is shorter afterwards was cut by something else than this library or a crash. Where the file system
+    keeps no attributes nothing is recorded.
+    """
+    try:
+        setxattr(fd, _SIZE_NOTE, str(size).encode())
+    except OSError:
+        return
+    sync(fd)
+
+
+def noted_size(fd: int) -> int:
+    """Return what note_size recorded for the file, 0 if nothing."""
+    try:
+        text = getxattr(fd, _SIZE_NOTE)
+    except OSError:
+        return 0
+    return int(text) if text.isdigit() else 0
+
+
+def _no_space(exc: OSError, size: int) -> Failure | None:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
+    return None
+
+
+def _emulate_fallocate(fd: int, size: int) -> None:
+    block = min(os.fstatvfs(fd).f_bsize or 512, 4096)
+    offset = (size - 1) % block
+    while offset < size:
+        pwrite(fd, b"\0", offset)
+        offset += block
+
+
+def allocate_file(dir: str, name: str, size: int, use_fallocate: bool, direct: bool = False) -> int:
+    """Create a file of `size` zero bytes and return a descriptor for synchronous writes (O_DSYNC), direct if asked.
+
+    Without fallocate(2) one byte is written per block instead. The directory is left to the caller to sync.
+    Errors: RAFT_NOSPACE "not enough space to allocate N bytes", else RAFT_IOERR; no file is left behind.
+    """
+    path = join(dir, name)
+    fd = open_file(dir, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DSYNC if use_fallocate else 0))
+    try:
+        try:
+            if use_fallocate:
+                fallocate(fd, 0, size)
+            else:
+                _emulate_fallocate(fd, size)
+                sync(fd)
+            note_size(fd, size)
+        except OSError as exc:
+            raise _no_space(exc, size) or failure("posix_allocate", exc) from None
+        if not use_fallocate:
+            close(fd)
+            fd = -1
+            fd = open_file(dir, name, os.O_WRONLY | os.O_DSYNC)
+        if direct:
+            try:
+                set_direct(fd)
+            except OSError as exc:
+                raise failure("fcntl", exc) from None
+    except BaseException:
+        if fd >= 0:
+            close(fd)
+        _unlink_quietly(path)
+        raise
+    return fd
+
+
+def remove_file(dir: str, name: str) -> None:
+    """Unlink a file; not durable before the next sync_dir."""
+    try:
+        unlink(join(dir, name))
+    except OSError as exc:
+        raise failure("unlink", exc) from None
+
+
+def remove_if_there(dir: str, name: str) -> None:
+    """Unlink a file if there is one of that name."""
+    try:
+        unlink(join(dir, name))
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise failure("unlink", exc) from None
+
+
+def rename_file(dir: str, name: str, new_name: str) -> None:
+    """Rename a file, replacing what has the new name; not durable before the next sync_dir."""
+    try:
+        rename(join(dir, name), join(dir, new_name))
+    except OSError as exc:
+        raise failure("rename", exc) from None
+
+
+def truncate_file(dir: str, name: str, size: int) -> None:
+    """Cut a file to `size` bytes, durably."""
+    fd = open_file(dir, name, os.O_RDWR)
+    try:
+        if noted_size(fd) > size:
+            note_size(fd, size)
+        try:
+            ftruncate(fd, size)
+        except OSError as exc:
+            raise failure("truncate", exc) from None
+        sync(fd)
+    finally:
+        close(fd)
+
+
+def truncate_and_rename(dir: str, name: str, size: int, new_name: str) -> None:
+    """Cut a file to `size` bytes, durably, then rename it; the directory is left to the caller to sync."""
+    truncate_file(dir, name, size)
+    rename_file(dir, name, new_name)
