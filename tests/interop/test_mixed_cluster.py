@@ -1,0 +1,97 @@
+"""Servers of this project and of the C library in one cluster."""
+
+import re
+
+import pytest
+
+from tests.interop.driver import SPARE, VOTER, Cluster, Failed, Node, Workshop, until
+
+SETTINGS = {"threshold": 150, "trailing": 30, "segment": 262144, "blob": 50_000, "retry": 100, "install": 3000}
+"""The install timeout is short because a leader that sends the snapshot before its newest one waits for it to expire."""
+
+MEMBERS = {"3 with one C": ["c", "py", "py"], "3 with two C": ["c", "c", "py"], "5": ["c", "py", "c", "py", "py"]}
+
+
+def snapshot_index(node: Node) -> int:
+    """The last index of the newest snapshot in a server's directory."""
+    found = [re.fullmatch(r"snapshot-\d+-(\d+)-\d+", name) for name in node.files()]
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+def restart_followers(cluster: Cluster, leader: Node) -> None:
+    """SIGKILL one follower of each kind under load and bring it back."""
+    for kind in ("c", "py"):
+        follower = next((n for n in cluster.nodes if n.kind == kind and n is not leader), None)
+        if follower is None:
+            continue
+        numbers = [leader.request("apply", cluster.payload().hex()) for _ in range(50)]
+        follower.kill()
+        cluster.acknowledged += sum(leader.result(number)[0] == 0 for number in numbers)
+        cluster.apply(50)
+        follower.run()
+        until(f"{follower} to catch up", lambda f=follower: cluster.caught_up(f))  # type: ignore[misc]
+
+
+def install_snapshot(cluster: Cluster, leader: Node) -> None:
+    """Let a follower of the other kind miss so much that the leader has to send it a snapshot."""
+    follower = next(n for n in cluster.nodes if n.kind != leader.kind)
+    follower.kill()
+    missed = leader.status().last
+    cluster.apply(SETTINGS["threshold"] + SETTINGS["trailing"] + 50)
+    until("the leader's snapshot", lambda: snapshot_index(leader) > missed + SETTINGS["trailing"] + 1)
+    follower.run()
+    until(f"{follower} to catch up", lambda: cluster.caught_up(follower))
+    assert snapshot_index(follower) > missed, (missed, follower.files(), leader.files(), leader.status())
+    segments = [name for name in follower.files() if re.fullmatch(r"\d{16}-\d{16}", name)]
+    assert all(int(name[:16]) > missed for name in segments), "the log before an installed snapshot goes"
+
+
+def change_members(cluster: Cluster, leader: Node, workshop: Workshop, id: int) -> None:
+    """Have a leader add a server of the other kind, promote it and remove it again."""
+    fresh = workshop.node("py" if leader.kind == "c" else "c", id, **SETTINGS)
+    fresh.run()
+    leader.call("add", id, fresh.address)
+    assert leader.status().configuration[id] == SPARE
+    leader.call("assign", id, VOTER)
+    assert leader.status().configuration[id] == VOTER
+    cluster.nodes.append(fresh)
+    cluster.apply(50)
+    cluster.settle()
+    leader.call("remove", id)
+    cluster.nodes.remove(fresh)
+    assert id not in leader.status().configuration
+    fresh.kill()
+
+
+@pytest.mark.parametrize("kinds", MEMBERS.values(), ids=MEMBERS.keys())
+def test_both_kinds_lead_and_follow(workshop: Workshop, kinds: list[str]) -> None:
+    """2,000 entries through leaders of both kinds, with kills, snapshots, membership changes and transfers between."""
+    cluster = Cluster([workshop.node(kind, i + 1, **SETTINGS) for i, kind in enumerate(kinds)], seed=len(kinds))
+    cluster.start()
+    for turn, kind in enumerate(("c", "py", "c")):
+        leader = cluster.lead(kind)
+        assert leader.kind == kind
+        cluster.apply(300)
+        restart_followers(cluster, cluster.lead(kind))
+        install_snapshot(cluster, cluster.lead(kind))
+        if turn < 2:
+            change_members(cluster, cluster.lead(kind), workshop, 10 + turn)
+    cluster.lead("py")
+    cluster.lead("c")
+    cluster.apply(max(0, 2000 - cluster.acknowledged))
+    final = cluster.settle()
+    assert final.count >= 2000
+    for node in cluster.nodes:
+        node.quit()
+
+
+@pytest.mark.parametrize("kind", ["c", "py"])
+def test_a_follower_refuses_what_only_a_leader_does(workshop: Workshop, kind: str) -> None:
+    """Both kinds answer an apply on a follower with RAFT_NOTLEADER."""
+    cluster = Cluster([workshop.node(k, i + 1, **SETTINGS) for i, k in enumerate(("c", "py", "py"))], seed=1)
+    cluster.start()
+    cluster.lead("py" if kind == "c" else "c")
+    follower = next(n for n in cluster.nodes if n.kind == kind)
+    with pytest.raises(Failed) as caught:
+        follower.call("apply", "00" * 8)
+    assert caught.value.code == 7
