@@ -1,0 +1,48 @@
+"""Async: the one handle that other threads may touch; it wakes the loop.
+
+Duty: `Async(loop, callback)`; `send()` from any thread makes the loop call `callback(async)` at least once after it.
+Several sends before the loop gets there make one callback. Active from birth to close, so it keeps `Loop.run` going.
+The loop holds it weakly all the same: without a reference nobody could send.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from io_uv.pyuv.handle import Handle, closed_error
+from io_uv.pyuv.loop import Loop
+
+
+class Async(Handle):
+    """`Async(loop, callback=None)`: thread-safe wake-up."""
+
+    __slots__ = ("_callback", "_sent")
+
+    def __init__(self, loop: Loop, callback: Callable[[Any], object] | None = None) -> None:
+        if callback is not None and not callable(callback):
+            raise TypeError("a callable or None is required")
+        super().__init__(loop)
+        self._callback = callback
+        self._sent = False
+        self._activate()
+        loop._strong.discard(self)
+
+    def send(self) -> None:
+        """Have the callback called by the loop. Thread-safe; raises HandleClosedError after close."""
+        if self._closed:
+            raise closed_error()
+        if not self._sent:
+            self._sent = True
+            self._loop._uv.call_soon_threadsafe(self._fire)
+
+    def _fire(self) -> None:
+        # Cleared before the callback: a send that the callback could miss makes another one.
+        self._sent = False
+        loop = self._loop
+        if loop._watched:
+            loop._woke()
+        if self._closed or self._callback is None:
+            return
+        try:
+            self._callback(self)
+        except BaseException:
+            loop._uncaught()

@@ -1,0 +1,145 @@
+"""What all handles have in common: activity, references, and the close protocol.
+
+Duty: `Handle`. A handle is *active* between its start and its stop; an active handle that is *ref'd* keeps `Loop.run`
+going. The loop holds a handle strongly while it is active, has a request in flight or is closing, and weakly otherwise:
+one that nobody refers to any more closes itself.
+
+Close: `close(callback)` stops the handle at once and gives its descriptors back; what was in flight is called back with
+UV_ECANCELED, then `callback(handle)` is called, exactly once, from a later part of the loop's turn, never inside
+close(). From close() on every method raises HandleClosedError; after the callback `loop` is None.
+
+A subclass says in `_release` what it stops; it reports activity with `_activate` and `_deactivate`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from io_uv.pyuv import error
+
+if TYPE_CHECKING:
+    from io_uv.pyuv.loop import Loop
+
+
+class Handle:
+    """Base of all handles. Not to be instantiated itself."""
+
+    __slots__ = ("__dict__", "__weakref__", "_active", "_busy", "_close_cb", "_closed", "_done", "_loop", "_ref")
+
+    def __init__(self, loop: "Loop") -> None:
+        loop._check_usable()
+        self._loop = loop
+        self._active = False
+        self._busy = False  # a request is in flight: counts for the loop whatever `ref` says
+        self._ref = True
+        self._closed = False
+        self._done = False
+        self._close_cb: Callable[[Any], object] | None = None
+        loop._handles.add(self)
+
+    @property
+    def loop(self) -> "Loop | None":
+        """The loop that the handle runs on; None once its close callback has been called."""
+        return None if self._done else self._loop
+
+    @property
+    def active(self) -> bool:
+        """True between start and stop."""
+        return self._active
+
+    @property
+    def closed(self) -> bool:
+        """True from close() on."""
+        return self._closed
+
+    @property
+    def ref(self) -> bool:
+        """Whether the handle keeps the loop running while it is active. True at first; may be set."""
+        return self._ref
+
+    @ref.setter
+    def ref(self, value: bool) -> None:
+        value = bool(value)
+        if value == self._ref:
+            return
+        self._ref = value
+        if self._active:
+            if value:
+                self._loop._retain()
+            else:
+                self._loop._release()
+
+    def close(self, callback: Callable[[Any], object] | None = None) -> None:
+        """Stop the handle and give back what it holds; `callback(handle)` follows once, from the loop.
+
+        Raises HandleClosedError if close was called before, TypeError if callback is neither callable nor None.
+        """
+        if self._closed:
+            raise closed_error()
+        if callback is not None and not callable(callback):
+            raise TypeError("a callable or None is required")
+        self._close(callback)
+
+    def _close(self, callback: Callable[[Any], object] | None) -> None:
+        self._closed = True
+        self._close_cb = callback
+        loop = self._loop
+        try:
+            self._release()
+        finally:
+            loop._strong.add(self)
+            loop._closing.append(self)
+            self._deactivate()
+            loop._schedule()
+
+    def _finish_close(self) -> None:
+        """Called by the loop in the closing part of its turn."""
+        loop, callback = self._loop, self._close_cb
+        self._close_cb = None
+        if callback is not None:
+            try:
+                callback(self)
+            except BaseException:
+                loop._uncaught()
+        self._done = True
+        loop._strong.discard(self)
+        loop._handles.discard(self)
+
+    def _release(self) -> None:
+        """Stop whatever the handle does and free what it holds. Called once, from close."""
+
+    def _due(self) -> float:
+        """Seconds until the handle needs the loop to run even if nothing happens; negative for never."""
+        return -1.0
+
+    def _activate(self) -> None:
+        if not self._active:
+            self._active = True
+            self._loop._strong.add(self)
+            if self._ref:
+                self._loop._retain()
+
+    def _deactivate(self) -> None:
+        if self._active:
+            self._active = False
+            if self._ref:
+                self._loop._release()
+        if not self._busy and not self._closed:
+            self._loop._strong.discard(self)
+
+    def __del__(self) -> None:
+        # Reached for a handle that is neither active nor closing, maybe from another thread: a collection runs in
+        # whichever thread allocates. The loop closes it in its own; that it is held there brings it back to life.
+        if getattr(self, "_closed", True):
+            return
+        self._loop._adopt(self)
+
+
+def closed_error() -> error.UVError:
+    """What a method of a closed handle raises."""
+    return error.HandleClosedError("Handle is closing/closed")
+
+
+def check_callback(callback: object) -> None:
+    """Raise TypeError unless the callback is callable."""
+    if not callable(callback):
+        raise TypeError("a callable is required")

@@ -1,0 +1,429 @@
+"""Loop: pyuv's event loop on uvloop, the owner of a new one or a guest of one that runs already.
+
+Duty: `Loop()` makes a uvloop loop and `run(mode)` runs it as uv_run does; `Loop(asyncio_loop)` puts handles on a loop
+that the program runs itself (uvloop's or asyncio's own). Nothing else of the project imports uvloop.
+
+Flow: timers, descriptors and wake-ups call their handles straight from uvloop. What has its place in libuv's turn
+(callbacks due, closing, idle, prepare, check) is run by `_turn`, which a call_soon puts between two waits; it is
+scheduled only when there is something for it to do. Each wake-up while a prepare or check handle is active, or in
+UV_RUN_ONCE, announces itself (`_woke`), so that the next turn is run.
+
+Life: `run` returns when no ref'd active handle, request or closing handle is left, or after `stop`. `close` closes the
+handles that are left, waits for work in progress and gives everything back; a collected Loop does the same for itself.
+
+Failure: an exception of a callback goes to `excepthook`; KeyboardInterrupt and SystemExit end `run` and come out of it.
+"""
+
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import uvloop
+
+from io_uv.pyuv import threadpool
+
+if TYPE_CHECKING:
+    from io_uv.pyuv.handle import Handle
+
+UV_RUN_DEFAULT: Final = 0
+UV_RUN_ONCE: Final = 1
+UV_RUN_NOWAIT: Final = 2
+
+
+class Loop:
+    """`Loop()` owns a new uvloop loop; `Loop(asyncio_loop)` wraps one, on which `run`, `stop` and `fileno` refuse.
+
+    A handle may be touched from the thread that runs the loop only, `Async.send` excepted.
+    """
+
+    _default: ClassVar["Loop | None"] = None
+
+    def __init__(self, asyncio_loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._uv: asyncio.AbstractEventLoop = uvloop.new_event_loop() if asyncio_loop is None else asyncio_loop
+        self._owned = asyncio_loop is None
+        self._closed = False
+        self._running = False
+        self._alive = 0  # ref'd active handles and requests in flight
+        self._updated = 0
+        # Handles: all of them weakly; strongly those that are active, have a request in flight or are closing.
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._strong: set[Handle] = set()
+        self._orphans: deque[Handle] = deque()
+        # The parts of a turn. The dicts are ordered sets.
+        self._idles: dict[Any, None] = {}
+        self._prepares: dict[Any, None] = {}
+        self._checks: dict[Any, None] = {}
+        self._closing: deque[Handle] = deque()
+        self._pending: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._scheduled = False
+        self._check_due = False
+        # True while wake-ups must announce themselves.
+        self._watched = False
+        self._mode = UV_RUN_DEFAULT
+        self._stopping = False
+        self._begun = False  # the rest of a turn is due, stop() or not
+        # Work that threads have finished.
+        self._completed: deque[threadpool.Request] = deque()
+        self._completion_sent = False
+
+    @classmethod
+    def default_loop(cls) -> "Loop":
+        """The process's default loop, made at the first call; a new one if that was closed."""
+        if Loop._default is None or Loop._default._closed:
+            Loop._default = cls()
+        return Loop._default
+
+    @property
+    def default(self) -> bool:
+        """Whether this is the default loop."""
+        return self is Loop._default
+
+    # Running.
+
+    def run(self, mode: int = UV_RUN_DEFAULT) -> bool:
+        """Run the loop: until nothing keeps it alive (UV_RUN_DEFAULT), for one turn that waits for events
+        (UV_RUN_ONCE), or for one that does not wait (UV_RUN_NOWAIT). True if it is still alive afterwards.
+
+        Raises ValueError for another mode, RuntimeError on a wrapped, closed or running loop and inside another
+        running loop of the thread.
+        """
+        if mode not in (UV_RUN_DEFAULT, UV_RUN_ONCE, UV_RUN_NOWAIT):
+            raise ValueError("invalid mode specified")
+        self._check_usable()
+        if not self._owned:
+            raise RuntimeError("a wrapped loop is run by its owner")
+        if self._running:
+            raise RuntimeError("the loop is running already")
+        if self._stopping or not self.alive:
+            self._stopping = False
+            return self.alive
+        self._mode = mode
+        self._begun = True
+        self._running = True
+        self._watch()
+        self._schedule()
+        if mode == UV_RUN_NOWAIT:
+            self._halt()
+        in_main = threading.current_thread() is threading.main_thread()
+        try:
+            if in_main:
+                _mains.append(self)
+            self._uv.run_forever()
+            self._run_checks()
+            self._run_pending()
+            self._run_closing()
+        finally:
+            if in_main:
+                _mains.remove(self)
+            self._running = self._stopping = False
+            self._mode = UV_RUN_DEFAULT
+            self._watch()
+        return self.alive
+
+    def stop(self) -> None:
+        """Have `run` return after the current turn. If the loop is not running, the next `run` returns at once."""
+        if not self._owned:
+            raise RuntimeError("a wrapped loop is stopped by its owner")
+        if self._running:
+            self._halt()
+        else:
+            self._stopping = True
+
+    def close(self) -> None:
+        """Give the loop back (an addition to pyuv): close every handle that is open, cancel work that has not begun,
+        wait for work that has, call all their callbacks. Nothing happens the second time.
+
+        On a wrapped loop the handles are closed and the callbacks follow from the loop. Raises RuntimeError on an
+        owned loop that is running.
+        """
+        if self._closed:
+            return
+        if self._running:
+            raise RuntimeError("a running loop cannot be closed")
+        for handle in self.handles:
+            if not handle.closed:
+                handle.close()
+        if not self._owned:
+            return
+        self._stopping = False
+        while self.alive:
+            self.run()
+        self._closed = True
+        self._uv.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether ref'd active handles, requests in flight or closing handles are left."""
+        return bool(self._alive or self._closing or self._pending or self._orphans)
+
+    @property
+    def handles(self) -> "list[Handle]":
+        """All handles of the loop that are not closed yet, closing ones included."""
+        return list(self._strong | set(self._handles))
+
+    # Time and the poll backend.
+
+    def now(self) -> int:
+        """The loop's time in milliseconds, from an arbitrary start; constant while callbacks of one wait are run."""
+        return max(int(self._uv.time() * 1000.0 + 0.5), self._updated)
+
+    def update_time(self) -> None:
+        """Let `now` be the time of this call, after a callback that took long."""
+        self._updated = time.monotonic_ns() // 1_000_000
+
+    def fileno(self) -> int:
+        """Descriptor of the poll backend, of a loop that owns its uvloop. Raises RuntimeError otherwise."""
+        if not self._owned or self._closed:
+            raise RuntimeError("no descriptor to be had")
+        backend: int = self._uv._get_backend_id()  # type: ignore[attr-defined]
+        return backend
+
+    def get_timeout(self) -> float:
+        """Seconds until the loop has to be run again if nothing happens: 0.0 now, -1.0 never."""
+        if self._stopping or not self.alive or self._scheduled or self._pending or self._completed:
+            return 0.0
+        due = [handle._due() for handle in self._strong]
+        return min((seconds for seconds in due if seconds >= 0.0), default=-1.0)
+
+    # Work in threads.
+
+    def queue_work(
+        self, work_callback: Callable[[], object], done_callback: Callable[[int | None], object] | None = None
+    ) -> threadpool.WorkRequest:
+        """Call `work_callback()` in a thread of the pool, then `done_callback(error)` in the loop.
+
+        `error` is None, or UV_ECANCELED if the returned request's `cancel()` came before the work began. What the work
+        raises goes to `excepthook`, in the loop's thread. The pool is one for the process, of UV_THREADPOOL_SIZE
+        threads (environment variable, 4 by default).
+        """
+        if not callable(work_callback):
+            raise TypeError("a callable is required")
+        if done_callback is not None and not callable(done_callback):
+            raise TypeError("done_cb must be a callable or None")
+        self._check_usable()
+        request = threadpool.WorkRequest(self, work_callback, done_callback)
+        self._submit(request)
+        return request
+
+    def _submit(self, request: threadpool.Request, slow: bool = False) -> None:
+        threadpool.submit(request, slow)
+        self._retain()
+
+    def _complete(self, request: threadpool.Request) -> None:
+        """A request has ended. Called from any thread; one wake-up serves all that ended since the last."""
+        self._completed.append(request)
+        if not self._completion_sent:
+            self._completion_sent = True
+            try:
+                self._uv.call_soon_threadsafe(self._run_completed)
+            except RuntimeError:  # the owner of a wrapped loop has closed it: nobody is left to be told
+                self._completed.clear()
+
+    def _run_completed(self) -> None:
+        # Cleared first: a request that ends from here on wakes the loop again.
+        self._completion_sent = False
+        if self._watched:
+            self._woke()
+        completed = self._completed
+        for _ in range(len(completed)):
+            request = completed.popleft()
+            self._release()
+            try:
+                request._finish()
+            except BaseException:
+                self._uncaught()
+
+    # Exceptions of callbacks.
+
+    def excepthook(self, typ: type[BaseException], value: BaseException, tb: TracebackType | None) -> None:
+        """Called with an exception that a callback raised; prints it. May be overridden or assigned."""
+        sys.stderr.write("Unhandled exception in callback\n")
+        _print(value, tb)
+
+    def _uncaught(self) -> None:
+        """Deal with the exception being handled."""
+        typ, value, tb = sys.exc_info()
+        assert typ is not None
+        assert value is not None
+        if isinstance(value, KeyboardInterrupt | SystemExit):
+            raise value
+        broken = False
+        hook: Any
+        try:
+            hook = self.excepthook
+        except AttributeError:
+            hook = None
+        except BaseException as exc:
+            sys.stderr.write("Exception while getting excepthook\n")
+            _print(exc, exc.__traceback__)
+            hook, broken = None, True
+        if hook is not None:
+            try:
+                hook(typ, value, tb)
+            except BaseException as exc:
+                if isinstance(exc, KeyboardInterrupt | SystemExit):
+                    raise
+                sys.stderr.write("Unhandled exception in excepthook\n")
+                exc.__context__ = None
+                _print(exc, exc.__traceback__)
+                broken = True
+            else:
+                return
+        sys.stderr.write("\n" * broken + "Unhandled exception in callback\n")
+        _print(value, tb)
+
+    # What handles use.
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise RuntimeError("the loop is closed")
+
+    def _retain(self) -> None:
+        self._alive += 1
+
+    def _release(self) -> None:
+        self._alive -= 1
+        if not self._alive and self._running:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Have `_turn` run before the next wait."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._uv.call_soon(self._turn)
+
+    def _defer(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call a callback in the next turn, where libuv would call one that is pending."""
+        self._pending.append((callback, args))
+        if not self._scheduled:
+            self._scheduled = True
+            self._uv.call_soon(self._turn)
+
+    def _watch(self) -> None:
+        """The set of idle, prepare and check handles, or the mode, has changed."""
+        self._watched = bool(self._prepares or self._checks or self._mode == UV_RUN_ONCE)
+        if self._prepares or self._idles or self._checks:
+            self._schedule()
+
+    def _woke(self) -> None:
+        """An event has ended the wait while `_watched`."""
+        if self._mode == UV_RUN_ONCE:
+            self._halt()
+        self._schedule()
+
+    def _woke_by_timer(self) -> None:
+        """The same, from a timer. Timers begin a turn: the checks of the last come before, the rest of this one will
+        come, even after a stop(). In UV_RUN_ONCE they end the only turn instead.
+        """
+        self._woke()
+        if self._mode != UV_RUN_ONCE:
+            self._begun = True
+        self._run_checks()
+
+    def _adopt(self, handle: "Handle") -> None:
+        """Close a handle that was given up. Called by its `__del__`, from any thread."""
+        handle._closed = True
+        if not self._closed:
+            try:
+                self._strong.add(handle)
+                self._orphans.append(handle)
+                self._uv.call_soon_threadsafe(self._close_orphans)
+            except RuntimeError:  # the owner of a wrapped loop has closed it
+                self._strong.discard(handle)
+                self._orphans.remove(handle)
+            else:
+                return
+        with contextlib.suppress(RuntimeError):  # "loop is closed": its watchers are gone already
+            handle._release()
+
+    def _close_orphans(self) -> None:
+        while self._orphans:
+            self._orphans.popleft()._close(None)
+
+    # The turn.
+
+    def _halt(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._uv.stop()
+
+    def _turn(self) -> None:
+        """The parts of a turn between two waits: those that end the last turn, then those that begin the next."""
+        self._scheduled = False
+        self._run_checks()
+        if self._pending:
+            self._run_pending()
+        if self._closing:
+            self._run_closing()
+        if self._owned and self._running:
+            if not self.alive:
+                self._halt()
+                return
+            if self._stopping and not self._begun:
+                if self._prepares or self._idles:
+                    self._schedule()  # for the next run
+                return
+            self._begun = False
+        _call_all(self._idles)
+        _call_all(self._prepares)
+        self._check_due = bool(self._checks)
+        if self._idles or self._closing or self._pending:
+            self._schedule()
+            if self._mode == UV_RUN_ONCE:
+                self._halt()
+
+    def _run_checks(self) -> None:
+        if self._check_due:
+            self._check_due = False
+            _call_all(self._checks)
+
+    def _run_pending(self) -> None:
+        pending = self._pending
+        for _ in range(len(pending)):
+            callback, args = pending.popleft()
+            try:
+                callback(*args)
+            except BaseException:
+                self._uncaught()
+
+    def _run_closing(self) -> None:
+        closing = self._closing
+        for _ in range(len(closing)):
+            closing.popleft()._finish_close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_owned", False) and not self._closed and not self._running:
+            self._closed = True
+            self._uv.close()
+
+
+_mains: list[Loop] = []
+
+
+def wake_main() -> None:
+    """If the main thread runs a Loop of its own, have that run some Python soon, and with it pending calls."""
+    for loop in list(_mains):
+        loop._uv.call_soon_threadsafe(_nothing)
+
+
+def _nothing() -> None:
+    """What a wake-up calls."""
+
+
+def _call_all(handles: dict[Any, None]) -> None:
+    if handles:
+        for handle in list(handles):
+            if handle in handles:
+                handle._call()
+
+
+def _print(value: BaseException, tb: TracebackType | None) -> None:
+    traceback.print_exception(type(value), value, tb, file=sys.stderr)

@@ -1,0 +1,106 @@
+"""Poll: a callback when a descriptor of one's own is readable or writable.
+
+Duty: `Poll(loop, fd).start(events, callback)`; the callback gets (poll, events, error). Level-triggered: it is called
+every turn for as long as the condition holds. Readable and writable are reported one after the other, not in one mask.
+The descriptor stays the caller's, who closes it after stop() or close(). One active Poll per descriptor and loop.
+
+UV_DISCONNECT can be had together with UV_READABLE only (a peer's hang-up makes a descriptor readable).
+Failure modes: PollError from start, with UV_EPERM for a descriptor that cannot be polled (a plain file), UV_EBADF for a
+closed one, UV_ENOTSUP for other events.
+"""
+
+import select
+from collections.abc import Callable
+from typing import Any, Final
+
+from io_uv.pyuv import errno, error
+from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.loop import Loop
+
+UV_READABLE: Final = 1
+UV_WRITABLE: Final = 2
+UV_DISCONNECT: Final = 4
+
+PollCallback = Callable[[Any, "int | None", "int | None"], object]
+
+
+class Poll(Handle):
+    """`Poll(loop, fd)`: watches a file descriptor."""
+
+    __slots__ = ("_callback", "_events", "_fd")
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        super().__init__(loop)
+        self._fd = fd
+        self._events = 0
+        self._callback: PollCallback | None = None
+
+    def start(self, events: int, callback: PollCallback) -> None:
+        """Call `callback(poll, events, error)` when one of `events` (a mask of UV_READABLE, UV_WRITABLE,
+        UV_DISCONNECT) happens. On a started handle this replaces mask and callback.
+        """
+        if self._closed:
+            raise closed_error()
+        check_callback(callback)
+        if not events or events & ~7 or events & 5 == UV_DISCONNECT:
+            raise error.make(error.PollError, errno.UV_ENOTSUP if events else errno.UV_EINVAL)
+        self._callback = callback
+        loop = self._loop._uv
+        try:
+            if events & UV_READABLE:
+                loop.add_reader(self._fd, self._disconnectable if events & UV_DISCONNECT else self._readable)
+            elif self._events & UV_READABLE:
+                loop.remove_reader(self._fd)
+            if events & UV_WRITABLE:
+                loop.add_writer(self._fd, self._writable)
+            elif self._events & UV_WRITABLE:
+                loop.remove_writer(self._fd)
+        except OSError as exc:
+            self._release()
+            self._deactivate()
+            raise error.make(error.PollError, errno.from_os_error(exc)) from None
+        self._events = events
+        self._activate()
+
+    def stop(self) -> None:
+        """Stop watching. Nothing happens if the handle is not started."""
+        if self._closed:
+            raise closed_error()
+        self._release()
+        self._deactivate()
+
+    def fileno(self) -> int:
+        """The descriptor being watched."""
+        if self._closed:
+            raise closed_error()
+        return self._fd
+
+    def _release(self) -> None:
+        if self._events & UV_READABLE:
+            self._loop._uv.remove_reader(self._fd)
+        if self._events & UV_WRITABLE:
+            self._loop._uv.remove_writer(self._fd)
+        self._events = 0
+
+    def _readable(self) -> None:
+        self._happened(UV_READABLE)
+
+    def _writable(self) -> None:
+        self._happened(UV_WRITABLE)
+
+    def _disconnectable(self) -> None:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN | select.POLLRDHUP)
+        found = poller.poll(0)
+        hung_up = found and found[0][1] & (select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        self._happened(UV_READABLE | UV_DISCONNECT if hung_up else UV_READABLE)
+
+    def _happened(self, events: int) -> None:
+        loop = self._loop
+        if loop._watched:
+            loop._woke()
+        assert self._callback is not None
+        try:
+            self._callback(self, events, None)
+        except BaseException:
+            loop._uncaught()

@@ -1,0 +1,676 @@
+"""Stream: what TCP and Pipe share, a non-blocking socket with reads, queued writes, and connections.
+
+Duty: `start_read`, `write`, `try_write`, `shutdown`, `listen`, `accept`, and the socket they work on.
+
+Writes: the data are sent at once when nothing is queued; what the system does not take is queued as views on the
+caller's buffers (not to be changed before the callback) and sent when the socket is writable again, as many buffers per
+call as the system takes. Several buffers are joined below 64 KiB and gathered with sendmsg above; nothing large is ever
+copied. The callback comes from a later part of the loop's turn, never inside write().
+
+Reads: `start_read` hands out bytes of up to 64 KiB. `start_read_into`, an addition for large payloads, reads into a
+buffer that the caller supplies. Both read on while the system fills what they offer, 32 times at most.
+
+Failure modes: a call that cannot be begun raises the handle's exception (TCPError, PipeError); what fails later is a
+code in the callback, a failed write included. At the end of the stream or at an error reading stops, and the
+callback gets UV_EOF or the code.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Final
+
+from io_uv.pyuv import errno, error
+from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.loop import Loop
+
+Buffer = bytes | bytearray | memoryview
+ReadCallback = Callable[[Any, "bytes | None", "int | None"], object]
+ReadIntoCallback = Callable[[Any, "int | None", "int | None"], object]
+AllocCallback = Callable[[Any, int], "bytearray | memoryview"]
+StatusCallback = Callable[[Any, "int | None"], object]
+
+READ_SIZE: Final = 65536
+JOIN_LIMIT: Final = 65536
+READS_PER_TURN: Final = 32
+ACCEPTS_PER_TURN: Final = 64
+ACCEPT_PAUSE: Final = 0.1
+IOV_MAX: Final = 1024
+
+
+class _Write:
+    """A write that the system has not taken whole: what is left of it."""
+
+    __slots__ = ("buffers", "callback", "handles", "left")
+
+    def __init__(self, buffers: deque[Buffer], left: int, callback: StatusCallback | None) -> None:
+        self.buffers = buffers
+        self.left = left
+        self.callback = callback
+        self.handles: list[int] = []  # descriptors to pass along with the first byte (Pipe)
+
+
+class Stream(Handle):
+    """Base of TCP and Pipe. Not to be instantiated itself."""
+
+    __slots__ = (
+        "_accept_timer",
+        "_accepted",
+        "_alloc_cb",
+        "_connect_cb",
+        "_delayed_error",
+        "_listen_cb",
+        "_polling",
+        "_queue",
+        "_queue_size",
+        "_read_cb",
+        "_shutdown_cb",
+        "_shutting",
+        "_sock",
+        "_writable",
+        "_writer",
+    )
+
+    _error: ClassVar[type[error.UVError]] = error.StreamError
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
+        self._sock: socket.socket | None = None
+        self._delayed_error = 0  # of bind or connect, reported by what follows, as libuv does
+        self._writable = False
+        # Watching: _polling while the reader is armed (reads or connections), _writer while the writer is.
+        self._polling = False
+        self._writer = False
+        self._read_cb: Any = None
+        self._alloc_cb: AllocCallback | None = None
+        self._listen_cb: StatusCallback | None = None
+        self._accepted: socket.socket | None = None
+        self._accept_timer: Any = None
+        self._connect_cb: StatusCallback | None = None
+        self._queue: deque[_Write] = deque()
+        self._queue_size = 0
+        self._shutting = False
+        self._shutdown_cb: StatusCallback | None = None
+
+    # State.
+
+    @property
+    def readable(self) -> bool:
+        """Whether the stream is connected, so that it can be read."""
+        return self._writable or (self._sock is not None and self._read_cb is not None)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the stream is connected, or being connected, and not shut down."""
+        return self._writable
+
+    @property
+    def write_queue_size(self) -> int:
+        """Bytes of writes that the system has not taken yet."""
+        return self._queue_size
+
+    @property
+    def send_buffer_size(self) -> int:
+        """The socket's send buffer in bytes; Linux reports twice what was set."""
+        return self._buffer_size(socket.SO_SNDBUF)
+
+    @send_buffer_size.setter
+    def send_buffer_size(self, value: int) -> None:
+        self._set_buffer_size(socket.SO_SNDBUF, value)
+
+    @property
+    def receive_buffer_size(self) -> int:
+        """The socket's receive buffer in bytes; Linux reports twice what was set."""
+        return self._buffer_size(socket.SO_RCVBUF)
+
+    @receive_buffer_size.setter
+    def receive_buffer_size(self, value: int) -> None:
+        self._set_buffer_size(socket.SO_RCVBUF, value)
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for looking at. Raises UV_EBADF while there is no socket."""
+        return self._socket().fileno()
+
+    def set_blocking(self, enable: bool) -> None:
+        """Make writes wait until the system has taken them. For pipes to a terminal; stops the loop meanwhile."""
+        self._socket().setblocking(bool(enable))
+
+    # Reading.
+
+    def start_read(self, callback: ReadCallback) -> None:
+        """Call `callback(stream, data, error)` with each piece that arrives, as bytes, until `stop_read`.
+
+        `data` is None when `error` is not: UV_EOF at the end, another code when reading failed; reading has stopped
+        then. Raises UV_ENOTCONN on a stream that is not connected. A started read gets the new callback.
+        """
+        self._start_read(callback, None)
+
+    def start_read_into(self, alloc: AllocCallback, callback: ReadIntoCallback) -> None:
+        """Like start_read, into buffers of the caller (an addition to pyuv).
+
+        Before each read `alloc(stream, suggested_size)` returns a writable buffer of 1 or more bytes; then
+        `callback(stream, n, error)` says how many bytes of it were filled, from its start. `n` is None when `error`
+        is not. An exception from `alloc`, or an empty buffer (UV_ENOBUFS), stops reading.
+        """
+        check_callback(alloc)
+        self._start_read(callback, alloc)
+
+    def _start_read(self, callback: Any, alloc: AllocCallback | None) -> None:
+        if self._closed:
+            raise closed_error()
+        check_callback(callback)
+        if self._sock is None or self._listen_cb is not None or self._connect_cb is not None:
+            raise self._fail(errno.UV_ENOTCONN)
+        self._read_cb = callback
+        self._alloc_cb = alloc
+        self._poll(True)
+        self._activate()
+
+    def stop_read(self) -> None:
+        """Stop reading. What arrives waits in the system. Nothing happens if reading has not been started."""
+        if self._closed:
+            raise closed_error()
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._read_cb is not None:
+            self._read_cb = self._alloc_cb = None
+            self._poll(False)
+            self._deactivate()
+
+    def _on_readable(self) -> None:
+        loop = self._loop
+        if loop._watched:
+            loop._woke()
+        if self._listen_cb is not None:
+            self._on_connection()
+        elif self._alloc_cb is not None:
+            self._read_into()
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        sock = self._sock
+        assert sock is not None
+        for _ in range(READS_PER_TURN):
+            try:
+                data = self._receive(sock)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._end_read(errno.from_os_error(exc))
+                return
+            if not data:
+                self._end_read(errno.UV_EOF)
+                return
+            try:
+                self._read_cb(self, data, None)
+            except BaseException:
+                self._loop._uncaught()
+            if len(data) < READ_SIZE or self._read_cb is None or self._alloc_cb is not None:
+                return
+
+    def _receive(self, sock: socket.socket) -> bytes:
+        return sock.recv(READ_SIZE)
+
+    def _read_into(self) -> None:
+        sock = self._sock
+        assert sock is not None
+        for _ in range(READS_PER_TURN):
+            alloc = self._alloc_cb
+            if alloc is None or self._read_cb is None:
+                return
+            try:
+                buffer = alloc(self, READ_SIZE)
+                size = len(buffer)
+            except BaseException:
+                self._stop_reading()
+                self._loop._uncaught()
+                return
+            if not size:
+                self._end_read(errno.UV_ENOBUFS)
+                return
+            try:
+                n = sock.recv_into(buffer)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._end_read(errno.from_os_error(exc))
+                return
+            if not n:
+                self._end_read(errno.UV_EOF)
+                return
+            try:
+                self._read_cb(self, n, None)
+            except BaseException:
+                self._loop._uncaught()
+            if n < size:
+                return
+
+    def _end_read(self, code: int) -> None:
+        callback = self._read_cb
+        self._stop_reading()
+        try:
+            callback(self, None, code)
+        except BaseException:
+            self._loop._uncaught()
+
+    # Writing.
+
+    def write(self, data: Buffer | Sequence[Buffer], callback: StatusCallback | None = None) -> None:
+        """Send data, a bytes-like object or a sequence of them; `callback(stream, error)` when the system has all.
+
+        Buffers must not be changed before. Data written while a connection is being made follow it. A write that
+        fails, or that a close cuts off (UV_ECANCELED), says so in its callback. Raises TypeError for anything else,
+        ValueError for an empty sequence, UV_EBADF before there is a socket, UV_EPIPE after shutdown.
+        """
+        if self._closed:
+            raise closed_error()
+        if callback is not None and not callable(callback):
+            raise TypeError("'callback' must be a callable or None")
+        self._write(data, callback)
+
+    def try_write(self, data: Buffer) -> int:
+        """Send what the system takes of data at once, and return how many bytes that were.
+
+        Raises UV_EAGAIN if it takes none, or if writes are queued.
+        """
+        if self._closed:
+            raise closed_error()
+        sock = self._writable_socket()
+        if self._queue or self._connect_cb is not None:
+            raise self._fail(errno.UV_EAGAIN)
+        try:
+            return sock.send(data, socket.MSG_NOSIGNAL)
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
+
+    def shutdown(self, callback: StatusCallback | None = None) -> None:
+        """End the outgoing direction after what is queued; `callback(stream, error)` follows.
+
+        Raises UV_ENOTCONN on a stream that is not connected or was shut down before.
+        """
+        if self._closed:
+            raise closed_error()
+        if callback is not None and not callable(callback):
+            raise TypeError("'callback' must be a callable or None")
+        if self._sock is None or not self._writable or self._shutting:
+            raise self._fail(errno.UV_ENOTCONN)
+        self._shutting = True
+        self._writable = False
+        self._shutdown_cb = callback
+        self._settle()
+        if not self._queue and self._connect_cb is None:
+            self._finish_shutdown()
+
+    def _write(self, data: Buffer | Sequence[Buffer], callback: StatusCallback | None) -> None:
+        sock = self._sock
+        if sock is None or not self._writable:
+            raise self._fail(errno.UV_EBADF if sock is None else errno.UV_EPIPE)
+        if type(data) is bytes:
+            buffers: Sequence[Buffer] = (data,)
+            total = len(data)
+        else:
+            buffers = _buffers(data)
+            total = sum(map(len, buffers))
+        sent = 0
+        if not self._queue and self._connect_cb is None:
+            try:
+                sent = _send(sock, buffers, total)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as exc:
+                if callback is not None:
+                    self._loop._defer(callback, self, errno.from_os_error(exc))
+                return
+            if sent == total:
+                if callback is not None:
+                    self._loop._defer(callback, self, None)
+                return
+        write = _Write(deque(buffers), total, callback)
+        _consume(write, sent)
+        self._enqueue(write)
+
+    def _enqueue(self, write: _Write) -> None:
+        self._queue.append(write)
+        self._queue_size += write.left
+        self._settle()
+        if self._connect_cb is None:
+            self._arm_writer(True)
+
+    def _on_writable(self) -> None:
+        loop = self._loop
+        if loop._watched:
+            loop._woke()
+        if self._connect_cb is not None:
+            self._finish_connect()
+            return
+        self._flush()
+
+    def _flush(self) -> None:
+        queue, sock = self._queue, self._sock
+        assert sock is not None
+        while queue:
+            write = queue[0]
+            try:
+                sent = self._send_queued(sock, write)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                self._finish_write(errno.from_os_error(exc))
+                continue
+            self._queue_size -= sent
+            _consume(write, sent)
+            if write.left:
+                return
+            self._finish_write(None)
+        self._arm_writer(False)
+        if self._shutting:
+            self._finish_shutdown()
+        self._settle()
+
+    def _send_queued(self, sock: socket.socket, write: _Write) -> int:
+        return _send(sock, write.buffers, write.left)
+
+    def _finish_write(self, code: int | None) -> None:
+        write = self._queue.popleft()
+        self._queue_size -= write.left
+        if write.callback is not None:
+            self._loop._defer(write.callback, self, code)
+
+    def _finish_shutdown(self) -> None:
+        assert self._sock is not None
+        code = None
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            code = errno.from_os_error(exc)
+        self._shutting = False
+        callback, self._shutdown_cb = self._shutdown_cb, None
+        if callback is not None:
+            self._loop._defer(callback, self, code)
+        self._settle()
+
+    # Connections.
+
+    def listen(self, callback: StatusCallback, backlog: int = 511) -> None:
+        """Call `callback(stream, error)` for each incoming connection, which `accept` then takes.
+
+        No further one is reported until it is taken. On an error (no descriptors left, for example) the connection
+        waits in the system and is tried again 100 ms later. Raises what a bind that failed has put off.
+        """
+        if self._closed:
+            raise closed_error()
+        check_callback(callback)
+        if backlog < 0:
+            raise ValueError("backlog must be bigger than 0")
+        if self._delayed_error:
+            raise self._fail(self._delayed_error)
+        sock = self._listen_socket()
+        try:
+            sock.listen(backlog)
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
+        self._listen_cb = callback
+        if self._accepted is None and self._accept_timer is None:
+            self._poll(True)
+        self._activate()
+
+    def accept(self, client: "Stream") -> None:
+        """Move the connection that the listen callback told of to `client`, a fresh stream of the same kind.
+
+        Raises UV_EAGAIN if there is none, UV_EBUSY if client has a socket already.
+        """
+        if self._closed:
+            raise closed_error()
+        if not isinstance(client, Stream):
+            raise TypeError("Only stream objects are supported for accept")
+        sock = self._accepted
+        if sock is None:
+            raise self._fail(errno.UV_EAGAIN)
+        client._take(sock)
+        self._accepted = None
+        if self._listen_cb is not None:
+            self._poll(True)
+
+    def _on_connection(self) -> None:
+        sock = self._sock
+        assert sock is not None
+        for _ in range(ACCEPTS_PER_TURN):
+            code: int | None = None
+            try:
+                self._accepted, _ = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                code = errno.from_os_error(exc)
+                self._pause_accepting()
+            callback = self._listen_cb
+            assert callback is not None
+            try:
+                callback(self, code)
+            except BaseException:
+                self._loop._uncaught()
+            if code is not None or self._closed:
+                return
+            if self._accepted is not None:
+                self._poll(False)  # until accept() is called
+                return
+
+    def _pause_accepting(self) -> None:
+        # The connection stays in the backlog, so the socket stays readable: polling on would only spin.
+        self._poll(False)
+        self._accept_timer = self._loop._uv.call_later(ACCEPT_PAUSE, self._resume_accepting)
+
+    def _resume_accepting(self) -> None:
+        self._accept_timer = None
+        if self._accepted is None:
+            self._poll(True)
+
+    def _start_connect(self, sock: socket.socket, address: Any, callback: StatusCallback) -> None:
+        """Begin to connect; whatever comes of it reaches the callback."""
+        if self._connect_cb is not None:
+            raise self._fail(errno.UV_EALREADY)
+        code = self._delayed_error
+        self._delayed_error = 0
+        if not code:
+            try:
+                code = -sock.connect_ex(address)
+            except OSError as exc:
+                code = errno.from_os_error(exc)
+        self._connect_cb = callback
+        self._writable = True
+        self._settle()
+        if code == errno.UV_EINPROGRESS:
+            self._arm_writer(True)
+        else:
+            self._loop._defer(self._connected, code)
+
+    def _finish_connect(self) -> None:
+        assert self._sock is not None
+        code = -self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code != errno.UV_EINPROGRESS:
+            self._connected(code)
+
+    def _connected(self, code: int) -> None:
+        callback = self._connect_cb
+        if callback is None:  # closed meanwhile
+            return
+        self._connect_cb = None
+        self._arm_writer(False)
+        if code:
+            self._writable = self._shutting = False
+            self._cancel_requests()
+        self._settle()
+        try:
+            callback(self, code or None)
+        except BaseException:
+            self._loop._uncaught()
+        if self._sock is not None and self._connect_cb is None:
+            if self._queue:
+                self._arm_writer(True)
+            elif self._shutting:
+                self._finish_shutdown()
+
+    # The socket.
+
+    def _fail(self, code: int) -> error.UVError:
+        return error.make(self._error, code)
+
+    def _socket(self) -> socket.socket:
+        if self._closed:
+            raise closed_error()
+        if self._sock is None:
+            raise self._fail(errno.UV_EBADF)
+        return self._sock
+
+    def _writable_socket(self) -> socket.socket:
+        sock = self._sock
+        if sock is None or not self._writable:
+            raise self._fail(errno.UV_EBADF if sock is None else errno.UV_EPIPE)
+        return sock
+
+    def _listen_socket(self) -> socket.socket:
+        return self._socket()
+
+    def _take(self, sock: socket.socket) -> None:
+        """Become the owner of a connected socket."""
+        if self._closed:
+            raise closed_error()
+        if self._sock is not None:
+            raise self._fail(errno.UV_EBUSY)
+        sock.setblocking(False)
+        self._sock = sock
+        self._writable = True
+
+    def _open(self, fd: int, families: tuple[int, ...]) -> None:
+        if self._closed:
+            raise closed_error()
+        if self._sock is not None:
+            raise self._fail(errno.UV_EBUSY)
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
+        if sock.family not in families or sock.type != socket.SOCK_STREAM:
+            sock.detach()
+            raise self._fail(errno.UV_EINVAL)
+        self._take(sock)
+
+    def _buffer_size(self, option: int) -> int:
+        return self._socket().getsockopt(socket.SOL_SOCKET, option)
+
+    def _set_buffer_size(self, option: int, value: int) -> None:
+        try:
+            self._socket().setsockopt(socket.SOL_SOCKET, option, value)
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
+
+    def _poll(self, enable: bool) -> None:
+        if enable != self._polling:
+            assert self._sock is not None
+            self._polling = enable
+            if enable:
+                self._loop._uv.add_reader(self._sock.fileno(), self._on_readable)
+            else:
+                self._loop._uv.remove_reader(self._sock.fileno())
+
+    def _arm_writer(self, enable: bool) -> None:
+        if enable != self._writer:
+            assert self._sock is not None
+            self._writer = enable
+            if enable:
+                self._loop._uv.add_writer(self._sock.fileno(), self._on_writable)
+            else:
+                self._loop._uv.remove_writer(self._sock.fileno())
+
+    def _settle(self) -> None:
+        """Requests have come or gone: keep the loop and this handle alive while there are any."""
+        busy = bool(self._queue) or self._connect_cb is not None or self._shutting
+        if busy == self._busy:
+            return
+        self._busy = busy
+        if busy:
+            self._loop._strong.add(self)
+            self._loop._retain()
+        else:
+            if not self._active and not self._closed:
+                self._loop._strong.discard(self)
+            self._loop._release()
+
+    def _cancel_requests(self) -> None:
+        """Call back what is in flight with UV_ECANCELED."""
+        defer = self._loop._defer
+        while self._queue:
+            self._finish_write(errno.UV_ECANCELED)
+        if self._shutdown_cb is not None:
+            defer(self._shutdown_cb, self, errno.UV_ECANCELED)
+        self._shutdown_cb = None
+        self._shutting = False
+
+    def _release(self) -> None:
+        self._writable = False
+        self._read_cb = self._alloc_cb = self._listen_cb = None
+        if self._connect_cb is not None:
+            self._loop._defer(self._connect_cb, self, errno.UV_ECANCELED)
+            self._connect_cb = None
+        self._cancel_requests()
+        if self._accept_timer is not None:
+            self._accept_timer.cancel()
+            self._accept_timer = None
+        accepted, self._accepted = self._accepted, None
+        if accepted is not None:
+            accepted.close()
+        self._settle()
+        sock = self._sock
+        if sock is None:
+            return
+        try:
+            self._poll(False)
+            self._arm_writer(False)
+        finally:
+            self._sock = None
+            sock.close()
+
+
+def _buffers(data: Any) -> Sequence[Buffer]:
+    """A write's data as flat byte buffers."""
+    if isinstance(data, list | tuple):
+        if not data:
+            raise ValueError("iterable is empty")
+        return [item if type(item) is bytes else _buffer(item) for item in data]
+    if isinstance(data, Sequence) and not isinstance(data, str | bytes | bytearray | memoryview):
+        return _buffers(list(data))
+    return (_buffer(data),)
+
+
+def _buffer(data: Any) -> Buffer:
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError("only bytes and sequences are supported") from None
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _send(sock: socket.socket, buffers: Sequence[Buffer] | deque[Buffer], total: int) -> int:
+    """Send what the system takes of the buffers, `total` bytes, in one call."""
+    if len(buffers) == 1:
+        return sock.send(buffers[0], socket.MSG_NOSIGNAL)
+    if total < JOIN_LIMIT:
+        return sock.send(b"".join(buffers), socket.MSG_NOSIGNAL)
+    if len(buffers) > IOV_MAX:
+        return sock.sendmsg([buffers[i] for i in range(IOV_MAX)], (), socket.MSG_NOSIGNAL)
+    return sock.sendmsg(buffers, (), socket.MSG_NOSIGNAL)
+
+
+def _consume(write: _Write, sent: int) -> None:
+    """Drop the first `sent` bytes of a write."""
+    write.left -= sent
+    buffers = write.buffers
+    while sent:
+        size = len(buffers[0])
+        if size > sent:
+            buffers[0] = memoryview(buffers[0])[sent:]
+            return
+        buffers.popleft()
+        sent -= size

@@ -1,0 +1,183 @@
+"""The thread pool behind `Loop.queue_work` and `dns`: one for the process, as in libuv.
+
+Duty: `submit(request, slow)` hands a request to a thread; `Request.cancel` takes one back that no thread has begun. The
+threads start with the first request, UV_THREADPOOL_SIZE of them (environment variable, 4 by default, 1 to 1024), and
+end with the process. A request that has ended is given to its loop, `Loop._complete`.
+
+Slow requests (name resolution, which can hang for half a minute) never take more than half of the threads, so that disk
+work always finds one.
+
+Failure modes: what work raises is kept and shown to the loop's excepthook. A forked child gets a pool of its own.
+"""
+
+import atexit
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from io_uv.pyuv import errno
+
+if TYPE_CHECKING:
+    from io_uv.pyuv.loop import Loop
+
+
+class Request:
+    """Something for a thread to do, and for the loop to hear about afterwards."""
+
+    __slots__ = ("__dict__", "_cancelled", "_claim", "_loop", "_slow")
+
+    def __init__(self, loop: "Loop") -> None:
+        self._loop = loop
+        self._claim = threading.Lock()  # acquired once, by the thread that begins the request or by cancel
+        self._cancelled = False
+        self._slow = False
+
+    def cancel(self) -> bool:
+        """Take the request back. True if no thread has begun it; its callback is then told UV_ECANCELED."""
+        if not self._claim.acquire(blocking=False):
+            return False
+        self._cancelled = True
+        self._loop._complete(self)
+        return True
+
+    def _execute(self) -> None:
+        """The work, in a thread."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """Tell the caller, in the loop's thread."""
+        raise NotImplementedError
+
+
+class WorkRequest(Request):
+    """A call of `Loop.queue_work`."""
+
+    __slots__ = ("_done_callback", "_exception", "_work_callback")
+
+    def __init__(
+        self, loop: "Loop", work_callback: Callable[[], object], done_callback: Callable[[int | None], object] | None
+    ) -> None:
+        super().__init__(loop)
+        self._work_callback: Callable[[], object] | None = work_callback
+        self._done_callback = done_callback
+        self._exception: BaseException | None = None
+
+    def _execute(self) -> None:
+        assert self._work_callback is not None
+        try:
+            self._work_callback()
+        except BaseException as exc:
+            self._exception = exc
+
+    def _finish(self) -> None:
+        done = self._done_callback
+        self._work_callback = self._done_callback = None
+        if self._exception is not None:
+            try:
+                raise self._exception
+            except BaseException:
+                self._exception = None
+                self._loop._uncaught()
+        if done is not None:
+            done(errno.UV_ECANCELED if self._cancelled else None)
+
+
+class _Pool:
+    __slots__ = ("_lock", "_queue", "_slow_limit", "_slow_running", "_slow_waiting", "_threads")
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._slow_waiting: deque[Request] = deque()
+        self._slow_running = 0
+        size = _size()
+        self._slow_limit = (size + 1) // 2
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"pyuv-worker-{n}", daemon=True) for n in range(size)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, request: Request, slow: bool) -> None:
+        if slow:
+            request._slow = True
+            with self._lock:
+                if self._slow_running >= self._slow_limit:
+                    self._slow_waiting.append(request)
+                    return
+                self._slow_running += 1
+        self._queue.put(request)
+
+    def _serve(self) -> None:
+        get = self._queue.get
+        while True:
+            request = get()
+            if request is None:
+                return
+            if request._claim.acquire(blocking=False):
+                request._execute()
+                request._loop._complete(request)
+            if request._slow:
+                self._next_slow()
+            del request  # not kept alive while waiting for the next
+
+    def _next_slow(self) -> None:
+        with self._lock:
+            if self._slow_waiting:
+                self._queue.put(self._slow_waiting.popleft())
+            else:
+                self._slow_running -= 1
+
+    def shut_down(self) -> None:
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+_pool: _Pool | None = None
+_pool_lock = threading.Lock()
+
+
+def submit(request: Request, slow: bool = False) -> None:
+    """Hand a request to the pool; `slow` for one that may wait long for something other than this machine."""
+    pool = _pool
+    if pool is None:
+        pool = _start()
+    pool.submit(request, slow)
+
+
+def _start() -> _Pool:
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = _Pool()
+            atexit.register(_shut_down)
+        return _pool
+
+
+def _shut_down() -> None:
+    """At the end of the process, let work that has begun end: it may be a write to disk."""
+    global _pool
+    pool, _pool = _pool, None
+    if pool is not None:
+        pool.shut_down()
+
+
+def _forget() -> None:
+    """In a forked child: the parent's threads are not there."""
+    global _pool, _pool_lock
+    _pool = None
+    _pool_lock = threading.Lock()
+    atexit.unregister(_shut_down)
+
+
+def _size() -> int:
+    value = os.environ.get("UV_THREADPOOL_SIZE", "")
+    return min(max(int(value), 1), 1024) if value.isdecimal() else 4
+
+
+os.register_at_fork(after_in_child=_forget)
