@@ -1,0 +1,53 @@
+"""The mark of a server whose log misses entries that it may have acknowledged.
+
+Duty: automatic recovery sets damaged files aside so that a server starts again; entries that it acknowledged may be
+among them, and a voter that forgot them could help to elect a leader that lacks them. Before anything is set
+aside, `marker_set` leaves a durable file that says so; while it stands the server takes no part in elections.
+`marker_clear` removes it, once the log holds again what a leader of a current term has.
+
+The file has a name that libraft ignores. Its text is for people; that it exists is what counts, whatever is in it.
+
+Failure modes: Failure(RAFT_IOERR). Without a marker nothing may be set aside.
+"""
+
+from typing import Final
+
+from io_uv import fs
+from io_uv.fs import Failure
+
+NAME: Final = "log-set-aside"
+
+_TEXT: Final = """\
+Automatic recovery set files of this server's log aside: entries that it had acknowledged may be missing.
+While this file exists the server does not vote and does not become leader; it removes the file when a leader has
+brought its log up to date.
+
+"""
+
+
+def marker_set(dir: str, reason: str) -> None:
+    """Make the marker durable; `reason` is one line of text, added to those of a marker that stands already."""
+    reasons = marker_read(dir) or _TEXT
+    try:
+        fs.replace_file(dir, NAME, (reasons + reason + "\n").encode("utf-8", "replace"))
+    except Failure as exc:
+        raise exc.wrap(f"write {NAME}") from None
+
+
+def marker_read(dir: str) -> str | None:
+    """Return the text of the marker, None if none stands."""
+    if fs.size_of(dir, NAME) is None:
+        return None
+    try:
+        return fs.read_file(dir, NAME).decode("utf-8", "replace")
+    except Failure as exc:
+        raise exc.wrap(f"read {NAME}") from None
+
+
+def marker_clear(dir: str) -> None:
+    """Remove the marker, durably; no error if none stands."""
+    try:
+        fs.remove_if_there(dir, NAME)
+        fs.sync_dir(dir)
+    except Failure as exc:
+        raise exc.wrap(f"remove {NAME}") from None

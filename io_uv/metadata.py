@@ -1,0 +1,155 @@
+"""The files metadata1 and metadata2: current term and vote.
+
+Duty: `store` writes the state with odd version to metadata1, with even version to metadata2, in place and durable on
+return; `load` reads both and returns the newer. Each file has 32 bytes: the words format (1), version, term, vote.
+A write touches one sector of the older file, so a power cut leaves the newer one alone.
+
+Format 1 has no checksum here. A sidecar (`sums`) written after each store tells damage from a legal state: a
+version above the sidecar's means that a C process ran in between, and says nothing; the same version must have the
+same content, and no crash takes a file below the version of its sidecar, which is written last.
+
+Failure modes: RAFT_CORRUPT and RAFT_MALFORMED with the texts of the C library, or a text that names the file and its
+sidecar; RAFT_IOERR "persist metadata1: …". A damaged file that was the older one is passed over: it is written next.
+"""
+
+import os
+import struct
+from typing import Final
+
+from io_uv import fs, sums
+from io_uv.fs import Failure
+from io_uv.state import Metadata
+from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED
+
+FORMAT: Final = 1
+_LAYOUT: Final = struct.Struct("<QQQQ")
+_NAMES: Final = ("metadata1", "metadata2")
+
+
+class _Copy:
+    """One of the two files: what it holds, or what is wrong with it and which version is known to be lost with it."""
+
+    __slots__ = ("known", "metadata", "problem")
+
+    def __init__(self, metadata: Metadata | None, problem: Failure | None = None, known: int = 0) -> None:
+        self.metadata = metadata
+        self.problem = problem
+        self.known = known
+
+
+def encode(metadata: Metadata) -> bytes:
+    """Return the 32 bytes of a metadata file."""
+    return _LAYOUT.pack(FORMAT, metadata.version, metadata.term, metadata.voted_for)
+
+
+def file_of(version: int) -> str:
+    """Return the name of the file that holds a version."""
+    return _NAMES[0] if version % 2 == 1 else _NAMES[1]
+
+
+def store(dir: str, metadata: Metadata) -> None:
+    """Make `metadata` durable in the file of its version. After a failure the same version may be stored again."""
+    assert metadata.version > 0
+    name = file_of(metadata.version)
+    data = encode(metadata)
+    try:
+        fs.overwrite_file(dir, name, data)
+    except Failure as exc:
+        raise exc.wrap(f"persist {name}") from None
+    sums.store(dir, name, metadata.version, sums.checksum(data), durable=False)
+
+
+def _decode(name: str, data: bytes) -> Metadata:
+    format, version, term, voted_for = _LAYOUT.unpack(data)
+    if format != FORMAT:
+        raise Failure(RAFT_MALFORMED, f"decode content of {name}: bad format version {format}")
+    if version == 0:
+        raise Failure(RAFT_CORRUPT, f"decode content of {name}: version is set to zero")
+    return Metadata(version, term, voted_for)
+
+
+def _verify(name: str, data: bytes, version: int, known: sums.Sum) -> None:
+    """Compare a file with its sidecar; return if it matches or if another process has written it since."""
+    if version == known.of:
+        intact = sums.checksum(data) == known.crc
+    else:
+        # Terms and votes move on with every store, so an old content under another version is a damaged version word.
+        old = data[:8] + struct.pack("<Q", known.of) + data[16:]
+        intact = sums.checksum(old) != known.crc
+    if not intact:
+        raise Failure(
+            RAFT_CORRUPT, f"{name} differs in bytes 0 to {len(data)} from its checksum in {name}{sums.SUFFIX}"
+        )
+    if version < known.of:
+        raise Failure(RAFT_CORRUPT, f"{name} is at version {version}, behind version {known.of} in {name}{sums.SUFFIX}")
+
+
+def _read(dir: str, name: str) -> bytes | None:
+    """Return the content of a file, None if there is none, and make sure that what was read is on the disk.
+
+    A process that was killed between write and sync leaves a content in the page cache on which nobody may act yet.
+    """
+    try:
+        size = fs.size_of(dir, name)
+    except Failure as exc:
+        raise exc.wrap(f"check if {name} exists") from None
+    if size is None:
+        return None
+    if size > _LAYOUT.size:
+        raise Failure(RAFT_CORRUPT, f"{name} has size {size} instead of {_LAYOUT.size}")
+    try:
+        fd = fs.open_file(dir, name, os.O_RDONLY)
+        try:
+            data = fs.read_exactly(fd, size)
+            fs.sync(fd, data_only=True)
+        finally:
+            fs.close(fd)
+    except Failure as exc:
+        raise exc.wrap(f"read content of {name}") from None
+    return data
+
+
+def _load_one(dir: str, name: str) -> _Copy:
+    known = sums.load(dir, name)
+    version = 0 if known is None else known.of
+    data = _read(dir, name)
+    if data is None:
+        if known is None:
+            return _Copy(None)
+        text = f"{name} is missing, it was at version {version} by {name}{sums.SUFFIX}"
+        return _Copy(None, Failure(RAFT_CORRUPT, text), version)
+    if len(data) < _LAYOUT.size or not any(data):
+        # A crash during the first write of a file: nothing was stored in it yet.
+        if known is None:
+            fs.remove_file(dir, name)
+            return _Copy(None)
+        text = f"{name} has only {len(data.rstrip(bytes(1)))} bytes, it was at version {version} by {name}{sums.SUFFIX}"
+        return _Copy(None, Failure(RAFT_CORRUPT, text), version)
+    try:
+        metadata = _decode(name, data)
+        if known is not None:
+            _verify(name, data, metadata.version, known)
+    except Failure as exc:
+        return _Copy(None, exc, version)
+    return _Copy(metadata)
+
+
+def load(dir: str) -> Metadata:
+    """Return the newer of the two states, version 0 if there is none.
+
+    Errors: RAFT_CORRUPT if a file is longer than 32 bytes, has version 0, differs from its sidecar or is behind it, or
+    if both have the same version; RAFT_MALFORMED for another format; RAFT_IOERR. Removing the .sum files makes it
+    accept what is there.
+    """
+    copies = [_load_one(dir, name) for name in _NAMES]
+    good = [copy.metadata for copy in copies if copy.metadata is not None]
+    newest = max(good, key=lambda m: m.version, default=Metadata())
+    for copy in copies:
+        if copy.problem is not None and not 0 < copy.known < newest.version:
+            raise copy.problem
+    if len(good) == 2 and good[0].version == good[1].version:
+        raise Failure(RAFT_CORRUPT, f"metadata1 and metadata2 are both at version {newest.version}")
+    if good:
+        # The name of a file that an earlier process created and did not live to sync.
+        fs.sync_dir(dir)
+    return newest
