@@ -154,7 +154,8 @@ def decode_header(type: int, buf: Any, at: int, size: int, limits: Limits) -> tu
 def attach_payload(message: RaftMessage, lengths: list[int], buf: Any, at: int, size: int) -> None:
     """Give `message` the payload of `size` bytes at buf[at:]: the entries' bytes, or the snapshot's data as a view.
 
-    Raises Failure(RAFT_MALFORMED) for an entry of type CHANGE whose payload is no configuration.
+    `buf` is bytes, or a mapping, which entries are copied from. Raises Failure(RAFT_MALFORMED) for an entry of type
+    CHANGE whose payload is no configuration.
     """
     if message.install_snapshot is not None:
         message.install_snapshot.data = memoryview(buf)[at : at + size].toreadonly()
@@ -164,10 +165,8 @@ def attach_payload(message: RaftMessage, lengths: list[int], buf: Any, at: int, 
     batch = args.entries
     assert isinstance(batch, EntryBatch)
     bufs = batch.bufs
-    if type(buf) is not bytes:
-        buf = memoryview(buf)
     for length in lengths:
-        bufs.append(bytes(buf[at : at + length]))
+        bufs.append(buf[at : at + length])
         at += length
     if RAFT_CHANGE in batch.types:
         _check_changes(batch)

@@ -1,0 +1,117 @@
+"""Addresses of servers: their parts, and the socket addresses that they stand for.
+
+Duty: an address is `host[:port]`, cut at the first colon as in C, or `[host]:port` with an IPv6 literal. Without a
+port, or with an empty one, the port is 8080. `split` takes it apart, `bind_addresses` resolves what to listen on,
+`literal_addresses` and `resolve` whom to connect to.
+
+Happy path: numeric hosts need no resolver and cost a few microseconds. Names are taken as IPv4 first; IPv6 results come
+behind them when connecting, and serve alone for listening where there is nothing else. A look-up on the loop is made
+only by `bind_addresses`, once at start, because listen has to return whether it worked; `resolve` uses a thread.
+
+Failure modes: Failure(RAFT_NAMETOOLONG) for a host above 1024 or a port above 31 bytes; Failure(RAFT_IOERR) with the
+resolver's reason from `bind_addresses`; the name of the resolver's error to the callback of `resolve`.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from io_uv import pyuv
+from io_uv.fs import Failure
+from pyraft.errors import RAFT_IOERR, RAFT_NAMETOOLONG
+
+DEFAULT_PORT: Final = "8080"
+HOST_MAX: Final = 1024
+PORT_MAX: Final = 31
+
+SockAddr: TypeAlias = tuple[Any, ...]
+"""(ip, port), or (ip, port, flow info, scope id) for IPv6, as pyuv.TCP takes it."""
+
+
+def split(address: str) -> tuple[str, str]:
+    """Return host and port of an address; the host of `[host]:port` comes without the brackets."""
+    end = address.find("]:") if address.startswith("[") else -1
+    if end < 0 and address.startswith("[") and address.endswith("]"):
+        end = len(address) - 1
+    if end > 0:
+        # C: uv_ip.c:uvIpAddrSplit knows no brackets, and cuts every IPv6 literal at its first colon.
+        host, port = address[1:end], address[end + 2 :]
+    else:
+        host, _, port = address.partition(":")
+    if len(host.encode("utf-8", "surrogateescape")) > HOST_MAX:
+        raise Failure(RAFT_NAMETOOLONG, f"host name of more than {HOST_MAX} bytes")
+    if len(port.encode("utf-8", "surrogateescape")) > PORT_MAX:
+        raise Failure(RAFT_NAMETOOLONG, f"port of more than {PORT_MAX} bytes")
+    return host, port or DEFAULT_PORT
+
+
+def bind_addresses(address: str) -> list[SockAddr]:
+    """Return the socket addresses to listen on; an empty host stands for all IPv4 interfaces. Ports are numeric."""
+    host, port = split(address)
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
+    try:
+        addresses = _numeric(host, port, flags) if host else _lookup(None, port, socket.AF_INET, flags)
+        if addresses is None:
+            addresses = _by_name(host, port, flags)
+    except (OSError, UnicodeError) as exc:
+        raise Failure(RAFT_IOERR, f"getaddrinfo: {_reason(exc)}") from None
+    if len(addresses) == 2 and addresses[0] == addresses[1]:
+        # glibc repeats the address of localhost where /etc/hosts names it twice.
+        del addresses[1]
+    return addresses
+
+
+def literal_addresses(host: str, port: str) -> list[SockAddr] | None:
+    """Return the socket address of a numeric host and port, or None if either is a name."""
+    try:
+        return _numeric(host, port, socket.AI_NUMERICSERV)
+    except (OSError, UnicodeError):
+        return None
+
+
+def resolve(loop: Any, host: str, port: str, cb: Callable[[list[SockAddr], str], None]) -> Any:
+    """Look up, in a thread, all socket addresses to try for a host; the port may be the name of a service.
+
+    Calls `cb(addresses, "")`, or `cb([], name)` with the name of the resolver's error, such as EAI_NONAME. Returns a
+    request with a cancel method; a look-up that cannot be cancelled any more still calls back.
+    """
+
+    def done(found: Any, error: int | None) -> None:
+        if error is not None:
+            cb([], pyuv.errno.errorcode.get(error, "EAI_FAIL").removeprefix("UV_"))
+            return
+        found.sort(key=lambda result: result.family != socket.AF_INET)
+        cb([result.sockaddr for result in found], "")
+
+    # C: uv_tcp_connect.c:uvTcpConnectStart wants IPv4 only, and an own address other than loopback (AI_ADDRCONFIG).
+    return pyuv.dns.getaddrinfo(loop, host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, callback=done)
+
+
+def _numeric(host: str, port: str, flags: int) -> list[SockAddr] | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return _lookup(host, port, family, flags | socket.AI_NUMERICHOST)
+    except socket.gaierror as exc:
+        if exc.errno != socket.EAI_NONAME:
+            raise
+        return None
+
+
+def _by_name(host: str, port: str, flags: int) -> list[SockAddr]:
+    """Look a name up as IPv4, and as IPv6 if that finds nothing."""
+    # C: uv_ip.c:uvIpResolveBindAddresses asks for IPv4 only, and with AI_ADDRCONFIG.
+    try:
+        return _lookup(host, port, socket.AF_INET, flags)
+    except socket.gaierror as exc:
+        try:
+            return _lookup(host, port, socket.AF_INET6, flags)
+        except socket.gaierror:
+            raise exc from None
+
+
+def _lookup(host: str | None, port: str, family: int, flags: int) -> list[SockAddr]:
+    return [info[4] for info in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags)]
+
+
+def _reason(exc: Exception) -> str:
+    return exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)

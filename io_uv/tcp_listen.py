@@ -1,0 +1,219 @@
+"""Accepting connections.
+
+The happy path of an inbound connection is: a listener accepts it; its bytes are collected until the handshake is
+complete, in whatever pieces they come; with TLS the peer's certificate must name the server that the handshake claims
+to come from; then the accept callback gets id, address and stream. What the peer sent behind the handshake is delivered
+by the stream first.
+
+Possible failure modes are:
+
+- listen cannot resolve or bind one of its addresses: nothing listens, RAFT_IOERR (or RAFT_NAMETOOLONG).
+- A connection sends no valid handshake within the time for it, or breaks: it is closed, with a trace.
+- More connections are in their handshake than allowed: the oldest of them is closed. A peer that really is one needs
+  a moment only; whoever fills the table with silent connections pushes out its own.
+- The transport is closed: connections in their handshake are closed with it.
+"""
+
+from typing import Any
+
+from io_uv import ip, pyuv, tcp
+from io_uv.fs import Failure
+from io_uv.transport import RaftUvTransport, raft_uv_accept_cb
+from pyraft.errors import RAFT_IOERR
+from pyraft.tracing import trace
+
+# C: uv_tcp_listen.c:uvTcpBindListen asks for a backlog of 1: peers that connect at the same time wait for a second.
+_BACKLOG = 128
+
+
+class Inbound(pyuv.TCP):
+    """An accepted connection. `rewind` puts bytes back that were read too early."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__(loop)
+        self._rest = b""
+        self._rest_cb: Any = None
+        self._idle: Any = None
+
+    def rewind(self, data: bytes) -> None:
+        """Have the next start_read deliver `data` before what the socket has."""
+        self._rest = data
+
+    def start_read(self, callback: Any) -> None:
+        """Start reading, as any pyuv stream does."""
+        if not self._rest:
+            super().start_read(callback)
+            return
+        self._rest_cb = callback
+        self._idle = pyuv.Idle(self._loop)
+        self._idle.start(self._deliver_rest)
+
+    def stop_read(self) -> None:
+        """Stop reading."""
+        if self._drop_idle():
+            return
+        super().stop_read()
+
+    def close(self, callback: Any = None) -> None:
+        """Close the connection."""
+        self._drop_idle()
+        super().close(callback)
+
+    def _deliver_rest(self, idle: Any) -> None:
+        self._drop_idle()
+        data, self._rest = self._rest, b""
+        callback, self._rest_cb = self._rest_cb, None
+        super().start_read(callback)
+        callback(self, data, None)
+
+    def _drop_idle(self) -> bool:
+        if self._idle is None:
+            return False
+        self._idle.close()
+        self._idle = None
+        return True
+
+
+class Incoming:
+    """`struct uvTcpIncoming`: an accepted connection whose handshake is under way."""
+
+    __slots__ = ("deadline", "handshake", "stream", "t")
+
+    def __init__(self, t: "tcp.UvTcp", stream: Any) -> None:
+        self.t = t
+        self.stream = stream
+        self.handshake = tcp.Handshake(t.limits.handshake_address)
+        self.deadline = t.loop.now() + t.limits.handshake_msecs
+
+
+def listen(transport: RaftUvTransport, cb: raft_uv_accept_cb) -> int:
+    """Implementation of RaftUvTransport.listen: listen on all addresses that the own or the bind address stands for.
+
+    Returns RAFT_NAMETOOLONG, or RAFT_IOERR if a name cannot be resolved or an address cannot be bound. A host name is
+    looked up here and now, since the result decides what is returned; a numeric one takes no look-up.
+    """
+    t: tcp.UvTcp = transport.impl
+    t.accept_cb = cb
+    try:
+        addresses = ip.bind_addresses(t.address if t.bind_address is None else t.bind_address)
+        for address in addresses:
+            t.listeners.append(_bind_listen(t, address))
+    except Failure as failure:
+        transport.errmsg = failure.message
+        _close_listeners(t)
+        return failure.code
+    t.sweeper = pyuv.Timer(t.loop)
+    return 0
+
+
+def close(t: "tcp.UvTcp") -> None:
+    """Close the listeners and all connections in their handshake."""
+    for incoming in list(t.accepting):
+        _abort(incoming)
+    _close_listeners(t)
+    if t.sweeper is not None:
+        t.sweeper.close()
+        t.sweeper = None
+
+
+def _bind_listen(t: "tcp.UvTcp", address: ip.SockAddr) -> Any:
+    listener = pyuv.TCP(t.loop)
+    try:
+        listener.bind(address)
+        listener.listen(lambda handle, error: _listen_cb(t, handle, error), _BACKLOG)
+    except pyuv.error.UVError as exc:
+        listener.close()
+        raise Failure(RAFT_IOERR, f"listen on {address[0]} port {address[1]}: {exc.args[1]}") from None
+    return listener
+
+
+def _close_listeners(t: "tcp.UvTcp") -> None:
+    # C: uv_tcp_listen.c:uvTcpListenOnMultipleIP frees listeners that libuv is still closing.
+    for listener in t.listeners:
+        t.aborting.add(listener)
+        listener.close(lambda handle: _gone(t, handle))
+    t.listeners = []
+
+
+def _gone(t: "tcp.UvTcp", thing: Any) -> None:
+    t.aborting.discard(thing)
+    tcp.maybe_fire_close(t)
+
+
+def _listen_cb(t: "tcp.UvTcp", listener: Any, error: int | None) -> None:
+    """A connection waits to be accepted, or accepting failed: out of descriptors, for example."""
+    if error is not None:
+        trace(t.tracer, f"accept: {pyuv.errno.strerror(error)}")
+        return
+    handle = Inbound(t.loop)
+    try:
+        listener.accept(handle)
+        tcp.tune(handle, t.limits)
+    except (pyuv.error.UVError, OSError) as exc:
+        trace(t.tracer, f"accept: {exc}")
+        handle.close()
+        return
+    if len(t.accepting) >= t.limits.connections:
+        _drop(next(iter(t.accepting)), "too many connections without a handshake")
+    stream = handle if t.security is None else t.security.accept(handle)
+    incoming = Incoming(t, stream)
+    t.accepting[incoming] = None
+    if not t.sweeper.active:
+        t.sweeper.start(lambda timer: _sweep(t), t.limits.handshake_msecs / 1000, 0)
+    stream.start_read(lambda stream, data, error: _read_cb(incoming, data, error))
+
+
+def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
+    t = incoming.t
+    if error is not None:
+        _drop(incoming, pyuv.errno.strerror(error))
+        return
+    assert data is not None
+    handshake = incoming.handshake
+    try:
+        if not handshake.feed(data):
+            return
+        if t.security is not None:
+            t.security.check(incoming.stream, handshake.id, handshake.address)
+    except Failure as failure:
+        _drop(incoming, failure.message)
+        return
+    stream = incoming.stream
+    stream.stop_read()
+    del t.accepting[incoming]
+    if handshake.rest:
+        stream.rewind(handshake.rest)
+    t.accept_cb(t.transport, handshake.id, handshake.address, stream)
+
+
+def _sweep(t: "tcp.UvTcp") -> None:
+    """Close connections whose time for the handshake is over; `accepting` is in the order of the deadlines."""
+    now = t.loop.now()
+    while t.accepting:
+        incoming = next(iter(t.accepting))
+        if incoming.deadline > now:
+            t.sweeper.start(lambda timer: _sweep(t), max(incoming.deadline - now, 1) / 1000, 0)
+            return
+        _drop(incoming, "timed out")
+
+
+def _drop(incoming: Incoming, reason: str) -> None:
+    t = incoming.t
+    if t.tracer.enabled:
+        trace(t.tracer, f"handshake of {_peer_name(incoming.stream)}: {reason}")
+    _abort(incoming)
+
+
+def _abort(incoming: Incoming) -> None:
+    t = incoming.t
+    del t.accepting[incoming]
+    t.aborting.add(incoming)
+    incoming.stream.close(lambda stream: _gone(t, incoming))
+
+
+def _peer_name(stream: Any) -> str:
+    try:
+        name = stream.getpeername()
+    except (pyuv.error.UVError, OSError):
+        return "a peer that is gone"
+    return f"{name[0]} port {name[1]}"
