@@ -32,17 +32,10 @@ class Async(Handle):
             raise closed_error()
         if not self._sent:
             self._sent = True
-            self._loop._uv.call_soon_threadsafe(self._fire)
+            self._loop._mailbox.post(self._fire)
 
     def _fire(self) -> None:
         # Cleared before the callback: a send that the callback could miss makes another one.
         self._sent = False
-        loop = self._loop
-        if loop._watched:
-            loop._woke()
-        if self._closed or self._callback is None:
-            return
-        try:
+        if not self._closed and self._callback is not None:
             self._callback(self)
-        except BaseException:
-            loop._uncaught()

@@ -95,14 +95,15 @@ class Handle:
         """Called by the loop in the closing part of its turn."""
         loop, callback = self._loop, self._close_cb
         self._close_cb = None
-        if callback is not None:
-            try:
+        try:
+            if callback is not None:
                 callback(self)
-            except BaseException:
-                loop._uncaught()
-        self._done = True
-        loop._strong.discard(self)
-        loop._handles.discard(self)
+        except BaseException:
+            loop._uncaught()
+        finally:
+            self._done = True
+            loop._strong.discard(self)
+            loop._handles.discard(self)
 
     def _release(self) -> None:
         """Stop whatever the handle does and free what it holds. Called once, from close."""

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import uvloop
 
 from io_uv.pyuv import threadpool
+from io_uv.pyuv.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from io_uv.pyuv.handle import Handle
@@ -50,6 +51,7 @@ class Loop:
         self._uv: asyncio.AbstractEventLoop = uvloop.new_event_loop() if asyncio_loop is None else asyncio_loop
         self._owned = asyncio_loop is None
         self._closed = False
+        self._leaving = False  # close() was called: nothing new may begin
         self._running = False
         self._alive = 0  # ref'd active handles and requests in flight
         self._updated = 0
@@ -57,6 +59,8 @@ class Loop:
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._strong: set[Handle] = set()
         self._orphans: deque[Handle] = deque()
+        self._requests: set[threadpool.Request] = set()
+        self._polls: dict[int, Handle] = {}  # by descriptor
         # The parts of a turn. The dicts are ordered sets.
         self._idles: dict[Any, None] = {}
         self._prepares: dict[Any, None] = {}
@@ -70,9 +74,9 @@ class Loop:
         self._mode = UV_RUN_DEFAULT
         self._stopping = False
         self._begun = False  # the rest of a turn is due, stop() or not
-        # Work that threads have finished.
-        self._completed: deque[threadpool.Request] = deque()
-        self._completion_sent = False
+        # The reader refers to this object weakly: the uvloop loop must not keep it alive.
+        self._mailbox = Mailbox()
+        self._uv.add_reader(self._mailbox.fd, _deliver, weakref.ref(self))
 
     @classmethod
     def default_loop(cls) -> "Loop":
@@ -97,7 +101,8 @@ class Loop:
         """
         if mode not in (UV_RUN_DEFAULT, UV_RUN_ONCE, UV_RUN_NOWAIT):
             raise ValueError("invalid mode specified")
-        self._check_usable()
+        if self._closed:
+            raise RuntimeError("the loop is closed")
         if not self._owned:
             raise RuntimeError("a wrapped loop is run by its owner")
         if self._running:
@@ -139,25 +144,28 @@ class Loop:
 
     def close(self) -> None:
         """Give the loop back (an addition to pyuv): close every handle that is open, cancel work that has not begun,
-        wait for work that has, call all their callbacks. Nothing happens the second time.
+        wait for work that has begun, call all their callbacks. Nothing new can be begun meanwhile, or later.
 
         On a wrapped loop the handles are closed and the callbacks follow from the loop. Raises RuntimeError on an
         owned loop that is running.
         """
-        if self._closed:
+        if self._closed or (self._leaving and not self._owned):
             return
         if self._running:
             raise RuntimeError("a running loop cannot be closed")
+        self._leaving = True
         for handle in self.handles:
             if not handle.closed:
                 handle.close()
-        if not self._owned:
-            return
-        self._stopping = False
-        while self.alive:
-            self.run()
-        self._closed = True
-        self._uv.close()
+        for request in list(self._requests):
+            request.cancel()
+        if self._owned:
+            self._stopping = False
+            while self.alive:
+                self.run()
+            self._give_back()
+        else:
+            self._schedule()
 
     @property
     def alive(self) -> bool:
@@ -188,7 +196,7 @@ class Loop:
 
     def get_timeout(self) -> float:
         """Seconds until the loop has to be run again if nothing happens: 0.0 now, -1.0 never."""
-        if self._stopping or not self.alive or self._scheduled or self._pending or self._completed:
+        if self._stopping or not self.alive or self._scheduled or self._pending:
             return 0.0
         due = [handle._due() for handle in self._strong]
         return min((seconds for seconds in due if seconds >= 0.0), default=-1.0)
@@ -214,32 +222,13 @@ class Loop:
         return request
 
     def _submit(self, request: threadpool.Request, slow: bool = False) -> None:
-        threadpool.submit(request, slow)
+        self._requests.add(request)
         self._retain()
+        threadpool.submit(request, slow)
 
     def _complete(self, request: threadpool.Request) -> None:
-        """A request has ended. Called from any thread; one wake-up serves all that ended since the last."""
-        self._completed.append(request)
-        if not self._completion_sent:
-            self._completion_sent = True
-            try:
-                self._uv.call_soon_threadsafe(self._run_completed)
-            except RuntimeError:  # the owner of a wrapped loop has closed it: nobody is left to be told
-                self._completed.clear()
-
-    def _run_completed(self) -> None:
-        # Cleared first: a request that ends from here on wakes the loop again.
-        self._completion_sent = False
-        if self._watched:
-            self._woke()
-        completed = self._completed
-        for _ in range(len(completed)):
-            request = completed.popleft()
-            self._release()
-            try:
-                request._finish()
-            except BaseException:
-                self._uncaught()
+        """A request has ended. Called from any thread."""
+        self._mailbox.post(request._deliver)
 
     # Exceptions of callbacks.
 
@@ -283,7 +272,7 @@ class Loop:
     # What handles use.
 
     def _check_usable(self) -> None:
-        if self._closed:
+        if self._closed or self._leaving:
             raise RuntimeError("the loop is closed")
 
     def _retain(self) -> None:
@@ -291,7 +280,7 @@ class Loop:
 
     def _release(self) -> None:
         self._alive -= 1
-        if not self._alive and self._running:
+        if not self._alive and (self._running or self._leaving):
             self._schedule()
 
     def _schedule(self) -> None:
@@ -331,18 +320,13 @@ class Loop:
     def _adopt(self, handle: "Handle") -> None:
         """Close a handle that was given up. Called by its `__del__`, from any thread."""
         handle._closed = True
-        if not self._closed:
-            try:
-                self._strong.add(handle)
-                self._orphans.append(handle)
-                self._uv.call_soon_threadsafe(self._close_orphans)
-            except RuntimeError:  # the owner of a wrapped loop has closed it
-                self._strong.discard(handle)
-                self._orphans.remove(handle)
-            else:
-                return
-        with contextlib.suppress(RuntimeError):  # "loop is closed": its watchers are gone already
-            handle._release()
+        if not self._closed and not self._uv.is_closed():
+            self._strong.add(handle)
+            self._orphans.append(handle)
+            self._mailbox.post(self._close_orphans)
+        else:
+            with contextlib.suppress(RuntimeError):  # "loop is closed": its watchers are gone already
+                handle._release()
 
     def _close_orphans(self) -> None:
         while self._orphans:
@@ -372,6 +356,9 @@ class Loop:
                     self._schedule()  # for the next run
                 return
             self._begun = False
+        elif self._leaving and not self.alive:
+            self._give_back()
+            return
         _call_all(self._idles)
         _call_all(self._prepares)
         self._check_due = bool(self._checks)
@@ -399,10 +386,37 @@ class Loop:
         for _ in range(len(closing)):
             closing.popleft()._finish_close()
 
+    def _give_back(self) -> None:
+        self._closed = True
+        if not self._uv.is_closed():
+            self._uv.remove_reader(self._mailbox.fd)
+            if self._owned:
+                self._uv.close()
+        self._mailbox.close()
+
     def __del__(self) -> None:
-        if getattr(self, "_owned", False) and not self._closed and not self._running:
-            self._closed = True
-            self._uv.close()
+        if getattr(self, "_closed", True) or not hasattr(self, "_mailbox"):
+            return
+        if self._owned or self._uv.is_closed():
+            self._give_back()
+        else:  # maybe in another thread than the loop's
+            with contextlib.suppress(RuntimeError):
+                self._uv.call_soon_threadsafe(_leave, self._uv, self._mailbox)
+
+
+def _deliver(ref: "weakref.ref[Loop]") -> None:
+    """The mailbox is readable."""
+    loop = ref()
+    if loop is None:  # collected; _leave is on its way
+        return
+    if loop._watched:
+        loop._woke()
+    loop._mailbox.deliver(loop._uncaught)
+
+
+def _leave(uv: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
+    uv.remove_reader(mailbox.fd)
+    mailbox.close()
 
 
 _mains: list[Loop] = []
@@ -411,7 +425,7 @@ _mains: list[Loop] = []
 def wake_main() -> None:
     """If the main thread runs a Loop of its own, have that run some Python soon, and with it pending calls."""
     for loop in list(_mains):
-        loop._uv.call_soon_threadsafe(_nothing)
+        loop._mailbox.post(_nothing)
 
 
 def _nothing() -> None:

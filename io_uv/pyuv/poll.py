@@ -6,7 +6,7 @@ The descriptor stays the caller's, who closes it after stop() or close(). One ac
 
 UV_DISCONNECT can be had together with UV_READABLE only (a peer's hang-up makes a descriptor readable).
 Failure modes: PollError from start, with UV_EPERM for a descriptor that cannot be polled (a plain file), UV_EBADF for a
-closed one, UV_ENOTSUP for other events.
+closed one, UV_EEXIST for one that another Poll of the loop watches, UV_ENOTSUP for other events.
 """
 
 import select
@@ -44,6 +44,8 @@ class Poll(Handle):
         check_callback(callback)
         if not events or events & ~7 or events & 5 == UV_DISCONNECT:
             raise error.make(error.PollError, errno.UV_ENOTSUP if events else errno.UV_EINVAL)
+        if self._loop._polls.setdefault(self._fd, self) is not self:
+            raise error.make(error.PollError, errno.UV_EEXIST)
         self._callback = callback
         loop = self._loop._uv
         try:
@@ -81,6 +83,8 @@ class Poll(Handle):
         if self._events & UV_WRITABLE:
             self._loop._uv.remove_writer(self._fd)
         self._events = 0
+        if self._loop._polls.get(self._fd) is self:
+            del self._loop._polls[self._fd]
 
     def _readable(self) -> None:
         self._happened(UV_READABLE)

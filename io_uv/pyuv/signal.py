@@ -12,8 +12,8 @@ Failure modes: SignalError(UV_EINVAL) for a signal that cannot be caught. A sign
 `signal.signal` or asyncio's add_signal_handler as well goes to whoever came last.
 """
 
-import contextlib
 import ctypes
+import functools
 import signal
 import threading
 from collections.abc import Callable
@@ -65,15 +65,8 @@ class Signal(Handle):
             self._signum = 0
 
     def _fire(self, signum: int) -> None:
-        loop = self._loop
-        if loop._watched:
-            loop._woke()
-        if self._signum != signum or self._callback is None:  # stopped meanwhile
-            return
-        try:
+        if self._signum == signum and self._callback is not None:  # not stopped meanwhile
             self._callback(self, signum)
-        except BaseException:
-            loop._uncaught()
 
 
 # Who wants which signal, and what handled it before. A handler may interrupt its own thread anywhere, so it takes no
@@ -118,8 +111,7 @@ def _uninstall(signum: int) -> None:
 
 def _on_signal(signum: int, frame: object) -> None:
     for handle in _subscribers.get(signum, ()):
-        with contextlib.suppress(RuntimeError):  # that loop is closed
-            handle._loop._uv.call_soon_threadsafe(handle._fire, signum)
+        handle._loop._mailbox.post(functools.partial(handle._fire, signum))
 
 
 _PENDING: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)

@@ -64,6 +64,7 @@ class Stream(Handle):
         "_queue",
         "_queue_size",
         "_read_cb",
+        "_readable",
         "_shutdown_cb",
         "_shutting",
         "_sock",
@@ -77,6 +78,7 @@ class Stream(Handle):
         super().__init__(loop)
         self._sock: socket.socket | None = None
         self._delayed_error = 0  # of bind or connect, reported by what follows, as libuv does
+        self._readable = False
         self._writable = False
         # Watching: _polling while the reader is armed (reads or connections), _writer while the writer is.
         self._polling = False
@@ -96,8 +98,8 @@ class Stream(Handle):
 
     @property
     def readable(self) -> bool:
-        """Whether the stream is connected, so that it can be read."""
-        return self._writable or (self._sock is not None and self._read_cb is not None)
+        """Whether the stream is connected, or being connected."""
+        return self._readable
 
     @property
     def writable(self) -> bool:
@@ -159,11 +161,12 @@ class Stream(Handle):
         if self._closed:
             raise closed_error()
         check_callback(callback)
-        if self._sock is None or self._listen_cb is not None or self._connect_cb is not None:
+        if not self._readable:
             raise self._fail(errno.UV_ENOTCONN)
         self._read_cb = callback
         self._alloc_cb = alloc
-        self._poll(True)
+        if self._connect_cb is None:
+            self._poll(True)
         self._activate()
 
     def stop_read(self) -> None:
@@ -479,7 +482,7 @@ class Stream(Handle):
             except OSError as exc:
                 code = errno.from_os_error(exc)
         self._connect_cb = callback
-        self._writable = True
+        self._readable = self._writable = True
         self._settle()
         if code == errno.UV_EINPROGRESS:
             self._arm_writer(True)
@@ -499,8 +502,11 @@ class Stream(Handle):
         self._connect_cb = None
         self._arm_writer(False)
         if code:
-            self._writable = self._shutting = False
+            self._readable = self._writable = False
+            self._stop_reading()
             self._cancel_requests()
+        elif self._read_cb is not None:
+            self._poll(True)
         self._settle()
         try:
             callback(self, code or None)
@@ -541,7 +547,7 @@ class Stream(Handle):
             raise self._fail(errno.UV_EBUSY)
         sock.setblocking(False)
         self._sock = sock
-        self._writable = True
+        self._readable = self._writable = True
 
     def _open(self, fd: int, families: tuple[int, ...]) -> None:
         if self._closed:
@@ -609,28 +615,27 @@ class Stream(Handle):
         self._shutting = False
 
     def _release(self) -> None:
-        self._writable = False
+        self._readable = self._writable = False
         self._read_cb = self._alloc_cb = self._listen_cb = None
-        if self._connect_cb is not None:
-            self._loop._defer(self._connect_cb, self, errno.UV_ECANCELED)
-            self._connect_cb = None
-        self._cancel_requests()
         if self._accept_timer is not None:
             self._accept_timer.cancel()
             self._accept_timer = None
         accepted, self._accepted = self._accepted, None
         if accepted is not None:
             accepted.close()
-        self._settle()
         sock = self._sock
-        if sock is None:
-            return
-        try:
-            self._poll(False)
-            self._arm_writer(False)
-        finally:
-            self._sock = None
-            sock.close()
+        if sock is not None:
+            try:
+                self._poll(False)
+                self._arm_writer(False)
+            finally:
+                self._sock = None
+                sock.close()
+        if self._connect_cb is not None:
+            self._loop._defer(self._connect_cb, self, errno.UV_ECANCELED)
+            self._connect_cb = None
+        self._cancel_requests()
+        self._settle()
 
 
 def _buffers(data: Any) -> Sequence[Buffer]:

@@ -43,6 +43,12 @@ class Request:
         self._loop._complete(self)
         return True
 
+    def _deliver(self) -> None:
+        """The request is over; called by the loop."""
+        self._loop._requests.discard(self)
+        self._loop._release()
+        self._finish()
+
     def _execute(self) -> None:
         """The work, in a thread."""
         raise NotImplementedError
