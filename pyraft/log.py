@@ -12,7 +12,8 @@ Failure modes: none at run time; an index that a caller must not use is an asser
 
 from typing import Final
 
-from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftEntry, no_entries
+from pyraft import configuration
+from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftConfiguration, RaftEntry, no_entries
 
 ENTRY_OVERHEAD: Final = 16
 """Bytes that an entry costs beside its payload, on the wire and on disk: its header."""
@@ -44,106 +45,111 @@ class RaftLog:
         self.snapshot = LogSnapshot()
 
 
-def start(l: RaftLog, snapshot_index: int, snapshot_term: int, start_index: int) -> None:
+def start(lg: RaftLog, snapshot_index: int, snapshot_term: int, start_index: int) -> None:
     """Set the starting point of an empty log; `start_index` is at most snapshot_index + 1."""
-    assert num_entries(l) == 0
+    assert num_entries(lg) == 0
     assert 0 < start_index <= snapshot_index + 1
     assert snapshot_index == 0 or snapshot_term != 0
-    l.snapshot.last_index = snapshot_index
-    l.snapshot.last_term = snapshot_term
-    _clear(l, start_index - 1)
+    lg.snapshot.last_index = snapshot_index
+    lg.snapshot.last_term = snapshot_term
+    _clear(lg, start_index - 1)
 
 
-def num_entries(l: RaftLog) -> int:
+def num_entries(lg: RaftLog) -> int:
     """Return the number of entries held."""
-    return l.base + len(l.bufs) - l.offset
+    return lg.base + len(lg.bufs) - lg.offset
 
 
-def last_index(l: RaftLog) -> int:
+def last_index(lg: RaftLog) -> int:
     """Return the index of the last entry, or, when none is held, of the last one dropped; 0 for a pristine log."""
-    return l.base + len(l.bufs)
+    return lg.base + len(lg.bufs)
 
 
-def last_term(l: RaftLog) -> int:
+def last_term(lg: RaftLog) -> int:
     """Return the term of the last entry, 0 if the log is empty."""
-    index = l.base + len(l.bufs)
-    return term_of(l, index) if index > 0 else 0
+    index = lg.base + len(lg.bufs)
+    return term_of(lg, index) if index > 0 else 0
 
 
-def term_of(l: RaftLog, index: int) -> int:
+def term_of(lg: RaftLog, index: int) -> int:
     """Return the term of `index`, from its entry or from the snapshot; 0 if it is unknown."""
-    if index > l.offset:
-        slot = index - l.base - 1
-        return l.terms[slot] if slot < len(l.terms) else 0
-    if index == l.snapshot.last_index:
-        return l.snapshot.last_term
+    if index > lg.offset:
+        slot = index - lg.base - 1
+        return lg.terms[slot] if slot < len(lg.terms) else 0
+    if index == lg.snapshot.last_index:
+        return lg.snapshot.last_term
     return 0
 
 
-def snapshot_index(l: RaftLog) -> int:
+def snapshot_index(lg: RaftLog) -> int:
     """Return the last index of the newest snapshot, 0 without one."""
-    return l.snapshot.last_index
+    return lg.snapshot.last_index
 
 
-def snapshot_term(l: RaftLog) -> int:
+def snapshot_term(lg: RaftLog) -> int:
     """Return the term of the last index of the newest snapshot, 0 without one."""
-    return l.snapshot.last_term
+    return lg.snapshot.last_term
 
 
-def get(l: RaftLog, index: int) -> RaftEntry | None:
+def get(lg: RaftLog, index: int) -> RaftEntry | None:
     """Return the entry at `index`, None if it is not held."""
-    slot = index - l.base - 1
-    if index <= l.offset or slot >= len(l.bufs):
+    slot = index - lg.base - 1
+    if index <= lg.offset or slot >= len(lg.bufs):
         return None
-    return RaftEntry(l.terms[slot], l.types[slot], l.bufs[slot])
+    return RaftEntry(lg.terms[slot], lg.types[slot], lg.bufs[slot])
 
 
-def append(l: RaftLog, term: int, type: int, buf: bytes) -> None:
+def append(lg: RaftLog, term: int, type: int, buf: bytes) -> None:
     """Append one entry."""
     assert term > 0
     assert type in (RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE)
-    l.bufs.append(buf)
-    l.terms.append(term)
-    l.types.append(type)
+    lg.bufs.append(buf)
+    lg.terms.append(term)
+    lg.types.append(type)
 
 
-def append_commands(l: RaftLog, term: int, bufs: list[bytes]) -> None:
+def append_commands(lg: RaftLog, term: int, bufs: list[bytes]) -> None:
     """Append a RAFT_COMMAND entry for each of `bufs`."""
     assert term > 0
     n = len(bufs)
-    l.bufs.extend(bufs)
-    l.terms.extend([term] * n)
-    l.types.extend([RAFT_COMMAND] * n)
+    lg.bufs.extend(bufs)
+    lg.terms.extend([term] * n)
+    lg.types.extend([RAFT_COMMAND] * n)
 
 
-def append_batch(l: RaftLog, batch: EntryBatch) -> None:
+def append_batch(lg: RaftLog, batch: EntryBatch) -> None:
     """Append the entries of a batch; it is not modified."""
-    l.bufs.extend(batch.bufs)
-    l.terms.extend(batch.terms)
-    l.types.extend(batch.types)
+    lg.bufs.extend(batch.bufs)
+    lg.terms.extend(batch.terms)
+    lg.types.extend(batch.types)
 
 
-def acquire(l: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -> EntryBatch:
+def append_configuration(lg: RaftLog, term: int, conf: RaftConfiguration) -> None:
+    """Append a RAFT_CHANGE entry that carries `conf`."""
+    append(lg, term, RAFT_CHANGE, configuration.encode(conf))
+
+
+def acquire(lg: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -> EntryBatch:
     """Return the entries from `index` on, none if it is not held.
 
     `max_bytes` (payloads plus ENTRY_OVERHEAD each) and `max_entries` limit them, but one is always returned; 0 is no
     limit.
     """
-    slot = index - l.base - 1
-    size = len(l.bufs)
-    if index <= l.offset or slot >= size:
+    slot = index - lg.base - 1
+    size = len(lg.bufs)
+    if index <= lg.offset or slot >= size:
         return no_entries()
     end = size if max_entries == 0 else min(size, slot + max_entries)
     if max_bytes > 0:
         # No more than this many can fit, so a follower far behind does not cost a pass over the whole log.
         end = min(end, slot + max_bytes // ENTRY_OVERHEAD + 1)
-        bufs = l.bufs[slot:end]
+        bufs = lg.bufs[slot:end]
         if payload_size(bufs) > max_bytes:
             end = slot + _fitting(bufs, max_bytes)
             del bufs[end - slot :]
     else:
-        bufs = l.bufs[slot:end]
-    return EntryBatch(l.terms[slot:end], l.types[slot:end], bufs)
+        bufs = lg.bufs[slot:end]
+    return EntryBatch(lg.terms[slot:end], lg.types[slot:end], bufs)
 
 
 def payload_size(bufs: list[bytes]) -> int:
@@ -160,54 +166,54 @@ def _fitting(bufs: list[bytes], max_bytes: int) -> int:
     return len(bufs)
 
 
-def matching(l: RaftLog, index: int, terms: list[int]) -> int:
+def matching(lg: RaftLog, index: int, terms: list[int]) -> int:
     """Return how many of the entries that were at `index` and on, with these terms, are still (or again) there."""
-    slot = index - l.base - 1
-    if index > l.offset and l.terms[slot : slot + len(terms)] == terms:
+    slot = index - lg.base - 1
+    if index > lg.offset and lg.terms[slot : slot + len(terms)] == terms:
         return len(terms)
     for n, term in enumerate(terms):
-        if term_of(l, index + n) != term:
+        if term_of(lg, index + n) != term:
             return n
     return len(terms)
 
 
-def truncate(l: RaftLog, index: int) -> None:
+def truncate(lg: RaftLog, index: int) -> None:
     """Drop the entries from `index` on."""
-    slot = max(index - 1, l.offset) - l.base
-    if slot >= len(l.bufs):
+    slot = max(index - 1, lg.offset) - lg.base
+    if slot >= len(lg.bufs):
         return
-    del l.bufs[slot:]
-    del l.terms[slot:]
-    del l.types[slot:]
+    del lg.bufs[slot:]
+    del lg.terms[slot:]
+    del lg.types[slot:]
 
 
-def snapshot(l: RaftLog, index: int, trailing: int) -> None:
+def snapshot(lg: RaftLog, index: int, trailing: int) -> None:
     """Record that a snapshot covers all up to `index`, and drop entries up to index - trailing, if that one is held."""
-    term = term_of(l, index)
+    term = term_of(lg, index)
     assert term != 0, "a snapshot ends with an entry of the log"
-    l.snapshot.last_index = index
-    l.snapshot.last_term = term
-    if index > trailing and l.offset < index - trailing <= last_index(l):
-        _drop_head(l, index - trailing)
+    lg.snapshot.last_index = index
+    lg.snapshot.last_term = term
+    if index > trailing and lg.offset < index - trailing <= last_index(lg):
+        _drop_head(lg, index - trailing)
 
 
-def restore(l: RaftLog, index: int, term: int) -> RaftLog:
+def restore(lg: RaftLog, index: int, term: int) -> RaftLog:
     """Empty the log: a snapshot up to `index` of `term` replaces it. Return the former content, for `put_back`."""
     assert index > 0
     assert term > 0
     former = RaftLog()
-    _move(l, former)
-    l.snapshot = LogSnapshot()
-    l.snapshot.last_index = index
-    l.snapshot.last_term = term
-    l.bufs, l.terms, l.types = [], [], []
-    _clear(l, index)
+    _move(lg, former)
+    lg.snapshot = LogSnapshot()
+    lg.snapshot.last_index = index
+    lg.snapshot.last_term = term
+    lg.bufs, lg.terms, lg.types = [], [], []
+    _clear(lg, index)
     return former
 
 
-def put_back(l: RaftLog, former: RaftLog) -> None:
+def put_back(lg: RaftLog, former: RaftLog) -> None:
     """Undo `restore`."""
-    _move(former, l)
+    _move(former, lg)
 
 
 def _move(src: RaftLog, dst: RaftLog) -> None:
@@ -215,23 +221,23 @@ def _move(src: RaftLog, dst: RaftLog) -> None:
     dst.base, dst.offset, dst.snapshot = src.base, src.offset, src.snapshot
 
 
-def _clear(l: RaftLog, offset: int) -> None:
-    l.bufs.clear()
-    l.terms.clear()
-    l.types.clear()
-    l.base = offset
-    l.offset = offset
+def _clear(lg: RaftLog, offset: int) -> None:
+    lg.bufs.clear()
+    lg.terms.clear()
+    lg.types.clear()
+    lg.base = offset
+    lg.offset = offset
 
 
-def _drop_head(l: RaftLog, index: int) -> None:
+def _drop_head(lg: RaftLog, index: int) -> None:
     """Drop the entries up to `index`, their payloads at once, their slots when half of all slots is dead."""
-    first = l.offset - l.base
-    dead = index - l.base
-    l.offset = index
-    if dead < _COMPACT_MIN or dead * 2 < len(l.bufs):
-        l.bufs[first:dead] = [b""] * (dead - first)
+    first = lg.offset - lg.base
+    dead = index - lg.base
+    lg.offset = index
+    if dead < _COMPACT_MIN or dead * 2 < len(lg.bufs):
+        lg.bufs[first:dead] = [b""] * (dead - first)
         return
-    del l.bufs[:dead]
-    del l.terms[:dead]
-    del l.types[:dead]
-    l.base = index
+    del lg.bufs[:dead]
+    del lg.terms[:dead]
+    del lg.types[:dead]
+    lg.base = index

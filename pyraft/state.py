@@ -183,7 +183,7 @@ class Raft:
     """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
 
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
-    `started`, `closing`, and `failed`, set when FSM or I/O code raised and the server has yet to become unavailable.
+    `flush` (what io.defer runs), `initialized`, `started`, `closing`, and `failed`: FSM or I/O code has raised.
     """
 
     __slots__ = (
@@ -208,6 +208,7 @@ class Raft:
         "fsm",
         "heartbeat_timeout",
         "id",
+        "initialized",
         "install_snapshot_timeout",
         "io",
         "last_applied",
@@ -263,6 +264,7 @@ class Raft:
         self.max_append_bytes = 0
         self.max_inflight_bytes = 0
         self.flush: Any = None
+        self.initialized = False
         self.started = False
         self.closing = False
         self.failed = False

@@ -1,0 +1,167 @@
+"""A follower's log: accepting a leader's entries (figure 3.1, AppendEntries RPC, receiver implementation).
+
+Duty: the consistency check, removal of conflicting entries, writing the new ones, and what follows from their being
+stored: configuration changes, the commit index, the reply.
+
+Happy path: entries go to the log in memory at once, to disk by io.append, and are acknowledged when that completes.
+A message with nothing new is acknowledged at once.
+
+Failure modes: a mismatch before the entries is rejected; one at or below the commit index is RAFT_SHUTDOWN, for a
+leader must never contradict it; a write that fails is rejected and its entries are forgotten.
+"""
+
+from pyraft import apply, calls, convert, log, membership, replicate, reply, snapshot
+from pyraft.errors import RAFT_SHUTDOWN
+from pyraft.state import Raft
+from pyraft.tracing import trace
+from pyraft.types import RAFT_CHANGE, EntryBatch, RaftAppendEntries, RaftIoAppend
+
+
+class AppendRequest(RaftIoAppend):
+    """A follower's write of `entries` from `index` on, out of a message of `term` with this commit index."""
+
+    __slots__ = ("entries", "index", "leader_commit", "prev_log_index", "raft", "term")
+
+    def __init__(self, raft: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> None:
+        super().__init__()
+        self.raft = raft
+        self.term = args.term
+        self.leader_commit = args.leader_commit
+        self.prev_log_index = args.prev_log_index
+        self.index = index
+        self.entries = entries
+
+
+def accept(r: Raft, args: RaftAppendEntries) -> tuple[int, bool, int]:
+    """Process an AppendEntries of the current term; return (rv, whether the answer comes later, rejected or 0)."""
+    rejected = args.prev_log_index
+    matches, rv = _matches(r, args)
+    if not matches:
+        return rv, False, rejected
+    batch = EntryBatch.of(args.entries, len(args.entries))
+    rv, i = _delete_conflicting(r, args.prev_log_index, batch.terms)
+    if rv != 0:
+        return rv, False, rejected
+    if i == len(batch.bufs):
+        # Nothing to write, but perhaps to commit; not while a snapshot is being installed, with last_stored 0.
+        if not snapshot.is_installing(r):
+            rv = _commit(r, args.leader_commit)
+        return rv, False, 0
+    if r.snapshot.refused_index != 0:
+        r.errmsg = f"the state machine refused snapshot {r.snapshot.refused_index}, after which the log on disk begins"
+        return RAFT_SHUTDOWN, False, rejected
+    return _write(r, args, args.prev_log_index + 1 + i, batch if i == 0 else batch[i:]), True, 0
+
+
+def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
+    """Check the log matching property (3.5); return (whether it holds, rv)."""
+    if args.prev_log_index == 0:
+        return True, 0
+    term = log.term_of(r.log, args.prev_log_index)
+    if term == args.prev_log_term and term != 0:
+        return True, 0
+    if term != 0 and args.prev_log_index <= r.commit_index:
+        return False, _contradiction(r, args.prev_log_index)
+    return False, 0
+
+
+def _contradiction(r: Raft, index: int) -> int:
+    r.errmsg = f"entry {index} is committed and contradicts the leader's"
+    return RAFT_SHUTDOWN
+
+
+def _delete_conflicting(r: Raft, prev_index: int, terms: list[int]) -> tuple[int, int]:
+    """Delete an entry that conflicts with a new one, and all that follow it; return (rv, position of the first new)."""
+    lg = r.log
+    last_index = log.last_index(lg)
+    for i, term in enumerate(terms):
+        index = prev_index + 1 + i
+        if index > last_index:
+            return 0, i
+        local_term = log.term_of(lg, index)
+        # C: replication.c:deleteConflictingEntries takes what a snapshot has replaced for new (B36).
+        if local_term == term or (local_term == 0 and index <= log.snapshot_index(lg)):
+            continue
+        if index <= r.commit_index:
+            return _contradiction(r, index), i
+        return _truncate(r, index), i
+    return 0, len(terms)
+
+
+def _truncate(r: Raft, index: int) -> int:
+    if r.tracer.enabled:
+        trace(r.tracer, f"conflict at index {index}, truncate")
+    if r.configuration_uncommitted_index >= index:
+        rv = membership.rollback(r)
+        if rv != 0:
+            return rv
+    rv = calls.truncate(r, index)
+    if rv != 0:
+        calls.io_errmsg(r)
+        return rv
+    log.truncate(r.log, index)
+    r.last_stored = min(r.last_stored, index - 1)
+    return 0
+
+
+def _commit(r: Raft, leader_commit: int) -> int:
+    """Follow the leader's commit index as far as entries are stored (figure 3.1), and apply."""
+    if leader_commit > r.commit_index and r.last_stored >= r.commit_index:
+        r.commit_index = min(leader_commit, r.last_stored)
+        return apply.run(r)
+    return 0
+
+
+def _write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> int:
+    """Put new entries in the log and write them, in one piece unless they are very many."""
+    follower = r.follower_state
+    assert follower is not None
+    step = replicate.MAX_BATCH_ENTRIES
+    for start in range(0, len(entries.bufs), step):
+        part = entries if len(entries.bufs) <= step else entries[start : start + step]
+        log.append_batch(r.log, part)
+        req = AppendRequest(r, args, index + start, part)
+        rv = calls.append(r, req, part, append_cb)
+        if rv != 0:
+            # Memory and disk must not diverge.
+            calls.io_errmsg(r)
+            log.truncate(r.log, req.index)
+            return rv
+        follower.append_in_flight_count += 1
+    return 0
+
+
+def append_cb(req: AppendRequest, status: int) -> None:
+    """A write of a leader's entries has ended."""
+    r = req.raft
+    follower = r.follower_state
+    if follower is not None:
+        assert follower.append_in_flight_count > 0
+        follower.append_in_flight_count -= 1
+        if status != 0:
+            calls.io_errmsg(r)
+            reply.send_to_leader(r, req.prev_log_index + 1, r.last_stored)
+        else:
+            _append_done(r, req)
+    if status != 0:
+        replicate.cut_log(r, req.index)
+    convert.settle(r)
+
+
+def _append_done(r: Raft, req: AppendRequest) -> None:
+    n = replicate.update_last_stored(r, req.index, req.entries.terms)
+    # None of the entries in the log any more: nothing to do, nothing to tell.
+    if n == 0 or snapshot.is_installing(r):
+        return
+    types = req.entries.types
+    if RAFT_CHANGE in types:
+        for i in range(n):
+            if types[i] == RAFT_CHANGE and membership.uncommitted_change(r, req.index + i, req.entries.bufs[i]) != 0:
+                return
+    if _commit(r, req.leader_commit) != 0:
+        return
+    # In another term there may be another leader; it did not ask.
+    if req.term != r.current_term or r.follower_state is None:
+        return
+    # C: replication.c:appendFollowerCb acknowledges all that is stored, also what the message says nothing of (B8).
+    reply.send_to_leader(r, 0, min(r.last_stored, req.index + len(req.entries.bufs) - 1))

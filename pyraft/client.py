@@ -1,0 +1,283 @@
+"""Client requests: commands, barriers, membership changes, leadership transfer.
+
+Duty: check, append to the log in memory, register the request, hand over to `replicate`. Each function returns 0 and
+calls back later, exactly once, or returns a code and never does.
+
+Failure modes: RAFT_NOTLEADER unless this server leads and no transfer is under way; RAFT_INVALID for arguments that
+are no such thing (an assertion in C); codes of io.append, after which everything is as before. A stop caused by FSM
+or I/O code that raised inside the call is RAFT_SHUTDOWN if there is no other code.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyraft import calls, configuration, convert, log, membership, progress, replicate, request
+from pyraft.errors import (
+    RAFT_BADID,
+    RAFT_BADROLE,
+    RAFT_INVALID,
+    RAFT_NOTFOUND,
+    RAFT_NOTLEADER,
+    RAFT_SHUTDOWN,
+    raft_strerror,
+)
+from pyraft.state import LeaderState, Raft
+from pyraft.types import (
+    RAFT_BARRIER,
+    RAFT_CHANGE,
+    RAFT_COMMAND,
+    RAFT_SPARE,
+    RAFT_VOTER,
+    ROLE_NAMES,
+    RaftApply,
+    RaftBarrier,
+    RaftChange,
+    RaftConfiguration,
+    RaftTransfer,
+    as_bytes,
+)
+
+_BARRIER_PAYLOAD = bytes(8)
+
+
+def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) -> int:
+    """Append the first `n` of `bufs`, buffers of any kind, to the log as commands and replicate them.
+
+    `cb(req, status, result)` fires once, when the first of them is applied, with what fsm.apply made of it, or when
+    that can no longer be: RAFT_LEADERSHIPLOST (it may still be applied), or the I/O's status if storing it failed.
+    raft_uv needs payloads that are multiples of 8 bytes. With an io.defer, disk and network follow at the end of the
+    loop turn.
+
+    Errors: RAFT_NOTLEADER, RAFT_INVALID (n below 1 or above len(bufs), or something is no buffer), codes of
+    io.append ("io: …"). Source: raft.h, dissertation 3.5.
+    """
+    leader = r.leader_state
+    payloads = _payloads(bufs, n)
+    if payloads is None:
+        r.errmsg = "bufs must be a sequence of at least n buffers, n at least 1"
+        return RAFT_INVALID
+    # C: client.c:raft_apply accepts commands while the leader steps down (B33).
+    if leader is None or not leader.accepting or r.transfer is not None:
+        return _not_leader(r)
+    index = log.last_index(r.log) + 1
+    log.append_commands(r.log, r.current_term, payloads)
+    req.cb = cb
+    request.start(leader, req, RAFT_COMMAND, index)
+    if r.io.defer is None:
+        rv = replicate.trigger(r, index)
+    else:
+        rv = replicate.defer(r, leader, index, payloads)
+    if rv != 0 or r.failed:
+        return _undo(r, leader, index, rv)
+    return 0
+
+
+def _payloads(bufs: Sequence[Any], n: int) -> list[bytes] | None:
+    """Return the first n buffers as bytes, None if there is anything wrong with them."""
+    try:
+        if n < 1 or n > len(bufs):
+            return None
+        if n == 1:
+            return [as_bytes(bufs[0])]
+        return [as_bytes(buf) for buf in bufs[:n]]
+    except (TypeError, ValueError, BufferError):
+        return None
+
+
+def _not_leader(r: Raft) -> int:
+    r.errmsg = raft_strerror(RAFT_NOTLEADER)
+    return convert.outcome(r, RAFT_NOTLEADER)
+
+
+def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
+    """Take back the entries from `index` on and their request; return the code to give to the user."""
+    log.truncate(r.log, index)
+    request.discard(leader, index)
+    return convert.outcome(r, rv)
+
+
+def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
+    """Append a barrier entry; `cb(req, status)` fires when it, and so all before it, is applied.
+
+    Errors: RAFT_NOTLEADER, codes of io.append. Source: raft.h.
+    """
+    replicate.flush(r)
+    leader = r.leader_state
+    if leader is None or not leader.accepting or r.transfer is not None:
+        return _not_leader(r)
+    return convert.outcome(r, submit_barrier(r, leader, req, cb))
+
+
+def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any) -> int:
+    """Append and replicate a barrier; return the code of io.append, or RAFT_SHUTDOWN if something raised."""
+    index = log.last_index(r.log) + 1
+    log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
+    req.cb = cb
+    request.start(leader, req, RAFT_BARRIER, index)
+    rv = replicate.trigger(r, index)
+    if rv == 0 and r.failed:
+        rv = RAFT_SHUTDOWN
+    if rv != 0:
+        log.truncate(r.log, index)
+        request.discard(leader, index)
+    return rv
+
+
+def raft_add(r: Raft, req: RaftChange, id: int, address: str, cb: Any) -> int:
+    """Add a server to the configuration, as RAFT_SPARE; `cb(req, status)` fires when that is committed.
+
+    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), those of raft_configuration_add,
+    codes of io.append. Source: raft.h, dissertation 4.1.
+    """
+    replicate.flush(r)
+    rv = membership.can_change_configuration(r)
+    if rv != 0:
+        return convert.outcome(r, rv)
+    conf = configuration.copy(r.configuration)
+    rv = configuration.raft_configuration_add(conf, id, address, RAFT_SPARE)
+    if rv != 0:
+        r.errmsg = raft_strerror(rv)
+        return rv
+    return _submit_change(r, req, conf, cb)
+
+
+def raft_remove(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
+    """Remove a server from the configuration; `cb(req, status)` fires when that is committed.
+
+    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BADID (not a member), codes of io.append. Source: raft.h.
+    """
+    replicate.flush(r)
+    rv = membership.can_change_configuration(r)
+    if rv != 0:
+        return convert.outcome(r, rv)
+    conf = configuration.copy(r.configuration)
+    rv = configuration.remove(conf, id)
+    if rv != 0:
+        r.errmsg = raft_strerror(rv)
+        return rv
+    return _submit_change(r, req, conf, cb)
+
+
+def raft_assign(r: Raft, req: RaftChange, id: int, role: int, cb: Any) -> int:
+    """Give a server another role; `cb(req, status)` fires when that is committed, or has come to nothing.
+
+    A future voter first catches up with the log (4.2.1); RAFT_NOCONNECTION is its status if it does not in time.
+
+    Errors: RAFT_BADROLE (unknown, or what the server has already), RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_NOTFOUND
+    (not a member), codes of io.append. Source: raft.h.
+    """
+    if role not in ROLE_NAMES:
+        r.errmsg = raft_strerror(RAFT_BADROLE)
+        return RAFT_BADROLE
+    replicate.flush(r)
+    rv = membership.can_change_configuration(r)
+    if rv != 0:
+        return convert.outcome(r, rv)
+    leader = r.leader_state
+    assert leader is not None
+    i = configuration.index_of(r.configuration, id)
+    if i == len(r.configuration.servers):
+        r.errmsg = f"no server has ID {id}"
+        return RAFT_NOTFOUND
+    if r.configuration.servers[i].role == role:
+        r.errmsg = f"server is already {ROLE_NAMES[role]}"
+        return RAFT_BADROLE
+    if role != RAFT_VOTER or leader.progress[i].match_index == log.last_index(r.log):
+        conf = configuration.copy(r.configuration)
+        conf.servers[i].role = role
+        return _submit_change(r, req, conf, cb)
+    return _begin_promotion(r, leader, req, i, cb)
+
+
+def raft_promote(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
+    """Make a server a voter: raft_assign with RAFT_VOTER (ours; raft_promote of older versions of the C library)."""
+    return raft_assign(r, req, id, RAFT_VOTER, cb)
+
+
+def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: Any) -> int:
+    """Start the first catch-up round of the i'th server (4.2.1)."""
+    req.cb = cb
+    req.type = RAFT_CHANGE
+    leader.change = req
+    leader.promotee_id = r.configuration.servers[i].id
+    leader.round_number = 1
+    leader.round_index = log.last_index(r.log)
+    leader.round_start = calls.now(r)
+    replicate.progress_one(r, i)
+    if r.failed:
+        leader.change = None
+    return convert.outcome(r, 0)
+
+
+def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -> int:
+    """Put `conf` in force and append it to the log; a failure leaves everything as it was."""
+    leader = r.leader_state
+    assert leader is not None
+    assert leader.change is None
+    old_conf = r.configuration
+    old_progress = leader.progress
+    index = log.last_index(r.log) + 1
+    if not conf.servers:
+        # C: configuration.c:configurationEncode asserts. A cluster cannot be without a server.
+        r.errmsg = "the last server cannot be removed"
+        return RAFT_INVALID
+    log.append_configuration(r.log, r.current_term, conf)
+    if len(conf.servers) != len(old_conf.servers):
+        leader.progress = progress.rebuild(old_progress, old_conf, conf, index)
+    r.configuration = conf
+    rv = replicate.trigger(r, index)
+    if rv != 0 or r.failed:
+        # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
+        # request registered (B5).
+        log.truncate(r.log, index)
+        r.configuration = old_conf
+        leader.progress = old_progress
+        return convert.outcome(r, rv)
+    r.configuration_uncommitted_index = index
+    req.cb = cb
+    req.type = RAFT_CHANGE
+    leader.change = req
+    return 0
+
+
+def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
+    """Hand the leadership to voter `id`, or with 0 to the one that is furthest.
+
+    `cb(req)` fires when the target is seen to lead, after an election timeout, or when this server stops; ask
+    raft_leader whether it worked. Meanwhile requests get RAFT_NOTLEADER.
+
+    Errors: RAFT_NOTLEADER, RAFT_NOTFOUND (id 0 and no other voter), RAFT_BADID (no member, this server, or no voter),
+    codes of io.send. Source: raft.h, dissertation 3.10.
+    """
+    replicate.flush(r)
+    leader = r.leader_state
+    if leader is None or not leader.accepting or r.transfer is not None:
+        return _not_leader(r)
+    if id == 0:
+        id = _select_transferee(r, leader)
+        if id == 0:
+            r.errmsg = "there's no other voting server"
+            return RAFT_NOTFOUND
+    i = configuration.index_of(r.configuration, id)
+    if id == r.id or i == len(r.configuration.servers) or r.configuration.servers[i].role != RAFT_VOTER:
+        r.errmsg = raft_strerror(RAFT_BADID)
+        return RAFT_BADID
+    membership.transfer_init(r, req, id, cb)
+    rv = 0
+    if progress.persisted_is_up_to_date(leader.progress[i], log.last_index(r.log)):
+        rv = membership.transfer_start(r)
+    if rv != 0 or r.failed:
+        r.transfer = None
+    return convert.outcome(r, rv)
+
+
+def _select_transferee(r: Raft, leader: LeaderState) -> int:
+    """Return the first other voter that has been sent everything, else the last other voter, else 0."""
+    id = 0
+    for i, server in enumerate(r.configuration.servers):
+        if server.id == r.id or server.role != RAFT_VOTER:
+            continue
+        id = server.id
+        if progress.is_up_to_date(leader.progress[i], log.last_index(r.log)):
+            break
+    return id

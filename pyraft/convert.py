@@ -1,0 +1,145 @@
+"""State changes: follower, candidate, leader, unavailable (figure 3.3).
+
+Duty: leave the old state, failing what depended on it; set the new one, telling the user; set it up. All changes go
+through `set_state`, which holds the table of legal ones.
+
+Order, which users can see: a leader's pending requests and change are called back first, while the state still is
+RAFT_LEADER; then the state changes and the state callback fires; then the new state is set up.
+
+Failure modes: an election that cannot store its term or vote leaves the server a follower, silently, and its code
+makes the caller go unavailable. Callbacks may call raft_close; whoever fired one checks the state before going on.
+"""
+
+from typing import Final
+
+from pyraft import apply, calls, client, configuration, election, log, membership, progress, replicate, request
+from pyraft.errors import RAFT_SHUTDOWN
+from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
+from pyraft.tracing import trace
+from pyraft.types import (
+    RAFT_CANDIDATE,
+    RAFT_FOLLOWER,
+    RAFT_LEADER,
+    RAFT_UNAVAILABLE,
+    RAFT_VOTER,
+    STATE_NAMES,
+    RaftBarrier,
+)
+
+LEGAL: Final = frozenset(
+    (
+        (RAFT_UNAVAILABLE, RAFT_FOLLOWER),
+        (RAFT_FOLLOWER, RAFT_CANDIDATE),
+        (RAFT_CANDIDATE, RAFT_FOLLOWER),
+        (RAFT_CANDIDATE, RAFT_LEADER),
+        (RAFT_LEADER, RAFT_FOLLOWER),
+        (RAFT_FOLLOWER, RAFT_UNAVAILABLE),
+        (RAFT_CANDIDATE, RAFT_UNAVAILABLE),
+        (RAFT_LEADER, RAFT_UNAVAILABLE),
+    )
+)
+"""The legal changes, (old, new)."""
+
+
+def set_state(r: Raft, new_state: int) -> None:
+    """Change the state, with fresh data for it, and fire the state callback."""
+    old_state = r.state
+    assert (old_state, new_state) in LEGAL
+    if r.tracer.enabled:
+        trace(r.tracer, f"{STATE_NAMES[old_state]} -> {STATE_NAMES[new_state]}, term {r.current_term}")
+    r.state = new_state
+    r.follower_state = FollowerState() if new_state == RAFT_FOLLOWER else None
+    r.candidate_state = CandidateState() if new_state == RAFT_CANDIDATE else None
+    r.leader_state = LeaderState() if new_state == RAFT_LEADER else None
+    calls.fire_state(r, old_state, new_state)
+
+
+def _leave(r: Raft, new_state: int) -> bool:
+    """Wind the current state up; return False if a callback has brought about `new_state` or the end meanwhile."""
+    if r.state == RAFT_LEADER:
+        # What was applied in this turn has to reach the disk and the peers in this term.
+        replicate.flush(r)
+        leader = r.leader_state
+        if leader is not None:
+            # C: convert.c:convertClearLeader lets a callback submit to a leader that is on its way out (B33).
+            leader.accepting = False
+            request.fail_all(r, leader)
+    return r.state not in (new_state, RAFT_UNAVAILABLE)
+
+
+def to_follower(r: Raft) -> None:
+    """Become follower, without a known leader and with a fresh election timer."""
+    # A server that starts is the only one that leaves UNAVAILABLE.
+    if r.state != RAFT_UNAVAILABLE and not _leave(r, RAFT_FOLLOWER):
+        return
+    set_state(r, RAFT_FOLLOWER)
+    if r.state == RAFT_FOLLOWER:
+        election.reset_timer(r)
+
+
+def to_candidate(r: Raft, disrupt_leader: bool) -> int:
+    """Become candidate and start an election; `disrupt_leader` if the leader itself asked for it (3.10)."""
+    server = configuration.get(r.configuration, r.id)
+    assert server is not None
+    assert server.role == RAFT_VOTER
+    set_state(r, RAFT_CANDIDATE)
+    candidate = r.candidate_state
+    if candidate is None:
+        return 0
+    candidate.disrupt_leader = disrupt_leader
+    # C: convert.c:convertToCandidate lets a single voter lead without an election, in the term that it has. Then two
+    # different entries can share an index and a term (B34), so it is a real election here, whose only vote is ours.
+    alone = configuration.voter_count(r.configuration) == 1
+    candidate.in_pre_vote = r.pre_vote and not disrupt_leader and not alone
+    rv = election.start(r)
+    if rv != 0:
+        r.state = RAFT_FOLLOWER
+        r.candidate_state = None
+        r.follower_state = FollowerState()
+        return rv
+    return to_leader(r) if alone else 0
+
+
+def to_leader(r: Raft) -> int:
+    """Become leader of the current term and commit an entry of it (6.4)."""
+    set_state(r, RAFT_LEADER)
+    leader = r.leader_state
+    if leader is None:
+        return 0
+    r.election_timer_start = calls.now(r)
+    leader.progress = progress.build(r.configuration, r.id, log.last_index(r.log), r.last_stored)
+    leader.accepting = True
+    if configuration.voter_count(r.configuration) > 1:
+        # 6.4: a leader finds out which entries are committed by committing one of its own term.
+        return client.submit_barrier(r, leader, RaftBarrier(), None)
+    # All that the only voter has stored is committed.
+    if r.last_stored > r.commit_index:
+        r.commit_index = r.last_stored
+        return apply.run(r)
+    return 0
+
+
+def to_unavailable(r: Raft) -> None:
+    """Stop: nothing leads back from here. Fails all that is pending, a leadership transfer first."""
+    if r.state == RAFT_UNAVAILABLE:
+        return
+    if r.state == RAFT_LEADER:
+        replicate.flush(r)
+    if r.transfer is not None:
+        membership.transfer_close(r)
+    if _leave(r, RAFT_UNAVAILABLE):
+        set_state(r, RAFT_UNAVAILABLE)
+
+
+def settle(r: Raft) -> None:
+    """End an entry into the core: if FSM or I/O code raised on the way, stop."""
+    if r.failed:
+        to_unavailable(r)
+
+
+def outcome(r: Raft, rv: int) -> int:
+    """Settle, and return the code of a public function: `rv`, or RAFT_SHUTDOWN if a success turned into a stop."""
+    if r.failed:
+        to_unavailable(r)
+        return rv if rv != 0 else RAFT_SHUTDOWN
+    return rv

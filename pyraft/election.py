@@ -1,0 +1,147 @@
+"""Leader election (3.4), pre-vote (9.6), and the rules for casting a vote.
+
+Duty: the election timer, rounds of RequestVote, the decision to grant a vote, counting votes.
+
+Happy path: the timer expires, `start` stores term+1 and our vote and asks all other voters; `tally` says when a
+majority has answered. In the pre-vote phase nothing is stored and the term asked for is the next one.
+
+Failure modes: codes of io.set_term and io.set_vote are returned, the term and vote in memory then unchanged;
+requests that cannot be sent are ignored, the next round repeats them.
+"""
+
+from pyraft import calls, configuration, log, quorum, reply
+from pyraft.state import Raft
+from pyraft.tracing import trace
+from pyraft.types import (
+    RAFT_CANDIDATE,
+    RAFT_FOLLOWER,
+    RAFT_IO_REQUEST_VOTE,
+    RAFT_VOTER,
+    RaftIoSend,
+    RaftMessage,
+    RaftRequestVote,
+    RaftServer,
+)
+
+
+def reset_timer(r: Raft) -> None:
+    """Draw a random election timeout between once and twice the base value (3.4) and restart the clock."""
+    timeout = calls.random(r, r.election_timeout, 2 * r.election_timeout)
+    if r.follower_state is not None:
+        r.follower_state.randomized_election_timeout = timeout
+    else:
+        assert r.candidate_state is not None
+        r.candidate_state.randomized_election_timeout = timeout
+    r.election_timer_start = calls.now(r)
+
+
+def timer_expired(r: Raft) -> bool:
+    """Return whether the randomized timeout of a follower or candidate has elapsed."""
+    if r.follower_state is not None:
+        timeout = r.follower_state.randomized_election_timeout
+    else:
+        assert r.candidate_state is not None
+        timeout = r.candidate_state.randomized_election_timeout
+    return calls.now(r) - r.election_timer_start >= timeout
+
+
+def start(r: Raft) -> int:
+    """Begin a round of the election, in the phase the candidate is in."""
+    candidate = r.candidate_state
+    assert r.state == RAFT_CANDIDATE
+    assert candidate is not None
+    n_voters = configuration.voter_count(r.configuration)
+    own = configuration.index_of_voter(r.configuration, r.id)
+    assert own < n_voters
+    if not candidate.in_pre_vote:
+        term = r.current_term + 1
+        rv = calls.set_term(r, term)
+        if rv != 0:
+            calls.io_errmsg(r)
+            return rv
+        rv = calls.set_vote(r, r.id)
+        if rv != 0:
+            calls.io_errmsg(r)
+            return rv
+        r.current_term = term
+        r.voted_for = r.id
+    reset_timer(r)
+    candidate.votes = [i == own for i in range(n_voters)]
+    for server in r.configuration.servers:
+        if server.id != r.id and server.role == RAFT_VOTER:
+            _request_vote(r, server)
+    return 0
+
+
+def _request_vote(r: Raft, server: RaftServer) -> None:
+    """Ask one server for its vote.
+
+    The last entry on our disk is what we advertise, not the last in memory: an election may only use what a restart
+    cannot take away. For the same reason a follower adopts configuration changes once they are stored.
+    """
+    candidate = r.candidate_state
+    assert candidate is not None
+    args = RaftRequestVote()
+    args.term = r.current_term + 1 if candidate.in_pre_vote else r.current_term
+    args.candidate_id = r.id
+    args.last_log_index = r.last_stored
+    args.last_log_term = log.term_of(r.log, r.last_stored)
+    args.disrupt_leader = candidate.disrupt_leader
+    args.pre_vote = candidate.in_pre_vote
+    message = RaftMessage()
+    message.type = RAFT_IO_REQUEST_VOTE
+    message.server_id = server.id
+    message.server_address = server.address
+    message.request_vote = args
+    req = RaftIoSend()
+    req.data = r
+    rv = calls.send(r, req, message, reply.send_cb)
+    if rv != 0 and r.tracer.enabled:
+        trace(r.tracer, f"vote request to server {server.id} failed: {rv}")
+
+
+def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
+    """Decide on a RequestVote whose term is in order; return (rv, granted). A vote granted is stored first."""
+    server = configuration.get(r.configuration, r.id)
+    if server is None or server.role != RAFT_VOTER:
+        return 0, False
+    # C: election.c:electionVote grants a second vote in the term to the target of our own transfer, so that two
+    # leaders can share a term (B11). One vote per term (3.4).
+    if not args.pre_vote and r.voted_for not in (0, args.candidate_id):
+        return 0, False
+    if not _is_up_to_date(r, args):
+        return 0, False
+    if args.pre_vote:
+        return 0, True
+    rv = calls.set_vote(r, args.candidate_id)
+    if rv != 0:
+        calls.io_errmsg(r)
+        return rv, False
+    r.voted_for = args.candidate_id
+    r.election_timer_start = calls.now(r)
+    return 0, True
+
+
+def _is_up_to_date(r: Raft, args: RaftRequestVote) -> bool:
+    """Election restriction (3.6.1): the later last term wins, then the longer log. Ours counts unwritten entries."""
+    last_index = log.last_index(r.log)
+    if last_index == 0:
+        return True
+    last_term = log.last_term(r.log)
+    if args.last_log_term != last_term:
+        return args.last_log_term > last_term
+    return last_index <= args.last_log_index
+
+
+def tally(r: Raft, voter_index: int) -> bool:
+    """Count the vote of a voter; return whether a majority has been reached."""
+    candidate = r.candidate_state
+    assert candidate is not None
+    candidate.votes[voter_index] = True
+    return quorum.is_majority(candidate.votes.count(True), len(candidate.votes))
+
+
+def redraw_timer(r: Raft) -> None:
+    """Apply a changed base timeout at once."""
+    if r.state in (RAFT_FOLLOWER, RAFT_CANDIDATE):
+        reset_timer(r)

@@ -1,0 +1,136 @@
+"""Configuration changes (chapter 4) and leadership transfer (3.10).
+
+Duty: what may change and when, catch-up rounds of a server that is being promoted (4.2.1), adopting and rolling back
+an uncommitted configuration, the life of a transfer request.
+
+Failure modes: RAFT_NOTLEADER, RAFT_CANTCHANGE; the code of io.send for a TimeoutNow; RAFT_MALFORMED for a CHANGE
+entry that cannot be decoded.
+"""
+
+from pyraft import calls, configuration, log, reply
+from pyraft.errors import RAFT_CANTCHANGE, RAFT_NOTLEADER, errmsg_wrap, raft_strerror
+from pyraft.state import LeaderState, Raft
+from pyraft.tracing import trace
+from pyraft.types import (
+    RAFT_CHANGE,
+    RAFT_IO_TIMEOUT_NOW,
+    RaftConfiguration,
+    RaftIoSend,
+    RaftMessage,
+    RaftTimeoutNow,
+    RaftTransfer,
+)
+
+
+def can_change_configuration(r: Raft) -> int:
+    """Return 0 if a change may be submitted, else RAFT_NOTLEADER or RAFT_CANTCHANGE."""
+    leader = r.leader_state
+    rv = 0
+    if leader is None or not leader.accepting or r.transfer is not None:
+        rv = RAFT_NOTLEADER
+    elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0:
+        rv = RAFT_CANTCHANGE
+    if rv != 0:
+        r.errmsg = raft_strerror(rv)
+        return rv
+    assert r.configuration_committed_index > 0
+    assert log.last_index(r.log) >= r.configuration_committed_index
+    return 0
+
+
+def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]:
+    """Return (rv, the configuration committed last), from its entry or, if compacted, from the last snapshot's copy."""
+    entry = log.get(r.log, r.configuration_committed_index)
+    if entry is not None:
+        assert entry.type == RAFT_CHANGE
+        rv, conf, problem = configuration.decode(entry.buf)
+        if rv != 0:
+            r.errmsg = problem
+        return rv, conf
+    assert r.configuration_last_snapshot.servers
+    return 0, configuration.copy(r.configuration_last_snapshot)
+
+
+def update_catch_up_round(r: Raft, leader: LeaderState) -> bool:
+    """Judge the catch-up round of the promotee (4.2.1); return True if it has caught up, else start the next round."""
+    i = configuration.index_of(r.configuration, leader.promotee_id)
+    match_index = leader.progress[i].match_index
+    if match_index < leader.round_index:
+        return False
+    now = calls.now(r)
+    last_index = log.last_index(r.log)
+    if match_index == last_index or now - leader.round_start < r.election_timeout:
+        leader.round_number = 0
+        leader.round_index = 0
+        leader.round_start = 0
+        return True
+    leader.round_number += 1
+    leader.round_index = last_index
+    leader.round_start = now
+    return False
+
+
+def uncommitted_change(r: Raft, index: int, buf: bytes) -> int:
+    """Put the configuration in the CHANGE entry at `index` in force, as uncommitted."""
+    rv, conf, problem = configuration.decode(buf)
+    if rv != 0:
+        r.errmsg = problem
+        return rv
+    r.configuration = conf
+    r.configuration_uncommitted_index = index
+    return 0
+
+
+def rollback(r: Raft) -> int:
+    """Put the configuration committed last back in force; the uncommitted one's entry is gone."""
+    assert r.configuration_uncommitted_index > 0
+    assert r.configuration_committed_index > 0
+    rv, conf = fetch_last_committed_configuration(r)
+    if rv != 0:
+        return rv
+    if r.tracer.enabled:
+        trace(r.tracer, f"roll back the configuration of index {r.configuration_uncommitted_index}")
+    r.configuration = conf
+    r.configuration_uncommitted_index = 0
+    return 0
+
+
+def transfer_init(r: Raft, req: RaftTransfer, id: int, cb: object) -> None:
+    """Register a transfer to server `id`."""
+    req.cb = cb
+    req.id = id
+    req.start = calls.now(r)
+    req.send = None
+    r.transfer = req
+
+
+def transfer_start(r: Raft) -> int:
+    """Tell the target, which is up to date, to start an election at once."""
+    req = r.transfer
+    assert req is not None
+    assert req.send is None
+    server = configuration.get(r.configuration, req.id)
+    assert server is not None
+    args = RaftTimeoutNow()
+    args.term = r.current_term
+    args.last_log_index = log.last_index(r.log)
+    args.last_log_term = log.last_term(r.log)
+    message = RaftMessage()
+    message.type = RAFT_IO_TIMEOUT_NOW
+    message.server_id = server.id
+    message.server_address = server.address
+    message.timeout_now = args
+    req.send = RaftIoSend()
+    req.send.data = r
+    rv = calls.send(r, req.send, message, reply.send_cb)
+    if rv != 0 and not r.failed:
+        r.errmsg = errmsg_wrap(r.io.errmsg, f"send timeout now to {server.id}")
+    return rv
+
+
+def transfer_close(r: Raft) -> None:
+    """End the transfer and call its request back; whether it worked shows in raft_leader."""
+    req = r.transfer
+    assert req is not None
+    r.transfer = None
+    calls.fire_transfer(r, req)

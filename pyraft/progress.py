@@ -1,0 +1,136 @@
+"""What a leader knows about each server's log, as a small state machine (raft.h's struct raft_progress).
+
+Duty: decide when something is due to a server and where to go on after what it answered. Nothing here does I/O or
+knows a clock; callers pass the time.
+
+States: PROBE sends one message per heartbeat interval until the server confirms a point where the logs agree;
+PIPELINE streams, advancing `next_index` before the answer; SNAPSHOT waits for a snapshot to be installed.
+
+Failure modes: stale or spurious answers are ignored; a rejection or a failed send leads back to PROBE.
+"""
+
+from typing import Final
+
+from pyraft import configuration
+from pyraft.state import RaftProgress
+from pyraft.types import RaftConfiguration
+
+PROGRESS__PROBE: Final = 0
+PROGRESS__PIPELINE: Final = 1
+PROGRESS__SNAPSHOT: Final = 2
+
+
+def build(conf: RaftConfiguration, id: int, last_index: int, last_stored: int) -> list[RaftProgress]:
+    """Return the progress of all servers at the start of a leadership; our own match is what is on our disk."""
+    array = [RaftProgress(last_index) for _ in conf.servers]
+    own = configuration.index_of(conf, id)
+    if own < len(array):
+        array[own].match_index = last_stored
+    return array
+
+
+def rebuild(
+    array: list[RaftProgress], old: RaftConfiguration, new: RaftConfiguration, last_index: int
+) -> list[RaftProgress]:
+    """Return the progress for the servers of `new`: those known from `old` keep theirs, the others start anew."""
+    known = {server.id: p for server, p in zip(old.servers, array, strict=True)}
+    return [known[server.id] if server.id in known else RaftProgress(last_index) for server in new.servers]
+
+
+def is_up_to_date(p: RaftProgress, last_index: int) -> bool:
+    """Return whether every entry has been sent."""
+    return p.next_index == last_index + 1
+
+
+def persisted_is_up_to_date(p: RaftProgress, last_index: int) -> bool:
+    """Return whether every entry has been acknowledged."""
+    return p.match_index == last_index
+
+
+def window_is_full(p: RaftProgress, max_inflight_bytes: int) -> bool:
+    """Return whether so much is unacknowledged that no more may be streamed."""
+    return p.inflight_bytes >= max_inflight_bytes
+
+
+def heartbeat_is_due(p: RaftProgress, now: int, heartbeat_timeout: int) -> bool:
+    """Return whether nothing has been sent for a heartbeat interval."""
+    return now - p.last_send >= heartbeat_timeout
+
+
+def to_snapshot(p: RaftProgress, snapshot_index: int) -> None:
+    """Wait for a snapshot up to `snapshot_index` to be installed."""
+    p.state = PROGRESS__SNAPSHOT
+    p.snapshot_index = snapshot_index
+    _empty_window(p)
+
+
+def abort_snapshot(p: RaftProgress) -> None:
+    """Give up on the snapshot: sending it failed, or took too long, or the server refused it."""
+    p.snapshot_index = 0
+    p.state = PROGRESS__PROBE
+
+
+def to_probe(p: RaftProgress) -> None:
+    """Go on from what was acknowledged last; after a snapshot, which was sent, from its index."""
+    p.next_index = p.match_index + 1
+    if p.state == PROGRESS__SNAPSHOT:
+        p.next_index = max(p.next_index, p.snapshot_index)
+        p.snapshot_index = 0
+    p.state = PROGRESS__PROBE
+    _empty_window(p)
+
+
+def to_pipeline(p: RaftProgress) -> None:
+    """Stream from here on."""
+    p.state = PROGRESS__PIPELINE
+
+
+def snapshot_done(p: RaftProgress) -> bool:
+    """Return whether the server has acknowledged all that the snapshot covers."""
+    assert p.state == PROGRESS__SNAPSHOT
+    return p.match_index >= p.snapshot_index
+
+
+def sent(p: RaftProgress, next_index: int, n_bytes: int) -> None:
+    """Advance after a message was handed over in PIPELINE that ends before `next_index` and weighs `n_bytes`."""
+    p.next_index = next_index
+    if n_bytes > 0:
+        p.inflight.append((next_index - 1, n_bytes))
+        p.inflight_bytes += n_bytes
+
+
+def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
+    """Go back after a rejection of index `rejected` by a server whose log ends at `last_index`.
+
+    Return False, with nothing changed, if the rejection is stale.
+    """
+    if p.state == PROGRESS__SNAPSHOT:
+        if rejected != p.snapshot_index:
+            return False
+        abort_snapshot(p)
+        return True
+    if p.state == PROGRESS__PIPELINE:
+        if rejected <= p.match_index:
+            return False
+        to_probe(p)
+        return True
+    if rejected != p.next_index - 1:
+        return False
+    p.next_index = max(1, min(rejected, last_index + 1))
+    return True
+
+
+def maybe_update(p: RaftProgress, last_index: int) -> bool:
+    """Advance after an acknowledgement up to `last_index`; return whether it acknowledges anything new."""
+    p.next_index = max(p.next_index, last_index + 1)
+    if p.match_index >= last_index:
+        return False
+    p.match_index = last_index
+    while p.inflight and p.inflight[0][0] <= last_index:
+        p.inflight_bytes -= p.inflight.popleft()[1]
+    return True
+
+
+def _empty_window(p: RaftProgress) -> None:
+    p.inflight.clear()
+    p.inflight_bytes = 0

@@ -1,0 +1,84 @@
+"""Receiving messages: one entry for all, one module per RPC.
+
+Duty: hand a message to its handler, and turn what comes back into a state: an error makes the server unavailable.
+Afterwards, see whether the message has completed a leadership transfer.
+
+Failure modes: messages to an unavailable server, of an unknown type or from a server without an ID are dropped.
+RAFT_NOCONNECTION from a handler (a reply could not be sent) is no error.
+"""
+
+from pyraft import (
+    convert,
+    membership,
+    recv_append_entries,
+    recv_append_entries_result,
+    recv_install_snapshot,
+    recv_request_vote,
+    recv_request_vote_result,
+    recv_timeout_now,
+    replicate,
+)
+from pyraft.errors import RAFT_BUSY, RAFT_NOCONNECTION, raft_strerror
+from pyraft.state import Raft
+from pyraft.tracing import TRACE_WARN, trace
+from pyraft.types import (
+    MESSAGE_NAMES,
+    RAFT_FOLLOWER,
+    RAFT_IO_APPEND_ENTRIES,
+    RAFT_IO_APPEND_ENTRIES_RESULT,
+    RAFT_IO_INSTALL_SNAPSHOT,
+    RAFT_IO_REQUEST_VOTE,
+    RAFT_IO_REQUEST_VOTE_RESULT,
+    RAFT_IO_TIMEOUT_NOW,
+    RAFT_UNAVAILABLE,
+    RaftIo,
+    RaftMessage,
+)
+
+
+def recv_cb(io: RaftIo, message: RaftMessage) -> None:
+    """A message has arrived; `io.start` was given this function."""
+    r: Raft = io.data
+    if r.state == RAFT_UNAVAILABLE:
+        return
+    # C: recv.c:recvCb asserts on server 0 in each handler; the ID comes from the network, so drop it.
+    if message.server_id <= 0:
+        return
+    rv = _dispatch(r, message)
+    if rv not in (0, RAFT_NOCONNECTION):
+        if r.tracer.enabled:
+            trace(r.tracer, f"{MESSAGE_NAMES.get(message.type)}: {raft_strerror(rv)}, stop", TRACE_WARN)
+        convert.to_unavailable(r)
+        return
+    transfer = r.transfer
+    # C: recv.c:recvMessage reads the follower's field in any state (B14).
+    if transfer is not None and r.state == RAFT_FOLLOWER:
+        follower = r.follower_state
+        assert follower is not None
+        if follower.current_leader.id == transfer.id:
+            membership.transfer_close(r)
+    convert.settle(r)
+
+
+def _dispatch(r: Raft, message: RaftMessage) -> int:
+    id = message.server_id
+    address = message.server_address
+    type = message.type
+    if type == RAFT_IO_APPEND_ENTRIES_RESULT and message.append_entries_result is not None:
+        # The one message that a busy leader gets all the time; it leaves what is deferred alone.
+        return recv_append_entries_result.handle(r, id, message.append_entries_result)
+    replicate.flush(r)
+    if r.state == RAFT_UNAVAILABLE:
+        return 0
+    if type == RAFT_IO_APPEND_ENTRIES and message.append_entries is not None:
+        return recv_append_entries.handle(r, id, address, message.append_entries)
+    if type == RAFT_IO_REQUEST_VOTE and message.request_vote is not None:
+        return recv_request_vote.handle(r, id, address, message.request_vote)
+    if type == RAFT_IO_REQUEST_VOTE_RESULT and message.request_vote_result is not None:
+        return recv_request_vote_result.handle(r, id, message.request_vote_result)
+    if type == RAFT_IO_INSTALL_SNAPSHOT and message.install_snapshot is not None:
+        rv = recv_install_snapshot.handle(r, id, address, message.install_snapshot)
+        return 0 if rv == RAFT_BUSY else rv
+    if type == RAFT_IO_TIMEOUT_NOW and message.timeout_now is not None:
+        return recv_timeout_now.handle(r, id, message.timeout_now)
+    return 0

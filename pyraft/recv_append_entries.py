@@ -1,0 +1,48 @@
+"""The AppendEntries RPC at its receiver (figure 3.1).
+
+Happy path: adopt the leader, restart the election clock, let `append` take the entries, answer now or when they are
+stored. Failure modes: an older term is answered with a rejection; codes of `append` and of io.send are returned and
+end in UNAVAILABLE.
+"""
+
+from pyraft import append, convert, log, reply, snapshot, term
+from pyraft.errors import RAFT_SHUTDOWN
+from pyraft.state import Raft
+from pyraft.types import RAFT_CANDIDATE, RAFT_LEADER, RaftAppendEntries
+
+
+def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
+    """Process an AppendEntries from server `id`."""
+    rv, match = term.ensure_matching(r, args.term)
+    if rv != 0:
+        return rv
+    if match < 0:
+        return reply.send(r, id, address, args.prev_log_index, log.last_index(r.log))
+    rv = follow(r, id, address)
+    if rv != 0:
+        return rv
+    if snapshot.is_installing(r) and len(args.entries) > 0:
+        return 0
+    rv, later, rejected = append.accept(r, args)
+    if rv != 0 or later:
+        return rv
+    last = r.last_stored
+    if rejected == 0:
+        # C: recv_append_entries.c:recvAppendEntries acknowledges all that is stored, also what the message says
+        # nothing of and what may differ from the leader's (B8).
+        last = min(last, args.prev_log_index + len(args.entries))
+    return reply.send(r, id, address, rejected, last)
+
+
+def follow(r: Raft, id: int, address: str) -> int:
+    """Recognise server `id` as the leader of the current term (3.4); RAFT_SHUTDOWN if that is us."""
+    if r.state == RAFT_LEADER:
+        # C: recv_append_entries.c:recvAppendEntries asserts. It takes two servers with one ID to get here.
+        r.errmsg = f"server {id} leads term {r.current_term} as well"
+        return RAFT_SHUTDOWN
+    if r.state == RAFT_CANDIDATE:
+        convert.to_follower(r)
+    if r.follower_state is not None:
+        term.update_leader(r, id, address)
+        return 0
+    return RAFT_SHUTDOWN

@@ -1,0 +1,52 @@
+"""The RequestVote RPC at its receiver (figure 3.1, pre-vote 9.6, disrupt_leader 4.2.3).
+
+Happy path: the term is in order and `election.vote` decides; the answer goes out after the vote is stored.
+Failure modes: refusals are answered too; codes of the stores and of io.send are returned and end in UNAVAILABLE.
+"""
+
+from pyraft import calls, election, reply, snapshot, term
+from pyraft.state import Raft
+from pyraft.types import (
+    RAFT_IO_REQUEST_VOTE_RESULT,
+    RAFT_LEADER,
+    RaftIoSend,
+    RaftMessage,
+    RaftRequestVote,
+    RaftRequestVoteResult,
+)
+
+
+def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
+    """Process a RequestVote from server `id`."""
+    rv, granted = _decide(r, args)
+    if rv != 0:
+        return rv
+    result = RaftRequestVoteResult()
+    # A pre-vote changes nobody's term, but the candidate ignores answers of lower terms than it asked for.
+    result.term = args.term if args.pre_vote else r.current_term
+    result.vote_granted = granted
+    result.pre_vote = args.pre_vote
+    message = RaftMessage()
+    message.type = RAFT_IO_REQUEST_VOTE_RESULT
+    message.server_id = id
+    message.server_address = address
+    message.request_vote_result = result
+    req = RaftIoSend()
+    req.data = r
+    return calls.send(r, req, message, reply.send_cb)
+
+
+def _decide(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
+    # 4.2.3: servers that hear from a leader neither adopt the term nor vote, unless the leader itself asked for this.
+    has_leader = r.state == RAFT_LEADER or (r.follower_state is not None and r.follower_state.current_leader.id != 0)
+    if has_leader and not args.disrupt_leader:
+        return 0, False
+    if args.pre_vote:
+        match = term.compare(r, args.term)
+    else:
+        rv, match = term.ensure_matching(r, args.term)
+        if rv != 0:
+            return rv, False
+    if snapshot.is_installing(r) or match < 0:
+        return 0, False
+    return election.vote(r, args)

@@ -1,0 +1,448 @@
+"""Replication on the leader (3.5): its own disk, the messages to the others, their answers, the commit index.
+
+Duty: `trigger` gives new entries to the disk and then runs a round of sends; `progress` does what is due to one
+server; `update` digests an AppendEntriesResult; completions of our own writes end in `append_cb`.
+
+Happy path: trigger → io.append and one AppendEntries per server → results and our write's completion raise match
+indexes → `advance_commit` → apply.run.
+
+With an io.defer, raft_apply does not trigger: entries wait for the end of the loop turn, when `flush` gives them out
+together. Whatever else moves the core flushes first, so that the order of I/O calls stays that of libraft.
+
+Failure modes: a send that fails is left to the next heartbeat; a write that fails cuts the log at its first entry,
+fails the requests in it with its status and ends the leadership, so that a server with a better disk can lead.
+"""
+
+from pyraft import apply, calls, configuration, convert, log, membership, progress, quorum, request
+from pyraft.errors import RAFT_NOCONNECTION
+from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
+from pyraft.state import LeaderState, Raft, RaftProgress
+from pyraft.tracing import trace
+from pyraft.types import (
+    RAFT_IO_APPEND_ENTRIES,
+    RAFT_IO_INSTALL_SNAPSHOT,
+    RAFT_LEADER,
+    RAFT_SPARE,
+    RAFT_VOTER,
+    EntryBatch,
+    RaftAppendEntries,
+    RaftAppendEntriesResult,
+    RaftInstallSnapshot,
+    RaftIoAppend,
+    RaftIoSend,
+    RaftIoSnapshotGet,
+    RaftMessage,
+    RaftServer,
+    RaftSnapshot,
+    no_entries,
+)
+
+MAX_BATCH_ENTRIES = 65536
+"""Entries in one io.append of deferred or received entries: a quarter of what a reader of segments takes."""
+
+
+class SendRequest(RaftIoSend):
+    """A message on its way to `server_id`, an AppendEntries or an InstallSnapshot."""
+
+    __slots__ = ("raft", "server_id")
+
+    def __init__(self, raft: Raft, server_id: int) -> None:
+        super().__init__()
+        self.raft = raft
+        self.server_id = server_id
+
+
+class SnapshotGetRequest(RaftIoSnapshotGet):
+    """A snapshot being read in order to send it to `server_id`."""
+
+    __slots__ = ("raft", "server_id")
+
+    def __init__(self, raft: Raft, server_id: int) -> None:
+        super().__init__()
+        self.raft = raft
+        self.server_id = server_id
+
+
+class AppendRequest(RaftIoAppend):
+    """A leader's write of the entries from `index` on."""
+
+    __slots__ = ("entries", "index", "raft")
+
+    def __init__(self, raft: Raft, index: int, entries: EntryBatch) -> None:
+        super().__init__()
+        self.raft = raft
+        self.index = index
+        self.entries = entries
+
+
+# What goes out.
+
+
+def trigger(r: Raft, index: int) -> int:
+    """Write the entries from `index` on to our disk, then run a round; return the code of io.append."""
+    assert index > r.last_stored
+    rv = _append(r, index, log.acquire(r.log, index))
+    if rv != 0:
+        return rv
+    trigger_all(r)
+    return 0
+
+
+def defer(r: Raft, leader: LeaderState, index: int, bufs: list[bytes]) -> int:
+    """Leave the commands `bufs`, which start at `index`, to the end of the loop turn; return the code of io.defer."""
+    rv = calls.defer(r, bufs)
+    if rv != 0:
+        calls.io_errmsg(r)
+        return rv
+    if leader.deferred_index == 0:
+        leader.deferred_index = index
+    return 0
+
+
+def flush(r: Raft) -> None:
+    """Give out what was deferred, if anything; an error that io.append returns counts as its completion."""
+    leader = r.leader_state
+    if leader is None or leader.deferred_index == 0:
+        return
+    index = leader.deferred_index
+    leader.deferred_index = 0
+    while index <= log.last_index(r.log):
+        entries = log.acquire(r.log, index, r.max_append_bytes, MAX_BATCH_ENTRIES)
+        rv = _append(r, index, entries)
+        if rv != 0:
+            _append_failed(r, index, len(entries.bufs), rv)
+            return
+        index += len(entries.bufs)
+    trigger_all(r)
+
+
+def flush_turn(r: Raft) -> None:
+    """End a loop turn: what io.defer runs."""
+    flush(r)
+    convert.settle(r)
+
+
+def _append(r: Raft, index: int, entries: EntryBatch) -> int:
+    assert entries.bufs
+    rv = calls.append(r, AppendRequest(r, index, entries), entries, append_cb)
+    if rv != 0:
+        calls.io_errmsg(r)
+    return rv
+
+
+def trigger_all(r: Raft) -> None:
+    """Do what is due to each server, in configuration order; spares get nothing unless they are being promoted."""
+    leader = r.leader_state
+    assert leader is not None
+    now = calls.now(r)
+    for i, server in enumerate(r.configuration.servers):
+        if server.id == r.id or (server.role == RAFT_SPARE and server.id != leader.promotee_id):
+            continue
+        rv = _progress(r, leader.progress[i], server, now)
+        if rv not in (0, RAFT_NOCONNECTION) and r.tracer.enabled:
+            trace(r.tracer, f"send to server {server.id} failed: {rv}")
+
+
+def progress_one(r: Raft, i: int) -> None:
+    """Do what is due to the i'th server; a failure is left to the next heartbeat."""
+    leader = r.leader_state
+    assert leader is not None
+    if leader.deferred_index != 0:
+        # The flush at the end of this turn does it, after the write that has to come first.
+        return
+    _progress(r, leader.progress[i], r.configuration.servers[i], calls.now(r))
+
+
+def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
+    """Send `server` what is due by the table in README.md, if anything; return the code of the I/O call."""
+    lg = r.log
+    last_index = log.last_index(lg)
+    assert 1 <= p.next_index <= last_index + 1
+    if p.state == PROGRESS__SNAPSHOT:
+        if now - p.snapshot_last_send >= r.install_snapshot_timeout:
+            progress.abort_snapshot(p)
+        elif not progress.heartbeat_is_due(p, now, r.heartbeat_timeout):
+            return 0
+        # While a snapshot is under way, heartbeats keep our authority.
+        return _send_entries(r, p, server, now, last_index, log.last_term(lg), no_entries())
+    if not progress.heartbeat_is_due(p, now, r.heartbeat_timeout) and (
+        p.state == PROGRESS__PROBE or p.next_index > last_index or progress.window_is_full(p, r.max_inflight_bytes)
+    ):
+        return 0
+    prev_index = p.next_index - 1
+    prev_term = log.term_of(lg, prev_index)
+    if prev_term == 0 and (prev_index > 0 or log.snapshot_index(lg) > 0):
+        # The entry before next_index is compacted away. A snapshot is heavy: only for who is known to be there.
+        if p.recent_recv:
+            return _send_snapshot(r, p, server, now)
+        return _send_entries(r, p, server, now, last_index, log.last_term(lg), no_entries())
+    return _send_pipeline(r, p, server, now, prev_index, prev_term)
+
+
+def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int, prev_index: int, prev_term: int) -> int:
+    """Send the entries after `prev_index`: one message, and in PIPELINE as many as the window takes.
+
+    C: replication.c:sendAppendEntries puts all of them into one message, however many (B31).
+    """
+    # A heartbeat that is due with a full window carries one entry: an empty one would have to skip what is unsent.
+    n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else 0
+    while True:
+        entries = log.acquire(r.log, prev_index + 1, r.max_append_bytes, n)
+        rv = _send_entries(r, p, server, now, prev_index, prev_term, entries)
+        if rv != 0 or p.state != PROGRESS__PIPELINE:
+            return rv
+        prev_index = p.next_index - 1
+        if prev_index == log.last_index(r.log) or progress.window_is_full(p, r.max_inflight_bytes):
+            return 0
+        prev_term = log.term_of(r.log, prev_index)
+
+
+def _send_entries(
+    r: Raft, p: RaftProgress, server: RaftServer, now: int, prev_index: int, prev_term: int, entries: EntryBatch
+) -> int:
+    """Send one AppendEntries and, if io.send takes it, note that."""
+    args = RaftAppendEntries()
+    args.term = r.current_term
+    args.prev_log_index = prev_index
+    args.prev_log_term = prev_term
+    # 3.5: the commit index goes with every message, so that followers find out what is committed.
+    args.leader_commit = r.commit_index
+    args.entries = entries
+    message = RaftMessage()
+    message.type = RAFT_IO_APPEND_ENTRIES
+    message.server_id = server.id
+    message.server_address = server.address
+    message.append_entries = args
+    rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
+    if rv != 0:
+        return rv
+    if p.state == PROGRESS__PIPELINE:
+        progress.sent(p, prev_index + 1 + len(entries.bufs), log.payload_size(entries.bufs))
+    p.last_send = now
+    return 0
+
+
+def send_entries_cb(req: SendRequest, status: int) -> None:
+    """An AppendEntries has left or failed; after a failure go back to probing."""
+    p = _progress_of(req.raft, req.server_id)
+    if p is not None and status != 0:
+        progress.to_probe(p)
+
+
+def _progress_of(r: Raft, server_id: int) -> RaftProgress | None:
+    """Return the progress of a server while we lead and it is a member, else None."""
+    leader = r.leader_state
+    if leader is None:
+        return None
+    i = configuration.index_of(r.configuration, server_id)
+    return leader.progress[i] if i < len(leader.progress) else None
+
+
+# Snapshots for servers that are too far behind.
+
+
+def _send_snapshot(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
+    progress.to_snapshot(p, log.snapshot_index(r.log))
+    rv = calls.snapshot_get(r, SnapshotGetRequest(r, server.id), snapshot_get_cb)
+    if rv != 0:
+        progress.abort_snapshot(p)
+        return rv
+    p.snapshot_last_send = now
+    return 0
+
+
+def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, status: int) -> None:
+    """A snapshot has been read: send it, if it is still wanted. A read that failed is left to the timeout."""
+    r = req.raft
+    p = _progress_of(r, req.server_id)
+    server = configuration.get(r.configuration, req.server_id)
+    if status != 0 or p is None or server is None or p.state != PROGRESS__SNAPSHOT:
+        return
+    assert snapshot is not None
+    assert len(snapshot.bufs) == 1
+    args = RaftInstallSnapshot()
+    args.term = r.current_term
+    args.last_index = snapshot.index
+    args.last_term = snapshot.term
+    args.conf_index = snapshot.configuration_index
+    args.conf = snapshot.configuration
+    args.data = snapshot.bufs[0]
+    message = RaftMessage()
+    message.type = RAFT_IO_INSTALL_SNAPSHOT
+    message.server_id = server.id
+    message.server_address = server.address
+    message.install_snapshot = args
+    if calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb) != 0:
+        progress.abort_snapshot(p)
+    convert.settle(r)
+
+
+def send_snapshot_cb(req: SendRequest, status: int) -> None:
+    """An InstallSnapshot has left or failed; after a failure go back to probing."""
+    p = _progress_of(req.raft, req.server_id)
+    if p is not None and status != 0:
+        progress.abort_snapshot(p)
+
+
+# What comes back: our own disk.
+
+
+def append_cb(req: AppendRequest, status: int) -> None:
+    """A write of ours, as leader, has ended."""
+    r = req.raft
+    if status != 0:
+        calls.io_errmsg(r)
+        _append_failed(r, req.index, len(req.entries.bufs), status)
+    else:
+        _append_done(r, req)
+    convert.settle(r)
+
+
+def _append_done(r: Raft, req: AppendRequest) -> None:
+    update_last_stored(r, req.index, req.entries.terms)
+    leader = r.leader_state
+    if leader is None:
+        return
+    # 4.2.2: a leader that removes itself leads on until that is committed, but does not count itself.
+    own = configuration.index_of(r.configuration, r.id)
+    if own < len(leader.progress):
+        leader.progress[own].match_index = r.last_stored
+    advance_commit(r, leader)
+    apply.run(r)
+
+
+def update_last_stored(r: Raft, index: int, terms: list[int]) -> int:
+    """Note that entries with these terms, from `index` on, are on disk; return how many are still in the log.
+
+    C: replication.c:updateLastStored adds their number, which overshoots when a write before them failed (B35).
+    """
+    install = r.snapshot.install
+    if install is not None:
+        # The log that these entries are in may come back.
+        n = log.matching(install.former, index, terms)
+        if n > 0 and index <= install.former_stored + 1:
+            install.former_stored = max(install.former_stored, index + n - 1)
+        return n
+    n = log.matching(r.log, index, terms)
+    if n > 0 and index <= r.last_stored + 1:
+        r.last_stored = max(r.last_stored, index + n - 1)
+    return n
+
+
+def cut_log(r: Raft, index: int) -> None:
+    """Drop the entries from `index` on, whose write failed, also from a log that a snapshot is replacing."""
+    log.truncate(r.log, index)
+    if r.snapshot.install is not None:
+        log.truncate(r.snapshot.install.former, index)
+
+
+def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
+    """Step down after a failed write of `n` entries from `index` on, and forget them."""
+    flush(r)
+    leader = r.leader_state
+    if leader is not None:
+        leader.accepting = False
+        for i in range(index, index + n):
+            req = request.take(r, i)
+            if req is not None:
+                request.finish(r, req, status)
+    cut_log(r, index)
+    if r.state == RAFT_LEADER:
+        convert.to_follower(r)
+    # C: replication.c:appendLeaderCb leaves the configuration of an entry in force that is gone (B4).
+    if r.configuration_uncommitted_index >= index:
+        if r.candidate_state is not None:
+            # A candidacy among voters that are no longer the voters is void.
+            convert.to_follower(r)
+        membership.rollback(r)
+
+
+# What comes back: the other servers.
+
+
+def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
+    """Digest the answer of the i'th server to an AppendEntries or InstallSnapshot of this term."""
+    leader = r.leader_state
+    assert leader is not None
+    server_id = r.configuration.servers[i].id
+    p = leader.progress[i]
+    p.recent_recv = True
+    p.features = result.features
+    if result.rejected > 0:
+        # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
+        if progress.maybe_decrement(p, result.rejected, result.last_log_index):
+            progress_one(r, i)
+        return 0
+    # A longer log than ours is a left-over of earlier terms.
+    if not progress.maybe_update(p, min(result.last_log_index, log.last_index(r.log))):
+        return 0
+    if p.state == PROGRESS__PROBE:
+        progress.to_pipeline(p)
+    elif p.state == PROGRESS__SNAPSHOT and progress.snapshot_done(p):
+        progress.to_probe(p)
+    if leader.promotee_id == server_id:
+        flush(r)
+        rv = _advance_promotion(r)
+        if rv != 0:
+            return rv
+    if r.leader_state is leader:
+        advance_commit(r, leader)
+        apply.run(r)
+    if r.leader_state is leader:
+        _after_update(r, leader, server_id)
+    return 0
+
+
+def _after_update(r: Raft, leader: LeaderState, server_id: int) -> None:
+    """Go on with a server that has advanced, unless what was just applied has removed it."""
+    i = configuration.index_of(r.configuration, server_id)
+    if i == len(r.configuration.servers):
+        return
+    p = leader.progress[i]
+    transfer = r.transfer
+    if (
+        transfer is not None
+        and transfer.id == server_id
+        and transfer.send is None
+        and progress.persisted_is_up_to_date(p, log.last_index(r.log))
+        and membership.transfer_start(r) != 0
+        and r.transfer is transfer
+    ):
+        membership.transfer_close(r)
+    if p.state == PROGRESS__PIPELINE and r.leader_state is leader:
+        progress_one(r, i)
+
+
+def _advance_promotion(r: Raft) -> int:
+    """Promote the server that is catching up, if it has (4.2.1); return the code of io.append for the new entry."""
+    leader = r.leader_state
+    if leader is None or leader.promotee_id == 0 or not membership.update_catch_up_round(r, leader):
+        return 0
+    server = configuration.get(r.configuration, leader.promotee_id)
+    assert server is not None
+    assert server.role != RAFT_VOTER
+    old_role = server.role
+    server.role = RAFT_VOTER
+    index = log.last_index(r.log) + 1
+    log.append_configuration(r.log, r.current_term, r.configuration)
+    rv = trigger(r, index)
+    if rv != 0:
+        log.truncate(r.log, index)
+        server.role = old_role
+        return rv
+    leader.promotee_id = 0
+    r.configuration_uncommitted_index = index
+    return 0
+
+
+def advance_commit(r: Raft, leader: LeaderState) -> None:
+    """Commit the highest index of this term that a majority of voters has stored (3.5, 3.6.2).
+
+    C: replication.c:replicationQuorum tests only the index just acknowledged, so an index that a majority holds but
+    nobody just named stays uncommitted (B7).
+    """
+    servers = r.configuration.servers
+    matches = [leader.progress[i].match_index for i in range(len(servers)) if servers[i].role == RAFT_VOTER]
+    index = min(quorum.majority_index(matches), log.last_index(r.log))
+    if index > r.commit_index and log.term_of(r.log, index) == r.current_term:
+        r.commit_index = index

@@ -1,0 +1,40 @@
+"""Replies to AppendEntries and InstallSnapshot, which are the same message.
+
+Duty: build an AppendEntriesResult and send it. Failure modes: the code of io.send is returned; an asynchronous
+failure means nothing, the leader will ask again.
+"""
+
+from pyraft import calls
+from pyraft.state import Raft
+from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult, RaftIoSend, RaftMessage
+
+
+def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> int:
+    """Tell server `id` how its request ended; `rejected` is 0 for success."""
+    result = RaftAppendEntriesResult()
+    result.term = r.current_term
+    result.rejected = rejected
+    result.last_log_index = last_log_index
+    message = RaftMessage()
+    message.type = RAFT_IO_APPEND_ENTRIES_RESULT
+    message.server_id = id
+    message.server_address = address
+    message.append_entries_result = result
+    req = RaftIoSend()
+    req.data = r
+    return calls.send(r, req, message, send_cb)
+
+
+def send_to_leader(r: Raft, rejected: int, last_log_index: int) -> None:
+    """Tell the leader that is current now, as a disk operation ends; errors are ignored."""
+    follower = r.follower_state
+    assert follower is not None
+    leader = follower.current_leader
+    if leader.address is None:
+        # C: replication.c:sendAppendEntriesResult sends to server 0, which no I/O implementation can reach.
+        return
+    send(r, leader.id, leader.address, rejected, last_log_index)
+
+
+def send_cb(req: RaftIoSend, status: int) -> None:
+    """Ignore how the sending of a reply or a vote request ended."""

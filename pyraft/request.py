@@ -1,0 +1,53 @@
+"""Client requests from submission to completion.
+
+Duty: the leader's table of apply and barrier requests, keyed by the index of the entry that each waits for.
+Indexes only grow while a server leads, so the table is also in the order of submission.
+
+Happy path: `start` when the entry is appended, `take` when it is applied. Failure modes: the append is refused
+(`discard`), its write fails (`take` for each index written), or leadership ends (`fail_all`).
+"""
+
+from pyraft import calls
+from pyraft.errors import RAFT_LEADERSHIPLOST
+from pyraft.state import LeaderState, Raft
+from pyraft.types import RAFT_COMMAND, RaftRequest
+
+
+def start(leader: LeaderState, req: RaftRequest, type: int, index: int) -> None:
+    """Register `req` for the entry at `index`."""
+    req.type = type
+    req.index = index
+    leader.requests[index] = req
+
+
+def take(r: Raft, index: int) -> RaftRequest | None:
+    """Remove and return the request of the entry at `index`, None if there is none."""
+    leader = r.leader_state
+    if leader is None:
+        return None
+    return leader.requests.pop(index, None)
+
+
+def discard(leader: LeaderState, index: int) -> None:
+    """Forget the request at `index`, whose submission failed."""
+    leader.requests.pop(index, None)
+
+
+def finish(r: Raft, req: RaftRequest, status: int) -> None:
+    """Fire the callback of an apply or barrier request that has no result."""
+    if req.type == RAFT_COMMAND:
+        calls.fire_apply(r, req, status, None)
+    else:
+        calls.fire(r, req, status)
+
+
+def fail_all(r: Raft, leader: LeaderState) -> None:
+    """Fail what is outstanding with RAFT_LEADERSHIPLOST: requests in order of submission, then the change."""
+    outstanding = list(leader.requests.values())
+    leader.requests.clear()
+    for req in outstanding:
+        finish(r, req, RAFT_LEADERSHIPLOST)
+    change = leader.change
+    leader.change = None
+    if change is not None:
+        calls.fire(r, change, RAFT_LEADERSHIPLOST)

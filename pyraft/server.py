@@ -1,0 +1,254 @@
+"""A server from raft_init to raft_close: construction, settings, questions.
+
+Duty: the functions of raft.h that neither move the log nor talk to peers. Times are milliseconds.
+
+Happy path: raft_init, setters, raft_bootstrap once per cluster, raft_start (see start), raft_close.
+Failure modes: a refused raft_init leaves the object as if untouched; after raft_close there is no way back but
+another raft_init.
+"""
+
+from typing import Final
+
+from pyraft import calls, configuration, convert, election, log, replicate
+from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN
+from pyraft.state import Raft
+from pyraft.tracing import StderrTracer, raft_tracer_maybe_enable
+from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_state_cb
+from pyraft.types import raft_close_cb as CloseCb
+
+_ELECTION_TIMEOUT_MSECS: Final = 1000
+_HEARTBEAT_TIMEOUT_MSECS: Final = 100
+_INSTALL_SNAPSHOT_TIMEOUT_MSECS: Final = 30000
+_SNAPSHOT_THRESHOLD: Final = 1024
+_SNAPSHOT_TRAILING: Final = 2048
+_MAX_CATCH_UP_ROUNDS: Final = 10
+_MAX_CATCH_UP_ROUND_DURATION_MSECS: Final = 5000
+_MAX_APPEND_BYTES: Final = 1 << 20
+_MAX_INFLIGHT_BYTES: Final = 8 << 20
+
+
+def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
+    """Prepare `r` to be server `id` with this `io` and `fsm`, and call io.init.
+
+    Errors: -1 (a version is 0, or the FSM has snapshot_async and the I/O no async_work; raft_errmsg says which),
+    codes of io.init ("io: …"). Ours: RAFT_BUSY if `r` is in use. Source: raft.h.
+    """
+    if r.initialized:
+        r.errmsg = "already initialized"
+        return RAFT_BUSY
+    problem = _version_problem(io, fsm)
+    if problem:
+        r.errmsg = problem
+        return -1
+    data, callbacks = r.data, r.callbacks
+    # Start from the defaults of a fresh object: this one may have served before.
+    Raft.__init__(r)
+    r.data, r.callbacks = data, callbacks
+    r.callbacks.state_cb = None
+    r.io = io
+    io.data = r
+    r.fsm = fsm
+    r.tracer = StderrTracer
+    raft_tracer_maybe_enable(r.tracer, True)
+    r.id = id
+    r.address = address
+    r.election_timeout = _ELECTION_TIMEOUT_MSECS
+    r.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MSECS
+    r.install_snapshot_timeout = _INSTALL_SNAPSHOT_TIMEOUT_MSECS
+    r.snapshot.threshold = _SNAPSHOT_THRESHOLD
+    r.snapshot.trailing = _SNAPSHOT_TRAILING
+    r.max_catch_up_rounds = _MAX_CATCH_UP_ROUNDS
+    r.max_catch_up_round_duration = _MAX_CATCH_UP_ROUND_DURATION_MSECS
+    r.max_append_bytes = _MAX_APPEND_BYTES
+    r.max_inflight_bytes = _MAX_INFLIGHT_BYTES
+    r.flush = lambda: replicate.flush_turn(r)
+    rv = calls.init(r)
+    if rv != 0:
+        calls.io_errmsg(r)
+        r.failed = False
+        return rv
+    r.initialized = True
+    return 0
+
+
+def _version_problem(io: RaftIo, fsm: RaftFsm) -> str:
+    if io.version == 0:
+        return "io->version must be set"
+    if fsm.version == 0:
+        return "fsm->version must be set"
+    if fsm.version > 2 and fsm.snapshot_async is not None and (io.version < 2 or io.async_work is None):
+        return "async snapshot requires io->version > 1 and async_work method."
+    return ""
+
+
+def raft_close(r: Raft, cb: CloseCb | None) -> int:
+    """Stop and release everything; `cb(r)`, if any, fires once when nothing is running any more.
+
+    Pending requests are called back inside this call with RAFT_LEADERSHIPLOST. Void in C, which asserts on misuse;
+    here the return value is 0, RAFT_INVALID if `r` was never initialised or RAFT_SHUTDOWN if it is closing or closed
+    already, and then `cb` does not fire. Source: raft.h.
+    """
+    if r.closing:
+        r.errmsg = "closed"
+        return RAFT_SHUTDOWN
+    if not r.initialized:
+        r.errmsg = "not initialized"
+        return RAFT_INVALID
+    r.closing = True
+    convert.to_unavailable(r)
+    r.close_cb = cb
+    calls.close(r, _close_cb)
+    return 0
+
+
+def _close_cb(io: RaftIo) -> None:
+    r: Raft = io.data
+    r.initialized = False
+    calls.fire_close(r)
+
+
+def raft_register_state_cb(r: Raft, cb: raft_state_cb | None) -> None:
+    """Have `cb(r, old_state, new_state)` called at every change of state; to be set before raft_start (raft.h)."""
+    r.callbacks.state_cb = cb
+
+
+def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
+    """Write `conf` as the first entry of a pristine server, the same on all servers of the new cluster.
+
+    Errors: RAFT_BUSY (started), RAFT_CANTBOOTSTRAP (not pristine) and other codes of io.bootstrap ("io: …"). Ours:
+    RAFT_INVALID (not initialised, or `conf` is empty). Source: raft.h.
+    """
+    rv = _check_offline(r, conf)
+    if rv == 0:
+        rv = calls.bootstrap(r, conf)
+        if rv != 0:
+            calls.io_errmsg(r)
+            r.failed = False
+    return rv
+
+
+def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
+    """Force `conf` on a stopped server whose cluster has lost its majority, by appending it to the log on disk.
+
+    Stop all servers; call this once, on the one with the highest term and the longest log; replace the data
+    directories of the others by a copy of its; start. Errors: as raft_bootstrap, with io.recover. Source: raft.h.
+    """
+    rv = _check_offline(r, conf)
+    if rv == 0:
+        rv = calls.recover(r, conf)
+        if rv != 0:
+            calls.io_errmsg(r)
+            r.failed = False
+    return rv
+
+
+def _check_offline(r: Raft, conf: RaftConfiguration) -> int:
+    if r.state != RAFT_UNAVAILABLE or r.started:
+        r.errmsg = "already started"
+        return RAFT_BUSY
+    if not r.initialized or not conf.servers:
+        r.errmsg = "the configuration has no servers" if r.initialized else "not initialized"
+        return RAFT_INVALID
+    return 0
+
+
+# Settings.
+
+
+def raft_set_election_timeout(r: Raft, msecs: int) -> None:
+    """Set the base election timeout, 1000 ms by default, and draw the current random timeout anew (raft.h)."""
+    r.election_timeout = msecs
+    # C: raft.c:raft_set_election_timeout announces this and does not do it (B27).
+    election.redraw_timer(r)
+    convert.settle(r)
+
+
+def raft_set_heartbeat_timeout(r: Raft, msecs: int) -> None:
+    """Set the interval of heartbeats, 100 ms by default; the ticks of a started server keep theirs (raft.h)."""
+    r.heartbeat_timeout = msecs
+
+
+def raft_set_install_snapshot_timeout(r: Raft, msecs: int) -> None:
+    """Set how long a server may take to install a snapshot, 30000 ms by default (raft.h)."""
+    r.install_snapshot_timeout = msecs
+
+
+def raft_set_snapshot_threshold(r: Raft, n: int) -> None:
+    """Set after how many applied entries a snapshot is taken, 1024 by default (raft.h)."""
+    r.snapshot.threshold = n
+
+
+def raft_set_snapshot_trailing(r: Raft, n: int) -> None:
+    """Set how many entries before a snapshot are kept, 2048 by default (raft.h says 128, the C library has 2048)."""
+    r.snapshot.trailing = n
+
+
+def raft_set_pre_vote(r: Raft, enabled: bool) -> None:
+    """Switch the pre-vote phase of elections (9.6) on or off; off by default (raft.h)."""
+    r.pre_vote = bool(enabled)
+
+
+def raft_set_max_catch_up_rounds(r: Raft, n: int) -> None:
+    """Set how many catch-up rounds a promotion may take, 10 by default (raft.h, 4.2.1)."""
+    r.max_catch_up_rounds = n
+
+
+def raft_set_max_catch_up_round_duration(r: Raft, msecs: int) -> None:
+    """Set how long a catch-up round may take, 5000 ms by default (raft.h, 4.2.1)."""
+    r.max_catch_up_round_duration = msecs
+
+
+def raft_set_max_append_bytes(r: Raft, n: int) -> None:
+    """Bound the entries of one AppendEntries, headers included, 1 MiB by default; one entry always goes (ours, B31)."""
+    r.max_append_bytes = max(n, 1)
+
+
+def raft_set_max_inflight_bytes(r: Raft, n: int) -> None:
+    """Bound what may be on its way to one follower unacknowledged, 8 MiB by default (ours)."""
+    r.max_inflight_bytes = max(n, 1)
+
+
+# Questions.
+
+
+def raft_errmsg(r: Raft) -> str:
+    """Return a description of the last error, at most 255 bytes (raft.h)."""
+    return r.errmsg
+
+
+def raft_state(r: Raft) -> int:
+    """Return RAFT_UNAVAILABLE, RAFT_FOLLOWER, RAFT_CANDIDATE or RAFT_LEADER (raft.h)."""
+    return r.state
+
+
+def raft_role(r: Raft) -> int:
+    """Return this server's role, -1 if it is not in the configuration (raft.h)."""
+    server = configuration.get(r.configuration, r.id)
+    return -1 if server is None else server.role
+
+
+def raft_leader(r: Raft) -> tuple[int, str | None]:
+    """Return (id, address) of the leader known, (0, None) for none or while leadership is transferred (raft.h)."""
+    if r.follower_state is not None:
+        return r.follower_state.current_leader.id, r.follower_state.current_leader.address
+    if r.state == RAFT_LEADER and r.transfer is None:
+        return r.id, r.address
+    return 0, None
+
+
+def raft_last_index(r: Raft) -> int:
+    """Return the index of the last entry of the log, stored or not (raft.h)."""
+    return log.last_index(r.log)
+
+
+def raft_last_applied(r: Raft) -> int:
+    """Return the index of the last entry that was applied (raft.h)."""
+    return r.last_applied
+
+
+def raft_voter_contacts(r: Raft) -> int:
+    """Return how many voters, itself included, a leader has heard from lately; -1 if it is none (raft.h).
+
+    1 at first, then counted once per election timeout.
+    """
+    return -1 if r.leader_state is None else r.leader_state.voter_contacts

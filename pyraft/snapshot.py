@@ -1,0 +1,239 @@
+"""Snapshots (chapter 5): taking our own, installing a leader's, restoring.
+
+Duty: at most one snapshot is taken or installed at a time. Taking: the FSM's data with the configuration committed
+last, stored by the I/O, after which the log drops all but `trailing` entries. Installing: the log is emptied at
+once, the snapshot stored, the FSM restored from it, the leader answered.
+
+Failure modes: a snapshot that cannot be taken or stored is tried again after a later apply; RAFT_BUSY from the FSM
+is no error. An installation that fails puts the former log back and is reported to the leader as a rejection. If the
+disk has the snapshot but the FSM refuses it, no new entry can be stored until a retry or a restart succeeds.
+"""
+
+from typing import Any
+
+from pyraft import calls, configuration, convert, log, membership, reply
+from pyraft.errors import RAFT_BUSY, RAFT_SHUTDOWN, errmsg_wrap, raft_strerror
+from pyraft.state import Raft, RaftInstall
+from pyraft.tracing import trace
+from pyraft.types import (
+    RAFT_CHANGE,
+    RAFT_UNAVAILABLE,
+    RaftInstallSnapshot,
+    RaftIoAsyncWork,
+    RaftIoSnapshotPut,
+    RaftSnapshot,
+)
+
+
+class PutRequest(RaftIoSnapshotPut):
+    """Our own snapshot on its way to disk."""
+
+    __slots__ = ("raft",)
+
+    def __init__(self, raft: Raft) -> None:
+        super().__init__()
+        self.raft = raft
+
+
+class TakeRequest(RaftIoAsyncWork):
+    """fsm.snapshot_async in a worker thread; `exc` is what it raised."""
+
+    __slots__ = ("exc", "raft", "snapshot")
+
+    def __init__(self, raft: Raft, snapshot: RaftSnapshot) -> None:
+        super().__init__()
+        self.raft = raft
+        self.snapshot = snapshot
+        self.exc: BaseException | None = None
+
+
+def restore(r: Raft, snapshot: RaftSnapshot) -> int:
+    """Make the state that `snapshot` holds ours; return the code of fsm.restore, after which nothing has changed."""
+    assert len(snapshot.bufs) == 1
+    rv = calls.fsm_restore(r, snapshot.bufs[0])
+    if rv != 0:
+        if not r.failed:
+            r.errmsg = errmsg_wrap(raft_strerror(rv), f"restore snapshot {snapshot.index}")
+        return rv
+    r.configuration = configuration.copy(snapshot.configuration)
+    r.configuration_committed_index = snapshot.configuration_index
+    r.configuration_uncommitted_index = 0
+    r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
+    r.commit_index = snapshot.index
+    r.last_applied = snapshot.index
+    r.last_stored = snapshot.index
+    return 0
+
+
+# Taking.
+
+
+def is_due(r: Raft) -> bool:
+    """Return whether it is time to take a snapshot."""
+    if r.state == RAFT_UNAVAILABLE or r.snapshot.pending is not None or r.snapshot.put is not None:
+        return False
+    return r.last_applied - log.snapshot_index(r.log) >= r.snapshot.threshold
+
+
+def take(r: Raft) -> int:
+    """Begin to take a snapshot of all that is applied; return 0 or the code of whatever failed."""
+    snapshot = RaftSnapshot()
+    snapshot.index = r.last_applied
+    snapshot.term = log.term_of(r.log, r.last_applied)
+    rv, snapshot.configuration = membership.fetch_last_committed_configuration(r)
+    if rv != 0:
+        return rv
+    snapshot.configuration_index = r.configuration_committed_index
+    if r.tracer.enabled:
+        trace(r.tracer, f"take a snapshot up to {snapshot.index}")
+    r.snapshot.pending = snapshot
+    rv, snapshot.bufs = calls.fsm_snapshot(r)
+    if rv != 0:
+        r.snapshot.pending = None
+        return 0 if rv == RAFT_BUSY else rv
+    if r.fsm.version < 3 or r.fsm.snapshot_async is None:
+        return _put(r, snapshot)
+    req = TakeRequest(r, snapshot)
+    req.work = _take_async
+    rv = calls.async_work(r, req, take_cb)
+    if rv != 0:
+        _finish_taking(r, snapshot)
+    return rv
+
+
+def _take_async(req: TakeRequest) -> int:
+    """Run in a worker thread: touches nothing but the request and its snapshot."""
+    fsm = req.raft.fsm
+    try:
+        rv, bufs = fsm.snapshot_async(fsm, req.snapshot.bufs)
+        if rv == 0:
+            req.snapshot.bufs = calls.readable(bufs)
+        return int(rv)
+    except BaseException as exc:
+        req.exc = exc
+        return RAFT_SHUTDOWN
+
+
+def take_cb(req: TakeRequest, status: int) -> None:
+    """fsm.snapshot_async has ended: store what it returned."""
+    r = req.raft
+    if req.exc is not None:
+        calls.fail(r, "fsm.snapshot_async", req.exc)
+    if status != 0:
+        _finish_taking(r, req.snapshot)
+    else:
+        _put(r, req.snapshot)
+    convert.settle(r)
+
+
+def _put(r: Raft, snapshot: RaftSnapshot) -> int:
+    assert r.snapshot.put is None
+    # C: replication.c:putSnapshot passes 0 on, which tells the I/O to install: to delete all entries, those above
+    # the snapshot included (B3). With 1 it deletes none of them.
+    req = PutRequest(r)
+    r.snapshot.put = req
+    rv = calls.snapshot_put(r, max(r.snapshot.trailing, 1), req, snapshot, put_cb)
+    if rv != 0:
+        r.snapshot.put = None
+        _finish_taking(r, snapshot)
+    return rv
+
+
+def put_cb(req: PutRequest, status: int) -> None:
+    """Our snapshot has been stored, or not: then the log stays as it is."""
+    r = req.raft
+    snapshot = r.snapshot.pending
+    assert snapshot is not None
+    r.snapshot.put = None
+    if status == 0:
+        r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
+        log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
+    elif r.tracer.enabled:
+        trace(r.tracer, f"snapshot up to {snapshot.index}: {raft_strerror(status)}")
+    _finish_taking(r, snapshot)
+    convert.settle(r)
+
+
+def _finish_taking(r: Raft, snapshot: RaftSnapshot) -> None:
+    """Give the buffers back to the FSM, however it ended."""
+    r.snapshot.pending = None
+    calls.fsm_finalize(r, snapshot.bufs)
+
+
+# Installing.
+
+
+def is_installing(r: Raft) -> bool:
+    """Return whether a leader's snapshot is on its way to our disk."""
+    return r.snapshot.install is not None
+
+
+def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
+    """Begin to install a leader's snapshot; return (rv, whether the answer comes later, rejected index or 0)."""
+    if r.snapshot.pending is not None or r.snapshot.put is not None:
+        # The leader will try again.
+        return RAFT_BUSY, True, args.last_index
+    if log.snapshot_index(r.log) >= args.last_index:
+        return 0, False, 0
+    # C: replication.c:replicationInstallSnapshot takes a higher local term for proof that the entries are here (B9);
+    # only the same term is (log matching property, 3.5).
+    if args.last_term != 0 and log.term_of(r.log, args.last_index) == args.last_term:
+        return 0, False, 0
+    snapshot = RaftSnapshot()
+    snapshot.index = args.last_index
+    snapshot.term = args.last_term
+    snapshot.configuration_index = args.conf_index
+    snapshot.configuration = args.conf
+    snapshot.bufs = [args.data]
+    # C: replication.c:replicationInstallSnapshot forgets the log for good, so that after a failure it claims an index
+    # whose content is nowhere (B6).
+    former = log.restore(r.log, args.last_index, args.last_term)
+    req = RaftInstall(r, r.current_term, snapshot, former, r.last_stored)
+    r.last_stored = 0
+    r.snapshot.put = req
+    r.snapshot.install = req
+    rv = calls.snapshot_put(r, 0, req, snapshot, install_cb)
+    if rv != 0:
+        calls.io_errmsg(r)
+        _put_back(r, req)
+    return rv, True, args.last_index
+
+
+def install_cb(req: RaftInstall, status: int) -> None:
+    """A leader's snapshot has been stored, or not."""
+    r = req.raft
+    snapshot = req.snapshot
+    if r.state == RAFT_UNAVAILABLE:
+        r.snapshot.put = None
+        r.snapshot.install = None
+        return
+    rejected = 0
+    if status != 0:
+        calls.io_errmsg(r)
+        rejected = snapshot.index
+        _put_back(r, req)
+    elif restore(r, snapshot) != 0:
+        rejected = snapshot.index
+        _put_back(r, req)
+        r.snapshot.refused_index = snapshot.index
+    else:
+        r.snapshot.put = None
+        r.snapshot.install = None
+        r.snapshot.refused_index = 0
+    # In another term there may be another leader; it did not ask.
+    if req.term == r.current_term and not r.failed:
+        reply.send_to_leader(r, rejected, r.last_stored)
+    convert.settle(r)
+
+
+def _put_back(r: Raft, req: RaftInstall) -> None:
+    """Undo the beginning of an installation: the former log and what is known to be stored of it."""
+    r.snapshot.put = None
+    r.snapshot.install = None
+    log.put_back(r.log, req.former)
+    r.last_stored = req.former_stored
+    # Configurations are adopted when they are stored, which may have happened meanwhile.
+    for index in range(req.former_stored_at_start + 1, req.former_stored + 1):
+        entry: Any = log.get(r.log, index)
+        if entry is not None and entry.type == RAFT_CHANGE:
+            membership.uncommitted_change(r, index, entry.buf)

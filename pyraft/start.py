@@ -1,0 +1,139 @@
+"""Starting a server: from what is on disk to a follower, or a leader where it is the only voter.
+
+Happy path: io.load, restore the snapshot and the log, io.start, become follower; a single voter elects itself.
+
+Failure modes: the code of whatever fails. Before io.start nothing stays behind, so raft_start may be called again;
+a failed self-election leaves the server unavailable.
+"""
+
+from pyraft import calls, configuration, convert, log, recv, snapshot, tick
+from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_SHUTDOWN
+from pyraft.log import RaftLog
+from pyraft.state import Raft
+from pyraft.tracing import trace
+from pyraft.types import RAFT_CHANGE, RAFT_VOTER, EntryBatch, RaftConfiguration, RaftSnapshot
+
+
+def raft_start(r: Raft) -> int:
+    """Load the persistent state and start to take part in the cluster.
+
+    Errors: codes of io.load and io.start ("io: …"), of fsm.restore and, on a single voter, of io.set_term and
+    io.set_vote. Ours: RAFT_INVALID (not initialised, or the heartbeat timeout is not between 0 and the election
+    timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed). Source: raft.h.
+    """
+    rv = _check(r)
+    if rv != 0:
+        return rv
+    rv, r.current_term, r.voted_for, found, start_index, entries = calls.load(r)
+    if rv != 0:
+        calls.io_errmsg(r)
+        return _give_up(r, rv)
+    if r.tracer.enabled:
+        trace(r.tracer, f"loaded: term {r.current_term}, {len(entries.bufs)} entries from index {start_index}")
+    rv = _restore(r, found, start_index, entries)
+    if rv != 0:
+        return _give_up(r, rv)
+    rv = calls.start(r, r.heartbeat_timeout, tick.tick_cb, recv.recv_cb)
+    if rv != 0:
+        calls.io_errmsg(r)
+        return _give_up(r, rv)
+    r.started = True
+    convert.to_follower(r)
+    rv = _maybe_self_elect(r)
+    if rv != 0:
+        convert.to_unavailable(r)
+    return convert.outcome(r, rv)
+
+
+def _check(r: Raft) -> int:
+    """C: start.c:raft_start asserts on all of these."""
+    if r.closing:
+        r.errmsg = "closed"
+        return RAFT_SHUTDOWN
+    if not r.initialized:
+        r.errmsg = "not initialized"
+        return RAFT_INVALID
+    if r.started:
+        r.errmsg = "already started"
+        return RAFT_BUSY
+    if not 0 < r.heartbeat_timeout < r.election_timeout or r.install_snapshot_timeout <= 0:
+        r.errmsg = "timeouts must be 0 < heartbeat < election and 0 < install"
+        return RAFT_INVALID
+    return 0
+
+
+def _give_up(r: Raft, rv: int) -> int:
+    """Forget what was loaded, and also whether something raised: nothing is running that would have to stop."""
+    r.failed = False
+    r.log = RaftLog()
+    r.configuration = RaftConfiguration()
+    r.configuration_last_snapshot = RaftConfiguration()
+    r.configuration_committed_index = 0
+    r.configuration_uncommitted_index = 0
+    r.commit_index = 0
+    r.last_applied = 0
+    r.last_stored = 0
+    return rv
+
+
+def _restore(r: Raft, found: RaftSnapshot | None, start_index: int, entries: EntryBatch) -> int:
+    first = 1 if found is None else found.index + 1
+    if start_index > first or start_index < 1:
+        # C: start.c:raft_start and log.c:logStart assert; what is on disk is no matter for assertions.
+        r.errmsg = f"the log begins with index {start_index} instead of {first}"
+        return RAFT_CORRUPT
+    if found is not None:
+        found.bufs = calls.readable(found.bufs)
+        rv = snapshot.restore(r, found)
+        if rv != 0:
+            return rv
+        log.start(r.log, found.index, found.term, start_index)
+    else:
+        if entries.bufs:
+            if entries.types[0] != RAFT_CHANGE:
+                r.errmsg = "the log does not begin with a configuration"
+                return RAFT_CORRUPT
+            # The first entry is the same on all servers of a cluster.
+            r.commit_index = 1
+            r.last_applied = 1
+        log.start(r.log, 0, 0, start_index)
+    log.append_batch(r.log, entries)
+    r.last_stored = log.last_index(r.log)
+    return _restore_configuration(r, start_index, entries)
+
+
+def _restore_configuration(r: Raft, start_index: int, entries: EntryBatch) -> int:
+    """Put the newest configuration of the log in force.
+
+    Whether it is committed is not known, unless it is entry 1. The one before it is, because only one change is under
+    way at a time; it is what a rollback goes back to. Older than the snapshot's they do not count.
+    """
+    newest = 0
+    for i, type in enumerate(entries.types):
+        index = start_index + i
+        if type == RAFT_CHANGE and index > r.configuration_committed_index:
+            if newest != 0:
+                r.configuration_committed_index = newest
+            newest = index
+    if newest == 0:
+        return 0
+    rv, conf, problem = configuration.decode(entries.bufs[newest - start_index])
+    if rv != 0:
+        r.errmsg = problem
+        return rv
+    r.configuration = conf
+    if newest == 1:
+        r.configuration_committed_index = 1
+    else:
+        r.configuration_uncommitted_index = newest
+    return 0
+
+
+def _maybe_self_elect(r: Raft) -> int:
+    """Elect ourselves at once if nobody else can vote."""
+    server = configuration.get(r.configuration, r.id)
+    if server is None or server.role != RAFT_VOTER or configuration.voter_count(r.configuration) > 1:
+        return 0
+    if r.follower_state is None:
+        return 0
+    return convert.to_candidate(r, False)
