@@ -13,7 +13,7 @@ makes the caller go unavailable. Callbacks may call raft_close; whoever fired on
 from typing import Final
 
 from pyraft import apply, calls, client, configuration, election, log, membership, progress, replicate, request
-from pyraft.errors import RAFT_SHUTDOWN
+from pyraft.errors import RAFT_NOTLEADER, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -110,6 +110,10 @@ def to_leader(r: Raft) -> int:
     leader.progress = progress.build(r.configuration, r.id, log.last_index(r.log), r.last_stored)
     leader.accepting = True
     if configuration.voter_count(r.configuration) > 1:
+        if r.transfer is not None:
+            # As in C: a transfer of an earlier leadership that is still pending refuses this barrier like any request.
+            r.errmsg = raft_strerror(RAFT_NOTLEADER)
+            return RAFT_NOTLEADER
         # 6.4: a leader finds out which entries are committed by committing one of its own term.
         return client.submit_barrier(r, leader, RaftBarrier(), None)
     # All that the only voter has stored is committed.
