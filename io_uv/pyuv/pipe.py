@@ -17,12 +17,13 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
+from io_uv.pyuv.endpoint import StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
-from io_uv.pyuv.stream import READ_SIZE, Buffer, StatusCallback, Stream, _buffers, _Write
+from io_uv.pyuv.stream import READ_SIZE, Buffer, Stream, _buffers, _Write
 from io_uv.pyuv.tcp import TCP
 
 UV_UNKNOWN_HANDLE: Final = 0
@@ -77,7 +78,7 @@ class Pipe(Stream):
         """Take over the descriptor of a Unix stream socket, which this handle then closes."""
         self._open(fd, (socket.AF_UNIX,))
 
-    def accept(self, client: Stream) -> None:
+    def accept(self, client: Any) -> None:
         """Move the pending connection, or the first handle that was passed, to `client`, a fresh TCP or Pipe."""
         if self._closed:
             raise closed_error()

@@ -1,6 +1,6 @@
-"""Stream: what TCP and Pipe share, a non-blocking socket with reads, queued writes, and connections.
+"""Stream: reads and queued writes on the non-blocking socket of a TCP or Pipe.
 
-Duty: `start_read`, `write`, `try_write`, `shutdown`, `listen`, `accept`, and the socket they work on.
+Duty: `start_read`, `start_read_into`, `write`, `try_write`, `shutdown`.
 
 Writes: the data are sent at once when nothing is queued; what the system does not take is queued as views on the
 caller's buffers (not to be changed before the callback) and sent when the socket is writable again, as many buffers per
@@ -18,23 +18,21 @@ callback gets UV_EOF or the code.
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
-from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv import errno
+from io_uv.pyuv.endpoint import Endpoint, StatusCallback
+from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 
 Buffer = bytes | bytearray | memoryview
 ReadCallback = Callable[[Any, "bytes | None", "int | None"], object]
 ReadIntoCallback = Callable[[Any, "int | None", "int | None"], object]
 AllocCallback = Callable[[Any, int], "bytearray | memoryview"]
-StatusCallback = Callable[[Any, "int | None"], object]
 
 READ_SIZE: Final = 65536
 JOIN_LIMIT: Final = 65536
 READS_PER_TURN: Final = 32
-ACCEPTS_PER_TURN: Final = 64
-ACCEPT_PAUSE: Final = 0.1
 IOV_MAX: Final = 1024
 
 
@@ -50,92 +48,24 @@ class _Write:
         self.handles: list[int] = []  # descriptors to pass along with the first byte (Pipe)
 
 
-class Stream(Handle):
+class Stream(Endpoint):
     """Base of TCP and Pipe. Not to be instantiated itself."""
 
-    __slots__ = (
-        "_accept_timer",
-        "_accepted",
-        "_alloc_cb",
-        "_connect_cb",
-        "_delayed_error",
-        "_listen_cb",
-        "_polling",
-        "_queue",
-        "_queue_size",
-        "_read_cb",
-        "_readable",
-        "_shutdown_cb",
-        "_shutting",
-        "_sock",
-        "_writable",
-        "_writer",
-    )
-
-    _error: ClassVar[type[error.UVError]] = error.StreamError
+    __slots__ = ("_alloc_cb", "_queue", "_queue_size", "_read_cb", "_shutdown_cb", "_shutting")
 
     def __init__(self, loop: Loop) -> None:
         super().__init__(loop)
-        self._sock: socket.socket | None = None
-        self._delayed_error = 0  # of bind or connect, reported by what follows, as libuv does
-        self._readable = False
-        self._writable = False
-        # Watching: _polling while the reader is armed (reads or connections), _writer while the writer is.
-        self._polling = False
-        self._writer = False
         self._read_cb: Any = None
         self._alloc_cb: AllocCallback | None = None
-        self._listen_cb: StatusCallback | None = None
-        self._accepted: socket.socket | None = None
-        self._accept_timer: Any = None
-        self._connect_cb: StatusCallback | None = None
         self._queue: deque[_Write] = deque()
         self._queue_size = 0
         self._shutting = False
         self._shutdown_cb: StatusCallback | None = None
 
-    # State.
-
-    @property
-    def readable(self) -> bool:
-        """Whether the stream is connected, or being connected."""
-        return self._readable
-
-    @property
-    def writable(self) -> bool:
-        """Whether the stream is connected, or being connected, and not shut down."""
-        return self._writable
-
     @property
     def write_queue_size(self) -> int:
         """Bytes of writes that the system has not taken yet."""
         return self._queue_size
-
-    @property
-    def send_buffer_size(self) -> int:
-        """The socket's send buffer in bytes; Linux reports twice what was set."""
-        return self._buffer_size(socket.SO_SNDBUF)
-
-    @send_buffer_size.setter
-    def send_buffer_size(self, value: int) -> None:
-        self._set_buffer_size(socket.SO_SNDBUF, value)
-
-    @property
-    def receive_buffer_size(self) -> int:
-        """The socket's receive buffer in bytes; Linux reports twice what was set."""
-        return self._buffer_size(socket.SO_RCVBUF)
-
-    @receive_buffer_size.setter
-    def receive_buffer_size(self, value: int) -> None:
-        self._set_buffer_size(socket.SO_RCVBUF, value)
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for looking at. Raises UV_EBADF while there is no socket."""
-        return self._socket().fileno()
-
-    def set_blocking(self, enable: bool) -> None:
-        """Make writes wait until the system has taken them. For pipes to a terminal; stops the loop meanwhile."""
-        self._socket().setblocking(bool(enable))
 
     # Reading.
 
@@ -394,215 +324,32 @@ class Stream(Handle):
             self._loop._defer(callback, self, code)
         self._settle()
 
-    # Connections.
-
-    def listen(self, callback: StatusCallback, backlog: int = 511) -> None:
-        """Call `callback(stream, error)` for each incoming connection, which `accept` then takes.
-
-        No further one is reported until it is taken. On an error (no descriptors left, for example) the connection
-        waits in the system and is tried again 100 ms later. Raises what a bind that failed has put off.
-        """
-        if self._closed:
-            raise closed_error()
-        check_callback(callback)
-        if backlog < 0:
-            raise ValueError("backlog must be bigger than 0")
-        if self._delayed_error:
-            raise self._fail(self._delayed_error)
-        sock = self._listen_socket()
-        try:
-            sock.listen(backlog)
-        except OSError as exc:
-            raise self._fail(errno.from_os_error(exc)) from None
-        self._listen_cb = callback
-        if self._accepted is None and self._accept_timer is None:
-            self._poll(True)
-        self._activate()
-
-    def accept(self, client: "Stream") -> None:
-        """Move the connection that the listen callback told of to `client`, a fresh stream of the same kind.
-
-        Raises UV_EAGAIN if there is none, UV_EBUSY if client has a socket already.
-        """
-        if self._closed:
-            raise closed_error()
-        if not isinstance(client, Stream):
-            raise TypeError("Only stream objects are supported for accept")
-        sock = self._accepted
-        if sock is None:
-            raise self._fail(errno.UV_EAGAIN)
-        client._take(sock)
-        self._accepted = None
-        if self._listen_cb is not None:
-            self._poll(True)
-
-    def _on_connection(self) -> None:
-        sock = self._sock
-        assert sock is not None
-        for _ in range(ACCEPTS_PER_TURN):
-            code: int | None = None
-            try:
-                self._accepted, _ = sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as exc:
-                code = errno.from_os_error(exc)
-                self._pause_accepting()
-            callback = self._listen_cb
-            assert callback is not None
-            try:
-                callback(self, code)
-            except BaseException:
-                self._loop._uncaught()
-            if code is not None or self._closed:
-                return
-            if self._accepted is not None:
-                self._poll(False)  # until accept() is called
-                return
-
-    def _pause_accepting(self) -> None:
-        # The connection stays in the backlog, so the socket stays readable: polling on would only spin.
-        self._poll(False)
-        self._accept_timer = self._loop._uv.call_later(ACCEPT_PAUSE, self._resume_accepting)
-
-    def _resume_accepting(self) -> None:
-        self._accept_timer = None
-        if self._accepted is None:
-            self._poll(True)
-
-    def _start_connect(self, sock: socket.socket, address: Any, callback: StatusCallback) -> None:
-        """Begin to connect; whatever comes of it reaches the callback."""
-        if self._connect_cb is not None:
-            raise self._fail(errno.UV_EALREADY)
-        code = self._delayed_error
-        self._delayed_error = 0
-        if not code:
-            try:
-                code = -sock.connect_ex(address)
-            except OSError as exc:
-                code = errno.from_os_error(exc)
-        self._connect_cb = callback
-        self._readable = self._writable = True
-        self._settle()
-        if code == errno.UV_EINPROGRESS:
-            self._arm_writer(True)
-        else:
-            self._loop._defer(self._connected, code)
-
-    def _finish_connect(self) -> None:
-        assert self._sock is not None
-        code = -self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code != errno.UV_EINPROGRESS:
-            self._connected(code)
-
-    def _connected(self, code: int) -> None:
-        callback = self._connect_cb
-        if callback is None:  # closed meanwhile
-            return
-        self._connect_cb = None
-        self._arm_writer(False)
-        if code:
-            self._readable = self._writable = False
-            self._stop_reading()
-            self._cancel_requests()
-        elif self._read_cb is not None:
-            self._poll(True)
-        self._settle()
-        try:
-            callback(self, code or None)
-        except BaseException:
-            self._loop._uncaught()
-        if self._sock is not None and self._connect_cb is None:
-            if self._queue:
-                self._arm_writer(True)
-            elif self._shutting:
-                self._finish_shutdown()
-
-    # The socket.
-
-    def _fail(self, code: int) -> error.UVError:
-        return error.make(self._error, code)
-
-    def _socket(self) -> socket.socket:
-        if self._closed:
-            raise closed_error()
-        if self._sock is None:
-            raise self._fail(errno.UV_EBADF)
-        return self._sock
-
     def _writable_socket(self) -> socket.socket:
         sock = self._sock
         if sock is None or not self._writable:
             raise self._fail(errno.UV_EBADF if sock is None else errno.UV_EPIPE)
         return sock
 
-    def _listen_socket(self) -> socket.socket:
-        return self._socket()
+    # What Endpoint asks for.
 
-    def _take(self, sock: socket.socket) -> None:
-        """Become the owner of a connected socket."""
-        if self._closed:
-            raise closed_error()
-        if self._sock is not None:
-            raise self._fail(errno.UV_EBUSY)
-        sock.setblocking(False)
-        self._sock = sock
-        self._readable = self._writable = True
-
-    def _open(self, fd: int, families: tuple[int, ...]) -> None:
-        if self._closed:
-            raise closed_error()
-        if self._sock is not None:
-            raise self._fail(errno.UV_EBUSY)
-        try:
-            sock = socket.socket(fileno=fd)
-        except OSError as exc:
-            raise self._fail(errno.from_os_error(exc)) from None
-        if sock.family not in families or sock.type != socket.SOCK_STREAM:
-            sock.detach()
-            raise self._fail(errno.UV_EINVAL)
-        self._take(sock)
-
-    def _buffer_size(self, option: int) -> int:
-        return self._socket().getsockopt(socket.SOL_SOCKET, option)
-
-    def _set_buffer_size(self, option: int, value: int) -> None:
-        try:
-            self._socket().setsockopt(socket.SOL_SOCKET, option, value)
-        except OSError as exc:
-            raise self._fail(errno.from_os_error(exc)) from None
-
-    def _poll(self, enable: bool) -> None:
-        if enable != self._polling:
-            assert self._sock is not None
-            self._polling = enable
-            if enable:
-                self._loop._uv.add_reader(self._sock.fileno(), self._on_readable)
-            else:
-                self._loop._uv.remove_reader(self._sock.fileno())
-
-    def _arm_writer(self, enable: bool) -> None:
-        if enable != self._writer:
-            assert self._sock is not None
-            self._writer = enable
-            if enable:
-                self._loop._uv.add_writer(self._sock.fileno(), self._on_writable)
-            else:
-                self._loop._uv.remove_writer(self._sock.fileno())
-
-    def _settle(self) -> None:
-        """Requests have come or gone: keep the loop and this handle alive while there are any."""
-        busy = bool(self._queue) or self._connect_cb is not None or self._shutting
-        if busy == self._busy:
+    def _begin(self, code: int) -> None:
+        if code:
+            self._stop_reading()
+            self._cancel_requests()
             return
-        self._busy = busy
-        if busy:
-            self._loop._strong.add(self)
-            self._loop._retain()
-        else:
-            if not self._active and not self._closed:
-                self._loop._strong.discard(self)
-            self._loop._release()
+        if self._read_cb is not None:
+            self._poll(True)
+        if self._shutting:
+            self._writable = False
+
+    def _go_on(self) -> None:
+        if self._queue:
+            self._arm_writer(True)
+        elif self._shutting:
+            self._finish_shutdown()
+
+    def _has_requests(self) -> bool:
+        return bool(self._queue) or self._shutting
 
     def _cancel_requests(self) -> None:
         """Call back what is in flight with UV_ECANCELED."""
@@ -615,27 +362,8 @@ class Stream(Handle):
         self._shutting = False
 
     def _release(self) -> None:
-        self._readable = self._writable = False
-        self._read_cb = self._alloc_cb = self._listen_cb = None
-        if self._accept_timer is not None:
-            self._accept_timer.cancel()
-            self._accept_timer = None
-        accepted, self._accepted = self._accepted, None
-        if accepted is not None:
-            accepted.close()
-        sock = self._sock
-        if sock is not None:
-            try:
-                self._poll(False)
-                self._arm_writer(False)
-            finally:
-                self._sock = None
-                sock.close()
-        if self._connect_cb is not None:
-            self._loop._defer(self._connect_cb, self, errno.UV_ECANCELED)
-            self._connect_cb = None
-        self._cancel_requests()
-        self._settle()
+        self._read_cb = self._alloc_cb = None
+        super()._release()
 
 
 def _buffers(data: Any) -> Sequence[Buffer]:

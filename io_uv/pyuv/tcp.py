@@ -12,9 +12,10 @@ import socket
 from typing import Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
+from io_uv.pyuv.endpoint import StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
-from io_uv.pyuv.stream import StatusCallback, Stream
+from io_uv.pyuv.stream import Stream
 
 UV_TCP_IPV6ONLY: Final = 1
 
