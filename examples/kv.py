@@ -1,0 +1,153 @@
+"""A replicated key-value store, embedded the C way: callbacks on a loop. Copy it and change the store.
+
+    kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…        one server of a cluster; a cluster of one will do
+
+Lines on standard input: `set KEY VALUE`, `del KEY`, `get KEY`, `leader`; the end of input stops the server. Writes go
+to the leader only: another server answers with its address. `get` reads what this server has applied.
+"""
+
+import sys
+from typing import Any
+
+import msgpack
+
+import io_uv
+import pyraft
+from io_uv import pyuv
+
+
+def encode(command: list[Any]) -> bytes:
+    """Return a command as an entry: msgpack, filled up with nil (one byte each) to a multiple of 8 bytes."""
+    data = msgpack.packb(command)
+    return bytes(data) + b"\xc0" * (-len(data) % 8)
+
+
+def decode(entry: bytes) -> list[Any]:
+    """Return the command of an entry: the first object in it."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(entry)
+    command: list[Any] = unpacker.unpack()
+    return command
+
+
+class Store(pyraft.RaftFsm):
+    """The state machine: every server applies the same commands in the same order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.version = 1
+        self.content: dict[str, Any] = {}
+        self.apply = Store.do_apply
+        self.snapshot = Store.do_snapshot
+        self.restore = Store.do_restore
+
+    def do_apply(self, buf: bytes) -> tuple[int, Any]:
+        """Change the store; the result goes to the callback of raft_apply on the server that took the command."""
+        operation, key, *value = decode(buf)
+        former = self.content.pop(key, None)
+        if operation == "set":
+            self.content[key] = value[0]
+        return 0, former
+
+    def do_snapshot(self) -> tuple[int, list[bytes]]:
+        """Return the whole state; the log before it can then be dropped."""
+        return 0, [msgpack.packb(self.content)]
+
+    def do_restore(self, buf: Any) -> int:
+        """Replace the whole state by a snapshot's: at start, or when the leader's log begins later than ours ends."""
+        self.content = msgpack.unpackb(buf)
+        return 0
+
+
+class Server:
+    """The loop, the disk and network, and the raft server on them."""
+
+    def __init__(self, dir: str, id: int, members: dict[int, str]) -> None:
+        self.loop = pyuv.Loop()
+        self.transport = io_uv.RaftUvTransport()
+        self.io = pyraft.RaftIo()
+        self.raft = pyraft.Raft()
+        self.store = Store()
+        check(io_uv.raft_uv_tcp_init(self.transport, self.loop), self.transport.errmsg)
+        check(io_uv.raft_uv_init(self.io, self.loop, dir, self.transport), self.io.errmsg)
+        rv = pyraft.raft_init(self.raft, self.io, self.store, id, members[id])
+        check(rv, pyraft.raft_errmsg(self.raft))
+        pyraft.raft_set_pre_vote(self.raft, True)
+        pyraft.raft_set_snapshot_threshold(self.raft, 1000)
+        conf = pyraft.RaftConfiguration()
+        for member, address in members.items():
+            check(pyraft.raft_configuration_add(conf, member, address, pyraft.RAFT_VOTER), address)
+        rv = pyraft.raft_bootstrap(self.raft, conf)
+        check(0 if rv == pyraft.RAFT_CANTBOOTSTRAP else rv, self.io.errmsg)  # that one: not our first start
+        check(pyraft.raft_start(self.raft), pyraft.raft_errmsg(self.raft))
+
+    def submit(self, command: list[Any]) -> None:
+        """Have a command replicated; say how it ended."""
+
+        def applied(req: pyraft.RaftApply, status: int, former: Any) -> None:
+            print(f"was {former!r}" if status == 0 else pyraft.raft_strerror(status), flush=True)
+
+        rv = pyraft.raft_apply(self.raft, pyraft.RaftApply(), [encode(command)], 1, applied)
+        if rv == pyraft.RAFT_NOTLEADER:
+            print(f"ask the leader: {pyraft.raft_leader(self.raft)}", flush=True)
+        elif rv != 0:
+            print(pyraft.raft_errmsg(self.raft), flush=True)
+
+    def close(self) -> None:
+        """Stop; the loop ends when everything is closed."""
+
+        def closed(raft: pyraft.Raft) -> None:
+            io_uv.raft_uv_close(self.io)
+            io_uv.raft_uv_tcp_close(self.transport)
+
+        pyraft.raft_close(self.raft, closed)
+
+
+class Console:
+    """Standard input, line by line."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.rest = b""
+        self.pipe = pyuv.Pipe(server.loop)
+        self.pipe.open(sys.stdin.fileno())
+        self.pipe.start_read(self.read)
+
+    def read(self, pipe: Any, data: bytes | None, error: int | None) -> None:
+        if data is None:
+            pipe.close()
+            self.server.close()
+            return
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            match line.decode().split():
+                case ["set", key, value]:
+                    self.server.submit(["set", key, value])
+                case ["del", key]:
+                    self.server.submit(["del", key])
+                case ["get", key]:
+                    print(repr(self.server.store.content.get(key)), flush=True)
+                case ["leader"]:
+                    print(pyraft.raft_leader(self.server.raft), flush=True)
+                case _:
+                    print("set KEY VALUE | del KEY | get KEY | leader", flush=True)
+
+
+def check(rv: int, text: str) -> None:
+    """Give up with a message unless a call succeeded."""
+    if rv != 0:
+        sys.exit(f"{text or pyraft.raft_strerror(rv)} ({rv})")
+
+
+def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit("usage: kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…")
+    members = {int(id): address for id, _, address in (item.partition("=") for item in sys.argv[3].split(","))}
+    server = Server(sys.argv[1], int(sys.argv[2]), members)
+    Console(server)
+    server.loop.run()
+    server.loop.close()
+
+
+if __name__ == "__main__":
+    main()

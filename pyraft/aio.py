@@ -1,0 +1,254 @@
+"""An asyncio front: requests as awaitables, errors as exceptions. It adds no logic of its own.
+
+Duty: `Server` wraps one `Raft` whose RaftIo runs on the asyncio loop that is running (io_uv: a
+`pyuv.Loop(asyncio.get_running_loop())`). A request is a future that its callback resolves. Who leads can change with
+any tick, message or finished write; waiters are looked at after each of them.
+
+Happy path: `server = Server(io, fsm, id, address)`, for a new cluster `server.bootstrap(conf)`, `await server.start()`,
+then `await server.apply(data)`; at the end `await server.close()`, after which io and transport can be released.
+
+Failure modes: a code that is not 0 is raised as `RaftError(code, message)`. Cancelling an awaitable takes nothing
+back: the entry may be committed all the same. close() ends what waits with RAFT_CANCELED, and what the core has
+accepted and not finished with what the core answers (RAFT_LEADERSHIPLOST).
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pyraft import (
+    RAFT_CANCELED,
+    RAFT_LEADER,
+    RAFT_VOTER,
+    Buffer,
+    Raft,
+    RaftApply,
+    RaftBarrier,
+    RaftChange,
+    RaftConfiguration,
+    RaftFsm,
+    RaftIo,
+    RaftRequest,
+    RaftTransfer,
+    raft_add,
+    raft_apply,
+    raft_assign,
+    raft_barrier,
+    raft_bootstrap,
+    raft_close,
+    raft_errmsg,
+    raft_init,
+    raft_leader,
+    raft_recover,
+    raft_register_state_cb,
+    raft_remove,
+    raft_start,
+    raft_state,
+    raft_strerror,
+    raft_transfer,
+)
+
+
+class RaftError(Exception):
+    """What the C API says with a code: `code` is a RAFT_* number, `message` the text that goes with it."""
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message or raft_strerror(code))
+        self.code = code
+        self.message = message or raft_strerror(code)
+
+
+class Server:
+    """One server. `raft` is the struct behind it, for everything that does not wait: setters, raft_last_index, …
+
+    Settings like raft_set_snapshot_threshold(server.raft, n) go between construction and start.
+    """
+
+    def __init__(self, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> None:
+        """Initialise a server that is not started yet (raft_init)."""
+        self.io = io
+        self.raft = Raft()
+        self.on_state: Callable[[int, int], None] | None = None
+        """Called with the old and the new state inside each change of state, as raft_state_cb is."""
+        self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._busy = asyncio.Lock()
+        self._closed = False
+        self._check(raft_init(self.raft, io, fsm, id, address))
+        raft_register_state_cb(self.raft, self._state_changed)
+
+    async def __aenter__(self) -> "Server":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    # Before and after.
+
+    def bootstrap(self, conf: RaftConfiguration) -> None:
+        """Write the first configuration of a new cluster; RAFT_CANTBOOTSTRAP if there is one (raft_bootstrap)."""
+        self._check_io(raft_bootstrap(self.raft, conf))
+
+    def recover(self, conf: RaftConfiguration) -> None:
+        """Force a configuration upon a cluster that has lost its majority (raft_recover: read its warnings)."""
+        self._check_io(raft_recover(self.raft, conf))
+
+    async def start(self) -> None:
+        """Read the log, in a thread, and begin to take part (raft_start)."""
+        async with self._busy:
+            io = self.io
+            load, start = io.load, io.start
+            loading = asyncio.get_running_loop().run_in_executor(None, load, io)
+            try:
+                loaded = await asyncio.shield(loading)
+            except asyncio.CancelledError:
+                await asyncio.wait([loading])  # close() must not find it still reading
+                raise
+            io.load = lambda io: loaded
+            io.start = lambda io, msecs, tick, recv: start(io, msecs, self._noticing(tick), self._noticing(recv))
+            try:
+                self._check(raft_start(self.raft))
+            finally:
+                io.load, io.start = load, start
+            self._notice()
+
+    async def close(self) -> None:
+        """Stop taking part and wait until all I/O has ended (raft_close). Again: nothing."""
+        async with self._busy:
+            if self._closed:
+                return
+            self._closed = True
+            closed = asyncio.get_running_loop().create_future()
+            raft_close(self.raft, lambda raft: closed.set_result(None))
+            self._notice()
+            await asyncio.shield(closed)
+
+    # Who leads.
+
+    @property
+    def state(self) -> int:
+        """RAFT_UNAVAILABLE, RAFT_FOLLOWER, RAFT_CANDIDATE or RAFT_LEADER."""
+        return raft_state(self.raft)
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this server takes requests."""
+        return raft_state(self.raft) == RAFT_LEADER
+
+    @property
+    def leader(self) -> tuple[int, str | None]:
+        """Id and address of the leader as this server knows it; (0, None) for none."""
+        return raft_leader(self.raft)
+
+    async def wait_leader(self) -> tuple[int, str | None]:
+        """Wait until a leader is known, and return it."""
+        await self.wait_until(lambda: self.leader[0] != 0)
+        return self.leader
+
+    async def leader_change(self) -> tuple[int, str | None]:
+        """Wait until another leader is known than now, or none any more, and return it."""
+        now = self.leader
+        await self.wait_until(lambda: self.leader != now)
+        return self.leader
+
+    async def wait_until(self, test: Callable[[], bool]) -> None:
+        """Wait until `test()` is true; it is asked after every tick, message and change of state.
+
+        Raises RaftError(RAFT_CANCELED) when the server is closed first.
+        """
+        if self._closed:
+            raise RaftError(RAFT_CANCELED)
+        if test():
+            return
+        waiter = (test, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        try:
+            await waiter[1]
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    # Requests.
+
+    async def apply(self, *bufs: Buffer) -> Any:
+        """Have commands committed and applied, as one batch; return what fsm.apply answered for the first.
+
+        Raises RaftError: RAFT_NOTLEADER (nothing was done), RAFT_INVALID (a length that is no multiple of 8, nothing
+        was done), RAFT_LEADERSHIPLOST (it may be applied later, or never), or the code of a failed write.
+        """
+        return await self._submit(raft_apply, RaftApply(), bufs, len(bufs))
+
+    async def barrier(self) -> None:
+        """Wait until everything that was applied before has been committed and applied here (raft_barrier)."""
+        await self._submit(raft_barrier, RaftBarrier())
+
+    async def add(self, id: int, address: str) -> None:
+        """Add a server, as a spare (raft_add)."""
+        await self._submit(raft_add, RaftChange(), id, address)
+
+    async def assign(self, id: int, role: int = RAFT_VOTER) -> None:
+        """Give a server another role; to become a voter it first catches up (raft_assign)."""
+        await self._submit(raft_assign, RaftChange(), id, role)
+
+    async def remove(self, id: int) -> None:
+        """Remove a server (raft_remove)."""
+        await self._submit(raft_remove, RaftChange(), id)
+
+    async def transfer(self, id: int = 0) -> tuple[int, str | None]:
+        """Hand leadership to server `id`, 0 for any; return who leads when the attempt has ended (raft_transfer)."""
+        await self._submit(raft_transfer, RaftTransfer(), id)
+        return self.leader
+
+    # Below: from callbacks to futures.
+
+    def _submit(self, submit: Callable[..., int], req: RaftRequest, *args: object) -> "asyncio.Future[Any]":
+        future = asyncio.get_running_loop().create_future()
+
+        def done(req: RaftRequest, status: int = 0, result: Any = None) -> None:
+            if future.done():
+                return
+            if status == 0:
+                future.set_result(result)
+            else:
+                future.set_exception(RaftError(status))
+
+        rv = submit(self.raft, req, *args, done)
+        if rv != 0:
+            future.set_exception(RaftError(rv, raft_errmsg(self.raft)))
+        return future
+
+    def _check(self, rv: int) -> None:
+        if rv != 0:
+            raise RaftError(rv, raft_errmsg(self.raft))
+
+    def _check_io(self, rv: int) -> None:
+        # As in C, bootstrap and recover leave their text in the io only.
+        if rv != 0:
+            raise RaftError(rv, self.io.errmsg)
+
+    def _state_changed(self, raft: Raft, old: int, new: int) -> None:
+        if self.on_state is not None:
+            self.on_state(old, new)
+        # Inside the change the new state is not set up yet; who waits is looked at when it is.
+        asyncio.get_running_loop().call_soon(self._notice)
+
+    def _noticing(self, callback: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            callback(*args)
+            self._notice()
+
+        return call
+
+    def _notice(self) -> None:
+        for waiter in list(self._waiters):
+            test, future = waiter
+            if future.done():
+                continue
+            if self._closed:
+                future.set_exception(RaftError(RAFT_CANCELED))
+                continue
+            try:
+                if test():
+                    future.set_result(None)
+            except Exception as exc:
+                future.set_exception(exc)
