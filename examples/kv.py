@@ -2,8 +2,8 @@
 
     kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…        one server of a cluster; a cluster of one will do
 
-Lines on standard input: `set KEY VALUE`, `del KEY`, `get KEY`, `leader`; the end of input stops the server. Writes go
-to the leader only: another server answers with its address. `get` reads what this server has applied.
+Lines on standard input: `set KEY VALUE`, `del KEY`, `get KEY`, `leader`; the end of input stops the server.
+Writes go to the leader only: another server answers with its address. `get` reads what this server has applied.
 """
 
 import sys

@@ -7,7 +7,7 @@ import pytest
 from tests.interop.driver import SPARE, VOTER, Cluster, Failed, Node, Workshop, until
 
 SETTINGS = {"threshold": 150, "trailing": 30, "segment": 262144, "blob": 50_000, "retry": 100, "install": 3000}
-"""The install timeout is short because a leader that sends the snapshot before its newest one waits for it to expire."""
+"""A leader that happens to send the snapshot before its newest one waits for the install timeout: keep that short."""
 
 MEMBERS = {"3 with one C": ["c", "py", "py"], "3 with two C": ["c", "c", "py"], "5": ["c", "py", "c", "py", "py"]}
 
