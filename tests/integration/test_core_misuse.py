@@ -391,7 +391,7 @@ IO_CALLS: dict[str, Any] = {
     "set_term": lambda s: s.recv(msg.append_entries(2, 9, 1, 1)),
     "set_vote": lambda s: s.tick(1000),
     "send": lambda s: s.recv(msg.append_entries(2, 1, 1, 1)),
-    "append": lambda s: s.recv(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1]))),
+    "append": lambda s: s.recv(msg.append_entries(2, 1, 3, 1, 0, msg.commands([1]))),
     "truncate": lambda s: s.recv(msg.append_entries(2, 2, 1, 1, 0, msg.commands([2]))),
     "snapshot_put": lambda s: s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(0, 0))),
 }

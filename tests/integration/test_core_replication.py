@@ -196,8 +196,10 @@ def test_pipeline_falls_back_to_probe_when_a_send_fails(new_cluster: NewCluster)
     assert progress.state == PROGRESS__PIPELINE
     fx.raft_fixture_disconnect(c.f, 0, 1)
     c.elapse(115)
+    assert progress.state == PROGRESS__PIPELINE
+    c.until(lambda: progress.state == PROGRESS__PROBE, 200)
+    assert c.time == 1400
     assert c.n_send(0, RAFT_IO_APPEND_ENTRIES) == 4
-    assert progress.state == PROGRESS__PROBE
     assert progress.next_index == progress.match_index + 1
     fx.raft_fixture_reconnect(c.f, 0, 1)
     c.until_applied(0, 3, 1000)
@@ -375,10 +377,9 @@ def test_leader_that_cannot_store_steps_down(new_cluster: NewCluster) -> None:
     c = new_cluster(2).led()
     fx.raft_fixture_append_fault(c.f, 0, 0)
     p = c.add_x(0)
-    c.step()
-    assert not p.done
     c.until_state(0, RAFT_FOLLOWER)
     assert p.status == RAFT_IOERR
+    assert p.time == 1055
     assert c.last_index(0) == 2
     assert c.raft(0).last_stored == 2
     c.progress()

@@ -43,8 +43,7 @@ def test_transfer_to_a_follower_that_has_everything(new_cluster: NewCluster) -> 
     c = new_cluster(3).led()
     c.elapse(500)
     p = c.transfer(0, 2)
-    c.step()
-    assert c.n_send(0, RAFT_IO_TIMEOUT_NOW) == 1
+    c.until(lambda: c.n_send(0, RAFT_IO_TIMEOUT_NOW) == 1, 10)
     c.until_done(p)
     assert c.until_leader(1000) == 1
     assert c.term(1) == 3
@@ -149,8 +148,8 @@ def test_transfer_by_a_demoted_leader_is_refused(new_cluster: NewCluster) -> Non
     c.add_spare()
     c.promote(3)
     demotion = c.assign(0, 1, RAFT_SPARE)
-    c.until_applied(0, demotion.index, 1000)
-    assert demotion.status == 0
+    assert c.until_done(demotion, 1000) == 0
+    assert c.applied(0) == 5
     assert raft_transfer(c.raft(0), RaftTransfer(), 2, unexpected) == RAFT_NOTLEADER
     assert raft_errmsg(c.raft(0)) == "server is not the leader"
 

@@ -438,9 +438,9 @@ def test_3_6_3_leader_completeness(new_cluster: NewCluster) -> None:
     c.isolate(2)
     index = c.progress()
     c.kill(0)
-    c.rejoin(2)
     c.heal(1, 2)
     c.set_randomized(2, 1000)
+    c.until_no_leader(100)
     assert c.until_leader(20000) == 1
     c.until_applied(1, index, 5000)
     c.until_applied(2, index, 5000)

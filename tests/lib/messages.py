@@ -23,6 +23,7 @@ from pyraft import (
     RaftRequestVoteResult,
     RaftTimeoutNow,
 )
+from tests.lib import fsm
 
 
 def message(src: int, type: int) -> RaftMessage:
@@ -35,9 +36,9 @@ def message(src: int, type: int) -> RaftMessage:
 
 
 def commands(terms: Sequence[int], payloads: Sequence[bytes] | None = None) -> list[RaftEntry]:
-    """Return one command entry per term, with the given or made-up payloads of 16 bytes."""
+    """Return one command entry per term, with the given payloads or commands that add 0 to x."""
     if payloads is None:
-        payloads = [b"%016d" % i for i in range(len(terms))]
+        payloads = [fsm.add_x(0)] * len(terms)
     return [RaftEntry(term, RAFT_COMMAND, buf) for term, buf in zip(terms, payloads, strict=True)]
 
 

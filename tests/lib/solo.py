@@ -333,7 +333,7 @@ class Solo:
         self.sent()
 
     def lead(self) -> None:
-        """Make the server leader of its next term, its barrier stored and acknowledged by server 2."""
+        """Make the server leader of its next term, its barrier stored and acknowledged by a majority."""
         self.stand()
         term = self.r.current_term
         for server in self.conf.servers[1:]:
@@ -341,6 +341,8 @@ class Solo:
                 self.recv(msg.request_vote_result(server.id, term))
         self.io.finish_appends()
         last = self.r.last_stored
-        self.recv(msg.append_entries_result(2, term, last))
+        voters = [server.id for server in self.conf.servers if server.role == RAFT_VOTER and server.id != 1]
+        for id in voters[: (len(voters) + 1) // 2]:
+            self.recv(msg.append_entries_result(id, term, last))
         self.sent()
         self.io.calls.clear()

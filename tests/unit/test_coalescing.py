@@ -161,21 +161,21 @@ def test_error_of_a_deferred_write_counts_as_its_completion() -> None:
 def test_error_of_a_second_batch_leaves_the_first() -> None:
     """If the entries of a turn need two writes and the second is refused, only its own requests get the error."""
     s = leader()
-    first = Applied(s, *[fsms.add_x(1)] * 65536)
+    first = Applied(s, *[fsms.add_x(1)] * 32768)
     second = Applied(s)
     s.io.fail("append", 0, RAFT_IOERR)
     s.io.turn()
     assert (first.statuses, second.statuses) == ([RAFT_LEADERSHIPLOST], [RAFT_IOERR])
     assert s.state == RAFT_FOLLOWER
-    assert raft_last_index(s.r) == 2 + 65536
+    assert raft_last_index(s.r) == 2 + 32768
 
 
 @pytest.mark.parametrize(
     ("payload", "n", "batches"),
-    [(16, 65537, [65536, 1]), (1 << 18, 9, [3, 3, 3]), (1 << 21, 2, [1, 1]), (8, 200, [200])],
+    [(0, 65537, [65536, 1]), (16, 32769, [32768, 1]), (1 << 18, 9, [3, 3, 3]), (1 << 21, 2, [1, 1]), (8, 200, [200])],
 )
 def test_a_write_is_bounded(payload: int, n: int, batches: list[int]) -> None:
-    """A write of deferred entries has at most 65536 of them and about 1 MiB, but at least one."""
+    """A write of deferred entries has at most 65536 of them and 1 MiB, headers included, but at least one."""
     s = leader()
     half = n // 2
     for part in (half, n - half):
