@@ -116,7 +116,7 @@ def _write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) ->
     """Put new entries in the log and write them, in one piece unless they are very many."""
     follower = r.follower_state
     assert follower is not None
-    step = replicate.MAX_BATCH_ENTRIES
+    step = log.MAX_ENTRIES
     for start in range(0, len(entries.bufs), step):
         part = entries if len(entries.bufs) <= step else entries[start : start + step]
         log.append_batch(r.log, part)

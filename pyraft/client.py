@@ -198,6 +198,7 @@ def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: 
     """Start the first catch-up round of the i'th server (4.2.1)."""
     req.cb = cb
     req.type = RAFT_CHANGE
+    req.index = 0
     leader.change = req
     leader.promotee_id = r.configuration.servers[i].id
     leader.round_number = 1
@@ -236,6 +237,7 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
     r.configuration_uncommitted_index = index
     req.cb = cb
     req.type = RAFT_CHANGE
+    req.index = index
     leader.change = req
     return 0
 

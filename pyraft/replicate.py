@@ -37,9 +37,6 @@ from pyraft.types import (
     no_entries,
 )
 
-MAX_BATCH_ENTRIES = 65536
-"""Entries in one io.append of deferred or received entries: a quarter of what a reader of segments takes."""
-
 
 class SendRequest(RaftIoSend):
     """A message on its way to `server_id`, an AppendEntries or an InstallSnapshot."""
@@ -107,7 +104,7 @@ def flush(r: Raft) -> None:
     index = leader.deferred_index
     leader.deferred_index = 0
     while index <= log.last_index(r.log):
-        entries = log.acquire(r.log, index, r.max_append_bytes, MAX_BATCH_ENTRIES)
+        entries = log.acquire(r.log, index, r.max_append_bytes, log.MAX_ENTRIES)
         rv = _append(r, index, entries)
         if rv != 0:
             _append_failed(r, index, len(entries.bufs), rv)
@@ -185,7 +182,7 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int, prev_
     C: replication.c:sendAppendEntries puts all of them into one message, however many (B31).
     """
     # A heartbeat that is due with a full window carries one entry: an empty one would have to skip what is unsent.
-    n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else 0
+    n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else log.MAX_ENTRIES
     while True:
         entries = log.acquire(r.log, prev_index + 1, r.max_append_bytes, n)
         rv = _send_entries(r, p, server, now, prev_index, prev_term, entries)
@@ -217,7 +214,7 @@ def _send_entries(
     if rv != 0:
         return rv
     if p.state == PROGRESS__PIPELINE:
-        progress.sent(p, prev_index + 1 + len(entries.bufs), log.payload_size(entries.bufs))
+        progress.sent(p, prev_index + 1 + len(entries.bufs), log.weight(entries.bufs))
     p.last_send = now
     return 0
 
@@ -432,6 +429,8 @@ def _advance_promotion(r: Raft) -> int:
         return rv
     leader.promotee_id = 0
     r.configuration_uncommitted_index = index
+    if leader.change is not None:
+        leader.change.index = index
     return 0
 
 

@@ -40,11 +40,10 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     if problem:
         r.errmsg = problem
         return -1
-    data, callbacks = r.data, r.callbacks
+    data = r.data
     # Start from the defaults of a fresh object: this one may have served before.
     Raft.__init__(r)
-    r.data, r.callbacks = data, callbacks
-    r.callbacks.state_cb = None
+    r.data = data
     r.io = io
     io.data = r
     r.fsm = fsm
@@ -199,7 +198,7 @@ def raft_set_max_catch_up_round_duration(r: Raft, msecs: int) -> None:
 
 
 def raft_set_max_append_bytes(r: Raft, n: int) -> None:
-    """Bound the entries of one AppendEntries, headers included, 1 MiB by default; one entry always goes (ours, B31)."""
+    """Bound the payload of one AppendEntries, 1 MiB by default; one entry always goes (ours, B31)."""
     r.max_append_bytes = max(n, 1)
 
 
