@@ -12,6 +12,7 @@ Failure modes: every failure carries a code and a text with libuv's wording ("op
 After a failed fsync nothing is assumed about the file: a caller that goes on must write the data again.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -36,6 +37,9 @@ TMP_PREFIX: Final = "tmp-"
 
 CHUNK: Final = 1024 * 1024
 """Size in bytes of the pieces in which large files are handled."""
+
+O_CREATE_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+"""Flags of open for a file that must not exist yet."""
 
 _MODE: Final = 0o600
 _SIZE_NOTE: Final = "user.raft.size"
@@ -114,6 +118,11 @@ def readv(fd: int, buffers: list[Any]) -> int:
     return os.readv(fd, buffers)
 
 
+def rewind(fd: int) -> None:
+    """lseek(2) to the start."""
+    os.lseek(fd, 0, os.SEEK_SET)
+
+
 def write(fd: int, data: Any) -> int:
     """write(2)."""
     return os.write(fd, data)
@@ -182,6 +191,16 @@ def getxattr(fd: int, name: str) -> bytes:
 def set_direct(fd: int) -> None:
     """Switch the descriptor to direct I/O (O_DIRECT)."""
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+
+
+def file_system(fd: int) -> int:
+    """Return the type of the file system that a file is on, as fstatfs(2) has it (TMPFS_MAGIC and so on)."""
+    # struct statfs begins with the type, a long; the rest takes less than 256 bytes everywhere.
+    buf = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None, use_errno=True).fstatfs(fd, buf) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return ctypes.c_ulong.from_buffer(buf).value
 
 
 # ---- on names in a directory -----------------------------------------------------------------------------------------
@@ -319,7 +338,7 @@ def sync(fd: int, data_only: bool = False) -> None:
 
 def _write_new(path: str, bufs: Iterable[Any]) -> None:
     try:
-        fd = open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        fd = open(path, O_CREATE_NEW)
     except OSError as exc:
         raise failure("open", exc) from None
     try:
@@ -409,7 +428,7 @@ def overwrite_file(dir: str, name: str, data: bytes) -> None:
 
 
 def note_size(fd: int, size: int) -> None:
-    """Record durably, in an attribute of the file that C ignores, that it has at least `size` bytes.
+    """Record, in an attribute of the file that C ignores, that it has at least `size` bytes, durably so already.
 
     A file that is shorter afterwards was cut by something else than this library or a crash. Where the file system
     keeps no attributes nothing is recorded.
@@ -418,7 +437,6 @@ def note_size(fd: int, size: int) -> None:
         setxattr(fd, _SIZE_NOTE, str(size).encode())
     except OSError:
         return
-    sync(fd)
 
 
 def noted_size(fd: int) -> int:
@@ -451,14 +469,14 @@ def allocate_file(dir: str, name: str, size: int, use_fallocate: bool, direct: b
     Errors: RAFT_NOSPACE "not enough space to allocate N bytes", else RAFT_IOERR; no file is left behind.
     """
     path = join(dir, name)
-    fd = open_file(dir, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DSYNC if use_fallocate else 0))
+    fd = open_file(dir, name, O_CREATE_NEW | (os.O_DSYNC if use_fallocate else 0))
     try:
         try:
             if use_fallocate:
                 fallocate(fd, 0, size)
             else:
                 _emulate_fallocate(fd, size)
-                sync(fd)
+            sync(fd)
             note_size(fd, size)
         except OSError as exc:
             raise _no_space(exc, size) or failure("posix_allocate", exc) from None
@@ -511,6 +529,7 @@ def truncate_file(dir: str, name: str, size: int) -> None:
     try:
         if noted_size(fd) > size:
             note_size(fd, size)
+            sync(fd)
         try:
             ftruncate(fd, size)
         except OSError as exc:

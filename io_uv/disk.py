@@ -1,0 +1,391 @@
+"""A data directory as a whole: loading it, bootstrapping it, recovering it.
+
+Duty: `load` turns the files into (snapshot, start index, entries) and leaves a directory with closed segments only;
+`bootstrap` and `recover` write a configuration into it; `clean_up` removes left-overs. All are functions of the directory.
+
+Happy path of load: the newest snapshot; of the closed segments the longest run without a gap that ends with the last
+one; then the open segments that a crash left, each cut behind its last good batch and closed. What a crash may leave
+is put in order on the way: open segments that were never written (B39), the two halves of a truncate (B18), the rest
+of the log that an installed snapshot replaced. On return all that was read is durable.
+
+Failure modes: RAFT_CORRUPT, RAFT_MALFORMED and RAFT_IOERR, with a text that names the file and where in it. A bad
+newest snapshot is passed over if an older one and the log hold everything (B19). With `auto_recovery` a damaged
+segment at the end of the log is set aside and the load repeated, once: first a marker is made durable (`marker`),
+because entries that this server acknowledged may go with it.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from io_uv import fs, listing, marker, metadata, open_segment, segment, snapshot_file
+from io_uv.fs import Failure
+from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN, OpenContent
+from io_uv.segment import SegmentInfo
+from io_uv.snapshot_file import SnapshotInfo
+from io_uv.state import Metadata
+from pyraft import configuration
+from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_TOOBIG
+from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot, no_entries
+
+SET_ASIDE_PREFIX: Final = "corrupt-"
+# Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
+_FIRST_BLOCK_OVERHEAD: Final = 40
+_DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED, RAFT_IOERR)
+
+
+class _Log:
+    """The segments of one load: closed ones, open ones, and what is read from them."""
+
+    __slots__ = ("auto_recovery", "closed", "dir", "entries", "open", "start_index")
+
+    def __init__(self, dir: str, segments: Sequence[SegmentInfo], auto_recovery: bool) -> None:
+        self.dir = dir
+        self.auto_recovery = auto_recovery
+        self.closed = [info for info in segments if not info.is_open]
+        self.open: list[tuple[SegmentInfo, OpenContent]] = []
+        self.start_index = 1
+        self.entries: EntryBatch = no_entries()
+
+    @property
+    def next_index(self) -> int:
+        """Index behind the last entry read so far."""
+        return self.start_index + len(self.entries)
+
+
+def clean_up(dir: str) -> None:
+    """Remove what interrupted operations left behind; RAFT_IOERR if the directory cannot be read."""
+    listing.clean(dir)
+
+
+def load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
+    """Return (snapshot or None, start index, entries) of a data directory; open segments are closed ones afterwards.
+
+    The entries may begin before the snapshot's end; without any, start index is the one behind the snapshot, or 1.
+    With `auto_recovery`, `marker.marker_read(dir)` tells afterwards whether entries may have been lost.
+    """
+    try:
+        return _load(dir, auto_recovery)
+    except Failure as exc:
+        if exc.code != RAFT_CORRUPT or not auto_recovery:
+            raise
+    return _load(dir, auto_recovery)
+
+
+def _load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
+    snapshots, segments = listing.list(dir)
+    log = _Log(dir, segments, auto_recovery)
+    _read_open(log, segments)
+    _resolve_overlaps(log)
+    snapshot = _load_on_snapshot(log, snapshots)
+    # Names that the process before gave and did not live to sync.
+    fs.sync_dir(dir)
+    return snapshot, log.start_index, log.entries
+
+
+# ---- snapshots -------------------------------------------------------------------------------------------------------
+
+
+def _load_on_snapshot(log: _Log, snapshots: Sequence[SnapshotInfo]) -> RaftSnapshot | None:
+    if not snapshots:
+        _load_segments(log, None)
+        return None
+    newest = snapshots[-1]
+    try:
+        snapshot = _read_snapshot(log.dir, newest)
+    except Failure as exc:
+        return _fall_back(log, snapshots, exc)
+    _select(log, snapshot.index, newest.data_name)
+    _load_segments(log, snapshot)
+    return snapshot
+
+
+def _read_snapshot(dir: str, info: SnapshotInfo) -> RaftSnapshot:
+    if info.incomplete:
+        raise Failure(RAFT_CORRUPT, f"read {info.data_name}: the data that it had once is missing")
+    return snapshot_file.read(dir, info)
+
+
+def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -> RaftSnapshot:
+    """Load on an older snapshot if the log goes on from there without a gap and beyond the newest (B19)."""
+    if problem.code not in _DAMAGE:
+        raise problem
+    newest = snapshots[-1]
+    for info in reversed(snapshots[:-1]):
+        if not _covered(log, info.index, newest.index):
+            continue
+        try:
+            snapshot = _read_snapshot(log.dir, info)
+        except Failure as exc:
+            if exc.code not in _DAMAGE:
+                raise
+            continue
+        _select(log, info.index, info.data_name)
+        _load_segments(log, snapshot)
+        if log.auto_recovery:
+            # Nothing is lost with it, and io.snapshot_get must not find it.
+            for name in (newest.data_name, newest.filename):
+                if fs.size_of(log.dir, name) is not None:
+                    _set_aside(log.dir, name)
+        return snapshot
+    raise problem
+
+
+def _covered(log: _Log, start: int, end: int) -> bool:
+    """Return whether the log has all entries behind `start` up to `end` by the names and contents of its segments."""
+    run = log.closed[_run_start(log.closed) :]
+    first = run[0].first_index if run else start + 1
+    last = run[-1].last_index if run else start
+    if any(content.verdict == DAMAGED for _, content in log.open):
+        return False
+    return first <= start + 1 and last + sum(len(content.entries) for _, content in log.open) >= end
+
+
+# ---- choosing segments -----------------------------------------------------------------------------------------------
+
+
+def _run_start(closed: Sequence[SegmentInfo]) -> int:
+    """Return where the longest run of segments without a gap begins that ends with the last one."""
+    i = len(closed) - 1
+    while i > 0 and closed[i - 1].last_index + 1 == closed[i].first_index:
+        i -= 1
+    return max(i, 0)
+
+
+def _select(log: _Log, last_index: int, snapshot_name: str) -> None:
+    """Choose the closed segments to load on a snapshot that ends at `last_index`, and the start index."""
+    log.start_index = last_index + 1
+    if not log.closed:
+        return
+    if log.closed[-1].last_index < last_index and not log.open:
+        # All of them are behind the snapshot; the files stay.
+        log.closed = []
+        return
+    log.closed = log.closed[_run_start(log.closed) :]
+    first = log.closed[0]
+    if first.first_index > last_index + 1:
+        raise Failure(RAFT_CORRUPT, f"closed segment {first.filename} is past last snapshot {snapshot_name}")
+    log.start_index = first.first_index
+
+
+def _resolve_overlaps(log: _Log) -> None:
+    """Undo a truncate that a crash cut short between its steps (B18): the head of a segment beside the segment.
+
+    Nobody was told of such a truncate, so the longer of two segments with one first index stays, unless the log goes on
+    behind the shorter one. The same segment under two spellings of its name counts once.
+    """
+    kept: list[SegmentInfo] = []
+    for info in log.closed:
+        older = kept[-1] if kept else None
+        if older is None or info.first_index > older.last_index:
+            kept.append(info)
+            continue
+        if info.first_index != older.first_index:
+            text = f"closed segment {info.filename} overlaps with closed segment {older.filename}"
+            raise Failure(RAFT_CORRUPT, text)
+        # Sorted by last index: `older` is the head.
+        _check_head(log.dir, older, info)
+        if info.last_index == older.last_index:
+            continue
+        if any(other.first_index == older.last_index + 1 for other in log.closed):
+            _set_aside(log.dir, info.filename)
+        else:
+            fs.remove_file(log.dir, older.filename)
+            kept[-1] = info
+        fs.sync_dir(log.dir)
+    log.closed = kept
+
+
+def _check_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> None:
+    """Check that one segment has the first entries of the other."""
+    ours, theirs = no_entries(), no_entries()
+    segment.load_closed(dir, head, ours)
+    segment.load_closed(dir, whole, theirs)
+    n = len(ours)
+    if (ours.terms, ours.types, ours.bufs) != (theirs.terms[:n], theirs.types[:n], theirs.bufs[:n]):
+        text = f"closed segment {head.filename} differs from the start of closed segment {whole.filename}"
+        raise Failure(RAFT_CORRUPT, text)
+
+
+def _read_open(log: _Log, segments: Sequence[SegmentInfo]) -> None:
+    """Judge the open segments, and remove those in which nothing was ever complete.
+
+    A tear is the end of the log: only one write is under way at a time, so a segment before one that has been written
+    to is complete, and an incomplete batch in it is damage.
+    """
+    found = []
+    for info in segments:
+        if info.is_open:
+            try:
+                found.append((info, open_segment.read(log.dir, info.filename)))
+            except Failure as exc:
+                raise exc.wrap(f"load open segment {info.filename}") from None
+    written_later = False
+    for _, content in reversed(found):
+        if written_later and content.verdict == TORN:
+            content.verdict = DAMAGED
+            content.problem = content.problem or Failure(RAFT_CORRUPT, "unexpected format version 0")
+        written_later = written_later or content.verdict != UNWRITTEN
+    for info, content in found:
+        if content.verdict != DAMAGED and not content.entries:
+            _remove_open(log.dir, info)
+        else:
+            log.open.append((info, content))
+
+
+def _remove_open(dir: str, info: SegmentInfo) -> None:
+    try:
+        fs.remove_file(dir, info.filename)
+    except Failure as exc:
+        raise exc.wrap(f"load open segment {info.filename}") from None
+
+
+# ---- loading segments ------------------------------------------------------------------------------------------------
+
+
+def _load_segments(log: _Log, snapshot: RaftSnapshot | None) -> None:
+    _load_closed(log)
+    if snapshot is not None and _replaced_by(log, snapshot):
+        _finish_install(log, snapshot)
+        return
+    for i, (info, content) in enumerate(log.open):
+        if content.verdict == DAMAGED:
+            assert content.problem is not None
+            problem = content.problem.wrap(f"load open segment {info.filename}")
+            if log.auto_recovery and problem.code == RAFT_CORRUPT:
+                _set_open_aside(log, i, problem)
+            raise problem
+        _close_open(log, info, content)
+    last_index = log.next_index - 1
+    if snapshot is not None and last_index < snapshot.index:
+        text = f"last entry on disk has index {last_index}, which is behind last snapshot's index {snapshot.index}"
+        raise Failure(RAFT_CORRUPT, text)
+
+
+def _load_closed(log: _Log) -> None:
+    for i, info in enumerate(log.closed):
+        if info.first_index != log.next_index:
+            text = f"unexpected closed segment {info.filename}: first index should have been {log.next_index}"
+            raise Failure(RAFT_CORRUPT, text)
+        try:
+            segment.load_closed(log.dir, info, log.entries)
+        except Failure as exc:
+            if log.auto_recovery and exc.code == RAFT_CORRUPT and i == len(log.closed) - 1:
+                _set_log_end_aside(log, [info.filename], exc)
+            raise
+
+
+def _close_open(log: _Log, info: SegmentInfo, content: OpenContent) -> None:
+    """Take over the entries of an open segment and make it a closed one, durably before the next is."""
+    name = segment.closed_name(log.next_index, log.next_index + len(content.entries) - 1)
+    try:
+        fs.truncate_and_rename(log.dir, info.filename, content.used, name)
+        fs.sync_dir(log.dir)
+    except Failure as exc:
+        raise exc.wrap(f"load open segment {info.filename}") from None
+    log.entries.terms.extend(content.entries.terms)
+    log.entries.types.extend(content.entries.types)
+    log.entries.bufs.extend(content.entries.bufs)
+
+
+def _replaced_by(log: _Log, snapshot: RaftSnapshot) -> bool:
+    """Return whether the closed segments are a log that the snapshot replaced: another term at its last index."""
+    at = snapshot.index - log.start_index
+    return 0 <= at < len(log.entries) and log.entries.terms[at] != snapshot.term
+
+
+def _finish_install(log: _Log, snapshot: RaftSnapshot) -> None:
+    """Remove the log that an installed snapshot replaced; a crash came in between.
+
+    Its entries contradict what is committed at the snapshot's end, so none of them is needed (3.6.3, figure 5.3).
+    """
+    segment.remove_closed(log.dir, log.closed, snapshot.index)
+    for info, _ in log.open:
+        _remove_open(log.dir, info)
+    log.open = []
+    log.closed = []
+    log.entries = no_entries()
+    log.start_index = snapshot.index + 1
+
+
+# ---- automatic recovery ----------------------------------------------------------------------------------------------
+
+
+def _set_aside(dir: str, name: str) -> None:
+    fs.rename_file(dir, name, f"{SET_ASIDE_PREFIX}{time.time_ns()}-{name}")
+
+
+def _set_log_end_aside(log: _Log, names: Sequence[str], problem: Failure) -> None:
+    """Set damaged files at the end of the log aside, with all open segments; the marker comes first.
+
+    The last goes first: whatever a crash leaves is again a log with its damage at the end.
+    """
+    marker.marker_set(log.dir, problem.message)
+    for name in [*reversed([info.filename for info, _ in log.open if info.filename not in names]), *reversed(names)]:
+        _set_aside(log.dir, name)
+        fs.sync_dir(log.dir)
+
+
+def _set_open_aside(log: _Log, i: int, problem: Failure) -> None:
+    """Set open segments from number `i` on aside. The good batches in front of the damage stay in the log."""
+    info, content = log.open[i]
+    log.open = log.open[i:]
+    if not content.entries:
+        _set_log_end_aside(log, [info.filename], problem)
+        return
+    # C: uv_segment.c:uvSegmentLoadOpen drops what follows the good batches for good and goes on with the next segment,
+    # whose entries then get wrong indexes. Here a copy of the whole stays, made before anything is cut.
+    marker.marker_set(log.dir, problem.message)
+    for later, _ in reversed(log.open[1:]):
+        _set_aside(log.dir, later.filename)
+        fs.sync_dir(log.dir)
+    copy = f"{SET_ASIDE_PREFIX}{time.time_ns()}-{info.filename}"
+    fs.make_file(log.dir, copy, [fs.read_file(log.dir, info.filename)])
+    _close_open(log, info, content)
+
+
+# ---- bootstrap and recover -------------------------------------------------------------------------------------------
+
+
+def _change_entry(conf: RaftConfiguration, term: int, block_size: int) -> EntryBatch:
+    blob = configuration.encode(conf)
+    room = block_size - _FIRST_BLOCK_OVERHEAD
+    if len(blob) > room:
+        raise Failure(RAFT_TOOBIG, f"configuration of {len(blob)} bytes is larger than {room}")
+    return EntryBatch([term], [RAFT_CHANGE], [blob])
+
+
+def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
+    """Make a pristine directory that of a server whose log has one entry, `conf`, in term 1; return what was stored.
+
+    Errors: RAFT_CANTBOOTSTRAP "metadata contains term N"; RAFT_TOOBIG for a configuration that does not fit the
+    first block; RAFT_IOERR, also if there is a first segment. The two before leave nothing behind (B20).
+    """
+    # C: uv.c:uvBootstrap stores the term before it looks whether the rest can be done.
+    current = metadata.load(dir)
+    if current.term != 0:
+        raise Failure(RAFT_CANTBOOTSTRAP, f"metadata contains term {current.term}")
+    entry = _change_entry(conf, 1, block_size)
+    name = segment.closed_name(1, 1)
+    if fs.size_of(dir, name) is not None:
+        raise Failure(RAFT_IOERR, f"write closed segment {name}: file already exists")
+    stored = Metadata(current.version + 1, 1, 0)
+    metadata.store(dir, stored)
+    segment.write_closed(dir, 1, [entry])
+    return stored
+
+
+def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_recovery: bool) -> int:
+    """Append an entry with `conf` to the log of a server that is not running; return its index.
+
+    `term` is the one stored in the metadata; the entry gets the higher of it and the log's last (B2). The metadata stays.
+    Errors: those of load, RAFT_TOOBIG before anything is touched, RAFT_IOERR.
+    """
+    _change_entry(conf, term, block_size)
+    snapshot, start_index, entries = load(dir, auto_recovery)
+    last_term = entries.terms[-1] if entries else snapshot.term if snapshot is not None else 0
+    # C: uv_segment.c:uvWriteClosedSegment always writes term 1, below entries that may precede it.
+    entry = _change_entry(conf, max(last_term, term, 1), block_size)
+    index = start_index + len(entries)
+    segment.write_closed(dir, index, [entry])
+    return index

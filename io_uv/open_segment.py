@@ -1,0 +1,178 @@
+"""Open segments as a crash leaves them: which entries count, and whether a crash can have left them so.
+
+Duty: `read` judges the content of an `open-N` file. A segment is full of zeros before it is written; a write at a time
+covers whole blocks, in order, is durable before the next begins, and starts with what its first block held already.
+So all but the last write is complete, and of the last one any 512-byte sectors may be missing. A missing
+sector reads as before: in front of the first incomplete batch as the new content, behind it as zeros.
+
+Verdicts: UNWRITTEN, nothing in it was ever complete, the file can go; INTACT, the batches end where the data ends;
+TORN, an incomplete batch follows that a crash explains: a sector of it reads as zeros, or the file ends within
+it; DAMAGED, what follows the good batches was complete once, or is none of our making: `problem` says where.
+C drops whatever follows the first bad batch, acknowledged or not.
+
+Limits, for lack of evidence in format 1: damage to the last write passes for a tear if its last incomplete batch
+holds a sector of zeros by nature; a loss of whole sectors, or of the file's end at a batch boundary, looks like a
+crash. A cut file of ours is known by its size note (fs.note_size); one of C's passes for a tear (B1).
+"""
+
+import os
+from typing import Final
+
+from io_uv import crc, encoding, fs, segment
+from io_uv.fs import Failure
+from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_NOMEM
+from pyraft.types import EntryBatch, no_entries
+
+SECTOR: Final = 512
+"""What a disk writes as one, at least."""
+
+UNWRITTEN: Final = 0
+INTACT: Final = 1
+TORN: Final = 2
+DAMAGED: Final = 3
+
+_WORD: Final = segment.WORD
+
+
+class OpenContent:
+    """What an open segment holds.
+
+    `entries` are the good ones, `used` the bytes that they take from the start of the file, `blank` whether the file
+    has nothing but zeros, `problem` why it is DAMAGED, or what a TORN one's incomplete batch lacks.
+    """
+
+    __slots__ = ("blank", "entries", "problem", "used", "verdict")
+
+    def __init__(self, verdict: int, problem: Failure | None = None) -> None:
+        self.verdict = verdict
+        self.problem = problem
+        self.entries: EntryBatch = no_entries()
+        self.used = 0
+        self.blank = False
+
+
+def _zeros(data: bytes, start: int, end: int) -> bool:
+    """Return whether data[start:end] has only zeros."""
+    return data[start:end] == bytes(end - start)
+
+
+def _sector_missing(data: bytes, bad: int, start: int, end: int) -> bool:
+    """Return whether a sector that overlaps data[start:end] reads as if it was not written behind `bad`."""
+    for sector in range(start - start % SECTOR, min(end, len(data)), SECTOR):
+        if _zeros(data, max(sector, bad), min(sector + SECTOR, len(data))):
+            return True
+    return False
+
+
+def _count_was_changed(data: bytes, at: int) -> bool:
+    """Return whether one byte of the batch's count, put right, makes its header check out: no tear does that."""
+    header_crc, _, n = segment.PREAMBLE.unpack_from(data, at)
+    header_at = at + _WORD
+    body_at = header_at + encoding.BATCH_HEADER_SIZE
+    for position in range(8):
+        for value in range(256):
+            other = n & ~(0xFF << 8 * position) | value << 8 * position
+            end = body_at + encoding.ENTRY_HEADER_SIZE * other
+            if other == n or not 0 < other <= segment.MAX_BATCH_ENTRIES or end > len(data):
+                continue
+            if crc.crc32(other.to_bytes(8, "little") + data[body_at:end]) == header_crc:
+                return True
+    return False
+
+
+def _torn(data: bytes, at: int, noted: int) -> bool:
+    """Return whether a crash during the last write explains that the batch at `at` is bad."""
+    header_at = at + _WORD
+    body_at = header_at + encoding.BATCH_HEADER_SIZE
+    cut_allowed = noted == 0 or at == _WORD
+    if _sector_missing(data, at, at, body_at):
+        return True
+    if body_at > len(data):
+        return cut_allowed
+    try:
+        header_crc, _, n = segment.read_preamble(data, at)
+    except Failure:
+        # The sector with the count was written, and nobody writes such a count.
+        return False
+    end = body_at + encoding.ENTRY_HEADER_SIZE * n
+    if crc.crc32(data[header_at : min(end, len(data))]) != header_crc or end > len(data):
+        explained = _sector_missing(data, at, body_at, end) or (end > len(data) and cut_allowed)
+        return explained and not _count_was_changed(data, at)
+    try:
+        _, _, lengths = encoding.decode_batch_header(data, header_at, n)
+    except Failure:
+        return False
+    data_end = end + sum(lengths)
+    if data_end > len(data):
+        return cut_allowed or _sector_missing(data, at, end, data_end)
+    return _sector_missing(data, at, end, data_end)
+
+
+def holds_batch(data: bytes) -> bool:
+    """Return whether a complete, valid batch lies anywhere in the data."""
+    for at in range(0, len(data) - segment.PREAMBLE.size, _WORD):
+        # The count is at most 262,144: of its eight bytes the last five are zero.
+        if data[at + 11 : at + 16] != b"\0\0\0\0\0" or data[at + 8 : at + 11] == b"\0\0\0":
+            continue
+        try:
+            segment.read_batch(data, at, no_entries())
+        except Failure as exc:
+            if exc.code == RAFT_NOMEM:
+                raise
+            continue
+        return True
+    return False
+
+
+def _without_format(data: bytes) -> OpenContent:
+    """Judge a file whose format word is 0 although it holds something (B38)."""
+    if holds_batch(data):
+        return OpenContent(DAMAGED, Failure(RAFT_CORRUPT, "unexpected format version 0"))
+    return OpenContent(TORN)
+
+
+def judge(data: bytes, noted: int = 0) -> OpenContent:
+    """Judge the content of an open segment; `noted` is the size that the file is known to have had, 0 if unknown."""
+    if len(data) < _WORD or _zeros(data, 0, len(data)):
+        content = OpenContent(UNWRITTEN)
+        content.blank = _zeros(data, 0, len(data))
+    elif _zeros(data, 0, _WORD):
+        content = _without_format(data)
+    else:
+        content = _judge_batches(data, noted)
+    if len(data) < noted and content.verdict != DAMAGED:
+        content.verdict = DAMAGED
+        content.problem = Failure(RAFT_CORRUPT, f"file has only {len(data)} bytes instead of {noted}")
+    return content
+
+
+def _judge_batches(data: bytes, noted: int) -> OpenContent:
+    try:
+        segment.check_format(data)
+    except Failure as exc:
+        return OpenContent(DAMAGED, exc)
+    content = OpenContent(INTACT)
+    content.used, _, problem = segment.read_batches(data, content.entries)
+    if problem is None or _zeros(data, content.used, len(data)):
+        return content
+    if problem.code == RAFT_IOERR:
+        problem = Failure(RAFT_CORRUPT, problem.message)
+    content.problem = problem
+    content.verdict = TORN if _torn(data, content.used, noted) else DAMAGED
+    return content
+
+
+def read(dir: str, name: str) -> OpenContent:
+    """Read and judge an open segment. Raises Failure if the file cannot be read."""
+    try:
+        fd = fs.open_file(dir, name, os.O_RDONLY)
+        try:
+            noted = fs.noted_size(fd)
+            data = fs.read_exactly(fd, fs.fstat(fd).st_size)
+        finally:
+            fs.close(fd)
+    except OSError as exc:
+        raise fs.failure("read file: stat", exc) from None
+    except Failure as exc:
+        raise exc.wrap("read file") from None
+    return judge(data, noted)

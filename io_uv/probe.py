@@ -1,0 +1,169 @@
+"""What the file system of the data directory can do.
+
+Duty: find out, with files that are gone again at once, whether fallocate(2) works, whether writes can go around the
+page cache (O_DIRECT) and in which block size, and whether they can be submitted without blocking (Linux AIO with
+RWF_NOWAIT and RWF_DSYNC). The type of the file system tells the rest: whether it copies on write, or is in memory.
+
+Happy path on ext4 and XFS: fallocate, 4096, asynchronous. On tmpfs: fallocate, no direct I/O, hence not asynchronous.
+
+Failure modes: RAFT_NOSPACE or RAFT_IOERR "create I/O capabilities probe file: …", RAFT_IOERR "probe Direct I/O: …" or
+"probe Async I/O: io_setup: …", RAFT_NOMEM where there is no memory for the write.
+"""
+
+import errno
+import select
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from io_uv import fs, kaio
+from io_uv.fs import Failure
+from pyraft import heap
+from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
+
+_T = TypeVar("_T")
+
+_FALLOCATE_FILE: Final = ".probe_fallocate"
+_FILE: Final = ".probe"
+_FILE_SIZE: Final = 4096
+_BLOCK_SIZES: Final = (4096, 2048, 1024, 512)
+
+_TMPFS: Final = 0x01021994
+_ZFS: Final = 0x2FC12FC1
+_UBIFS: Final = 0x24051905
+_BTRFS: Final = 0x9123683E
+_BCACHEFS: Final = 0xCA451A4E
+
+
+class Capabilities:
+    """What probing found.
+
+    `direct_io` is the block size of direct I/O in bytes, 0 without; `copy_on_write` says that a file system writes
+    to a fresh place whatever was there, `in_memory` that a write costs no disk access.
+    """
+
+    __slots__ = ("async_io", "copy_on_write", "direct_io", "fallocate", "in_memory")
+
+    def __init__(self, direct_io: int, async_io: bool, fallocate: bool, kind: int) -> None:
+        self.direct_io = direct_io
+        self.async_io = async_io
+        self.fallocate = fallocate
+        self.copy_on_write = kind in (_BTRFS, _ZFS, _BCACHEFS)
+        self.in_memory = kind == _TMPFS
+
+
+def probe(dir: str) -> Capabilities:
+    """Return what the file system of `dir` can do. Files of an interrupted probe are removed first."""
+    can_fallocate = _probe_fallocate(dir)
+    _remove(dir, _FILE)
+    try:
+        fd = fs.allocate_file(dir, _FILE, _FILE_SIZE, can_fallocate)
+    except Failure as exc:
+        raise exc.wrap("create I/O capabilities probe file") from None
+    try:
+        _remove(dir, _FILE)
+        kind, direct_io = _wrapped("probe Direct I/O", _probe_direct, fd)
+        # Without direct I/O a submission may block, which makes it useless on a loop.
+        async_io = direct_io != 0 and _wrapped("probe Async I/O", _probe_async, fd, direct_io)
+        return Capabilities(direct_io, async_io, can_fallocate, kind)
+    finally:
+        fs.close(fd)
+
+
+def _wrapped(prefix: str, fn: Callable[..., _T], *args: int) -> _T:
+    try:
+        return fn(*args)
+    except Failure as exc:
+        raise exc.wrap(prefix) from None
+
+
+def _remove(dir: str, name: str) -> None:
+    try:
+        fs.remove_if_there(dir, name)
+    except Failure:
+        return
+
+
+def _probe_fallocate(dir: str) -> bool:
+    """Return whether fallocate works; other problems are left for the steps that follow to report."""
+    _remove(dir, _FALLOCATE_FILE)
+    try:
+        fd = fs.open_file(dir, _FALLOCATE_FILE, fs.O_CREATE_NEW)
+    except Failure:
+        return False
+    try:
+        fs.fallocate(fd, 0, _FILE_SIZE)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        # C: uv_fs.c:probeFallocate leaves the descriptor open.
+        fs.close(fd)
+        _remove(dir, _FALLOCATE_FILE)
+
+
+def _aligned(size: int) -> Any:
+    memory = heap.raft_aligned_alloc(size, size)
+    if memory is None:
+        raise Failure(RAFT_NOMEM, "out of memory")
+    memory[:] = bytes(size)
+    return memory
+
+
+def _probe_direct(fd: int) -> tuple[int, int]:
+    """Return the type of the file system, and the largest block size with which a direct write works, 0 if none."""
+    try:
+        kind = fs.file_system(fd)
+    except OSError as exc:
+        raise fs.failure("fstatfs", exc) from None
+    try:
+        fs.set_direct(fd)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise fs.failure("fcntl", exc) from None
+        if kind not in (_TMPFS, _ZFS, _UBIFS):
+            raise Failure(RAFT_IOERR, f"unsupported file system: {kind:x}") from None
+        return kind, 0
+    for size in _BLOCK_SIZES:
+        memory = _aligned(size)
+        try:
+            fs.write(fd, memory)
+        except OSError as exc:
+            if exc.errno in (errno.EIO, errno.EOPNOTSUPP):
+                continue
+            if exc.errno == errno.EINVAL and size == _BLOCK_SIZES[0]:
+                # Overlays such as shiftfs accept the flag and fail the write.
+                return kind, 0
+            raise fs.failure("write", exc) from None
+        finally:
+            heap.raft_aligned_free(size, memory)
+        return kind, size
+    return kind, 0
+
+
+def _probe_async(fd: int, size: int) -> bool:
+    """Return whether a direct write can be submitted without blocking and made durable on its own."""
+    try:
+        context = kaio.Context(1)
+    except OSError as exc:
+        raise fs.failure("io_setup", exc) from None
+    try:
+        memory = _aligned(size)
+        try:
+            context.submit(fd, memory, size, 0, nowait=True, dsync=True)
+        except OSError as exc:
+            if exc.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return False
+            raise fs.failure("io_submit", exc) from None
+        poll = select.poll()
+        poll.register(context.fileno(), select.POLLIN)
+        done: list[tuple[int, int]] = []
+        while not done:
+            poll.poll()
+            done = context.reap()
+        heap.raft_aligned_free(size, memory)
+        result = done[0][1]
+        # A write that would have blocked shows that the flag is known; such writes go to a thread.
+        return result > 0 or result == -errno.EAGAIN
+    finally:
+        context.close()
