@@ -134,7 +134,7 @@ def append_configuration(lg: RaftLog, term: int, conf: RaftConfiguration) -> Non
 def acquire(lg: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -> EntryBatch:
     """Return the entries from `index` on, none if it is not held.
 
-    `max_bytes` of payload and `max_entries` limit them, but one is always returned; 0 is no limit.
+    `max_bytes` (see weight) and `max_entries` limit them, but one is always returned; 0 is no limit.
     """
     slot = index - lg.base - 1
     end = len(lg.bufs)
@@ -153,15 +153,15 @@ def weight(bufs: list[bytes]) -> int:
 
 
 def _fitting(bufs: list[bytes], slot: int, end: int, max_bytes: int) -> int:
-    """Return where to stop so that the payloads from `slot` on fit, after one at least; look only as far as needed."""
+    """Return where to stop so that the entries from `slot` on fit, one at least; look only as far as needed."""
     first = slot
     total = 0
     while slot < end:
         step = bufs[slot : min(end, slot + _FITTING_STEP)]
-        size = sum(map(len, step))
+        size = weight(step)
         if total + size > max_bytes:
             for buf in step:
-                total += len(buf)
+                total += len(buf) + _HEADER_SIZE
                 if total > max_bytes:
                     break
                 slot += 1

@@ -198,7 +198,10 @@ def raft_set_max_catch_up_round_duration(r: Raft, msecs: int) -> None:
 
 
 def raft_set_max_append_bytes(r: Raft, n: int) -> None:
-    """Bound the payload of one AppendEntries, 1 MiB by default; one entry always goes (ours, B31)."""
+    """Bound the entries of one AppendEntries, 16 bytes of header each included, 1 MiB by default (ours, B31).
+
+    One entry always goes. The same bound holds for one disk write of commands that were deferred.
+    """
     r.max_append_bytes = max(n, 1)
 
 
