@@ -55,8 +55,12 @@ RAFT_ADDITIONS = {
     "EntryBatch": "entries as columns: what the library hands out where C has an array of raft_entry",
     "NoopTracer": "stock tracer of src/tracing.h, which C applications link against too",
     "StderrTracer": "stock tracer of src/tracing.h",
+    "RaftLog": "struct raft_log, which raft.h only names: the type of raft.log",
+    "RaftProgress": "struct raft_progress, which raft.h only names: the type of raft.leader_state.progress",
     "RaftRequest": "the fields that the macro RAFT__REQUEST puts into every request",
     "raft_promote": "older spelling of raft_assign to RAFT_VOTER, still in the C README",
+    "raft_set_max_append_bytes": "bounds one AppendEntries (B31)",
+    "raft_set_max_inflight_bytes": "bounds what is on its way to one follower",
     "raft_tracer_maybe_enable": "src/tracing.h: LIBRAFT_TRACE for a tracer",
 }
 
