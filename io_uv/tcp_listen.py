@@ -29,6 +29,8 @@ _BACKLOG = 128
 class Inbound(pyuv.TCP):
     """An accepted connection. `rewind` puts bytes back that were read too early."""
 
+    reason = ""  # tls.TlsStream has one
+
     def __init__(self, loop: Any) -> None:
         super().__init__(loop)
         self._rest = b""
@@ -166,7 +168,7 @@ def _listen_cb(t: "tcp.UvTcp", listener: Any, error: int | None) -> None:
 def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
     t = incoming.t
     if error is not None:
-        _drop(incoming, pyuv.errno.strerror(error))
+        _drop(incoming, incoming.stream.reason or pyuv.errno.strerror(error))
         return
     assert data is not None
     handshake = incoming.handshake

@@ -1,0 +1,358 @@
+"""TLS for the stock transport: both ends prove who they are.
+
+Duty: `raft_uv_tls_init` makes a transport like raft_uv_tcp_init does, whose connections are TLS 1.3 inside;
+`raft_uv_tls_reload` reads renewed certificates. The bytes inside are those of plain TCP.
+
+Happy path: both ends show a certificate that one of the given authorities has signed, and that names the server. It
+does so by DNS names `raft-server-ID`; or, where it has no name of that form, by the host of the server's address, as a
+DNS name or an IP address. The acceptor compares it with the id and address that the connector claims in the handshake,
+the connector with the server that it wants to reach. Only then does a message pass.
+
+Failure modes: a certificate that is missing, not signed, expired or somebody else's ends the connection
+(RAFT_NOCONNECTION for who connects, a trace for who accepts). Files that cannot be read leave a transport as it was. A
+certificate that names hosts only does not bind the id: its owner can pose as another server, but only at its own host.
+"""
+
+import ipaddress
+import os
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeAlias
+
+from io_uv import ip, pyuv, tcp
+from io_uv.fs import Failure
+from io_uv.transport import RaftUvTransport
+from pyraft.errors import RAFT_INVALID, RAFT_UNAUTHORIZED, errmsg_cut
+
+ID_PREFIX: Final = "raft-server-"
+
+_READ_SIZE: Final = 64 * 1024
+_PIECE: Final = 128 * 1024
+# What may be encrypted and not yet taken by the system: more would only hold memory twice.
+_WINDOW: Final = 1024 * 1024
+
+Path: TypeAlias = "str | os.PathLike[str]"
+
+
+def raft_uv_tls_init(transport: RaftUvTransport, loop: Any, certificate: Path, key: Path, authorities: Path) -> int:
+    """Make `transport` one that uses TLS over TCP sockets on `loop`, an io_uv.pyuv.Loop. Ours.
+
+    `certificate` is a PEM file with the own certificate and what lies between it and its authority, `key` one with its
+    private key, without a passphrase, `authorities` one with the certificates of those who may vouch for peers; nobody
+    else is trusted. Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use.
+    raft_uv_tcp_set_bind_address and raft_uv_tcp_close serve this transport too.
+    """
+    try:
+        security = Security(certificate, key, authorities)
+    except Failure as failure:
+        transport.errmsg = errmsg_cut(failure.message)
+        return failure.code
+    rv = tcp.raft_uv_tcp_init(transport, loop)
+    if rv == 0:
+        transport.impl.security = security
+    return rv
+
+
+def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
+    """Read the files given to raft_uv_tls_init again; connections made from now on use what they hold. Ours.
+
+    Existing connections go on. Returns RAFT_INVALID, with a text, if a file is of no use; all stays as it was then.
+    """
+    try:
+        transport.impl.security.reload()
+    except Failure as failure:
+        transport.errmsg = errmsg_cut(failure.message)
+        return failure.code
+    return 0
+
+
+class Security:
+    """Certificates, and how connections are wrapped and judged. Raises Failure(RAFT_INVALID) for bad files."""
+
+    def __init__(self, certificate: Path, key: Path, authorities: Path) -> None:
+        self._files = (certificate, key, authorities)
+        self._server, self._client = self._load()
+
+    def reload(self) -> None:
+        """Read the files again."""
+        self._server, self._client = self._load()
+
+    def accept(self, handle: Any) -> "TlsStream":
+        """Return the stream of an accepted connection; its first start_read begins the TLS handshake."""
+        return TlsStream(handle, self._server, True)
+
+    def connect(self, handle: Any, id: int, address: str, cb: Callable[["TlsStream", str], None]) -> "TlsStream":
+        """Return the stream of a connection made to server `id`, and agree on keys.
+
+        `cb(stream, "")` follows when that is done and the peer is who it should be, else `cb(stream, reason)`.
+        """
+
+        def handshake_cb(stream: TlsStream, reason: str) -> None:
+            if not reason:
+                try:
+                    self.check(stream, id, address)
+                except Failure as failure:
+                    reason = failure.message
+            cb(stream, reason)
+
+        stream = TlsStream(handle, self._client, False)
+        stream.handshake(handshake_cb)
+        return stream
+
+    def check(self, stream: "TlsStream", id: int, address: str) -> None:
+        """Raise Failure(RAFT_UNAUTHORIZED) unless the peer's certificate names that server."""
+        certificate = stream.certificate()
+        if not names_server(certificate, id, address):
+            names = ", ".join(name for _, name in certificate.get("subjectAltName", ())) or "nobody"
+            raise Failure(RAFT_UNAUTHORIZED, f"certificate of {names} does not name server {id} at {address}")
+
+    def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        return self._context(ssl.PROTOCOL_TLS_SERVER), self._context(ssl.PROTOCOL_TLS_CLIENT)
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        certificate, key, authorities = self._files
+        context = ssl.SSLContext(protocol)
+        # Names are compared by `names_server`, on both sides in the same way.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            # A passphrase would be asked for at the terminal.
+            context.load_cert_chain(certificate, key, password=lambda: b"")
+            context.load_verify_locations(authorities)
+        except (OSError, ValueError) as exc:
+            files = f"{os.fspath(certificate)}, {os.fspath(key)}, {os.fspath(authorities)}"
+            raise Failure(RAFT_INVALID, f"load certificates from {files}: {exc}") from None
+        if protocol == ssl.PROTOCOL_TLS_SERVER:
+            # No tickets: they would be the only bytes that ever go from the acceptor to the connector.
+            context.num_tickets = 0
+        return context
+
+
+def names_server(certificate: dict[str, Any], id: int, address: str) -> bool:
+    """Whether a certificate, as ssl.SSLObject.getpeercert has it, is one of server `id` with that address."""
+    names = certificate.get("subjectAltName", ())
+    ids = [name for kind, name in names if kind == "DNS" and name.startswith(ID_PREFIX)]
+    if ids:
+        return f"{ID_PREFIX}{id}" in ids
+    try:
+        host, _ = ip.split(address)
+    except Failure:
+        return False
+    try:
+        wanted = ipaddress.ip_address(host)
+    except ValueError:
+        return host != "" and any(kind == "DNS" and name.lower() == host.lower() for kind, name in names)
+    return any(kind == "IP Address" and _is_address(name, wanted) for kind, name in names)
+
+
+def _is_address(name: str, wanted: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    try:
+        return ipaddress.ip_address(name.strip()) == wanted
+    except ValueError:
+        return False
+
+
+class TlsStream:
+    """A TLS connection over a pyuv TCP handle, with those methods of a pyuv stream that raft_uv uses."""
+
+    def __init__(self, handle: Any, context: ssl.SSLContext, server_side: bool) -> None:
+        self._handle = handle
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(self._in, self._out, server_side=server_side)
+        self._established = False
+        self._handshake_cb: Callable[[TlsStream, str], None] | None = None
+        self._read_cb: Any = None
+        self._rest = b""
+        self._resume: Any = None  # idle handle that delivers what is here already
+        self._writes: deque[tuple[Iterator[memoryview], Any]] = deque()  # not or not wholly encrypted
+        self._in_flight = 0
+        self._broken: int | None = None  # what ended writing
+        self._close_cb: Any = None
+        self.reason = ""
+        """Why TLS failed, if it did."""
+
+    @property
+    def closed(self) -> bool:
+        """True from close() on."""
+        closed: bool = self._handle.closed
+        return closed
+
+    def getpeername(self) -> Any:
+        """The other end's address."""
+        return self._handle.getpeername()
+
+    def certificate(self) -> dict[str, Any]:
+        """The peer's verified certificate; empty before the handshake."""
+        return self._ssl.getpeercert() or {} if self._established else {}
+
+    def handshake(self, cb: Callable[["TlsStream", str], None]) -> None:
+        """Agree on keys, then call `cb(stream, "")`, or `cb(stream, reason)`."""
+        self._handshake_cb = cb
+        self._handle.start_read(self._handle_read_cb)
+        self._advance()
+
+    # Reading.
+
+    def rewind(self, data: bytes) -> None:
+        """Have the next start_read deliver `data` before what follows it."""
+        self._rest = data
+
+    def start_read(self, callback: Any) -> None:
+        """Call `callback(stream, data, error)` with what arrives, as any pyuv stream does."""
+        self._read_cb = callback
+        self._handle.start_read(self._handle_read_cb)
+        # Decrypted bytes may be waiting, and nothing on the socket would tell.
+        if self._resume is None and (self._rest or self._established):
+            self._resume = pyuv.Idle(self._handle.loop)
+            self._resume.start(self._resume_cb)
+
+    def stop_read(self) -> None:
+        """Stop reading."""
+        self._read_cb = None
+        self._drop_resume()
+        self._handle.stop_read()
+
+    def _resume_cb(self, idle: Any) -> None:
+        self._drop_resume()
+        data, self._rest = self._rest, b""
+        if data:
+            self._read_cb(self, data, None)
+        self._advance()
+
+    def _drop_resume(self) -> None:
+        if self._resume is not None:
+            self._resume.close()
+            self._resume = None
+
+    def _handle_read_cb(self, handle: Any, data: bytes | None, error: int | None) -> None:
+        if error is not None:
+            self._lost(error, pyuv.errno.strerror(error))
+            return
+        self._in.write(data or b"")
+        self._advance()
+
+    def _advance(self) -> None:
+        """Do what the bytes received allow: a step of the handshake, then reading and writing."""
+        if self.closed or self._resume is not None:
+            return
+        try:
+            if not self._established:
+                self._ssl.do_handshake()
+                self._established = True
+                self._flush()
+                cb, self._handshake_cb = self._handshake_cb, None
+                if cb is not None:
+                    cb(self, "")
+            # A callback may have stopped reading and started again: `_resume` goes on then.
+            while self._read_cb is not None and self._resume is None and not self.closed:
+                data = self._ssl.read(_READ_SIZE)
+                if not data:
+                    raise ssl.SSLZeroReturnError
+                self._read_cb(self, data, None)
+        except ssl.SSLWantReadError:
+            pass
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self._lost(pyuv.errno.UV_EOF, "end of file")
+        except ssl.SSLError as exc:
+            self._flush()
+            self._lost(pyuv.errno.UV_EPROTO, getattr(exc, "verify_message", "") or exc.reason or str(exc))
+        if not self.closed:
+            self._flush()
+            if self._established:
+                self._encrypt()
+
+    def _lost(self, error: int, reason: str) -> None:
+        """Reading has come to an end: tell whoever waits for something."""
+        if self.closed:
+            return
+        self.reason = f"TLS: {reason}"
+        self._handle.stop_read()
+        cb, self._handshake_cb = self._handshake_cb, None
+        read_cb, self._read_cb = self._read_cb, None
+        if cb is not None:
+            cb(self, self.reason)
+        elif read_cb is not None:
+            read_cb(self, None, error)
+
+    # Writing.
+
+    def write(self, data: Any, callback: Any = None) -> None:
+        """Encrypt and send data, bytes-like or a list of such; `callback(stream, error)` when the system has all."""
+        if self.closed:
+            raise pyuv.error.HandleClosedError(pyuv.errno.UV_EBADF, "Handle is closing/closed")
+        self._writes.append((_pieces(data if isinstance(data, list) else [data]), callback))
+        if self._established:
+            self._encrypt()
+
+    def _encrypt(self) -> None:
+        """Encrypt and write as much as the window has room for."""
+        while self._writes and self._in_flight < _WINDOW and not self.closed:
+            pieces, callback = self._writes[0]
+            piece = next(pieces, None)
+            if piece is not None and self._broken is None:
+                try:
+                    self._ssl.write(piece)
+                except ssl.SSLError:
+                    self._broken = pyuv.errno.UV_EPROTO
+                self._flush()
+                continue
+            self._writes.popleft()
+            # Nothing in it but the place behind the last piece.
+            self._handle.write(b"", lambda handle, error, cb=callback: self._written(0, error, cb))
+
+    def _flush(self) -> None:
+        """Send what the TLS layer has produced."""
+        data = self._out.read()
+        if data and not self.closed:
+            self._in_flight += len(data)
+            self._handle.write(data, lambda handle, error: self._written(len(data), error, None))
+
+    def _written(self, size: int, error: int | None, callback: Any) -> None:
+        self._in_flight -= size
+        if self._broken is None:
+            self._broken = error
+        if callback is not None:
+            callback(self, self._broken)
+        if not self.closed:
+            self._encrypt()
+
+    # The end.
+
+    def close(self, callback: Any = None) -> None:
+        """Close the connection; what is not written is called back with UV_ECANCELED, then `callback(stream)`."""
+        self._drop_resume()
+        self._read_cb = self._handshake_cb = None
+        self._close_cb = callback
+        self._handle.close(self._closed)
+
+    def _closed(self, handle: Any) -> None:
+        while self._writes:
+            _, callback = self._writes.popleft()
+            if callback is not None:
+                callback(self, pyuv.errno.UV_ECANCELED)
+        if self._close_cb is not None:
+            self._close_cb(self)
+
+
+def _pieces(buffers: list[Any]) -> Iterator[memoryview]:
+    """Yield the buffers in pieces worth a call each: small ones joined, large ones cut and not copied."""
+    small: list[Any] = []
+    size = 0
+    for buf in buffers:
+        if len(buf) < _PIECE:
+            small.append(buf)
+            size += len(buf)
+            if size < _PIECE:
+                continue
+        if small:
+            yield memoryview(b"".join(small))
+            small, size = [], 0
+        if len(buf) >= _PIECE:
+            view = memoryview(buf)
+            for at in range(0, len(view), _PIECE):
+                yield view[at : at + _PIECE]
+    if small and size:
+        yield memoryview(b"".join(small))
