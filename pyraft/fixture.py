@@ -60,7 +60,6 @@ __all__ = [
     "RAFT_FIXTURE_WORK",
     "RaftFixture",
     "RaftFixtureEvent",
-    "RaftFixtureServer",
     "raft_fixture_add_entry",
     "raft_fixture_alive",
     "raft_fixture_append_fault",
