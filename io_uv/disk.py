@@ -1,7 +1,7 @@
 """A data directory as a whole: loading it, bootstrapping it, recovering it.
 
 Duty: `load` turns the files into (snapshot, start index, entries) and leaves a directory with closed segments only;
-`bootstrap` and `recover` write a configuration into it; `clean_up` removes left-overs. All are functions of the directory.
+`bootstrap` and `recover` write a configuration into it; `clean_up` removes left-overs. They keep no state of their own.
 
 Happy path of load: the newest snapshot; of the closed segments the longest run without a gap that ends with the last
 one; then the open segments that a crash left, each cut behind its last good batch and closed. What a crash may leave
@@ -20,7 +20,7 @@ from typing import Final
 
 from io_uv import fs, listing, marker, metadata, open_segment, segment, snapshot_file
 from io_uv.fs import Failure
-from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN, OpenContent
+from io_uv.open_segment import DAMAGED, TORN, UNWRITTEN, OpenContent
 from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo
 from io_uv.state import Metadata
@@ -106,25 +106,27 @@ def _read_snapshot(dir: str, info: SnapshotInfo) -> RaftSnapshot:
     return snapshot_file.read(dir, info)
 
 
-def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -> RaftSnapshot:
-    """Load on an older snapshot if the log goes on from there without a gap and beyond the newest (B19)."""
+def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -> RaftSnapshot | None:
+    """Load on an older snapshot, or none, if the log goes on from there without a gap and beyond the newest (B19)."""
     if problem.code not in _DAMAGE:
         raise problem
     newest = snapshots[-1]
-    for info in reversed(snapshots[:-1]):
-        if not _covered(log, info.index, newest.index):
+    older: list[SnapshotInfo | None] = [*reversed(snapshots[:-1]), None]
+    for info in older:
+        start = 0 if info is None else info.index
+        if not _covered(log, start, newest.index):
             continue
         try:
-            snapshot = _read_snapshot(log.dir, info)
+            snapshot = None if info is None else _read_snapshot(log.dir, info)
         except Failure as exc:
             if exc.code not in _DAMAGE:
                 raise
             continue
-        _select(log, info.index, info.data_name)
+        _select(log, start, "" if info is None else info.data_name)
         _load_segments(log, snapshot)
         if log.auto_recovery:
             # Nothing is lost with it, and io.snapshot_get must not find it.
-            for name in (newest.data_name, newest.filename):
+            for name in (newest.filename, newest.data_name):
                 if fs.size_of(log.dir, name) is not None:
                     _set_aside(log.dir, name)
         return snapshot
@@ -378,7 +380,7 @@ def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
 def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_recovery: bool) -> int:
     """Append an entry with `conf` to the log of a server that is not running; return its index.
 
-    `term` is the one stored in the metadata; the entry gets the higher of it and the log's last (B2). The metadata stays.
+    `term` is that of the metadata, which stay as they are; the entry gets the higher of it and the log's last (B2).
     Errors: those of load, RAFT_TOOBIG before anything is touched, RAFT_IOERR.
     """
     _change_entry(conf, term, block_size)
