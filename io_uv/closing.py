@@ -42,7 +42,7 @@ def maybe_fire(uv: state.Uv) -> None:
         return
     if uv.append_segments or uv.finalize_reqs or uv.finalize_work is not None:
         return
-    if uv.prepare_inflight is not None or uv.barrier is not None:
+    if uv.prepare_inflight is not None or uv.barriers:
         return
     if uv.snapshot_put_work is not None or uv.truncate_work is not None:
         return

@@ -35,7 +35,7 @@ _RWF_DSYNC: Final = 0x02
 _RWF_NOWAIT: Final = 0x08
 
 # struct iocb: data, key, rw_flags, opcode, priority, fd, buf, nbytes, offset, reserved, flags, resfd
-_IOCB: Final = struct.Struct("<QIiHhIQQqQII")
+_IOCB: Final = struct.Struct("<QIiHhiQQqQIi")
 _IOCB_SIZE: Final = 64
 # struct io_event: data, obj, res, res2
 _EVENT: Final = struct.Struct("<QQqq")

@@ -7,6 +7,7 @@ beside it; other modules read them. No algorithm is here.
 from collections import deque
 from typing import Any, Final
 
+from io_uv.fs import Failure
 from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import RaftIo
 
@@ -16,12 +17,22 @@ CLOSED: Final = 2
 
 MAX_SEGMENT_SIZE: Final = 8 * 1024 * 1024
 CONNECT_RETRY_DELAY_MSECS: Final = 1000
+DISK_RETRY_DELAY_MSECS: Final = 1000
 
 
 class Limits:
     """What an instance accepts from the network and queues for it. All sizes in bytes."""
 
-    __slots__ = ("connections", "handshake_address", "handshake_msecs", "header", "payload", "queue")
+    __slots__ = (
+        "connect_msecs",
+        "connections",
+        "handshake_address",
+        "handshake_msecs",
+        "header",
+        "payload",
+        "queue",
+        "unanswered_msecs",
+    )
 
     def __init__(self) -> None:
         self.header = 4 * 1024 * 1024
@@ -32,8 +43,12 @@ class Limits:
         """Longest address in a handshake, padding included."""
         self.handshake_msecs = 10_000
         """Time a connection has to complete its handshake, in ms."""
-        self.connections = 1024
-        """Inbound connections at a time."""
+        self.connections = 256
+        """Inbound connections at a time, and as many again that have not completed their handshake yet."""
+        self.connect_msecs = 5_000
+        """Time that an attempt to connect to one address may take, in ms."""
+        self.unanswered_msecs = 10_000
+        """Time after which a connection whose peer acknowledges nothing is given up, in ms."""
         self.queue = 64 * 1024 * 1024
         """Bytes queued per peer beyond which io.send answers RAFT_NOCONNECTION."""
 
@@ -76,6 +91,7 @@ class Uv:
         # Network: send, recv.
         self.clients: list[Any] = []
         self.servers: list[Any] = []
+        self.dirty_clients: list[Any] = []
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
         # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.
         self.aborting: list[Any] = []
@@ -86,20 +102,30 @@ class Uv:
         self.prepare_reqs: deque[Any] = deque()
         self.prepare_pool: deque[Any] = deque()
         self.prepare_next_counter = 1
+        self.prepare_failure: Failure | None = None
         # Append pipeline: append, barrier, finalize, truncate.
         self.append_next_index = 1
         self.append_segments: deque[Any] = deque()
         self.append_pending_reqs: deque[Any] = deque()
         self.append_writing_reqs: deque[Any] = deque()
-        self.barrier: Any = None
+        self.append_doomed: list[Any] = []
+        self.append_broken = False
+        self.writer: Any = None
+        self.barriers: deque[Any] = deque()
         self.finalize_reqs: deque[Any] = deque()
         self.finalize_work: Any = None
+        self.finalize_failure: Failure | None = None
         self.truncate_work: Any = None
+        self.truncate_failure: Failure | None = None
+        # Trying again what a sick disk refused: retry.
+        self.retry_timer: Any = None
+        self.disk_retry_delay = DISK_RETRY_DELAY_MSECS
         # Snapshots and work: snapshot, work.
         self.snapshot_get_reqs: list[Any] = []
         self.async_work_reqs: list[Any] = []
         self.snapshot_put_work: Any = None
-        # Tick and closing: uv.
+        # Tick, end of turn and closing: uv.
+        self.end_of_turn: Any = None
         self.timer: Any = None
         self.tick_cb: Any = None
         self.recv_cb: Any = None

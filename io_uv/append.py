@@ -1,0 +1,345 @@
+"""Storing entries: RaftIo.append.
+
+Duty: put batches of entries into open segments, in order, with one write in flight at a time, and call back when they
+are durable (uv_append.c).
+
+Happy path: append() encodes the batch into the memory of the newest segment that has room for it, asking prepare for
+another segment if there is none. When the segment is ready, no write is in flight and no barrier holds it back, all
+that has gathered for it is written at once (advance). The completion fires the callbacks in order and the next write
+starts. A segment that is full or met by a barrier is handed to finalize when its last write is done.
+
+Failure modes. A segment cannot be prepared: all appends that are not being written fail with its status. A write fails:
+it and all that wait fail, the next index goes back to the first entry that is not on disk, and the segment ends with
+what was good. Closed segments are not in the state they should be in (retry): appends fail with that reason. In every
+case appends work again as soon as the disk does. Except for what append() returns at once, a callback never fires
+inside it.
+"""
+
+import contextlib
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any, Final
+
+from io_uv import barrier, closing, finalize, fs, prepare, retry, state
+from io_uv.fs import Failure
+from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
+from pyraft import errors
+from pyraft.tracing import TRACE_WARN, trace
+from pyraft.types import EntryBatch, RaftEntry, RaftIo, RaftIoAppend
+
+_MISALIGNED: Final = "entry buffers must be 8-byte aligned"
+
+
+class AliveSegment:
+    """An open segment that is written, or will be. Its `counter` is 0 until it is ready."""
+
+    __slots__ = (
+        "barrier",
+        "buffer",
+        "counter",
+        "fd",
+        "finalize",
+        "first_index",
+        "last_index",
+        "next_block",
+        "size",
+        "written",
+    )
+
+    def __init__(self, first_index: int, block_size: int) -> None:
+        self.counter = 0
+        self.fd = -1
+        self.first_index = first_index
+        self.buffer = SegmentBuffer(block_size)
+        # The first barrier request that came after it.
+        self.barrier: barrier.Barrier | None = None
+        # Whether it is to be closed when all that waits for it is written: it takes no more entries.
+        self.finalize = False
+        # Bytes promised to batches, written or not.
+        self.size = FORMAT_SIZE
+        self.next_block = 0
+        # What is durable: bytes and index of the last entry.
+        self.written = 0
+        self.last_index = first_index - 1
+
+
+class Append:
+    """A RaftIoAppend under way: `n` entries from `first_index` on, encoded into the segment's buffer."""
+
+    __slots__ = ("first_index", "n", "req", "segment")
+
+    def __init__(self, req: RaftIoAppend, n: int, first_index: int, segment: AliveSegment) -> None:
+        self.req = req
+        self.n = n
+        self.first_index = first_index
+        self.segment = segment
+
+
+def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
+    """Return what append would return at once, or soon, for payloads like these: see RaftIo.defer."""
+    if _misaligned(bufs):
+        uv.io.errmsg = _MISALIGNED
+        return errors.RAFT_INVALID
+    failure = retry.failing(uv)
+    if failure is None and uv.prepare_failure is not None and not uv.prepare_pool:
+        size = FORMAT_SIZE + 2 * 8 + sum(map(len, bufs)) + 16 * n
+        last = _last(uv)
+        if last is None or last.finalize or last.size + size > uv.segment_size:
+            failure = uv.prepare_failure
+    if failure is None:
+        return 0
+    uv.io.errmsg = errors.errmsg_cut(failure.message)
+    return failure.code
+
+
+def append(io: RaftIo, req: RaftIoAppend, entries: Sequence[RaftEntry], n: int, cb: Any) -> int:
+    """RaftIo.append: store the first `n` entries behind the last ones; `cb(req, status)` when they are durable.
+
+    Returned at once, without a callback: RAFT_INVALID for no entries, too few, or a payload whose length is no multiple
+    of 8; RAFT_TOOBIG for one of 4 GiB and more; RAFT_NOMEM; RAFT_TOOMANY without AIO events; RAFT_CANCELED after
+    io.close. Through the callback: RAFT_NOSPACE, RAFT_IOERR, RAFT_CANCELED.
+    """
+    uv: state.Uv = io.impl
+    if uv.closing:
+        return errors.RAFT_CANCELED
+    if n <= 0 or len(entries) < n:
+        io.errmsg = f"append of {n} entries out of {len(entries)}"
+        return errors.RAFT_INVALID
+    try:
+        batch = EntryBatch.of(entries, n)
+    except TypeError as exc:
+        io.errmsg = errors.errmsg_cut(str(exc))
+        return errors.RAFT_INVALID
+    if _misaligned(batch.bufs):
+        io.errmsg = _MISALIGNED
+        return errors.RAFT_INVALID
+    req.cb = cb
+    failure = retry.failing(uv)
+    if failure is not None:
+        _fail_later(uv, req, failure)
+        return 0
+    try:
+        _enqueue(uv, req, batch, n)
+    except Failure as refused:
+        io.errmsg = errors.errmsg_cut(refused.message)
+        trace(uv.tracer, io.errmsg, TRACE_WARN)
+        return refused.code
+    advance(uv)
+    return 0
+
+
+def _misaligned(bufs: Sequence[bytes]) -> bool:
+    if len(bufs) == 1:
+        return len(bufs[0]) % 8 != 0
+    return functools.reduce(operator.or_, map(len, bufs)) % 8 != 0
+
+
+def _fail_later(uv: state.Uv, req: RaftIoAppend, failure: Failure) -> None:
+    """Call back with the failure in the next turn."""
+    uv.append_doomed.append((req, failure))
+    if len(uv.append_doomed) == 1:
+        uv.end_of_turn.add(lambda: _fail_doomed(uv))
+
+
+def _fail_doomed(uv: state.Uv) -> None:
+    """Call back the appends that came while the disk was known to be sick."""
+    doomed = list(uv.append_doomed)
+    uv.append_doomed.clear()
+    for req, failure in doomed:
+        uv.io.errmsg = errors.errmsg_cut(failure.message)
+        closing.fire(uv, req.cb, req, failure.code)
+
+
+def _last(uv: state.Uv) -> AliveSegment | None:
+    """Return the newest segment."""
+    return uv.append_segments[-1] if uv.append_segments else None
+
+
+def _enqueue(uv: state.Uv, req: RaftIoAppend, batch: EntryBatch, n: int) -> None:
+    """Encode a batch into the segment that it belongs to; raises Failure and changes nothing if that cannot be done."""
+    size = batch_size(batch)
+    segment = _last(uv)
+    if segment is None or segment.finalize or segment.size + size > uv.segment_size:
+        full, segment = segment, _new_segment(uv, batch, size)
+        if full is not None:
+            full.finalize = True
+    else:
+        segment.buffer.append(batch, size)
+    segment.size += size
+    uv.append_pending_reqs.append(Append(req, n, uv.append_next_index, segment))
+    uv.append_next_index += n
+
+
+def _new_segment(uv: state.Uv, batch: EntryBatch, size: int) -> AliveSegment:
+    """Add a segment that holds the batch, and request a file for it."""
+    segment = AliveSegment(uv.append_next_index, uv.block_size)
+    try:
+        segment.buffer.format()
+        segment.buffer.append(batch, size)
+        if uv.prepare_pool:
+            _set_up_writer(uv, uv.prepare_pool[0].counter)
+    except Failure:
+        segment.buffer.close()
+        raise
+    uv.append_segments.append(segment)
+    ready = prepare.get(uv, lambda idle, failure: _prepared(uv, segment, idle, failure))
+    if ready is not None:
+        segment.fd, segment.counter = ready.fd, ready.counter
+    return segment
+
+
+def _set_up_writer(uv: state.Uv, counter: int) -> None:
+    try:
+        uv.writer.setup()
+    except Failure as failure:
+        raise failure.wrap(f"setup writer for open-{counter}") from None
+
+
+def _prepared(uv: state.Uv, segment: AliveSegment, idle: "prepare.IdleSegment | None", failure: Failure | None) -> None:
+    """Completion of prepare.get."""
+    if idle is not None:
+        try:
+            _set_up_writer(uv, idle.counter)
+        except Failure as refused:
+            failure = refused
+            _close_file(idle.fd)
+            finalize.submit(uv, finalize.DyingSegment(idle.counter, 0, 0, 0))
+    if failure is not None:
+        # Another one may be gone already, with a request that failed together with this one.
+        if segment in uv.append_segments:
+            uv.append_segments.remove(segment)
+        segment.buffer.close()
+        if not uv.closing:
+            uv.errored = True
+            fail_pending(uv, failure)
+            barrier.maybe_trigger(uv)
+            advance(uv)
+        return
+    assert idle is not None
+    segment.fd, segment.counter = idle.fd, idle.counter
+    advance(uv)
+
+
+def advance(uv: state.Uv) -> None:
+    """Do what can be done now: write what waits for the oldest segment, or close it and go on with the next."""
+    if uv.closing or uv.append_writing_reqs:
+        return
+    if uv.append_broken and finalize.idle(uv):
+        uv.append_broken = False
+    while uv.append_segments:
+        segment: AliveSegment = uv.append_segments[0]
+        pending = uv.append_pending_reqs
+        if pending and pending[0].segment is segment:
+            if segment.counter != 0 and not uv.append_broken and not barrier.holds_back(uv, segment):
+                _write(uv, segment)
+            return
+        if not segment.finalize:
+            return
+        if segment.counter == 0:
+            return
+        _finalize(uv, segment)
+
+
+def _write(uv: state.Uv, segment: AliveSegment) -> None:
+    """Write all that waits for the segment."""
+    pending, writing = uv.append_pending_reqs, uv.append_writing_reqs
+    last_index = segment.last_index
+    while pending and pending[0].segment is segment:
+        request = pending.popleft()
+        last_index = request.first_index + request.n - 1
+        writing.append(request)
+    arena, length, used = segment.buffer.take()
+    offset = segment.next_block * uv.block_size
+    uv.writer.submit(
+        segment.fd, arena, length, offset, lambda failure: _write_cb(uv, segment, offset + used, last_index, failure)
+    )
+
+
+def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
+    """Completion of a write: up to byte `written` and entry `last_index` the segment is durable, unless it failed."""
+    segment.buffer.given_back()
+    done = list(uv.append_writing_reqs)
+    uv.append_writing_reqs.clear()
+    if failure is None:
+        segment.written = written
+        segment.next_block = written // uv.block_size
+        segment.last_index = last_index
+        for request in done:
+            closing.fire(uv, request.req.cb, request.req, 0)
+    else:
+        trace(uv.tracer, f"write: {failure.message}", TRACE_WARN)
+        uv.errored = True
+        # What failed may be on the disk all the same. Until this segment is cut behind its last good entry nothing may
+        # be written to the next: after a crash both would be read, one behind the other. C does not wait.
+        uv.append_broken = True
+        _finalize(uv, segment)
+        # Raft wants entries stored in order, so all that wait fail as well. C rewinds the index group by group.
+        done.extend(uv.append_pending_reqs)
+        uv.append_pending_reqs.clear()
+        _fail(uv, done, failure)
+    if uv.closing:
+        assert not uv.append_pending_reqs
+        if segment in uv.append_segments:
+            _finalize(uv, segment)
+        return
+    advance(uv)
+    barrier.maybe_trigger(uv)
+
+
+def fail_pending(uv: state.Uv, failure: Failure) -> None:
+    """Fail all appends that are not being written."""
+    failed = list(uv.append_pending_reqs)
+    uv.append_pending_reqs.clear()
+    _fail(uv, failed, failure)
+
+
+def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
+    """Rewind the next index to before these appends, forget what was encoded for them, and call them back.
+
+    C: uv_append.c:uvAppendFinishRequestsInQueue subtracts the number of entries, which goes wrong when a truncate that
+    is still waiting has set the index meanwhile; here the requests that wait have the last word.
+    """
+    if not failed:
+        return
+    index = failed[0].first_index
+    for waiting in uv.barriers:
+        if not waiting.running:
+            index = waiting.next_index(index)
+    uv.append_next_index = index
+    for segment in uv.append_segments:
+        segment.buffer.drop()
+        # What was promised to the failed ones is not needed, and the numbers of an unused segment have changed.
+        segment.finalize = True
+    uv.io.errmsg = errors.errmsg_cut(failure.message)
+    for request in failed:
+        closing.fire(uv, request.req.cb, request.req, failure.code)
+
+
+def _finalize(uv: state.Uv, segment: AliveSegment) -> None:
+    """Take a segment out of use: no write to it is in flight and none waits."""
+    uv.append_segments.remove(segment)
+    segment.buffer.close()
+    _close_file(segment.fd)
+    finalize.submit(
+        uv, finalize.DyingSegment(segment.counter, segment.written, segment.first_index, segment.last_index)
+    )
+
+
+def _close_file(fd: int) -> None:
+    """Close a segment's descriptor. It was opened for synchronous writes: an error tells nothing new."""
+    with contextlib.suppress(OSError):
+        fs.close(fd)
+
+
+def close(uv: state.Uv) -> None:
+    """Fail what is not being written with RAFT_CANCELED, and close the segments: the one being written after that."""
+    assert uv.closing
+    barrier.close(uv)
+    prepare.close(uv)
+    _fail_doomed(uv)
+    fail_pending(uv, Failure(errors.RAFT_CANCELED, errors.raft_strerror(errors.RAFT_CANCELED)))
+    for segment in list(uv.append_segments):
+        segment.finalize = True
+        if not (uv.append_writing_reqs and segment is uv.append_segments[0]):
+            _finalize(uv, segment)

@@ -1,0 +1,215 @@
+"""Open segments ready for writing: a pool of files that are allocated, and mostly filled with zeros, ahead of time.
+
+Duty: hand out segments in the order of their counters and keep TARGET_POOL_SIZE more in reserve. One at a time is
+allocated in a thread (fallocate, directory sync). Where it pays, those in reserve are then overwritten with zeros, one
+at a time, in paced pieces: a durable write into a block that was written before needs no change of the file's extents,
+which takes the file system's journal out of its way. Nobody waits for that: a request stops the filler at its next
+piece. A segment never leaves the pool while its filler runs, as that would overwrite entries.
+
+Happy path: get() returns a segment of the pool at once, or calls back when one has been made.
+
+Failure modes: the file cannot be made (disk full, I/O error): all who wait are told, the half-made file is removed,
+and `uv.prepare_failure` keeps the reason until a later attempt succeeds; the next get() tries again (uv_prepare.c),
+and so does a timer (retry), as otherwise a server that nobody writes to would not notice that there is space again.
+Closing: who waits gets RAFT_CANCELED, the reserve is removed, a segment still being made or filled right after that.
+"""
+
+import mmap
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from io_uv import closing, fs, retry, segment, state, work
+from io_uv.fs import Failure
+from pyraft import errors
+from pyraft.tracing import TRACE_WARN, trace
+
+TARGET_POOL_SIZE: Final = 2
+
+FILL_PIECE: Final = 256 * 1024
+FILL_PAUSE: Final = 3.0
+"""How long the filler rests after each piece, in times of what writing it took."""
+_ZEROS: Final = memoryview(mmap.mmap(-1, FILL_PIECE))
+
+
+class IdleSegment:
+    """An open segment that is being prepared or waits in the pool."""
+
+    __slots__ = ("counter", "fd", "filled", "filling", "name", "stop")
+
+    def __init__(self, counter: int) -> None:
+        self.counter = counter
+        self.name = segment.open_name(counter)
+        self.fd = -1
+        self.filling = False
+        self.filled = False
+        self.stop = threading.Event()
+
+
+PrepareCb: TypeAlias = Callable[[IdleSegment | None, Failure | None], None]
+
+
+def get(uv: state.Uv, cb: PrepareCb) -> IdleSegment | None:
+    """Return the next segment if it is ready, else None; then `cb(segment, None)` or `cb(None, failure)` follows."""
+    assert not uv.closing
+    ready = _take(uv)
+    if ready is None:
+        uv.prepare_reqs.append(cb)
+        if uv.prepare_pool:
+            uv.prepare_pool[0].stop.set()
+    _refill(uv)
+    return ready
+
+
+def close(uv: state.Uv) -> None:
+    """Cancel all requests and remove the reserve; what a thread is busy with is removed when the thread is done."""
+    assert uv.closing
+    _fail_all(uv, Failure(errors.RAFT_CANCELED, errors.raft_strerror(errors.RAFT_CANCELED)))
+    while uv.prepare_pool:
+        idle = uv.prepare_pool.popleft()
+        if idle.filling:
+            idle.stop.set()
+        else:
+            _discard(uv, idle)
+
+
+def try_again(uv: state.Uv) -> None:
+    """Make another attempt after a failure, if there was one."""
+    if uv.prepare_failure is not None:
+        _refill(uv)
+
+
+def _take(uv: state.Uv) -> IdleSegment | None:
+    """Take the oldest segment out of the pool unless there is none or it is still being filled."""
+    if not uv.prepare_pool or uv.prepare_pool[0].filling:
+        return None
+    idle: IdleSegment = uv.prepare_pool.popleft()
+    return idle
+
+
+def _refill(uv: state.Uv) -> None:
+    """See to it that the reserve grows to its target, then that it gets filled."""
+    if uv.prepare_inflight is not None:
+        return
+    if len(uv.prepare_pool) < TARGET_POOL_SIZE:
+        _create(uv)
+    else:
+        _fill(uv)
+
+
+def _create(uv: state.Uv) -> None:
+    idle = IdleSegment(uv.prepare_next_counter)
+    uv.prepare_next_counter += 1
+    uv.prepare_inflight = idle
+    size = uv.segment_size // uv.block_size * uv.block_size
+
+    def make() -> None:
+        fd = fs.allocate_file(uv.dir, idle.name, size, uv.fallocate, uv.direct_io)
+        try:
+            # What gets written into the segment is durable only if its name is.
+            fs.sync_dir(uv.dir)
+        except Failure:
+            fs.close(fd)
+            fs.remove_file(uv.dir, idle.name)
+            raise
+        idle.fd = fd
+
+    work.run(uv, make, lambda failure: _created(uv, idle, failure))
+
+
+def _created(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
+    uv.prepare_inflight = None
+    if uv.closing:
+        if failure is None:
+            _discard(uv, idle)
+        closing.maybe_fire(uv)
+        return
+    uv.prepare_failure = failure
+    if failure is not None:
+        uv.errored = True
+        uv.prepare_failure = failure.wrap(f"create segment {idle.name}")
+        trace(uv.tracer, uv.prepare_failure.message, TRACE_WARN)
+        retry.arm(uv)
+        _fail_all(uv, uv.prepare_failure)
+        return
+    uv.prepare_pool.append(idle)
+    _serve(uv)
+
+
+def _serve(uv: state.Uv) -> None:
+    """Give segments to those who wait, then go on filling up. A callback may close or ask for more meanwhile."""
+    while uv.prepare_reqs and not uv.closing:
+        idle = _take(uv)
+        if idle is None:
+            break
+        uv.prepare_reqs.popleft()(idle, None)
+    if not uv.closing:
+        _refill(uv)
+
+
+def _fail_all(uv: state.Uv, failure: Failure) -> None:
+    """Call back all who wait now; what a callback asks for anew is another attempt's business."""
+    waiting = list(uv.prepare_reqs)
+    uv.prepare_reqs.clear()
+    for cb in waiting:
+        cb(None, failure)
+
+
+def _discard(uv: state.Uv, idle: IdleSegment) -> None:
+    """Close and remove a segment that nothing was written to; if that fails, the next start removes it."""
+    try:
+        fs.close(idle.fd)
+        fs.remove_file(uv.dir, idle.name)
+    except (OSError, Failure) as exc:
+        trace(uv.tracer, f"remove unused {idle.name}: {exc}", TRACE_WARN)
+
+
+def _fill(uv: state.Uv) -> None:
+    """Have the oldest segment of the reserve that is not filled yet filled in a thread."""
+    if not uv.zero_fill or any(idle.filling for idle in uv.prepare_pool):
+        return
+    idle = next((idle for idle in uv.prepare_pool if not idle.filled), None)
+    if idle is None:
+        return
+    idle.filling = True
+    uv.aborting.append(idle)
+    size = uv.segment_size // uv.block_size * uv.block_size
+    work.run(uv, lambda: _write_zeros(uv.dir, idle, size), lambda failure: _filled(uv, idle, failure))
+
+
+def _write_zeros(dir: str, idle: IdleSegment, size: int) -> None:
+    """Overwrite the segment with zeros through a descriptor without O_DSYNC, and sync once; in a thread."""
+    try:
+        fd = fs.open(os.path.join(dir, idle.name), os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC, 0)
+        try:
+            offset = 0
+            while offset < size:
+                piece = _ZEROS[: min(FILL_PIECE, size - offset)]
+                began = time.monotonic()
+                offset += fs.pwrite(fd, piece, offset)
+                if idle.stop.wait((time.monotonic() - began) * FILL_PAUSE):
+                    return
+            fs.fdatasync(fd)
+        finally:
+            fs.close(fd)
+    except OSError as exc:
+        raise fs.failure("fill", exc) from None
+
+
+def _filled(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
+    idle.filling = False
+    idle.filled = True
+    uv.aborting.remove(idle)
+    if uv.closing:
+        _discard(uv, idle)
+        closing.maybe_fire(uv)
+        return
+    if failure is not None:
+        # The disk refuses this very file: entries had better go elsewhere.
+        uv.errored = True
+        trace(uv.tracer, f"fill {idle.name}: {failure.message}", TRACE_WARN)
+        uv.prepare_pool.remove(idle)
+        _discard(uv, idle)
+    _serve(uv)

@@ -1,0 +1,159 @@
+"""The memory that an open segment is written from.
+
+Duty: `SegmentBuffer` encodes batches of entries, one behind the other, into page-aligned memory whose address direct
+I/O accepts, and cuts it into writes of whole blocks. Two arenas take turns: while one is being written the next
+batches go into the other, so that memory under a write in flight is never touched. A last block that is only partly
+used is copied to the head of the other arena, as the next write has to write it again, extended (uv_segment.c).
+
+Happy path: append() for each io.append; take() when a write may start, given_back() when it is done.
+
+Failure modes: append() raises Failure(RAFT_NOMEM) when the heap has no memory, and Failure(RAFT_TOOBIG) for a payload
+of 4 GiB and more; the buffer is then as before. drop() forgets batches that are not being written.
+"""
+
+import struct
+from typing import Any, Final
+
+from io_uv import crc, encoding, kaio
+from io_uv.fs import Failure
+from pyraft import errors, heap
+from pyraft.types import EntryBatch
+
+DISK_FORMAT: Final = 1
+FORMAT_SIZE: Final = 8
+"""Size of the format word at the head of a segment."""
+CHECKSUMS_SIZE: Final = 8
+
+_MIN_ARENA: Final = 64 * 1024
+_FORMAT: Final = struct.pack("<Q", DISK_FORMAT)
+_CHECKSUMS: Final = struct.Struct("<II")
+# The whole of checksums and header for a batch of one entry: header checksum, data checksum, n, term, type, length.
+_ONE_HEADER: Final = struct.Struct("<QQB3xI")
+
+
+def batch_size(batch: EntryBatch) -> int:
+    """Return the bytes that a batch takes in a segment. Payloads have a length that is a multiple of 8."""
+    bufs = batch.bufs
+    n = len(bufs)
+    payload = len(bufs[0]) if n == 1 else sum(map(len, bufs))
+    return CHECKSUMS_SIZE + encoding.BATCH_HEADER_SIZE + encoding.ENTRY_HEADER_SIZE * n + payload
+
+
+def _encode_head(batch: EntryBatch, payload: bytes) -> bytes:
+    """Return checksums and header of a batch. Each checksum starts from 0 (raft/uv.h)."""
+    if len(batch.bufs) == 1 and len(payload) < 1 << 32:
+        header = _ONE_HEADER.pack(1, batch.terms[0], batch.types[0], len(payload))
+    else:
+        header = encoding.encode_batch_header(batch)
+    return _CHECKSUMS.pack(crc.crc32(header), crc.crc32(payload)) + header
+
+
+class Arena:
+    """Page-aligned memory from the heap of raft_heap_set; `address` is where it is."""
+
+    __slots__ = ("address", "block_size", "memory", "size")
+
+    def __init__(self, block_size: int, size: int) -> None:
+        memory = heap.raft_aligned_alloc(block_size, size)
+        if memory is None:
+            raise Failure(errors.RAFT_NOMEM, "out of memory")
+        self.memory: Any = memory
+        self.address = kaio.address_of(memory)
+        self.block_size = block_size
+        self.size = size
+
+    def free(self) -> None:
+        """Give the memory back to the heap."""
+        memory, self.memory = self.memory, None
+        heap.raft_aligned_free(self.block_size, memory)
+
+
+class SegmentBuffer:
+    """Encoded batches that wait to be written to one segment; format() comes first.
+
+    `used` is the number of bytes in the arena that is being filled, the copied head of the last block included.
+    """
+
+    __slots__ = ("_active", "_block_size", "_head", "_spare", "_taken", "used")
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._active: Arena | None = None
+        self._spare: Arena | None = None
+        self._taken: Arena | None = None
+        # How many of the `used` bytes were copied from the write before: what drop() goes back to.
+        self._head = 0
+        self.used = 0
+
+    def append(self, batch: EntryBatch, size: int) -> None:
+        """Encode a batch that takes `size` bytes (batch_size) behind what is there."""
+        start = self.used
+        arena = self._make_room(start + size)
+        bufs = batch.bufs
+        payload = bufs[0] if len(bufs) == 1 else b"".join(bufs)
+        head = _encode_head(batch, payload)
+        middle = start + len(head)
+        arena.memory[start:middle] = head
+        arena.memory[middle : start + size] = payload
+        self.used = start + size
+
+    def format(self) -> None:
+        """Start a segment: put the format word at its head. Both arenas are made here, so that take() cannot fail."""
+        assert self.used == 0
+        arena = self._make_room(FORMAT_SIZE)
+        if self._spare is None:
+            self._spare = Arena(self._block_size, arena.size)
+        arena.memory[0:FORMAT_SIZE] = _FORMAT
+        self.used = FORMAT_SIZE
+
+    def take(self) -> tuple[Arena, int, int]:
+        """Return (arena, length, used) of the next write: `used` bytes, and zeros up to `length`, whole blocks.
+
+        The arena must not be touched until given_back() is called. What is appended from now on goes into the other
+        one, behind a copy of the last block where that is not full.
+        """
+        assert self._taken is None
+        assert self._active is not None
+        assert self.used > self._head
+        arena, used, block = self._active, self.used, self._block_size
+        full = used - used % block
+        rest = used - full
+        other = self._spare
+        assert other is not None
+        self._taken, self._active, self._spare = arena, other, None
+        self._head = self.used = rest
+        if rest == 0:
+            return arena, full, used
+        arena.memory[used : full + block] = bytes(block - rest)
+        other.memory[0:rest] = arena.memory[full:used]
+        return arena, full + block, used
+
+    def given_back(self) -> None:
+        """Say that the write of the arena that take() returned has ended."""
+        assert self._taken is not None
+        self._spare, self._taken = self._taken, None
+
+    def drop(self) -> None:
+        """Forget the batches that no write has taken yet."""
+        self.used = self._head
+
+    def close(self) -> None:
+        """Release all memory. No write may be in flight."""
+        assert self._taken is None
+        for arena in (self._active, self._spare):
+            if arena is not None:
+                arena.free()
+        self._active = self._spare = None
+
+    def _make_room(self, size: int) -> Arena:
+        """Return the arena being filled, grown to hold `size` bytes with what it has kept."""
+        arena = self._active
+        if arena is not None and arena.size >= size:
+            return arena
+        wanted = max(_MIN_ARENA, 1 << (size - 1).bit_length())
+        fresh = Arena(self._block_size, wanted + -wanted % self._block_size)
+        if arena is not None:
+            fresh.memory[0 : self.used] = arena.memory[0 : self.used]
+            arena.free()
+        self._active = fresh
+        return fresh

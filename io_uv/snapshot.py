@@ -1,0 +1,135 @@
+"""Storing and loading snapshots: RaftIo.snapshot_put and RaftIo.snapshot_get.
+
+Duty: put behind a barrier, so that the segments are closed that a snapshot may make superfluous; the files are written
+and removed in a thread. get loads the newest snapshot in a thread (uv_snapshot.c).
+
+Happy path of put: .meta, then the data, each complete and durable before it has its name; then all snapshots but the
+last two go, and closed segments that the trailing entries do not reach into. trailing 0 stands for a snapshot that was
+received (install): the log is replaced, so all closed segments go and the next append follows the snapshot.
+
+Failure modes: the files cannot be written: both are removed, RAFT_IOERR. Old files cannot be removed: the put fails
+although the snapshot stays, as in C. get without a snapshot: RAFT_NOTFOUND (C reports success with garbage, B25).
+io.close: puts that wait end with RAFT_CANCELED inside it, one that a thread is busy with ends as it ends.
+"""
+
+from typing import Any
+
+from io_uv import barrier, closing, fs, listing, segment, snapshot_file, state, work
+from io_uv.fs import Failure
+from pyraft import errors
+from pyraft.tracing import TRACE_WARN, trace
+from pyraft.types import RaftIo, RaftIoSnapshotGet, RaftIoSnapshotPut, RaftSnapshot
+
+
+class Put:
+    """A RaftIoSnapshotPut under way."""
+
+    __slots__ = ("req", "snapshot", "trailing", "uv")
+
+    def __init__(self, uv: state.Uv, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, trailing: int) -> None:
+        self.uv = uv
+        self.req = req
+        self.snapshot = snapshot
+        self.trailing = trailing
+
+    def run(self) -> None:
+        """The barrier's turn."""
+        uv = self.uv
+        if uv.closing:
+            closing.fire(uv, self.req.cb, self.req, errors.RAFT_CANCELED)
+            return
+        uv.snapshot_put_work = self
+        work.run(uv, self.store, self.after)
+
+    def store(self) -> None:
+        """Write the snapshot and remove what it makes superfluous; in a thread."""
+        uv, snapshot = self.uv, self.snapshot
+        try:
+            timestamp = snapshot_file.timestamp_now(listing.list(uv.dir)[0], snapshot.term, snapshot.index)
+            snapshot_file.write(uv.dir, snapshot, uv.snapshot_compression, timestamp)
+        except Failure as failure:
+            raise Failure(errors.RAFT_IOERR, failure.message) from None
+        snapshots, segments = listing.list(uv.dir)
+        snapshot_file.remove_old(uv.dir, snapshots)
+        if self.trailing == 0:
+            segment.remove_closed(uv.dir, segments, snapshot.index)
+        else:
+            segment.keep_trailing(uv.dir, segments, snapshot.index, self.trailing)
+            fs.sync_dir(uv.dir)
+
+    def after(self, failure: Failure | None) -> None:
+        """The thread is done."""
+        uv = self.uv
+        uv.snapshot_put_work = None
+        if failure is not None:
+            uv.errored = True
+            uv.io.errmsg = errors.errmsg_wrap(failure.message, f"put snapshot at {self.snapshot.index}")
+            trace(uv.tracer, uv.io.errmsg, TRACE_WARN)
+        closing.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
+        barrier.release(uv)
+
+
+def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:
+    """RaftIo.snapshot_put: store a snapshot and keep `trailing` entries before it (at least); `cb(req, status)`.
+
+    trailing 0: the snapshot replaces the log. Puts that are asked for while one is under way wait for it.
+    Returned at once: RAFT_CANCELED after io.close, RAFT_INVALID for an empty configuration.
+    Through the callback: RAFT_IOERR, RAFT_CANCELED.
+    """
+    uv: state.Uv = io.impl
+    if uv.closing:
+        return errors.RAFT_CANCELED
+    if not snapshot.configuration.servers:
+        io.errmsg = "snapshot has no configuration"
+        return errors.RAFT_INVALID
+    req.cb = cb
+    put = Put(uv, req, snapshot, trailing)
+    if trailing == 0:
+        request = barrier.Barrier(put.run, True, lambda _: snapshot.index + 1)
+    else:
+        request = barrier.Barrier(put.run, False, lambda next_index: next_index)
+    barrier.request(uv, request)
+    return 0
+
+
+class Get:
+    """A RaftIoSnapshotGet under way."""
+
+    __slots__ = ("req", "snapshot", "uv")
+
+    def __init__(self, uv: state.Uv, req: RaftIoSnapshotGet) -> None:
+        self.uv = uv
+        self.req = req
+        self.snapshot: RaftSnapshot | None = None
+
+    def load(self) -> None:
+        """Load the newest snapshot; in a thread."""
+        snapshots, _ = listing.list(self.uv.dir)
+        self.snapshot = snapshot_file.read(self.uv.dir, snapshot_file.require(snapshots))
+
+    def after(self, failure: Failure | None) -> None:
+        """The thread is done."""
+        uv = self.uv
+        uv.snapshot_get_reqs.remove(self)
+        if failure is not None:
+            uv.io.errmsg = errors.errmsg_wrap(failure.message, "get snapshot")
+            closing.fire(uv, self.req.cb, self.req, None, failure.code)
+        else:
+            closing.fire(uv, self.req.cb, self.req, self.snapshot, 0)
+        closing.maybe_fire(uv)
+
+
+def snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: Any) -> int:
+    """RaftIo.snapshot_get: load the newest snapshot; `cb(req, snapshot, status)`. Several may run at a time.
+
+    Returned at once: RAFT_CANCELED after io.close. Through the callback: RAFT_NOTFOUND without a snapshot, and the
+    codes of loading (RAFT_CORRUPT, RAFT_MALFORMED, RAFT_IOERR), the snapshot is None then.
+    """
+    uv: state.Uv = io.impl
+    if uv.closing:
+        return errors.RAFT_CANCELED
+    req.cb = cb
+    get = Get(uv, req)
+    uv.snapshot_get_reqs.append(get)
+    work.run(uv, get.load, get.after)
+    return 0

@@ -1,0 +1,93 @@
+"""Removing the end of the log: RaftIo.truncate.
+
+Duty: remove the entries from an index on, behind a blocking barrier: what was appended before is written first, what is
+appended afterwards waits (uv_truncate.c).
+
+Happy path: a thread cuts the closed segments (segment.truncate_log); then the barrier lets later appends go.
+
+Failure modes: any step fails. C forgets it and goes on with a gap in the log. Here the barrier stays, appends fail with
+the reason, and the whole is tried again (retry). Entries that never
+reached the disk, as their append failed, need no removal: nothing is done then.
+"""
+
+from io_uv import append, barrier, closing, listing, retry, segment, state, work
+from io_uv.fs import Failure
+from pyraft import errors
+from pyraft.tracing import TRACE_WARN, trace
+from pyraft.types import RaftIo
+
+
+class Truncate:
+    """A truncate at `index`."""
+
+    __slots__ = ("index", "uv")
+
+    def __init__(self, uv: state.Uv, index: int) -> None:
+        self.uv = uv
+        self.index = index
+
+    def run(self) -> None:
+        """The barrier's turn."""
+        uv = self.uv
+        if uv.closing:
+            return
+        assert uv.truncate_work is None
+        uv.truncate_work = self
+        self.start()
+
+    def start(self) -> None:
+        """Make an attempt."""
+        work.run(self.uv, self.remove, self.after)
+
+    def remove(self) -> None:
+        """Remove the entries from closed segments; in a thread."""
+        _, segments = listing.list(self.uv.dir)
+        segment.truncate_log(self.uv.dir, segments, self.index)
+
+    def after(self, failure: Failure | None) -> None:
+        """An attempt has ended."""
+        uv = self.uv
+        if failure is not None and not uv.closing:
+            uv.errored = True
+            uv.truncate_failure = failure.wrap(f"truncate from {self.index}")
+            trace(uv.tracer, uv.truncate_failure.message, TRACE_WARN)
+            retry.arm(uv)
+            append.fail_pending(uv, uv.truncate_failure)
+            return
+        uv.truncate_failure = None
+        uv.truncate_work = None
+        barrier.release(uv)
+        closing.maybe_fire(uv)
+
+
+def truncate(io: RaftIo, index: int) -> int:
+    """RaftIo.truncate: remove all entries from `index` on; the next append takes its place.
+
+    There is no callback; appends that follow tell. RAFT_INVALID for index 0, RAFT_CANCELED after io.close.
+    """
+    uv: state.Uv = io.impl
+    if uv.closing:
+        return errors.RAFT_CANCELED
+    if index < 1:
+        io.errmsg = f"truncate from index {index}"
+        return errors.RAFT_INVALID
+    if index >= uv.append_next_index:
+        # C: uv_truncate.c:UvTruncate asserts. After a failed append the log in memory may be ahead of the disk.
+        return 0
+    request = Truncate(uv, index)
+    barrier.request(uv, barrier.Barrier(request.run, True, lambda next_index: min(next_index, index)))
+    return 0
+
+
+def try_again(uv: state.Uv) -> None:
+    """Make another attempt after a failure, if there was one and none is under way."""
+    if uv.truncate_failure is not None and uv.truncate_work is not None:
+        uv.truncate_work.start()
+
+
+def close(uv: state.Uv) -> None:
+    """Give up a truncate that failed: the next start reads a longer log, as after a crash."""
+    if uv.truncate_failure is not None:
+        uv.truncate_failure = None
+        uv.truncate_work = None
+        barrier.release(uv)

@@ -1,0 +1,89 @@
+"""Work off the loop: what other modules run in threads, and RaftIo.async_work.
+
+Duty: `run` executes a job in the loop's thread pool and reports its outcome on the loop; `async_work` does that for
+the user's function and counts it among what a close waits for (uv_work.c).
+
+Happy path: the job returns, `done(None)` is called on the loop in a later turn.
+
+Failure modes: a job that raises Failure hands it to `done`; any other exception is a defect, which becomes a
+RAFT_IOERR that names it, so that the operation ends in every case. Neither kind is ever dropped.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from io_uv import closing, state
+from io_uv.fs import Failure
+from pyraft import errors
+from pyraft.types import RaftIo, RaftIoAsyncWork
+
+
+class _Job:
+    """A function on its way through the thread pool."""
+
+    __slots__ = ("done", "failure", "function")
+
+    def __init__(self, function: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
+        self.function = function
+        self.done = done
+        self.failure: Failure | None = None
+
+    def work(self) -> None:
+        """Run in a thread of the pool."""
+        try:
+            self.function()
+        except Failure as failure:
+            self.failure = failure
+        except MemoryError:
+            self.failure = Failure(errors.RAFT_NOMEM, "out of memory")
+        except Exception as exc:
+            self.failure = Failure(errors.RAFT_IOERR, f"{type(exc).__name__}: {exc}")
+
+    def after(self, *_: Any) -> None:
+        """Run on the loop when `work` has returned."""
+        self.done(self.failure)
+
+
+def run(uv: state.Uv, function: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
+    """Run `function` in a thread, then `done(failure or None)` on the loop, never before this returns."""
+    job = _Job(function, done)
+    uv.loop.queue_work(job.work, job.after)
+
+
+class _AsyncWork:
+    """A RaftIoAsyncWork under way."""
+
+    __slots__ = ("req", "status", "uv")
+
+    def __init__(self, uv: state.Uv, req: RaftIoAsyncWork) -> None:
+        self.uv = uv
+        self.req = req
+        self.status = 0
+
+    def work(self) -> None:
+        self.status = self.req.work(self.req)
+
+    def done(self, failure: Failure | None) -> None:
+        uv, req = self.uv, self.req
+        status = self.status
+        if failure is not None:
+            status = failure.code
+            uv.io.errmsg = errors.errmsg_wrap(failure.message, "async work")
+        uv.async_work_reqs.remove(self)
+        closing.fire(uv, req.cb, req, status)
+        closing.maybe_fire(uv)
+
+
+def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: Any) -> int:
+    """RaftIo.async_work: run `req.work(req) -> int` in a thread; `cb(req, status)` gets what it returned.
+
+    RAFT_CANCELED: io.close was called. A function that raises gives its callback RAFT_IOERR.
+    """
+    uv: state.Uv = io.impl
+    if uv.closing:
+        return errors.RAFT_CANCELED
+    req.cb = cb
+    work = _AsyncWork(uv, req)
+    uv.async_work_reqs.append(work)
+    run(uv, work.work, work.done)
+    return 0

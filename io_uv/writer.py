@@ -1,0 +1,196 @@
+"""Writing blocks to open segments: one write at a time, completed from the loop.
+
+Duty: `Writer` starts a write without blocking the loop and calls back, in a later turn, when the data is durable (the
+descriptors carry O_DSYNC). One per instance serves all its segments: C makes and destroys an AIO context per segment,
+and destroying one takes tens of milliseconds on the loop.
+
+There are three ways, by what probing found. Linux AIO where the file system supports it; what it cannot take without
+blocking (EAGAIN) goes to the thread. A thread of its own otherwise: the pool may be busy with snapshots. On a file
+system in memory the write is made right away, as it is nothing but a copy, cheaper than any hand-over.
+
+Happy path: setup() once, submit(), the callback with None; close() at the end.
+
+Failure modes, all with a Failure to the callback: an error is RAFT_IOERR "write failed: -5" (RAFT_NOSPACE if the disk
+is full), a short write RAFT_NOSPACE "short write: …". setup() raises Failure: RAFT_TOOMANY when the machine has no AIO
+events left, else RAFT_IOERR; it may be called again.
+"""
+
+import errno
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from io_uv import fs, kaio
+from io_uv.fs import Failure
+from io_uv.pyuv import UV_READABLE, Loop, Poll
+from io_uv.segment_buffer import Arena
+from pyraft import errors
+
+WriteCb: TypeAlias = Callable[[Failure | None], None]
+
+AIO: Final = 0
+THREAD: Final = 1
+IN_PLACE: Final = 2
+
+_IN_PLACE_LIMIT: Final = 1024 * 1024
+"""Longest write in bytes that is made on the loop, on a file system in memory."""
+
+
+class _Write:
+    """A write under way."""
+
+    __slots__ = ("arena", "cb", "fd", "length", "offset")
+
+    def __init__(self, fd: int, arena: Arena, length: int, offset: int, cb: WriteCb) -> None:
+        self.fd = fd
+        self.arena = arena
+        self.length = length
+        self.offset = offset
+        self.cb = cb
+
+    def make(self) -> int:
+        """Write, blocking; return the number of bytes or a negative errno."""
+        try:
+            return fs.pwrite(self.fd, self.arena.memory[: self.length], self.offset)
+        except OSError as exc:
+            return -(exc.errno or errno.EIO)
+
+
+def _judge(write: _Write, result: int) -> Failure | None:
+    if result == write.length:
+        return None
+    if result < 0:
+        # C: uv_writer.c:uvWriterReqSetStatus has RAFT_IOERR for a full disk too, so that nobody can tell it apart.
+        full = -result in (errno.ENOSPC, errno.EDQUOT)
+        return Failure(errors.RAFT_NOSPACE if full else errors.RAFT_IOERR, f"write failed: {result}")
+    return Failure(errors.RAFT_NOSPACE, f"short write: {result} bytes instead of {write.length}")
+
+
+class Writer:
+    """Writes of one instance. `mode` is AIO, THREAD or IN_PLACE."""
+
+    __slots__ = ("_close_cb", "_context", "_done", "_event_fd", "_loop", "_mode", "_poll", "_todo", "_write")
+
+    def __init__(self, loop: Loop, mode: int) -> None:
+        self._loop = loop
+        self._mode = mode
+        self._context: kaio.Context | None = None
+        self._event_fd = -1
+        self._poll: Any = None
+        self._write: _Write | None = None
+        self._todo: queue.SimpleQueue[_Write | None] | None = None
+        # Results of writes that did not go through AIO.
+        self._done: deque[int] = deque()
+        self._close_cb: Callable[[], None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is in flight."""
+        return self._write is not None
+
+    def setup(self) -> None:
+        """Get ready for writing, if not done yet; raises Failure."""
+        if self._poll is not None:
+            return
+        if self._mode == AIO:
+            try:
+                self._context = kaio.Context(1)
+            except OSError as exc:
+                if exc.errno == errno.EAGAIN:
+                    raise Failure(errors.RAFT_TOOMANY, "AIO events user limit exceeded") from None
+                raise fs.failure("io_setup", exc) from None
+            self._event_fd = self._context.fileno()
+        else:
+            try:
+                self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            except OSError as exc:
+                raise fs.failure("eventfd", exc) from None
+        self._poll = Poll(self._loop, self._event_fd)
+        self._poll.start(UV_READABLE, self._completed)
+
+    def submit(self, fd: int, arena: Arena, length: int, offset: int, cb: WriteCb) -> None:
+        """Write the first `length` bytes of the arena at `offset`; `cb(failure or None)` follows, never inside this."""
+        assert self._write is None
+        write = self._write = _Write(fd, arena, length, offset, cb)
+        if self._context is not None:
+            try:
+                self._context.submit(fd, arena.address, length, offset)
+            except OSError:
+                # It would block, or cannot be done this way: the thread's attempt tells what is the matter.
+                self._hand_over(write)
+        elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
+            self._finish(write.make())
+        else:
+            self._hand_over(write)
+
+    def close(self, cb: Callable[[], None]) -> None:
+        """Release everything when the write in flight, if any, has completed; then `cb()`, never inside this."""
+        assert self._close_cb is None
+        self._close_cb = cb
+        if self._write is None:
+            self._release()
+
+    def _hand_over(self, write: _Write) -> None:
+        if self._todo is None:
+            self._todo = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(self._todo,), name="raft-writer", daemon=True).start()
+        self._todo.put(write)
+
+    def _serve(self, todo: "queue.SimpleQueue[_Write | None]") -> None:
+        """The thread: write what is handed over until told to end."""
+        while True:
+            write = todo.get()
+            if write is None:
+                return
+            self._finish(write.make())
+            del write  # not kept alive while waiting for the next
+
+    def _finish(self, result: int) -> None:
+        self._done.append(result)
+        os.eventfd_write(self._event_fd, 1)
+
+    def _completed(self, poll: Any, events: Any, error: Any) -> None:
+        """The eventfd is readable: a write has completed."""
+        result: int | None = None
+        if self._context is not None:
+            for _, value in self._context.reap():
+                result = value
+        else:
+            os.eventfd_read(self._event_fd)
+        if self._done:
+            result = self._done.popleft()
+        write = self._write
+        if result is None or write is None:
+            return
+        if result == -errno.EAGAIN:
+            self._hand_over(write)
+            return
+        self._write = None
+        write.cb(_judge(write, result))
+        if self._close_cb is not None and self._write is None:
+            self._release()
+
+    def _release(self) -> None:
+        if self._todo is not None:
+            self._todo.put(None)
+            self._todo = None
+        if self._poll is None:
+            self._loop.queue_work(lambda: None, self._released)
+            return
+        poll, self._poll = self._poll, None
+        poll.close(lambda _: self._loop.queue_work(self._free, self._released))
+
+    def _free(self) -> None:
+        """In a thread of the pool: the kernel takes its time to give an AIO context up."""
+        if self._context is not None:
+            self._context.close()
+        else:
+            os.close(self._event_fd)
+
+    def _released(self, *_: Any) -> None:
+        cb = self._close_cb
+        assert cb is not None
+        cb()

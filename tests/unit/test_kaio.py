@@ -1,0 +1,110 @@
+"""Linux AIO through system calls."""
+
+import errno
+import mmap
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from io_uv import kaio
+from tests.lib.covers import covers
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def context() -> Iterator[kaio.Context]:
+    context = kaio.Context(2)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
+    os.posix_fallocate(fd, 0, 4 * BLOCK)
+    yield fd
+    os.close(fd)
+
+
+def block(fill: bytes) -> memoryview:
+    memory = memoryview(mmap.mmap(-1, BLOCK))
+    memory[:] = fill * BLOCK
+    return memory
+
+
+def wait(context: kaio.Context) -> list[tuple[int, int]]:
+    ready, _, _ = select.select([context.fileno()], [], [], 10)
+    assert ready == [context.fileno()]
+    return context.reap()
+
+
+def test_write(context: kaio.Context, fd: int) -> None:
+    """A completed write reports its tag and length, and the bytes are in the file."""
+    context.submit(fd, block(b"a"), BLOCK, BLOCK, nowait=False, tag=7)
+    assert context.inflight == 1
+    assert wait(context) == [(7, BLOCK)]
+    assert context.inflight == 0
+    assert os.pread(fd, 2 * BLOCK, 0) == bytes(BLOCK) + b"a" * BLOCK
+
+
+def test_slots_are_reused(context: kaio.Context, fd: int) -> None:
+    """Many more writes than slots go through one context, several at a time."""
+    buffers = [block(b"a"), block(b"b")]
+    for _ in range(20):
+        done: list[tuple[int, int]] = []
+        for tag, buffer in enumerate(buffers):
+            context.submit(fd, kaio.address_of(buffer), BLOCK, tag * BLOCK, nowait=False, tag=tag)
+        while len(done) < 2:
+            done += wait(context)
+        assert sorted(done) == [(0, BLOCK), (1, BLOCK)]
+    assert os.pread(fd, 2 * BLOCK, 0) == b"a" * BLOCK + b"b" * BLOCK
+
+
+def test_bad_descriptor(context: kaio.Context) -> None:
+    """A submission that the kernel refuses raises OSError and takes no slot."""
+    with pytest.raises(OSError) as info:
+        context.submit(-1, block(b"a"), BLOCK, 0)
+    assert info.value.errno == errno.EBADF
+    assert context.inflight == 0
+
+
+def test_reap_without_completion(context: kaio.Context) -> None:
+    """Asking when nothing has completed returns nothing and does not wait."""
+    assert context.reap() == []
+
+
+def test_read_only_descriptor(context: kaio.Context, tmp_path: Path) -> None:
+    """Writing through a descriptor that is open for reading only fails."""
+    (tmp_path / "ro").write_bytes(bytes(BLOCK))
+    fd = os.open(tmp_path / "ro", os.O_RDONLY)
+    with pytest.raises(OSError) as info:
+        context.submit(fd, block(b"a"), BLOCK, 0)
+    os.close(fd)
+    assert info.value.errno == errno.EBADF
+
+
+@covers("UvWriterInit/noResources")
+def test_no_contexts_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the machine has no AIO events left, making a context fails with EAGAIN."""
+    with pytest.raises(OSError) as info:
+        kaio.Context(1 << 30)
+    assert info.value.errno in (errno.EAGAIN, errno.EINVAL)
+
+
+def test_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a processor whose system calls are not known, ENOSYS says so."""
+    monkeypatch.setattr(kaio, "_found", None)
+    with pytest.raises(OSError) as info:
+        kaio.Context(1)
+    assert info.value.errno == errno.ENOSYS
+
+
+def test_close_twice() -> None:
+    """Closing again does nothing."""
+    context = kaio.Context(1)
+    context.close()
+    context.close()

@@ -1,0 +1,237 @@
+"""Writes to open segments: Linux AIO, a thread, or in place."""
+
+import errno
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from io_uv import fs, kaio
+from io_uv.fs import Failure
+from io_uv.pyuv import Loop
+from io_uv.segment_buffer import Arena
+from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
+from pyraft import errors
+from tests.lib.covers import covers
+from tests.lib.uvtest import Outcome, run_until
+
+BLOCK = 4096
+MODES = pytest.mark.parametrize("mode", [AIO, THREAD, IN_PLACE], ids=["aio", "thread", "in-place"])
+
+
+class File:
+    """A preallocated file, a loop and a writer."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DSYNC, 0o600)
+        os.posix_fallocate(self.fd, 0, 2 * BLOCK)
+        fs.set_direct(self.fd)
+        self.path = path
+        self.loop = Loop()
+        self.writer = Writer(self.loop, mode)
+
+    def write(self, fill: bytes, offset: int, blocks: int = 1) -> Outcome:
+        arena = Arena(BLOCK, blocks * BLOCK)
+        arena.memory[:] = fill * len(arena.memory)
+        outcome = Outcome()
+        self.writer.submit(self.fd, arena, blocks * BLOCK, offset, outcome)
+        assert outcome.calls == []
+        return outcome
+
+    def finish(self, outcome: Outcome) -> Failure | None:
+        run_until(self.loop, lambda: outcome.calls)
+        failure: Failure | None = outcome.calls[0][0]
+        return failure
+
+    def close(self) -> None:
+        closed: list[bool] = []
+        self.writer.close(lambda: closed.append(True))
+        assert not closed
+        run_until(self.loop, lambda: closed)
+
+
+@pytest.fixture
+def new_file(tmp_path: Path) -> Iterator[Callable[[int], File]]:
+    made: list[File] = []
+
+    def make(mode: int) -> File:
+        file = File(tmp_path / "file", mode)
+        file.writer.setup()
+        made.append(file)
+        return file
+
+    yield make
+    for file in made:
+        file.close()
+        file.loop.close()
+        os.close(file.fd)
+
+
+@MODES
+@covers("UvWriterSubmit/one")
+def test_one_block(new_file: Callable[[int], File], mode: int) -> None:
+    """One block is written where it belongs, and the callback comes in a later turn."""
+    file = new_file(mode)
+    assert file.finish(file.write(b"a", BLOCK)) is None
+    assert file.path.read_bytes() == bytes(BLOCK) + b"a" * BLOCK
+
+
+@MODES
+@covers("UvWriterSubmit/two", "UvWriterSubmit/vec")
+def test_two_blocks_one_after_the_other(new_file: Callable[[int], File], mode: int) -> None:
+    """Writes follow each other."""
+    file = new_file(mode)
+    assert file.finish(file.write(b"a", 0)) is None
+    assert file.finish(file.write(b"b", BLOCK)) is None
+    assert file.path.read_bytes() == b"a" * BLOCK + b"b" * BLOCK
+
+
+@MODES
+@covers("UvWriterSubmit/twice", "UvWriterSubmit/vecTwice")
+def test_same_block_twice(new_file: Callable[[int], File], mode: int) -> None:
+    """A block may be written again."""
+    file = new_file(mode)
+    assert file.finish(file.write(b"a", 0, blocks=2)) is None
+    assert file.finish(file.write(b"b", 0)) is None
+    assert file.path.read_bytes() == b"b" * BLOCK + b"a" * BLOCK
+
+
+@MODES
+@covers("UvWriterSubmit/beyondEOF")
+def test_beyond_the_end(new_file: Callable[[int], File], mode: int) -> None:
+    """A write behind the allocated size makes the file grow."""
+    file = new_file(mode)
+    assert file.finish(file.write(b"a", 4 * BLOCK, blocks=2)) is None
+    assert file.path.stat().st_size == 6 * BLOCK
+
+
+@covers("UvWriterInit/noResources", "append/ioSetupError")
+def test_no_aio_events_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AIO events setup fails with RAFT_TOOMANY, and works later."""
+
+    def refuse(n: int) -> Any:
+        raise OSError(errno.EAGAIN, "")
+
+    loop = Loop()
+    writer = Writer(loop, AIO)
+    with monkeypatch.context() as patch:
+        patch.setattr(kaio, "Context", refuse)
+        with pytest.raises(Failure) as info:
+            writer.setup()
+    assert (info.value.code, info.value.message) == (errors.RAFT_TOOMANY, "AIO events user limit exceeded")
+    writer.setup()
+    closed: list[bool] = []
+    writer.close(lambda: closed.append(True))
+    run_until(loop, lambda: closed)
+    loop.close()
+
+
+def test_would_block_at_submission(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that the kernel will not take without blocking is made by the thread."""
+    file = new_file(AIO)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EAGAIN, "")
+
+    monkeypatch.setattr(kaio.Context, "submit", refuse)
+    assert file.finish(file.write(b"a", 0)) is None
+    assert file.path.read_bytes()[:BLOCK] == b"a" * BLOCK
+
+
+def test_would_block_at_completion(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that completes with EAGAIN is made by the thread."""
+    file = new_file(AIO)
+    reap = kaio.Context.reap
+    monkeypatch.setattr(kaio.Context, "reap", lambda self: [(tag, -errno.EAGAIN) for tag, _ in reap(self)])
+    assert file.finish(file.write(b"a", 0)) is None
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EBADF])
+@MODES
+def test_error(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, mode: int, number: int) -> None:
+    """An error of the write is RAFT_IOERR with its number."""
+    file = new_file(mode)
+    inject(monkeypatch, -number)
+    failure = file.finish(file.write(b"a", 0))
+    assert failure is not None
+    assert (failure.code, failure.message) == (errors.RAFT_IOERR, f"write failed: -{number}")
+
+
+@MODES
+def test_disk_full(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    """A full disk is RAFT_NOSPACE."""
+    file = new_file(mode)
+    inject(monkeypatch, -errno.ENOSPC)
+    failure = file.finish(file.write(b"a", 0))
+    assert failure is not None
+    assert failure.code == errors.RAFT_NOSPACE
+
+
+@MODES
+def test_short_write(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    """A short write is RAFT_NOSPACE, with C's text."""
+    file = new_file(mode)
+    inject(monkeypatch, BLOCK)
+    failure = file.finish(file.write(b"a", 0, blocks=2))
+    assert failure is not None
+    assert failure.code == errors.RAFT_NOSPACE
+    assert failure.message == "short write: 4096 bytes instead of 8192"
+
+
+def inject(monkeypatch: pytest.MonkeyPatch, result: int) -> None:
+    """Have every write end with this result."""
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        if result < 0:
+            raise OSError(-result, "")
+        return result
+
+    reap = kaio.Context.reap
+    monkeypatch.setattr(kaio.Context, "reap", lambda self: [(tag, result) for tag, _ in reap(self)])
+    monkeypatch.setattr(fs, "pwrite", pwrite)
+
+
+@covers("UvWriterClose/threadpool", "UvWriterClose/aio")
+@MODES
+def test_close_waits_for_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    """Closing with a write in flight calls the write back first, with its own status, then the close."""
+    file = File(tmp_path / "file", mode)
+    file.writer.setup()
+    outcome = file.write(b"a", 0)
+    order: list[str] = []
+    file.writer.close(lambda: order.append("closed"))
+    run_until(file.loop, lambda: order)
+    assert outcome.calls == [(None,)]
+    file.loop.close()
+    os.close(file.fd)
+
+
+def test_a_slow_disk_does_not_stop_the_loop(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the thread hangs in a write the loop goes on turning."""
+    file = new_file(THREAD)
+    gate: queue.SimpleQueue[None] = queue.SimpleQueue()
+    pwrite = fs.pwrite
+    monkeypatch.setattr(fs, "pwrite", lambda *args: (gate.get(), pwrite(*args))[1])
+    outcome = file.write(b"a", 0)
+    turned: list[bool] = []
+    file.loop.queue_work(lambda: None, lambda _: turned.append(True))
+    run_until(file.loop, lambda: turned)
+    assert outcome.calls == []
+    gate.put(None)
+    assert file.finish(outcome) is None
+
+
+def test_thread_ends_with_the_writer(new_file: Callable[[int], File]) -> None:
+    """No thread is left behind by a closed writer."""
+    file = new_file(THREAD)
+    file.finish(file.write(b"a", 0))
+    writers = [thread for thread in threading.enumerate() if thread.name == "raft-writer"]
+    assert len(writers) == 1
+    file.close()
+    writers[0].join(10)
+    assert not writers[0].is_alive()
+    file.writer = Writer(file.loop, THREAD)
