@@ -17,9 +17,10 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from io_uv.pyuv import errno, error
+from io_uv.pyuv.descriptor import Descriptor, directions, is_stream
 from io_uv.pyuv.endpoint import StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
@@ -75,8 +76,20 @@ class Pipe(Stream):
         self._start_connect(self._make_socket(), os.fsencode(name), callback)
 
     def open(self, fd: int) -> None:
-        """Take over the descriptor of a Unix stream socket, which this handle then closes."""
-        self._open(fd, (socket.AF_UNIX,))
+        """Take over a descriptor, which this handle then closes: a Unix stream socket, a pipe's end or a terminal.
+
+        Raises UV_EINVAL for anything else, UV_EBADF for no descriptor, UV_EBUSY if the handle has one already.
+        """
+        try:
+            plain = is_stream(fd)
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
+        if not plain:
+            self._open(fd, (socket.AF_UNIX,))
+            return
+        readable, writable = directions(fd)
+        self._take(cast(socket.socket, Descriptor(fd)))
+        self._readable, self._writable = readable, writable
 
     def accept(self, client: Any) -> None:
         """Move the pending connection, or the first handle that was passed, to `client`, a fresh TCP or Pipe."""
