@@ -24,6 +24,17 @@ ACCEPTS_PER_TURN: Final = 64
 ACCEPT_PAUSE: Final = 0.1
 
 
+class Socket(socket.socket):
+    """A socket that closes itself without the standard library's ResourceWarning: a handle that is forgotten closes
+    itself, by design, and of a forgotten cycle the socket may be taken down first.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Endpoint(Handle):
     """Base of Stream: a handle with a socket."""
 
@@ -142,7 +153,7 @@ class Endpoint(Handle):
         for _ in range(ACCEPTS_PER_TURN):
             code: int | None = None
             try:
-                self._accepted, _ = sock.accept()
+                self._accepted = _accept(sock)
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as exc:
@@ -242,7 +253,7 @@ class Endpoint(Handle):
         if self._sock is not None:
             raise self._fail(errno.UV_EBUSY)
         try:
-            sock = socket.socket(fileno=fd)
+            sock = Socket(fileno=fd)
         except OSError as exc:
             raise self._fail(errno.from_os_error(exc)) from None
         if sock.family not in families or sock.type != socket.SOCK_STREAM:
@@ -335,3 +346,8 @@ class Endpoint(Handle):
 
     def _cancel_requests(self) -> None:
         raise NotImplementedError
+
+
+def _accept(listener: socket.socket) -> Socket:
+    sock, _ = listener.accept()
+    return Socket(sock.family, sock.type, sock.proto, sock.detach())

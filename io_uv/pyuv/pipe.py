@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, cast
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.descriptor import Descriptor, directions, is_stream
-from io_uv.pyuv.endpoint import StatusCallback
+from io_uv.pyuv.endpoint import Socket, StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 from io_uv.pyuv.stream import READ_SIZE, Buffer, Stream, _buffers, _Write
@@ -172,7 +172,7 @@ class Pipe(Stream):
         os.set_inheritable(fd, False)
         if len(self._received) < _PENDING_LIMIT:
             try:
-                self._received.append(socket.socket(fileno=fd))
+                self._received.append(Socket(fileno=fd))
             except OSError:  # not a socket
                 os.close(fd)
         else:
@@ -193,7 +193,7 @@ class Pipe(Stream):
     def _make_socket(self) -> socket.socket:
         if self._sock is None:
             try:
-                self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                self._sock = Socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             except OSError as exc:
                 raise self._fail(errno.from_os_error(exc)) from None
         return self._sock

@@ -12,7 +12,7 @@ import socket
 from typing import Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.endpoint import StatusCallback
+from io_uv.pyuv.endpoint import Socket, StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 from io_uv.pyuv.stream import Stream
@@ -105,7 +105,7 @@ class TCP(Stream):
     def _make_socket(self, family: int) -> socket.socket:
         if self._sock is None:
             try:
-                self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                self._sock = Socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             except OSError as exc:
                 raise self._fail(errno.from_os_error(exc)) from None
             self._apply_options()

@@ -16,7 +16,7 @@ import pytest
 
 NAME, VERSION = "pyuv", "1.4.0"
 SHA256 = "caea2004d1125fe17cbde3c211c8abc72844e9b8dd7dfa007711e98fbc96fbc2"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 MODULES = {
     "test_async": 2,
