@@ -92,18 +92,12 @@ def _load_on_snapshot(log: _Log, snapshots: Sequence[SnapshotInfo]) -> RaftSnaps
         return None
     newest = snapshots[-1]
     try:
-        snapshot = _read_snapshot(log.dir, newest)
+        snapshot = snapshot_file.read(log.dir, newest)
     except Failure as exc:
         return _fall_back(log, snapshots, exc)
     _select(log, snapshot.index, newest.data_name)
     _load_segments(log, snapshot)
     return snapshot
-
-
-def _read_snapshot(dir: str, info: SnapshotInfo) -> RaftSnapshot:
-    if info.incomplete:
-        raise Failure(RAFT_CORRUPT, f"read {info.data_name}: the data that it had once is missing")
-    return snapshot_file.read(dir, info)
 
 
 def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -> RaftSnapshot | None:
@@ -117,7 +111,7 @@ def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -
         if not _covered(log, start, newest.index):
             continue
         try:
-            snapshot = None if info is None else _read_snapshot(log.dir, info)
+            snapshot = None if info is None else snapshot_file.read(log.dir, info)
         except Failure as exc:
             if exc.code not in _DAMAGE:
                 raise
@@ -229,10 +223,10 @@ def _read_open(log: _Log, segments: Sequence[SegmentInfo]) -> None:
             content.problem = content.problem or Failure(RAFT_CORRUPT, "unexpected format version 0")
         written_later = written_later or content.verdict != UNWRITTEN
     for info, content in found:
-        if content.verdict != DAMAGED and not content.entries:
-            _remove_open(log.dir, info)
-        else:
+        if content.verdict == DAMAGED or content.entries:
             log.open.append((info, content))
+        elif not any(before.verdict == DAMAGED for _, before in log.open):
+            _remove_open(log.dir, info)
 
 
 def _remove_open(dir: str, info: SegmentInfo) -> None:

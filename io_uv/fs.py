@@ -188,6 +188,11 @@ def getxattr(fd: int, name: str) -> bytes:
     return os.getxattr(fd, name)
 
 
+def removexattr(fd: int, name: str) -> None:
+    """fremovexattr(2)."""
+    os.removexattr(fd, name)
+
+
 def set_direct(fd: int) -> None:
     """Switch the descriptor to direct I/O (O_DIRECT)."""
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
@@ -428,15 +433,26 @@ def overwrite_file(dir: str, name: str, data: bytes) -> None:
 
 
 def note_size(fd: int, size: int) -> None:
-    """Record, in an attribute of the file that C ignores, that it has at least `size` bytes, durably so already.
+    """Record, in an attribute of the file that C ignores, that it has `size` bytes, durably so already.
 
-    A file that is shorter afterwards was cut by something else than this library or a crash. Where the file system
+    The note says that this library made the file, and that nobody but a vandal makes it shorter. Where the file system
     keeps no attributes nothing is recorded.
     """
     try:
         setxattr(fd, _SIZE_NOTE, str(size).encode())
     except OSError:
         return
+
+
+def _forget_size(fd: int) -> None:
+    """Remove the note, durably, before the file is cut."""
+    if noted_size(fd) == 0:
+        return
+    try:
+        removexattr(fd, _SIZE_NOTE)
+    except OSError as exc:
+        raise failure("removexattr", exc) from None
+    sync(fd)
 
 
 def noted_size(fd: int) -> int:
@@ -527,9 +543,7 @@ def truncate_file(dir: str, name: str, size: int) -> None:
     """Cut a file to `size` bytes, durably."""
     fd = open_file(dir, name, os.O_RDWR)
     try:
-        if noted_size(fd) > size:
-            note_size(fd, size)
-            sync(fd)
+        _forget_size(fd)
         try:
             ftruncate(fd, size)
         except OSError as exc:

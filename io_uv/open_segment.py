@@ -6,13 +6,15 @@ So all but the last write is complete, and of the last one any 512-byte sectors 
 sector reads as before: in front of the first incomplete batch as the new content, behind it as zeros.
 
 Verdicts: UNWRITTEN, nothing in it was ever complete, the file can go; INTACT, the batches end where the data ends;
-TORN, an incomplete batch follows that a crash explains: a sector of it reads as zeros, or the file ends within
-it; DAMAGED, what follows the good batches was complete once, or is none of our making: `problem` says where.
-C drops whatever follows the first bad batch, acknowledged or not.
+TORN, an incomplete batch follows that a crash explains: a sector of it reads as zeros; DAMAGED, what follows the good
+batches was complete once, or is none of our making: `problem` says where. C drops whatever follows the first bad batch.
 
-Limits, for lack of evidence in format 1: damage to the last write passes for a tear if its last incomplete batch
-holds a sector of zeros by nature; a loss of whole sectors, or of the file's end at a batch boundary, looks like a
-crash. A cut file of ours is known by its size note (fs.note_size); one of C's passes for a tear (B1).
+A segment that this library made carries a note of its size (fs.note_size) until it is closed: shorter than that,
+or bad in a way that no tear explains, it is DAMAGED. Without the note (one of C's, or copied without attributes) a bad
+last batch, or one that the file ends in, passes for a tear as in C (B1); only good batches behind it prove damage.
+
+Limits, for lack of evidence in format 1: damage to the last write passes for a tear if its last batch has a sector
+of zeros by nature, and so does the loss of whole sectors.
 """
 
 import os
@@ -37,18 +39,17 @@ _WORD: Final = segment.WORD
 class OpenContent:
     """What an open segment holds.
 
-    `entries` are the good ones, `used` the bytes that they take from the start of the file, `blank` whether the file
-    has nothing but zeros, `problem` why it is DAMAGED, or what a TORN one's incomplete batch lacks.
+    `entries` are the good ones, `used` the bytes that they take from the start of the file, `problem` why it is
+    DAMAGED, or what a TORN one's incomplete batch lacks.
     """
 
-    __slots__ = ("blank", "entries", "problem", "used", "verdict")
+    __slots__ = ("entries", "problem", "used", "verdict")
 
     def __init__(self, verdict: int, problem: Failure | None = None) -> None:
         self.verdict = verdict
         self.problem = problem
         self.entries: EntryBatch = no_entries()
         self.used = 0
-        self.blank = False
 
 
 def _zeros(data: bytes, start: int, end: int) -> bool:
@@ -80,37 +81,36 @@ def _count_was_changed(data: bytes, at: int) -> bool:
     return False
 
 
-def _torn(data: bytes, at: int, noted: int) -> bool:
+def _torn(data: bytes, at: int) -> bool:
     """Return whether a crash during the last write explains that the batch at `at` is bad."""
     header_at = at + _WORD
     body_at = header_at + encoding.BATCH_HEADER_SIZE
-    cut_allowed = noted == 0 or at == _WORD
+    # A batch that is larger than a segment is alone in one, and makes the file grow.
+    can_end = at == _WORD and len(data) % SECTOR == 0
     if _sector_missing(data, at, at, body_at):
         return True
     if body_at > len(data):
-        return cut_allowed
+        return can_end
     try:
         header_crc, _, n = segment.read_preamble(data, at)
     except Failure:
         # The sector with the count was written, and nobody writes such a count.
         return False
     end = body_at + encoding.ENTRY_HEADER_SIZE * n
-    if crc.crc32(data[header_at : min(end, len(data))]) != header_crc or end > len(data):
-        explained = _sector_missing(data, at, body_at, end) or (end > len(data) and cut_allowed)
+    if end > len(data) or crc.crc32(data[header_at:end]) != header_crc:
+        explained = _sector_missing(data, at, body_at, end) or (end > len(data) and can_end)
         return explained and not _count_was_changed(data, at)
     try:
         _, _, lengths = encoding.decode_batch_header(data, header_at, n)
     except Failure:
         return False
     data_end = end + sum(lengths)
-    if data_end > len(data):
-        return cut_allowed or _sector_missing(data, at, end, data_end)
-    return _sector_missing(data, at, end, data_end)
+    return _sector_missing(data, at, end, data_end) or (data_end > len(data) and can_end)
 
 
-def holds_batch(data: bytes) -> bool:
-    """Return whether a complete, valid batch lies anywhere in the data."""
-    for at in range(0, len(data) - segment.PREAMBLE.size, _WORD):
+def holds_batch(data: bytes, start: int = 0) -> bool:
+    """Return whether a complete, valid batch begins anywhere from `start`, a multiple of 8, on."""
+    for at in range(start, len(data) - segment.PREAMBLE.size, _WORD):
         # The count is at most 262,144: of its eight bytes the last five are zero.
         if data[at + 11 : at + 16] != b"\0\0\0\0\0" or data[at + 8 : at + 11] == b"\0\0\0":
             continue
@@ -135,7 +135,6 @@ def judge(data: bytes, noted: int = 0) -> OpenContent:
     """Judge the content of an open segment; `noted` is the size that the file is known to have had, 0 if unknown."""
     if len(data) < _WORD or _zeros(data, 0, len(data)):
         content = OpenContent(UNWRITTEN)
-        content.blank = _zeros(data, 0, len(data))
     elif _zeros(data, 0, _WORD):
         content = _without_format(data)
     else:
@@ -158,7 +157,8 @@ def _judge_batches(data: bytes, noted: int) -> OpenContent:
     if problem.code == RAFT_IOERR:
         problem = Failure(RAFT_CORRUPT, problem.message)
     content.problem = problem
-    content.verdict = TORN if _torn(data, content.used, noted) else DAMAGED
+    torn = _torn(data, content.used) or (noted == 0 and not holds_batch(data, content.used + _WORD))
+    content.verdict = TORN if torn else DAMAGED
     return content
 
 

@@ -42,20 +42,15 @@ _ONE_READ: Final = 0x7FFF_F000
 
 
 class SnapshotInfo:
-    """A snapshot as its file name tells: sorted by term, index and timestamp the newest is last.
+    """A snapshot as its file name tells. `filename` is that of the .meta file, as in C."""
 
-    `filename` is that of the .meta file, as in C; `incomplete` says that the data is missing or empty although
-    a sidecar proves that it was there.
-    """
-
-    __slots__ = ("filename", "incomplete", "index", "term", "timestamp")
+    __slots__ = ("filename", "index", "term", "timestamp")
 
     def __init__(self, filename: str, term: int, index: int, timestamp: int) -> None:
         self.filename = filename
         self.term = term
         self.index = index
         self.timestamp = timestamp
-        self.incomplete = False
 
     @property
     def data_name(self) -> str:
