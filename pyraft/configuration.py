@@ -12,7 +12,14 @@ import hashlib
 import struct
 from typing import Final
 
-from pyraft.errors import RAFT_BADID, RAFT_BADROLE, RAFT_DUPLICATEADDRESS, RAFT_DUPLICATEID, RAFT_MALFORMED
+from pyraft.errors import (
+    RAFT_BADID,
+    RAFT_BADROLE,
+    RAFT_DUPLICATEADDRESS,
+    RAFT_DUPLICATEID,
+    RAFT_INVALID,
+    RAFT_MALFORMED,
+)
 from pyraft.types import RAFT_SPARE, RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftServer
 
 FORMAT: Final = 1
@@ -36,13 +43,16 @@ def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: in
     """Append a server; `role` True is RAFT_VOTER, False RAFT_STANDBY, the older spelling.
 
     Errors: RAFT_BADROLE (role not STANDBY, VOTER or SPARE), RAFT_BADID (id below 1 or above 64 bits),
-    RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS. Source: raft.h.
+    RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS; ours: RAFT_INVALID (an address that cannot be encoded: no string, or
+    with a NUL or a lone surrogate in it). Source: raft.h.
     """
     # C: configuration.c:configurationAdd asserts on id 0; an assertion in a library is no answer to bad input.
     if role not in _ROLES:
         return RAFT_BADROLE
     if not 0 < id < 1 << 64:
         return RAFT_BADID
+    if not _is_address(address):
+        return RAFT_INVALID
     for server in c.servers:
         if server.id == id:
             return RAFT_DUPLICATEID
@@ -50,6 +60,16 @@ def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: in
             return RAFT_DUPLICATEADDRESS
     c.servers.append(RaftServer(id, address, int(role)))
     return 0
+
+
+def _is_address(address: object) -> bool:
+    if not isinstance(address, str) or "\0" in address:
+        return False
+    try:
+        address.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def raft_configuration_encode(c: RaftConfiguration) -> tuple[int, bytes]:
@@ -142,6 +162,8 @@ def _decode_into(c: RaftConfiguration, buf: bytes) -> str:
     format, n = _HEAD.unpack_from(buf)
     if format != FORMAT:
         return f"configuration has format {format} instead of {FORMAT}"
+    ids: set[int] = set()
+    addresses: set[str] = set()
     offset = _HEAD.size
     for _ in range(n):
         end = buf.find(b"\0", offset + _ID.size)
@@ -149,8 +171,12 @@ def _decode_into(c: RaftConfiguration, buf: bytes) -> str:
             return f"configuration is cut short in the server at offset {offset}"
         (id,) = _ID.unpack_from(buf, offset)
         address = buf[offset + _ID.size : end].decode("utf-8", "surrogateescape")
-        rv = raft_configuration_add(c, id, address, buf[end + 1])
-        if rv != 0:
-            return f"configuration has a bad server at offset {offset} (error {rv})"
+        role = buf[end + 1]
+        # Sets, as looking through all servers for each one would stall a server on a long blob from a stranger.
+        if role not in _ROLES or id == 0 or id in ids or address in addresses:
+            return f"configuration has a bad server at offset {offset}"
+        ids.add(id)
+        addresses.add(address)
+        c.servers.append(RaftServer(id, address, role))
         offset = end + 2
     return ""

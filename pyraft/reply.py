@@ -4,7 +4,7 @@ Duty: build an AppendEntriesResult and send it. Failure modes: the code of io.se
 failure means nothing, the leader will ask again.
 """
 
-from pyraft import calls
+from pyraft import calls, flags
 from pyraft.state import Raft
 from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult, RaftIoSend, RaftMessage
 
@@ -15,6 +15,7 @@ def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> 
     result.term = r.current_term
     result.rejected = rejected
     result.last_log_index = last_log_index
+    result.features = flags.DEFAULT_FEATURES
     message = RaftMessage()
     message.type = RAFT_IO_APPEND_ENTRIES_RESULT
     message.server_id = id

@@ -88,13 +88,20 @@ Buffer: TypeAlias = bytes | bytearray | memoryview | RaftBuffer
 
 
 def as_bytes(buf: Any) -> bytes:
-    """Return the content of a buffer as `bytes`: itself if it is bytes, else a copy; TypeError if it is no buffer."""
+    """Return the content of a buffer as `bytes`: itself if it is bytes, else a copy.
+
+    Raises TypeError on what is no buffer, ValueError on a RaftBuffer longer than its base or a released memoryview,
+    BufferError on memory that is not contiguous.
+    """
     if type(buf) is bytes:
         return buf
     if isinstance(buf, RaftBuffer):
+        view = memoryview(buf.base)
+        if not 0 <= buf.len <= view.nbytes:
+            raise ValueError(f"a buffer of length {buf.len} on {view.nbytes} bytes")
         if type(buf.base) is bytes and buf.len == len(buf.base):
             return buf.base
-        return bytes(memoryview(buf.base).cast("B")[: buf.len])
+        return view.tobytes()[: buf.len]
     return bytes(memoryview(buf))
 
 

@@ -1,0 +1,29 @@
+"""Feature flags: 64-bit sets of what a server is capable of, exchanged in AppendEntriesResult.
+
+Duty: the operations on such a set, and the set that this library announces, which like the C library's is empty.
+Sets are plain integers (raft_flags).
+
+Failure modes: none; bits above 63 are cut off, as in C.
+"""
+
+from typing import Final
+
+DEFAULT_FEATURES: Final = 0
+"""What this library announces."""
+
+_ALL: Final = (1 << 64) - 1
+
+
+def set(flags: int, which: int) -> int:
+    """Return `flags` with those in `which` added."""
+    return (flags | which) & _ALL
+
+
+def clear(flags: int, which: int) -> int:
+    """Return `flags` without those in `which`."""
+    return flags & ~which & _ALL
+
+
+def is_set(flags: int, flag: int) -> bool:
+    """Return whether any of the bits of `flag` is in `flags`."""
+    return (flags & flag) != 0

@@ -1,0 +1,73 @@
+"""Error codes, their texts, and messages cut and wrapped to C's buffer of 256 bytes."""
+
+import pytest
+
+import pyraft
+from pyraft import raft_strerror
+from pyraft.errors import errmsg_cut, errmsg_wrap
+from tests.lib.covers import covers
+
+CODES = [
+    ("NOMEM", "out of memory"),
+    ("BADID", "server ID is not valid"),
+    ("DUPLICATEID", "server ID already in use"),
+    ("DUPLICATEADDRESS", "server address already in use"),
+    ("BADROLE", "server role is not valid"),
+    ("MALFORMED", "encoded data is malformed"),
+    ("NOTLEADER", "server is not the leader"),
+    ("LEADERSHIPLOST", "server has lost leadership"),
+    ("SHUTDOWN", "server is shutting down"),
+    ("CANTBOOTSTRAP", "bootstrap only works on new clusters"),
+    ("CANTCHANGE", "a configuration change is already in progress"),
+    ("CORRUPT", "persisted data is corrupted"),
+    ("CANCELED", "operation canceled"),
+    ("NAMETOOLONG", "resource name too long"),
+    ("TOOBIG", "data is too big"),
+    ("NOCONNECTION", "no connection to remote server available"),
+    ("BUSY", "operation can't be performed at this time"),
+    ("IOERR", "I/O error"),
+    ("NOTFOUND", "Resource not found"),
+    ("INVALID", "Invalid parameter"),
+    ("UNAUTHORIZED", "No access to resource"),
+    ("NOSPACE", "Not enough disk space"),
+    ("TOOMANY", "System or raft limit met or exceeded"),
+]
+
+
+@covers("raft_strerror/<18 codes>")
+@pytest.mark.parametrize(("code", "name", "text"), [(i, *entry) for i, entry in enumerate(CODES, 1)])
+def test_codes_and_texts_are_those_of_the_c_library(code: int, name: str, text: str) -> None:
+    """Each constant has its number, each number its text."""
+    assert getattr(pyraft, f"RAFT_{name}") == code
+    assert raft_strerror(code) == text
+
+
+@covers("raft_strerror/default")
+@pytest.mark.parametrize("code", [0, -1, 24, 666])
+def test_other_codes_have_a_text_too(code: int) -> None:
+    """0 is no error and has no text of its own, as in C."""
+    assert raft_strerror(code) == "unknown error"
+
+
+@covers("ErrMsgPrintf/noParams", "ErrMsgPrintf/params", "ErrMsgWrapf/noParams", "ErrMsgWrapf/params")
+def test_a_context_goes_in_front() -> None:
+    """ "prefix: message", as long as it fits; short messages stay as they are."""
+    assert errmsg_cut("boom 123") == "boom 123"
+    assert errmsg_wrap("boom", "no luck") == "no luck: boom"
+    assert errmsg_wrap("", "io") == "io: "
+
+
+@covers("ErrMsgWrapf/partialTruncate", "ErrMsgWrapf/fullTruncate")
+def test_messages_are_cut_to_the_buffer_of_c() -> None:
+    """255 bytes at most; a prefix that fills them leaves nothing of the message, not even the colon."""
+    assert errmsg_wrap("no luck", "x" * 249) == "x" * 249 + ": no l"
+    assert errmsg_wrap("no luck", "x" * 254) == "x" * 254
+    assert errmsg_wrap("no luck", "x" * 300) == "x" * 255
+    assert errmsg_cut("x" * 300) == "x" * 255
+
+
+def test_a_cut_never_splits_a_character() -> None:
+    """The limit counts bytes of UTF-8, and half a character is dropped."""
+    cut = errmsg_cut("é" * 200)
+    assert cut == "é" * 127
+    assert errmsg_cut("x" * 254 + "é") == "x" * 254

@@ -1,0 +1,146 @@
+"""The leader's view of one server: modes, and what moves between them."""
+
+import pytest
+
+from pyraft import RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftProgress, progress, raft_configuration_add
+from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
+
+
+def conf_of(*ids: int) -> RaftConfiguration:
+    """Return a configuration of voters with these IDs."""
+    c = RaftConfiguration()
+    for id in ids:
+        assert raft_configuration_add(c, id, str(id), RAFT_VOTER if id < 3 else RAFT_STANDBY) == 0
+    return c
+
+
+def made(state: int = PROGRESS__PROBE, next_index: int = 1, match_index: int = 0) -> RaftProgress:
+    """Return a progress in a mode."""
+    p = RaftProgress()
+    p.state = state
+    p.next_index = next_index
+    p.match_index = match_index
+    return p
+
+
+def test_a_leadership_starts_with_probing_everybody() -> None:
+    """Next is after our last entry, nothing is known to match but what is on our own disk."""
+    array = progress.build(conf_of(1, 2, 3), 2, 7, 5)
+    assert [(p.state, p.next_index, p.match_index, p.last_send) for p in array] == [
+        (PROGRESS__PROBE, 8, 0, 0),
+        (PROGRESS__PROBE, 8, 5, 0),
+        (PROGRESS__PROBE, 8, 0, 0),
+    ]
+    assert not any(p.recent_recv for p in array)
+
+
+def test_a_leader_outside_the_configuration_has_no_progress_of_its_own() -> None:
+    """It leads until its removal is committed, without counting itself (4.2.2)."""
+    assert [p.match_index for p in progress.build(conf_of(1, 2), 9, 7, 5)] == [0, 0]
+
+
+def test_a_rebuild_keeps_what_is_known() -> None:
+    """Members of both configurations keep their progress, wherever they stand; new ones start to be probed."""
+    old, new = conf_of(1, 2, 3), conf_of(3, 4, 1)
+    array = progress.build(old, 1, 7, 7)
+    rebuilt = progress.rebuild(array, old, new, 9)
+    assert rebuilt[0] is array[2]
+    assert rebuilt[2] is array[0]
+    assert (rebuilt[1].state, rebuilt[1].next_index, rebuilt[1].match_index) == (PROGRESS__PROBE, 10, 0)
+
+
+@pytest.mark.parametrize(("now", "due"), [(99, False), (100, True), (101, True)])
+def test_a_heartbeat_is_due_an_interval_after_the_last_message(now: int, due: bool) -> None:
+    """The time of the last message is absolute: 0 before the first."""
+    assert progress.heartbeat_is_due(made(), now, 100) is due
+
+
+def test_up_to_date_means_sent_and_persisted_means_acknowledged() -> None:
+    """Next counts what was sent, match what was confirmed."""
+    p = made(next_index=6, match_index=3)
+    assert progress.is_up_to_date(p, 5)
+    assert not progress.is_up_to_date(p, 6)
+    assert progress.persisted_is_up_to_date(p, 3)
+    assert not progress.persisted_is_up_to_date(p, 5)
+
+
+@pytest.mark.parametrize(
+    ("rejected", "last", "changed", "next_index"),
+    [(4, 9, True, 4), (4, 1, True, 2), (4, 0, True, 1), (3, 9, False, 5), (5, 9, False, 5)],
+)
+def test_probe_goes_back_to_where_the_server_ends(rejected: int, last: int, changed: bool, next_index: int) -> None:
+    """Only a rejection of the entry before next counts; the server's last index shortens the way."""
+    p = made(next_index=5)
+    assert progress.maybe_decrement(p, rejected, last) is changed
+    assert (p.state, p.next_index) == (PROGRESS__PROBE, next_index)
+
+
+def test_probe_never_goes_below_the_first_entry() -> None:
+    """Next is at least 1."""
+    p = made(next_index=1)
+    assert progress.maybe_decrement(p, 0, 0)
+    assert p.next_index == 1
+
+
+@pytest.mark.parametrize(("rejected", "changed"), [(3, False), (4, True), (9, True)])
+def test_pipeline_falls_back_to_what_is_confirmed(rejected: int, changed: bool) -> None:
+    """A rejection above match ends streaming and empties the window; an older one is stale."""
+    p = made(PROGRESS__PIPELINE, next_index=8, match_index=3)
+    progress.sent(p, 8, 100)
+    assert progress.maybe_decrement(p, rejected, 9) is changed
+    assert p.state == (PROGRESS__PROBE if changed else PROGRESS__PIPELINE)
+    assert p.next_index == (4 if changed else 8)
+    assert p.inflight_bytes == (0 if changed else 100)
+
+
+@pytest.mark.parametrize(("rejected", "changed"), [(5, False), (6, True), (7, False)])
+def test_a_refused_snapshot_is_probed_again(rejected: int, changed: bool) -> None:
+    """Only a rejection of the snapshot's own index counts; next is kept."""
+    p = made(next_index=3)
+    progress.to_snapshot(p, 6)
+    assert progress.maybe_decrement(p, rejected, 0) is changed
+    assert p.state == (PROGRESS__PROBE if changed else PROGRESS__SNAPSHOT)
+    assert p.next_index == 3
+
+
+def test_an_acknowledgement_raises_match_and_next() -> None:
+    """It returns whether anything new was acknowledged; next never goes back."""
+    p = made(next_index=3, match_index=1)
+    assert progress.maybe_update(p, 4)
+    assert (p.match_index, p.next_index) == (4, 5)
+    assert not progress.maybe_update(p, 4)
+    assert not progress.maybe_update(p, 2)
+    assert (p.match_index, p.next_index) == (4, 5)
+    p.next_index = 9
+    assert progress.maybe_update(p, 6)
+    assert p.next_index == 9
+
+
+def test_an_installed_snapshot_leads_back_to_probing_after_it() -> None:
+    """Next is the index of the snapshot, or after match if that is further."""
+    p = made(next_index=1, match_index=0)
+    progress.to_snapshot(p, 6)
+    assert not progress.snapshot_done(p)
+    assert progress.maybe_update(p, 6)
+    assert progress.snapshot_done(p)
+    progress.to_probe(p)
+    assert (p.state, p.next_index, p.snapshot_index) == (PROGRESS__PROBE, 7, 0)
+    progress.to_snapshot(p, 20)
+    progress.to_probe(p)
+    assert p.next_index == 20
+
+
+def test_the_window_fills_and_empties() -> None:
+    """Each message counts until an acknowledgement reaches its last entry."""
+    p = made(PROGRESS__PIPELINE)
+    for end, size in ((3, 100), (5, 50), (6, 0), (9, 70)):
+        progress.sent(p, end, size)
+    assert (p.next_index, p.inflight_bytes) == (9, 220)
+    assert progress.window_is_full(p, 220)
+    assert not progress.window_is_full(p, 221)
+    assert progress.maybe_update(p, 3)
+    assert p.inflight_bytes == 120
+    assert progress.maybe_update(p, 4)
+    assert p.inflight_bytes == 70
+    assert progress.maybe_update(p, 20)
+    assert (p.inflight_bytes, len(p.inflight)) == (0, 0)

@@ -1,0 +1,63 @@
+"""Tracers: LIBRAFT_TRACE, levels, and what a record says."""
+
+import re
+from typing import Any
+
+import pytest
+
+from pyraft import RaftTracer, raft_tracer_maybe_enable
+from pyraft.tracing import TRACE_DEBUG, TRACE_ERROR, TRACE_INFO, NoopTracer, StderrTracer, trace
+
+
+@pytest.mark.parametrize(
+    ("text", "level"), [("0", 0), ("1", 1), ("3", 3), ("5", 5), ("6", 0), ("-1", 0), ("yes", 0), ("", 0)]
+)
+def test_the_variable_enables_and_sets_the_level(text: str, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIBRAFT_TRACE is 0 to 5; what is no such number counts as 0."""
+    monkeypatch.setenv("LIBRAFT_TRACE", text)
+    tracer = RaftTracer()
+    raft_tracer_maybe_enable(tracer, True)
+    assert (tracer.enabled, tracer.level) == (True, level)
+    raft_tracer_maybe_enable(tracer, False)
+    assert tracer.enabled is False
+
+
+def test_without_the_variable_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracer that the user enabled stays enabled."""
+    monkeypatch.delenv("LIBRAFT_TRACE", raising=False)
+    tracer = RaftTracer(enabled=True, level=4)
+    raft_tracer_maybe_enable(tracer, False)
+    assert (tracer.enabled, tracer.level) == (True, 4)
+
+
+def test_a_record_names_its_place() -> None:
+    """The tracer gets file, line and function of the caller."""
+    records: list[Any] = []
+    tracer = RaftTracer(lambda t, *record: records.append(record), enabled=True)
+    trace(tracer, "hello", TRACE_INFO)
+    [(file, line, func, level, message)] = records
+    assert file.endswith("test_tracing.py")
+    assert line > 0
+    assert (func, level, message) == ("test_a_record_names_its_place", TRACE_INFO, "hello")
+
+
+def test_a_disabled_tracer_is_not_called() -> None:
+    """enabled is looked at before anything else."""
+    records: list[Any] = []
+    trace(RaftTracer(lambda t, *record: records.append(record)), "hello")
+    trace(NoopTracer, "hello")
+    assert records == []
+
+
+def test_stderr_gets_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time, process, thread, level, function, place and message; what is below the level is left out."""
+    tracer = RaftTracer(StderrTracer.emit, enabled=True, level=TRACE_INFO)
+    trace(tracer, "debug", TRACE_DEBUG)
+    trace(tracer, "broken", TRACE_ERROR)
+    err = capsys.readouterr().err
+    assert "debug" not in err
+    assert re.fullmatch(
+        r"LIBRAFT  \[\d{6,}\] \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \d{6,} ERROR   "
+        r"test_stderr_gets_one_line_a_record\s* \S*test_tracing\.py:\d+ +broken\n",
+        err,
+    )
