@@ -1,0 +1,57 @@
+"""io_uv: the I/O of a Raft server, on disk files in libraft's format and its TCP protocol, driven by uvloop.
+
+Duty: what raft/uv.h declares, under the same names, plus `raft_uv_limits`. `io_uv.pyuv` is the loop that it runs on.
+README.md beside this file has the formats, what is durable when, and what happens on a sick disk.
+
+    loop = io_uv.pyuv.Loop()
+    transport, io = RaftUvTransport(), RaftIo()
+    raft_uv_tcp_init(transport, loop)
+    raft_uv_init(io, loop, "/var/lib/server", transport)
+    raft_init(raft, io, fsm, 1, "127.0.0.1:9001")
+
+Failure modes: those of the functions; importing needs nothing but the package and uvloop.
+"""
+
+from io_uv import pyuv
+from io_uv.state import Limits
+from io_uv.tcp import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address
+from io_uv.transport import (
+    RaftUvConnect,
+    RaftUvTransport,
+    raft_uv_accept_cb,
+    raft_uv_connect_cb,
+    raft_uv_transport_close_cb,
+)
+from io_uv.uv import (
+    raft_uv_close,
+    raft_uv_init,
+    raft_uv_limits,
+    raft_uv_set_auto_recovery,
+    raft_uv_set_block_size,
+    raft_uv_set_connect_retry_delay,
+    raft_uv_set_segment_size,
+    raft_uv_set_snapshot_compression,
+    raft_uv_set_tracer,
+)
+
+__all__ = [
+    "Limits",
+    "RaftUvConnect",
+    "RaftUvTransport",
+    "pyuv",
+    "raft_uv_accept_cb",
+    "raft_uv_close",
+    "raft_uv_connect_cb",
+    "raft_uv_init",
+    "raft_uv_limits",
+    "raft_uv_set_auto_recovery",
+    "raft_uv_set_block_size",
+    "raft_uv_set_connect_retry_delay",
+    "raft_uv_set_segment_size",
+    "raft_uv_set_snapshot_compression",
+    "raft_uv_set_tracer",
+    "raft_uv_tcp_close",
+    "raft_uv_tcp_init",
+    "raft_uv_tcp_set_bind_address",
+    "raft_uv_transport_close_cb",
+]

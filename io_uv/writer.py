@@ -169,9 +169,9 @@ class Writer:
             self._hand_over(write)
             return
         self._write = None
-        write.cb(_judge(write, result))
-        if self._close_cb is not None and self._write is None:
+        if self._close_cb is not None:
             self._release()
+        write.cb(_judge(write, result))
 
     def _release(self) -> None:
         if self._todo is not None:

@@ -1,0 +1,303 @@
+"""raft_uv: a RaftIo on disk files and network connections, driven by an io_uv.pyuv loop.
+
+Duty: `raft_uv_init` and the setters of raft/uv.h, and those functions of the RaftIo table that have no module of their
+own: init, load, start, bootstrap, recover, set_term, set_vote, time, random, close, and our defer and report (uv.c).
+
+Happy path: raft_uv_init fills the table in; io.init probes the directory and reads term and vote; io.load reads the
+log; io.start listens and starts the tick timer; io.close ends everything and calls back; raft_uv_close forgets it.
+
+Failure modes: a Failure of the modules below becomes a code here, its text goes to io.errmsg. A failed set_term or
+set_vote changes nothing in memory, so that the next attempt writes the same file again (B42).
+"""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from io_uv import (
+    append,
+    closing,
+    disk,
+    finalize,
+    fs,
+    metadata,
+    probe,
+    recv,
+    retry,
+    send,
+    snapshot,
+    state,
+    truncate,
+    work,
+)
+from io_uv.end_of_turn import EndOfTurn
+from io_uv.fs import Failure
+from io_uv.pyuv import Loop, Timer
+from io_uv.state import Limits, Metadata, Uv
+from io_uv.transport import RaftUvTransport
+from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
+from pyraft import errors
+from pyraft.tracing import RaftTracer
+from pyraft.types import EntryBatch, RaftConfiguration, RaftIo, RaftSnapshot, no_entries
+
+_DEFAULT_BLOCK_SIZE: Final = 4096
+
+
+def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport: RaftUvTransport) -> int:
+    """Make `io` store its data in the directory `dir` and talk to peers through `transport`, on `loop`.
+
+    The directory is not touched before raft_init. Returns RAFT_INVALID if transport.version is 0, RAFT_NAMETOOLONG for
+    a path of more than 894 bytes. Source: raft/uv.h.
+    """
+    path = os.fsdecode(dir)
+    io.errmsg = ""
+    if transport.version == 0:
+        io.errmsg = "transport->version must be set"
+        return errors.RAFT_INVALID
+    if len(os.fsencode(path)) > fs.MAX_DIR_LEN:
+        io.errmsg = "directory path too long"
+        return errors.RAFT_NAMETOOLONG
+    io.version = 2
+    io.impl = Uv(io, loop, path, transport)
+    io.init = _init
+    io.close = _close
+    io.load = _load
+    io.start = _start
+    io.bootstrap = _bootstrap
+    io.recover = _recover
+    io.set_term = _set_term
+    io.set_vote = _set_vote
+    io.send = send.send
+    io.append = append.append
+    io.truncate = truncate.truncate
+    io.snapshot_put = snapshot.snapshot_put
+    io.snapshot_get = snapshot.snapshot_get
+    io.time = _time
+    io.random = _random
+    io.async_work = work.async_work
+    io.defer = _defer
+    io.report = _report
+    return 0
+
+
+def raft_uv_close(io: RaftIo) -> None:
+    """Release what raft_uv_init allocated, after the close callback of the server. Source: raft/uv.h."""
+    io.impl = None
+
+
+def raft_uv_set_block_size(io: RaftIo, size: int) -> None:
+    """Set the block size in bytes of disk writes. raft_init replaces it by what probing finds. Source: raft/uv.h."""
+    io.impl.block_size = size
+
+
+def raft_uv_set_segment_size(io: RaftIo, size: int) -> None:
+    """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks. Source: raft/uv.h."""
+    io.impl.segment_size = size
+
+
+def raft_uv_set_snapshot_compression(io: RaftIo, compressed: bool) -> int:
+    """Turn the compression of snapshots on (the default) or off. Returns 0. Source: raft/uv.h."""
+    io.impl.snapshot_compression = compressed
+    return 0
+
+
+def raft_uv_set_connect_retry_delay(io: RaftIo, msecs: int) -> None:
+    """Set the pause in ms between attempts to connect to a peer, 1000 by default. Source: raft/uv.h."""
+    io.impl.connect_retry_delay = msecs
+
+
+def raft_uv_set_tracer(io: RaftIo, tracer: RaftTracer) -> None:
+    """Set where the implementation tells what it does. Source: raft/uv.h."""
+    io.impl.tracer = tracer
+
+
+def raft_uv_set_auto_recovery(io: RaftIo, flag: bool) -> None:
+    """Set whether damaged segments are set aside at the start, true by default. Source: raft/uv.h."""
+    io.impl.auto_recovery = flag
+
+
+def raft_uv_limits(io: RaftIo) -> Limits:
+    """Return the limits on what peers may send and what is queued for them; change them before raft_start. Ours."""
+    limits: Limits = io.impl.limits
+    return limits
+
+
+def _refuse(io: RaftIo, failure: Failure) -> int:
+    """Turn a Failure into the code to return."""
+    io.errmsg = errors.errmsg_cut(failure.message)
+    return failure.code
+
+
+# Functions of the table, in the order in which they are used.
+
+
+def _init(io: RaftIo, id: int, address: str) -> int:
+    """RaftIo.init: look at the directory, read term and vote, prepare handles."""
+    uv: Uv = io.impl
+    uv.id = id
+    uv.address = address
+    try:
+        fs.check_dir(uv.dir)
+        _probe(uv)
+        disk.clean_up(uv.dir)
+        uv.metadata = metadata.load(uv.dir)
+    except Failure as failure:
+        return _refuse(io, failure)
+    transport = uv.transport
+    rv: int = transport.init(transport, id, address)
+    if rv != 0:
+        io.errmsg = errors.errmsg_wrap(transport.errmsg, "transport")
+        return rv
+    transport.data = uv
+    uv.transport_open = True
+    uv.timer = Timer(uv.loop)
+    uv.end_of_turn = EndOfTurn(uv.loop)
+    return 0
+
+
+def _probe(uv: Uv) -> None:
+    """Find out what the file system can do, and choose how to write."""
+    found = probe.probe(uv.dir)
+    uv.direct_io = found.direct_io != 0
+    uv.async_io = found.async_io
+    uv.fallocate = found.fallocate
+    uv.block_size = found.direct_io or _DEFAULT_BLOCK_SIZE
+    # Zeros that are written ahead help only where a later write goes to the same place.
+    uv.zero_fill = uv.direct_io and uv.fallocate and not found.in_memory and not found.copy_on_write
+    mode = AIO if uv.async_io else IN_PLACE if found.in_memory else THREAD
+    uv.writer = Writer(uv.loop, mode)
+
+
+def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
+    """RaftIo.load: return (rv, term, voted_for, snapshot or None, start_index, entries)."""
+    uv: Uv = io.impl
+    try:
+        found, start_index, entries = disk.load(uv.dir, uv.auto_recovery)
+    except Failure as failure:
+        return _refuse(io, failure), 0, 0, None, 0, no_entries()
+    uv.append_next_index = start_index + len(entries)
+    return 0, uv.metadata.term, uv.metadata.voted_for, found, start_index, entries
+
+
+def _start(io: RaftIo, msecs: int, tick: Any, recv_cb: Any) -> int:
+    """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer."""
+    uv: Uv = io.impl
+    uv.state = state.ACTIVE
+    uv.tick_cb = tick
+    uv.recv_cb = recv_cb
+    rv = recv.start(uv)
+    if rv != 0:
+        return rv
+    uv.timer.start(lambda _: uv.tick_cb(io), msecs / 1000, msecs / 1000)
+    return 0
+
+
+def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
+    """RaftIo.bootstrap: make term 1 and the configuration entry durable. RAFT_CANTBOOTSTRAP if there is a term."""
+    uv: Uv = io.impl
+    if uv.metadata.term != 0:
+        io.errmsg = f"metadata contains term {uv.metadata.term}"
+        return errors.RAFT_CANTBOOTSTRAP
+    try:
+        uv.metadata = disk.bootstrap(uv.dir, conf, uv.block_size)
+    except Failure as failure:
+        return _refuse(io, failure)
+    return 0
+
+
+def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
+    """RaftIo.recover: append the configuration to the log, for good; io.load comes after it."""
+    uv: Uv = io.impl
+    try:
+        disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
+    except Failure as failure:
+        return _refuse(io, failure)
+    return 0
+
+
+def _set_term(io: RaftIo, term: int) -> int:
+    """RaftIo.set_term: store a term without a vote."""
+    return _store(io, term, 0)
+
+
+def _set_vote(io: RaftIo, server_id: int) -> int:
+    """RaftIo.set_vote: store the vote in this term."""
+    return _store(io, io.impl.metadata.term, server_id)
+
+
+def _store(io: RaftIo, term: int, voted_for: int) -> int:
+    uv: Uv = io.impl
+    fresh = Metadata(uv.metadata.version + 1, term, voted_for)
+    try:
+        metadata.store(uv.dir, fresh)
+    except Failure as failure:
+        return _refuse(io, failure)
+    uv.metadata = fresh
+    return 0
+
+
+def _time(io: RaftIo) -> int:
+    """RaftIo.time: the loop's clock in ms."""
+    now: int = io.impl.loop.now()
+    return now
+
+
+def _random(io: RaftIo, min: int, max: int) -> int:
+    """RaftIo.random: a number from min to max - 1."""
+    return random.randrange(min, max)
+
+
+def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) -> int:
+    """RaftIo.defer: see there."""
+    uv: Uv = io.impl
+    if uv.closing:
+        return errors.RAFT_CANCELED
+    rv = append.check(uv, bufs, n)
+    if rv == 0:
+        uv.end_of_turn.add(fn)
+    return rv
+
+
+def _report(io: RaftIo, exc: BaseException) -> None:
+    """RaftIo.report: give an exception of user code to the loop's excepthook."""
+    io.impl.loop.excepthook(type(exc), exc, exc.__traceback__)
+
+
+def _close(io: RaftIo, cb: Any) -> None:
+    """RaftIo.close: end everything; `cb(io)` once when nothing is left, inside this only if init never succeeded."""
+    uv: Uv = io.impl
+    assert not uv.closing
+    uv.closing = True
+    uv.close_cb = cb
+    if uv.timer is None:
+        closing.maybe_fire(uv)
+        return
+    send.close(uv)
+    recv.close(uv)
+    append.close(uv)
+    truncate.close(uv)
+    finalize.close(uv)
+    retry.close(uv)
+    uv.aborting.append(uv.writer)
+    uv.aborting.append(uv.end_of_turn)
+    uv.end_of_turn.close(lambda _: _gone(uv, uv.end_of_turn))
+    uv.transport.close(uv.transport, lambda _: _transport_closed(uv))
+    uv.timer.close(lambda _: _timer_closed(uv))
+    uv.writer.close(lambda: _gone(uv, uv.writer))
+
+
+def _gone(uv: Uv, thing: Any) -> None:
+    uv.aborting.remove(thing)
+    closing.maybe_fire(uv)
+
+
+def _transport_closed(uv: Uv) -> None:
+    uv.transport_open = False
+    uv.transport.data = None
+    closing.maybe_fire(uv)
+
+
+def _timer_closed(uv: Uv) -> None:
+    uv.timer = None
+    closing.maybe_fire(uv)

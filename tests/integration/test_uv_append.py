@@ -1,0 +1,675 @@
+"""RaftIo.append of io_uv: what reaches the disk, when, and in which files."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from io_uv import barrier, fs
+from io_uv.fs import Failure
+from io_uv.pyuv import Timer
+from pyraft import errors
+from pyraft.types import RaftIoAppend
+from tests.lib.covers import covers
+from tests.lib.uvtest import BLOCK_SIZE, SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
+
+MAX_ENTRIES_PER_BLOCK = 49
+"""64-byte entries that fit a block, appended one by one: 32 bytes of checksums and header each, format word once."""
+
+
+@pytest.fixture
+def t(tmp_path: Path) -> Iterator[UvIo]:
+    t = UvIo(tmp_path).start()
+    yield t
+    t.close()
+    assert t.reported == []
+
+
+def stored(t: UvIo) -> list[int]:
+    """Close, and return the numbers of the entries that a new start finds."""
+    fresh = t.reopen()
+    found = numbers(fresh.loaded[5])
+    assert fresh.loaded[4] == 1
+    fresh.close()
+    return found
+
+
+@pytest.mark.parametrize("size", [9, 63])
+@covers("append/unaligned")
+def test_unaligned(t: UvIo, size: int) -> None:
+    """A payload whose length is no multiple of 8 is refused at once, with C's text."""
+    outcome = Outcome()
+    assert t.io.append(t.io, RaftIoAppend(), [entry(64), entry(size)], 2, outcome) == errors.RAFT_INVALID
+    assert t.io.errmsg == "entry buffers must be 8-byte aligned"
+    assert t.io.defer(t.io, [bytes(64), bytes(size)], 2, lambda: None) == errors.RAFT_INVALID
+    assert t.io.errmsg == "entry buffers must be 8-byte aligned"
+    assert outcome.calls == []
+
+
+def test_arguments(t: UvIo) -> None:
+    """No entries, fewer than n, and payloads that are no buffers are refused."""
+    for entries, n in [([], 0), ([entry(8)], 2), ([entry(8)], -1)]:
+        assert t.io.append(t.io, RaftIoAppend(), entries, n, Outcome()) == errors.RAFT_INVALID
+    bad = entry(8)
+    bad.buf = 3
+    assert t.io.append(t.io, RaftIoAppend(), [bad], 1, Outcome()) == errors.RAFT_INVALID
+
+
+@covers("append/first")
+def test_first(t: UvIo) -> None:
+    """One entry of 64 bytes is there after a new start."""
+    t.append(1, 64)
+    assert stored(t) == [1]
+
+
+def test_callback_gets_its_request(t: UvIo) -> None:
+    """The callback's first argument is the request, whose cb it is."""
+    req, outcome = RaftIoAppend(), Outcome()
+    t.io.append(t.io, req, [entry(8)], 1, outcome)
+    t.wait(outcome)
+    assert outcome.calls == [(req, 0)]
+    assert req.cb is outcome
+
+
+def test_only_the_first_n(t: UvIo) -> None:
+    """The first n entries of a longer sequence are stored."""
+    outcome = Outcome()
+    t.io.append(t.io, RaftIoAppend(), [entry(8, fill=i) for i in range(5)], 2, outcome)
+    t.wait(outcome)
+    assert stored(t) == [0, 1]
+
+
+@covers("append/prepareSegments")
+def test_segments_in_reserve(t: UvIo) -> None:
+    """With the first append one segment comes into use and two are prepared."""
+    t.append(1, 64)
+    t.wait_for("open-1", "open-2", "open-3")
+    assert [(t.dir / f"open-{i}").stat().st_size for i in (1, 2, 3)] == [SEGMENT_SIZE] * 3
+
+
+def test_nothing_is_prepared_before_the_first_append(t: UvIo) -> None:
+    """A server that stores nothing makes no segments."""
+    assert t.names() == []
+
+
+@covers("append/finalizeSegment")
+def test_full_segment_is_closed(t: UvIo) -> None:
+    """When a segment is full it is closed under the indexes that it holds, and another is prepared."""
+    n = 0
+    while n * (32 + BLOCK_SIZE) < SEGMENT_SIZE:
+        t.append(1, BLOCK_SIZE)
+        n += 1
+    t.append(1, 64)
+    t.wait_for("0000000000000001-0000000000000003", "open-4")
+    t.wait_until_gone("open-1")
+
+
+@covers("append/firstBig")
+def test_first_batch_larger_than_a_segment(t: UvIo) -> None:
+    """A batch is never split: it makes its segment grow."""
+    t.append(4, SEGMENT_SIZE)
+    assert stored(t) == [1, 2, 3, 4]
+
+
+@covers("append/secondBig")
+def test_second_batch_larger_than_a_segment(t: UvIo) -> None:
+    """A large batch behind a small one gets a segment of its own."""
+    t.append(1, 64)
+    t.append(4, SEGMENT_SIZE)
+    assert stored(t) == [1, 2, 3, 4, 5]
+
+
+@covers("append/severalBig")
+def test_several_large_batches(t: UvIo) -> None:
+    """Large batches that are queued together all get there."""
+    t.wait(*[t.submit(2, SEGMENT_SIZE) for _ in range(3)])
+    assert stored(t) == [1, 2, 3, 4, 5, 6]
+
+
+@covers("append/fitBlock")
+def test_two_in_one_block(t: UvIo) -> None:
+    """Two small appends share a block, which is written twice."""
+    t.append(1, 64)
+    t.append(1, 64)
+    assert stored(t) == [1, 2]
+
+
+@covers("append/matchBlock")
+def test_exactly_one_block(t: UvIo) -> None:
+    """An append that fills a block exactly is followed by one in the next block."""
+    t.append(1, BLOCK_SIZE - 8 - 32)
+    assert t.uv.append_segments[0].next_block == 1
+    t.append(1, 64)
+    assert t.uv.append_segments[0].next_block == 1
+    assert stored(t) == [1, 2]
+
+
+@covers("append/exceedBlock")
+def test_across_blocks(t: UvIo) -> None:
+    """Appends cross the borders of blocks in all ways."""
+    t.append(1, BLOCK_SIZE - 16)
+    t.append(1, 64)
+    t.append(1, BLOCK_SIZE)
+    t.append(2, 64)
+    assert stored(t) == [1, 2, 3, 4, 5]
+
+
+@covers("append/batch", "append/wait")
+def test_appends_during_a_write_are_combined(t: UvIo) -> None:
+    """What is appended while a write is in flight is written together afterwards, and called back in order."""
+    writes: list[int] = []
+    t.append(1, 64)
+    submit = t.uv.writer.submit
+    t.uv.writer = Spy(
+        t.uv.writer,
+        lambda fd, arena, length, offset, cb: (writes.append(length), submit(fd, arena, length, offset, cb)),
+    )
+    order: list[int] = []
+    first = t.submit(1, 64)
+    for i in range(3):
+        t.io.append(t.io, RaftIoAppend(), [entry(64, fill=10 + i)], 1, lambda req, status, i=i: order.append(i))
+    assert len(writes) == 1
+    run_until(t.loop, lambda: len(order) == 3)
+    assert first.statuses == [0]
+    assert order == [0, 1, 2]
+    assert len(writes) == 2
+    assert stored(t) == [1, 2, 10, 11, 12]
+
+
+class Spy:
+    """A writer whose submit is another's."""
+
+    def __init__(self, writer: Any, submit: Callable[..., Any]) -> None:
+        self.writer = writer
+        self.submit = submit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.writer, name)
+
+
+@covers("append/resizeArena")
+def test_mixed_sizes_queued(t: UvIo) -> None:
+    """Appends of very different size that gather during a write make the memory grow."""
+    outcomes = [t.submit(1, 64), t.submit(1, 64), t.submit(2, 64), t.submit(2, BLOCK_SIZE), t.submit(1, 32)]
+    t.wait(*outcomes)
+    assert stored(t) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_append_from_a_callback(t: UvIo) -> None:
+    """A callback may append; that comes after what was queued before."""
+    order: list[str] = []
+    done = Outcome()
+
+    def again(req: Any, status: int) -> None:
+        order.append("first")
+        t.io.append(t.io, RaftIoAppend(), [entry(8, fill=3)], 1, done)
+
+    t.io.append(t.io, RaftIoAppend(), [entry(8, fill=1)], 1, again)
+    t.io.append(t.io, RaftIoAppend(), [entry(8, fill=2)], 1, lambda req, status: order.append("second"))
+    t.wait(done)
+    assert order == ["first", "second"]
+    assert stored(t) == [1, 2, 3]
+
+
+def test_callback_that_raises(tmp_path: Path) -> None:
+    """An exception in a callback goes to the loop's excepthook; the other callbacks fire and appends go on."""
+    t = UvIo(tmp_path).start()
+
+    def bad(req: Any, status: int) -> None:
+        raise RuntimeError("callback")
+
+    t.io.append(t.io, RaftIoAppend(), [entry(8, fill=1)], 1, bad)
+    second = t.submit()
+    t.wait(second)
+    t.append()
+    assert [str(exc) for exc in t.reported] == ["callback"]
+    t.close()
+
+
+@covers("append/counter")
+def test_counters(t: UvIo) -> None:
+    """Counters of open segments go up, and never come back."""
+    for _ in range(10):
+        t.append(1, BLOCK_SIZE)
+    t.wait_for("0000000000000001-0000000000000003", "0000000000000004-0000000000000006", "open-4")
+
+
+@covers("append/cancel")
+def test_close_cancels(t: UvIo) -> None:
+    """An append that waits for its segment when io.close comes ends with RAFT_CANCELED, inside io.close."""
+    outcome = t.submit(1, 64)
+    t.begin_close()
+    assert outcome.statuses == [errors.RAFT_CANCELED]
+
+
+def test_close_lets_the_write_in_flight_end(t: UvIo) -> None:
+    """The write in flight at io.close completes with its own status; what waits behind it is cancelled."""
+    t.append(1, 64)
+    writing = t.submit(1, 64)
+    waiting = t.submit(1, 64)
+    closed = t.begin_close()
+    assert waiting.statuses == [errors.RAFT_CANCELED]
+    assert writing.calls == []
+    t.wait(closed)
+    assert writing.statuses == [0]
+    assert stored(t) == [1, 2]
+
+
+def test_append_after_close(t: UvIo) -> None:
+    """Nothing is accepted after io.close."""
+    t.begin_close()
+    assert t.io.append(t.io, RaftIoAppend(), [entry(8)], 1, Outcome()) == errors.RAFT_CANCELED
+    assert t.io.truncate(t.io, 1) == errors.RAFT_CANCELED
+    assert t.io.defer(t.io, [bytes(8)], 1, lambda: None) == errors.RAFT_CANCELED
+
+
+@covers("append/prepareClosing")
+def test_close_while_preparing(t: UvIo) -> None:
+    """io.close waits for the segment that is being made, and removes it."""
+    outcome = t.submit(1, 64)
+    assert t.uv.prepare_inflight is not None
+    t.close()
+    assert outcome.statuses == [errors.RAFT_CANCELED]
+    assert t.names() == []
+
+
+@covers("append/removeSegmentUponClose")
+def test_close_removes_the_reserve(t: UvIo) -> None:
+    """Prepared segments that were not used are removed."""
+    t.append(1, 64)
+    t.wait_for("open-2", "open-3")
+    t.close()
+    assert t.names() == ["0000000000000001-0000000000000001"]
+
+
+@covers("append/currentSegment")
+def test_close_closes_the_current_segment(t: UvIo) -> None:
+    """The segment in use is closed under the index that it holds, at its exact length."""
+    t.append(1, 64)
+    t.close()
+    assert t.names() == ["0000000000000001-0000000000000001"]
+    assert (t.dir / "0000000000000001-0000000000000001").stat().st_size == 8 + 32 + 64
+
+
+def test_close_from_a_callback(t: UvIo) -> None:
+    """io.close may be called from the callback of an append."""
+    t.append(1, 64)
+    closed = Outcome()
+    t.io.append(t.io, RaftIoAppend(), [entry(8, fill=9)], 1, lambda req, status: t.io.close(t.io, closed))
+    waiting = t.submit(1, 64)
+    t.wait(closed)
+    assert waiting.statuses == [errors.RAFT_CANCELED]
+    t.closed = True
+    assert stored(t) == [1, 9]
+
+
+@covers("append/truncateClosing")
+def test_close_with_a_truncate_pending(t: UvIo) -> None:
+    """An append behind a truncate that has not run is cancelled; the truncate is dropped."""
+    t.append(2, 64)
+    t.submit(2, 64)
+    t.truncate(2)
+    last = t.submit(2, 64)
+    t.begin_close()
+    assert last.statuses == [errors.RAFT_CANCELED]
+
+
+# ---- failing disks ---------------------------------------------------------------------------------------------------
+
+
+def refuse_allocation(monkeypatch: pytest.MonkeyPatch, *counters: int) -> list[str]:
+    """Let the disk be full for these segments; return the list of those tried."""
+    tried: list[str] = []
+    allocate = fs.allocate_file
+
+    def allocate_file(dir: str, name: str, size: int, *args: Any) -> int:
+        if name.startswith("open-"):
+            tried.append(name)
+            if not counters or int(name[5:]) in counters:
+                raise Failure(errors.RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
+        return allocate(dir, name, size, *args)
+
+    monkeypatch.setattr(fs, "allocate_file", allocate_file)
+    return tried
+
+
+@covers("append/noSpaceUponPrepareCurrent")
+def test_no_space_for_the_current_segment(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no segment can be made the append fails with RAFT_NOSPACE and C's text."""
+    refuse_allocation(monkeypatch, 1)
+    outcome = t.submit(1, 64)
+    t.wait(outcome)
+    assert outcome.statuses == [errors.RAFT_NOSPACE]
+    assert t.io.errmsg == f"create segment open-1: not enough space to allocate {SEGMENT_SIZE} bytes"
+    assert t.uv.append_next_index == 1
+
+
+@covers("append/noSpaceUponPrepareSpare")
+def test_no_space_for_the_next_segment(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the current segment has room appends succeed; then they fail."""
+    refuse_allocation(monkeypatch, *range(2, 100))
+    t.append(3, 4096)
+    outcome = t.submit(1, SEGMENT_SIZE - 64)
+    t.wait(outcome)
+    assert outcome.statuses == [errors.RAFT_NOSPACE]
+    monkeypatch.undo()
+    t.append(1, 64)
+    assert stored(t) == [1, 2, 3, 5]
+
+
+@covers("append/noSpaceResolved")
+def test_works_again_with_the_next_append(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each append tries again, with the next counter, and the first that finds space succeeds."""
+    tried = refuse_allocation(monkeypatch, 1, 2)
+    for _ in range(2):
+        outcome = t.submit(1, 64)
+        t.wait(outcome)
+        assert outcome.statuses == [errors.RAFT_NOSPACE]
+    t.append(1, 64)
+    assert tried[:3] == ["open-1", "open-2", "open-3"]
+    assert stored(t) == [3]
+
+
+@covers("append/noSpaceUponWrite")
+def test_short_write(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short write fails its append and all that wait; the segment keeps what was good, and appends work again."""
+    t.append(1, 64)
+    submit = t.uv.writer.submit
+    real = t.uv.writer
+
+    def short(fd: int, arena: Any, length: int, offset: int, cb: Any) -> None:
+        t.uv.writer = real
+        text = f"short write: {BLOCK_SIZE} bytes instead of {length}"
+        submit(fd, arena, length, offset, lambda failure: cb(Failure(errors.RAFT_NOSPACE, text)))
+
+    t.uv.writer = Spy(real, short)
+    failing = [t.submit(1, BLOCK_SIZE), t.submit(1, 64), t.submit(1, SEGMENT_SIZE)]
+    t.wait(*failing)
+    assert [o.statuses for o in failing] == [[errors.RAFT_NOSPACE]] * 3
+    assert t.io.errmsg == "short write: 4096 bytes instead of 8192"
+    assert t.uv.append_next_index == 2
+    t.append(1, 64)
+    assert stored(t) == [1, 5]
+
+
+def test_nothing_follows_a_failed_write_before_it_is_cut_off(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that failed may be on the disk all the same: the next segment is not written before it is cut off."""
+    t.append(1, 64)
+    gate = threading.Event()
+    cut = fs.truncate_and_rename
+    monkeypatch.setattr(fs, "truncate_and_rename", lambda *args: (gate.wait(20), cut(*args))[1])
+    real = t.uv.writer
+
+    def fail(fd: int, arena: Any, length: int, offset: int, cb: Any) -> None:
+        t.uv.writer = real
+        real.submit(fd, arena, length, offset, lambda failure: cb(Failure(errors.RAFT_IOERR, "write failed: -5")))
+
+    t.uv.writer = Spy(real, fail)
+    failed = t.submit(1, 64)
+    t.wait(failed)
+    after = t.submit(1, 64)
+    turned: list[bool] = []
+    timer = Timer(t.loop)
+    timer.start(lambda _: turned.append(True), 0.05, 0)
+    run_until(t.loop, lambda: turned)
+    timer.close()
+    assert after.calls == []
+    gate.set()
+    t.wait(after)
+    assert after.statuses == [0]
+    assert stored(t) == [1, 3]
+
+
+def test_failed_write_with_a_truncate_waiting(t: UvIo) -> None:
+    """The next index after a failed write is right even if a truncate waits that has set it."""
+    t.append(3, 64)
+    real = t.uv.writer
+
+    def fail(fd: int, arena: Any, length: int, offset: int, cb: Any) -> None:
+        t.uv.writer = real
+        real.submit(fd, arena, length, offset, lambda failure: cb(Failure(errors.RAFT_IOERR, "write failed: -5")))
+
+    t.uv.writer = Spy(real, fail)
+    failed = t.submit(3, 64)
+    t.truncate(5)
+    behind = t.submit(1, 64)
+    assert t.uv.append_next_index == 6
+    t.wait(failed, behind)
+    assert failed.statuses == behind.statuses == [errors.RAFT_IOERR]
+    assert t.uv.append_next_index == 4
+    t.append(1, 64)
+    assert stored(t) == [1, 2, 3, 8]
+
+
+# ---- barriers --------------------------------------------------------------------------------------------------------
+
+
+class Request:
+    """A barrier request of a test: `ran` when it has its turn."""
+
+    def __init__(self, t: UvIo, blocking: bool, release: bool = True, task: Callable[[], None] | None = None) -> None:
+        self.t = t
+        self.ran = False
+        self.closing = False
+        self._release = release
+        self._task = task
+        barrier.request(t.uv, barrier.Barrier(self.run, blocking, lambda next_index: next_index))
+
+    def run(self) -> None:
+        self.ran = True
+        self.closing = self.t.uv.closing
+        if self.closing:
+            return
+        if self._task is not None:
+            self.t.loop.queue_work(self._task, lambda _: self.release())
+        elif self._release:
+            self.release()
+
+    def release(self) -> None:
+        barrier.release(self.t.uv)
+
+
+@covers("append/barrierOpenSegments")
+def test_barrier_waits_for_all_segments(t: UvIo) -> None:
+    """A barrier on three full segments fires when all appends have fired and all three are closed."""
+    outcomes = [t.submit(4, (SEGMENT_SIZE - 200) // 4 // 8 * 8) for _ in range(3)]
+    seen: list[list[str]] = []
+    request = Request(t, blocking=True, release=False)
+    run_until(t.loop, lambda: request.ran)
+    assert all(outcome.statuses == [0] for outcome in outcomes)
+    seen.append([name for name in t.names() if "-" in name and not name.startswith("open")])
+    assert seen == [[f"{first:016}-{first + 3:016}" for first in (1, 5, 9)]]
+    request.release()
+
+
+@covers("append/barrierOpenSegmentsExitEarly")
+def test_barrier_gives_up_at_close(t: UvIo) -> None:
+    """A barrier that has not had its turn is told by io.close, inside it."""
+    for _ in range(3):
+        t.submit(4, (SEGMENT_SIZE - 200) // 4 // 8 * 8)
+    request = Request(t, blocking=True)
+    assert not request.ran
+    t.begin_close()
+    assert request.closing
+
+
+@covers("append/twoBarriersOpenSegments")
+def test_two_barriers(t: UvIo) -> None:
+    """Two barriers with appends in between both get their turn, in order."""
+    t.submit(4, 4000)
+    first = Request(t, blocking=True)
+    t.submit(4, 4000)
+    second = Request(t, blocking=True)
+    run_until(t.loop, lambda: second.ran)
+    assert first.ran
+
+
+@covers("append/twoBarriersExitEarly")
+def test_two_barriers_give_up_at_close(t: UvIo) -> None:
+    """All barriers that wait are told by io.close."""
+    t.submit(4, 4000)
+    first = Request(t, blocking=True)
+    t.submit(4, 4000)
+    second = Request(t, blocking=True)
+    t.begin_close()
+    assert first.closing
+    assert second.closing
+
+
+@covers("append/blockingBarrierNoOpenSegments")
+def test_barrier_with_nothing_to_wait_for(t: UvIo) -> None:
+    """A barrier fires at once if no segment is in use; appends wait until it is released."""
+    request = Request(t, blocking=True, release=False)
+    assert request.ran
+    outcome = t.submit()
+    t.wait_for("open-1", "open-2")
+    assert outcome.calls == []
+    request.release()
+    t.wait(outcome)
+
+
+@covers("append/blockingBarrierSingleOpenSegment")
+def test_barrier_closes_an_idle_segment(t: UvIo) -> None:
+    """A barrier has the idle segment closed and then fires; appends come after it."""
+    t.append()
+    request = Request(t, blocking=True, release=False)
+    outcome = t.submit()
+    run_until(t.loop, lambda: request.ran)
+    assert "0000000000000001-0000000000000001" in t.names()
+    assert outcome.calls == []
+    request.release()
+    t.wait(outcome)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@covers("append/nonBlockingBarrierLongBlockingTask", "append/blockingBarrierLongBlockingTask")
+def test_long_task_behind_a_barrier(t: UvIo, blocking: bool) -> None:
+    """While a barrier's owner is busy appends complete if it is non-blocking, and wait for it if it is blocking."""
+    gate = threading.Event()
+    t.append()
+    request = Request(t, blocking=blocking, task=lambda: gate.wait(20) or None)
+    outcome = t.submit()
+    run_until(t.loop, lambda: request.ran)
+    if blocking:
+        t.loop.queue_work(gate.set)
+        t.wait(outcome)
+        assert gate.is_set()
+    else:
+        t.wait(outcome)
+        assert not gate.is_set()
+        gate.set()
+    assert outcome.statuses == [0]
+
+
+def test_blocking_request_upgrades_what_it_waits_behind(t: UvIo) -> None:
+    """A blocking request behind a non-blocking one that is busy holds back writes from the moment it is made."""
+    gate = threading.Event()
+    t.append()
+    first = Request(t, blocking=False, task=lambda: gate.wait(20) or None)
+    run_until(t.loop, lambda: first.ran)
+    t.append()
+    second = Request(t, blocking=True)
+    outcome = t.submit()
+    t.wait_for("0000000000000002-0000000000000002")
+    assert outcome.calls == []
+    assert not second.ran
+    gate.set()
+    t.wait(outcome)
+    assert second.ran
+
+
+def test_request_with_an_idle_segment_behind_a_busy_one_is_not_lost(t: UvIo) -> None:
+    """A request whose only segment is idle, made while an earlier request is busy, gets its turn (C loses it)."""
+    gate = threading.Event()
+    t.append()
+    first = Request(t, blocking=False, task=lambda: gate.wait(20) or None)
+    run_until(t.loop, lambda: first.ran)
+    t.append()
+    second = Request(t, blocking=True)
+    gate.set()
+    run_until(t.loop, lambda: second.ran)
+
+
+def test_requests_run_one_at_a_time(t: UvIo) -> None:
+    """A segment that is closed while a request is busy does not let the next request run beside it (C does)."""
+    gate = threading.Event()
+    t.append()
+    first = Request(t, blocking=False, task=lambda: gate.wait(20) or None)
+    second = Request(t, blocking=False)
+    run_until(t.loop, lambda: first.ran)
+    for _ in range(5):
+        t.append(1, SEGMENT_SIZE // 2)
+    t.wait_for("0000000000000002-0000000000000002")
+    assert not second.ran
+    gate.set()
+    run_until(t.loop, lambda: second.ran)
+
+
+def test_second_segment_of_a_blocking_barrier_waits_for_the_first(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a blocking barrier ahead, no segment is written before the one in front of it is closed (B28)."""
+    gate = threading.Event()
+    cut = fs.truncate_and_rename
+    monkeypatch.setattr(fs, "truncate_and_rename", lambda *args: (gate.wait(20), cut(*args))[1])
+    t.append(1, 64)
+    first = t.submit(1, SEGMENT_SIZE - 1024)
+    second = t.submit(1, SEGMENT_SIZE - 1024)
+    request = Request(t, blocking=True)
+    t.wait(first)
+    turned: list[bool] = []
+    t.wait_for("open-3")
+    t.loop.queue_work(lambda: None, lambda _: turned.append(True))
+    run_until(t.loop, lambda: turned)
+    assert second.calls == []
+    gate.set()
+    run_until(t.loop, lambda: request.ran)
+    assert second.statuses == [0]
+
+
+# ---- coalescing ------------------------------------------------------------------------------------------------------
+
+
+def test_defer_runs_once_at_the_end_of_the_turn(t: UvIo) -> None:
+    """However often it is asked for in a turn, the function runs once, after what is due in the turn."""
+    order: list[str] = []
+
+    def fn() -> None:
+        order.append("deferred")
+
+    def now(timer: Any) -> None:
+        for i in range(3):
+            order.append(f"ask {i}")
+            assert t.io.defer(t.io, [bytes(8)], 1, fn) == 0
+        timer.close()
+
+    for _ in range(2):
+        Timer(t.loop).start(now, 0.0, 0.0)
+    run_until(t.loop, lambda: "deferred" in order)
+    assert order.count("deferred") == 1
+    t.io.defer(t.io, [bytes(8)], 1, fn)
+    run_until(t.loop, lambda: order.count("deferred") == 2)
+
+
+def test_defer_reports_a_full_disk(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is known that no segment can be made, defer says so at once, unless the current one has room."""
+    refuse_allocation(monkeypatch, *range(2, 100))
+    t.append(1, 64)
+    run_until(t.loop, lambda: t.uv.prepare_failure)
+    assert t.io.defer(t.io, [bytes(64)], 1, lambda: None) == 0
+    assert t.io.defer(t.io, [bytes(SEGMENT_SIZE)], 1, lambda: None) == errors.RAFT_NOSPACE
+    assert "not enough space" in t.io.errmsg
+
+
+def test_file_operations_that_fail_are_no_exceptions(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OSError of any kind in the thread that prepares ends as a status."""
+
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fs, "allocate_file", refuse)
+    outcome = t.submit()
+    t.wait(outcome)
+    assert outcome.statuses == [errors.RAFT_IOERR]
