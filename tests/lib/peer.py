@@ -1,0 +1,162 @@
+"""Raw sockets that play the part of another server.
+
+Duty: `PeerServer` listens where the code under test connects to; `PeerClient` connects to where it listens. Both use the
+kernel's sockets directly, so that a test decides about every byte and every close. They never block: what has to come
+from the loop under test is waited for with `run_until`.
+"""
+
+import socket
+import struct
+from typing import Any
+
+from io_uv.pyuv import Loop
+from tests.lib.uvtest import run_until
+
+RST = struct.pack("ii", 1, 0)
+"""SO_LINGER value with which close() resets the connection."""
+
+
+def words(*numbers: int) -> bytes:
+    """Return little-endian words of 8 bytes."""
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def handshake(id: int, address: str, protocol: int = 1) -> bytes:
+    """Return what a server says first on a connection that it opens."""
+    name = address.encode() + b"\0"
+    name += bytes(-len(name) % 8)
+    return words(protocol, id, len(name)) + name
+
+
+def port_of(transport: Any) -> int:
+    """Return the port on which a stock transport listens."""
+    port: int = transport.impl.listeners[0].getsockname()[1]
+    return port
+
+
+def unused_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
+class PeerServer:
+    """A listening socket."""
+
+    def __init__(self, loop: Loop, family: int = socket.AF_INET, port: int = 0) -> None:
+        self.loop = loop
+        self._sock = socket.socket(family)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._sock.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+        self._sock.listen(8)
+        self._sock.setblocking(False)
+        self._accepted: list[Connection] = []
+        self.port: int = self._sock.getsockname()[1]
+        self.address = f"[::1]:{self.port}" if family == socket.AF_INET6 else f"127.0.0.1:{self.port}"
+
+    def accept(self) -> "Connection":
+        """Turn the loop until somebody has connected, and return the connection."""
+        before = len(self._accepted)
+        run_until(self.loop, lambda: self._try_accept() or len(self._accepted) > before)
+        return self._accepted[before]
+
+    def _try_accept(self) -> bool:
+        try:
+            sock, _ = self._sock.accept()
+        except BlockingIOError:
+            return False
+        self._accepted.append(Connection(self.loop, sock))
+        return True
+
+    def nobody_waits(self) -> bool:
+        """Whether no connection is waiting to be accepted."""
+        return not self._try_accept()
+
+    def close(self) -> None:
+        """Stop listening and close all connections."""
+        self._sock.close()
+        for connection in self._accepted:
+            connection.close()
+
+
+class Connection:
+    """One connected socket."""
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        self.loop = loop
+        self.sock = sock
+        self.data = b""
+        self.ended = False
+        sock.setblocking(False)
+
+    def read(self, n: int) -> bytes:
+        """Turn the loop until `n` bytes have arrived, and return them; what came after them stays."""
+        run_until(self.loop, lambda: len(self.data) >= n or not self.pump())
+        assert len(self.data) >= n, f"connection ended after {len(self.data)} of {n} bytes"
+        data, self.data = self.data[:n], self.data[n:]
+        return data
+
+    def read_message(self) -> tuple[int, bytes]:
+        """Turn the loop until a message's preamble and header have arrived, and return type and header."""
+        type, size = struct.unpack("<QQ", self.read(16))
+        return type, self.read(size)
+
+    def read_handshake(self) -> tuple[int, str]:
+        """Return id and address that the other side introduces itself with."""
+        protocol, id, size = struct.unpack("<3Q", self.read(24))
+        assert protocol == 1
+        assert size % 8 == 0
+        return id, self.read(size).rstrip(b"\0").decode()
+
+    def wait_end(self) -> None:
+        """Turn the loop until the other side has closed the connection."""
+        run_until(self.loop, lambda: not self.pump())
+
+    def pump(self) -> bool:
+        """Take what is there; False once the connection has ended."""
+        while not self.ended:
+            try:
+                data = self.sock.recv(1 << 16)
+            except BlockingIOError:
+                return True
+            except ConnectionResetError:
+                data = b""
+            self.data += data
+            self.ended = not data
+        return False
+
+    def send(self, data: bytes) -> None:
+        """Send a few bytes at once."""
+        assert self.sock.send(data) == len(data)
+
+    def send_all(self, data: bytes) -> None:
+        """Send many bytes, turning the loop while the system takes no more."""
+        view = memoryview(data)
+
+        def step() -> bool:
+            nonlocal view
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                return False
+            return not view
+
+        run_until(self.loop, step)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Close the connection with a reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+        self.sock.close()
+
+
+def connect(loop: Loop, port: int, family: int = socket.AF_INET) -> Connection:
+    """Connect to a port on which the code under test listens."""
+    sock = socket.socket(family)
+    sock.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+    return Connection(loop, sock)
