@@ -32,7 +32,8 @@ class Socket(socket.socket):
     __slots__ = ()
 
     def __del__(self) -> None:
-        self.close()
+        if self.fileno() >= 0:  # else closed, or never made
+            self.close()
 
 
 class Endpoint(Handle):

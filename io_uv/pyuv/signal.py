@@ -34,7 +34,7 @@ class Signal(Handle):
     def __init__(self, loop: Loop) -> None:
         super().__init__(loop)
         self._callback: Callable[[Any, int], object] | None = None
-        self._signum = 0
+        self._signum: int | None = None
 
     def start(self, callback: Callable[[Any, int], object], signum: int) -> None:
         """Call `callback(signal, signum)` when signal `signum` arrives. A started handle gets the new callback."""
@@ -60,9 +60,9 @@ class Signal(Handle):
         self._deactivate()
 
     def _release(self) -> None:
-        if self._signum:
+        if self._signum is not None:
             _unsubscribe(self, self._signum)
-            self._signum = 0
+            self._signum = None
 
     def _fire(self, signum: int) -> None:
         if self._signum == signum and self._callback is not None:  # not stopped meanwhile
