@@ -51,19 +51,12 @@ from pyraft import (
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
-from tests.lib.solo import ScriptIo, Solo, configuration
+from tests.lib.solo import ScriptIo, Solo, configuration, leader
 
 
 def unexpected(*args: Any) -> None:
     """Be a callback that must never fire."""
     raise AssertionError(f"callback of a refused request fired with {args}")
-
-
-def leader(*roles: int) -> Solo:
-    """Return a leader of term 2 with its barrier committed."""
-    s = Solo(*roles)
-    s.lead()
-    return s
 
 
 def requests(r: Raft) -> list[int]:

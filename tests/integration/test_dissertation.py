@@ -30,16 +30,9 @@ from pyraft import (
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
-from tests.lib.solo import Solo, configuration
+from tests.lib.solo import Solo, command, configuration
 
 NewCluster = Callable[..., Cluster]
-
-
-def command(s: Solo, value: int = 1) -> RaftApply:
-    """Submit a command to a leader."""
-    req = RaftApply()
-    assert raft_apply(s.r, req, [fsms.add_x(value)], 1, None) == 0
-    return req
 
 
 # 3.2, figure 3.2: the properties

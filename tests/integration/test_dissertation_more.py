@@ -15,10 +15,8 @@ from pyraft import (
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_VOTER,
-    RaftApply,
     RaftChange,
     raft_add,
-    raft_apply,
     raft_assign,
     raft_last_index,
     raft_leader,
@@ -32,34 +30,9 @@ from pyraft import (
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
-from tests.lib.solo import Solo, change, configuration
+from tests.lib.solo import Solo, Statuses, change, command, configuration, leader
 
 NewCluster = Callable[..., Cluster]
-
-
-class Changes:
-    """Callbacks of changes, in order."""
-
-    def __init__(self) -> None:
-        self.statuses: list[int] = []
-
-    def __call__(self, req: RaftChange, status: int) -> None:
-        self.statuses.append(status)
-
-
-def command(s: Solo, value: int = 1) -> RaftApply:
-    """Submit a command to a leader."""
-    req = RaftApply()
-    assert raft_apply(s.r, req, [fsms.add_x(value)], 1, None) == 0
-    return req
-
-
-def leader(*roles: int) -> Solo:
-    """Return a leader of term 2 whose barrier, entry 2, is committed."""
-    s = Solo(*roles)
-    s.lead()
-    assert s.r.commit_index == 2
-    return s
 
 
 # Chapter 4: membership
@@ -68,7 +41,7 @@ def leader(*roles: int) -> Solo:
 def test_4_1_configuration_counts_from_the_log_on() -> None:
     """A leader uses a configuration when it appends it, a follower when it has stored it, committed or not."""
     s = leader()
-    done = Changes()
+    done = Statuses()
     assert raft_remove(s.r, RaftChange(), 3, done) == 0
     assert [x.id for x in s.r.configuration.servers] == [1, 2]
     assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (1, 3)
@@ -76,7 +49,7 @@ def test_4_1_configuration_counts_from_the_log_on() -> None:
     assert s.r.commit_index == 2
     s.recv(msg.append_entries_result(2, 2, 3))
     assert s.r.commit_index == 3
-    assert done.statuses == [0]
+    assert done.seen == [0]
 
     follower = Solo()
     new = configuration(RAFT_VOTER, RAFT_VOTER)
@@ -112,29 +85,29 @@ def test_4_1_truncated_change_falls_back() -> None:
 def test_4_1_failed_change_falls_back_on_the_leader() -> None:
     """A leader that cannot store its CHANGE entry goes back to the configuration before it (B4)."""
     s = leader()
-    done = Changes()
+    done = Statuses()
     assert raft_remove(s.r, RaftChange(), 3, done) == 0
     s.io.finish_append(18)
     assert s.state == RAFT_FOLLOWER
     assert s.r.configuration.n == 3
     assert s.r.configuration_uncommitted_index == 0
-    assert len(done.statuses) == 1
+    assert len(done.seen) == 1
 
 
 def test_4_2_1_new_server_catches_up_before_it_votes() -> None:
     """A promoted spare is replicated to at once, and becomes a voter only when it has the whole log."""
     s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE)
     s.io.now += 1000
-    done = Changes()
+    done = Statuses()
     assert raft_assign(s.r, RaftChange(), 3, RAFT_VOTER, done) == 0
     assert [m.server_id for m in s.sent()] == [3]
     assert s.r.configuration.servers[2].role == RAFT_SPARE
     s.recv(msg.append_entries_result(3, 2, 2))
     assert s.r.configuration.servers[2].role == RAFT_VOTER
     s.io.finish_appends()
-    assert done.statuses == []
+    assert done.seen == []
     s.recv(msg.append_entries_result(3, 2, 3))
-    assert done.statuses == [0]
+    assert done.seen == [0]
     assert s.r.leader_state.promotee_id == 0
 
 
@@ -162,14 +135,14 @@ def test_4_2_1_slow_server_is_given_up() -> None:
     """After the last round, if it takes too long, the promotion fails and the server stays what it was."""
     s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE)
     raft_set_max_catch_up_rounds(s.r, 1)
-    done = Changes()
+    done = Statuses()
     assert raft_assign(s.r, RaftChange(), 3, RAFT_VOTER, done) == 0
     for _ in range(10):
         s.tick()
         s.recv(msg.append_entries_result(2, 2, 2))
-    assert done.statuses == []
+    assert done.seen == []
     s.tick()
-    assert done.statuses == [RAFT_NOCONNECTION]
+    assert done.seen == [RAFT_NOCONNECTION]
     assert s.r.configuration.servers[2].role == RAFT_SPARE
     assert s.state == RAFT_LEADER
 
@@ -177,7 +150,7 @@ def test_4_2_1_slow_server_is_given_up() -> None:
 def test_4_2_2_leader_that_removes_itself() -> None:
     """It does not count itself in majorities, steps down when the change is committed, and then knows no leader."""
     s = leader()
-    done = Changes()
+    done = Statuses()
     assert raft_remove(s.r, RaftChange(), 1, done) == 0
     s.io.finish_appends()
     s.recv(msg.append_entries_result(2, 2, 3))
@@ -186,7 +159,7 @@ def test_4_2_2_leader_that_removes_itself() -> None:
     s.recv(msg.append_entries_result(3, 2, 3))
     assert s.r.commit_index == 3
     assert s.state == RAFT_FOLLOWER
-    assert done.statuses == [0]
+    assert done.seen == [0]
     assert raft_leader(s.r) == (0, None)
     s.tick(5000)
     assert s.state == RAFT_FOLLOWER, "it is no voter any more"

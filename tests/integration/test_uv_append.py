@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,6 @@ from pyraft import errors
 from pyraft.types import RaftIoAppend
 from tests.lib.covers import covers
 from tests.lib.uvtest import BLOCK_SIZE, SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
-
-MAX_ENTRIES_PER_BLOCK = 49
-"""64-byte entries that fit a block, appended one by one: 32 bytes of checksums and header each, format word once."""
 
 
 @pytest.fixture
@@ -164,20 +162,27 @@ def test_appends_during_a_write_are_combined(t: UvIo) -> None:
     writes: list[int] = []
     t.append(1, 64)
     submit = t.uv.writer.submit
-    t.uv.writer = Spy(
-        t.uv.writer,
-        lambda fd, arena, length, offset, cb: (writes.append(length), submit(fd, arena, length, offset, cb)),
-    )
+
+    def counted(fd: int, arena: Any, length: int, offset: int, cb: Any) -> None:
+        writes.append(length)
+        submit(fd, arena, length, offset, cb)
+
+    t.uv.writer = Spy(t.uv.writer, counted)
     order: list[int] = []
     first = t.submit(1, 64)
     for i in range(3):
-        t.io.append(t.io, RaftIoAppend(), [entry(64, fill=10 + i)], 1, lambda req, status, i=i: order.append(i))
+        t.io.append(t.io, RaftIoAppend(), [entry(64, fill=10 + i)], 1, partial(record, order, i))
     assert len(writes) == 1
     run_until(t.loop, lambda: len(order) == 3)
     assert first.statuses == [0]
     assert order == [0, 1, 2]
     assert len(writes) == 2
     assert stored(t) == [1, 2, 10, 11, 12]
+
+
+def record(order: list[int], i: int, req: RaftIoAppend, status: int) -> None:
+    """A callback that notes its number."""
+    order.append(i)
 
 
 class Spy:
@@ -451,7 +456,7 @@ def test_failed_write_with_a_truncate_waiting(t: UvIo) -> None:
 class Request:
     """A barrier request of a test: `ran` when it has its turn."""
 
-    def __init__(self, t: UvIo, blocking: bool, release: bool = True, task: Callable[[], None] | None = None) -> None:
+    def __init__(self, t: UvIo, blocking: bool, release: bool = True, task: Callable[[], object] | None = None) -> None:
         self.t = t
         self.ran = False
         self.closing = False
@@ -551,7 +556,7 @@ def test_long_task_behind_a_barrier(t: UvIo, blocking: bool) -> None:
     """While a barrier's owner is busy appends complete if it is non-blocking, and wait for it if it is blocking."""
     gate = threading.Event()
     t.append()
-    request = Request(t, blocking=blocking, task=lambda: gate.wait(20) or None)
+    request = Request(t, blocking=blocking, task=lambda: gate.wait(20))
     outcome = t.submit()
     run_until(t.loop, lambda: request.ran)
     if blocking:
@@ -569,7 +574,7 @@ def test_blocking_request_upgrades_what_it_waits_behind(t: UvIo) -> None:
     """A blocking request behind a non-blocking one that is busy holds back writes from the moment it is made."""
     gate = threading.Event()
     t.append()
-    first = Request(t, blocking=False, task=lambda: gate.wait(20) or None)
+    first = Request(t, blocking=False, task=lambda: gate.wait(20))
     run_until(t.loop, lambda: first.ran)
     t.append()
     second = Request(t, blocking=True)
@@ -586,7 +591,7 @@ def test_request_with_an_idle_segment_behind_a_busy_one_is_not_lost(t: UvIo) -> 
     """A request whose only segment is idle, made while an earlier request is busy, gets its turn (C loses it)."""
     gate = threading.Event()
     t.append()
-    first = Request(t, blocking=False, task=lambda: gate.wait(20) or None)
+    first = Request(t, blocking=False, task=lambda: gate.wait(20))
     run_until(t.loop, lambda: first.ran)
     t.append()
     second = Request(t, blocking=True)
@@ -598,7 +603,7 @@ def test_requests_run_one_at_a_time(t: UvIo) -> None:
     """A segment that is closed while a request is busy does not let the next request run beside it (C does)."""
     gate = threading.Event()
     t.append()
-    first = Request(t, blocking=False, task=lambda: gate.wait(20) or None)
+    first = Request(t, blocking=False, task=lambda: gate.wait(20))
     second = Request(t, blocking=False)
     run_until(t.loop, lambda: first.ran)
     for _ in range(5):

@@ -15,11 +15,13 @@ from pyraft import (
     RAFT_CHANGE,
     RAFT_VOTER,
     Raft,
+    RaftApply,
     RaftConfiguration,
     RaftEntry,
     RaftIo,
     RaftMessage,
     RaftSnapshot,
+    raft_apply,
     raft_configuration_add,
     raft_configuration_encode,
     raft_init,
@@ -28,7 +30,7 @@ from pyraft import (
 )
 from pyraft.types import EntryBatch
 from tests.lib import messages as msg
-from tests.lib.fsm import PairFsm
+from tests.lib.fsm import PairFsm, add_x
 
 
 class ScriptIo(RaftIo):
@@ -276,6 +278,10 @@ def change(term: int, conf: RaftConfiguration) -> RaftEntry:
     return RaftEntry(term, RAFT_CHANGE, blob)
 
 
+BAD_CHANGE = RaftEntry(1, RAFT_CHANGE, b"\x07garbage")
+"""An entry of term 1 that says it is a configuration and is none."""
+
+
 class Solo:
     """Server 1 of a cluster whose other servers the test plays; by default three voters, term 1, entry 1 stored."""
 
@@ -346,3 +352,28 @@ class Solo:
             self.recv(msg.append_entries_result(id, term, last))
         self.sent()
         self.io.calls.clear()
+
+
+def leader(*roles: int, **options: Any) -> Solo:
+    """Return a leader of term 2 whose barrier, entry 2, is committed and acknowledged by server 2."""
+    s = Solo(*roles, **options)
+    s.lead()
+    assert s.r.commit_index == s.r.last_stored
+    return s
+
+
+class Statuses:
+    """A callback of any request that has a status: what it got, in `seen`."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, req: Any, status: int, result: Any = None) -> None:
+        self.seen.append(status)
+
+
+def command(s: Solo, value: int = 1, cb: Any = None) -> RaftApply:
+    """Submit to a leader the command that adds `value` to x."""
+    req = RaftApply()
+    assert raft_apply(s.r, req, [add_x(value)], 1, cb) == 0
+    return req

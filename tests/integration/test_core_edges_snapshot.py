@@ -1,0 +1,149 @@
+"""The rarer paths of taking and installing snapshots, on one server against a scripted world."""
+
+from pyraft import (
+    RAFT_FOLLOWER,
+    RAFT_IOERR,
+    RAFT_MALFORMED,
+    RAFT_UNAVAILABLE,
+    RaftEntry,
+    raft_close,
+    raft_errmsg,
+    raft_last_applied,
+    raft_last_index,
+    raft_set_snapshot_threshold,
+    raft_start,
+)
+from tests.lib import fsm as fsms
+from tests.lib import messages as msg
+from tests.lib.solo import BAD_CHANGE, Solo, change, command, configuration, leader
+
+
+def test_snapshot_during_an_installation_is_not_answered() -> None:
+    """A second InstallSnapshot while one is being stored, or an own one taken, gets no answer."""
+    s = Solo()
+    message = msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1))
+    s.recv(message)
+    s.recv(message)
+    assert len(s.io.puts) == 1
+    assert s.sent() == []
+    assert s.state == RAFT_FOLLOWER
+
+
+def test_snapshot_that_is_not_newer_is_acknowledged() -> None:
+    """A snapshot at or below the own one is acknowledged without more ado."""
+    s = Solo()
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    s.io.finish_put()
+    s.sent()
+    s.recv(msg.install_snapshot(2, 1, 8, 1, s.conf, 1, fsms.content(1, 1)))
+    assert s.io.puts == []
+    assert s.reply().append_entries_result.last_log_index == 8
+
+
+def test_entries_during_an_installation_are_dropped_silently() -> None:
+    """While a snapshot is being stored entries are dropped, heartbeats answered, and nothing is committed."""
+    s = Solo(terms=[1])
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    s.recv(msg.append_entries(2, 1, 9, 1, 9, msg.commands([1])))
+    assert s.sent() == []
+    s.recv(msg.append_entries(2, 1, 9, 1, 9))
+    assert s.reply().append_entries_result.last_log_index == 0
+    assert s.r.commit_index == 1
+
+
+def test_installation_that_io_refuses() -> None:
+    """A code of io.snapshot_put stops the follower, its log as before."""
+    s = Solo(terms=[1])
+    s.io.fail("snapshot_put", RAFT_IOERR)
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    assert s.state == RAFT_UNAVAILABLE
+    assert (raft_last_index(s.r), s.r.last_stored) == (2, 2)
+
+
+def test_installation_that_ends_on_an_unavailable_server_is_dropped() -> None:
+    """Nothing is restored."""
+    s = Solo()
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    raft_close(s.r, None)
+    s.io.finish_put()
+    assert s.fsm.restored == []
+    assert s.r.snapshot.put is None
+
+
+def test_installation_that_ends_in_another_term_is_not_answered() -> None:
+    """The new leader did not ask; the state is restored all the same."""
+    s = Solo()
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    s.recv(msg.append_entries(3, 2, 9, 1))
+    s.sent()
+    s.io.finish_put()
+    assert s.sent() == []
+    assert s.fsm.restored == [(1, 1)]
+    assert raft_last_applied(s.r) == 9
+
+
+def test_snapshot_that_the_fsm_refuses_blocks_new_entries() -> None:
+    """The disk begins behind the refused snapshot, so no entry may be stored before a retry has succeeded."""
+    s = Solo(terms=[1])
+    restore = s.fsm.restore
+    s.fsm.restore = lambda fsm, buf: RAFT_MALFORMED
+    message = msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1))
+    s.recv(message)
+    s.io.finish_put()
+    result = s.reply().append_entries_result
+    assert (result.rejected, result.last_log_index) == (9, 2)
+    assert s.state == RAFT_FOLLOWER
+    s.recv(msg.append_entries(2, 1, 2, 1))
+    assert s.reply().append_entries_result.last_log_index == 2
+    s.fsm.restore = restore
+    s.recv(message)
+    s.io.finish_put()
+    assert s.reply().append_entries_result.last_log_index == 9
+    s.recv(msg.append_entries(2, 1, 9, 1, 9, msg.commands([1])))
+    s.io.finish_append()
+    assert s.reply().append_entries_result.last_log_index == 10
+
+    s = Solo(terms=[1])
+    s.fsm.restore = lambda fsm, buf: RAFT_MALFORMED
+    s.recv(message)
+    s.io.finish_put()
+    s.recv(msg.append_entries(2, 1, 2, 1, 1, msg.commands([1])))
+    assert s.state == RAFT_UNAVAILABLE
+    assert "refused snapshot 9" in raft_errmsg(s.r)
+
+
+def test_snapshot_of_a_configuration_that_cannot_be_decoded_is_not_taken() -> None:
+    """A committed configuration in the log that makes no sense fails the snapshot, not the log."""
+    s = Solo(start=False)
+    s.io.stored += [BAD_CHANGE, change(1, configuration(1, 1, 1))]
+    assert raft_start(s.r) == 0
+    raft_set_snapshot_threshold(s.r, 1)
+    s.recv(msg.append_entries(2, 1, 3, 1, 2))
+    assert s.io.puts == []
+    assert s.state == RAFT_UNAVAILABLE
+
+
+def test_fsm_error_is_not_hidden_by_a_snapshot() -> None:
+    """A failing fsm.apply is reported even if the same pass takes a snapshot (B32)."""
+    s = Solo()
+    raft_set_snapshot_threshold(s.r, 1)
+    entries = [*msg.commands([1]), RaftEntry(1, 1, b"odd")]
+    s.recv(msg.append_entries(2, 1, 1, 1, 1, entries))
+    s.io.finish_append()
+    s.sent()
+    s.recv(msg.append_entries(2, 1, 3, 1, 3))
+    assert s.state == RAFT_UNAVAILABLE
+    assert raft_last_applied(s.r) == 2
+
+
+def test_snapshot_that_ends_on_an_unavailable_server() -> None:
+    """An own snapshot that was stored when the server had stopped is still taken note of, and the FSM's lock freed."""
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 1)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    raft_close(s.r, None)
+    s.io.finish_put()
+    assert s.r.log.snapshot.last_index == 3
+    assert not s.fsm.locked
