@@ -342,6 +342,7 @@ class Loop:
     def _turn(self) -> None:
         """The parts of a turn between two waits: those that end the last turn, then those that begin the next."""
         self._scheduled = False
+        busy = bool(self._pending or self._closing)
         self._run_checks()
         if self._pending:
             self._run_pending()
@@ -362,10 +363,11 @@ class Loop:
         _call_all(self._idles)
         _call_all(self._prepares)
         self._check_due = bool(self._checks)
-        if self._idles or self._closing or self._pending:
+        again = bool(self._idles or self._closing or self._pending)
+        if again:
             self._schedule()
-            if self._mode == UV_RUN_ONCE:
-                self._halt()
+        if self._mode == UV_RUN_ONCE and (busy or again):
+            self._halt()
 
     def _run_checks(self) -> None:
         if self._check_due:

@@ -24,7 +24,7 @@ from io_uv.pyuv.descriptor import Descriptor, directions, is_stream
 from io_uv.pyuv.endpoint import Socket, StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
-from io_uv.pyuv.stream import READ_SIZE, Buffer, Stream, _buffers, _Write
+from io_uv.pyuv.stream import IOV_MAX, READ_SIZE, Buffer, Stream, _buffers, _Write
 from io_uv.pyuv.tcp import TCP
 
 UV_UNKNOWN_HANDLE: Final = 0
@@ -32,6 +32,7 @@ UV_NAMED_PIPE: Final = 7
 UV_TCP: Final = 12
 
 _PENDING_LIMIT: Final = 64
+_PATH_LIMIT: Final = 107  # bytes of sockaddr_un.sun_path, less the NUL
 
 
 class Pipe(Stream):
@@ -61,10 +62,12 @@ class Pipe(Stream):
         path = os.fsencode(name)
         if self._path is not None:
             raise self._fail(errno.UV_EINVAL)
+        if len(path) > _PATH_LIMIT:
+            raise self._fail(errno.UV_ENAMETOOLONG)
         try:
             self._make_socket().bind(path)
         except OSError as exc:
-            raise self._fail(_os_error(exc)) from None
+            raise self._fail(errno.from_os_error(exc)) from None
         if path[:1] != b"\0":
             self._path = path
 
@@ -73,7 +76,10 @@ class Pipe(Stream):
         if self._closed:
             raise closed_error()
         check_callback(callback)
-        self._start_connect(self._make_socket(), os.fsencode(name), callback)
+        path = os.fsencode(name)
+        if len(path) > _PATH_LIMIT:  # which Python would report without a number
+            self._delayed_error = errno.UV_ENAMETOOLONG
+        self._start_connect(self._make_socket(), path, callback)
 
     def open(self, fd: int) -> None:
         """Take over a descriptor, which this handle then closes: a Unix stream socket, a pipe's end or a terminal.
@@ -182,7 +188,7 @@ class Pipe(Stream):
         if not write.handles:
             return super()._send_queued(sock, write)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", write.handles))
-        sent = sock.sendmsg([write.buffers[0]], [rights], socket.MSG_NOSIGNAL)
+        sent = sock.sendmsg(list(write.buffers)[:IOV_MAX], [rights], socket.MSG_NOSIGNAL)
         _close_all(write.handles)
         return sent
 
@@ -207,11 +213,6 @@ class Pipe(Stream):
         while self._received:
             self._received.popleft().close()
         super()._release()
-
-
-def _os_error(exc: OSError) -> int:
-    """The code of a bind: a name that is too long comes without a number."""
-    return errno.from_os_error(exc) if exc.errno else errno.UV_ENAMETOOLONG
 
 
 def _decode(name: str | bytes) -> str:
