@@ -1,0 +1,257 @@
+"""Probing the file system: what is found, and what each failure means."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from io_uv import fs, kaio, probe
+from io_uv.fs import Failure
+from pyraft import heap
+from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE
+from tests.lib.covers import covers
+
+
+def error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, code: int, when: Any = lambda *args: True) -> None:
+    """Make a call of fs fail."""
+    original = getattr(fs, name)
+
+    def call(*args: Any) -> Any:
+        if when(*args):
+            raise error(code)
+        return original(*args)
+
+    monkeypatch.setattr(fs, name, call)
+
+
+@covers("UvFsProbeCapabilities/aio")
+def test_a_real_disk_has_direct_and_asynchronous_writes(tmp_path: Path) -> None:
+    """On ext4 and XFS in blocks of 4096; the probe files are gone."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    kind = fs.file_system(fd)
+    os.close(fd)
+    if kind not in (0xEF53, 0x58465342):
+        pytest.skip(f"needs ext4 or XFS, {tmp_path} has type {kind:x}")
+    Path(tmp_path, ".probe").write_bytes(b"left over")
+    Path(tmp_path, ".probe_fallocate").write_bytes(b"left over")
+    before = len(os.listdir("/proc/self/fd"))
+    found = probe.probe(str(tmp_path))
+    assert (found.direct_io, found.async_io, found.fallocate) == (4096, True, True)
+    assert (found.copy_on_write, found.in_memory) == (False, False)
+    assert os.listdir(tmp_path) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@covers("UvFsProbeCapabilities/tmpfs")
+def test_tmpfs_has_no_direct_writes(tmp_path: Path) -> None:
+    """Old kernels refuse O_DIRECT there, new ones accept it."""
+    shm = Path("/dev/shm")
+    fd = os.open(shm, os.O_RDONLY)
+    kind = fs.file_system(fd)
+    os.close(fd)
+    if kind != 0x01021994 or not os.access(shm, os.W_OK):
+        pytest.skip("needs a writable tmpfs on /dev/shm")
+    directory = shm / f"probe-{os.getpid()}"
+    directory.mkdir()
+    try:
+        found = probe.probe(str(directory))
+        assert (found.async_io, found.fallocate, found.in_memory) == (False, True, True)
+        assert os.listdir(directory) == []
+    finally:
+        directory.rmdir()
+
+
+@pytest.mark.parametrize("kind", [0x01021994, 0x2FC12FC1, 0x24051905])
+@covers("UvFsProbeCapabilities/zfsDirectIO")
+def test_file_systems_that_are_known_to_lack_direct_writes_are_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    """EINVAL for O_DIRECT on tmpfs, ZFS and UBIFS."""
+    fail(monkeypatch, "set_direct", errno.EINVAL)
+    monkeypatch.setattr(fs, "file_system", lambda fd: kind)
+    found = probe.probe(str(tmp_path))
+    assert (found.direct_io, found.async_io) == (0, False)
+
+
+def test_other_file_systems_without_direct_writes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text has the type."""
+    fail(monkeypatch, "set_direct", errno.EINVAL)
+    monkeypatch.setattr(fs, "file_system", lambda fd: 0x137F)
+    with pytest.raises(Failure) as caught:
+        probe.probe(str(tmp_path))
+    assert (caught.value.code, caught.value.message) == (
+        RAFT_IOERR,
+        "probe Direct I/O: unsupported file system: 137f",
+    )
+
+
+@pytest.mark.parametrize(("codes", "expected"), [((errno.EIO,), 2048), ((errno.EIO, errno.EOPNOTSUPP), 1024)])
+def test_smaller_blocks_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...], expected: int
+) -> None:
+    """After EIO and EOPNOTSUPP only."""
+    left = list(codes)
+
+    def write(fd: int, data: Any) -> int:
+        if left:
+            raise error(left.pop(0))
+        return len(data)
+
+    monkeypatch.setattr(fs, "write", write)
+    assert probe.probe(str(tmp_path)).direct_io == expected
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_no_block_size_that_works_means_no_direct_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """EINVAL at 4096 (an overlay that lies about O_DIRECT), or none of the sizes."""
+    fail(monkeypatch, "write", code)
+    found = probe.probe(str(tmp_path))
+    assert (found.direct_io, found.async_io) == (0, False)
+
+
+def test_another_error_of_the_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is sick."""
+    fail(monkeypatch, "write", errno.ENODEV)
+    with pytest.raises(Failure) as caught:
+        probe.probe(str(tmp_path))
+    assert caught.value.message == "probe Direct I/O: write: no such device"
+
+
+@covers("UvFsProbeCapabilities/noAccess")
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text says what was tried."""
+    fail(monkeypatch, "open", errno.EACCES)
+    with pytest.raises(Failure) as caught:
+        probe.probe(str(tmp_path))
+    assert (caught.value.code, caught.value.message) == (
+        RAFT_IOERR,
+        "create I/O capabilities probe file: open: permission denied",
+    )
+
+
+@covers("UvFsProbeCapabilities/noSpace", "init/noSpace")
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RAFT_NOSPACE; without fallocate it is the write of the emulation that fails."""
+    fail(monkeypatch, "fallocate", errno.ENOSPC)
+    fail(monkeypatch, "pwrite", errno.ENOSPC)
+    with pytest.raises(Failure) as caught:
+        probe.probe(str(tmp_path))
+    assert (caught.value.code, caught.value.message) == (
+        RAFT_NOSPACE,
+        "create I/O capabilities probe file: not enough space to allocate 4096 bytes",
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failing_fallocate_is_emulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reason."""
+    fail(monkeypatch, "fallocate", errno.EOPNOTSUPP)
+    assert probe.probe(str(tmp_path)).fallocate is False
+
+
+@covers("UvFsProbeCapabilities/noResources")
+def test_no_asynchronous_contexts_left_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in C; fs.aio-max-nr is too low then."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+
+    def exhausted(n: int) -> None:
+        raise error(errno.EAGAIN)
+
+    monkeypatch.setattr(kaio, "Context", exhausted)
+    with pytest.raises(Failure) as caught:
+        probe.probe(str(tmp_path))
+    assert (caught.value.code, caught.value.message) == (
+        RAFT_IOERR,
+        "probe Async I/O: io_setup: resource temporarily unavailable",
+    )
+
+
+class FakeContext:
+    """A kaio.Context whose one write ends as told."""
+
+    submit_error = 0
+    result = 0
+
+    def __init__(self, n: int) -> None:
+        self._fd = os.eventfd(1)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def submit(self, *args: Any, **options: Any) -> None:
+        assert options == {"nowait": True, "dsync": True}
+        if self.submit_error:
+            raise error(self.submit_error)
+
+    def reap(self) -> list[tuple[int, int]]:
+        return [(0, self.result)]
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@pytest.mark.parametrize(
+    ("submit_error", "result", "expected"),
+    [
+        (0, 4096, True),
+        (0, -errno.EAGAIN, True),
+        (0, -errno.EIO, False),
+        (errno.EOPNOTSUPP, 0, False),
+        (errno.EINVAL, 0, False),
+    ],
+)
+def test_a_write_that_would_have_blocked_counts_as_asynchronous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submit_error: int, result: int, expected: bool
+) -> None:
+    """Other failures do not."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+    monkeypatch.setattr(FakeContext, "submit_error", submit_error)
+    monkeypatch.setattr(FakeContext, "result", result)
+    monkeypatch.setattr(kaio, "Context", FakeContext)
+    assert probe.probe(str(tmp_path)).async_io is expected
+
+
+def test_another_error_at_submission_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOMEM, say."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+    monkeypatch.setattr(FakeContext, "submit_error", errno.ENOMEM)
+    monkeypatch.setattr(kaio, "Context", FakeContext)
+    with pytest.raises(Failure) as caught:
+        probe.probe(str(tmp_path))
+    assert caught.value.message == "probe Async I/O: io_submit: not enough memory"
+
+
+@pytest.mark.parametrize(("works", "prefix"), [(0, "probe Direct I/O"), (1, "probe Async I/O")])
+def test_no_memory_for_the_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: int, prefix: str
+) -> None:
+    """The heap of raft_heap_set serves it."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+    left = [works]
+    faulty = heap.RaftHeap()
+    original = faulty.aligned_alloc
+
+    def alloc(data: Any, alignment: int, size: int) -> Any:
+        left[0] -= 1
+        return original(data, alignment, size) if left[0] >= 0 else None
+
+    faulty.aligned_alloc = alloc
+    heap.raft_heap_set(faulty)
+    try:
+        with pytest.raises(Failure) as caught:
+            probe.probe(str(tmp_path))
+    finally:
+        heap.raft_heap_set_default()
+    assert (caught.value.code, caught.value.message) == (RAFT_NOMEM, f"{prefix}: out of memory")
