@@ -26,7 +26,7 @@ class AppendRequest(RaftIoAppend):
         super().__init__()
         self.raft = raft
         self.term = args.term
-        self.leader_commit = args.leader_commit
+        self.leader_commit = _matched_commit(args)
         self.prev_log_index = args.prev_log_index
         self.index = index
         self.entries = entries
@@ -45,7 +45,7 @@ def accept(r: Raft, args: RaftAppendEntries) -> tuple[int, bool, int]:
     if i == len(batch.bufs):
         # Nothing to write, but perhaps to commit; not while a snapshot is being installed, with last_stored 0.
         if not snapshot.is_installing(r):
-            rv = _commit(r, args.leader_commit)
+            rv = _commit(r, _matched_commit(args))
         return rv, False, 0
     if r.snapshot.refused_index != 0:
         r.errmsg = f"the state machine refused snapshot {r.snapshot.refused_index}, after which the log on disk begins"
@@ -102,6 +102,15 @@ def _truncate(r: Raft, index: int) -> int:
     log.truncate(r.log, index)
     r.last_stored = min(r.last_stored, index - 1)
     return 0
+
+
+def _matched_commit(args: RaftAppendEntries) -> int:
+    """Return the leader's commit index, as far as the message shows that our logs match (figure 3.1).
+
+    C: replication.c:replicationAppend needs no such bound, as its messages always reach to the end of the leader's
+    log (B31); behind a shorter one our log may still hold entries that the leader has never had.
+    """
+    return min(args.leader_commit, args.prev_log_index + len(args.entries))
 
 
 def _commit(r: Raft, leader_commit: int) -> int:
