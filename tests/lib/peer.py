@@ -1,15 +1,18 @@
 """Raw sockets that play the part of another server.
 
-Duty: `PeerServer` listens where the code under test connects to; `PeerClient` connects to where it listens. Both use the
+Duty: `PeerServer` listens where the code under test connects to; `connect` goes to where it listens. Both use the
 kernel's sockets directly, so that a test decides about every byte and every close. They never block: what has to come
-from the loop under test is waited for with `run_until`.
+from the loop under test is waited for with `run_until`. `Transport` is a stock transport to be tested by itself.
 """
 
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
+from io_uv import raft_uv_tcp_close, raft_uv_tcp_init
 from io_uv.pyuv import Loop
+from io_uv.transport import RaftUvConnect, RaftUvTransport
 from tests.lib.uvtest import run_until
 
 RST = struct.pack("ii", 1, 0)
@@ -40,6 +43,94 @@ def unused_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
     return port
+
+
+Resolver = Callable[..., list[Any]]
+
+
+def resolver(answers: dict[str, list[tuple[str, int]] | Exception]) -> Resolver:
+    """Return a socket.getaddrinfo that knows these host names and numeric addresses, and asks nobody else."""
+    getaddrinfo = socket.getaddrinfo
+
+    def resolve(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]:
+        if host in answers and not flags & socket.AI_NUMERICHOST:
+            answer = answers[host]
+            if isinstance(answer, Exception):
+                raise answer
+            if family == socket.AF_INET6:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in answer]
+        return getaddrinfo(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+
+    return resolve
+
+
+class Transport:
+    """A stock transport of server `id` on a loop of its own, and what its callbacks were called with."""
+
+    def __init__(self, address: str = "127.0.0.1:0", id: int = 1, init: Callable[..., int] = raft_uv_tcp_init) -> None:
+        self.loop = Loop()
+        self.t = RaftUvTransport()
+        assert init(self.t, self.loop) == 0, self.t.errmsg
+        assert self.t.init(self.t, id, address) == 0
+        self.accepted: list[tuple[int, str, Any]] = []
+        self.connected: list[tuple[Any, int]] = []
+        self.closed = False
+        self.errors: list[BaseException] = []
+        self.loop.excepthook = lambda typ, value, tb: self.errors.append(value)
+
+    @property
+    def port(self) -> int:
+        """The port on which it listens."""
+        return port_of(self.t)
+
+    def listen(self) -> int:
+        """Call listen; accepted streams are kept in `accepted`."""
+        rv: int = self.t.listen(self.t, lambda t, id, address, stream: self.accepted.append((id, address, stream)))
+        return rv
+
+    def connect(self, address: str, id: int = 2) -> int:
+        """Call connect; what the callback gets is kept in `connected`."""
+        before = len(self.connected)
+        req = RaftUvConnect()
+        rv: int = self.t.connect(self.t, req, id, address, lambda req, *args: self.connected.append(args))
+        assert len(self.connected) == before, "called back inside connect"
+        return rv
+
+    def wait_connected(self) -> tuple[Any, int]:
+        """Turn the loop until the first connect request has ended; return its stream and status."""
+        self.run_until(lambda: self.connected)
+        return self.connected[0]
+
+    def run_until(self, done: Callable[[], object]) -> None:
+        """Turn the loop until a condition holds."""
+        run_until(self.loop, done)
+
+    def begin_close(self) -> None:
+        """Call the transport's close; do not wait."""
+        assert not self.closed
+        ended: list[Any] = []
+        self.ended = ended
+        self.closed = True
+        self.t.close(self.t, ended.append)
+
+    def close(self) -> None:
+        """Close everything and check that nothing is left on the loop."""
+        for _, _, stream in self.accepted:
+            if not stream.closed:
+                stream.close()
+        for stream, _ in self.connected:
+            if stream is not None and not stream.closed:
+                stream.close()
+        if not self.closed:
+            self.begin_close()
+        self.run_until(lambda: self.ended)
+        assert self.ended == [self.t]
+        raft_uv_tcp_close(self.t)
+        self.loop.run()
+        assert self.loop.handles == []
+        self.loop.close()
+        assert self.errors == []
 
 
 class PeerServer:
