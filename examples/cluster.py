@@ -325,7 +325,10 @@ class Cluster:
     def converged(self) -> bool:
         positions = {tuple(m.number(key) for key in ("term", "last", "commit", "applied")) for m in self.members}
         term, last, commit, applied = next(iter(positions))
-        return len(positions) == 1 and term > 0 and last == commit == applied and not self.ledger.under_way
+        if len(positions) != 1 or term == 0 or self.ledger.under_way:
+            return False
+        # A status may be older than what the servers have told since.
+        return last == commit == applied >= max(self.ledger.counted, default=0)
 
 
 async def cancel(tasks: "Sequence[asyncio.Future[Any]]") -> None:
