@@ -153,7 +153,7 @@ def append_cb(req: AppendRequest, status: int) -> None:
         else:
             _append_done(r, req)
     if status != 0:
-        replicate.cut_log(r, req.index)
+        replicate.cut_log(r, req.index, req.entries)
     convert.settle(r)
 
 

@@ -160,11 +160,10 @@ def _fitting(bufs: list[bytes], slot: int, end: int, max_bytes: int) -> int:
         step = bufs[slot : min(end, slot + _FITTING_STEP)]
         size = weight(step)
         if total + size > max_bytes:
-            for buf in step:
-                total += len(buf) + _HEADER_SIZE
-                if total > max_bytes:
-                    break
+            total += len(bufs[slot]) + _HEADER_SIZE
+            while total <= max_bytes:
                 slot += 1
+                total += len(bufs[slot]) + _HEADER_SIZE
             return max(slot, first + 1)
         total += size
         slot += len(step)

@@ -107,7 +107,7 @@ def flush(r: Raft) -> None:
         entries = log.acquire(r.log, index, r.max_append_bytes, log.MAX_ENTRIES)
         rv = _append(r, index, entries)
         if rv != 0:
-            _append_failed(r, index, len(entries.bufs), rv)
+            _append_failed(r, index, entries, rv)
             return
         index += len(entries.bufs)
     trigger_all(r)
@@ -289,7 +289,7 @@ def append_cb(req: AppendRequest, status: int) -> None:
     r = req.raft
     if status != 0:
         calls.io_errmsg(r)
-        _append_failed(r, req.index, len(req.entries.bufs), status)
+        _append_failed(r, req.index, req.entries, status)
     else:
         _append_done(r, req)
     convert.settle(r)
@@ -326,24 +326,29 @@ def update_last_stored(r: Raft, index: int, terms: list[int]) -> int:
     return n
 
 
-def cut_log(r: Raft, index: int) -> None:
-    """Drop the entries from `index` on, whose write failed, also from a log that a snapshot is replacing."""
-    log.truncate(r.log, index)
-    if r.snapshot.install is not None:
-        log.truncate(r.snapshot.install.former, index)
+def cut_log(r: Raft, index: int, entries: EntryBatch) -> None:
+    """Drop the entries from `index` on, whose write failed, also from a log that a snapshot is replacing.
+
+    C: replication.c:appendLeaderCb and appendFollowerCb cut what has taken their place since, too: entries of another
+    leader that are on disk or on their way, so that memory and disk count differently from then on.
+    """
+    logs = [r.log] if r.snapshot.install is None else [r.log, r.snapshot.install.former]
+    for lg in logs:
+        if log.term_of(lg, index) == entries.terms[0]:
+            log.truncate(lg, index)
 
 
-def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
-    """Step down after a failed write of `n` entries from `index` on, and forget them."""
+def _append_failed(r: Raft, index: int, entries: EntryBatch, status: int) -> None:
+    """Step down after a failed write of `entries`, which are those from `index` on, and forget them."""
     flush(r)
     leader = r.leader_state
     if leader is not None:
         leader.accepting = False
-        for i in range(index, index + n):
+        for i in range(index, index + len(entries.bufs)):
             req = request.take(r, i)
             if req is not None:
                 request.finish(r, req, status)
-    cut_log(r, index)
+    cut_log(r, index, entries)
     if r.state == RAFT_LEADER:
         convert.to_follower(r)
     # C: replication.c:appendLeaderCb leaves the configuration of an entry in force that is gone (B4).

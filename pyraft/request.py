@@ -43,10 +43,11 @@ def finish(r: Raft, req: RaftRequest, status: int) -> None:
 
 def fail_all(r: Raft, leader: LeaderState) -> None:
     """Fail what is outstanding with RAFT_LEADERSHIPLOST: requests in order of submission, then the change."""
-    outstanding = list(leader.requests.values())
-    leader.requests.clear()
-    for req in outstanding:
-        finish(r, req, RAFT_LEADERSHIPLOST)
+    for index in list(leader.requests):
+        # A callback may close the server, which fails the rest before it goes on.
+        req = leader.requests.pop(index, None)
+        if req is not None:
+            finish(r, req, RAFT_LEADERSHIPLOST)
     change = leader.change
     leader.change = None
     if change is not None:
