@@ -403,22 +403,34 @@ class Loop:
             self._give_back()
         else:  # maybe in another thread than the loop's
             with contextlib.suppress(RuntimeError):
-                self._uv.call_soon_threadsafe(_leave, self._uv, self._mailbox)
+                self._uv.call_soon_threadsafe(_Leave(self._uv, self._mailbox))
 
 
 def _deliver(ref: "weakref.ref[Loop]") -> None:
     """The mailbox is readable."""
     loop = ref()
-    if loop is None:  # collected; _leave is on its way
+    if loop is None:  # collected; a _Leave is on its way
         return
     if loop._watched:
         loop._woke()
     loop._mailbox.deliver(loop._uncaught)
 
 
-def _leave(uv: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
-    uv.remove_reader(mailbox.fd)
-    mailbox.close()
+class _Leave:
+    """Gives a guest's mailbox back, in the host's thread; or when the host is closed before it gets to it."""
+
+    __slots__ = ("_mailbox", "_uv")
+
+    def __init__(self, uv: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
+        self._uv = uv
+        self._mailbox = mailbox
+
+    def __call__(self) -> None:
+        self._uv.remove_reader(self._mailbox.fd)
+        self._mailbox.close()
+
+    def __del__(self) -> None:
+        self._mailbox.close()
 
 
 _mains: list[Loop] = []

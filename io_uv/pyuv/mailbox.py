@@ -14,42 +14,51 @@ Failure modes: post() to a closed mailbox answers False and drops the action.
 import os
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 Action = Callable[[], object]
 
+_ONE: Final = b"\1\0\0\0\0\0\0\0"  # any number but 0 does for an eventfd, any 8 bytes for a pipe
 
-class _Waker:
-    """A descriptor that becomes readable. Closed with its last reference."""
 
-    __slots__ = ("_write_fd", "fd")
+class _Descriptor(int):
+    """A file descriptor that is closed with its last reference, one of which is in `_open` until the mailbox is closed:
+    the cyclic collector, which finalises what is part of a forgotten cycle in any order, must not close one that a loop
+    still watches.
+    """
 
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self.fd, self._write_fd = os.pipe()
-            os.set_blocking(self.fd, False)
-            os.set_blocking(self._write_fd, False)
-
-    def wake(self) -> None:
-        os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
+    __slots__ = ()
 
     def __del__(self) -> None:
-        os.close(self.fd)
-        if self._write_fd != self.fd:
-            os.close(self._write_fd)
+        os.close(self)
+
+
+_open: set[_Descriptor | None] = set()
 
 
 class Mailbox:
     """Actions on their way to a loop. `fd` is readable when there are any; the loop then calls `deliver`."""
 
-    __slots__ = ("_actions", "_sent", "_waker", "fd")
+    __slots__ = ("_actions", "_fd", "_sent", "_waker")
 
     def __init__(self) -> None:
         self._actions: deque[Action] = deque()
         self._sent = False
-        self._waker: _Waker | None = _Waker()
-        self.fd = self._waker.fd
+        self._fd: _Descriptor | None
+        self._waker: _Descriptor | None
+        if hasattr(os, "eventfd"):
+            self._fd = self._waker = _Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+        else:
+            reader, writer = os.pipe()
+            self._fd, self._waker = _Descriptor(reader), _Descriptor(writer)
+            os.set_blocking(reader, False)
+            os.set_blocking(writer, False)
+        _open.update((self._fd, self._waker))
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to watch; -1 if the mailbox is closed."""
+        return -1 if self._fd is None else int(self._fd)
 
     def post(self, action: Action) -> bool:
         """Have the loop call action. False if the mailbox is closed."""
@@ -59,12 +68,13 @@ class Mailbox:
         self._actions.append(action)
         if not self._sent:
             self._sent = True
-            waker.wake()
+            os.write(waker, _ONE)
         return True
 
     def deliver(self, uncaught: Callable[[], None]) -> None:
         """Call what has been posted; `uncaught()` is called while an exception of an action is handled."""
-        os.read(self.fd, 8)
+        assert self._fd is not None
+        os.read(self._fd, 8)
         # Cleared before looking: what is posted from here on wakes again.
         self._sent = False
         actions = self._actions
@@ -79,9 +89,10 @@ class Mailbox:
         finally:
             if left and self._waker is not None:  # interrupted (Ctrl-C): the rest is for the next time
                 self._sent = True
-                self._waker.wake()
+                os.write(self._waker, _ONE)
 
     def close(self) -> None:
         """Take no more, and give the descriptors back."""
-        self._waker = None
+        _open.difference_update((self._fd, self._waker))
+        self._fd = self._waker = None
         self._actions.clear()
