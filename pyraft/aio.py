@@ -165,8 +165,7 @@ class Server:
         try:
             await waiter[1]
         finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.remove(waiter)
 
     # Requests.
 
