@@ -24,13 +24,19 @@ from pyraft.types import RaftIo, RaftIoSnapshotGet, RaftIoSnapshotPut, RaftSnaps
 class Put:
     """A RaftIoSnapshotPut under way."""
 
-    __slots__ = ("req", "snapshot", "trailing", "uv")
+    __slots__ = ("former_next_index", "req", "snapshot", "trailing", "uv")
 
     def __init__(self, uv: state.Uv, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, trailing: int) -> None:
         self.uv = uv
         self.req = req
         self.snapshot = snapshot
         self.trailing = trailing
+        self.former_next_index = 0
+
+    def next_index(self, former: int) -> int:
+        """Return the append index after this put: an install goes on after its snapshot."""
+        self.former_next_index = former
+        return self.snapshot.index + 1 if self.trailing == 0 else former
 
     def run(self) -> None:
         """The barrier's turn."""
@@ -65,6 +71,9 @@ class Put:
             uv.errored = True
             uv.io.errmsg = errors.errmsg_wrap(failure.message, f"put snapshot at {self.snapshot.index}")
             trace(uv.tracer, uv.io.errmsg, TRACE_WARN)
+            if self.trailing == 0 and uv.append_next_index == self.snapshot.index + 1:
+                # The core puts its former log back and goes on from there (B6).
+                uv.append_next_index = self.former_next_index
         closing.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
         barrier.release(uv)
 
@@ -84,10 +93,7 @@ def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: Ra
         return errors.RAFT_INVALID
     req.cb = cb
     put = Put(uv, req, snapshot, trailing)
-    if trailing == 0:
-        request = barrier.Barrier(put.run, True, lambda _: snapshot.index + 1)
-    else:
-        request = barrier.Barrier(put.run, False, lambda next_index: next_index)
+    request = barrier.Barrier(put.run, trailing == 0, put.next_index)
     barrier.request(uv, request)
     return 0
 

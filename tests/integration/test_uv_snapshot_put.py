@@ -243,6 +243,24 @@ def test_failed_put(t: UvIo, monkeypatch: pytest.MonkeyPatch, trailing: int) -> 
     t.append()
 
 
+def test_appends_go_on_where_they_were_after_a_failed_install(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The core puts its log back when an install fails, so the next append follows the old entries (B6)."""
+    t.append(2)
+
+    def refuse(*args: object) -> None:
+        raise OSError(28, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "write", refuse)
+        outcome = t.put(9, trailing=0)
+        t.wait(outcome)
+    assert outcome.statuses == [errors.RAFT_IOERR]
+    t.append()
+    fresh = t.reopen()
+    assert (fresh.loaded[4], numbers(fresh.loaded[5])) == (1, [1, 2, 3])
+    fresh.close()
+
+
 def test_close_cancels_a_put_that_waits(t: UvIo) -> None:
     """A put that has not begun is cancelled inside io.close."""
     t.append()
