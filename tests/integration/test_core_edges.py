@@ -19,6 +19,7 @@ from pyraft import (
     RaftConfiguration,
     RaftEntry,
     RaftSnapshot,
+    StderrTracer,
     raft_bootstrap,
     raft_close,
     raft_errmsg,
@@ -445,3 +446,25 @@ def test_apply_pass_ends_where_the_log_ends() -> None:
     s.r.commit_index = 5
     assert core_apply.run(s.r) == 0
     assert raft_last_applied(s.r) == 2
+
+
+def test_timeout_now_during_a_write_is_ignored() -> None:
+    """A follower whose last entry is not on its disk yet does not stand (3.10)."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1])))
+    s.recv(msg.timeout_now(2, 1, 2, 1))
+    assert s.state == RAFT_FOLLOWER
+    s.io.finish_append()
+    s.recv(msg.timeout_now(2, 1, 2, 1))
+    assert s.state == RAFT_CANDIDATE
+
+
+def test_environment_switches_tracing_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With LIBRAFT_TRACE set, a start tells on stderr what it has loaded; without it nothing is told."""
+    Solo(terms=[1, 1])
+    assert capsys.readouterr().err == ""
+    for name in ("enabled", "level"):
+        monkeypatch.setattr(StderrTracer, name, getattr(StderrTracer, name))
+    monkeypatch.setenv("LIBRAFT_TRACE", "1")
+    Solo(terms=[1, 1])
+    assert "loaded: term 1, 3 entries from index 1" in capsys.readouterr().err

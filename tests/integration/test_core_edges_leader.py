@@ -504,3 +504,24 @@ def test_requests_while_becoming_leader_are_refused() -> None:
     raft_register_state_cb(s.r, state_cb)
     s.lead()
     assert seen == [RAFT_NOTLEADER]
+
+
+def test_transfer_without_a_callback() -> None:
+    """Nobody needs to be told how a transfer ended."""
+    s = leader()
+    assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
+    s.recv(msg.append_entries(2, 3, 2, 2))
+    assert s.r.transfer is None
+    assert s.state == RAFT_FOLLOWER
+
+
+def test_promotion_without_a_request_is_given_up_quietly() -> None:
+    """A promotion that takes too long ends also if nobody is left to be told."""
+    s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE)
+    assert raft_promote(s.r, RaftChange(), 3, None) == 0
+    s.r.leader_state.change = None
+    for _ in range(51):
+        s.tick()
+        s.recv(msg.append_entries_result(2, 2, 2))
+    assert s.state == RAFT_LEADER
+    assert s.r.leader_state.promotee_id == 0

@@ -11,6 +11,7 @@ from pyraft import (
     raft_last_applied,
     raft_last_index,
     raft_set_snapshot_threshold,
+    raft_set_snapshot_trailing,
     raft_start,
 )
 from tests.lib import fsm as fsms
@@ -147,3 +148,17 @@ def test_snapshot_that_ends_on_an_unavailable_server() -> None:
     s.io.finish_put()
     assert s.r.log.snapshot.last_index == 3
     assert not s.fsm.locked
+
+
+def test_snapshot_that_cannot_be_stored_leaves_the_log() -> None:
+    """A put that fails changes nothing; the next apply takes another snapshot."""
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 1)
+    raft_set_snapshot_trailing(s.r, 1)
+    for index, status, first in ((3, RAFT_IOERR, 1), (4, 0, 4)):
+        command(s)
+        s.io.finish_appends()
+        s.recv(msg.append_entries_result(2, 2, index))
+        s.io.finish_put(status)
+        assert s.r.log.offset + 1 == first
+    assert s.fsm.n_finalized == s.fsm.n_snapshots == 2

@@ -1,0 +1,50 @@
+"""What the fixture answers when a server refuses something, and its tracing."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pyraft import RAFT_FOLLOWER, RAFT_IOERR, RAFT_LEADER, RaftFsm, StderrTracer, raft_state
+from pyraft import fixture as fx
+from tests.lib.cluster import Cluster
+from tests.lib.fsm import PairFsm
+
+NewCluster = Callable[..., Cluster]
+
+
+def test_growing_with_a_table_that_is_refused(new_cluster: NewCluster) -> None:
+    """raft_fixture_grow returns raft_init's code and adds nothing."""
+    f = fx.RaftFixture()
+    assert fx.raft_fixture_init(f) == 0
+    fsm = RaftFsm()
+    fsm.version = 0
+    assert fx.raft_fixture_grow(f, fsm) == -1
+    assert fx.raft_fixture_n(f) == 0
+    assert fx.raft_fixture_grow(f, PairFsm()) == 0
+    fx.raft_fixture_close(f)
+
+
+def test_start_stops_at_the_first_server_that_cannot(new_cluster: NewCluster) -> None:
+    """raft_fixture_start returns the code of the first raft_start that fails; later servers are not started."""
+    c = new_cluster(2)
+    c.bootstrap(voters=1)
+    fx.raft_fixture_term_fault(c.f, 0, 0)
+    assert fx.raft_fixture_start(c.f) == RAFT_IOERR
+    assert not c.raft(1).started
+
+
+def test_events_can_be_traced(
+    new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With LIBRAFT_TRACE set every server tells on stderr, with its id, what it does; the level counts."""
+    for name in ("enabled", "level"):  # raft_init changes the stock tracer, which all servers share
+        monkeypatch.setattr(StderrTracer, name, getattr(StderrTracer, name))
+    monkeypatch.setenv("LIBRAFT_TRACE", "1")
+    c = new_cluster(1).ready()
+    assert raft_state(c.raft(0)) == RAFT_LEADER
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("1: ") and "follower -> candidate" in line for line in lines)
+    monkeypatch.setenv("LIBRAFT_TRACE", "5")
+    c = new_cluster(2).ready()
+    assert c.state(0) == RAFT_FOLLOWER
+    assert capsys.readouterr().err == ""
