@@ -136,7 +136,7 @@ def test_every_kind_of_message_arrives(f: Sender, message: RaftMessage, payload:
     assert connection.read(len(payload)) == payload
 
 
-def test_messages_of_one_turn_are_written_together(f: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_one_turn_are_written_together(f: Sender) -> None:
     """What is sent to a connected peer within a turn of the loop goes out with one write, at the turn's end."""
     assert f.send() == 0
     connection = f.peer.accept()
@@ -145,15 +145,18 @@ def test_messages_of_one_turn_are_written_together(f: Sender, monkeypatch: pytes
     stream = f.uv.clients[0].stream
     writes: list[Any] = []
     write = stream.write
-    monkeypatch.setattr(f.uv.clients[0], "stream", stream)
-    stream.write = lambda data, cb: (writes.append(data), write(data, cb))
+
+    def record(data: Any, cb: Any) -> None:
+        writes.append(data)
+        write(data, cb)
+
+    stream.write = record
     outcomes = [f.submit_send() for _ in range(10)]
     assert writes == []
     f.wait(*outcomes)
     assert len(writes) == 1
     for _ in range(10):
         assert connection.read_message() == header_of(f.message())
-    del stream.write
 
 
 def test_a_flush_writes_at_once(f: Sender) -> None:

@@ -77,7 +77,10 @@ class Transport:
         self.connected: list[tuple[Any, int]] = []
         self.closed = False
         self.errors: list[BaseException] = []
-        self.loop.excepthook = lambda typ, value, tb: self.errors.append(value)
+        self.loop.excepthook = self._excepthook  # type: ignore[method-assign]
+
+    def _excepthook(self, typ: Any, value: BaseException, tb: Any) -> None:
+        self.errors.append(value)
 
     @property
     def port(self) -> int:

@@ -119,8 +119,8 @@ def test_a_look_up_calls_back_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     loop = Loop()
     results: dict[str, tuple[object, str]] = {}
-    for host in ("known", "unknown", "a..b"):
-        ip.resolve(loop, host, "9001", lambda found, error, host=host: results.update({host: (found, error)}))
+    for name in ("known", "unknown", "a..b"):
+        ip.resolve(loop, name, "9001", lambda found, error, name=name: results.update({name: (found, error)}))  # type: ignore[misc]
     assert results == {}
     run_until(loop, lambda: len(results) == 3)
     assert results["known"] == ([(LO, 9001), ("::1", 9001, 0, 0)], "")

@@ -63,6 +63,11 @@ class Sink:
         self.delivered: list[bytes] = []
         self.reader = Reader(limits or Limits(), lambda message: self.delivered.append(wire(message)))
 
+    def put_in_pieces(self, data: bytes, size: int) -> None:
+        """Put pieces of a size."""
+        for at in range(0, len(data), size):
+            self.put(data[at : at + size])
+
     def put(self, data: bytes) -> None:
         """Give it bytes as a stream does: into the buffer that is missing something, if there is one."""
         while data:
@@ -80,9 +85,7 @@ class Sink:
 def test_messages_may_come_in_any_pieces(size: int) -> None:
     """Cut into pieces of any size the stream holds the same messages."""
     sink = Sink()
-    data = wire(*small_messages())
-    for at in range(0, len(data), size):
-        sink.put(data[at : at + size])
+    sink.put_in_pieces(wire(*small_messages()), size)
     assert sink.delivered == [wire(message) for message in small_messages()]
 
 
@@ -151,8 +154,7 @@ def test_a_failure_names_message_and_offset(before: int, cut: int) -> None:
     sink = Sink()
     expected = f"AppendEntries at byte {len(good) * before} of the stream: header of 16 bytes is shorter than 40"
     with pytest.raises(Failure, match=f"^{expected} ") as caught:
-        for at in range(0, len(data), cut):
-            sink.reader.feed(data[at : at + cut])
+        sink.put_in_pieces(data, cut)
     assert caught.value.code == RAFT_MALFORMED
     assert len(sink.delivered) == before
 
@@ -163,8 +165,7 @@ def test_a_failure_after_a_large_payload_names_its_offset() -> None:
     data = good + words(666, 8, 0)
     sink = Sink()
     with pytest.raises(Failure, match=f"^message of type 666 at byte {len(good)} of the stream: unknown message type"):
-        for at in range(0, len(data), 1000):
-            sink.put(data[at : at + 1000])
+        sink.put_in_pieces(data, 1000)
     assert sink.delivered == [good]
 
 
@@ -244,8 +245,7 @@ def drive(data: bytes, sizes: list[int], limits: Limits) -> None:
                     reader.feed(hello.rest)
             else:
                 reader.feed(piece)
-        except Failure as failure:
-            assert failure.message
+        except Failure:
             return
     assert delivered * 24 <= len(data)
     if reader is not None:
