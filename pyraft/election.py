@@ -16,6 +16,7 @@ from pyraft.types import (
     RAFT_CANDIDATE,
     RAFT_FOLLOWER,
     RAFT_IO_REQUEST_VOTE,
+    RAFT_LEADER,
     RAFT_VOTER,
     RaftIoSend,
     RaftMessage,
@@ -98,6 +99,11 @@ def _request_vote(r: Raft, server: RaftServer) -> None:
     rv = calls.send(r, req, message, reply.send_cb)
     if rv != 0 and r.tracer.enabled:
         trace(r.tracer, f"vote request to server {server.id} failed: {rv}")
+
+
+def knows_leader(r: Raft) -> bool:
+    """Return whether we lead or follow a leader."""
+    return r.state == RAFT_LEADER or (r.follower_state is not None and r.follower_state.current_leader.id != 0)
 
 
 def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:

@@ -4,11 +4,10 @@ Happy path: the term is in order and `election.vote` decides; the answer goes ou
 Failure modes: refusals are answered too; codes of the stores and of io.send are returned and end in UNAVAILABLE.
 """
 
-from pyraft import calls, election, reply, snapshot, term
+from pyraft import calls, election, log, reply, snapshot, term
 from pyraft.state import Raft
 from pyraft.types import (
     RAFT_IO_REQUEST_VOTE_RESULT,
-    RAFT_LEADER,
     RaftIoSend,
     RaftMessage,
     RaftRequestVote,
@@ -23,7 +22,7 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
         return rv
     result = RaftRequestVoteResult()
     # A pre-vote changes nobody's term, but the candidate ignores answers of lower terms than it asked for.
-    result.term = args.term if args.pre_vote else r.current_term
+    result.term = args.term if args.pre_vote and not _must_catch_up(r, args) else r.current_term
     result.vote_granted = granted
     result.pre_vote = args.pre_vote
     message = RaftMessage()
@@ -36,10 +35,20 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
     return calls.send(r, req, message, reply.send_cb)
 
 
+def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
+    """Return whether only its term keeps a candidate for a pre-vote, whose log is longer than ours, from leading.
+
+    C: recv_request_vote.c:recvRequestVote never tells it a term. If it has the longer log and we the higher term, and
+    no majority is without one of us, then both refuse each other's pre-votes for ever.
+    """
+    if r.current_term <= args.term or not args.pre_vote or election.knows_leader(r):
+        return False
+    return (args.last_log_term, args.last_log_index) > (log.last_term(r.log), log.last_index(r.log))
+
+
 def _decide(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     # 4.2.3: servers that hear from a leader neither adopt the term nor vote, unless the leader itself asked for this.
-    has_leader = r.state == RAFT_LEADER or (r.follower_state is not None and r.follower_state.current_leader.id != 0)
-    if has_leader and not args.disrupt_leader:
+    if election.knows_leader(r) and not args.disrupt_leader:
         return 0, False
     if args.pre_vote:
         match = term.compare(r, args.term)
