@@ -525,3 +525,37 @@ def test_promotion_without_a_request_is_given_up_quietly() -> None:
         s.recv(msg.append_entries_result(2, 2, 2))
     assert s.state == RAFT_LEADER
     assert s.r.leader_state.promotee_id == 0
+
+
+def test_promotion_without_a_request_is_carried_out() -> None:
+    """A promotion whose request is gone still makes its change."""
+    s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE)
+    assert raft_promote(s.r, RaftChange(), 3, None) == 0
+    s.r.leader_state.change = None
+    s.recv(msg.append_entries_result(3, 2, 2))
+    assert s.r.configuration.servers[2].role == RAFT_VOTER
+
+
+def test_write_that_fails_during_an_installation_voids_the_one_behind_it() -> None:
+    """Of two writes that an installation overtook, the second counts for nothing if the first fails."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1])))
+    s.recv(msg.append_entries(2, 1, 2, 1, 0, msg.commands([1])))
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(0, 0)))
+    s.io.finish_append(RAFT_IOERR)
+    s.io.finish_append()
+    s.io.finish_put(RAFT_IOERR)
+    assert (raft_last_index(s.r), s.r.last_stored) == (1, 1)
+
+
+def test_write_refused_by_a_flush_before_a_promotion() -> None:
+    """If what was deferred cannot be written when a promotion is due, the leader steps down and promotes nobody."""
+    s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE, deferring=True)
+    done = Statuses()
+    assert raft_promote(s.r, RaftChange(), 3, done) == 0
+    command(s)
+    s.io.fail("append", RAFT_IOERR)
+    s.recv(msg.append_entries_result(3, 2, 2))
+    assert s.state == RAFT_FOLLOWER
+    assert s.r.configuration.servers[2].role == RAFT_SPARE
+    assert done.seen == [RAFT_LEADERSHIPLOST]
