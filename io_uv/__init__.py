@@ -15,6 +15,7 @@ Failure modes: those of the functions; importing needs nothing but the package a
 from io_uv import pyuv
 from io_uv.state import Limits
 from io_uv.tcp import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address
+from io_uv.tls import raft_uv_tls_init, raft_uv_tls_reload
 from io_uv.transport import (
     RaftUvConnect,
     RaftUvTransport,
@@ -53,5 +54,7 @@ __all__ = [
     "raft_uv_tcp_close",
     "raft_uv_tcp_init",
     "raft_uv_tcp_set_bind_address",
+    "raft_uv_tls_init",
+    "raft_uv_tls_reload",
     "raft_uv_transport_close_cb",
 ]

@@ -71,7 +71,13 @@ raft_uv_tcp_set_bind_address
 """)
 UV_H_TYPES = words("raft_uv_accept_cb raft_uv_connect_cb raft_uv_transport_close_cb")
 UV_H_STRUCTS = words("raft_uv_connect raft_uv_transport")
-UV_ADDITIONS: dict[str, str] = {}
+UV_ADDITIONS: dict[str, str] = {
+    "Limits": "what peers may send and what is queued for them",
+    "pyuv": "the loop that everything runs on",
+    "raft_uv_limits": "returns the limits of an instance",
+    "raft_uv_tls_init": "TLS beside plain TCP",
+    "raft_uv_tls_reload": "renewed certificates without a restart",
+}
 
 FIXTURE_H_FUNCTIONS = words("""
 raft_fixture_add_entry raft_fixture_alive raft_fixture_append_fault raft_fixture_bootstrap raft_fixture_close

@@ -1,0 +1,463 @@
+"""TLS: peers are who their certificates say, or they are nobody."""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from io_uv import (
+    encoding,
+    raft_uv_close,
+    raft_uv_init,
+    raft_uv_set_connect_retry_delay,
+    raft_uv_set_tracer,
+    raft_uv_tcp_close,
+    raft_uv_tls_init,
+    raft_uv_tls_reload,
+)
+from io_uv.pyuv import Loop
+from io_uv.tls import TlsStream, names_server
+from io_uv.transport import RaftUvTransport
+from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_NOCONNECTION
+from pyraft.tracing import RaftTracer
+from pyraft.types import RAFT_COMMAND, EntryBatch, RaftEntry, RaftIoSend, RaftMessage
+from tests.lib import messages as m
+from tests.lib.peer import Connection, PeerServer, Transport, connect, handshake, port_of, words
+from tests.lib.uvtest import Outcome, UvIo, configuration, run_until
+
+
+class Authority:
+    """A certificate authority and the files that it makes."""
+
+    def __init__(self, dir: Path, name: str = "ca") -> None:
+        self.ca = trustme.CA()
+        self.dir = dir
+        self.path = dir / f"{name}.pem"
+        self.ca.cert_pem.write_to_path(self.path)
+
+    def issue(self, name: str, *names: str) -> tuple[Path, Path]:
+        """Make a certificate for the names; return the paths of certificate and key."""
+        issued = self.ca.issue_cert(*names)
+        certificate, key = self.dir / f"{name}.pem", self.dir / f"{name}.key"
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The authority that the servers trust."""
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+def tls_init(authority: Authority, name: str, *names: str) -> Callable[[RaftUvTransport, Loop], int]:
+    """Return a function like raft_uv_tcp_init that makes a transport with a fresh certificate."""
+    files = authority.issue(name, *names)
+    return lambda transport, loop: raft_uv_tls_init(transport, loop, *files, authority.path)
+
+
+class TlsIo(UvIo):
+    """A RaftIo over TLS that listens, and what it has received."""
+
+    def __init__(self, dir: Path, id: int, init: Callable[[RaftUvTransport, Loop], int], loop: Loop) -> None:
+        dir.mkdir()
+        super().__init__(dir, "127.0.0.1:0", id, loop)
+        raft_uv_close(self.io)
+        raft_uv_tcp_close(self.transport)
+        assert init(self.transport, loop) == 0, self.transport.errmsg
+        assert raft_uv_init(self.io, loop, str(dir), self.transport) == 0
+        self.start()
+        raft_uv_set_connect_retry_delay(self.io, 10)
+        self.traces: list[str] = []
+        tracer = RaftTracer(lambda t, file, line, func, level, text: self.traces.append(text), True)
+        raft_uv_set_tracer(self.io, tracer)
+        self.received: list[RaftMessage] = []
+        rv = self.io.start(self.io, 60_000, lambda io: None, lambda io, message: self.received.append(message))
+        assert rv == 0, self.io.errmsg
+        self.listens_at = f"127.0.0.1:{port_of(self.transport)}"
+
+    def send_to(self, other: "TlsIo", message: RaftMessage) -> Outcome:
+        """Send a message to another server."""
+        message.server_id = other.id
+        message.server_address = other.listens_at
+        outcome = Outcome()
+        assert self.io.send(self.io, RaftIoSend(), message, outcome) == 0, self.io.errmsg
+        return outcome
+
+
+class Pair:
+    """Servers on one loop."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir = dir
+        self.loop = Loop()
+        self.servers: list[TlsIo] = []
+
+    def add(self, id: int, init: Callable[[RaftUvTransport, Loop], int]) -> TlsIo:
+        """Start a server."""
+        server = TlsIo(self.dir / str(len(self.servers)), id, init, self.loop)
+        self.servers.append(server)
+        return server
+
+    def run_until(self, done: Callable[[], object]) -> None:
+        """Turn the loop until a condition holds."""
+        run_until(self.loop, done)
+
+    def close(self) -> None:
+        """Close all servers."""
+        for server in self.servers:
+            server.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """An empty set of servers."""
+    servers = Pair(tmp_path)
+    yield servers
+    servers.close()
+
+
+# Servers that trust each other.
+
+
+@pytest.mark.parametrize("names", [("raft-server-1", "raft-server-2"), ("127.0.0.1", "127.0.0.1")])
+def test_servers_with_good_certificates_talk(authority: Authority, pair: Pair, names: tuple[str, str]) -> None:
+    """Messages pass in both directions, by certificates with ids or with hosts."""
+    one = pair.add(1, tls_init(authority, "one", names[0]))
+    two = pair.add(2, tls_init(authority, "two", names[1]))
+    outcomes = [one.send_to(two, m.timeout_now(1, 3, 10, 2)), two.send_to(one, m.append_entries_result(2, 3, 10))]
+    pair.run_until(lambda: one.received and two.received and all(outcome.calls for outcome in outcomes))
+    assert [outcome.statuses for outcome in outcomes] == [[0], [0]]
+    assert (one.received[0].server_id, two.received[0].server_id) == (2, 1)
+    assert two.received[0].timeout_now.last_log_index == 10  # type: ignore[union-attr]
+
+
+def test_large_payloads_pass_whole(authority: Authority, pair: Pair) -> None:
+    """Entries, and a snapshot of many windows, arrive as they were sent, with small messages between them."""
+    one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
+    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
+    entries = [RaftEntry(3, RAFT_COMMAND, bytes([i]) * size) for i, size in enumerate([8, 200_000, 0, 16, 300_000])]
+    data = bytes(range(256)) * 20_000
+    outcomes = [
+        one.send_to(two, m.append_entries(1, 3, 10, 2, 9, entries)),
+        one.send_to(two, m.install_snapshot(1, 3, 10, 2, configuration(), 1, data)),
+        one.send_to(two, m.timeout_now(1, 3, 10, 2)),
+    ]
+    pair.run_until(lambda: len(two.received) == 3 and all(outcome.calls for outcome in outcomes))
+    assert [outcome.statuses for outcome in outcomes] == [[0]] * 3
+    got = two.received[0].append_entries.entries  # type: ignore[union-attr]
+    assert isinstance(got, EntryBatch)
+    assert got.bufs == [entry.buf for entry in entries]
+    assert two.received[1].install_snapshot.data == data  # type: ignore[union-attr]
+
+
+def test_closing_cancels_what_is_not_written(authority: Authority, pair: Pair) -> None:
+    """A message of which only a part was encrypted is called back with RAFT_CANCELED, and so is what waits behind."""
+    one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
+    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
+    first = one.send_to(two, m.timeout_now(1, 3, 10, 2))
+    one.wait(first)
+    pair.run_until(lambda: two.uv.servers)
+    two.uv.servers[0].stream.stop_read()
+    outcomes = [
+        one.send_to(two, m.install_snapshot(1, 3, 10, 2, configuration(), 1, bytes(32 << 20))),
+        one.send_to(two, m.timeout_now(1, 3, 10, 2)),
+    ]
+    pair.run_until(lambda: one.uv.clients[0].writing)
+    one.wait(one.begin_close())
+    assert [outcome.statuses for outcome in outcomes] == [[RAFT_CANCELED], [RAFT_CANCELED]]
+
+
+def test_a_broken_connection_is_made_anew(authority: Authority, pair: Pair) -> None:
+    """A peer that closes the connection is noticed, and the next message passes on a new one."""
+    one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
+    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
+    one.wait(one.send_to(two, m.timeout_now(1, 3, 10, 2)))
+    pair.run_until(lambda: two.received)
+    stream = one.uv.clients[0].stream
+    two.uv.servers[0].abort()
+    pair.run_until(lambda: one.uv.clients[0].stream not in (None, stream))
+    one.wait(one.send_to(two, m.timeout_now(1, 3, 11, 2)))
+    pair.run_until(lambda: len(two.received) == 2)
+
+
+# Those who are not trusted.
+
+
+def expect_no_message(pair: Pair, sender: TlsIo, target: TlsIo, reason: str, where: list[str]) -> None:
+    """Send, wait for the trace that tells why it does not arrive, and see that it did not."""
+    sender.send_to(target, m.timeout_now(sender.id, 3, 10, 2))
+    pair.run_until(lambda: any(reason in text for text in where))
+    assert target.received == []
+    assert target.uv.servers == []
+
+
+def test_a_certificate_of_another_authority_is_refused_by_the_acceptor(
+    authority: Authority, pair: Pair, tmp_path: Path
+) -> None:
+    """Who trusts us is not thereby trusted by us."""
+    stranger = Authority(tmp_path, "stranger")
+    files = stranger.issue("evil", "raft-server-1")
+    one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, authority.path))
+    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
+    expect_no_message(pair, one, two, "TLS: unable to get local issuer certificate", two.traces)
+
+
+def test_a_certificate_of_another_authority_is_refused_by_the_connector(
+    authority: Authority, pair: Pair, tmp_path: Path
+) -> None:
+    """Nothing is said to a server that cannot prove who it is."""
+    stranger = Authority(tmp_path, "stranger")
+    files = stranger.issue("evil", "raft-server-2")
+    one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
+    two = pair.add(2, lambda t, loop: raft_uv_tls_init(t, loop, *files, authority.path))
+    expect_no_message(pair, one, two, "TLS: unable to get local issuer certificate", one.traces)
+
+
+def test_a_certificate_binds_the_id(authority: Authority, pair: Pair) -> None:
+    """A member of the cluster cannot speak as another one."""
+    one = pair.add(3, tls_init(authority, "one", "raft-server-1", "127.0.0.1"))
+    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
+    reason = "certificate of raft-server-1, 127.0.0.1 does not name server 3 at 127.0.0.1:0"
+    expect_no_message(pair, one, two, reason, two.traces)
+
+
+def test_the_connector_checks_whom_it_has_reached(authority: Authority, pair: Pair) -> None:
+    """A server that answers at somebody else's address gets nothing."""
+    one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
+    two = pair.add(2, tls_init(authority, "three", "raft-server-3"))
+    expect_no_message(pair, one, two, "certificate of raft-server-3 does not name server 2", one.traces)
+
+
+@pytest.mark.parametrize(
+    "hello", [handshake(1, "127.0.0.1:9001"), words(0x0103010016, 0, 0), b"GET / HTTP/1.0\r\n\r\n"]
+)
+def test_plain_bytes_are_refused(authority: Authority, pair: Pair, hello: bytes) -> None:
+    """A peer that does not speak TLS is dropped, also if it speaks libraft's protocol perfectly."""
+    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
+    peer = connect(pair.loop, port_of(two.transport))
+    peer.send(hello + b"".join(encoding.encode_message(m.timeout_now(1, 3, 1, 1))))
+    peer.wait_end()
+    assert two.received == []
+    assert two.uv.servers == []
+    peer.close()
+
+
+def test_a_silent_peer_is_dropped_in_time(authority: Authority) -> None:
+    """The time for the handshake includes that of TLS."""
+    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    assert f.listen() == 0
+    f.t.impl.limits.handshake_msecs = 50
+    peer = connect(f.loop, f.port)
+    peer.wait_end()
+    peer.close()
+    f.close()
+
+
+class TlsPeer:
+    """A blocking TLS client in the hands of the test, on memory buffers."""
+
+    def __init__(self, connection: Connection, context: ssl.SSLContext) -> None:
+        self.connection = connection
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out)
+
+    def step(self, call: Callable[[], Any]) -> bool:
+        """Do something; True when it is done."""
+        try:
+            call()
+        except ssl.SSLWantReadError:
+            done = False
+        else:
+            done = True
+        self.flush()
+        self.connection.pump()
+        self._in.write(self.connection.data)
+        self.connection.data = b""
+        return done
+
+    def flush(self) -> None:
+        """Send what TLS has made."""
+        data = self._out.read()
+        if data:
+            self.connection.send(data)
+
+
+def client_context(authority: Authority, files: tuple[Path, Path] | None) -> ssl.SSLContext:
+    """Return a client's context."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(authority.path)
+    if files is not None:
+        context.load_cert_chain(*files)
+    return context
+
+
+def test_a_peer_without_certificate_is_refused(authority: Authority) -> None:
+    """Authentication is mutual: encryption alone opens no door."""
+    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    assert f.listen() == 0
+    peer = TlsPeer(connect(f.loop, f.port), client_context(authority, None))
+    f.run_until(lambda: peer.step(peer.tls.do_handshake))
+    peer.tls.write(handshake(1, "127.0.0.1:9001"))
+    peer.flush()
+    peer.connection.wait_end()
+    assert f.accepted == []
+    peer.connection.close()
+    f.close()
+
+
+def test_older_versions_of_tls_are_refused(authority: Authority) -> None:
+    """Only TLS 1.3 is spoken."""
+    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    assert f.listen() == 0
+    context = client_context(authority, authority.issue("one", "raft-server-1"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    peer = TlsPeer(connect(f.loop, f.port), context)
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+        f.run_until(lambda: peer.step(peer.tls.do_handshake))
+    peer.connection.close()
+    f.close()
+
+
+@pytest.mark.parametrize("size", [1, 100, 1000])
+def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> None:
+    """TLS records and the handshake in them may be cut anywhere; what follows is delivered to the reader."""
+    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    assert f.listen() == 0
+    peer = TlsPeer(connect(f.loop, f.port), client_context(authority, authority.issue("one", "raft-server-1")))
+    send = peer.connection.send
+
+    def send_in_pieces(data: bytes) -> None:
+        for at in range(0, len(data), size):
+            send(data[at : at + size])
+            f.loop.run(2)
+
+    peer.connection.send = send_in_pieces  # type: ignore[method-assign]
+    f.run_until(lambda: peer.step(peer.tls.do_handshake))
+    peer.tls.write(handshake(1, "127.0.0.1:9001") + b"first")
+    peer.tls.write(b" and second")
+    peer.flush()
+    f.run_until(lambda: f.accepted)
+    [(id, address, stream)] = f.accepted
+    assert (id, address) == (1, "127.0.0.1:9001")
+    assert isinstance(stream, TlsStream)
+    received: list[Any] = []
+    stream.start_read(lambda stream, data, error: received.append(data))
+    f.run_until(lambda: b"".join(received) == b"first and second")
+    peer.connection.close()
+    f.run_until(lambda: received[-1] is None)
+    f.close()
+
+
+# Certificates.
+
+
+def subject(*names: tuple[str, str]) -> dict[str, Any]:
+    """Return a certificate as the ssl module shows it."""
+    return {"subjectAltName": names}
+
+
+@pytest.mark.parametrize(
+    ("names", "id", "address", "expected"),
+    [
+        ([("DNS", "raft-server-1")], 1, "127.0.0.1:9001", True),
+        ([("DNS", "raft-server-1")], 11, "127.0.0.1:9001", False),
+        ([("DNS", "raft-server-1"), ("DNS", "raft-server-2")], 2, "x:1", True),
+        ([("DNS", "raft-server-1"), ("IP Address", "127.0.0.1")], 2, "127.0.0.1:9001", False),
+        ([("IP Address", "127.0.0.1")], 7, "127.0.0.1:9001", True),
+        ([("IP Address", "127.0.0.1")], 7, "127.0.0.2:9001", False),
+        ([("IP Address", "0:0:0:0:0:0:0:1\n")], 7, "[::1]:9001", True),
+        ([("DNS", "Host.example")], 7, "host.EXAMPLE:9001", True),
+        ([("DNS", "*.example")], 7, "host.example:9001", False),
+        ([("DNS", "127.0.0.1")], 7, "127.0.0.1:9001", False),
+        ([("DNS", "")], 7, ":9001", False),
+        ([("DNS", "host.example")], 7, "x" * 2000, False),
+        ([], 1, "127.0.0.1:9001", False),
+    ],
+)
+def test_names_in_certificates(names: list[tuple[str, str]], id: int, address: str, expected: bool) -> None:
+    """Ids bind where there are any, else the host of the address does; no wildcards."""
+    assert names_server(subject(*names), id, address) is expected
+
+
+@pytest.mark.parametrize("broken", ["certificate", "key", "authorities", "missing", "foreign key"])
+def test_files_that_are_of_no_use_are_refused(authority: Authority, tmp_path: Path, broken: str) -> None:
+    """raft_uv_tls_init returns RAFT_INVALID with a text that names the files."""
+    certificate, key = authority.issue("one", "raft-server-1")
+    authorities = authority.path
+    bad = tmp_path / "bad.pem"
+    if broken != "missing":
+        bad.write_text("nothing of use")
+    if broken == "foreign key":
+        _, key = authority.issue("other", "raft-server-1")
+    elif broken == "key":
+        key = bad
+    elif broken == "authorities":
+        authorities = bad
+    else:
+        certificate = bad
+    transport, loop = RaftUvTransport(), Loop()
+    assert raft_uv_tls_init(transport, loop, certificate, key, authorities) == RAFT_INVALID
+    assert transport.errmsg.startswith("load certificates from ")
+    assert transport.impl is None
+    loop.close()
+
+
+def test_another_version_of_the_transport_is_refused(authority: Authority) -> None:
+    """As raft_uv_tcp_init does."""
+    transport, loop = RaftUvTransport(), Loop()
+    transport.version = 2
+    files = authority.issue("one", "raft-server-1")
+    assert raft_uv_tls_init(transport, loop, *files, authority.path) == RAFT_INVALID
+    assert transport.errmsg == "Invalid version: 2"
+    loop.close()
+
+
+def test_certificates_are_reloaded(pair: Pair, tmp_path: Path) -> None:
+    """After new files were put in place and reloaded, new connections use them; bad files change nothing."""
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    both = tmp_path / "both.pem"
+    both.write_bytes(old.path.read_bytes())
+    files = old.issue("one", "raft-server-1")
+    one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, both))
+    two_files = new.issue("two", "raft-server-2")
+    two = pair.add(2, lambda t, loop: raft_uv_tls_init(t, loop, *two_files, old.path))
+    expect_no_message(pair, one, two, "unable to get local issuer certificate", one.traces)
+    both.write_text("half written")
+    assert raft_uv_tls_reload(one.transport) == RAFT_INVALID
+    both.write_bytes(old.path.read_bytes() + new.path.read_bytes())
+    assert raft_uv_tls_reload(one.transport) == 0
+    pair.run_until(lambda: two.received)
+    # The other way round: a renewed certificate of the own.
+    files[0].write_bytes(b"")
+    assert raft_uv_tls_reload(one.transport) == RAFT_INVALID
+    old.issue("one", "raft-server-1")
+    assert raft_uv_tls_reload(one.transport) == 0
+    two.uv.servers[0].abort()
+    pair.run_until(lambda: not two.uv.servers and not two.uv.aborting)
+    pair.run_until(lambda: one.uv.clients[0].stream is not None)
+    one.wait(one.send_to(two, m.timeout_now(1, 3, 11, 2)))
+    pair.run_until(lambda: len(two.received) >= 2)
+
+
+def test_an_acceptor_that_is_no_server_is_no_connection(authority: Authority) -> None:
+    """connect fails when the other side does not speak TLS, or hangs up."""
+    for answer in (b"HTTP/1.0 400 Bad Request\r\n\r\n", b""):
+        f = Transport("127.0.0.1:9001", init=tls_init(authority, "one", "raft-server-1"))
+        peer = PeerServer(f.loop)
+        assert f.connect(peer.address) == 0
+        connection = peer.accept()
+        connection.read(1)
+        if answer:
+            connection.send(answer)
+        connection.sock.shutdown(socket.SHUT_WR)
+        assert f.wait_connected() == (None, RAFT_NOCONNECTION)
+        assert f.t.errmsg.startswith("uv_tcp_connect(): TLS: ")
+        peer.close()
+        f.close()
