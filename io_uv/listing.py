@@ -58,6 +58,5 @@ def _is_orphan(name: str, present: set[str]) -> bool:
     parsed = snapshot_file.parse_name(name)
     if parsed is None:
         return False
-    info, suffix = parsed
-    partner = info.data_name if suffix == META_SUFFIX else info.filename
-    return partner not in present
+    info, _ = parsed
+    return info.filename not in present or info.data_name not in present

@@ -280,15 +280,16 @@ def truncate_log(dir: str, infos: Sequence[SegmentInfo], index: int) -> None:
             fs.sync_dir(dir)
     for info in closed:
         if info.first_index < index <= info.last_index:
-            _keep_head(dir, info, index)
+            _keep_head(dir, closed, info, index)
     fs.sync_dir(dir)
 
 
-def _keep_head(dir: str, info: SegmentInfo, index: int) -> None:
+def _keep_head(dir: str, closed: Sequence[SegmentInfo], info: SegmentInfo, index: int) -> None:
     entries = no_entries()
     load_closed(dir, info, entries)
-    name = closed_name(info.first_index, index - 1)
-    # Left by an attempt that failed: the whole segment is still there.
-    fs.remove_if_there(dir, name)
+    for other in closed:
+        if (other.first_index, other.last_index) == (info.first_index, index - 1):
+            # Left by an attempt that failed: the whole segment is still there.
+            _remove(dir, other)
     write_closed(dir, info.first_index, [entries[: index - info.first_index]])
     _remove(dir, info)

@@ -77,7 +77,7 @@ def opener(tmp_path: Path) -> Iterator[Opener]:
         instance.close()
 
 
-PRISTINE = (0, None, 1, [])
+PRISTINE: tuple[int, None, int, list[int]] = (0, None, 1, [])
 ZERO_FORMAT = "load open segment open-{}: unexpected format version 0"
 
 
