@@ -3,10 +3,12 @@
 Duty: what streams call of a socket (recv, recv_into, send, sendmsg, fileno, setblocking, close), on a descriptor that
 is none: one end of `os.pipe`, a FIFO, a terminal; in short what standard input and output usually are.
 
-Failure modes: OSError from each, as from a socket; the end of input is an empty read. A regular file cannot be polled,
-so `Pipe.open` refuses it. Writing to a pipe without a reader raises SIGPIPE, which Python ignores: EPIPE.
+Failure modes: OSError from each, as from a socket, ENOTSOCK from what only sockets can do; the end of input is an empty
+read. A regular file cannot be polled, so `Pipe.open` refuses it. Writing to a pipe without a reader raises SIGPIPE,
+which Python ignores: EPIPE.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -45,6 +47,11 @@ class Descriptor:
     def sendmsg(self, buffers: Sequence[Any], ancillary: Any = (), flags: int = 0) -> int:
         """Write what the system takes of several buffers; return how many bytes."""
         return os.writev(self._fd, list(buffers))
+
+    def _not_a_socket(self, *_: Any) -> Any:
+        raise OSError(errno.ENOTSOCK, "Socket operation on non-socket")
+
+    shutdown = getsockname = getpeername = getsockopt = setsockopt = recvmsg = _not_a_socket
 
     def close(self) -> None:
         """Give the descriptor back. Again: nothing."""

@@ -263,7 +263,10 @@ class Endpoint(Handle):
         self._take(sock)
 
     def _buffer_size(self, option: int) -> int:
-        return self._socket().getsockopt(socket.SOL_SOCKET, option)
+        try:
+            return self._socket().getsockopt(socket.SOL_SOCKET, option)
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
 
     def _set_buffer_size(self, option: int, value: int) -> None:
         try:

@@ -86,6 +86,8 @@ class Pipe(Stream):
 
         Raises UV_EINVAL for anything else, UV_EBADF for no descriptor, UV_EBUSY if the handle has one already.
         """
+        if self._closed:
+            raise closed_error()
         try:
             plain = is_stream(fd)
         except OSError as exc:
@@ -125,7 +127,10 @@ class Pipe(Stream):
 
     def getsockname(self) -> str:
         """The name bound to, "" for none."""
-        return _decode(self._socket().getsockname())
+        try:
+            return _decode(self._socket().getsockname())
+        except OSError as exc:
+            raise self._fail(errno.from_os_error(exc)) from None
 
     def getpeername(self) -> str:
         """The name that the other end is bound to. Raises UV_ENOTCONN without another end."""
