@@ -89,6 +89,7 @@ cov: $(READY)
 	$(BIN)/coverage run -m pytest -q tests $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	$(BIN)/coverage report --include='pyraft/*' --fail-under=98 --format=total
 
 .PHONY: sim
 sim: $(READY)
