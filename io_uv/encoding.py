@@ -164,12 +164,16 @@ def attach_payload(message: RaftMessage, lengths: list[int], buf: Any, at: int, 
     assert args is not None
     batch = args.entries
     assert isinstance(batch, EntryBatch)
-    bufs = batch.bufs
-    for length in lengths:
-        bufs.append(buf[at : at + length])
-        at += length
-    if RAFT_CHANGE in batch.types:
-        _check_changes(batch)
+    if lengths.count(lengths[0]) == len(lengths) > 1:
+        # Equal lengths are common, and struct cuts them in half the time.
+        pieces = struct.iter_unpack(f"{lengths[0]}s", memoryview(buf)[at : at + size])
+        batch.bufs = [piece for (piece,) in pieces]
+    else:
+        bufs = batch.bufs
+        for length in lengths:
+            bufs.append(buf[at : at + length])
+            at += length
+    _check_changes(batch)
 
 
 def _encode_entry_headers(batch: EntryBatch, n: int) -> bytes:
@@ -318,7 +322,8 @@ def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -
     p.entries = EntryBatch(terms, types, [])
     payload = sum(lengths)
     if payload == 0:
-        attach_payload(message, lengths, b"", 0, 0)
+        p.entries.bufs = [b""] * n
+        _check_changes(p.entries)
     return lengths, payload
 
 
@@ -381,6 +386,8 @@ def _check_range(*words: int) -> None:
 
 def _check_changes(batch: EntryBatch) -> None:
     """Refuse entries that would change the configuration to something that is none: the log must not get them."""
+    if RAFT_CHANGE not in batch.types:
+        return
     for type, buf in zip(batch.types, batch.bufs, strict=True):
         if type == RAFT_CHANGE:
             rv, conf, problem = configuration.decode(buf)
