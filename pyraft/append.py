@@ -12,24 +12,21 @@ leader must never contradict it; a write that fails is rejected and its entries 
 
 from pyraft import apply, calls, convert, log, membership, replicate, reply, snapshot
 from pyraft.errors import RAFT_SHUTDOWN
-from pyraft.state import Raft
+from pyraft.state import Raft, RaftWrite
 from pyraft.tracing import trace
-from pyraft.types import RAFT_CHANGE, EntryBatch, RaftAppendEntries, RaftIoAppend
+from pyraft.types import RAFT_CHANGE, EntryBatch, RaftAppendEntries
 
 
-class AppendRequest(RaftIoAppend):
+class AppendRequest(RaftWrite):
     """A follower's write of `entries` from `index` on, out of a message of `term` with this commit index."""
 
-    __slots__ = ("entries", "index", "leader_commit", "prev_log_index", "raft", "term")
+    __slots__ = ("leader_commit", "prev_log_index", "term")
 
     def __init__(self, raft: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> None:
-        super().__init__()
-        self.raft = raft
+        super().__init__(raft, index, entries)
         self.term = args.term
         self.leader_commit = _matched_commit(args)
         self.prev_log_index = args.prev_log_index
-        self.index = index
-        self.entries = entries
 
 
 def accept(r: Raft, args: RaftAppendEntries) -> tuple[int, bool, int]:
@@ -100,6 +97,7 @@ def _truncate(r: Raft, index: int) -> int:
         calls.io_errmsg(r)
         return rv
     log.truncate(r.log, index)
+    replicate.void_writes(r, index)
     r.last_stored = min(r.last_stored, index - 1)
     return 0
 
@@ -143,6 +141,7 @@ def _write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) ->
 def append_cb(req: AppendRequest, status: int) -> None:
     """A write of a leader's entries has ended."""
     r = req.raft
+    r.writes.remove(req)
     follower = r.follower_state
     if follower is not None:
         assert follower.append_in_flight_count > 0
@@ -152,13 +151,13 @@ def append_cb(req: AppendRequest, status: int) -> None:
             reply.send_to_leader(r, req.prev_log_index + 1, r.last_stored)
         else:
             _append_done(r, req)
-    if status != 0:
-        replicate.cut_log(r, req.index, req.entries)
+    if status != 0 and req.standing > 0:
+        replicate.cut_log(r, req.index)
     convert.settle(r)
 
 
 def _append_done(r: Raft, req: AppendRequest) -> None:
-    n = replicate.update_last_stored(r, req.index, req.entries.terms)
+    n = replicate.update_last_stored(r, req)
     # None of the entries in the log any more: nothing to do, nothing to tell.
     if n == 0 or snapshot.is_installing(r):
         return

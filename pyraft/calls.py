@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap
-from pyraft.state import Raft
+from pyraft.state import Raft, RaftWrite
 from pyraft.types import (
     EntryBatch,
     RaftBuffer,
     RaftConfiguration,
-    RaftIoAppend,
     RaftIoAsyncWork,
     RaftIoSend,
     RaftIoSnapshotGet,
@@ -195,12 +194,15 @@ def send(r: Raft, req: RaftIoSend, message: RaftMessage, cb: Any) -> int:
         return _io_failed(r, "io.send", exc)
 
 
-def append(r: Raft, req: RaftIoAppend, entries: EntryBatch, cb: Any) -> int:
-    """Call io.append."""
+def append(r: Raft, req: RaftWrite, entries: EntryBatch, cb: Any) -> int:
+    """Call io.append; a write that begins is one of `Raft.writes` until its completion callback."""
     try:
-        return int(r.io.append(r.io, req, entries, len(entries.bufs), cb))
+        rv = int(r.io.append(r.io, req, entries, len(entries.bufs), cb))
     except BaseException as exc:
         return _io_failed(r, "io.append", exc)
+    if rv == 0:
+        r.writes.append(req)
+    return rv
 
 
 def defer(r: Raft, bufs: list[bytes]) -> int:

@@ -16,7 +16,7 @@ fails the requests in it with its status and ends the leadership, so that a serv
 from pyraft import apply, calls, configuration, convert, log, membership, progress, quorum, request
 from pyraft.errors import RAFT_NOCONNECTION
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
-from pyraft.state import LeaderState, Raft, RaftProgress
+from pyraft.state import LeaderState, Raft, RaftProgress, RaftWrite
 from pyraft.tracing import trace
 from pyraft.types import (
     RAFT_IO_APPEND_ENTRIES,
@@ -28,7 +28,6 @@ from pyraft.types import (
     RaftAppendEntries,
     RaftAppendEntriesResult,
     RaftInstallSnapshot,
-    RaftIoAppend,
     RaftIoSend,
     RaftIoSnapshotGet,
     RaftMessage,
@@ -58,18 +57,6 @@ class SnapshotGetRequest(RaftIoSnapshotGet):
         super().__init__()
         self.raft = raft
         self.server_id = server_id
-
-
-class AppendRequest(RaftIoAppend):
-    """A leader's write of the entries from `index` on."""
-
-    __slots__ = ("entries", "index", "raft")
-
-    def __init__(self, raft: Raft, index: int, entries: EntryBatch) -> None:
-        super().__init__()
-        self.raft = raft
-        self.index = index
-        self.entries = entries
 
 
 # What goes out.
@@ -107,7 +94,7 @@ def flush(r: Raft) -> None:
         entries = log.acquire(r.log, index, r.max_append_bytes, log.MAX_ENTRIES)
         rv = _append(r, index, entries)
         if rv != 0:
-            _append_failed(r, index, entries, rv)
+            _append_failed(r, index, len(entries.bufs), rv)
             return
         index += len(entries.bufs)
     trigger_all(r)
@@ -121,7 +108,7 @@ def flush_turn(r: Raft) -> None:
 
 def _append(r: Raft, index: int, entries: EntryBatch) -> int:
     assert entries.bufs
-    rv = calls.append(r, AppendRequest(r, index, entries), entries, append_cb)
+    rv = calls.append(r, RaftWrite(r, index, entries), entries, append_cb)
     if rv != 0:
         calls.io_errmsg(r)
     return rv
@@ -284,19 +271,21 @@ def send_snapshot_cb(req: SendRequest, status: int) -> None:
 # What comes back: our own disk.
 
 
-def append_cb(req: AppendRequest, status: int) -> None:
+def append_cb(req: RaftWrite, status: int) -> None:
     """A write of ours, as leader, has ended."""
     r = req.raft
+    r.writes.remove(req)
     if status != 0:
         calls.io_errmsg(r)
-        _append_failed(r, req.index, req.entries, status)
+        if req.standing > 0:
+            _append_failed(r, req.index, req.standing, status)
     else:
         _append_done(r, req)
     convert.settle(r)
 
 
-def _append_done(r: Raft, req: AppendRequest) -> None:
-    update_last_stored(r, req.index, req.entries.terms)
+def _append_done(r: Raft, req: RaftWrite) -> None:
+    update_last_stored(r, req)
     leader = r.leader_state
     if leader is None:
         return
@@ -308,47 +297,55 @@ def _append_done(r: Raft, req: AppendRequest) -> None:
     apply.run(r)
 
 
-def update_last_stored(r: Raft, index: int, terms: list[int]) -> int:
-    """Note that entries with these terms, from `index` on, are on disk; return how many are still in the log.
+def update_last_stored(r: Raft, req: RaftWrite) -> int:
+    """Note that the entries of a write are on disk; return how many that look the same the log has at its indexes.
 
-    C: replication.c:updateLastStored adds their number, which overshoots when a write before them failed (B35).
+    Those may have been sent and written again meanwhile, and the disk may have forgotten the first copy. So only what
+    is still standing counts as stored. C: replication.c:updateLastStored adds their number, which overshoots when a
+    write before them failed (B35).
     """
     install = r.snapshot.install
+    last = req.index + req.standing - 1
     if install is not None:
         # The log that these entries are in may come back.
-        n = log.matching(install.former, index, terms)
-        if n > 0 and index <= install.former_stored + 1:
-            install.former_stored = max(install.former_stored, index + n - 1)
-        return n
-    n = log.matching(r.log, index, terms)
-    if n > 0 and index <= r.last_stored + 1:
-        r.last_stored = max(r.last_stored, index + n - 1)
+        if req.standing > 0 and req.index <= install.former_stored + 1:
+            install.former_stored = max(install.former_stored, last)
+        return log.matching(install.former, req.index, req.entries.terms)
+    n = log.matching(r.log, req.index, req.entries.terms)
+    if req.standing > 0 and req.index <= r.last_stored + 1:
+        r.last_stored = max(r.last_stored, last)
     return n
 
 
-def cut_log(r: Raft, index: int, entries: EntryBatch) -> None:
+def cut_log(r: Raft, index: int) -> None:
     """Drop the entries from `index` on, whose write failed, also from a log that a snapshot is replacing.
 
-    C: replication.c:appendLeaderCb and appendFollowerCb cut what has taken their place since, too: entries of another
-    leader that are on disk or on their way, so that memory and disk count differently from then on.
+    C: replication.c:appendLeaderCb and appendFollowerCb also cut what has taken their place since: entries that are on
+    disk or on their way, so that memory and disk count differently from then on. Callers test RaftWrite.standing.
     """
-    logs = [r.log] if r.snapshot.install is None else [r.log, r.snapshot.install.former]
-    for lg in logs:
-        if log.term_of(lg, index) == entries.terms[0]:
-            log.truncate(lg, index)
+    log.truncate(r.log, index)
+    if r.snapshot.install is not None:
+        log.truncate(r.snapshot.install.former, index)
+    void_writes(r, index)
 
 
-def _append_failed(r: Raft, index: int, entries: EntryBatch, status: int) -> None:
-    """Step down after a failed write of `entries`, which are those from `index` on, and forget them."""
+def void_writes(r: Raft, index: int) -> None:
+    """Note for the writes under way that the entries from `index` on have left the log."""
+    for req in r.writes:
+        req.standing = max(0, min(req.standing, index - req.index))
+
+
+def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
+    """Step down after a failed write of `n` entries from `index` on, and forget them."""
     flush(r)
     leader = r.leader_state
     if leader is not None:
         leader.accepting = False
-        for i in range(index, index + len(entries.bufs)):
+        for i in range(index, index + n):
             req = request.take(r, i)
             if req is not None:
                 request.finish(r, req, status)
-    cut_log(r, index, entries)
+    cut_log(r, index)
     if r.state == RAFT_LEADER:
         convert.to_follower(r)
     # C: replication.c:appendLeaderCb leaves the configuration of an entry in force that is gone (B4).

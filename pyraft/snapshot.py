@@ -11,7 +11,7 @@ disk has the snapshot but the FSM refuses it, no new entry can be stored until a
 
 from typing import Any
 
-from pyraft import calls, configuration, convert, log, membership, reply
+from pyraft import calls, configuration, convert, log, membership, replicate, reply
 from pyraft.errors import RAFT_BUSY, RAFT_SHUTDOWN, errmsg_wrap, raft_strerror
 from pyraft.state import Raft, RaftInstall
 from pyraft.tracing import trace
@@ -220,6 +220,8 @@ def install_cb(req: RaftInstall, status: int) -> None:
         r.snapshot.put = None
         r.snapshot.install = None
         r.snapshot.refused_index = 0
+        # The log that writes still under way, if any, belong to is gone for good.
+        replicate.void_writes(r, 0)
     # In another term there may be another leader; it did not ask.
     if req.term == r.current_term and not r.failed:
         reply.send_to_leader(r, rejected, r.last_stored)

@@ -20,10 +20,12 @@ from pyraft.log import RaftLog
 from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import (
     RAFT_UNAVAILABLE,
+    EntryBatch,
     RaftChange,
     RaftConfiguration,
     RaftFsm,
     RaftIo,
+    RaftIoAppend,
     RaftIoSnapshotPut,
     RaftRequest,
     RaftSnapshot,
@@ -132,6 +134,23 @@ class LeaderState:
         self.deferred_index = 0
 
 
+class RaftWrite(RaftIoAppend):
+    """A write under way of `entries`, which went into the log at `index` (ours).
+
+    The first `standing` of them are the ones that the log still has: what is cut off the log lowers it, and entries
+    that take their place, even the same ones sent again, belong to other writes.
+    """
+
+    __slots__ = ("entries", "index", "raft", "standing")
+
+    def __init__(self, raft: "Raft", index: int, entries: EntryBatch) -> None:
+        super().__init__()
+        self.raft = raft
+        self.index = index
+        self.entries = entries
+        self.standing = len(entries.bufs)
+
+
 class RaftInstall(RaftIoSnapshotPut):
     """A snapshot from a leader on its way to disk (ours).
 
@@ -183,7 +202,8 @@ class Raft:
     """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
 
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
-    `flush` (what io.defer runs), `initialized`, `started`, `closing`, and `failed`: FSM or I/O code has raised.
+    `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`, `started`,
+    `closing`, and `failed`: FSM or I/O code has raised.
     """
 
     __slots__ = (
@@ -226,6 +246,7 @@ class Raft:
         "tracer",
         "transfer",
         "voted_for",
+        "writes",
     )
 
     def __init__(self) -> None:
@@ -268,3 +289,4 @@ class Raft:
         self.started = False
         self.closing = False
         self.failed = False
+        self.writes: list[RaftWrite] = []
