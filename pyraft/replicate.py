@@ -337,10 +337,11 @@ def void_writes(r: Raft, index: int) -> None:
 
 def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
     """Step down after a failed write of `n` entries from `index` on, and forget them."""
-    flush(r)
     leader = r.leader_state
     if leader is not None:
         leader.accepting = False
+        # What is deferred comes after the entries that failed: written now, it would take their place on disk.
+        leader.deferred_index = 0
         for i in range(index, index + n):
             req = request.take(r, i)
             if req is not None:

@@ -309,8 +309,8 @@ def test_close_gives_out_and_fails_what_waits() -> None:
     assert calls(s) == []
 
 
-def test_write_that_fails_gives_out_what_was_deferred_behind_it() -> None:
-    """Commands deferred behind a failing write lose their leader, as they would without defer."""
+def test_write_that_fails_drops_what_was_deferred_behind_it() -> None:
+    """Commands deferred behind a failing write lose their leader, and are not written in the place of what failed."""
     s = leader()
     first = Applied(s)
     s.io.turn()
@@ -321,7 +321,7 @@ def test_write_that_fails_gives_out_what_was_deferred_behind_it() -> None:
     assert second.statuses == [RAFT_LEADERSHIPLOST]
     assert s.state == RAFT_FOLLOWER
     assert raft_last_index(s.r) == 2
-    assert calls(s)[0] == ("append", 1)
+    assert ("append", 1) not in calls(s)
 
 
 def test_single_voter_defers_too() -> None:
