@@ -398,6 +398,17 @@ def test_b35_write_behind_a_gap_is_not_counted() -> None:
     assert results(s.sent())[-1] == (0, 3)
 
 
+def test_b35_what_is_stored_has_no_gap() -> None:
+    """A write that ends before the one in front of it says nothing about that one's entries."""
+    s = Solo()
+    for index in (2, 3):
+        s.recv(msg.append_entries(2, 1, index - 1, 1, 0, msg.commands([1])))
+    s.io.finish_append(position=1)
+    assert s.r.last_stored == 1
+    s.io.finish_append()
+    assert s.r.last_stored == 2
+
+
 def test_b35_entries_that_come_again_bring_their_own_payload() -> None:
     """Entries re-sent after a failed write are applied with what the message carries."""
     s = Solo()
