@@ -353,6 +353,8 @@ def _decode_install_snapshot(message: RaftMessage, buf: Any, at: int, size: int)
     p = RaftInstallSnapshot()
     p.term, p.last_index, p.last_term, p.conf_index, conf_size = _FIVE_WORDS.unpack_from(buf, at)
     _check_range(p.term, p.last_index, p.last_term, p.conf_index)
+    if p.last_index == 0 or p.last_term == 0:
+        raise Failure(RAFT_MALFORMED, "snapshot without index or term at offset 8")
     if conf_size > size - fixed:
         raise Failure(RAFT_MALFORMED, f"configuration of {conf_size} bytes does not fit in a header of {size} bytes")
     at += 40

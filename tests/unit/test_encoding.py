@@ -241,7 +241,7 @@ def test_results_and_timeouts_come_back(term: int, a: int, b: int) -> None:
     assert (timeout.version, timeout.term, timeout.last_log_index, timeout.last_log_term) == (0, term, a, b)
 
 
-@given(index, u63, u63, u63, st.binary(max_size=64))
+@given(index, index, index, u63, st.binary(max_size=64))
 def test_install_snapshot_comes_back(term: int, last: int, last_term: int, conf_index: int, data: bytes) -> None:
     """An InstallSnapshot is decoded to what it was; the data is a read-only view."""
     args = decode(wire(m.install_snapshot(2, term, last, last_term, ONE, conf_index, data))).install_snapshot
@@ -425,6 +425,8 @@ def test_an_entry_type_that_does_not_exist_is_refused(type: int) -> None:
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 98, 24, 0, 0, 0, 0), "does not fit|format"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 98, (1 << 64) - 1, 0, 0), "does not fit"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 1 << 63, 4, 98, 0, 0, 0), "out of range"),
+        (RAFT_IO_INSTALL_SNAPSHOT, (5, 0, 4, 98, 0, 0, 0), "without index or term"),
+        (RAFT_IO_INSTALL_SNAPSHOT, (5, 9, 0, 98, 0, 0, 0), "without index or term"),
         (RAFT_IO_TIMEOUT_NOW, (5, 1, 1 << 63), "out of range"),
     ],
 )
