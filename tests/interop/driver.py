@@ -105,6 +105,8 @@ class Node:
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         for raw in process.stdout:
+            if not raw.endswith(b"\n"):
+                break  # killed while it spoke
             words = raw.decode().split()
             with self._news:
                 if words[0] == "done":
@@ -135,9 +137,10 @@ class Node:
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def bootstrap(self, nodes: Iterable["Node"]) -> None:
-        """Make `nodes` the voters of a new cluster."""
-        self._send("bootstrap " + ",".join(f"{n.id}={n.address}/{VOTER}" for n in nodes))
+    def bootstrap(self, voters: Iterable["Node"], standbys: Iterable["Node"] = ()) -> None:
+        """Write the first configuration of a new cluster."""
+        servers = [f"{n.id}={n.address}/{VOTER}" for n in voters] + [f"{n.id}={n.address}/{STANDBY}" for n in standbys]
+        self._send("bootstrap " + ",".join(servers))
         self._answer()
 
     def recover(self, nodes: Iterable["Node"]) -> None:
