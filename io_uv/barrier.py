@@ -53,7 +53,7 @@ def holds_back(uv: state.Uv, alive: "append.AliveSegment") -> bool:
     if alive.barrier is not head:
         return True
     # C: uv_append.c:uvAppendMaybeStart lets the barrier's second segment be written while its first is being closed
-    # (its own FIXME). If closing fails there must be no entries past the gap (B28).
+    # (its own comment says so). If closing fails there must be no entries past the gap (B28).
     return not finalize.idle(uv)
 
 
