@@ -93,6 +93,12 @@ class Server:
         elif rv != 0:
             print(pyraft.raft_errmsg(self.raft), flush=True)
 
+    def finish(self) -> None:
+        """Stop when what was submitted has been answered."""
+        rv = pyraft.raft_barrier(self.raft, pyraft.RaftBarrier(), lambda req, status: self.close())
+        if rv != 0:  # not the leader: nothing is under way
+            self.close()
+
     def close(self) -> None:
         """Stop; the loop ends when everything is closed."""
 
@@ -116,7 +122,7 @@ class Console:
     def read(self, pipe: Any, data: bytes | None, error: int | None) -> None:
         if data is None:
             pipe.close()
-            self.server.close()
+            self.server.finish()
             return
         *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
