@@ -177,8 +177,13 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
         return 0, False, 0
     # C: replication.c:replicationInstallSnapshot takes a higher local term for proof that the entries are here (B9);
     # only the same term is (log matching property, 3.5).
-    if args.last_term != 0 and log.term_of(r.log, args.last_index) == args.last_term:
+    term = log.term_of(r.log, args.last_index)
+    if args.last_term != 0 and term == args.last_term:
         return 0, False, 0
+    if args.last_index <= r.commit_index:
+        # C: replication.c:replicationInstallSnapshot would take committed entries back on a liar's word.
+        r.errmsg = f"entry {args.last_index} is committed and contradicts the leader's"
+        return RAFT_SHUTDOWN, True, 0
     snapshot = RaftSnapshot()
     snapshot.index = args.last_index
     snapshot.term = args.last_term
