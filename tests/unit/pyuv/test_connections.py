@@ -97,7 +97,12 @@ def test_what_is_written_and_read_while_connecting_follows(loop: CheckedLoop) ->
 
     server = listening(loop, on_connection)
     client = TCP(loop)
-    client.connect(server.getsockname(), lambda *_: order.append("connected"))
+
+    def on_connect(client: TCP, code: int | None) -> None:
+        order.append("connected")
+        assert not client.writable
+
+    client.connect(server.getsockname(), on_connect)
     client.write(b"a", lambda *_: order.append("a"))
     client.write([b"b", b"c"], lambda *_: order.append("bc"))
     client.shutdown(lambda *_: order.append("shutdown"))
@@ -282,7 +287,7 @@ def test_running_out_of_descriptors_is_survived(loop: CheckedLoop) -> None:
     def on_connection(server: TCP, code: int | None) -> None:
         codes.append(code)
         if code is not None:
-            make_room()
+            Timer(loop).start(lambda _: make_room(), 0.03, 0)
             return
         end = TCP(loop)
         server.accept(end)

@@ -163,16 +163,25 @@ def test_passed_handles_that_nobody_takes_are_closed(loop: CheckedLoop) -> None:
     for _ in range(80):
         left.write(b"x", None, tcp)
     size = [0]
+    taken: list[int] = []
 
     def on_read(h: Pipe, data: bytes | None, code: int | None) -> None:
         assert data is not None
         size[0] += len(data)
         if size[0] == 80:
-            h.close()
-            left.close()
+            while h.pending_handle_type() == UV_TCP:
+                h.accept(TCP(loop))
+                taken.append(1)
+            left.write(b"y", None, tcp)
+        elif size[0] == 81:
+            h.close()  # with a handle that nobody has taken
+            left.write(b"x" * 5_000_000)
+            left.write(b"x", None, tcp)
+            left.close()  # with a handle that nobody will get
 
     right.start_read(on_read)
     loop.run()
+    assert len(taken) == 64
 
 
 def test_what_cannot_be_passed(loop: CheckedLoop) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -426,6 +427,10 @@ def test_a_start_in_another_thread_while_the_main_one_waits_in_its_loop(loop: Ch
     seen: list[int] = []
 
     def serve() -> None:
+        main = Path(f"/proc/self/task/{threading.main_thread().native_id}/syscall")
+        for _ in range(100_000):  # until the main thread is in epoll_wait or epoll_pwait, as far as can be seen
+            if main.read_text().split()[0] in ("232", "281", "22"):
+                break
         own = Loop()
         handle = Signal(own)
         handle.start(lambda h, signum: (seen.append(signum), h.close()), signal.SIGUSR2)
