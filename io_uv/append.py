@@ -242,7 +242,7 @@ def advance(uv: state.Uv) -> None:
 
 
 def _write(uv: state.Uv, segment: AliveSegment) -> None:
-    """Write all that waits for the segment."""
+    """Write all that waits for the segment, or the first batch only if nothing was written to it yet."""
     pending, writing = uv.append_pending_reqs, uv.append_writing_reqs
     last_index = segment.last_index
     while pending and pending[0].segment is segment:

@@ -74,7 +74,7 @@ class SegmentBuffer:
     `used` is the number of bytes in the arena that is being filled, the copied head of the last block included.
     """
 
-    __slots__ = ("_active", "_block_size", "_head", "_spare", "_taken", "used")
+    __slots__ = ("_active", "_block_size", "_first", "_head", "_spare", "_taken", "used")
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
@@ -83,12 +83,17 @@ class SegmentBuffer:
         self._taken: Arena | None = None
         # How many of the `used` bytes were copied from the write before: what drop() goes back to.
         self._head = 0
+        # Where the first batch of the segment ends, until it is taken.
+        self._first = 0
         self.used = 0
 
     def append(self, batch: EntryBatch, size: int) -> None:
         """Encode a batch that takes `size` bytes (batch_size) behind what is there."""
         start = self.used
         arena = self._make_room(start + size)
+        if self._first > FORMAT_SIZE and self._spare is not None and self._spare.size < arena.size:
+            # The first write will leave this batch behind for the other arena.
+            self._spare = self._larger(self._spare, 0, arena.size)
         bufs = batch.bufs
         payload = bufs[0] if len(bufs) == 1 else b"".join(bufs)
         head = _encode_head(batch, payload)
@@ -96,6 +101,8 @@ class SegmentBuffer:
         arena.memory[start:middle] = head
         arena.memory[middle : start + size] = payload
         self.used = start + size
+        if start == FORMAT_SIZE and self._first == FORMAT_SIZE:
+            self._first = self.used
 
     def format(self) -> None:
         """Start a segment: put the format word at its head. Both arenas are made here, so that take() cannot fail."""
@@ -104,10 +111,13 @@ class SegmentBuffer:
         if self._spare is None:
             self._spare = Arena(self._block_size, arena.size)
         arena.memory[0:FORMAT_SIZE] = _FORMAT
-        self.used = FORMAT_SIZE
+        self.used = self._first = FORMAT_SIZE
 
     def take(self) -> tuple[Arena, int, int]:
         """Return (arena, length, used) of the next write: `used` bytes, and zeros up to `length`, whole blocks.
+
+        The first write of a segment has its first batch only. So a segment that lost its first sector to a power cut
+        holds no whole batch, and one that holds a batch without it is known to be damaged (B38).
 
         The arena must not be touched until given_back() is called. What is appended from now on goes into the other
         one, behind a copy of the last block where that is not full.
@@ -115,18 +125,20 @@ class SegmentBuffer:
         assert self._taken is None
         assert self._active is not None
         assert self.used > self._head
-        arena, used, block = self._active, self.used, self._block_size
-        full = used - used % block
-        rest = used - full
+        arena, block = self._active, self._block_size
+        end, self._first = self._first or self.used, 0
+        full = end - end % block
+        rest = self.used - full
         other = self._spare
         assert other is not None
         self._taken, self._active, self._spare = arena, other, None
-        self._head = self.used = rest
-        if rest == 0:
-            return arena, full, used
-        arena.memory[used : full + block] = bytes(block - rest)
-        other.memory[0:rest] = arena.memory[full:used]
-        return arena, full + block, used
+        self._head = end - full
+        self.used = rest
+        other.memory[0:rest] = arena.memory[full : full + rest]
+        if end == full:
+            return arena, full, end
+        arena.memory[end : full + block] = bytes(full + block - end)
+        return arena, full + block, end
 
     def given_back(self) -> None:
         """Say that the write of the arena that take() returned has ended."""
@@ -150,10 +162,14 @@ class SegmentBuffer:
         arena = self._active
         if arena is not None and arena.size >= size:
             return arena
+        self._active = self._larger(arena, self.used, size)
+        return self._active
+
+    def _larger(self, arena: Arena | None, used: int, size: int) -> Arena:
+        """Return an arena of `size` bytes and more with the first `used` ones of the given one, which is released."""
         wanted = max(_MIN_ARENA, 1 << (size - 1).bit_length())
         fresh = Arena(self._block_size, wanted + -wanted % self._block_size)
         if arena is not None:
-            fresh.memory[0 : self.used] = arena.memory[0 : self.used]
+            fresh.memory[0:used] = arena.memory[0:used]
             arena.free()
-        self._active = fresh
         return fresh

@@ -9,8 +9,8 @@ Failure modes: a LIBRAFT_TRACE that is no number counts as 0, as C's atoi has it
 
 import os
 import sys
-from _thread import get_native_id
 import time
+from _thread import get_native_id
 from collections.abc import Callable
 from typing import Any, Final
 

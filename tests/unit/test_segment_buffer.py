@@ -131,7 +131,7 @@ def failing_heap() -> "list[int]":
 
 def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the heap has no memory, append fails with RAFT_NOMEM and what was there stays."""
-    left = [3]
+    left = [4]
     base = heap.RaftHeap()
 
     def aligned_alloc(data: object, alignment: int, size: int) -> object:
@@ -154,6 +154,9 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         heap.raft_heap_set_default()
     assert info.value.code == errors.RAFT_NOMEM
+    arena, _, used = buffer.take()
+    assert bytes(arena.memory[8:used]) == encoded(batch(8))
+    buffer.given_back()
     arena, _, used = buffer.take()
     assert bytes(arena.memory[8:used]) == encoded(batch(8)) + encoded(big)
 
@@ -184,3 +187,21 @@ def test_any_sequence_of_writes_adds_up_to_the_file() -> None:
         elif in_flight:
             buffer.given_back()
             in_flight = False
+
+
+def test_the_first_write_of_a_segment_has_one_batch() -> None:
+    """What came after it follows in the next write, from the block in which the first batch ends."""
+    buffer = make()
+    batches = [batch(24), batch(9000), batch(64), batch(16)]
+    for each in batches:
+        buffer.append(each, batch_size(each))
+    image = struct.pack("<Q", 1) + b"".join(map(encoded, batches))
+    arena, length, used = buffer.take()
+    assert (length, used) == (BLOCK, 8 + batch_size(batches[0]))
+    assert bytes(arena.memory[:length]) == image[:used].ljust(length, b"\0")
+    buffer.given_back()
+    arena, length, used = buffer.take()
+    assert used == len(image)
+    assert bytes(arena.memory[:length]) == image.ljust(length, b"\0")
+    buffer.given_back()
+    buffer.close()

@@ -1,0 +1,333 @@
+"""The invariants of Raft (figure 3.2) and of this library, checked after every event on the server it concerned.
+
+Duty: a global record of what happened (leaders by term, votes, entries by index and term, the committed sequence, the
+applied commands) and, per server, what it looked like after its last event. A check looks at the difference only,
+so its cost is that of the change. What is checked:
+
+* Election Safety: one leader per term; one vote per server and term, stored before it is sent;
+* Leader Append-Only; Log Matching: one payload and one predecessor per (index, term); only the leader of a term
+  creates entries of it;
+* Leader Completeness: a new leader's log has every committed entry;
+* State Machine Safety: one committed entry per index, one sequence of commands for all machines;
+* commitment: a leader commits only what is durable on a majority of voters, up to an entry of its own term;
+* durability: what a server counts or acknowledges as stored is on its disk; every term it speaks in is;
+* monotony of the commit, applied and stored indexes; one uncommitted configuration at most;
+* acknowledged commands are committed, at the index of their request.
+
+Failure modes: every broken invariant is handed to `World.violate`, as some are found inside calls of the core.
+"""
+
+from typing import TYPE_CHECKING
+
+from pyraft import (
+    RAFT_CHANGE,
+    RAFT_FOLLOWER,
+    RAFT_LEADER,
+    RAFT_UNAVAILABLE,
+    RAFT_VOTER,
+    Raft,
+    RaftMessage,
+    log,
+)
+from pyraft.types import EntryBatch
+
+if TYPE_CHECKING:
+    from tests.lib.simulation.node import Node
+    from tests.lib.simulation.world import World
+
+
+class View:
+    """What a server looked like after its last event. `terms` are those of the log, from index `base` + 1 on."""
+
+    __slots__ = ("applied", "base", "changes", "commit", "last", "offset", "state", "stored", "tail", "term", "terms")
+
+    def __init__(self) -> None:
+        self.state = RAFT_UNAVAILABLE
+        self.term = 0
+        self.commit = 0
+        self.applied = 0
+        self.stored = 0
+        self.offset = 0
+        self.last = 0
+        self.tail: bytes | None = None
+        self.base = 0
+        self.terms: list[int] = []
+        self.changes: list[int] = []
+
+
+class Checks:
+    """All that is known about a world. `committed` holds the terms of the committed entries, index 1 first."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.views: dict[int, View] = {}
+        self.leaders: dict[int, tuple[int, int]] = {}
+        self.votes: dict[tuple[int, int], int] = {}
+        self.entries: dict[tuple[int, int], tuple[int, bytes, int]] = {}
+        self.committed: list[int] = []
+        self.commands: list[tuple[int, bytes]] = []
+        self.elections = 0
+
+    # Told by servers, possibly in the middle of a call of the core.
+
+    def booted(self, node: "Node") -> None:
+        """A server begins a life: its disk is what it knows. Entries found there are no news."""
+        view = self.views[node.id] = View()
+        view.term = node.disk.term
+        disk = node.disk
+        previous = 0
+        for i, term in enumerate(disk.terms):
+            self._meet(node, disk.start + i, term, disk.types[i], disk.bufs[i], previous, disk.start + i == 1)
+            previous = term
+
+    def applied(self, node: "Node", count: int, digest: int, buf: bytes) -> None:
+        """A machine has applied its `count`-th command."""
+        if count == len(self.commands) + 1:
+            self.commands.append((digest, buf))
+        elif count > len(self.commands) or self.commands[count - 1] != (digest, buf):
+            self.world.violate(f"State Machine Safety: server {node.id} applies another command number {count}")
+
+    def restored(self, node: "Node", count: int, digest: int) -> None:
+        """A machine has been restored to the state after its `count`-th command."""
+        if count and (count > len(self.commands) or self.commands[count - 1][0] != digest):
+            self.world.violate(f"State Machine Safety: server {node.id} restores another state after {count} commands")
+
+    def acknowledged(self, node: "Node", index: int, buf: bytes) -> None:
+        """The client of server `node` was told that the command `buf` has been applied, at `index`."""
+        if index > node.raft.commit_index:
+            self.world.violate(f"server {node.id} acknowledges entry {index}, which is not committed")
+            return
+        entry = log.get(node.raft.log, index)
+        if entry is None or entry.buf != buf:
+            self.world.violate(f"server {node.id} acknowledges at {index} what is not there")
+
+    def appends(self, node: "Node", index: int, batch: EntryBatch) -> None:
+        """A server begins to write `batch` from `index` on; a leader may have just made these entries."""
+        r = node.raft
+        leads = r.state == RAFT_LEADER
+        if leads:
+            self._lead(node, r.current_term)
+        previous = log.term_of(r.log, index - 1)
+        for i, term in enumerate(batch.terms):
+            self._meet(node, index + i, term, batch.types[i], batch.bufs[i], previous, leads and term == r.current_term)
+            previous = term
+
+    def commits(self, node: "Node") -> None:
+        """A server is about to let others know, or its disk, what it has committed: note it, it may not live to the
+        end of this event.
+        """
+        view = self.views[node.id]
+        if node.raft.commit_index > view.commit:
+            self._commit(node, node.raft, view)
+
+    def sends(self, node: "Node", message: RaftMessage) -> None:
+        """A server speaks: what it says must be on its disk."""
+        disk, r = node.disk, node.raft
+        self.commits(node)
+        if r.state == RAFT_LEADER:
+            self._lead(node, r.current_term)
+        if message.request_vote is not None and not message.request_vote.pre_vote:
+            if (disk.term, disk.vote) != (message.request_vote.term, node.id):
+                self.world.violate(f"server {node.id} asks for votes without having stored its own")
+            self._vote(node, message.request_vote.term, node.id)
+        elif message.request_vote_result is not None:
+            result = message.request_vote_result
+            if result.vote_granted and not result.pre_vote:
+                if (disk.term, disk.vote) != (result.term, message.server_id):
+                    self.world.violate(f"server {node.id} grants a vote to {message.server_id} that is not stored")
+                self._vote(node, result.term, message.server_id)
+        elif message.append_entries_result is not None:
+            self._acknowledges(node, message)
+        if r.current_term > disk.term:
+            self.world.violate(f"server {node.id} speaks in term {r.current_term}, which is not stored")
+
+    def _vote(self, node: "Node", term: int, candidate: int) -> None:
+        voted_for = self.votes.setdefault((node.id, term), candidate)
+        if voted_for != candidate:
+            self.world.violate(f"server {node.id} votes for {voted_for} and for {candidate} in term {term}")
+
+    def _acknowledges(self, node: "Node", message: RaftMessage) -> None:
+        result = message.append_entries_result
+        assert result is not None
+        index = result.last_log_index
+        leader = self.world.nodes[message.server_id]
+        if result.rejected or index == 0:
+            return
+        term = log.term_of(node.raft.log, index)
+        # A snapshot that a server need not install, as it has the entries in memory, is acknowledged even if they are
+        # not stored yet. What it covers is committed without this server, so nothing hangs on it.
+        if index > len(self.committed) and not node.disk.holds(index, term):
+            self.world.violate(f"server {node.id} acknowledges entry {index}, which is not on its disk")
+        # Log Matching, at the moment it matters: the leader of that term will count this.
+        if leader.up and leader.raft.state == RAFT_LEADER and leader.raft.current_term == result.term:
+            theirs = log.term_of(leader.raft.log, index)
+            if term and theirs and theirs != term and index <= log.last_index(leader.raft.log):
+                self.world.violate(f"server {node.id} acknowledges entry {index} of term {term}, the leader's is {theirs}")
+
+    # After an event.
+
+    def after(self, node: "Node") -> None:
+        """Check a server whose state may have changed."""
+        r, view = node.raft, self.views[node.id]
+        if not node.up:
+            return
+        lg = r.log
+        last = lg.base + len(lg.bufs)
+        if r.current_term != view.term or r.state != view.state:
+            self._term_and_state(node, r, view)
+        if last != view.last or lg.offset != view.offset or (lg.bufs and lg.bufs[-1] is not view.tail):
+            self._log(node, r, view, last)
+        if r.commit_index != view.commit:
+            self._commit(node, r, view)
+        if r.last_applied != view.applied:
+            if r.last_applied < view.applied:
+                self.world.violate(f"server {node.id} goes back from applied {view.applied} to {r.last_applied}")
+            if r.last_applied > r.commit_index:
+                self.world.violate(f"server {node.id} applies {r.last_applied}, committed is {r.commit_index}")
+            view.applied = r.last_applied
+        if r.last_stored != view.stored:
+            self._stored(node, r, view)
+        node.cut_log = False
+        view.state = r.state
+        if r.configuration_uncommitted_index != 0:
+            self._configuration(node, r)
+
+    def _term_and_state(self, node: "Node", r: Raft, view: View) -> None:
+        if r.current_term < view.term:
+            self.world.violate(f"server {node.id} goes back from term {view.term} to {r.current_term}")
+        if r.current_term != node.disk.term and not node.faulted:
+            self.world.violate(f"server {node.id} is in term {r.current_term}, its disk in {node.disk.term}")
+        if r.state == RAFT_LEADER and (view.state != RAFT_LEADER or view.term != r.current_term):
+            self._lead(node, r.current_term)
+            self.elections += 1
+            self._completeness(node, r)
+        view.term = r.current_term
+
+    def _lead(self, node: "Node", term: int) -> None:
+        me = (node.id, node.life)
+        other = self.leaders.setdefault(term, me)
+        if other != me:
+            self.world.violate(f"Election Safety: servers {other[0]} and {node.id} lead in term {term}")
+
+    def _completeness(self, node: "Node", r: Raft) -> None:
+        """If an entry is committed in a term, it is in the logs of the leaders of all higher terms (figure 3.2)."""
+        for index in range(r.log.offset + 1, len(self.committed) + 1):
+            if log.term_of(r.log, index) != self.committed[index - 1]:
+                self.world.violate(f"Leader Completeness: server {node.id} leads without the committed entry {index}")
+                return
+
+    def _log(self, node: "Node", r: Raft, view: View, last: int) -> None:
+        lg = r.log
+        if r.state == RAFT_LEADER and view.state == RAFT_LEADER and last < view.last:
+            self.world.violate(f"Leader Append-Only: server {node.id} cut its log from {view.last} to {last}")
+        if last < view.base or lg.offset > view.base + len(view.terms):
+            view.base = lg.offset
+            view.terms = []
+        # Go back to the last entry that is certainly the same as before, and look at all that follow.
+        index = min(last, view.base + len(view.terms))
+        floor = max(lg.offset, view.base)
+        while index > floor and (
+            lg.terms[index - lg.base - 1] != view.terms[index - view.base - 1]
+            or self.entries[(index, lg.terms[index - lg.base - 1])][1] != lg.bufs[index - lg.base - 1]
+        ):
+            index -= 1
+        if r.state == RAFT_LEADER and view.state == RAFT_LEADER and index < min(view.last, last):
+            self.world.violate(f"Leader Append-Only: server {node.id} changed its entry {index + 1}")
+        del view.terms[index - view.base :]
+        view.changes = [i for i in view.changes if i <= index]
+        for i in range(max(index, lg.offset) + 1, last + 1):
+            slot = i - lg.base - 1
+            own = self.leaders.get(lg.terms[slot]) == (node.id, node.life)
+            self._meet(node, i, lg.terms[slot], lg.types[slot], lg.bufs[slot], log.term_of(lg, i - 1), own)
+            view.terms.append(lg.terms[slot])
+            if lg.types[slot] == RAFT_CHANGE:
+                view.changes.append(i)
+        view.last = last
+        view.offset = lg.offset
+        view.tail = lg.bufs[-1] if lg.bufs else None
+        if sum(i > len(self.committed) for i in view.changes) > 1 and len(self.committed) > 0:
+            self.world.violate(f"server {node.id} has two uncommitted configurations, at {view.changes[-2:]}")
+
+    def _meet(self, node: "Node", index: int, term: int, type: int, buf: bytes, previous: int, may_create: bool) -> None:
+        """Log Matching: two entries with the same index and term are the same, and so is all before them."""
+        known = self.entries.get((index, term))
+        if known is None:
+            if not may_create:
+                self.world.violate(f"server {node.id} has entry {index} of term {term}, which no leader has made")
+            self.entries[(index, term)] = (type, buf, previous)
+        elif known[0] != type or known[1] != buf:
+            self.world.violate(f"Log Matching: server {node.id} has another entry {index} of term {term}")
+        elif known[2] != previous and known[2] != 0 and previous != 0:
+            self.world.violate(
+                f"Log Matching: before entry {index} of term {term} server {node.id} has one of term {previous}, "
+                f"another server had one of term {known[2]}"
+            )
+        elif known[2] == 0 and previous != 0:
+            self.entries[(index, term)] = (type, buf, previous)
+
+    def _commit(self, node: "Node", r: Raft, view: View) -> None:
+        if r.commit_index < view.commit:
+            self.world.violate(f"server {node.id} goes back from commit {view.commit} to {r.commit_index}")
+        before = len(self.committed)
+        for index in range(view.commit + 1, r.commit_index + 1):
+            term = log.term_of(r.log, index)
+            if index <= before:
+                if term not in (0, self.committed[index - 1]):
+                    self.world.violate(f"State Machine Safety: server {node.id} commits another entry {index}")
+            elif term == 0:
+                self.world.violate(f"server {node.id} commits entry {index}, which nobody has committed and it lacks")
+            else:
+                self.committed.append(term)
+        view.commit = r.commit_index
+        if r.commit_index > before and self.views:
+            self._majority(node, r, r.commit_index)
+
+    def _majority(self, node: "Node", r: Raft, index: int) -> None:
+        """A leader commits an entry of its term once a majority of the voters has stored it (3.6.2)."""
+        if index == 1:
+            return  # The same on all servers from the beginning.
+        if self.leaders.get(r.current_term, (0, 0)) != (node.id, node.life):
+            self.world.violate(f"server {node.id} is the first to commit entry {index} without being leader")
+        term = log.term_of(r.log, index)
+        voters = [s.id for s in r.configuration.servers if s.role == RAFT_VOTER]
+        if term != r.current_term and len(voters) > 1:
+            self.world.violate(f"server {node.id} commits entry {index} of term {term} in term {r.current_term}")
+        holders = sum(self.world.nodes[id].disk.holds(index, term) for id in voters)
+        if holders <= len(voters) // 2:
+            self.world.violate(
+                f"server {node.id} commits entry {index}, which {holders} of {len(voters)} voters have stored"
+            )
+
+    def _stored(self, node: "Node", r: Raft, view: View) -> None:
+        installing = r.snapshot.install is not None
+        if r.last_stored < view.stored and not node.cut_log and not installing:
+            self.world.violate(f"server {node.id} goes back from stored {view.stored} to {r.last_stored}")
+        if r.last_stored and not node.disk.holds(r.last_stored, log.term_of(r.log, r.last_stored)):
+            self.world.violate(f"server {node.id} counts entry {r.last_stored} as stored, but its disk does not have it")
+        view.stored = r.last_stored
+
+    def _configuration(self, node: "Node", r: Raft) -> None:
+        index = r.configuration_uncommitted_index
+        if r.state not in (RAFT_LEADER, RAFT_FOLLOWER):
+            return
+        entry = log.get(r.log, index)
+        if index <= r.configuration_committed_index or (entry is not None and entry.type != RAFT_CHANGE):
+            self.world.violate(f"server {node.id} takes entry {index} for an uncommitted configuration")
+
+    # At the end.
+
+    def all_logs(self) -> None:
+        """Compare whole logs and disks with the record, in case a change was overlooked."""
+        for node in self.world.nodes.values():
+            disk = node.disk
+            for i, term in enumerate(disk.terms):
+                known = self.entries.get((disk.start + i, term))
+                if known is not None and known[:2] != (disk.types[i], disk.bufs[i]):
+                    self.world.violate(f"the disk of server {node.id} has another entry {disk.start + i} of term {term}")
+            if node.up:
+                lg = node.raft.log
+                for index in range(lg.offset + 1, log.last_index(lg) + 1):
+                    slot = index - lg.base - 1
+                    known = self.entries.get((index, lg.terms[slot]))
+                    if known is None or known[:2] != (lg.types[slot], lg.bufs[slot]):
+                        self.world.violate(f"Log Matching: entry {index} of server {node.id} is not the known one")

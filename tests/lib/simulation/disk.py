@@ -1,0 +1,179 @@
+"""What one simulated server has on disk, and what is still on its way there.
+
+Duty: durable term, vote, snapshot and entries, and a queue of operations (append, truncate, snapshot) that take effect
+in order when the server's disk gets to them. `crash` lets a random prefix of the queue take effect and forgets the rest.
+
+Happy path: an operation is submitted, becomes due, takes effect, calls back. Nothing overtakes: like the writes of one
+log on a real disk, an operation is durable only if all before it are.
+
+Failure modes: a failed append stores nothing, or a part that nobody was told about and that a later write overwrites
+or a restart finds; what was queued behind it is void (see `fail`). Term and vote are durable when the call returns, or, if it
+fails, perhaps durable nevertheless.
+"""
+
+from collections import deque
+from random import Random
+from typing import Any, Final
+
+from pyraft.types import EntryBatch, RaftSnapshot
+
+APPEND: Final = 0
+TRUNCATE: Final = 1
+PUT: Final = 2
+
+
+class Operation:
+    """A write under way: entries from index `first` on, a truncation at `first`, or a snapshot.
+
+    For a snapshot that replaces the log, `first` is where the log goes on if storing it fails.
+    """
+
+    __slots__ = ("batch", "cb", "first", "install", "keep", "kind", "req", "snapshot", "status", "trailing")
+
+    def __init__(self, kind: int, req: Any = None, cb: Any = None) -> None:
+        self.kind = kind
+        self.req = req
+        self.cb = cb
+        self.first = 0
+        self.keep = 0
+        self.batch: EntryBatch | None = None
+        self.snapshot: RaftSnapshot | None = None
+        self.trailing = 0
+        self.status = 0
+
+
+class Disk:
+    """The disk of one server; it survives the server's lives."""
+
+    __slots__ = ("bufs", "next_index", "queue", "snapshot", "start", "term", "terms", "types", "vote")
+
+    def __init__(self) -> None:
+        self.term = 0
+        self.vote = 0
+        self.snapshot: RaftSnapshot | None = None
+        self.start = 1
+        self.terms: list[int] = []
+        self.types: list[int] = []
+        self.bufs: list[bytes] = []
+        self.queue: deque[Operation] = deque()
+        self.next_index = 1
+
+    @property
+    def last(self) -> int:
+        """Index of the last durable entry (start - 1 for none)."""
+        return self.start + len(self.terms) - 1
+
+    def holds(self, index: int, term: int) -> bool:
+        """Return whether the entry `index` of `term` is durable here, itself or in the snapshot."""
+        if self.snapshot is not None and index <= self.snapshot.index:
+            return True
+        slot = index - self.start
+        return 0 <= slot < len(self.terms) and self.terms[slot] == term
+
+    def load(self) -> tuple[int, EntryBatch]:
+        """Return (start index, entries) for a server that starts. Entries that end before the snapshot are of no use."""
+        if self.snapshot is not None and self.last < self.snapshot.index:
+            self._restart(self.snapshot.index + 1)
+        self.next_index = self.last + 1
+        return self.start, EntryBatch(self.terms[:], self.types[:], self.bufs[:])
+
+    # Submission.
+
+    def append(self, req: Any, cb: Any, batch: EntryBatch) -> None:
+        """Queue an append of `batch` at the next index."""
+        op = Operation(APPEND, req, cb)
+        op.batch = batch
+        op.first = self.next_index
+        op.keep = len(batch)
+        self.next_index += len(batch)
+        self.queue.append(op)
+
+    def truncate(self, index: int) -> None:
+        """Queue a truncation: the entries from `index` on are to go."""
+        op = Operation(TRUNCATE)
+        op.first = index
+        self.next_index = index
+        self.queue.append(op)
+
+    def put(self, req: Any, cb: Any, trailing: int, snapshot: RaftSnapshot) -> None:
+        """Queue a snapshot; with `trailing` 0 it replaces the log."""
+        op = Operation(PUT, req, cb)
+        op.snapshot = snapshot
+        op.trailing = trailing
+        op.first = self.next_index
+        if trailing == 0:
+            self.next_index = snapshot.index + 1
+        self.queue.append(op)
+
+    # Effect.
+
+    def perform(self, op: Operation) -> None:
+        """Let one operation take effect."""
+        if op.kind == APPEND:
+            assert op.batch is not None
+            self._store(op.first, op.batch, op.keep)
+        elif op.kind == TRUNCATE:
+            self._cut(op.first)
+        else:
+            assert op.snapshot is not None
+            self._put(op.snapshot, op.trailing)
+
+    def fail(self, op: Operation, dice: Random, status: int) -> None:
+        """Let the append `op` fail. What is queued behind the hole is void: it fails too, or it only seems to succeed.
+
+        A truncation at or before the hole, or a snapshot that replaces the log, ends the damage.
+        """
+        if op.keep > 0 and dice.random() < 0.3:
+            assert op.batch is not None
+            self._store(op.first, op.batch, dice.randint(0, op.keep))
+        later_fail = dice.random() < 0.5
+        for later in self.queue:
+            if later.kind == TRUNCATE and later.first <= op.first:
+                return
+            if later.kind == PUT and later.trailing == 0:
+                later.first = min(later.first, op.first)
+                return
+            if later.kind == APPEND:
+                later.keep = 0
+                if later_fail:
+                    later.status = status
+        self.next_index = min(self.next_index, op.first)
+
+    def crash(self, dice: Random) -> None:
+        """Lose what is queued, except for a random prefix whose last append may itself be a prefix."""
+        for op in list(self.queue)[: dice.randint(0, len(self.queue))]:
+            self.queue.popleft()
+            if op.status == 0:
+                self.perform(op)
+        if self.queue and self.queue[0].kind == APPEND:
+            op = self.queue[0]
+            op.keep = dice.randint(0, op.keep)
+            self.perform(op)
+        self.queue.clear()
+
+    def _store(self, first: int, batch: EntryBatch, n: int) -> None:
+        if n == 0:
+            return
+        assert self.start <= first <= self.last + 1, f"a write at {first} on a log of {self.start} to {self.last}"
+        self._cut(first)
+        self.terms += batch.terms[:n]
+        self.types += batch.types[:n]
+        self.bufs += batch.bufs[:n]
+
+    def _cut(self, index: int) -> None:
+        slot = max(0, index - self.start)
+        del self.terms[slot:], self.types[slot:], self.bufs[slot:]
+
+    def _put(self, snapshot: RaftSnapshot, trailing: int) -> None:
+        self.snapshot = snapshot
+        if trailing == 0:
+            self._restart(snapshot.index + 1)
+            return
+        gone = min(snapshot.index - trailing, self.last) - self.start + 1
+        if gone > 0:
+            del self.terms[:gone], self.types[:gone], self.bufs[:gone]
+            self.start += gone
+
+    def _restart(self, index: int) -> None:
+        self.terms, self.types, self.bufs = [], [], []
+        self.start = index

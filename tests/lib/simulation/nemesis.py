@@ -1,0 +1,120 @@
+"""Who breaks simulated clusters: one fault after the other, at random moments, out of those that the profile allows.
+
+Each fault is one function over the world; faults that last are undone by `mend`, which comes up as often as they do,
+or, all of them, when the world is healed.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tests.lib.simulation.node import Node
+    from tests.lib.simulation.world import World
+
+ARMED: Final = {
+    "append_fault",
+    "append_sync_fault",
+    "term_fault",
+    "vote_fault",
+    "put_fault",
+    "get_fault",
+    "send_fault",
+}
+"""Faults that wait in a server until the call that they make fail."""
+
+
+class Nemesis:
+    """Does one random thing every now and then."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.kinds = [k for k in world.profile.faults if k in ARMED or k in ACTIONS]
+        if self.kinds:
+            world.at(world.random.randint(1, 1500), self.act)
+
+    def act(self) -> None:
+        """Break something, or mend something."""
+        world, dice = self.world, self.world.random
+        if world.healed:
+            return
+        world.at(int(dice.expovariate(1 / world.profile.fault_interval)) + 1, self.act)
+        running = [n for n in world.nodes.values() if n.up and not n.stopping]
+        if not running or dice.random() < 0.4:
+            mend(world)
+            return
+        kind = dice.choice(self.kinds)
+        node = dice.choice(running)
+        if dice.random() < 0.3:
+            node = world.leader() or node
+        if kind in ARMED:
+            node.armed[kind] = dice.choice((0, 0, 1, 3))
+        else:
+            ACTIONS[kind](world, node)
+
+
+def mend(world: "World") -> None:
+    """End what lasts: partitions, slowness."""
+    world.network.heal()
+    for node in world.nodes.values():
+        node.disk_factor = 1
+
+
+def _crash(world: "World", node: "Node") -> None:
+    node.crash()
+
+
+def _stop(world: "World", node: "Node") -> None:
+    node.stop()
+
+
+def _pause(world: "World", node: "Node") -> None:
+    node.paused_until = world.now + world.random.choice((20, 300, 1500))
+
+
+def _partition(world: "World", node: "Node") -> None:
+    side = {id for id in world.nodes if world.random.random() < 0.5}
+    world.network.cut |= {(i, j) for i in world.nodes for j in world.nodes if (i in side) != (j in side)}
+
+
+def _one_way(world: "World", node: "Node") -> None:
+    world.network.cut.add((node.id, world.random.choice(sorted(world.nodes))))
+
+
+def _isolate(world: "World", node: "Node") -> None:
+    inward, outward = world.random.choice(((True, True), (True, False), (False, True)))
+    for id in world.nodes:
+        if outward:
+            world.network.cut.add((node.id, id))
+        if inward:
+            world.network.cut.add((id, node.id))
+
+
+def _refuse(world: "World", node: "Node") -> None:
+    world.network.refused.add((node.id, world.random.choice(sorted(world.nodes))))
+
+
+def _slow_disk(world: "World", node: "Node") -> None:
+    node.disk_factor = world.random.choice((5, 30, 100))
+
+
+def _power_loss(world: "World", node: "Node") -> None:
+    node.power_loss_in = world.random.randint(0, 30)
+
+
+def _apply_fault(world: "World", node: "Node") -> None:
+    if node.machine is not None:
+        node.machine.fail_apply = True
+
+
+ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
+    "crash": _crash,
+    "stop": _stop,
+    "pause": _pause,
+    "partition": _partition,
+    "one_way": _one_way,
+    "isolate": _isolate,
+    "refuse": _refuse,
+    "slow_disk": _slow_disk,
+    "power_loss": _power_loss,
+    "apply_fault": _apply_fault,
+}

@@ -1,0 +1,60 @@
+"""The links between simulated servers: latency, loss, duplication, reordering, cuts.
+
+Duty: `carry` takes a message that a server has sent and plans its arrivals, none, one or two, each after its own
+latency, so that messages overtake each other. A link may be cut (messages vanish, also those under way) or refuse
+(the send fails); both are one-way.
+"""
+
+from typing import TYPE_CHECKING
+
+from pyraft import RaftMessage
+
+if TYPE_CHECKING:
+    from tests.lib.simulation.node import Node
+    from tests.lib.simulation.world import World
+
+
+class Network:
+    """All links of a world. `cut` and `refused` hold (from id, to id)."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.cut: set[tuple[int, int]] = set()
+        self.refused: set[tuple[int, int]] = set()
+        self.loss = world.profile.loss
+        self.duplication = world.profile.duplication
+
+    def heal(self) -> None:
+        """Mend all links; latencies stay."""
+        self.cut.clear()
+        self.refused.clear()
+
+    def carry(self, sender: "Node", message: RaftMessage) -> bool:
+        """Take a message of `sender` to the server it names; return False if that server refuses connections."""
+        world, dice = self.world, self.world.random
+        target = world.nodes.get(message.server_id)
+        link = (sender.id, message.server_id)
+        if target is None or link in self.refused or (not target.up and dice.random() < 0.5):
+            return False
+        arrivals = 1
+        if self.loss and dice.random() < self.loss:
+            arrivals = 0
+        elif self.duplication and dice.random() < self.duplication:
+            arrivals = 2
+        received = RaftMessage()
+        received.type = message.type
+        received.server_id = sender.id
+        received.server_address = sender.address
+        received.request_vote = message.request_vote
+        received.request_vote_result = message.request_vote_result
+        received.append_entries = message.append_entries
+        received.append_entries_result = message.append_entries_result
+        received.install_snapshot = message.install_snapshot
+        received.timeout_now = message.timeout_now
+        for _ in range(arrivals):
+            world.at(dice.randint(*world.profile.latency), self._arrive, link, target, received)
+        return True
+
+    def _arrive(self, link: tuple[int, int], target: "Node", message: RaftMessage) -> None:
+        if link not in self.cut:
+            target.receive(message)

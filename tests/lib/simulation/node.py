@@ -1,0 +1,424 @@
+"""One simulated server: its RaftIo table, its state machine, and its lives from boot to crash.
+
+Duty: `boot` makes a new Raft on what the disk holds; the table's functions turn what the core asks for into events of
+the world; `enter` is the only way into the core, after which the invariants of this server are checked.
+
+Happy path: tick, message and disk events call the core; `crash` ends a life at any moment, `stop` closes it properly.
+
+Failure modes: armed faults make one call fail; `faulted` remembers that something was broken in this life, so that a
+server that becomes unavailable without a reason is found. `PowerLoss` ends the life in the middle of a call of the core.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import pyraft
+from pyraft import (
+    RAFT_CANCELED,
+    RAFT_IOERR,
+    RAFT_NOCONNECTION,
+    RAFT_NOTFOUND,
+    RAFT_UNAVAILABLE,
+    Raft,
+    RaftIo,
+    RaftMessage,
+    RaftSnapshot,
+    configuration,
+)
+from pyraft.types import RAFT_CHANGE, EntryBatch
+from tests.lib.simulation.disk import APPEND, PUT, Disk
+from tests.lib.simulation.machine import Machine
+
+if TYPE_CHECKING:
+    from tests.lib.simulation.world import World
+
+RESTART_DELAYS: Final = (1, 50, 400, 1500)
+OPERATION_FAULTS: Final = {APPEND: "append_fault", PUT: "put_fault"}
+
+
+class PowerLoss(BaseException):
+    """Raised out of a function of the table: the process ends here."""
+
+
+class Node:
+    """Server `id` of a world. `up` while it has a Raft; `life` counts its boots, so that old events can be told."""
+
+    def __init__(self, world: "World", id: int) -> None:
+        self.world = world
+        self.id = id
+        self.address = f"server-{id}"
+        self.disk = Disk()
+        self.up = False
+        self.booted = False
+        self.life = 0
+        self.raft = Raft()
+        self.io = RaftIo()
+        self.machine: Machine | None = None
+        self.lost = False
+        self.depth = 0
+        self.faulted = False
+        self.stopping = False
+        self.restart_planned = False
+        self.paused_until = 0
+        self.disk_factor = 1
+        self.disk_free = 0
+        self.armed: dict[str, int] = {}
+        self.power_loss_in = -1
+        self.deferred = False
+        self.cut_log = False
+        self.pending: dict[int, str] = {}
+        self.tick_cb: Any = None
+        self.recv_cb: Any = None
+        self.msecs = 0
+        self.rate = 1.0
+        self.offset = 0
+
+    def __repr__(self) -> str:
+        r = self.raft
+        state = ("unavailable", "follower", "candidate", "leader")[r.state] if self.up else "down"
+        return (
+            f"{self.id}: {state}, term {r.current_term} vote {r.voted_for}, log {r.log.offset + 1}.."
+            f"{pyraft.raft_last_index(r)} stored {r.last_stored} commit {r.commit_index} applied {r.last_applied}, disk "
+            f"term {self.disk.term} vote {self.disk.vote} {self.disk.start}..{self.disk.last}"
+        )
+
+    # Lives.
+
+    def bootstrap(self, conf: pyraft.RaftConfiguration) -> None:
+        """Put the first entry on the disk."""
+        self.disk.term = 1
+        self.disk.terms, self.disk.types, self.disk.bufs = [1], [RAFT_CHANGE], [configuration.encode(conf)]
+
+    def boot(self) -> None:
+        """Start a new life from what is on disk."""
+        world, profile = self.world, self.world.profile
+        assert not self.up
+        self.life += 1
+        self.up = self.booted = True
+        self.lost = self.faulted = self.stopping = self.restart_planned = self.deferred = False
+        self.armed.clear()
+        self.pending.clear()
+        self.power_loss_in = -1
+        self.paused_until = 0
+        self.disk_free = world.now
+        self.rate = 1.0 + world.random.uniform(-profile.skew, profile.skew)
+        self.offset = world.random.randint(0, 100000)
+        self.raft = Raft()
+        self.io = RaftIo()
+        self._fill(self.io)
+        self.machine = Machine(self, profile.machine_version, profile.machine_async)
+        r = self.raft
+        rv = pyraft.raft_init(r, self.io, self.machine, self.id, self.address)
+        assert rv == 0, pyraft.raft_errmsg(r)
+        pyraft.raft_set_election_timeout(r, profile.election)
+        pyraft.raft_set_heartbeat_timeout(r, profile.heartbeat)
+        pyraft.raft_set_install_snapshot_timeout(r, profile.install_timeout)
+        pyraft.raft_set_snapshot_threshold(r, profile.threshold)
+        pyraft.raft_set_snapshot_trailing(r, profile.trailing)
+        pyraft.raft_set_pre_vote(r, world.random.random() < profile.pre_vote)
+        if profile.max_append_bytes:
+            pyraft.raft_set_max_append_bytes(r, profile.max_append_bytes)
+        if profile.max_inflight_bytes:
+            pyraft.raft_set_max_inflight_bytes(r, profile.max_inflight_bytes)
+        world.checks.booted(self)
+        rv = self.enter(pyraft.raft_start, r)
+        if rv != 0 and self.up and not self.faulted:
+            world.violate(f"server {self.id} does not start: {rv} {pyraft.raft_errmsg(r)}")
+
+    def crash(self) -> None:
+        """End this life at once: memory is lost, and what the disk had not done yet, but for a random prefix."""
+        self.up = False
+        self.life += 1
+        self.disk.crash(self.world.random)
+        self.pending.clear()
+        self.plan_boot()
+
+    def stop(self) -> None:
+        """End this life properly, with raft_close."""
+        self.stopping = True
+        self.enter(pyraft.raft_close, self.raft, lambda r: self._closed())
+
+    def _closed(self) -> None:
+        self.up = False
+        self.life += 1
+        if self.pending:
+            self.world.violate(f"server {self.id} closed without completing {sorted(self.pending.values())}")
+        self.plan_boot()
+
+    def plan_boot(self) -> None:
+        """Have the server booted some time later."""
+        if not self.world.ending:
+            delay = 1 if self.world.healed else self.world.random.choice(RESTART_DELAYS)
+            self.world.at(delay, self._boot_if_down, self.life)
+
+    def _boot_if_down(self, life: int) -> None:
+        if self.life == life and not self.up:
+            self.boot()
+
+    def crash_if(self, life: int) -> None:
+        """Crash if that life is not over yet."""
+        if self.up and self.life == life:
+            self.crash()
+
+    def enter(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call into the core; return what it returned, or None if the server lost its power in there."""
+        self.depth += 1
+        result = None
+        try:
+            result = fn(*args)
+        except PowerLoss:
+            pass
+        finally:
+            self.depth -= 1
+        if not self.lost:
+            self.world.touched.append(self)
+            return result
+        if self.depth > 0:
+            raise PowerLoss
+        if self.up:
+            self.crash()
+        return None
+
+    def late(self, life: int, fn: Callable[..., Any], *args: Any) -> bool:
+        """Return whether an event of `life` is void, or put off because the process is paused."""
+        if not self.up or self.life != life:
+            return True
+        if self.world.now < self.paused_until:
+            self.world.at(self.paused_until - self.world.now, fn, *args)
+            return True
+        return False
+
+    def check_available(self) -> None:
+        """After an event: a server that gave up must have had a reason, and is restarted by its operator."""
+        if self.up and self.raft.state == RAFT_UNAVAILABLE and not self.stopping and not self.restart_planned:
+            if not self.faulted:
+                self.world.violate(f"server {self.id} became unavailable: {pyraft.raft_errmsg(self.raft)}")
+            self.restart_planned = True
+            self.world.at(1 if self.world.healed else 200, self.crash_if, self.life)
+
+    # The table.
+
+    def _fill(self, io: RaftIo) -> None:
+        io.init = lambda io, id, address: 0
+        io.close = self._close
+        io.load = self._load
+        io.start = self._start
+        io.bootstrap = io.recover = lambda io, conf: RAFT_IOERR
+        io.set_term = self._set_term
+        io.set_vote = self._set_vote
+        io.send = self._send
+        io.append = self._append
+        io.truncate = self._truncate
+        io.snapshot_put = self._snapshot_put
+        io.snapshot_get = self._snapshot_get
+        io.async_work = self._async_work
+        io.time = lambda io: self.offset + int(self.world.now * self.rate)
+        io.random = lambda io, low, high: self.world.random.randint(low, high)
+        io.report = self._report
+        if self.world.profile.defer:
+            io.defer = self._defer
+
+    def _call(self, fault: str = "") -> bool:
+        """Begin a call of the table: perhaps lose power, perhaps (True) fail."""
+        if self.lost:
+            raise PowerLoss
+        if self.power_loss_in >= 0:
+            self.power_loss_in -= 1
+            if self.power_loss_in < 0:
+                self.lost = True
+                raise PowerLoss
+        return self._fails(fault)
+
+    def _fails(self, fault: str) -> bool:
+        """Return whether the call or operation at hand is the one that an armed fault makes fail."""
+        left = self.armed.get(fault, -1)
+        if left >= 0:
+            self.armed[fault] = left - 1
+            if left == 0:
+                self.faulted = True
+                self.io.errmsg = f"injected {fault}"
+                return True
+        return False
+
+    def _report(self, io: RaftIo, exc: BaseException) -> None:
+        if isinstance(exc, PowerLoss):
+            self.lost = True
+        else:
+            self.world.violate(f"a callback on server {self.id} raised {type(exc).__name__}: {exc}")
+
+    def _close(self, io: RaftIo, cb: Any) -> None:
+        self.world.at(1, self._finish_close, self.life, cb)
+
+    def _finish_close(self, life: int, cb: Any) -> None:
+        if not self.up or self.life != life:
+            return
+
+        def finish() -> None:
+            for op in list(self.disk.queue):
+                self.disk.queue.popleft()
+                status = RAFT_CANCELED if self.world.random.random() < 0.5 else op.status
+                if op.status == 0:
+                    self.disk.perform(op)
+                if op.cb is not None:
+                    op.cb(op.req, status)
+            cb(self.io)
+
+        self.enter(finish)
+
+    def _load(self, io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
+        start, entries = self.disk.load()
+        return 0, self.disk.term, self.disk.vote, copy_snapshot(self.disk.snapshot), start, entries
+
+    def _start(self, io: RaftIo, msecs: int, tick: Any, recv: Any) -> int:
+        self.tick_cb, self.recv_cb, self.msecs = tick, recv, msecs
+        self.world.at(int(msecs / self.rate), self._tick, self.life)
+        return 0
+
+    def _tick(self, life: int) -> None:
+        if not self.late(life, self._tick, life):
+            self.world.at(max(1, int(self.msecs / self.rate)), self._tick, life)
+            self.enter(self.tick_cb, self.io)
+
+    def receive(self, message: RaftMessage) -> None:
+        """A message arrives, whichever life this is; nobody hears it while the server is down."""
+        if self.up and self.world.now < self.paused_until:
+            self.world.at(self.paused_until - self.world.now, self.receive, message)
+        elif self.up and self.recv_cb is not None and not self.stopping:
+            self.enter(self.recv_cb, self.io, message)
+
+    def _set_term(self, io: RaftIo, term: int) -> int:
+        return self._store(lambda disk: (setattr(disk, "term", term), setattr(disk, "vote", 0)), "term_fault")
+
+    def _set_vote(self, io: RaftIo, server_id: int) -> int:
+        return self._store(lambda disk: setattr(disk, "vote", server_id), "vote_fault")
+
+    def _store(self, change: Callable[[Disk], Any], fault: str) -> int:
+        """Store a term or vote; one that fails, or during which the power goes, may be stored nevertheless."""
+        try:
+            fails = self._call(fault)
+        except PowerLoss:
+            if self.world.random.random() < 0.5:
+                change(self.disk)
+            raise
+        if not fails or self.world.random.random() < 0.3:
+            change(self.disk)
+        return RAFT_IOERR if fails else 0
+
+    def _send(self, io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
+        if self._call("send_fault"):
+            return RAFT_IOERR
+        self.world.checks.sends(self, message)
+        if message.install_snapshot is not None:
+            message.install_snapshot.conf = configuration.copy(message.install_snapshot.conf)
+        self.world.at(self.world.random.randint(0, 2), self._sent, self.life, req, message, cb)
+        return 0
+
+    def _sent(self, life: int, req: Any, message: RaftMessage, cb: Any) -> None:
+        if self.late(life, self._sent, life, req, message, cb):
+            return
+        if self.stopping:
+            status = RAFT_CANCELED
+        else:
+            status = 0 if self.world.network.carry(self, message) else RAFT_NOCONNECTION
+        if cb is not None:
+            self.enter(cb, req, status)
+
+    def _append(self, io: RaftIo, req: Any, entries: EntryBatch, n: int, cb: Any) -> int:
+        if self._call("append_sync_fault"):
+            return RAFT_IOERR
+        if req.index != self.disk.next_index:
+            self.world.violate(f"server {self.id} appends entry {req.index}, the disk is at {self.disk.next_index}")
+        batch = EntryBatch.of(entries, n)
+        self.world.checks.appends(self, req.index, batch)
+        self.disk.append(req, cb, batch)
+        self._operate()
+        return 0
+
+    def _truncate(self, io: RaftIo, index: int) -> int:
+        self._call()
+        self.cut_log = True
+        self.disk.truncate(index)
+        self._operate()
+        return 0
+
+    def _snapshot_put(self, io: RaftIo, trailing: int, req: Any, snapshot: RaftSnapshot, cb: Any) -> int:
+        self.world.checks.commits(self)
+        self._call()
+        stored = copy_snapshot(snapshot)
+        assert stored is not None
+        self.disk.put(req, cb, trailing, stored)
+        self._operate()
+        return 0
+
+    def _operate(self) -> None:
+        """Plan when the operation just queued takes effect: after all before it."""
+        low, high = self.world.profile.disk
+        latency = self.world.random.randint(low, high) * self.disk_factor
+        self.disk_free = max(self.disk_free, self.world.now) + latency
+        self.world.at(self.disk_free - self.world.now, self._operated, self.life)
+
+    def _operated(self, life: int) -> None:
+        if self.late(life, self._operated, life) or not self.disk.queue:
+            return
+        op = self.disk.queue.popleft()
+        if op.status == 0:
+            if self._fails(OPERATION_FAULTS.get(op.kind, "")):
+                op.status = RAFT_IOERR
+                if op.kind == APPEND:
+                    self.disk.fail(op, self.world.random, RAFT_IOERR)
+                elif op.trailing == 0:
+                    self.disk.next_index = op.first
+            else:
+                self.disk.perform(op)
+        if op.cb is not None:
+            self.enter(op.cb, op.req, op.status)
+
+    def _snapshot_get(self, io: RaftIo, req: Any, cb: Any) -> int:
+        self._call()
+        low, high = self.world.profile.disk
+        self.world.at(self.world.random.randint(low, high) * self.disk_factor, self._got, self.life, req, cb)
+        return 0
+
+    def _got(self, life: int, req: Any, cb: Any) -> None:
+        if self.late(life, self._got, life, req, cb):
+            return
+        snapshot = copy_snapshot(self.disk.snapshot)
+        status = 0 if snapshot is not None else RAFT_NOTFOUND
+        if self._fails("get_fault"):
+            snapshot, status = None, RAFT_IOERR
+        self.enter(cb, req, snapshot, status)
+
+    def _async_work(self, io: RaftIo, req: Any, cb: Any) -> int:
+        self._call()
+        self.world.at(self.world.random.randint(0, 50), self._worked, self.life, req, cb)
+        return 0
+
+    def _worked(self, life: int, req: Any, cb: Any) -> None:
+        if not self.late(life, self._worked, life, req, cb):
+            self.enter(cb, req, req.work(req))
+
+    def _defer(self, io: RaftIo, bufs: Any, n: int, fn: Any) -> int:
+        if self._call("append_sync_fault"):
+            return RAFT_IOERR
+        if not self.deferred:
+            self.deferred = True
+            self.world.at(0, self._turn_ends, self.life, fn)
+        return 0
+
+    def _turn_ends(self, life: int, fn: Any) -> None:
+        if self.up and self.life == life:
+            self.deferred = False
+            self.enter(fn)
+
+
+def copy_snapshot(snapshot: RaftSnapshot | None) -> RaftSnapshot | None:
+    """Return a copy of a snapshot, its buffers joined."""
+    if snapshot is None:
+        return None
+    fresh = RaftSnapshot()
+    fresh.index = snapshot.index
+    fresh.term = snapshot.term
+    fresh.configuration = configuration.copy(snapshot.configuration)
+    fresh.configuration_index = snapshot.configuration_index
+    fresh.bufs = [b"".join(bytes(buf) for buf in snapshot.bufs)]
+    return fresh

@@ -1,0 +1,72 @@
+"""What kind of cluster a seed stands for.
+
+Each seed draws its own mixture: most faults are off in most runs, so that one kind can show without being drowned by
+the others, and every combination comes up sooner or later. All times are in virtual milliseconds.
+"""
+
+from random import Random
+from typing import Any, Final
+
+MAX_SERVERS: Final = 7
+
+FAULTS: Final = (
+    "crash",
+    "stop",
+    "pause",
+    "partition",
+    "one_way",
+    "isolate",
+    "refuse",
+    "slow_disk",
+    "append_fault",
+    "append_sync_fault",
+    "term_fault",
+    "vote_fault",
+    "put_fault",
+    "get_fault",
+    "send_fault",
+    "power_loss",
+    "apply_fault",
+)
+"""What the nemesis can do; see `nemesis` and `node`."""
+
+
+class Profile:
+    """The settings of one run."""
+
+    def __init__(self, dice: Random) -> None:
+        self.servers = dice.choice((1, 2, 3, 3, 3, 4, 5, 5, 6, 7))
+        self.voters = dice.randint(1, self.servers)
+        if dice.random() < 0.6:
+            self.voters = self.servers
+        self.machines = min(MAX_SERVERS, self.servers + dice.choice((0, 0, 1, 2)))
+        """Servers that exist; those beyond `servers` are empty until somebody adds them."""
+        self.heartbeat, self.election = dice.choice(((100, 1000), (100, 500), (50, 250), (100, 300)))
+        self.install_timeout = dice.choice((300, 2000, 30000))
+        self.pre_vote = dice.choice((0.0, 0.5, 1.0))
+        self.threshold = dice.choice((3, 8, 32, 1024))
+        self.trailing = dice.choice((0, 1, 4, 32))
+        self.machine_version = dice.choice((1, 2, 3))
+        self.machine_async = dice.random() < 0.5
+        self.bad_machines = dice.random() < 0.1
+        self.defer = dice.random() < 0.4
+        self.max_append_bytes = dice.choice((0, 0, 40, 200))
+        self.max_inflight_bytes = dice.choice((0, 0, 100, 1000))
+        self.skew = dice.choice((0.0, 0.0, 0.02, 0.1))
+        self.latency = dice.choice(((0, 2), (1, 10), (5, 40), (10, 150)))
+        self.loss = dice.choice((0.0, 0.0, 0.01, 0.1))
+        self.duplication = dice.choice((0.0, 0.0, 0.02, 0.1))
+        self.disk = dice.choice(((0, 0), (0, 3), (2, 20), (10, 100)))
+        self.clients = dice.randint(1, 4)
+        self.keys = dice.choice((1, 2, 5))
+        self.think = dice.choice((5, 30, 100))
+        self.noise = dice.random() < 0.5
+        """Whether somebody submits bursts of several commands at once."""
+        self.changes = dice.choice((0, 0, 300, 1000))
+        """Mean time between membership changes, transfers and barriers; 0 for none."""
+        self.faults = tuple(f for f in FAULTS if dice.random() < 0.35)
+        self.fault_interval = dice.choice((30, 100, 300))
+
+    def __repr__(self) -> str:
+        fields: dict[str, Any] = vars(self)
+        return ", ".join(f"{name}={value}" for name, value in fields.items())
