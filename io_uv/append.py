@@ -249,6 +249,8 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
         request = pending.popleft()
         last_index = request.first_index + request.n - 1
         writing.append(request)
+        if segment.written == 0:
+            break
     arena, length, used = segment.buffer.take()
     offset = segment.next_block * uv.block_size
     uv.writer.submit(
@@ -259,6 +261,9 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
 def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
     """Completion of a write: up to byte `written` and entry `last_index` the segment is durable, unless it failed."""
     segment.buffer.given_back()
+    if failure is None and _is_removed(segment.fd):
+        # C acknowledges what goes into a file that nobody will find again.
+        failure = Failure(errors.RAFT_IOERR, f"open-{segment.counter} was removed")
     done = list(uv.append_writing_reqs)
     uv.append_writing_reqs.clear()
     if failure is None:
@@ -285,6 +290,14 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         return
     advance(uv)
     barrier.maybe_trigger(uv)
+
+
+def _is_removed(fd: int) -> bool:
+    """Return whether somebody has removed the file, with its directory maybe, while it is in use."""
+    try:
+        return fs.fstat(fd).st_nlink == 0
+    except OSError:
+        return False
 
 
 def fail_pending(uv: state.Uv, failure: Failure) -> None:
