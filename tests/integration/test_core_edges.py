@@ -468,3 +468,28 @@ def test_environment_switches_tracing_on(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("LIBRAFT_TRACE", "1")
     Solo(terms=[1, 1])
     assert "loaded: term 1, 3 entries from index 1" in capsys.readouterr().err
+
+
+def test_timer_is_drawn_anew_while_the_disk_is_busy() -> None:
+    """A follower whose timer runs out during a write waits for another whole timeout after that."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1])))
+    s.tick(1000)
+    s.io.finish_append()
+    s.tick(900)
+    assert s.state == RAFT_FOLLOWER
+    s.tick(100)
+    assert s.state == RAFT_CANDIDATE
+
+
+def test_real_votes_do_not_count_in_the_pre_vote() -> None:
+    """An answer of the other phase is ignored, whichever phase that is."""
+    s = Solo()
+    s.r.pre_vote = True
+    s.stand()
+    s.recv(msg.request_vote_result(2, 2, pre_vote=False))
+    assert s.r.candidate_state.votes == [True, False, False]
+    s.recv(msg.request_vote_result(2, 2, pre_vote=True))
+    assert not s.r.candidate_state.in_pre_vote
+    s.recv(msg.request_vote_result(3, 2, pre_vote=True))
+    assert s.r.candidate_state.votes == [True, False, False]

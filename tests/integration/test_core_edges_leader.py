@@ -1,4 +1,4 @@
-"""The rarer paths of a leader, of changes and of transfers, on one server against a scripted world."""
+"""The rarer paths of a leader and of membership changes, on one server against a scripted world."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from pyraft import (
     RAFT_INVALID,
     RAFT_IO_APPEND_ENTRIES,
     RAFT_IO_INSTALL_SNAPSHOT,
-    RAFT_IO_TIMEOUT_NOW,
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_LEADERSHIPLOST,
@@ -24,7 +23,6 @@ from pyraft import (
     RaftBarrier,
     RaftChange,
     RaftTracer,
-    RaftTransfer,
     raft_add,
     raft_apply,
     raft_assign,
@@ -38,7 +36,6 @@ from pyraft import (
     raft_set_max_inflight_bytes,
     raft_set_snapshot_threshold,
     raft_set_snapshot_trailing,
-    raft_transfer,
 )
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from tests.lib import fsm as fsms
@@ -378,70 +375,6 @@ def test_callback_that_removes_the_sender() -> None:
     assert s.state == RAFT_LEADER
 
 
-# Transfer
-
-
-def test_transfer_whose_message_fails_later_ends() -> None:
-    """If TimeoutNow cannot be sent once the target has caught up, the transfer ends at once."""
-    s = leader()
-    command(s)
-    ended: list[RaftTransfer] = []
-    assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
-    s.io.fail("send", RAFT_IOERR)
-    s.recv(msg.append_entries_result(2, 2, 3))
-    assert len(ended) == 1
-    assert s.r.transfer is None
-    assert s.state == RAFT_LEADER
-
-
-def test_transfer_survives_a_step_down() -> None:
-    """A leader that steps down during a transfer ends it when the target is seen to lead, or after the timeout."""
-    for target_leads in (True, False):
-        s = leader()
-        command(s)
-        ended: list[RaftTransfer] = []
-        assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
-        s.recv(msg.append_entries(3, 3, 2, 2))
-        assert s.state == RAFT_FOLLOWER
-        assert ended == []
-        if target_leads:
-            s.recv(msg.append_entries(2, 4, 2, 2))
-        else:
-            s.tick(900)
-            assert ended == []
-            s.recv(msg.append_entries(3, 3, 2, 2))
-            s.tick(100)
-        assert len(ended) == 1
-
-
-def test_leader_with_a_transfer_of_an_earlier_term_cannot_begin() -> None:
-    """As in C, a server that is elected while its earlier transfer is pending cannot submit its barrier and stops."""
-    s = leader()
-    command(s)
-    ended: list[RaftTransfer] = []
-    assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
-    s.recv(msg.append_entries(3, 3, 3, 2))
-    s.io.finish_appends()
-    s.recv(msg.timeout_now(3, 3, 3, 2))
-    assert s.state == RAFT_CANDIDATE
-    s.recv(msg.request_vote_result(2, 4))
-    assert s.state == RAFT_UNAVAILABLE
-    assert len(ended) == 1
-    assert raft_errmsg(s.r) == "server is not the leader"
-
-
-def test_transfer_picks_the_last_voter_if_nobody_is_up_to_date() -> None:
-    """Id 0 with nobody up to date picks the last other voter."""
-    s = leader()
-    for progress in s.r.leader_state.progress[1:]:
-        progress.state = PROGRESS__PROBE
-    command(s)
-    req = RaftTransfer()
-    assert raft_transfer(s.r, req, 0, None) == 0
-    assert req.id == 3
-    assert RAFT_IO_TIMEOUT_NOW not in [m.type for m in s.sent()]
-
-
 # Tracing
 
 
@@ -506,15 +439,6 @@ def test_requests_while_becoming_leader_are_refused() -> None:
     assert seen == [RAFT_NOTLEADER]
 
 
-def test_transfer_without_a_callback() -> None:
-    """Nobody needs to be told how a transfer ended."""
-    s = leader()
-    assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
-    s.recv(msg.append_entries(2, 3, 2, 2))
-    assert s.r.transfer is None
-    assert s.state == RAFT_FOLLOWER
-
-
 def test_promotion_without_a_request_is_given_up_quietly() -> None:
     """A promotion that takes too long ends also if nobody is left to be told."""
     s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE)
@@ -559,3 +483,43 @@ def test_write_refused_by_a_flush_before_a_promotion() -> None:
     assert s.state == RAFT_FOLLOWER
     assert s.r.configuration.servers[2].role == RAFT_SPARE
     assert done.seen == [RAFT_LEADERSHIPLOST]
+
+
+def test_new_leader_tries_failed_sends_once_more() -> None:
+    """Who could not be sent the barrier of a new leader is tried again at once, in the round after it."""
+    s = Solo()
+    s.stand()
+    s.io.fail("send", RAFT_NOCONNECTION, RAFT_IOERR)
+    s.recv(msg.request_vote_result(2, 2))
+    assert s.state == RAFT_LEADER
+    assert [m.server_id for m in s.sent()] == [2, 3]
+
+
+def test_promotion_is_given_up_after_more_than_the_longest_round() -> None:
+    """At 5000 ms a round may still end well, beyond it is over."""
+    s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE)
+    done = Statuses()
+    assert raft_promote(s.r, RaftChange(), 3, done) == 0
+    for _ in range(50):
+        s.tick()
+        s.recv(msg.append_entries_result(2, 2, 2))
+    assert done.seen == []
+    s.tick(1)
+    assert done.seen == [RAFT_NOCONNECTION]
+
+
+def test_window_is_empty_after_a_fall_back() -> None:
+    """What was on its way when a send failed is not counted any more, neither then nor when it is acknowledged."""
+    s = leader()
+    raft_set_max_inflight_bytes(s.r, 64)
+    for _ in range(3):
+        command(s)
+    progress = s.r.leader_state.progress[1]
+    assert progress.inflight_bytes == 64
+    s.io.finish_sends(RAFT_NOCONNECTION)
+    assert (progress.inflight_bytes, len(progress.inflight)) == (0, 0)
+    s.io.messages.clear()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    (rest,) = [m.append_entries for m in s.sent() if m.server_id == 2]
+    assert (rest.prev_log_index, rest.n_entries) == (3, 2)
+    assert progress.inflight_bytes == 64

@@ -160,7 +160,7 @@ def test_3_4_candidate_raises_its_term_and_votes_for_itself() -> None:
     assert s.state == RAFT_CANDIDATE
     assert s.io.names() == ["set_term", "set_vote", "send", "send"]
     requests = s.sent()
-    assert [m.server_id for m in requests] == [2, 3]
+    assert [(m.server_id, m.server_address) for m in requests] == [(2, "2"), (3, "3")]
     args = requests[0].request_vote
     assert (args.term, args.candidate_id, args.last_log_index, args.last_log_term) == (2, 1, 3, 1)
     assert not args.pre_vote

@@ -1,0 +1,86 @@
+"""The rarer paths of leadership transfers, on one server against a scripted world."""
+
+from pyraft import (
+    RAFT_CANDIDATE,
+    RAFT_FOLLOWER,
+    RAFT_IO_TIMEOUT_NOW,
+    RAFT_IOERR,
+    RAFT_LEADER,
+    RAFT_UNAVAILABLE,
+    RaftTransfer,
+    raft_errmsg,
+    raft_transfer,
+)
+from pyraft.progress import PROGRESS__PROBE
+from tests.lib import messages as msg
+from tests.lib.solo import command, leader
+
+
+def test_transfer_whose_message_fails_later_ends() -> None:
+    """If TimeoutNow cannot be sent once the target has caught up, the transfer ends at once."""
+    s = leader()
+    command(s)
+    ended: list[RaftTransfer] = []
+    assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
+    s.io.fail("send", RAFT_IOERR)
+    s.recv(msg.append_entries_result(2, 2, 3))
+    assert len(ended) == 1
+    assert s.r.transfer is None
+    assert s.state == RAFT_LEADER
+
+
+def test_transfer_survives_a_step_down() -> None:
+    """A leader that steps down during a transfer ends it when the target is seen to lead, or after the timeout."""
+    for target_leads in (True, False):
+        s = leader()
+        command(s)
+        ended: list[RaftTransfer] = []
+        assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
+        s.recv(msg.append_entries(3, 3, 2, 2))
+        assert s.state == RAFT_FOLLOWER
+        assert ended == []
+        if target_leads:
+            s.recv(msg.append_entries(2, 4, 2, 2))
+        else:
+            s.tick(900)
+            assert ended == []
+            s.recv(msg.append_entries(3, 3, 2, 2))
+            s.tick(100)
+        assert len(ended) == 1
+
+
+def test_leader_with_a_transfer_of_an_earlier_term_cannot_begin() -> None:
+    """As in C, a server that is elected while its earlier transfer is pending cannot submit its barrier and stops."""
+    s = leader()
+    command(s)
+    ended: list[RaftTransfer] = []
+    assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
+    s.recv(msg.append_entries(3, 3, 3, 2))
+    s.io.finish_appends()
+    s.recv(msg.timeout_now(3, 3, 3, 2))
+    assert s.state == RAFT_CANDIDATE
+    s.recv(msg.request_vote_result(2, 4))
+    assert s.state == RAFT_UNAVAILABLE
+    assert len(ended) == 1
+    assert raft_errmsg(s.r) == "server is not the leader"
+
+
+def test_transfer_picks_the_last_voter_if_nobody_is_up_to_date() -> None:
+    """Id 0 with nobody up to date picks the last other voter."""
+    s = leader()
+    for progress in s.r.leader_state.progress[1:]:
+        progress.state = PROGRESS__PROBE
+    command(s)
+    req = RaftTransfer()
+    assert raft_transfer(s.r, req, 0, None) == 0
+    assert req.id == 3
+    assert RAFT_IO_TIMEOUT_NOW not in [m.type for m in s.sent()]
+
+
+def test_transfer_without_a_callback() -> None:
+    """Nobody needs to be told how a transfer ended."""
+    s = leader()
+    assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
+    s.recv(msg.append_entries(2, 3, 2, 2))
+    assert s.r.transfer is None
+    assert s.state == RAFT_FOLLOWER
