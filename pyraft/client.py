@@ -78,7 +78,8 @@ def _payloads(bufs: Sequence[Any], n: int) -> list[bytes] | None:
         if n < 1 or n > len(bufs):
             return None
         if n == 1:
-            return [as_bytes(bufs[0])]
+            buf = bufs[0]
+            return [buf if type(buf) is bytes else as_bytes(buf)]
         return [as_bytes(buf) for buf in bufs[:n]]
     except (TypeError, ValueError, BufferError):
         return None

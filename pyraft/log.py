@@ -114,6 +114,11 @@ def append_commands(lg: RaftLog, term: int, bufs: list[bytes]) -> None:
     """Append a RAFT_COMMAND entry for each of `bufs`."""
     assert term > 0
     n = len(bufs)
+    if n == 1:
+        lg.bufs.append(bufs[0])
+        lg.terms.append(term)
+        lg.types.append(RAFT_COMMAND)
+        return
     lg.bufs.extend(bufs)
     lg.terms.extend([term] * n)
     lg.types.extend([RAFT_COMMAND] * n)
@@ -142,7 +147,7 @@ def acquire(lg: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -
         return no_entries()
     if 0 < max_entries < end - slot:
         end = slot + max_entries
-    if max_bytes > 0:
+    if max_bytes > 0 and end - slot > 1:
         end = _fitting(lg.bufs, slot, end, max_bytes)
     return EntryBatch(lg.terms[slot:end], lg.types[slot:end], lg.bufs[slot:end])
 
