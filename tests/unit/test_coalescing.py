@@ -4,6 +4,7 @@ One io.append and one AppendEntries per follower for all commands of the turn; w
 out first, so that the order of I/O calls is the C library's.
 """
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyraft import (
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_LEADERSHIPLOST,
+    RAFT_NOCONNECTION,
     RAFT_NOSPACE,
     RAFT_SPARE,
     RAFT_UNAVAILABLE,
@@ -334,3 +336,37 @@ def test_single_voter_defers_too() -> None:
     assert calls(s) == [("append", 5)]
     s.io.finish_appends()
     assert [p.statuses for p in requests] == [[0]] * 5
+
+
+def play(s: Solo, rng: random.Random, steps: int) -> list[tuple[Any, ...]]:
+    """Do random things to a leader, ending the turn after every command; return the calls of its I/O table."""
+    s.lead()
+    for _ in range(steps):
+        kind = rng.randrange(10)
+        if kind < 4:
+            bufs = [fsms.add_x(1)] * rng.randrange(1, 4)
+            raft_apply(s.r, RaftApply(), bufs, len(bufs), None)
+            s.io.turn()
+        elif kind < 6:
+            last = raft_last_index(s.r)
+            acknowledged = rng.randrange(max(1, last - 3), last + 1)
+            s.recv(msg.append_entries_result(rng.choice((2, 3)), s.r.current_term, acknowledged))
+        elif kind == 6:
+            s.tick()
+        elif kind == 7:
+            s.io.finish_sends(rng.choice((0, 0, RAFT_NOCONNECTION)))
+        elif kind == 8 and s.io.appends:
+            s.io.finish_append()
+        else:
+            raft_barrier(s.r, RaftBarrier(), None)
+        if s.state != RAFT_LEADER and not s.io.appends:
+            break
+    return [call for call in s.io.calls if call[0] != "defer"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_turns_of_one_command_are_what_c_does(seed: int) -> None:
+    """With one command in each turn the calls are, one by one, those of an I/O table without defer."""
+    played = [play(Solo(deferring=deferring), random.Random(seed), 150) for deferring in (False, True)]
+    assert played[0] == played[1], f"seed {seed}"
+    assert len(played[0]) > 50, f"seed {seed}"
