@@ -106,10 +106,22 @@ def knows_leader(r: Raft) -> bool:
     return r.state == RAFT_LEADER or (r.follower_state is not None and r.follower_state.current_leader.id != 0)
 
 
+def out_of_patience(r: Raft) -> bool:
+    """Count a vote withheld for a reason that can keep a cluster without a leader for ever; return whether to yield.
+
+    Such reasons mostly pass by themselves, in the ordinary course of elections, so they hold until they have been
+    given `vote_patience` times without a word from a leader. With C servers alone they hold for ever.
+    """
+    r.votes_withheld += 1
+    return r.votes_withheld > r.vote_patience
+
+
 def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     """Decide on a RequestVote whose term is in order; return (rv, granted). A vote granted is stored first."""
     server = configuration.get(r.configuration, r.id)
-    if server is None or server.role != RAFT_VOTER:
+    if (server is None or server.role != RAFT_VOTER) and not out_of_patience(r):
+        # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached
+        # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1).
         return 0, False
     # C: election.c:electionVote grants a second vote in the term to the target of our own transfer, so that two
     # leaders can share a term (B11). One vote per term (3.4).

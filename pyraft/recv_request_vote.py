@@ -41,9 +41,11 @@ def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
     C: recv_request_vote.c:recvRequestVote never tells it a term. If it has the longer log and we the higher term, and
     no majority is without one of us, then both refuse each other's pre-votes for ever.
     """
-    if r.current_term <= args.term or not args.pre_vote or election.knows_leader(r):
+    if r.current_term <= args.term or election.knows_leader(r):
         return False
-    return (args.last_log_term, args.last_log_index) > (log.last_term(r.log), log.last_index(r.log))
+    if (args.last_log_term, args.last_log_index) <= (log.last_term(r.log), log.last_index(r.log)):
+        return False
+    return election.out_of_patience(r)
 
 
 def _decide(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:

@@ -25,6 +25,7 @@ _MAX_CATCH_UP_ROUNDS: Final = 10
 _MAX_CATCH_UP_ROUND_DURATION_MSECS: Final = 5000
 _MAX_APPEND_BYTES: Final = 1 << 20
 _MAX_INFLIGHT_BYTES: Final = 8 << 20
+_VOTE_PATIENCE: Final = 24
 
 
 def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
@@ -60,6 +61,7 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     r.max_catch_up_round_duration = _MAX_CATCH_UP_ROUND_DURATION_MSECS
     r.max_append_bytes = _MAX_APPEND_BYTES
     r.max_inflight_bytes = _MAX_INFLIGHT_BYTES
+    r.vote_patience = _VOTE_PATIENCE
     r.flush = lambda: replicate.flush_turn(r)
     rv = calls.init(r)
     if rv != 0:

@@ -203,7 +203,8 @@ class Raft:
 
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
     `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`, `started`,
-    `closing`, and `failed`: FSM or I/O code has raised.
+    `closing`, `failed` (FSM or I/O code has raised), and `votes_withheld` with its limit `vote_patience` (see
+    election.out_of_patience).
     """
 
     __slots__ = (
@@ -245,7 +246,9 @@ class Raft:
         "state",
         "tracer",
         "transfer",
+        "vote_patience",
         "voted_for",
+        "votes_withheld",
         "writes",
     )
 
@@ -290,3 +293,5 @@ class Raft:
         self.closing = False
         self.failed = False
         self.writes: list[RaftWrite] = []
+        self.vote_patience = 0
+        self.votes_withheld = 0

@@ -50,4 +50,5 @@ def update_leader(r: Raft, id: int, address: str) -> None:
     assert follower is not None
     follower.current_leader.id = id
     follower.current_leader.address = address
+    r.votes_withheld = 0
     r.election_timer_start = calls.now(r)
