@@ -469,3 +469,50 @@ def test_installing_server_does_not_stand() -> None:
     s.io.finish_put()
     s.recv(msg.timeout_now(2, 2, 9, 2))
     assert s.state != RAFT_FOLLOWER
+
+
+def test_write_that_fails_late_spares_the_second_copy_of_its_entries() -> None:
+    """Entries that were cut off and have come again belong to the later write, which alone says how they are."""
+    s = Solo()
+    for index in (2, 3):
+        s.recv(msg.append_entries(2, 1, index - 1, 1, 0, msg.commands([1])))
+    s.io.finish_append(RAFT_IOERR)
+    s.recv(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1, 1])))
+    s.io.finish_append(RAFT_IOERR)
+    assert raft_last_index(s.r) == 3
+    s.io.finish_append()
+    assert (raft_last_index(s.r), s.r.last_stored) == (3, 3)
+
+
+def test_follower_commits_no_more_than_a_message_shows_to_match() -> None:
+    """Behind a message that is cut short the log may hold what the leader never had, whatever its commit index."""
+    s = Solo(terms=[1, 1, 1])
+    s.recv(msg.append_entries(2, 2, 1, 1, 9, msg.commands([1])))
+    assert s.r.commit_index == 2
+    s.recv(msg.append_entries(2, 2, 2, 1, 9, msg.commands([2])))
+    s.io.finish_appends()
+    assert (s.r.commit_index, raft_last_index(s.r)) == (3, 3)
+
+
+def test_snapshot_that_contradicts_a_committed_entry_is_fatal() -> None:
+    """No leader can have another entry at a committed index; the state machine is not taken back."""
+    s = Solo(terms=[1, 1])
+    s.recv(msg.append_entries(2, 1, 3, 1, 3))
+    assert raft_last_applied(s.r) == 3
+    s.sent()
+    s.recv(msg.install_snapshot(2, 2, 3, 2, s.conf, 1, fsms.content(7, 8)))
+    assert (s.state, s.io.puts, s.fsm.restored) == (RAFT_UNAVAILABLE, [], [])
+    assert "committed" in raft_errmsg(s.r)
+
+
+def test_deferred_commands_behind_a_failed_write_are_not_written() -> None:
+    """Written now, they would take the place of the missing entries on disk."""
+    s = Solo(deferring=True)
+    s.lead()
+    first, second = apply(s), Noted()
+    s.io.turn()
+    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, second) == 0
+    s.io.finish_append(RAFT_IOERR)
+    s.io.turn()
+    assert (first.statuses, second.statuses) == ([RAFT_IOERR], [RAFT_LEADERSHIPLOST])
+    assert (s.io.appends, raft_last_index(s.r)) == ([], 2)
