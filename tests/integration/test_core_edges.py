@@ -97,6 +97,23 @@ def test_start_that_fails_can_be_repeated(name: str) -> None:
     assert raft_last_index(s.r) == 3
 
 
+def test_start_that_fails_leaves_nothing_of_what_it_loaded() -> None:
+    """If another disk is there at the next attempt, nothing of the first one is left, not even that it raised."""
+    s = Solo(start=False)
+    s.io.stored_snapshot, s.io.start_index = stored_snapshot(4, s.conf), 5
+    s.io.stored = [change(1, configuration(1, 1)), *msg.commands([1]), change(1, configuration(1, 1, 1, 1))]
+    s.io.raises("start", RuntimeError("port"))
+    assert raft_start(s.r) == RAFT_IOERR
+    s.io.stored_snapshot, s.io.start_index, s.io.stored = None, 1, []
+    assert raft_start(s.r) == 0
+    assert s.state == RAFT_FOLLOWER
+    assert (raft_last_index(s.r), s.r.last_stored, s.r.commit_index, raft_last_applied(s.r)) == (0, 0, 0, 0)
+    assert s.r.configuration.n == s.r.configuration_last_snapshot.n == 0
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (0, 0)
+    s.tick()
+    assert s.state == RAFT_FOLLOWER
+
+
 def test_start_of_a_single_voter_that_cannot_store_its_vote() -> None:
     """The self-election's error is raft_start's; the server is unavailable."""
     for name in ("set_term", "set_vote"):
