@@ -516,3 +516,43 @@ def test_deferred_commands_behind_a_failed_write_are_not_written() -> None:
     s.io.turn()
     assert (first.statuses, second.statuses) == ([RAFT_IOERR], [RAFT_LEADERSHIPLOST])
     assert (s.io.appends, raft_last_index(s.r)) == ([], 2)
+
+
+def votes(s: Solo) -> list[tuple[bool, int]]:
+    """Return (granted, term) of the RequestVoteResults sent."""
+    answers = [m.request_vote_result for m in s.sent()]
+    return [(a.vote_granted, a.term) for a in answers if a is not None]
+
+
+def test_vote_of_who_does_not_know_that_it_is_a_voter_comes_in_the_end() -> None:
+    """It is refused as in C for a long row of elections; then the candidate may need it to tell this server so."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER)
+    term = 2
+    for term in range(2, 2 + s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 2, 1))
+    assert votes(s) == [(False, t) for t in range(2, term + 1)]
+    s.recv(msg.request_vote(2, term + 1, 2, 1))
+    assert votes(s) == [(True, term + 1)]
+
+
+def test_word_from_a_leader_renews_the_patience() -> None:
+    """The row of refusals has to be without a leader in between."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER)
+    for term in range(2, 2 + s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 2, 1))
+    s.recv(msg.append_entries(2, term, 1, 1))
+    s.sent()
+    s.recv(msg.request_vote(2, term + 1, 2, 1, disrupt=True))
+    assert votes(s) == [(False, term + 1)]
+
+
+def test_longer_log_with_the_lower_term_learns_the_term_from_pre_votes() -> None:
+    """Two servers that need each other's pre-vote, one with the longer log, one with the higher term, find together."""
+    s = Solo(term=9)
+    for _ in range(s.r.vote_patience):
+        s.recv(msg.request_vote(2, 5, 7, 4, pre_vote=True))
+    assert votes(s) == [(False, 5)] * s.r.vote_patience
+    s.recv(msg.request_vote(2, 5, 7, 4, pre_vote=True))
+    assert votes(s) == [(False, 9)]
+    s.recv(msg.request_vote(2, 10, 7, 4, pre_vote=True))
+    assert votes(s) == [(True, 10)]
