@@ -213,7 +213,7 @@ def test_callback_that_raises_reaches_the_loops_hook(alone: Node) -> None:
 
 
 def test_close_with_commands_of_the_turn(loop: Loop, tmp_path: Path) -> None:
-    """raft_close gives out the commands of the turn; callbacks get RAFT_LEADERSHIPLOST, though they may be there later."""
+    """The commands of the turn are given out; callbacks get RAFT_LEADERSHIPLOST, and a restart may find them."""
     members = free_addresses(1)
     node = Node(tmp_path, 1, members, loop).start()
     rv, outcome = node.submit(9)
