@@ -31,6 +31,7 @@ from pyraft.types import (
     RaftServer,
 )
 from tests.lib import messages as m
+from tests.lib.covers import covers
 
 LIMITS = Limits()
 
@@ -126,6 +127,7 @@ def test_install_snapshot_is_encoded_as_by_c() -> None:
     assert wire(message) == words(5, len(header)) + header + b"snapshot" * 2
 
 
+@covers("byteFlip/32")
 def test_batch_header_is_encoded_as_by_c() -> None:
     """The header of a batch is the number of entries and 16 bytes for each."""
     batch = EntryBatch([1, 2], [1, 1], [b"IJKLMNOP", b"QRSTUVWXYZ012345"])
