@@ -364,6 +364,7 @@ def test_rollback_to_a_configuration_that_cannot_be_decoded() -> None:
     assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (2, 3)
     s.recv(msg.append_entries(2, 2, 2, 1, 0, msg.commands([2])))
     assert s.state == RAFT_UNAVAILABLE
+    assert raft_errmsg(s.r) == "configuration has only 8 bytes"
 
 
 # Followers' disks

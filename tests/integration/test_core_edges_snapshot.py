@@ -162,3 +162,23 @@ def test_snapshot_that_cannot_be_stored_leaves_the_log() -> None:
         s.io.finish_put(status)
         assert s.r.log.offset + 1 == first
     assert s.fsm.n_finalized == s.fsm.n_snapshots == 2
+
+
+def test_entries_that_a_snapshot_has_replaced_count_as_present() -> None:
+    """A message from entry 1 on, to a follower that has compacted its log, adds only what is new (B36)."""
+    s = Solo()
+    raft_set_snapshot_threshold(s.r, 4)
+    raft_set_snapshot_trailing(s.r, 1)
+    entries = [change(1, s.conf), *msg.commands([1] * 6)]
+    s.recv(msg.append_entries(2, 1, 1, 1, 5, entries[1:5]))
+    s.io.finish_appends()
+    s.io.finish_put()
+    assert (s.r.log.offset, s.r.log.snapshot.last_index) == (4, 5)
+    s.sent()
+    s.recv(msg.append_entries(2, 1, 0, 0, 5, entries))
+    assert [len(batch) for _req, batch, _cb in s.io.appends] == [2]
+    s.io.finish_appends()
+    assert s.reply().append_entries_result.last_log_index == 7
+    s.recv(msg.append_entries(2, 1, 0, 0, 5, entries[:2]))
+    assert s.reply().append_entries_result.last_log_index == 2
+    assert raft_last_index(s.r) == 7
