@@ -77,13 +77,19 @@ class Append:
 
 
 def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
-    """Return what append would return at once, or soon, for payloads like these: see RaftIo.defer."""
+    """Return what an append of payloads like these would come to, as far as that is known: see RaftIo.defer.
+
+    The first append that a sick disk makes fail is let through and fails by its callback: that is what makes a leader
+    step down, so that a server with a healthy disk takes over. Only then are others refused at once.
+    """
     if _misaligned(bufs):
         uv.io.errmsg = _MISALIGNED
         return errors.RAFT_INVALID
+    if not uv.append_told:
+        return 0
     failure = retry.failing(uv)
     if failure is None and uv.prepare_failure is not None and not uv.prepare_pool:
-        size = FORMAT_SIZE + 2 * 8 + sum(map(len, bufs)) + 16 * n
+        size = batch_size(EntryBatch([], [], list(bufs)))
         last = _last(uv)
         if last is None or last.finalize or last.size + size > uv.segment_size:
             failure = uv.prepare_failure
@@ -137,6 +143,7 @@ def _misaligned(bufs: Sequence[bytes]) -> bool:
 
 def _fail_later(uv: state.Uv, req: RaftIoAppend, failure: Failure) -> None:
     """Call back with the failure in the next turn."""
+    uv.append_told = True
     uv.append_doomed.append((req, failure))
     if len(uv.append_doomed) == 1:
         uv.end_of_turn.add(lambda: _fail_doomed(uv))
@@ -320,6 +327,7 @@ def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
         if not waiting.running:
             index = waiting.next_index(index)
     uv.append_next_index = index
+    uv.append_told = True
     for segment in uv.append_segments:
         segment.buffer.drop()
         # What was promised to the failed ones is not needed, and the numbers of an unused segment have changed.

@@ -79,7 +79,9 @@ def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
     if failure is not None:
         _failed(uv, dying, failure)
         return
-    uv.finalize_failure = None
+    if uv.finalize_failure is not None:
+        uv.finalize_failure = None
+        uv.append_told = False
     _start(uv)
     if idle(uv):
         barrier.maybe_trigger(uv)

@@ -134,6 +134,7 @@ def _created(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
         retry.arm(uv)
         _fail_all(uv, uv.prepare_failure)
         return
+    uv.append_told = False
     uv.prepare_pool.append(idle)
     _serve(uv)
 

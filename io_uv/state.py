@@ -110,6 +110,7 @@ class Uv:
         self.append_writing_reqs: deque[Any] = deque()
         self.append_doomed: list[Any] = []
         self.append_broken = False
+        self.append_told = False
         self.writer: Any = None
         self.barriers: deque[Any] = deque()
         self.finalize_reqs: deque[Any] = deque()

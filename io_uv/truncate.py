@@ -55,6 +55,7 @@ class Truncate:
             append.fail_pending(uv, uv.truncate_failure)
             return
         uv.truncate_failure = None
+        uv.append_told = False
         uv.truncate_work = None
         barrier.release(uv)
         closing.maybe_fire(uv)
