@@ -9,6 +9,8 @@ SERVERS ?= 3
 SECONDS ?= 30
 RATE ?= 500
 N ?= 200
+INPUTS ?= 1000000
+ATHERIS ?= 60
 SEED ?=
 SEED_OPTION = $(if $(SEED),--seed $(SEED))
 
@@ -24,6 +26,8 @@ help:
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
 	@echo "make sim       random simulated clusters with invariants: N=$(N) SEED=..."
+	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
+	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make torture   make cluster for 10 seeds in a row"
 	@echo "make bench     compare with libraft (where it is installed) and PySyncObj"
 	@echo "make clean     remove build products and caches; make distclean removes .venv too"
@@ -94,6 +98,10 @@ cov: $(READY)
 .PHONY: sim
 sim: $(READY)
 	$(BIN)/python -m tests.fuzzy --n $(N) $(SEED_OPTION) $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzzy.hostile --inputs $(INPUTS) --atheris $(ATHERIS) $(SEED_OPTION) $(ARGS)
 
 .PHONY: bench
 bench: $(READY)

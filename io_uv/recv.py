@@ -10,7 +10,8 @@ Possible failure modes are:
 - The peer disconnects, or reading fails: the stream is closed.
 - The bytes are no message, or one that must not reach the core: the stream is closed, with a trace that names the peer,
   the type of the message, where it began in the stream and what is wrong with it. Nothing else is harmed.
-- More peers are connected than allowed: the connection that has been silent longest is closed.
+- More peers are connected than allowed: the oldest connection that never brought a message is closed, or else the one
+  that has been silent longest, so that strangers who only connect push out each other.
 - The callback raises: `io.report` hears of it, and reading goes on.
 """
 
@@ -196,7 +197,7 @@ class Server:
         self.id = id
         self.address = address
         self.stream = stream
-        self.heard_at = uv.loop.now()
+        self.heard_at = 0  # time of the last message
         self._reader = Reader(uv.limits, self._deliver)
 
     def start(self) -> None:
@@ -217,6 +218,7 @@ class Server:
 
     def _deliver(self, message: RaftMessage) -> None:
         uv = self.uv
+        self.heard_at = uv.loop.now()
         message.server_id = self.id
         message.server_address = self.address
         closing.fire(uv, uv.recv_cb, uv.io, message)
@@ -227,7 +229,6 @@ class Server:
             return
         assert data is not None
         reader = self._reader
-        self.heard_at = self.uv.loop.now()
         try:
             reader.feed(data)
         except Failure as failure:
@@ -250,7 +251,6 @@ class Server:
             return
         assert n is not None
         reader = self._reader
-        self.heard_at = self.uv.loop.now()
         try:
             reader.filled(n)
         except Failure as failure:
@@ -309,7 +309,7 @@ def _accept_cb(uv: Uv, transport: RaftUvTransport, id: int, address: str, stream
 def _map(size: int) -> mmap.mmap:
     try:
         return mmap.mmap(-1, size)
-    except OSError:
+    except (OSError, OverflowError, MemoryError):
         raise Failure(RAFT_NOMEM, f"no memory for a payload of {size} bytes") from None
 
 

@@ -182,7 +182,7 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
         return
     stream = incoming.stream
     stream.stop_read()
-    del t.accepting[incoming]
+    _forget(incoming)
     if handshake.rest:
         stream.rewind(handshake.rest)
     t.accept_cb(t.transport, handshake.id, handshake.address, stream)
@@ -208,9 +208,16 @@ def _drop(incoming: Incoming, reason: str) -> None:
 
 def _abort(incoming: Incoming) -> None:
     t = incoming.t
-    del t.accepting[incoming]
+    _forget(incoming)
     t.aborting.add(incoming)
     incoming.stream.close(lambda stream: _gone(t, incoming))
+
+
+def _forget(incoming: Incoming) -> None:
+    t = incoming.t
+    del t.accepting[incoming]
+    if not t.accepting:
+        t.sweeper.stop()
 
 
 def _peer_name(stream: Any) -> str:

@@ -284,20 +284,24 @@ def test_a_peer_with_the_own_id_is_dropped(f: Receiver) -> None:
 
 
 def test_too_many_connections_push_out_the_silent(f: Receiver) -> None:
-    """A peer that says something stays; the one that was silent longest goes."""
+    """Who never sent a message goes first, however new; then the one that was silent longest."""
     f.uv.limits.connections = 3
     peers = [f.peer(id) for id in (2, 3, 4)]
-    for server in f.uv.servers:
-        server.heard_at -= 1000
     for peer in (peers[0], peers[2]):
         peer.send(wire(m.timeout_now(2, 3, 1, 1)))
     f.wait_received(2)
     newcomer = f.connect()
     newcomer.send(handshake(5, PEER_ADDRESS))
     peers[1].wait_end()
-    newcomer.send(wire(m.timeout_now(2, 3, 1, 1)))
-    assert f.wait_received(3).server_id == 5
-    assert sorted(server.id for server in f.uv.servers) == [2, 4, 5]
+    another = f.connect()
+    another.send(handshake(6, PEER_ADDRESS) + wire(m.timeout_now(2, 3, 1, 1)))
+    newcomer.wait_end()
+    f.wait_received(3)
+    assert sorted(server.id for server in f.uv.servers) == [2, 4, 6]
+    f.uv.servers[0].heard_at -= 1000
+    silent = {2: peers[0], 4: peers[2]}[f.uv.servers[0].id]
+    f.connect().send(handshake(7, PEER_ADDRESS))
+    silent.wait_end()
 
 
 def test_an_exception_of_the_callback_is_reported(tmp_path: Path) -> None:
