@@ -50,6 +50,7 @@ def run(r: Raft) -> int:
 def _command(r: Raft, index: int, buf: bytes) -> int:
     rv, result = calls.fsm_apply(r, buf)
     if rv != 0:
+        calls.fsm_errmsg(r, rv, f"apply entry {index}")
         return rv
     r.last_applied = index
     req = request.take(r, index)

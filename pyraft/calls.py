@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap
+from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap, raft_strerror
 from pyraft.state import Raft, RaftWrite
 from pyraft.types import (
     EntryBatch,
@@ -51,6 +51,12 @@ def io_errmsg(r: Raft) -> None:
     """Take over the I/O implementation's message as "io: …", unless the failure was an exception and has its own."""
     if not r.failed:
         r.errmsg = errmsg_wrap(r.io.errmsg, "io")
+
+
+def fsm_errmsg(r: Raft, rv: int, what: str) -> None:
+    """Say that the state machine failed to do `what`, unless it raised and that has been said."""
+    if not r.failed:
+        r.errmsg = errmsg_wrap(raft_strerror(rv), what)
 
 
 def fail(r: Raft, what: str, exc: BaseException) -> None:

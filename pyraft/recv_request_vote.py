@@ -32,7 +32,10 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
     message.request_vote_result = result
     req = RaftIoSend()
     req.data = r
-    return calls.send(r, req, message, reply.send_cb)
+    rv = calls.send(r, req, message, reply.send_cb)
+    if rv != 0:
+        calls.io_errmsg(r)
+    return rv
 
 
 def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:

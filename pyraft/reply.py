@@ -23,7 +23,10 @@ def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> 
     message.append_entries_result = result
     req = RaftIoSend()
     req.data = r
-    return calls.send(r, req, message, send_cb)
+    rv = calls.send(r, req, message, send_cb)
+    if rv != 0:
+        calls.io_errmsg(r)
+    return rv
 
 
 def send_to_leader(r: Raft, rejected: int, last_log_index: int) -> None:

@@ -12,7 +12,7 @@ disk has the snapshot but the FSM refuses it, no new entry can be stored until a
 from typing import Any
 
 from pyraft import calls, configuration, convert, log, membership, replicate, reply
-from pyraft.errors import RAFT_BUSY, RAFT_SHUTDOWN, errmsg_wrap, raft_strerror
+from pyraft.errors import RAFT_BUSY, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft, RaftInstall
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -52,8 +52,7 @@ def restore(r: Raft, snapshot: RaftSnapshot) -> int:
     assert len(snapshot.bufs) == 1
     rv = calls.fsm_restore(r, snapshot.bufs[0])
     if rv != 0:
-        if not r.failed:
-            r.errmsg = errmsg_wrap(raft_strerror(rv), f"restore snapshot {snapshot.index}")
+        calls.fsm_errmsg(r, rv, f"restore snapshot {snapshot.index}")
         return rv
     r.configuration = configuration.copy(snapshot.configuration)
     r.configuration_committed_index = snapshot.configuration_index
@@ -90,13 +89,17 @@ def take(r: Raft) -> int:
     rv, snapshot.bufs = calls.fsm_snapshot(r)
     if rv != 0:
         r.snapshot.pending = None
-        return 0 if rv == RAFT_BUSY else rv
+        if rv == RAFT_BUSY:
+            return 0
+        calls.fsm_errmsg(r, rv, f"take snapshot {snapshot.index}")
+        return rv
     if r.fsm.version < 3 or r.fsm.snapshot_async is None:
         return _put(r, snapshot)
     req = TakeRequest(r, snapshot)
     req.work = _take_async
     rv = calls.async_work(r, req, take_cb)
     if rv != 0:
+        calls.io_errmsg(r)
         _finish_taking(r, snapshot)
     return rv
 
@@ -134,6 +137,7 @@ def _put(r: Raft, snapshot: RaftSnapshot) -> int:
     r.snapshot.put = req
     rv = calls.snapshot_put(r, max(r.snapshot.trailing, 1), req, snapshot, put_cb)
     if rv != 0:
+        calls.io_errmsg(r)
         r.snapshot.put = None
         _finish_taking(r, snapshot)
     return rv

@@ -28,6 +28,7 @@ def bump(r: Raft, term: int) -> int:
     replicate.flush(r)
     rv = calls.set_term(r, term)
     if rv != 0:
+        calls.io_errmsg(r)
         return rv
     r.current_term = term
     r.voted_for = 0
