@@ -1,0 +1,71 @@
+"""The code in README.md runs, and what it promises about names is true."""
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyraft
+from io_uv import pyuv
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def blocks() -> list[str]:
+    """The code of the quick guide, in order."""
+    guide = README.read_text().split("## Quick guide")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", guide, flags=re.S)
+
+
+def test_the_quick_guide_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Copied block by block, with a directory and an address that exist, it elects, applies and stops.
+
+    Only `loop.run()` moves behind the rest, and the last block waits until the command has been applied.
+    """
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    *guide, front = (
+        b.replace("/your/raft/data", str(tmp_path)).replace("192.168.1.1:9999", f"127.0.0.1:{port}") for b in blocks()
+    )
+    names: dict[str, Any] = {}
+    *setup, stop = (block.replace("loop.run()", "") for block in guide)
+    for block in setup:
+        exec(compile(block, str(README), "exec"), names)
+
+    def poll(timer: Any) -> None:
+        if pyraft.raft_last_applied(names["raft"]) >= names["req"].index:
+            timer.close()
+            exec(compile(stop, str(README), "exec"), names)
+
+    pyuv.Timer(names["loop"]).start(poll, 0.01, 0.01)
+    names["loop"].run()
+    names["loop"].close()
+    assert capsys.readouterr().out == "status 0 result 1\n"
+    assert names["fsm"].data == [b"command1"]
+    exec(compile(front, str(README), "exec"), names)  # defines the asyncio variant
+
+
+def test_the_guide_has_the_steps_of_the_c_readme() -> None:
+    """The calls come in the order in which the C library's README has them."""
+    calls = re.findall(r"\b(raft_\w+)\(", "".join(blocks()))
+    order = ["raft_uv_tcp_init", "raft_uv_init", "raft_init", "raft_configuration_add", "raft_bootstrap", "raft_start"]
+    order += ["raft_apply", "raft_close"]
+    positions = [calls.index(name) for name in order]
+    assert positions == sorted(positions)
+
+
+def test_every_name_in_the_table_exists() -> None:
+    """What the table of calls names can be called."""
+    table = README.read_text().split("## C call, Python call")[1].split("\n## ")[0]
+    right = " ".join(line.split("|")[2] for line in table.splitlines() if line.count("|") == 3)
+    for name in re.findall(r"\b(raft_\w+|Raft\w+)\(", right):
+        assert hasattr(pyraft, name), name
+    for name in re.findall(r"pyuv\.([\w.]+)\(", right):
+        found: Any = pyuv
+        for part in name.split("."):
+            found = getattr(found, part)
+    for name in re.findall(r"loop\.(\w+)\(", right):
+        assert hasattr(pyuv.Loop, name), name
