@@ -1,0 +1,168 @@
+"""The examples, run as a reader would run them, and the check of cluster.py against what it must catch."""
+
+import importlib.util
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+DEADLINE = 90
+
+
+@pytest.fixture(scope="module")
+def cluster() -> ModuleType:
+    """examples/cluster.py as a module."""
+    spec = importlib.util.spec_from_file_location("example_cluster", EXAMPLES / "cluster.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def program(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(EXAMPLES / name), *(str(a) for a in arguments)]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+def test_a_cluster_under_accidents_counts_right(servers: int, tmp_path: Path) -> None:
+    """cluster.py ends with its check held, whatever it killed."""
+    options = ("--servers", servers, "--seconds", 5, "--seed", 4, "--directory", tmp_path / "data")
+    done = subprocess.run(
+        program("cluster.py", *options), capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held (seed 4): " in done.stdout
+    assert "kill " in done.stdout
+    assert "commits/s" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_directory_that_holds_another_run_is_refused(tmp_path: Path) -> None:
+    """The increments of two runs cannot be told apart."""
+    (tmp_path / "1").mkdir()
+    done = subprocess.run(
+        program("cluster.py", "--directory", tmp_path), capture_output=True, text=True, timeout=DEADLINE, check=False
+    )
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr
+
+
+def ledger(cluster: ModuleType) -> object:
+    """Two acknowledged increments, 5 and 7, counted by everybody, and one of 3 without an answer."""
+    made = cluster.Ledger()
+    for amount in (5, 7, 3):
+        made.ask(amount)
+    for server in (1, 2):
+        made.applied(server, 2, 5)
+        made.applied(server, 3, 7)
+    made.ack(1, 2)
+    made.ack(2, 3)
+    made.lost(3)
+    return made
+
+
+def test_the_check_accepts_what_is_right(cluster: ModuleType) -> None:
+    """An increment without an answer may have been counted or not."""
+    made = ledger(cluster)
+    made.check({1: 12, 2: 12})  # type: ignore[attr-defined]
+    made.applied(1, 4, 3)  # type: ignore[attr-defined]
+    made.check({1: 15, 2: 15})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("counts", "changes", "complaint"),
+    [
+        ({1: 12, 2: 5}, [], "server 2 has 5"),
+        ({1: 17, 2: 17}, [(1, 4, 5)], "without having been asked for"),
+        ({1: 12, 2: 19}, [], "server 2 has 19"),
+        ({1: 18, 2: 18}, [(1, 4, 3), (1, 5, 3)], "without having been asked for"),
+    ],
+    ids=["lost on one", "counted twice", "counted twice by one", "the unanswered one twice"],
+)
+def test_the_check_catches_what_is_wrong(
+    cluster: ModuleType, counts: dict[int, int], changes: list[tuple[int, int, int]], complaint: str
+) -> None:
+    """A lost, a doubled and an unheard-of increment are each found."""
+    made = ledger(cluster)
+    for change in changes:
+        made.applied(*change)  # type: ignore[attr-defined]
+    with pytest.raises(cluster.Violation, match=complaint):
+        made.check(counts)  # type: ignore[attr-defined]
+
+
+def test_the_check_catches_an_acknowledged_increment_that_nobody_counted(cluster: ModuleType) -> None:
+    """Neither all servers together nor the sum hides it."""
+    made = ledger(cluster)
+    request = made.ask(9)  # type: ignore[attr-defined]
+    made.ack(request, 4)  # type: ignore[attr-defined]
+    with pytest.raises(cluster.Violation, match="9 acknowledged at index 4, counted None"):
+        made.check({1: 12, 2: 12})  # type: ignore[attr-defined]
+
+
+def test_the_check_catches_servers_that_disagree_at_once(cluster: ModuleType) -> None:
+    """Two servers that count different commands at one index are told while it happens, as are two acknowledgements."""
+    made = ledger(cluster)
+    with pytest.raises(cluster.Violation, match="server 3 counts 8 at index 3, another one 7"):
+        made.applied(3, 3, 8)  # type: ignore[attr-defined]
+    request = made.ask(1)  # type: ignore[attr-defined]
+    with pytest.raises(cluster.Violation, match="index 3 was acknowledged twice"):
+        made.ack(request, 3)  # type: ignore[attr-defined]
+
+
+def test_the_c_example_by_itself(tmp_path: Path) -> None:
+    """server.py DIR ID, as in C: it starts, and SIGINT stops it in order."""
+    members = f"1=127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        program("server.py", tmp_path, 1, "--members", members), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1: starting\n"
+    with process:
+        while not (tmp_path / "open-1").exists():  # the first increment
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read().splitlines()[-1] == "1: stopping"
+    assert process.returncode == 0
+    assert not (tmp_path / "open-1").exists()
+    assert any(path.name.startswith("0000000000000002-") for path in tmp_path.iterdir())
+
+
+def test_the_key_value_store_keeps_what_it_was_told(tmp_path: Path) -> None:
+    """Lines in, answers out; a second run finds what the first one left."""
+    command = program("kv.py", tmp_path, 1, f"1=127.0.0.1:{free_port()}")
+    told = "set color green\nset color blue\nset size 7\ndel size\nnonsense\n"
+    first = subprocess.run(command, input=told, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert first.returncode == 0, first.stderr
+    usage = "set KEY VALUE | del KEY | get KEY | leader"
+    assert sorted(first.stdout.splitlines()) == sorted([usage, "was None", "was 'green'", "was None", "was '7'"])
+    second = subprocess.run(command, input="del color\n", capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert second.stdout == "was 'blue'\n"
+
+
+def test_the_key_value_store_in_asyncio_serves_connections(tmp_path: Path) -> None:
+    """The same lines over TCP, answered in order; SIGTERM stops it."""
+    command = program("kv_asyncio.py", tmp_path, 1, f"1=127.0.0.1:{free_port()}", 0)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split()[-1])
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as s:
+            s.settimeout(DEADLINE)
+            s.sendall(b"leader\nset color green\nset color blue\nget color\nget size\n")
+            s.shutdown(socket.SHUT_WR)
+            answers = s.makefile().read().splitlines()
+        assert answers[0].startswith("(1, '127.0.0.1:")
+        assert answers[1:] == ["was None", "was 'green'", "'blue'", "None"]
+        process.terminate()
+    assert process.returncode == 0
