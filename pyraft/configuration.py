@@ -73,7 +73,10 @@ def _is_address(address: object) -> bool:
 
 
 def raft_configuration_encode(c: RaftConfiguration) -> tuple[int, bytes]:
-    """Return (0, blob); see `encode`. Source: raft.h."""
+    """Return (0, blob) with the form that `encode` describes; (RAFT_INVALID, b"") if `c` is empty. Source: raft.h."""
+    # C: configuration.c:configurationEncode asserts.
+    if not c.servers:
+        return RAFT_INVALID, b""
     return 0, encode(c)
 
 

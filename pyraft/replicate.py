@@ -43,7 +43,8 @@ class SendRequest(RaftIoSend):
     __slots__ = ("raft", "server_id")
 
     def __init__(self, raft: Raft, server_id: int) -> None:
-        super().__init__()
+        self.data = None
+        self.cb = None
         self.raft = raft
         self.server_id = server_id
 

@@ -154,6 +154,11 @@ def test_encoding_is_that_of_the_c_library(servers: list[tuple[int, str, int]], 
     assert (rv, content(d), problem) == (0, servers, "")
 
 
+def test_nobody_has_no_encoding() -> None:
+    """An empty configuration is refused; C asserts."""
+    assert raft_configuration_encode(RaftConfiguration()) == (RAFT_INVALID, b"")
+
+
 @covers(
     "configurationDecode/one_server", "configurationDecode/two_servers", "byteGetString/success", "byteGet64/success"
 )
