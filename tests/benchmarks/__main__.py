@@ -1,0 +1,164 @@
+"""The command line of the benchmarks; `make bench ARGS='...'` passes its arguments on."""
+
+import argparse
+import fnmatch
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import report, rows, sides
+from tests.benchmarks.processes import Failed
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description="Compare with the C library and PySyncObj.")
+    parser.add_argument(
+        "--rows", default="*", help="names of rows or groups to measure, with wildcards, separated by ;"
+    )
+    parser.add_argument("--list", action="store_true", help="list groups and rows")
+    parser.add_argument("--sides", default=",".join(sides.NAMES), help="which sides (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a load (%(default)s)")
+    parser.add_argument("--disk", type=Path, help="a directory on a disk, for the rows called ext4 (temporary files')")
+    parser.add_argument("--ram", type=Path, default=Path("/dev/shm"), help="one on tmpfs (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument("--svg", type=Path, help="draw the comparison into this file")
+    return parser.parse_args()
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a directory is on."""
+    best, kind = "", "?"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        mount, type = line.split()[1:3]
+        if str(path.resolve()).startswith(mount) and len(mount) >= len(best):
+            best, kind = mount, type
+    return kind
+
+
+def durable_write(dir: Path) -> float:
+    """Median time of a bare durable write of 4 KiB to zero-filled blocks, in seconds: what no log can go below."""
+    path = dir / "write"
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    os.write(fd, bytes(1 << 20))
+    os.fsync(fd)
+    os.close(fd)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_DIRECT)
+    except OSError:  # no direct I/O here
+        fd = os.open(path, os.O_WRONLY | os.O_DSYNC)
+    times = []
+    with mmap(-1, 4096) as page:
+        for n in range(200):
+            began = time.perf_counter()
+            os.pwrite(fd, page, n * 4096)
+            times.append(time.perf_counter() - began)
+    os.close(fd)
+    path.unlink()
+    return statistics.median(times)
+
+
+def about(options: rows.Options, writes: list[float]) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "seconds": options.seconds,
+        "file systems": {name: file_system(path) for name, path in options.places.items()},
+        "durable write of 4 KiB, seconds": statistics.median(writes) if writes else None,
+    }
+
+
+def chosen(pattern: str) -> list[tuple[rows.Group, list[rows.Row]]]:
+    patterns = pattern.split(";")
+    found = []
+    for group in rows.groups():
+        wanted = [
+            row
+            for row in group.rows
+            if any(fnmatch.fnmatch(group.name, p) or fnmatch.fnmatch(row.name, p) for p in patterns)
+        ]
+        if wanted and group.run is not None:
+            wanted = list(group.rows)
+        if wanted:
+            found.append((group, wanted))
+    return found
+
+
+def one(
+    group: rows.Group, wanted: list[rows.Row], side: sides.Side, options: rows.Options, results: report.Results
+) -> str:
+    """Measure rows of a group for a side, once; what went wrong, or nothing."""
+    fitting = [row for row in wanted if rows.applies(side, group, row)]
+    if not fitting:
+        return ""
+    root = Path(tempfile.mkdtemp(prefix="bench-", dir=options.places[group.place]))
+    try:
+        for name, values in rows.measure(group, side, root / "data", options, fitting).items():
+            results.setdefault(name, {}).setdefault(side.name, []).append(values)
+    except Failed as exc:
+        return f"{group.name}, {side.name}: {exc}"
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    return ""
+
+
+def main() -> int:
+    args = arguments()
+    selection = chosen(args.rows)
+    if args.list:
+        for group, wanted in selection:
+            print(group.name)
+            for row in wanted:
+                print(f"    {row.name}")
+        return 0
+    disk = args.disk or Path(tempfile.gettempdir())
+    options = rows.Options(args.seconds, {"ext4": disk, "tmpfs": args.ram})
+    results: report.Results = {}
+    failures: list[str] = []
+    writes: list[float] = []
+    workshop = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        found, missing = sides.find(args.sides.split(","), workshop)
+        for reason in missing:
+            print(f"left out: {reason}", file=sys.stderr)
+        for round in range(1, args.rounds + 1):
+            for group, wanted in selection:
+                writes.append(durable_write(workshop))
+                # Each side is first in turn: what comes first meets a disk that has just been left alone.
+                turn = round % len(found)
+                for side in found[turn:] + found[:turn]:
+                    print(f"round {round}/{args.rounds}: {group.name}: {side.name}", file=sys.stderr, flush=True)
+                    failure = one(group, wanted, side, options, results)
+                    if failure:
+                        failures.append(failure)
+                        print(f"FAILED: {failure}", file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    names = [side.name for side in found]
+    everything = [row for _, wanted in selection for row in wanted]
+    facts = about(options, writes)
+    print(report.details(results, everything, names), end="\n\n")
+    print(report.table(results, everything, names), end="\n\n")
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    if args.json:
+        report.write_json(args.json, results, facts)
+    if args.svg:
+        args.svg.write_text(report.picture(results, everything, names))
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

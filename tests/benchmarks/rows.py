@@ -1,0 +1,218 @@
+"""The rows of the comparison: what each starts, loads and measures.
+
+A row is measured for one side at a time, in directories of its own. `Group`s are rows that one running cluster serves
+one after the other. Each measurement ends with all servers killed and `verify.check`.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks import verify
+from tests.benchmarks.processes import Cluster, Failed, Process, Side
+
+Values = dict[str, float]
+"""Metric to value. Times are in seconds, sizes in bytes."""
+
+RECORDS = 200_000
+"""Entries in the log for the rows on start-up and memory."""
+STATE_BYTES = 256 * 1024 * 1024
+WARM_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets."""
+
+    seconds: float
+    places: dict[str, Path]
+    """Directory for each kind of file system."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. `lead` names its first metric, by which sides are compared; less is better for some."""
+
+    name: str
+    lead: str
+    measure: Callable[[Cluster, Options], Values] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are measured one after the other on one cluster."""
+
+    name: str
+    rows: tuple[Row, ...]
+    place: str
+    servers: int
+    settings: tuple[tuple[str, int], ...] = ()
+    run: Callable[["Group", Side, Path, Options, list[Row]], dict[str, Values]] | None = None
+
+
+def load_row(name: str, lead: str, calls: int, size: int, buffers: int = 1) -> Row:
+    """Throughput, latency, CPU and bytes written per entry, under a closed loop."""
+
+    def measure(cluster: Cluster, options: Options) -> Values:
+        cluster.load(calls, buffers, size, WARM_SECONDS)
+        cpu, written = cluster.total(Process.cpu_exact), cluster.total(Process.written)
+        loaded = cluster.load(calls, buffers, size, options.seconds)
+        cpu = cluster.total(Process.cpu_exact) - cpu
+        written = cluster.total(Process.written) - written
+        entries = max(loaded.entries, 1)
+        return {
+            "throughput": loaded.entries / loaded.seconds,
+            "p50": loaded.p50,
+            "p99": loaded.p99,
+            "cpu": cpu / entries,
+            "written": written / entries,
+        }
+
+    return Row(name, lead, measure)
+
+
+def load_group(servers: int, place: str) -> Group:
+    """W = 1, 64, 1024, entries of 64 and 4096 bytes; and 64 entries per call."""
+    title = f"{servers} server{'s' if servers > 1 else ''}, {place}"
+    rows = []
+    for size, label in ((64, "64 B"), (4096, "4 KiB")):
+        for calls in (1, 64, 1024):
+            lead = "p50" if calls == 1 else "throughput"
+            rows.append(load_row(f"{title}, {label}, W={calls}", lead, calls, size))
+    rows.append(load_row(f"{title}, 64 B, 64 per call, W=16", "throughput", 16, 64, buffers=64))
+    return Group(f"load-{servers}-{place}", tuple(rows), place, servers)
+
+
+def snapshot_group(place: str) -> Group:
+    """A snapshot of 1 MB every 1024 entries."""
+    row = load_row(f"3 servers, {place}, 64 B, W=64, 1 MB snapshots", "throughput", 64, 64)
+    settings = (("threshold", 1024), ("trailing", 128), ("state", 1_000_000))
+    return Group(f"snapshots-3-{place}", (row,), place, 3, settings)
+
+
+def run_loads(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """Measure rows on one cluster."""
+    results = {}
+    with Cluster(side, root, group.servers, **dict(group.settings)) as cluster:
+        cluster.start()
+        cluster.leader()
+        for row in rows:
+            assert row.measure is not None
+            results[row.name] = row.measure(cluster, options)
+        verify.check(cluster)
+    return results
+
+
+def run_records(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """200,000 entries of 64 bytes in the log: the servers' memory, then the time that raft_start takes to load them."""
+    with Cluster(side, root, 3) as cluster:
+        cluster.start()
+        cluster.load(256, 1, 64, 600.0, RECORDS)
+        cluster.settle()
+        memory = statistics.median(process.memory() for process in cluster.processes.values())
+        cluster.kill_all()
+        began = time.monotonic()
+        cluster.start()
+        whole = time.monotonic() - began
+        start = statistics.median(cluster.started.values())
+        cluster.leader()
+        cluster.settle()
+        verify.check(cluster)
+    return {rows[0].name: {"start": start, "process": whole}, rows[1].name: {"memory": memory}}
+
+
+def run_failover(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """SIGKILL the leader, load the next one as soon as there is one: time from the kill to the first commit."""
+    with Cluster(side, root, 3) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        cluster.note(leader.load(16, 1, 64, 0.2))
+        number = cluster.acknowledged
+        cluster.settle()
+        began = time.monotonic()
+        cluster.kill(leader.id)
+        while True:
+            leading = [p for p in cluster.processes.values() if p.status().state == 3]
+            if leading:
+                loaded = leading[0].load(1, 1, 64, 5.0, 1)
+                if not loaded.failed:
+                    break
+            if time.monotonic() > began + 60:
+                raise Failed(f"{side.name}: no leader a minute after the kill")
+            time.sleep(0.002)
+        took = time.monotonic() - began
+        # The new leader counted from 1: what matters is that the old leader's entries are there.
+        cluster.acknowledged = number
+        verify.check(cluster)
+    return {rows[0].name: {"failover": took}}
+
+
+def run_idle(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """CPU of the leader of three with nothing to do, as a fraction of a core."""
+    with Cluster(side, root, 3) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        time.sleep(0.5)
+        cpu, began = leader.cpu_exact(), time.monotonic()
+        time.sleep(max(options.seconds, 3.0))
+        used = (leader.cpu_exact() - cpu) / (time.monotonic() - began)
+    return {rows[0].name: {"idle": used}}
+
+
+def run_stalls(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """The longest time that the leader's loop stood still while it took a snapshot of 256 MiB under a light load, and a
+    follower's while it installed that.
+    """
+    threshold = 2000
+    with Cluster(side, root, 3, threshold=threshold, trailing=16, state=STATE_BYTES) as cluster:
+        cluster.start(1, 2)
+        leader = cluster.leader()
+        leader.stall(True)
+        leader.send(f"load 4 1 64 600 {threshold + 500}")
+
+        def snapshot_of(id: int) -> bool:
+            return any(path.suffix == ".meta" for path in (cluster.root / str(id)).glob("snapshot-*"))
+
+        cluster.note(leader.loaded(600.0))
+        cluster.until("the snapshot", lambda: snapshot_of(leader.id), 120.0)
+        take = leader.stall(False)
+        cluster.start(3)
+        follower = cluster.processes[3]
+        follower.stall(True)
+        leader.stall(True)
+        count = leader.status().count
+        cluster.until("the installation", lambda: follower.status().count >= count, 120.0)
+        install, send = follower.stall(False), leader.stall(False)
+        verify.check(cluster)
+    return {rows[0].name: {"stall": take}, rows[1].name: {"stall": install, "sender": send}}
+
+
+def groups() -> list[Group]:
+    """All groups, in the order of the table."""
+    loads = [load_group(servers, place) for place in ("ext4", "tmpfs") for servers in (1, 3)]
+    start = Row("raft_start with 200,000 entries", "start")
+    memory = Row("memory with 200,000 entries", "memory")
+    take = Row("longest stall of the loop, 256 MiB snapshot taken", "stall")
+    install = Row("longest stall of the loop, 256 MiB snapshot installed", "stall")
+    return [
+        *loads,
+        snapshot_group("ext4"),
+        Group("records", (start, memory), "ext4", 3, run=run_records),
+        Group("failover", (Row("leader killed to next commit", "failover"),), "ext4", 3, run=run_failover),
+        Group("idle", (Row("idle leader of three", "idle"),), "ext4", 3, run=run_idle),
+        Group("stalls", (take, install), "ext4", 3, run=run_stalls),
+    ]
+
+
+def applies(side: Side, group: Group, row: Row) -> bool:
+    """Whether a side has a counterpart of a row."""
+    if side.journal == "raft":
+        return True
+    return group.name not in ("snapshots-3-ext4", "stalls") and "per call" not in row.name
+
+
+def measure(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """Measure rows of a group for a side once."""
+    return (group.run or run_loads)(group, side, root, options, rows)

@@ -1,0 +1,66 @@
+"""What is compared: this project (pure, and compiled where it was built), the C library, PySyncObj.
+
+A side that cannot be had (no libraft-dev, no compiler, not built, not installed) is left out, with a word on why.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.benchmarks.processes import Side
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PACKAGES = ("pyraft", "io_uv")
+NAMES = ("pyraft", "pyraft-compiled", "libraft", "pysyncobj")
+
+
+def find(names: list[str], workshop: Path) -> tuple[list[Side], list[str]]:
+    """The sides of these names, made in a directory for temporary things; and why others are missing."""
+    makers = {"pyraft": pure, "pyraft-compiled": compiled, "libraft": libraft, "pysyncobj": pysyncobj}
+    found, missing = [], []
+    for name in names:
+        side = makers[name](workshop)
+        if isinstance(side, Side):
+            found.append(side)
+        else:
+            missing.append(f"{name}: {side}")
+    return found, missing
+
+
+def pure(workshop: Path) -> Side | str:
+    """The source as it is: a copy without extension modules, in case the tree has been compiled in place."""
+    tree = workshop / "pure"
+    for package in PACKAGES:
+        ignore = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / package, tree / package, ignore=ignore)
+    return Side("pyraft", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(tree)})
+
+
+def compiled(workshop: Path) -> Side | str:
+    """The same with the core compiled, if extension modules are in the tree."""
+    if not list((ROOT / "pyraft").glob("*.so")):
+        return "not built"
+    return Side("pyraft-compiled", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(ROOT)})
+
+
+def libraft(workshop: Path) -> Side | str:
+    """A small server on the C library."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return "no C compiler"
+    program = workshop / "server"
+    command = [compiler, "-std=gnu11", "-O2", "-o", str(program), str(HERE / "server.c"), "-lraft", "-luv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"server.c does not compile (libraft-dev, libuv1-dev?): {done.stderr.strip()[:200]}"
+    return Side("libraft", [str(program)])
+
+
+def pysyncobj(workshop: Path) -> Side | str:
+    """PySyncObj with its journal."""
+    if importlib.util.find_spec("pysyncobj") is None:
+        return "not installed"
+    return Side("pysyncobj", [sys.executable, str(HERE / "pysyncobj_server.py")], journal="pysyncobj")
