@@ -42,7 +42,7 @@ FILE_MODULES = {"fs", "kaio"}
 NOT_FILES = {"io_uv/writer.py": {"os.close"}}  # an eventfd
 """Where io_uv may call the operating system for files, so that tests can record and fail every operation."""
 
-URL_HOSTS = {"github.com", "fsf.org", "www.gnu.org", "libuv.org", "raft.github.io", "web.stanford.edu"}
+URL_HOSTS = {"github.com", "fsf.org", "www.gnu.org", "libuv.org", "raft.github.io", "web.stanford.edu", "www.w3.org"}
 
 
 def python_files(*tops: str) -> list[Path]:
