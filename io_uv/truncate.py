@@ -18,13 +18,14 @@ from pyraft.types import RaftIo
 
 
 class Truncate:
-    """A truncate at `index`."""
+    """A truncate at `index`; `attempt` says that a thread is busy with it."""
 
-    __slots__ = ("index", "uv")
+    __slots__ = ("attempt", "index", "uv")
 
     def __init__(self, uv: state.Uv, index: int) -> None:
         self.uv = uv
         self.index = index
+        self.attempt = False
 
     def run(self) -> None:
         """The barrier's turn."""
@@ -36,7 +37,10 @@ class Truncate:
         self.start()
 
     def start(self) -> None:
-        """Make an attempt."""
+        """Make an attempt, unless one is under way."""
+        if self.attempt:
+            return
+        self.attempt = True
         work.run(self.uv, self.remove, self.after)
 
     def remove(self) -> None:
@@ -47,6 +51,7 @@ class Truncate:
     def after(self, failure: Failure | None) -> None:
         """An attempt has ended."""
         uv = self.uv
+        self.attempt = False
         if failure is not None and not uv.closing:
             uv.errored = True
             uv.truncate_failure = failure.wrap(f"truncate from {self.index}")
@@ -81,14 +86,14 @@ def truncate(io: RaftIo, index: int) -> int:
 
 
 def try_again(uv: state.Uv) -> None:
-    """Make another attempt after a failure, if there was one and none is under way."""
+    """Make another attempt after a failure, if there was one."""
     if uv.truncate_failure is not None and uv.truncate_work is not None:
         uv.truncate_work.start()
 
 
 def close(uv: state.Uv) -> None:
     """Give up a truncate that failed: the next start reads a longer log, as after a crash."""
-    if uv.truncate_failure is not None:
+    if uv.truncate_failure is not None and not uv.truncate_work.attempt:
         uv.truncate_failure = None
         uv.truncate_work = None
         barrier.release(uv)

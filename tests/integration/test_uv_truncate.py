@@ -1,12 +1,13 @@
 """RaftIo.truncate of io_uv: the end of the log is removed, and appends go on from there."""
 
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from io_uv import fs, segment
+from io_uv import fs, retry, segment
 from io_uv.fs import Failure
 from pyraft import errors
 from tests.lib.covers import covers
@@ -232,3 +233,34 @@ def test_random_appends_and_truncates(t: UvIo) -> None:
     t.append()
     model.append(next_number)
     assert stored(t) == model
+
+
+def test_one_attempt_at_a_time(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repetition that takes longer than the retry delay is not joined by another one."""
+    t.uv.disk_retry_delay = 1
+    gate, running, attempts = threading.Event(), threading.Lock(), []
+    truncate_log = segment.truncate_log
+
+    def slow(dir: str, infos: list[segment.SegmentInfo], index: int) -> None:
+        assert running.acquire(blocking=False)
+        attempts.append(index)
+        try:
+            if len(attempts) == 1:
+                raise Failure(errors.RAFT_IOERR, "unlink: i/o error")
+            gate.wait(20)
+            truncate_log(dir, infos, index)
+        finally:
+            running.release()
+
+    monkeypatch.setattr(segment, "truncate_log", slow)
+    t.append(4)
+    t.truncate(2)
+    run_until(t.loop, lambda: len(attempts) == 2)
+    for _ in range(3):
+        t.uv.retry_timer.stop()
+        retry._expired(t.uv)
+    gate.set()
+    run_until(t.loop, lambda: not t.uv.barriers)
+    assert len(attempts) == 2
+    t.append()
+    assert stored(t) == [1, 5]
