@@ -18,6 +18,7 @@ from pyraft import (
     RaftChange,
     raft_add,
     raft_assign,
+    raft_errmsg,
     raft_last_index,
     raft_leader,
     raft_remove,
@@ -461,3 +462,13 @@ def test_10_2_2_messages_are_bounded(limit: int) -> None:
         if got == 10:
             break
     assert got == 10
+
+
+def test_10_2_2_backlog_is_streamed() -> None:
+    """To a follower that acknowledges, a backlog goes out in several messages at once, without waiting for results."""
+    s = leader()
+    raft_set_max_append_bytes(s.r, 64)
+    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)] * 5, 5, None) == 0
+    sent = [m.append_entries for m in s.sent() if m.server_id == 2]
+    assert [(a.prev_log_index, a.n_entries) for a in sent] == [(2, 2), (4, 2), (6, 1)]
+    assert raft_errmsg(s.r) == ""
