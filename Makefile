@@ -9,6 +9,7 @@ SERVERS ?= 3
 SECONDS ?= 30
 RATE ?= 500
 N ?= 200
+ROUNDS ?= 3
 INPUTS ?= 1000000
 ATHERIS ?= 60
 SEED ?=
@@ -29,6 +30,7 @@ help:
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
 	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make torture   make cluster for 10 seeds in a row"
+	@echo "make powercut  cut the power at every moment of scripted runs: ROUNDS=$(ROUNDS) SEED=..."
 	@echo "make bench     compare with libraft (where it is installed) and PySyncObj"
 	@echo "make clean     remove build products and caches; make distclean removes .venv too"
 
@@ -68,6 +70,10 @@ torture: $(READY)
 	set -e; for seed in 1 2 3 4 5 6 7 8 9 10; do \
 		$(BIN)/python examples/cluster.py --servers $(SERVERS) --seconds $(SECONDS) --rate $(RATE) --seed $$seed $(ARGS); \
 	done
+
+.PHONY: powercut
+powercut: $(READY)
+	$(BIN)/python -m tests.lib.power_cut_scripts --rounds $(ROUNDS) $(SEED_OPTION) $(ARGS)
 
 .PHONY: test
 test: $(READY)

@@ -8,7 +8,8 @@ only sectors of one file keep the order of their own versions. Where there are t
 and none, each alone, each but one, every prefix, and random ones are tried.
 
 Nothing is durable but what a sync covers: fsync and fdatasync a file's data, size and attributes; a write through an
-O_DSYNC descriptor itself once it has returned; the sync of the directory all names. A rename is atomic.
+O_DSYNC descriptor itself once it has returned; the sync of the directory all names. A rename is atomic. Data whose sync
+failed may be lost for ever, although a later sync succeeds: the kernel takes its pages for clean.
 """
 
 import contextlib
@@ -70,7 +71,11 @@ def _error(code: int) -> OSError:
 
 
 class MemoryFs:
-    """The directory DIR in memory; `journal` collects events, `fail` may raise before a call is made."""
+    """The directory DIR in memory; `journal` collects events.
+
+    `fail(call, name)` may raise OSError instead of a call. Writes through O_DSYNC descriptors, that is of entries, go
+    by the name "append"; "appended" and "written" fail after the data has arrived.
+    """
 
     def __init__(self, image: Image | None = None) -> None:
         self.names: dict[str, _File] = {}
@@ -149,7 +154,8 @@ class MemoryFs:
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
         content = bytes(data)
         with self._lock:
-            self.fail("write", self._name_of(fd))
+            dsync = self.handles[fd].dsync
+            self.fail("append" if dsync else "write", self._name_of(fd))
             file = self._file(fd)
             number = self._next_write
             self._next_write += 1
@@ -157,16 +163,24 @@ class MemoryFs:
             if offset > len(file.content):
                 file.content.extend(bytes(offset - len(file.content)))
             file.content[offset : offset + len(content)] = content
-            # The write has arrived in part: whatever fails now says nothing about what is on the disk.
-            self.fail("written", self._name_of(fd))
-            if self.handles[fd].dsync:
+            try:
+                self.fail("appended" if dsync else "written", self._name_of(fd))
+            except OSError:
+                self.journal.append(("write_failed", file.ino, number))
+                raise
+            if dsync:
                 self.journal.append(("durable", file.ino, number))
             return len(content)
 
     def fsync(self, fd: int) -> None:
         with self._lock:
-            self.fail("fsync", self._name_of(fd))
             file = self.handles[fd].file
+            try:
+                self.fail("fsync", self._name_of(fd))
+            except OSError:
+                if file is not None:
+                    self.journal.append(("sync_failed", file.ino))
+                raise
             self.journal.append(("syncdir",) if file is None else ("sync", file.ino))
 
     def ftruncate(self, fd: int, size: int) -> None:
@@ -276,17 +290,25 @@ def installed(memory: MemoryFs) -> Iterator[MemoryFs]:
 class _Inode:
     """A file in a replay: what is durable, and what is under way, oldest first."""
 
-    __slots__ = ("attributes", "content", "pending", "size")
+    __slots__ = ("attributes", "content", "limbo", "pending", "size")
 
     def __init__(self, content: bytes = b"", attributes: dict[str, bytes] | None = None) -> None:
         self.content = bytearray(content)
         self.attributes = attributes or {}
-        # ("data", offset, bytes, number of the write) / ("size", n) / ("attribute", name, value)
+        # ("data", offset, bytes, number of the write) / ("size", n, number) / ("attribute", name, value)
         self.pending: list[Event] = []
+        # Data whose write or sync failed: it may be on the disk or not, and no later sync changes that.
+        self.limbo: list[Event] = []
         # The size as the running system sees it.
         self.size = len(content)
 
+    @property
+    def under_way(self) -> list[Event]:
+        """All that may be lost."""
+        return self.limbo + self.pending
+
     def write(self, offset: int, data: bytes, number: int) -> None:
+        """Put a write under way, by sectors, leaving out those that change nothing."""
         if offset + len(data) > self.size:
             self.size = offset + len(data)
             self.pending.append(("size", self.size, number))
@@ -294,29 +316,38 @@ class _Inode:
         while at < len(data):
             n = min(SECTOR - (offset + at) % SECTOR, len(data) - at)
             piece, start = data[at : at + n], offset + at
-            if self.content[start : start + n] != piece or self._under_way(start):
+            if self.content[start : start + n] != piece or self._is_under_way(start):
                 self.pending.append(("data", start, piece, number))
             at += n
 
-    def _under_way(self, start: int) -> bool:
+    def _is_under_way(self, start: int) -> bool:
         """Return whether another version of a sector is under way."""
-        return any(op[0] == "size" or (op[0] == "data" and op[1] // SECTOR == start // SECTOR) for op in self.pending)
+        return any(op[0] == "size" or _is_in(op, {start // SECTOR}) for op in self.under_way)
 
     def make_durable(self, number: int) -> None:
         """A write has become durable: older versions of its sectors will not come back."""
         done = [op for op in self.pending if op[-1] == number and op[0] != "attribute"]
-        self.content, self.attributes = self.with_changes(done)
-        sectors = {(op[1] // SECTOR) for op in done if op[0] == "data"}
-        self.pending = [
-            op
-            for op in self.pending
-            if op not in done and not (op[0] == "data" and op[-1] < number and op[1] // SECTOR in sectors)
-        ]
+        self.pending = [op for op in self.pending if op not in done]
+        self._do(done, [op for op in self.pending if op[0] == "data" and op[-1] > number])
 
     def sync(self) -> None:
-        """Everything under way becomes durable."""
-        self.content, self.attributes = self.with_changes(self.pending)
-        self.pending = []
+        """What is pending becomes durable."""
+        self._do(self.pending, [])
+
+    def _do(self, done: list[Event], newer: list[Event]) -> None:
+        self.content, self.attributes = self.with_changes(done)
+        sectors = {op[1] // SECTOR for op in done if op[0] == "data"}
+        self.limbo = [op for op in self.limbo if not _is_in(op, sectors)]
+        for end in [op[1] for op in done if op[0] == "size"]:
+            # What was cut off does not come back.
+            self.limbo = [(*op[:2], op[2][: end - op[1]], op[3]) for op in self.limbo if op[1] < end]
+        self.pending = [op for op in self.pending if op not in done and (op in newer or not _is_in(op, sectors))]
+
+    def fail(self, number: int | None) -> None:
+        """A write, or the sync of all that is pending, has failed."""
+        lost = [op for op in self.pending if op[0] == "data" and number in (None, op[-1])]
+        self.limbo += lost
+        self.pending = [op for op in self.pending if op not in lost]
 
     def with_changes(self, chosen: list[Event]) -> tuple[bytearray, dict[str, bytes]]:
         """Return content and attributes with some of what is under way done."""
@@ -334,6 +365,10 @@ class _Inode:
             else:
                 attributes[op[1]] = op[2]
         return content, attributes
+
+
+def _is_in(op: Event, sectors: set[int]) -> bool:
+    return op[0] == "data" and op[1] // SECTOR in sectors
 
 
 def _choices(pending: list[Event], rng: random.Random, more: int) -> Iterator[list[Event]]:
@@ -383,6 +418,10 @@ class Replay:
             self.inodes[event[1]].pending.append(("size", event[2], 0))
         elif kind == "attribute":
             self.inodes[event[1]].pending.append(("attribute", event[2], event[3]))
+        elif kind == "sync_failed":
+            self.inodes[event[1]].fail(None)
+        elif kind == "write_failed":
+            self.inodes[event[1]].fail(event[2])
         elif kind == "syncdir":
             self.names = self._names(self.pending_names)
             self.pending_names = []
@@ -424,7 +463,7 @@ class Replay:
 
     def losses(self, rng: random.Random, more: int) -> Iterator[Image]:
         """Yield the images that a power cut may leave now; `more` random combinations where there are many."""
-        dirty = {ino: inode.pending for ino, inode in self.inodes.items() if inode.pending}
+        dirty = {ino: inode.under_way for ino, inode in self.inodes.items() if inode.under_way}
         everything = dict(dirty)
         names = list(_choices(self.pending_names, rng, more))
         for chosen in names:

@@ -1,34 +1,28 @@
 """Power cuts at every moment of a scripted run, with every loss, and what a server finds afterwards.
 
-`Script` drives a RaftIo on a `MemoryFs` and notes in the journal what was asked for and what was acknowledged. `check`
-replays the journal: after each event it lets the power fail in all the ways that `crashfs.losses` knows, starts on the
+A script (`power_cut_scripts`) leaves a journal of what it did to the disk, what it asked for and what was acknowledged.
+`Checker` replays it: after each event it lets the power fail in all the ways that `Replay.losses` knows, starts on the
 image, with automatic recovery off and on, and compares: every acknowledged entry, term, vote and snapshot is there,
-nothing is there that was not asked for, and the directory can be written on and loaded again. Starting changes the
-directory too, so power fails once more at every moment of that.
+nothing is there that was not asked for, and the server goes on: the directory can be written and loaded again.
+Starting changes the directory too, so power fails once more at every moment of that.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from io_uv import disk, marker, metadata, raft_uv_set_block_size, raft_uv_set_segment_size, segment
+from io_uv import disk, marker, metadata, segment
 from io_uv.fs import Failure
 from io_uv.state import Metadata
-from pyraft import configuration
 from pyraft.types import (
-    RAFT_CHANGE,
     RAFT_COMMAND,
     EntryBatch,
-    RaftEntry,
-    RaftIoAppend,
-    RaftIoSnapshotPut,
     RaftSnapshot,
 )
 from tests.lib.crashfs import DIR, Event, Image, MemoryFs, Replay, installed
-from tests.lib.disk import conf
-from tests.lib.uvtest import Outcome, UvIo, run_until
+from tests.lib.uvtest import UvIo
 
 Entry: TypeAlias = tuple[int, int, bytes]
 """Term, type, payload."""
@@ -113,6 +107,8 @@ class Expected:
             return f"start index {found.start_index} behind a snapshot at {at}"
         if found.start_index > at + 1:
             return f"a gap between snapshot at {at} and the log from {found.start_index}"
+        if found.snapshot is not None and at in found.log() and found.log()[at][0] != found.snapshot.term:
+            return f"the log contradicts the snapshot at {at}"
         return self._log_problems(found, at)
 
     def _log_problems(self, found: "Found", at: int) -> str:
@@ -172,6 +168,27 @@ def _goes_on(found: Found, memory: MemoryFs) -> str:
     return ""
 
 
+def _lives_on(image: Image, found: Found) -> str:
+    """Start a RaftIo on an image, let it store a term, entries and a snapshot, restart; return what is wrong."""
+    with installed(MemoryFs(image)):
+        uv = UvIo(Path(DIR)).start()
+        index = uv.uv.append_next_index
+        assert uv.io.set_term(uv.io, found.term + 1) == 0, uv.io.errmsg
+        for size in (64, 2000, 2000):
+            uv.append(size=size, term=found.term + 1)
+        put = uv.put(index, term=found.term + 1)
+        uv.wait(put)
+        assert put.statuses == [0], uv.io.errmsg
+        uv.append(size=64, term=found.term + 1)
+        again = uv.reopen()
+        loaded = again.loaded
+        again.close()
+    _, term, _, snapshot, start_index, entries = loaded
+    if term != found.term + 1 or snapshot is None or snapshot.index != index or start_index > index + 1:
+        return "does not live on"
+    return "" if start_index + len(entries) == index + 4 else "does not live on with all entries"
+
+
 class Report:
     """What was tried."""
 
@@ -180,6 +197,7 @@ class Report:
         self.states = 0
         self.images = 0
         self.restarts = 0
+        self.lives = 0
         self.calls: Counter[str] = Counter()
         self.problems: list[str] = []
 
@@ -189,28 +207,35 @@ class Report:
         self.states += other.states
         self.images += other.images
         self.restarts += other.restarts
+        self.lives += other.lives
         self.calls += other.calls
         self.problems += other.problems
 
     def __str__(self) -> str:
         return (
             f"{self.states} crash states after {self.events} events ({self.images} different directories), "
-            f"{self.restarts} of them of a power cut during the start after another, {len(self.problems)} problems"
+            f"{self.restarts} of them of a second power cut during the start, {self.lives} servers run on, "
+            f"{len(self.problems)} problems"
         )
 
 
 class Checker:
-    """Checks the journals of one file system."""
+    """Checks a journal.
 
-    def __init__(self, seed: int, more: int, nested: float) -> None:
+    `more` random combinations of losses are tried where there are too many; on a part of the different directories
+    (`nested`, `live` from 0 to 1) the power fails again during the start, and a whole RaftIo goes on.
+    """
+
+    def __init__(self, seed: int, more: int, nested: float, live: float) -> None:
         self.rng = random.Random(seed)
         self.more = more
         self.nested = nested
+        self.live = live
         self.report = Report()
         self._starts: dict[tuple[int, bool], tuple[Found | None, str]] = {}
 
-    def check(self, memory: MemoryFs) -> Report:
-        """Let the power fail after every event of the journal."""
+    def check(self, memory: MemoryFs, stop: bool = False) -> Report:
+        """Let the power fail after every event of the journal; with `stop` up to the first problem only."""
         replay, expected = Replay(memory.base), Expected()
         for number, event in enumerate(memory.journal):
             if event[0] == "note":
@@ -222,6 +247,8 @@ class Checker:
             for image in replay.losses(self.rng, self.more):
                 self.report.states += 1
                 self._try(image, expected, f"event {number} {_brief(event)}", nested=True)
+                if stop and self.report.problems:
+                    return self.report
         return self.report
 
     def _try(self, image: Image, expected: Expected, where: str, nested: bool) -> None:
@@ -243,6 +270,9 @@ class Checker:
         journal = list(memory.journal)
         if found is not None and not problem:
             problem = _goes_on(found, memory)
+            if not problem and self.rng.random() < self.live:
+                self.report.lives += 1
+                problem = _lives_on(image, found)
         known = self._starts[image.key, auto_recovery] = found, problem
         if nested and journal and self.rng.random() < self.nested:
             replay = Replay(image)
@@ -261,261 +291,3 @@ class Checker:
 
 def _brief(event: Event) -> str:
     return " ".join(str(part) for part in event if not isinstance(part, bytes | list))[:80]
-
-
-# ---- scripts ---------------------------------------------------------------------------------------------------------
-
-
-class Script:
-    """Drives a RaftIo on a MemoryFs and notes what it asks for and what is acknowledged."""
-
-    def __init__(self, memory: MemoryFs, seed: int = 0) -> None:
-        self.memory = memory
-        self.rng = random.Random(seed)
-        self.counter = 0
-        self._serial = 0
-        self.term = 0
-        self.uv = self._open()
-
-    def _open(self) -> UvIo:
-        uv = UvIo(Path(DIR))
-        assert uv.init() == 0, uv.io.errmsg
-        raft_uv_set_block_size(uv.io, BLOCK_SIZE)
-        raft_uv_set_segment_size(uv.io, SEGMENT_SIZE)
-        loaded = uv.io.load(uv.io)
-        assert loaded[0] == 0, uv.io.errmsg
-        return uv
-
-    def serial(self) -> int:
-        """Return a number above all before."""
-        self._serial += 1
-        return self._serial
-
-    @property
-    def next_index(self) -> int:
-        """Index of the next entry."""
-        index: int = self.uv.uv.append_next_index
-        return index
-
-    def restart(self) -> None:
-        """Close and open again."""
-        self.close()
-        self.uv = self._open()
-
-    def close(self) -> None:
-        """Close the instance."""
-        self.uv.close()
-
-    def set_term(self, term: int) -> None:
-        """Store a term."""
-        self.memory.note("asked_state", (term, 0))
-        assert self.uv.io.set_term(self.uv.io, term) == 0, self.uv.io.errmsg
-        self.memory.note("state", (term, 0))
-        self.term = term
-
-    def set_vote(self, id: int) -> None:
-        """Store a vote."""
-        self.memory.note("asked_state", (self.term, id))
-        assert self.uv.io.set_vote(self.uv.io, id) == 0, self.uv.io.errmsg
-        self.memory.note("state", (self.term, id))
-
-    def bootstrap(self) -> None:
-        """Bootstrap with one server."""
-        entry = (1, RAFT_CHANGE, configuration.encode(conf()))
-        self.memory.note("asked_state", (1, 0))
-        self.memory.note("append", self.serial(), 1, [entry])
-        assert self.uv.io.bootstrap(self.uv.io, conf()) == 0, self.uv.io.errmsg
-        self.memory.note("state", (1, 0))
-        self.memory.note("appended", self.serial(), 1, [entry])
-        self.term = 1
-        self.uv.io.load(self.uv.io)
-
-    def recover(self) -> None:
-        """Recover with one server, as a program does that is no running server."""
-        entry = (max(self.term, 1), RAFT_CHANGE, configuration.encode(conf()))
-        self.memory.note("append", self.serial(), self.next_index, [entry])
-        index = self.next_index
-        assert self.uv.io.recover(self.uv.io, conf()) == 0, self.uv.io.errmsg
-        self.memory.note("appended", self.serial(), index, [entry])
-        self.restart()
-
-    def _entries(self, sizes: Sequence[int]) -> list[Entry]:
-        made = []
-        for size in sizes:
-            self.counter += 1
-            made.append((self.term, RAFT_COMMAND, self.counter.to_bytes(8, "little") + self.rng.randbytes(size - 8)))
-        return made
-
-    def submit(self, *sizes: int) -> Outcome:
-        """Append entries of these sizes as one batch; do not wait. The acknowledgement is noted."""
-        serial, first, entries = self.serial(), self.next_index, self._entries(sizes)
-        self.memory.note("append", serial, first, entries)
-        outcome = Outcome()
-
-        def done(req: RaftIoAppend, status: int) -> None:
-            if status == 0:
-                self.memory.note("appended", serial, first, entries)
-            outcome(req, status)
-
-        batch = [RaftEntry(*entry) for entry in entries]
-        assert self.uv.io.append(self.uv.io, RaftIoAppend(), batch, len(batch), done) == 0, self.uv.io.errmsg
-        return outcome
-
-    def wait(self, *outcomes: Outcome) -> None:
-        """Wait for these."""
-        run_until(self.uv.loop, lambda: all(outcome.calls for outcome in outcomes))
-
-    def append(self, *sizes: int) -> None:
-        """Append a batch and wait."""
-        self.wait(self.submit(*sizes))
-
-    def truncate(self, index: int) -> None:
-        """Truncate; do not wait."""
-        self.memory.note("truncate", self.serial(), index)
-        assert self.uv.io.truncate(self.uv.io, index) == 0, self.uv.io.errmsg
-
-    def put(self, index: int, trailing: int, size: int = 20) -> Outcome:
-        """Put a snapshot; do not wait. trailing 0 installs."""
-        snapshot = RaftSnapshot()
-        snapshot.index, snapshot.term, snapshot.configuration_index = index, self.term, 1
-        snapshot.configuration = conf()
-        snapshot.bufs = [self.rng.randbytes(size)]
-        self.memory.note("put", index, self.term, snapshot.bufs[0], trailing == 0)
-        outcome = Outcome()
-
-        def done(req: RaftIoSnapshotPut, status: int) -> None:
-            assert status == 0, self.uv.io.errmsg
-            self.memory.note("stored", index)
-            outcome(req, status)
-
-        rv = self.uv.io.snapshot_put(self.uv.io, trailing, RaftIoSnapshotPut(), snapshot, done)
-        assert rv == 0, self.uv.io.errmsg
-        return outcome
-
-
-def terms_and_votes(s: Script) -> None:
-    """Terms and votes in both files, and over a restart."""
-    s.set_term(1)
-    s.set_vote(2)
-    s.set_term(2)
-    s.set_term(5)
-    s.restart()
-    s.set_vote(1)
-    s.set_term(6)
-
-
-def appends_and_rolls(s: Script) -> None:
-    """Small and large entries over several segments, with part-filled and exactly filled blocks."""
-    s.bootstrap()
-    s.append(64)
-    s.append(256, 256)
-    s.append(8)
-    for size in (600, 1000, 304, 2000, 64):
-        s.append(size)
-    s.append(*[64] * 30)
-    s.append(64)
-
-
-def gathered_writes(s: Script) -> None:
-    """Several batches in one write, in the first write of a segment too."""
-    s.bootstrap()
-    outcomes = [s.submit(*[40] * n) for n in (1, 3, 2, 5, 1)]
-    s.wait(*outcomes)
-    outcomes = [s.submit(size) for size in (104, 504, 40, 1000, 8, 600)]
-    s.wait(*outcomes)
-    outcomes = [s.submit(200) for _ in range(20)]
-    s.wait(*outcomes)
-
-
-def restarts(s: Script) -> None:
-    """Segments are closed by io.close and found by the next start."""
-    s.bootstrap()
-    s.append(64)
-    s.restart()
-    s.append(64, 128)
-    s.append(2000)
-    s.restart()
-    s.set_term(2)
-    s.append(64)
-
-
-def truncates(s: Script) -> None:
-    """In the middle of a segment, at its start, over several, with writes pending."""
-    s.bootstrap()
-    for size in (64, 64, 1504, 1504, 64, 1504, 1504, 64):
-        s.append(size)
-    s.set_term(2)
-    s.truncate(7)
-    s.append(80)
-    s.truncate(3)
-    s.append(88)
-    first = s.submit(96)
-    s.set_term(3)
-    s.truncate(s.next_index - 1)
-    s.wait(first, s.submit(104))
-    s.truncate(2)
-    s.append(112)
-
-
-def snapshots(s: Script) -> None:
-    """Local snapshots while entries go on, with few and many trailing entries."""
-    s.bootstrap()
-    for _ in range(6):
-        s.append(1200)
-    s.wait(s.put(4, 2), s.submit(64))
-    for _ in range(3):
-        s.append(1200)
-    s.wait(s.put(8, 100, size=3000))
-    s.append(64)
-    s.wait(s.put(10, 1), s.submit(504))
-    s.append(64)
-
-
-def installs(s: Script) -> None:
-    """A snapshot replaces a log that is shorter, and one that is longer and of another term."""
-    s.bootstrap()
-    for _ in range(4):
-        s.append(1504)
-    s.set_term(2)
-    s.wait(s.put(20, 0))
-    for _ in range(5):
-        s.append(1504)
-    s.set_term(3)
-    s.wait(s.put(22, 0, size=2000))
-    s.append(64)
-    s.append(64)
-
-
-def recovers(s: Script) -> None:
-    """A new configuration is appended to a log that ends in a closed segment."""
-    s.bootstrap()
-    s.append(64)
-    s.set_term(4)
-    s.append(1504, 2000)
-    s.restart()
-    s.recover()
-    s.append(64)
-
-
-SCRIPTS: dict[str, Callable[[Script], None]] = {
-    function.__name__: function
-    for function in (
-        terms_and_votes,
-        appends_and_rolls,
-        gathered_writes,
-        restarts,
-        truncates,
-        snapshots,
-        installs,
-        recovers,
-    )
-}
-
-
-def run(name: str, seed: int = 0, more: int = 2, nested: float = 0.1) -> Report:
-    """Run a script, then let the power fail at every moment of it."""
-    with installed(MemoryFs()) as memory:
-        script = Script(memory, seed)
-        SCRIPTS[name](script)
-        script.close()
-    return Checker(seed, more, nested).check(memory)
