@@ -3,9 +3,11 @@
 from pyraft import (
     RAFT_FOLLOWER,
     RAFT_IOERR,
+    RAFT_LEADER,
     RAFT_MALFORMED,
     RAFT_UNAVAILABLE,
     RaftEntry,
+    RaftSnapshot,
     raft_close,
     raft_errmsg,
     raft_last_applied,
@@ -182,3 +184,35 @@ def test_entries_that_a_snapshot_has_replaced_count_as_present() -> None:
     s.recv(msg.append_entries(2, 1, 0, 0, 5, entries[:2]))
     assert s.reply().append_entries_result.last_log_index == 2
     assert raft_last_index(s.r) == 7
+
+
+def test_snapshot_that_io_refuses_is_tried_again() -> None:
+    """After a code of io.snapshot_put, or io.async_work, the next apply takes the snapshot."""
+    for part, snapshot_async in (("snapshot_put", False), ("async_work", True)):
+        s = leader(fsm=fsms.PairFsm(3, snapshot_async=snapshot_async))
+        raft_set_snapshot_threshold(s.r, 1)
+        s.io.fail(part, RAFT_IOERR)
+        for index in (3, 4):
+            command(s)
+            s.io.finish_appends()
+            s.recv(msg.append_entries_result(2, 2, index))
+        if snapshot_async:
+            s.io.finish_work()
+        s.io.finish_put()
+        assert s.r.log.snapshot.last_index == 4
+        assert s.state == RAFT_LEADER
+
+
+def test_start_with_the_snapshots_own_configuration_in_the_log() -> None:
+    """A trailing CHANGE entry that the snapshot covers is no news: the configuration is committed."""
+    s = Solo(start=False)
+    snapshot = RaftSnapshot()
+    snapshot.index, snapshot.term = 4, 1
+    snapshot.configuration, snapshot.configuration_index = configuration(1, 1), 3
+    snapshot.bufs = [fsms.content(0, 0)]
+    s.io.stored_snapshot, s.io.start_index = snapshot, 3
+    s.io.stored = [change(1, configuration(1, 1)), *msg.commands([1, 1])]
+    assert raft_start(s.r) == 0
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
+    assert s.r.configuration.n == 2
+    assert (raft_last_applied(s.r), raft_last_index(s.r)) == (4, 5)
