@@ -21,6 +21,10 @@ class Failed(Exception):
     """A server did not do what it should."""
 
 
+class Overloaded(Failed):
+    """Calls failed under a load: the leader has lost its leadership."""
+
+
 @dataclass(frozen=True)
 class Side:
     """One of the implementations that are compared."""
@@ -235,7 +239,7 @@ class Cluster:
     def note(self, loaded: Loaded) -> Loaded:
         """Remember what was acknowledged."""
         if loaded.failed:
-            raise Failed(f"{self.side.name}: {loaded.failed} entries failed")
+            raise Overloaded(f"{self.side.name}: {loaded.failed} entries failed")
         self.acknowledged = loaded.last
         return loaded
 

@@ -1,5 +1,6 @@
 """The counterpart of server.c on this project: same arguments, same lines in and out (described there)."""
 
+import cProfile
 import gc
 import os
 import struct
@@ -226,7 +227,11 @@ def main() -> None:
     dir, id, addresses, *settings = sys.argv[1:]
     pairs = (setting.split("=") for setting in settings)
     server = Server(dir, int(id), addresses.split(","), {name: int(value) for name, value in pairs})
-    server.loop.run()
+    profile = os.environ.get("BENCH_PROFILE")
+    if profile:
+        cProfile.runctx("server.loop.run()", {}, {"server": server}, f"{profile}.{id}")
+    else:
+        server.loop.run()
     say("bye")
 
 
