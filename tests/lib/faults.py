@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, kaio
+from pyraft import errors
 
 CALLS = (
     "open",
@@ -149,3 +150,19 @@ class Faults:
 
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EACCES, SHORT)
 """What a sick disk answers."""
+
+
+def refuse_allocation(monkeypatch: pytest.MonkeyPatch, *counters: int) -> list[str]:
+    """Let the disk be full for these segments; return the list of those tried."""
+    tried: list[str] = []
+    allocate = fs.allocate_file
+
+    def allocate_file(dir: str, name: str, size: int, *args: Any) -> int:
+        if name.startswith("open-"):
+            tried.append(name)
+            if not counters or int(name[5:]) in counters:
+                raise fs.Failure(errors.RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
+        return allocate(dir, name, size, *args)
+
+    monkeypatch.setattr(fs, "allocate_file", allocate_file)
+    return tried

@@ -130,6 +130,18 @@ def test_no_aio_events_left(monkeypatch: pytest.MonkeyPatch) -> None:
     loop.close()
 
 
+@covers("UvWriterSubmit/noResources")
+def test_thread_needs_no_aio_events(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes of the thread are plain ones: they go on when the machine has no AIO events left (in C they fail)."""
+
+    def refuse(n: int) -> Any:
+        raise OSError(errno.EAGAIN, "")
+
+    monkeypatch.setattr(kaio, "Context", refuse)
+    file = new_file(THREAD)
+    assert file.finish(file.write(b"a", 0)) is None
+
+
 def test_would_block_at_submission(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that the kernel will not take without blocking is made by the thread."""
     file = new_file(AIO)
