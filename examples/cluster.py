@@ -125,6 +125,8 @@ class Cluster:
         self.expected_exits: set[int] = set()  # process ids
         self.begun = time.monotonic()
         self.kills = 0
+        self.longest_stall = 0  # ms
+        self.most_memory = 0  # KiB
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self.ending = asyncio.Event()
@@ -163,6 +165,8 @@ class Cluster:
             self.ledger.applied(member.id, int(rest[0]), int(rest[1]))
         elif kind == "status":
             member.status = dict(word.split("=") for word in rest)
+            self.longest_stall = max(self.longest_stall, member.number("stall"))
+            self.most_memory = max(self.most_memory, member.number("memory"))
         else:
             request = int(rest[0])
             member.mine.discard(request)
@@ -287,7 +291,9 @@ class Cluster:
         """Run it all and return what each server has counted. Raises Violation."""
         await asyncio.gather(*(self.start(member) for member in self.members))
         background = [asyncio.create_task(task) for task in (self.ask_status(), self.display())]
-        trouble = [asyncio.create_task(task) for task in (self.load(), self.accidents())]
+        trouble = [asyncio.create_task(self.load())]
+        if not self.options.calm:
+            trouble.append(asyncio.create_task(self.accidents()))
         try:
             await self.unless_failed(asyncio.sleep(self.options.seconds))
             self.ending.set()
@@ -413,6 +419,7 @@ def run(options: argparse.Namespace, directory: Path) -> bool:
         f"{options.servers} servers through {cluster.kills} kills; {len(ledger.counted) - len(ledger.acknowledged)} of "
         f"{ledger.unknown.total()} unanswered ones counted too; {entries} log entries on disk agree"
     )
+    print(f"longest stall of a server's loop {cluster.longest_stall} ms, most memory {cluster.most_memory // 1024} MiB")
     if options.seconds >= 5 and not ledger.acknowledged:
         print("FAILED: nothing was acknowledged at all")
         return False
@@ -424,6 +431,7 @@ def main() -> int:
     parser.add_argument("--servers", type=int, default=3, help="how many (default 3)")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to load it (default 30)")
     parser.add_argument("--rate", type=float, default=500.0, help="increments per second (default 500)")
+    parser.add_argument("--calm", action="store_true", help="kill nobody")
     parser.add_argument("--seed", type=int, default=None, help="of kills and amounts; printed at the end")
     parser.add_argument("--directory", type=Path, default=None, help="keep the data here (default: a temporary one)")
     options = parser.parse_args()

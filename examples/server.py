@@ -11,9 +11,11 @@ bytes, little-endian), snapshots, addresses and settings are C's, so C and Pytho
 
 import argparse
 import gc
+import resource
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -23,6 +25,7 @@ from io_uv import pyuv
 from pyraft import Raft, RaftApply, RaftConfiguration, RaftFsm, RaftIo, RaftTransfer
 
 APPLY_RATE_MSECS = 125
+PULSE_SECONDS = 0.02
 MEMBERS = "1=127.0.0.1:9001,2=127.0.0.1:9002,3=127.0.0.1:9003"
 STATE_NAMES = {
     pyraft.RAFT_UNAVAILABLE: "unavailable",
@@ -170,7 +173,8 @@ class Control:
          `nak REQ CODE TEXT`     refused: it will never be counted
          `lost REQ CODE TEXT`    nobody knows yet: leadership was lost while it was under way
          `applied INDEX AMOUNT`  for each command that this server counts, whoever took it
-         `status KEY=VALUE …`    as an answer, and when the state changes
+         `status KEY=VALUE …`    as an answer, and when the state changes; `stall` is the longest time in ms by which
+                                 the loop was late since the last status, `memory` its peak in KiB
     """
 
     def __init__(self, server: Server) -> None:
@@ -181,14 +185,24 @@ class Control:
         self.input = pyuv.Pipe(server.loop)
         self.input.open(0)
         self.input.start_read(self.read)
+        self.stall = 0
+        self.seen = time.monotonic()
+        self.pulse = pyuv.Timer(server.loop)
+        self.pulse.start(self.beat, PULSE_SECONDS, PULSE_SECONDS)
         server.on_stop = self.close
         server.fsm.on_apply = self.tell_applied
         pyraft.raft_register_state_cb(server.raft, lambda raft, old, new: self.tell_status())
 
     def close(self) -> None:
         self.input.close()
-        # The output stays open while the server closes; only the input keeps the loop running.
+        self.pulse.close()
+        # The output stays open while the server closes; it does not keep the loop running.
         self.output.ref = False
+
+    def beat(self, timer: Any) -> None:
+        now = time.monotonic()
+        self.stall = max(self.stall, int((now - self.seen - PULSE_SECONDS) * 1000))
+        self.seen = now
 
     def say(self, line: str) -> None:
         self.output.write(line.encode() + b"\n")
@@ -228,8 +242,10 @@ class Control:
         self.say(
             f"status state={STATE_NAMES[pyraft.raft_state(raft)]} term={raft.current_term} leader={leader} "
             f"last={pyraft.raft_last_index(raft)} commit={raft.commit_index} "
-            f"applied={pyraft.raft_last_applied(raft)} count={self.server.fsm.count}"
+            f"applied={pyraft.raft_last_applied(raft)} count={self.server.fsm.count} "
+            f"stall={self.stall} memory={resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}"
         )
+        self.stall = 0
 
 
 def parse_members(text: str) -> dict[int, str]:
