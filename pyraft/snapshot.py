@@ -151,7 +151,10 @@ def put_cb(req: PutRequest, status: int) -> None:
     r.snapshot.put = None
     if status == 0:
         r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
-        log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
+        if log.term_of(r.log, snapshot.index) == snapshot.term:
+            log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
+        # C: log.c:logSnapshot asserts. A leader may have applied, and put in a snapshot, entries that its own disk then
+        # failed to store: its log ends before them until the next leader sends them again.
     elif r.tracer.enabled:
         trace(r.tracer, f"snapshot up to {snapshot.index}: {raft_strerror(status)}")
     _finish_taking(r, snapshot)
