@@ -263,11 +263,11 @@ def describe_message(message: RaftMessage) -> str:
         args = getattr(message, name)
         if args is not None:
             fields = []
-            for field in type(args).__slots__:
+            for field in (name for name in dir(args) if name[0] != "_"):  # a compiled class has no __slots__
                 value = getattr(args, field)
                 if field == "entries":
                     fields.append(f"entries={[(e.term, e.type) for e in value]}")
-                elif field not in ("version", "data", "conf"):
+                elif field not in ("version", "data", "conf", "n_entries"):
                     fields.append(f"{field}={value}")
             return f"{MESSAGE_NAMES[message.type]}({', '.join(fields)})"
     return f"message of type {message.type}"
