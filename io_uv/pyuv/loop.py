@@ -298,9 +298,7 @@ class Loop:
 
     def _watch(self) -> None:
         """The set of idle, prepare and check handles, or the mode, has changed."""
-        self._watched = bool(self._prepares or self._checks or self._mode == UV_RUN_ONCE)
-        if self._prepares or self._idles or self._checks:
-            self._schedule()
+        self._watched = bool(self._idles or self._prepares or self._checks or self._mode == UV_RUN_ONCE)
 
     def _woke(self) -> None:
         """An event has ended the wait while `_watched`."""
@@ -342,14 +340,17 @@ class Loop:
     def _turn(self) -> None:
         """The parts of a turn between two waits: those that end the last turn, then those that begin the next."""
         self._scheduled = False
-        busy = bool(self._pending or self._closing)
-        self._run_checks()
+        busy = False
+        if self._check_due:
+            self._run_checks()
         if self._pending:
+            busy = True
             self._run_pending()
         if self._closing:
+            busy = True
             self._run_closing()
-        if self._owned and self._running:
-            if not self.alive:
+        if self._running:
+            if not self._alive and not self.alive:
                 self._halt()
                 return
             if self._stopping and not self._begun:
@@ -360,19 +361,30 @@ class Loop:
         elif self._leaving and not self.alive:
             self._give_back()
             return
-        _call_all(self._idles)
-        _call_all(self._prepares)
-        self._check_due = bool(self._checks)
-        again = bool(self._idles or self._closing or self._pending)
-        if again:
+        if self._idles:
+            self._call_all(self._idles)
+        if self._prepares:
+            self._call_all(self._prepares)
+        if self._checks:
+            self._check_due = True
+        if self._idles or self._closing or self._pending:
+            busy = True
             self._schedule()
-        if self._mode == UV_RUN_ONCE and (busy or again):
+        if busy and self._mode == UV_RUN_ONCE:
             self._halt()
+
+    def _call_all(self, handles: dict[Any, None]) -> None:
+        for handle in list(handles):
+            if handle in handles:  # not stopped by one before it
+                try:
+                    handle._callback(handle)
+                except BaseException:
+                    self._uncaught()
 
     def _run_checks(self) -> None:
         if self._check_due:
             self._check_due = False
-            _call_all(self._checks)
+            self._call_all(self._checks)
 
     def _run_pending(self) -> None:
         pending = self._pending
@@ -444,13 +456,6 @@ def wake_main() -> None:
 
 def _nothing() -> None:
     """What a wake-up calls."""
-
-
-def _call_all(handles: dict[Any, None]) -> None:
-    if handles:
-        for handle in list(handles):
-            if handle in handles:
-                handle._call()
 
 
 def _print(value: BaseException, tb: TracebackType | None) -> None:

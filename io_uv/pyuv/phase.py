@@ -16,11 +16,14 @@ from io_uv.pyuv.loop import Loop
 
 
 class _Phase(Handle):
-    __slots__ = ("_callback",)
+    # Started and stopped in every turn by some users, so everything is done in place.
 
-    def __init__(self, loop: Loop) -> None:
+    __slots__ = ("_callback", "_members")
+
+    def __init__(self, loop: Loop, members: dict[Any, None]) -> None:
         super().__init__(loop)
         self._callback: Callable[[Any], object] | None = None
+        self._members = members  # the loop's handles of this kind that are active; holds them
 
     def start(self, callback: Callable[[Any], object]) -> None:
         """Call `callback(handle)` once per turn. A started handle gets the new callback and keeps its place."""
@@ -29,30 +32,29 @@ class _Phase(Handle):
         check_callback(callback)
         self._callback = callback
         if not self._active:
-            self._members()[self] = None
-            self._activate()
-            self._loop._watch()
+            self._active = True
+            self._members[self] = None
+            loop = self._loop
+            if self._ref:
+                loop._alive += 1
+            loop._watched = True
+            if not loop._scheduled:
+                loop._schedule()
 
     def stop(self) -> None:
         """Do not call any more. Nothing happens if the handle is not started."""
         if self._closed:
             raise closed_error()
         self._release()
-        self._deactivate()
 
     def _release(self) -> None:
-        self._members().pop(self, None)
-        self._loop._watch()
-
-    def _members(self) -> dict[Any, None]:
-        raise NotImplementedError
-
-    def _call(self) -> None:
-        assert self._callback is not None
-        try:
-            self._callback(self)
-        except BaseException:
-            self._loop._uncaught()
+        if self._active:
+            self._active = False
+            del self._members[self]
+            loop = self._loop
+            if self._ref:
+                loop._release()
+            loop._watch()
 
 
 class Prepare(_Phase):
@@ -60,8 +62,8 @@ class Prepare(_Phase):
 
     __slots__ = ()
 
-    def _members(self) -> dict[Any, None]:
-        return self._loop._prepares
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop, loop._prepares)
 
 
 class Check(_Phase):
@@ -69,8 +71,8 @@ class Check(_Phase):
 
     __slots__ = ()
 
-    def _members(self) -> dict[Any, None]:
-        return self._loop._checks
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop, loop._checks)
 
 
 class Idle(_Phase):
@@ -78,5 +80,5 @@ class Idle(_Phase):
 
     __slots__ = ()
 
-    def _members(self) -> dict[Any, None]:
-        return self._loop._idles
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop, loop._idles)
