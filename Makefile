@@ -1,5 +1,5 @@
 # Every target sets up what it needs: a virtual environment in .venv with the project and its tools.
-# Settings: PYTHON (interpreter), ARGS (passed on), SECONDS, SERVERS, RATE, SEED (cluster), N, SEED (sim).
+# Settings: PYTHON (interpreter), ARGS (passed on), SECONDS, SERVERS, RATE, SEED (cluster), N, STEPS, SEED (sim).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,6 +9,7 @@ SERVERS ?= 3
 SECONDS ?= 30
 RATE ?= 500
 N ?= 200
+STEPS ?= 2000
 ROUNDS ?= 3
 INPUTS ?= 1000000
 ATHERIS ?= 60
@@ -26,7 +27,7 @@ help:
 	@echo "make lint      ruff (rules and format) and mypy --strict"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
-	@echo "make sim       random simulated clusters with invariants: N=$(N) SEED=..."
+	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
 	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make torture   make cluster for 10 seeds in a row"
@@ -103,7 +104,7 @@ cov: $(READY)
 
 .PHONY: sim
 sim: $(READY)
-	$(BIN)/python -m tests.fuzzy --n $(N) $(SEED_OPTION) $(ARGS)
+	$(BIN)/python -m tests.fuzzy --n $(N) --steps $(STEPS) $(SEED_OPTION) $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(READY)

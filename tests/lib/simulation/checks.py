@@ -101,12 +101,17 @@ class Checks:
         if entry is None or entry.buf != buf:
             self.world.violate(f"server {node.id} acknowledges at {index} what is not there")
 
+    def leads(self, node: "Node", term: int) -> None:
+        """A server becomes leader: the only one of its term (figure 3.2)."""
+        me = (node.id, node.life)
+        other = self.leaders.setdefault(term, me)
+        if other != me:
+            self.world.violate(f"Election Safety: servers {other[0]} and {node.id} lead in term {term}")
+
     def appends(self, node: "Node", index: int, batch: EntryBatch) -> None:
         """A server begins to write `batch` from `index` on; a leader may have just made these entries."""
         r = node.raft
         leads = r.state == RAFT_LEADER
-        if leads:
-            self._lead(node, r.current_term)
         previous = log.term_of(r.log, index - 1)
         for i, term in enumerate(batch.terms):
             self._meet(node, index + i, term, batch.types[i], batch.bufs[i], previous, leads and term == r.current_term)
@@ -116,16 +121,14 @@ class Checks:
         """A server is about to let others know, or its disk, what it has committed: note it, it may not live to the
         end of this event.
         """
-        view = self.views[node.id]
-        if node.raft.commit_index > view.commit:
-            self._commit(node, node.raft, view)
+        r, view = node.raft, self.views[node.id]
+        if r.commit_index > view.commit:
+            self._commit(node, r, view)
 
     def sends(self, node: "Node", message: RaftMessage) -> None:
         """A server speaks: what it says must be on its disk."""
         disk, r = node.disk, node.raft
         self.commits(node)
-        if r.state == RAFT_LEADER:
-            self._lead(node, r.current_term)
         if message.request_vote is not None and not message.request_vote.pre_vote:
             if (disk.term, disk.vote) != (message.request_vote.term, node.id):
                 self.world.violate(f"server {node.id} asks for votes without having stored its own")
@@ -162,7 +165,9 @@ class Checks:
         if leader.up and leader.raft.state == RAFT_LEADER and leader.raft.current_term == result.term:
             theirs = log.term_of(leader.raft.log, index)
             if term and theirs and theirs != term and index <= log.last_index(leader.raft.log):
-                self.world.violate(f"server {node.id} acknowledges entry {index} of term {term}, the leader's is {theirs}")
+                self.world.violate(
+                    f"server {node.id} acknowledges entry {index} of term {term}, the leader's is {theirs}"
+                )
 
     # After an event.
 
@@ -198,16 +203,9 @@ class Checks:
         if r.current_term != node.disk.term and not node.faulted:
             self.world.violate(f"server {node.id} is in term {r.current_term}, its disk in {node.disk.term}")
         if r.state == RAFT_LEADER and (view.state != RAFT_LEADER or view.term != r.current_term):
-            self._lead(node, r.current_term)
             self.elections += 1
             self._completeness(node, r)
         view.term = r.current_term
-
-    def _lead(self, node: "Node", term: int) -> None:
-        me = (node.id, node.life)
-        other = self.leaders.setdefault(term, me)
-        if other != me:
-            self.world.violate(f"Election Safety: servers {other[0]} and {node.id} lead in term {term}")
 
     def _completeness(self, node: "Node", r: Raft) -> None:
         """If an entry is committed in a term, it is in the logs of the leaders of all higher terms (figure 3.2)."""
@@ -248,7 +246,9 @@ class Checks:
         if sum(i > len(self.committed) for i in view.changes) > 1 and len(self.committed) > 0:
             self.world.violate(f"server {node.id} has two uncommitted configurations, at {view.changes[-2:]}")
 
-    def _meet(self, node: "Node", index: int, term: int, type: int, buf: bytes, previous: int, may_create: bool) -> None:
+    def _meet(
+        self, node: "Node", index: int, term: int, type: int, buf: bytes, previous: int, may_create: bool
+    ) -> None:
         """Log Matching: two entries with the same index and term are the same, and so is all before them."""
         known = self.entries.get((index, term))
         if known is None:
@@ -303,7 +303,9 @@ class Checks:
         if r.last_stored < view.stored and not node.cut_log and not installing:
             self.world.violate(f"server {node.id} goes back from stored {view.stored} to {r.last_stored}")
         if r.last_stored and not node.disk.holds(r.last_stored, log.term_of(r.log, r.last_stored)):
-            self.world.violate(f"server {node.id} counts entry {r.last_stored} as stored, but its disk does not have it")
+            self.world.violate(
+                f"server {node.id} counts entry {r.last_stored} as stored, but its disk does not have it"
+            )
         view.stored = r.last_stored
 
     def _configuration(self, node: "Node", r: Raft) -> None:
@@ -323,7 +325,9 @@ class Checks:
             for i, term in enumerate(disk.terms):
                 known = self.entries.get((disk.start + i, term))
                 if known is not None and known[:2] != (disk.types[i], disk.bufs[i]):
-                    self.world.violate(f"the disk of server {node.id} has another entry {disk.start + i} of term {term}")
+                    self.world.violate(
+                        f"the disk of server {node.id} has another entry {disk.start + i} of term {term}"
+                    )
             if node.up:
                 lg = node.raft.log
                 for index in range(lg.offset + 1, log.last_index(lg) + 1):

@@ -1,14 +1,15 @@
 """What one simulated server has on disk, and what is still on its way there.
 
-Duty: durable term, vote, snapshot and entries, and a queue of operations (append, truncate, snapshot) that take effect
-in order when the server's disk gets to them. `crash` lets a random prefix of the queue take effect and forgets the rest.
+Duty: durable term, vote, snapshot and entries, and a queue of operations (append, truncate, snapshot) that take
+effect in order when the server's disk gets to them. `crash` lets a random prefix of them take effect and forgets the
+rest.
 
 Happy path: an operation is submitted, becomes due, takes effect, calls back. Nothing overtakes: like the writes of one
 log on a real disk, an operation is durable only if all before it are.
 
 Failure modes: a failed append stores nothing, or a part that nobody was told about and that a later write overwrites
-or a restart finds; what was queued behind it is void (see `fail`). Term and vote are durable when the call returns, or, if it
-fails, perhaps durable nevertheless.
+or a restart finds; what was queued behind it is void (see `fail`). Term and vote are durable when the call returns,
+or, if it fails, perhaps durable nevertheless.
 """
 
 from collections import deque
@@ -71,7 +72,7 @@ class Disk:
         return 0 <= slot < len(self.terms) and self.terms[slot] == term
 
     def load(self) -> tuple[int, EntryBatch]:
-        """Return (start index, entries) for a server that starts. Entries that end before the snapshot are of no use."""
+        """Return (start index, entries) for a server that starts; entries that end before the snapshot are no use."""
         if self.snapshot is not None and self.last < self.snapshot.index:
             self._restart(self.snapshot.index + 1)
         self.next_index = self.last + 1
@@ -123,7 +124,9 @@ class Disk:
 
         A truncation at or before the hole, or a snapshot that replaces the log, ends the damage.
         """
-        if op.keep > 0 and dice.random() < 0.3:
+        if op.keep == 0:
+            return  # It was void itself, and what follows it may be new.
+        if dice.random() < 0.3:
             assert op.batch is not None
             self._store(op.first, op.batch, dice.randint(0, op.keep))
         later_fail = dice.random() < 0.5

@@ -13,14 +13,12 @@ import zlib
 from typing import TYPE_CHECKING, Any, Final
 
 from pyraft import RAFT_BUSY, RAFT_NOMEM, RaftFsm
+from tests.lib.linearizability import CAS as CAS
+from tests.lib.linearizability import GET as GET
+from tests.lib.linearizability import PUT as PUT
 
 if TYPE_CHECKING:
     from tests.lib.simulation.node import Node
-
-PUT: Final = 0
-GET: Final = 1
-CAS: Final = 2
-OP_NAMES: Final = {PUT: "put", GET: "get", CAS: "cas"}
 
 _COMMAND: Final = struct.Struct("<BBIII")
 _STATE: Final = struct.Struct("<QII")

@@ -6,7 +6,7 @@ the world; `enter` is the only way into the core, after which the invariants of 
 Happy path: tick, message and disk events call the core; `crash` ends a life at any moment, `stop` closes it properly.
 
 Failure modes: armed faults make one call fail; `faulted` remembers that something was broken in this life, so that a
-server that becomes unavailable without a reason is found. `PowerLoss` ends the life in the middle of a call of the core.
+server that becomes unavailable without a reason is found. `PowerLoss` ends the life in the middle of a call.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ import pyraft
 from pyraft import (
     RAFT_CANCELED,
     RAFT_IOERR,
+    RAFT_LEADER,
     RAFT_NOCONNECTION,
     RAFT_NOTFOUND,
     RAFT_UNAVAILABLE,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tests.lib.simulation.world import World
 
 RESTART_DELAYS: Final = (1, 50, 400, 1500)
+MAX_BACKLOG: Final = 5000
 OPERATION_FAULTS: Final = {APPEND: "append_fault", PUT: "put_fault"}
 
 
@@ -78,8 +80,8 @@ class Node:
         state = ("unavailable", "follower", "candidate", "leader")[r.state] if self.up else "down"
         return (
             f"{self.id}: {state}, term {r.current_term} vote {r.voted_for}, log {r.log.offset + 1}.."
-            f"{pyraft.raft_last_index(r)} stored {r.last_stored} commit {r.commit_index} applied {r.last_applied}, disk "
-            f"term {self.disk.term} vote {self.disk.vote} {self.disk.start}..{self.disk.last}"
+            f"{pyraft.raft_last_index(r)} stored {r.last_stored} commit {r.commit_index} applied {r.last_applied}, "
+            f"disk term {self.disk.term} vote {self.disk.vote} {self.disk.start}..{self.disk.last}"
         )
 
     # Lives.
@@ -110,12 +112,15 @@ class Node:
         r = self.raft
         rv = pyraft.raft_init(r, self.io, self.machine, self.id, self.address)
         assert rv == 0, pyraft.raft_errmsg(r)
+        pyraft.raft_register_state_cb(r, self._state_changed)
         pyraft.raft_set_election_timeout(r, profile.election)
         pyraft.raft_set_heartbeat_timeout(r, profile.heartbeat)
         pyraft.raft_set_install_snapshot_timeout(r, profile.install_timeout)
         pyraft.raft_set_snapshot_threshold(r, profile.threshold)
         pyraft.raft_set_snapshot_trailing(r, profile.trailing)
         pyraft.raft_set_pre_vote(r, world.random.random() < profile.pre_vote)
+        # Withheld votes are yielded sooner than by default, so that the runs need not last as long.
+        r.vote_patience = 3
         if profile.max_append_bytes:
             pyraft.raft_set_max_append_bytes(r, profile.max_append_bytes)
         if profile.max_inflight_bytes:
@@ -124,6 +129,10 @@ class Node:
         rv = self.enter(pyraft.raft_start, r)
         if rv != 0 and self.up and not self.faulted:
             world.violate(f"server {self.id} does not start: {rv} {pyraft.raft_errmsg(r)}")
+
+    def _state_changed(self, r: Raft, old: int, new: int) -> None:
+        if new == RAFT_LEADER:
+            self.world.checks.leads(self, r.current_term)
 
     def crash(self) -> None:
         """End this life at once: memory is lost, and what the disk had not done yet, but for a random prefix."""
@@ -287,21 +296,21 @@ class Node:
             self.enter(self.recv_cb, self.io, message)
 
     def _set_term(self, io: RaftIo, term: int) -> int:
-        return self._store(lambda disk: (setattr(disk, "term", term), setattr(disk, "vote", 0)), "term_fault")
+        return self._store(term, 0, "term_fault")
 
     def _set_vote(self, io: RaftIo, server_id: int) -> int:
-        return self._store(lambda disk: setattr(disk, "vote", server_id), "vote_fault")
+        return self._store(self.disk.term, server_id, "vote_fault")
 
-    def _store(self, change: Callable[[Disk], Any], fault: str) -> int:
+    def _store(self, term: int, vote: int, fault: str) -> int:
         """Store a term or vote; one that fails, or during which the power goes, may be stored nevertheless."""
         try:
             fails = self._call(fault)
         except PowerLoss:
             if self.world.random.random() < 0.5:
-                change(self.disk)
+                self.disk.term, self.disk.vote = term, vote
             raise
         if not fails or self.world.random.random() < 0.3:
-            change(self.disk)
+            self.disk.term, self.disk.vote = term, vote
         return RAFT_IOERR if fails else 0
 
     def _send(self, io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
@@ -354,7 +363,7 @@ class Node:
         """Plan when the operation just queued takes effect: after all before it."""
         low, high = self.world.profile.disk
         latency = self.world.random.randint(low, high) * self.disk_factor
-        self.disk_free = max(self.disk_free, self.world.now) + latency
+        self.disk_free = min(max(self.disk_free, self.world.now) + latency, self.world.now + MAX_BACKLOG)
         self.world.at(self.disk_free - self.world.now, self._operated, self.life)
 
     def _operated(self, life: int) -> None:

@@ -67,8 +67,8 @@ class World:
         for id in range(1, self.profile.servers + 1):
             self.nodes[id].bootstrap(conf)
             self.at(self.random.randint(0, 200), self.nodes[id].boot)
-        for _ in range(self.profile.clients):
-            Client(self)
+        for id in range(self.profile.clients):
+            Client(self, id)
         if self.profile.noise:
             Burst(self)
         Admin(self)
