@@ -21,6 +21,7 @@ from io_uv import (
     disk,
     finalize,
     fs,
+    marker,
     metadata,
     probe,
     recv,
@@ -78,6 +79,8 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.async_work = work.async_work
     io.defer = _defer
     io.report = _report
+    io.recovering = _recovering
+    io.recovered = _recovered
     return 0
 
 
@@ -211,6 +214,8 @@ def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
     uv: Uv = io.impl
     try:
         disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
+        # The operator has declared this log to be the cluster's.
+        marker.marker_clear(uv.dir)
     except Failure as failure:
         return _refuse(io, failure)
     return 0
@@ -262,6 +267,27 @@ def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) ->
 def _report(io: RaftIo, exc: BaseException) -> None:
     """RaftIo.report: give an exception of user code to the loop's excepthook."""
     io.impl.loop.excepthook(type(exc), exc, exc.__traceback__)
+
+
+def _recovering(io: RaftIo) -> bool:
+    """RaftIo.recovering: whether files were set aside with entries that this server may have acknowledged."""
+    try:
+        stands = marker.marker_read(io.impl.dir) is not None
+    except Failure as failure:
+        _refuse(io, failure)
+        return True
+    if stands:
+        io.errmsg = f"files were set aside, see {marker.NAME}; remove it to go on without them"
+    return stands
+
+
+def _recovered(io: RaftIo) -> int:
+    """RaftIo.recovered: remove the marker that says so."""
+    try:
+        marker.marker_clear(io.impl.dir)
+    except Failure as failure:
+        return _refuse(io, failure)
+    return 0
 
 
 def _close(io: RaftIo, cb: Any) -> None:

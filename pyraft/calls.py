@@ -152,6 +152,27 @@ def load(r: Raft) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
         return _io_failed(r, "io.load", exc), 0, 0, None, 1, EntryBatch([], [], [])
 
 
+def recovering(r: Raft) -> bool:
+    """Call io.recovering; without it nothing is known to be missing."""
+    if r.io.recovering is None:
+        return False
+    try:
+        return bool(r.io.recovering(r.io))
+    except BaseException as exc:
+        fail(r, "io.recovering", exc)
+        return True
+
+
+def recovered(r: Raft) -> int:
+    """Call io.recovered."""
+    if r.io.recovered is None:
+        return 0
+    try:
+        return int(r.io.recovered(r.io))
+    except BaseException as exc:
+        return _io_failed(r, "io.recovered", exc)
+
+
 def start(r: Raft, msecs: int, tick: Any, recv: Any) -> int:
     """Call io.start."""
     try:

@@ -118,6 +118,9 @@ def out_of_patience(r: Raft) -> bool:
 
 def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     """Decide on a RequestVote whose term is in order; return (rv, granted). A vote granted is stored first."""
+    if r.recovering:
+        # Our log may lack what we helped to commit, so it is no measure for a candidate's.
+        return 0, False
     server = configuration.get(r.configuration, r.id)
     if (server is None or server.role != RAFT_VOTER) and not out_of_patience(r):
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached

@@ -5,7 +5,7 @@ stored. Failure modes: an older term is answered with a rejection; codes of `app
 end in UNAVAILABLE.
 """
 
-from pyraft import append, convert, log, reply, snapshot, term
+from pyraft import append, convert, log, recovering, reply, snapshot, term
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft
 from pyraft.types import RAFT_CANDIDATE, RAFT_LEADER, RaftAppendEntries
@@ -24,6 +24,8 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     if snapshot.is_installing(r) and len(args.entries) > 0:
         return 0
     rv, later, rejected = append.accept(r, args)
+    if rv == 0 and r.recovering:
+        rv = recovering.rejected(r) if rejected != 0 else recovering.accepted(r, args)
     if rv != 0 or later:
         return rv
     last = r.last_stored

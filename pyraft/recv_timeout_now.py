@@ -15,6 +15,8 @@ def handle(r: Raft, id: int, args: RaftTimeoutNow) -> int:
     follower = r.follower_state
     if server is None or server.role != RAFT_VOTER or follower is None or follower.current_leader.id != id:
         return 0
+    if r.recovering:
+        return 0
     rv, match = term.ensure_matching(r, args.term)
     if rv != 0 or match < 0:
         return rv

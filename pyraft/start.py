@@ -7,7 +7,7 @@ a failed self-election leaves the server unavailable.
 """
 
 from pyraft import calls, configuration, convert, log, recv, snapshot, tick
-from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_SHUTDOWN
+from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
 from pyraft.tracing import trace
@@ -19,7 +19,8 @@ def raft_start(r: Raft) -> int:
 
     Errors: codes of io.load and io.start ("io: …"), of fsm.restore and, on a single voter, of io.set_term and
     io.set_vote. Ours: RAFT_INVALID (not initialised, or the heartbeat timeout is not between 0 and the election
-    timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed). Source: raft.h.
+    timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed), RAFT_CORRUPT (a single
+    voter whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
     rv = _check(r)
     if rv != 0:
@@ -31,6 +32,8 @@ def raft_start(r: Raft) -> int:
     if r.tracer.enabled:
         trace(r.tracer, f"loaded: term {r.current_term}, {len(entries.bufs)} entries from index {start_index}")
     rv = _restore(r, found, start_index, entries)
+    if rv == 0:
+        rv = _check_recovering(r)
     if rv != 0:
         return _give_up(r, rv)
     rv = calls.start(r, r.heartbeat_timeout, tick.tick_cb, recv.recv_cb)
@@ -65,6 +68,7 @@ def _check(r: Raft) -> int:
 def _give_up(r: Raft, rv: int) -> int:
     """Forget what was loaded, and also whether something raised: nothing is running that would have to stop."""
     r.failed = False
+    r.recovering = False
     r.log = RaftLog()
     r.configuration = RaftConfiguration()
     r.configuration_last_snapshot = RaftConfiguration()
@@ -74,6 +78,17 @@ def _give_up(r: Raft, rv: int) -> int:
     r.last_applied = 0
     r.last_stored = 0
     return rv
+
+
+def _check_recovering(r: Raft) -> int:
+    """Ask whether acknowledged entries may be missing; a voter that nobody can give them back to must not go on."""
+    r.recovering = calls.recovering(r)
+    if r.failed:
+        return RAFT_IOERR
+    if r.recovering and _is_only_voter(r):
+        r.errmsg = errmsg_wrap(r.io.errmsg, "the only voter may have lost acknowledged entries")
+        return RAFT_CORRUPT
+    return 0
 
 
 def _restore(r: Raft, found: RaftSnapshot | None, start_index: int, entries: EntryBatch) -> int:
@@ -131,9 +146,11 @@ def _restore_configuration(r: Raft, start_index: int, entries: EntryBatch) -> in
 
 def _maybe_self_elect(r: Raft) -> int:
     """Elect ourselves at once if nobody else can vote."""
-    server = configuration.get(r.configuration, r.id)
-    if server is None or server.role != RAFT_VOTER or configuration.voter_count(r.configuration) > 1:
-        return 0
-    if r.follower_state is None:
+    if r.follower_state is None or not _is_only_voter(r):
         return 0
     return convert.to_candidate(r, False)
+
+
+def _is_only_voter(r: Raft) -> bool:
+    server = configuration.get(r.configuration, r.id)
+    return server is not None and server.role == RAFT_VOTER and configuration.voter_count(r.configuration) == 1

@@ -203,8 +203,8 @@ class Raft:
 
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
     `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`, `started`,
-    `closing`, `failed` (FSM or I/O code has raised), and `votes_withheld` with its limit `vote_patience` (see
-    election.out_of_patience).
+    `closing`, `failed` (FSM or I/O code has raised), `recovering` and `rejecting_since` (see recovering), and
+    `votes_withheld` with its limit `vote_patience` (see election.out_of_patience).
     """
 
     __slots__ = (
@@ -241,6 +241,8 @@ class Raft:
         "max_catch_up_rounds",
         "max_inflight_bytes",
         "pre_vote",
+        "recovering",
+        "rejecting_since",
         "snapshot",
         "started",
         "state",
@@ -293,5 +295,7 @@ class Raft:
         self.closing = False
         self.failed = False
         self.writes: list[RaftWrite] = []
+        self.recovering = False
+        self.rejecting_since: int | None = None
         self.vote_patience = 0
         self.votes_withheld = 0

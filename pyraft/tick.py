@@ -38,6 +38,8 @@ def _follower(r: Raft) -> int:
     server = configuration.get(r.configuration, r.id)
     if server is None or server.role != RAFT_VOTER or not election.timer_expired(r):
         return 0
+    if r.recovering:
+        return 0
     assert r.follower_state is not None
     if snapshot.is_installing(r) or r.follower_state.append_in_flight_count > 0:
         # What is on its way to disk came from a leader; wait for it.

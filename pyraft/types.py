@@ -475,7 +475,9 @@ class RaftIo:
 
     Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
     and runs `fn()` once at the end of the loop turn (further calls in that turn are for the same fn and add nothing);
-    `report(io, exc)` receives an exception that a completion callback raised.
+    `report(io, exc)` receives an exception that a completion callback raised; `recovering(io) -> bool` says, after
+    load, whether entries that this server acknowledged may be missing from its log, and `recovered(io) -> int` makes
+    durable that none are any more.
     """
 
     __slots__ = (
@@ -491,6 +493,8 @@ class RaftIo:
         "load",
         "random",
         "recover",
+        "recovered",
+        "recovering",
         "report",
         "send",
         "set_term",
@@ -526,6 +530,8 @@ class RaftIo:
         self.async_work: Any = None
         self.defer: Any = None
         self.report: Any = None
+        self.recovering: Any = None
+        self.recovered: Any = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -1,0 +1,258 @@
+"""A voter that may have forgotten what it acknowledged takes no part in elections until it has all of it back."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from io_uv import marker
+from io_uv.pyuv import Loop
+from pyraft import (
+    RAFT_CANDIDATE,
+    RAFT_CORRUPT,
+    RAFT_FOLLOWER,
+    RAFT_IOERR,
+    RAFT_LEADER,
+    RAFT_VOTER,
+    raft_errmsg,
+    raft_init,
+    raft_set_install_snapshot_timeout,
+    raft_set_pre_vote,
+    raft_start,
+)
+from pyraft import fixture as fx
+from tests.lib import fsm
+from tests.lib import messages as msg
+from tests.lib.solo import Solo
+from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
+from tests.lib.uvtest import run_until
+
+
+def forgetful(*roles: int, **options: Any) -> Solo:
+    """Return a server of term 3 whose log ends with entry 2 and whose I/O says that entries may be missing."""
+    solo = Solo(*roles, terms=(1,), term=3, start=False, **options)
+    solo.io.recovering = lambda io: True
+    solo.io.recovered = lambda io: io.note("recovered")
+    return solo
+
+
+def started(**options: Any) -> Solo:
+    """Return such a server, started, one of three voters."""
+    solo = forgetful(**options)
+    assert raft_start(solo.r) == 0
+    solo.io.calls.clear()
+    return solo
+
+
+def test_a_recovering_voter_does_not_stand_as_a_candidate() -> None:
+    """However long it hears nothing."""
+    solo = started()
+    for _ in range(50):
+        solo.tick(1000)
+    assert solo.state == RAFT_FOLLOWER
+    assert solo.sent() == []
+
+
+@pytest.mark.parametrize("pre_vote", [False, True])
+def test_a_recovering_voter_grants_no_vote_but_adopts_the_term(pre_vote: bool) -> None:
+    """Not even to a candidate with a much better log, and not after a row of refusals."""
+    solo = started()
+    raft_set_pre_vote(solo.r, True)
+    for term in range(4, 44):
+        solo.recv(msg.request_vote(2, term, 100, 3, pre_vote=pre_vote))
+        result = solo.reply().request_vote_result
+        assert result is not None
+        assert not result.vote_granted
+    assert solo.r.current_term == (3 if pre_vote else 43)
+    assert solo.io.vote == 0
+
+
+def test_a_recovering_voter_does_not_obey_timeout_now() -> None:
+    """Also with exactly the leader's log: only an empty AppendEntries shows that."""
+    solo = started()
+    solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3])))
+    solo.io.finish_appends()
+    solo.sent()
+    solo.recv(msg.timeout_now(2, 3, 3, 3))
+    assert solo.state == RAFT_FOLLOWER
+    assert solo.sent() == []
+
+
+def test_a_recovering_voter_stores_and_acknowledges_entries() -> None:
+    """What it has stored now counts; that does not end the recovery, more may be missing."""
+    solo = started()
+    solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3, 3])))
+    solo.io.finish_appends()
+    result = solo.reply().append_entries_result
+    assert result is not None
+    assert (result.rejected, result.last_log_index) == (0, 4)
+    assert solo.r.recovering
+    assert "recovered" not in solo.io.names()
+
+
+def test_the_predecessor_of_an_empty_append_entries_ends_the_recovery_once_it_is_stored() -> None:
+    """In memory is not enough; after that the server stands and votes like any other."""
+    solo = started()
+    solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3])))
+    solo.recv(msg.append_entries(2, 3, 3, 3))
+    assert solo.r.recovering
+    solo.io.finish_appends()
+    for names in (["recovered"], []):
+        solo.recv(msg.append_entries(2, 3, 3, 3))
+        assert [name for name in solo.io.names() if name == "recovered"] == names
+        assert not solo.r.recovering
+    solo.tick(2000)
+    assert solo.state == RAFT_CANDIDATE
+
+
+def test_a_leader_that_sends_nothing_because_it_remembers_our_acknowledgments_is_made_to_start_afresh() -> None:
+    """After install_snapshot_timeout of rejections in a row the server adopts the next term, and says so."""
+    solo = started()
+    for _ in range(300):
+        solo.recv(msg.append_entries(2, 3, 9, 3))
+        solo.tick(100)
+    assert solo.r.current_term == 3
+    solo.sent()
+    solo.recv(msg.append_entries(2, 3, 9, 3))
+    result = solo.reply().append_entries_result
+    assert result is not None
+    assert (result.term, result.rejected) == (4, 9)
+    assert solo.io.term == 4
+
+
+def test_a_match_in_between_begins_the_row_of_rejections_again() -> None:
+    """The leader is at work."""
+    solo = started()
+    for i in range(600):
+        if i % 200 == 0:
+            solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3])))
+            solo.io.finish_appends()
+        solo.recv(msg.append_entries(2, 3, 9, 3))
+        solo.tick(100)
+    assert solo.r.current_term == 3
+
+
+def test_an_empty_append_entries_that_is_rejected_or_of_an_older_term_ends_nothing() -> None:
+    """Neither shows that what was acknowledged in the own term is there."""
+    solo = started()
+    solo.recv(msg.append_entries(2, 3, 9, 3))
+    solo.recv(msg.append_entries(2, 2, 2, 1))
+    assert solo.r.recovering
+
+
+def test_a_marker_that_cannot_be_removed_stands_until_the_next_heartbeat() -> None:
+    """The server goes on meanwhile, without voting."""
+    solo = started()
+    solo.io.fail("recovered", RAFT_IOERR)
+    solo.recv(msg.append_entries(2, 3, 2, 1))
+    assert solo.state == RAFT_FOLLOWER
+    assert solo.r.recovering
+    solo.recv(msg.append_entries(2, 3, 2, 1))
+    assert not solo.r.recovering
+
+
+def test_an_io_function_that_raises_is_fail_stop() -> None:
+    """In recovering raft_start fails, in recovered the server becomes unavailable."""
+    solo = forgetful()
+
+    def broken(io: Any) -> Any:
+        raise ZeroDivisionError("broken")
+
+    solo.io.recovering = broken
+    assert raft_start(solo.r) == RAFT_IOERR
+    assert raft_errmsg(solo.r) == "io.recovering: ZeroDivisionError: broken"
+    solo = started()
+    solo.io.recovered = broken
+    solo.recv(msg.append_entries(2, 3, 2, 1))
+    assert raft_errmsg(solo.r) == "io.recovered: ZeroDivisionError: broken"
+    assert solo.state == 0
+
+
+def test_a_table_without_recovered_is_enough() -> None:
+    """Then the end of the recovery is forgotten with the process."""
+    solo = started()
+    solo.io.recovered = None
+    solo.recv(msg.append_entries(2, 3, 2, 1))
+    assert not solo.r.recovering
+
+
+def test_the_only_voter_refuses_to_start() -> None:
+    """Nobody can give it back what it may have forgotten."""
+    solo = forgetful(RAFT_VOTER, 0)
+    solo.io.errmsg = "see there"
+    assert raft_start(solo.r) == RAFT_CORRUPT
+    assert raft_errmsg(solo.r) == "the only voter may have lost acknowledged entries: see there"
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    """A loop that is closed at the end."""
+    made = Loop()
+    yield made
+    made.close()
+
+
+def damage_last_closed_segment(dir: Path) -> None:
+    """Flip a byte in the payload of the last closed segment."""
+    name = max(n for n in os.listdir(dir) if n[0] == "0")
+    data = bytearray((dir / name).read_bytes())
+    data[-1] ^= 0xFF
+    (dir / name).write_bytes(data)
+
+
+def test_on_disk_a_damaged_only_voter_names_the_file_to_remove_and_starts_without_it(
+    tmp_path: Path, loop: Loop
+) -> None:
+    """The operator decides; until then every start is refused."""
+    members = free_addresses(1)
+    node = Node(tmp_path, 1, members, loop).start(segment_size=4096)
+    for number in range(8):
+        assert node.try_apply(number, 1024) == 0
+    node.close()
+    damage_last_closed_segment(tmp_path)
+    for _ in range(2):
+        refused = Node(tmp_path, 1, members, loop)
+        assert raft_init(refused.raft, refused.io, refused.fsm, 1, members[1]) == 0
+        assert raft_start(refused.raft) == RAFT_CORRUPT
+        assert marker.NAME in raft_errmsg(refused.raft)
+        refused.close()
+    os.unlink(tmp_path / marker.NAME)
+    again = Node(tmp_path, 1, members, loop).start()
+    assert again.state == RAFT_LEADER
+    again.close()
+
+
+def test_on_disk_a_damaged_follower_gets_its_entries_back_and_then_votes(tmp_path: Path, loop: Loop) -> None:
+    """The marker is there while entries are missing, and gone with the first heartbeat after they are back."""
+    nodes = make_nodes(tmp_path, 3, loop)
+    run_until(loop, lambda: leader_of(nodes))
+    leader = leader_of(nodes)
+    assert leader is not None
+    for number in range(8):
+        assert leader.try_apply(number, 1024) == 0
+    run_until(loop, lambda: all(len(node.fsm.numbers) == 8 for node in nodes))
+    follower = next(node for node in nodes if node is not leader)
+    follower.close()
+    damage_last_closed_segment(follower.dir)
+    again = Node(follower.dir, follower.id, follower.members, loop)
+    nodes[nodes.index(follower)] = again
+    again.start(segment_size=4096)
+    raft_set_install_snapshot_timeout(again.raft, 500)
+    assert again.raft.recovering
+    assert (follower.dir / marker.NAME).exists()
+    run_until(loop, lambda: not again.raft.recovering)
+    assert not (follower.dir / marker.NAME).exists()
+    run_until(loop, lambda: len(again.fsm.numbers) == 8)
+    for node in nodes:
+        node.close()
+
+
+def test_the_fixture_knows_of_no_missing_entries() -> None:
+    """Its table has neither function, as no file of it can be damaged."""
+    f = fx.RaftFixture()
+    assert fx.raft_fixture_init(f) == 0
+    assert fx.raft_fixture_grow(f, fsm.PairFsm()) == 0
+    assert f.servers[0].io.recovering is None
+    fx.raft_fixture_close(f)
