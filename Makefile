@@ -13,6 +13,7 @@ STEPS ?= 2000
 ROUNDS ?= 3
 INPUTS ?= 1000000
 ATHERIS ?= 60
+FAULT_SECONDS ?= 20
 SEED ?=
 SEED_OPTION = $(if $(SEED),--seed $(SEED))
 
@@ -30,6 +31,7 @@ help:
 	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
 	@echo "                 seconds guided by coverage, where atheris is installed"
+	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
 	@echo "make torture   make cluster for 10 seeds in a row"
 	@echo "make powercut  cut the power at every moment of scripted runs: ROUNDS=$(ROUNDS) SEED=..."
 	@echo "make bench     compare with libraft (where it is installed) and PySyncObj"
@@ -109,6 +111,10 @@ sim: $(READY)
 .PHONY: fuzz
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzy.hostile --inputs $(INPUTS) --atheris $(ATHERIS) $(SEED_OPTION) $(ARGS)
+
+.PHONY: networks
+networks: $(READY)
+	RAFT_NETWORK_SECONDS=$(FAULT_SECONDS) $(BIN)/python -m pytest -q -s tests/fuzzy/test_networks.py $(ARGS)
 
 .PHONY: bench
 bench: $(READY)
