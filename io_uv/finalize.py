@@ -14,7 +14,6 @@ io.close comes first, one more attempt is made, and if that fails the rest is le
 
 from io_uv import append, barrier, closing, fs, retry, segment, state, work
 from io_uv.fs import Failure
-from pyraft.tracing import TRACE_WARN, trace
 
 
 class DyingSegment:
@@ -81,7 +80,7 @@ def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
         return
     if uv.finalize_failure is not None:
         uv.finalize_failure = None
-        uv.append_told = False
+        retry.succeeded(uv)
     _start(uv)
     if idle(uv):
         barrier.maybe_trigger(uv)
@@ -92,17 +91,16 @@ def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
 
 def _failed(uv: state.Uv, dying: DyingSegment, failure: Failure) -> None:
     """Keep the segment for another attempt, or leave everything as it is when there will be none."""
-    uv.errored = True
     failure = failure.wrap(f"close segment {segment.open_name(dying.counter)}")
-    trace(uv.tracer, failure.message, TRACE_WARN)
     if uv.closing:
         # C: uv_finalize.c:uvFinalizeAfterWorkCb goes on with the next. A closed segment behind an open one does not
         # load, so none is closed any more: all of them stay open segments, which the next start reads in order.
         uv.finalize_reqs.clear()
         uv.finalize_failure = None
+        retry.failed(uv, failure)
         closing.maybe_fire(uv)
         return
     uv.finalize_reqs.appendleft(dying)
     uv.finalize_failure = failure
-    retry.arm(uv)
+    retry.failed(uv, failure)
     append.fail_pending(uv, failure)

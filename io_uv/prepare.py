@@ -128,13 +128,11 @@ def _created(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
         return
     uv.prepare_failure = failure
     if failure is not None:
-        uv.errored = True
         uv.prepare_failure = failure.wrap(f"create segment {idle.name}")
-        trace(uv.tracer, uv.prepare_failure.message, TRACE_WARN)
-        retry.arm(uv)
+        retry.failed(uv, uv.prepare_failure)
         _fail_all(uv, uv.prepare_failure)
         return
-    uv.append_told = False
+    retry.succeeded(uv)
     uv.prepare_pool.append(idle)
     _serve(uv)
 

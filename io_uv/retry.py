@@ -4,18 +4,28 @@ Duty: a full or failing disk is a state, not an end. While segments cannot be pr
 the reason (append), and this timer repeats the step every `uv.disk_retry_delay` ms until it succeeds; then appends work
 again without anybody's help. C tries a preparation again with the next append, and the others never.
 
-Failure modes: none of its own; the timer ends with io.close.
+Happy path: whoever fails keeps its failure in `uv` and calls failed(); after a success, succeeded(). The logger `io_uv`
+hears of the beginning and the end of such a state. Failure modes: none of its own; the timer ends with io.close.
 """
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 from io_uv import closing, finalize, prepare, state, truncate
 from io_uv.fs import Failure
 from io_uv.pyuv import Timer
+from pyraft.tracing import TRACE_WARN, trace
+
+_log: Final = logging.getLogger("io_uv")
 
 
-def arm(uv: state.Uv) -> None:
-    """Have all that has failed tried again after the delay."""
+def failed(uv: state.Uv, failure: Failure) -> None:
+    """Take note of what the disk refused, and have all that has failed tried again after the delay."""
+    uv.errored = True
+    trace(uv.tracer, failure.message, TRACE_WARN)
+    if not uv.sick:
+        uv.sick = True
+        _log.warning("%s: %s; trying again every %s ms", uv.dir, failure.message, uv.disk_retry_delay)
     if uv.closing:
         return
     if uv.retry_timer is None:
@@ -23,6 +33,14 @@ def arm(uv: state.Uv) -> None:
         uv.aborting.append(uv.retry_timer)
     if not uv.retry_timer.active:
         uv.retry_timer.start(lambda _: _expired(uv), uv.disk_retry_delay / 1000, 0.0)
+
+
+def succeeded(uv: state.Uv) -> None:
+    """Take note that something worked that may have failed before."""
+    uv.append_told = False
+    if uv.sick and uv.prepare_failure is None and failing(uv) is None:
+        uv.sick = False
+        _log.warning("%s: the disk works again", uv.dir)
 
 
 def failing(uv: state.Uv) -> Failure | None:

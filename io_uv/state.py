@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, Final
 
 from io_uv.fs import Failure
-from pyraft.tracing import NoopTracer, RaftTracer
+from pyraft.tracing import RaftTracer, StderrTracer
 from pyraft.types import RaftIo
 
 PRISTINE: Final = 0
@@ -67,12 +67,71 @@ class Metadata:
 class Uv:
     """`struct uv`: everything that a raft_uv instance knows."""
 
+    __slots__ = (
+        "aborting",
+        "address",
+        "append_broken",
+        "append_doomed",
+        "append_next_index",
+        "append_pending_reqs",
+        "append_segments",
+        "append_told",
+        "append_writing_reqs",
+        "async_io",
+        "async_work_reqs",
+        "auto_recovery",
+        "barriers",
+        "block_size",
+        "clients",
+        "close_cb",
+        "closing",
+        "connect_retry_delay",
+        "dir",
+        "direct_io",
+        "dirty_clients",
+        "disk_retry_delay",
+        "end_of_turn",
+        "errored",
+        "fallocate",
+        "finalize_failure",
+        "finalize_reqs",
+        "finalize_work",
+        "id",
+        "io",
+        "limits",
+        "loop",
+        "metadata",
+        "prepare_failure",
+        "prepare_inflight",
+        "prepare_next_counter",
+        "prepare_pool",
+        "prepare_reqs",
+        "recv_cb",
+        "retry_timer",
+        "segment_size",
+        "servers",
+        "sick",
+        "snapshot_compression",
+        "snapshot_get_reqs",
+        "snapshot_put_work",
+        "state",
+        "tick_cb",
+        "timer",
+        "tracer",
+        "transport",
+        "transport_open",
+        "truncate_failure",
+        "truncate_work",
+        "writer",
+        "zero_fill",
+    )
+
     def __init__(self, io: RaftIo, loop: Any, dir: str, transport: Any) -> None:
         self.io = io
         self.loop = loop  # io_uv.pyuv.Loop
         self.dir = dir
         self.transport = transport
-        self.tracer: RaftTracer = NoopTracer
+        self.tracer: RaftTracer = StderrTracer
         self.id = 0
         self.address = ""
         self.state = PRISTINE
@@ -119,6 +178,7 @@ class Uv:
         self.truncate_work: Any = None
         self.truncate_failure: Failure | None = None
         # Trying again what a sick disk refused: retry.
+        self.sick = False
         self.retry_timer: Any = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS
         # Snapshots and work: snapshot, work.

@@ -13,7 +13,6 @@ reached the disk, as their append failed, need no removal: nothing is done then.
 from io_uv import append, barrier, closing, listing, retry, segment, state, work
 from io_uv.fs import Failure
 from pyraft import errors
-from pyraft.tracing import TRACE_WARN, trace
 from pyraft.types import RaftIo
 
 
@@ -53,14 +52,12 @@ class Truncate:
         uv = self.uv
         self.attempt = False
         if failure is not None and not uv.closing:
-            uv.errored = True
             uv.truncate_failure = failure.wrap(f"truncate from {self.index}")
-            trace(uv.tracer, uv.truncate_failure.message, TRACE_WARN)
-            retry.arm(uv)
+            retry.failed(uv, uv.truncate_failure)
             append.fail_pending(uv, uv.truncate_failure)
             return
         uv.truncate_failure = None
-        uv.append_told = False
+        retry.succeeded(uv)
         uv.truncate_work = None
         barrier.release(uv)
         closing.maybe_fire(uv)

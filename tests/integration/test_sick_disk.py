@@ -231,8 +231,10 @@ def test_close_while_a_segment_cannot_be_closed(tmp_path: Path, monkeypatch: pyt
 # ---- full ------------------------------------------------------------------------------------------------------------
 
 
-def test_space_that_comes_back_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that nobody writes to finds out by itself that there is space again: defer says so, then accepts."""
+def test_space_that_comes_back_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that nobody writes to finds out by itself that there is space again; the log has beginning and end."""
     t = UvIo(tmp_path).start()
     t.uv.disk_retry_delay = 10
     sick = Faults(monkeypatch)
@@ -244,6 +246,10 @@ def test_space_that_comes_back_is_noticed(tmp_path: Path, monkeypatch: pytest.Mo
     sick.heal()
     run_until(t.loop, lambda: t.uv.prepare_failure is None)
     assert t.io.defer(t.io, [bytes(8)], 1, lambda: None) == 0
+    assert [record.message.split(": ", 1)[1] for record in caplog.records if record.name == "io_uv"] == [
+        f"create segment open-1: not enough space to allocate {SEGMENT_SIZE} bytes; trying again every 10 ms",
+        "the disk works again",
+    ]
     t.append()
     t.close()
 

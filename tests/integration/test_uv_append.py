@@ -414,6 +414,30 @@ def test_nothing_follows_a_failed_write_before_it_is_cut_off(t: UvIo, monkeypatc
     assert stored(t) == [1, 3]
 
 
+def test_failed_write_with_an_install_waiting(t: UvIo) -> None:
+    """The next index after a failed write is the one behind a snapshot whose installation waits for that write."""
+    t.append(3, 64)
+    real = t.uv.writer
+
+    def fail(fd: int, arena: Any, length: int, offset: int, cb: Any) -> None:
+        t.uv.writer = real
+        real.submit(fd, arena, length, offset, lambda failure: cb(Failure(errors.RAFT_IOERR, "write failed: -5")))
+
+    t.uv.writer = Spy(real, fail)
+    failed = t.submit(3, 64)
+    install = t.put(10, trailing=0)
+    behind = t.submit(1, 64)
+    t.wait(failed, behind)
+    assert t.uv.append_next_index == 11
+    after = t.submit(1, 64)
+    t.wait(install, after)
+    assert (install.statuses, after.statuses) == ([0], [0])
+    fresh = t.reopen()
+    assert fresh.loaded[4] == 11
+    assert numbers(fresh.loaded[5]) == [8]
+    fresh.close()
+
+
 def test_failed_write_with_a_truncate_waiting(t: UvIo) -> None:
     """The next index after a failed write is right even if a truncate waits that has set it."""
     t.append(3, 64)
