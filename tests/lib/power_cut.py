@@ -91,8 +91,8 @@ class Expected:
             self.may = {}
             self.install = None
 
-    def problems(self, found: "Found") -> str:
-        """Return what is wrong with what a start found, "" if nothing."""
+    def problems(self, found: "Found", fall_back: bool = False) -> str:
+        """Return what is wrong with what a start found, "" if nothing; `fall_back` accepts an older snapshot."""
         if (found.term, found.voted_for) not in self.states | {self.state}:
             return f"term and vote {found.term, found.voted_for} instead of {self.state}"
         at = 0
@@ -101,7 +101,7 @@ class Expected:
             content = (found.snapshot.term, b"".join(bytes(buf) for buf in found.snapshot.bufs))
             if self.snapshots.get(at) != content:
                 return f"snapshot at {at} has another content"
-        if at < self.snapshot:
+        if at < self.snapshot and not fall_back:
             return f"snapshot at {at} instead of {self.snapshot}"
         if not found.entries.bufs and found.start_index != at + 1:
             return f"start index {found.start_index} behind a snapshot at {at}"

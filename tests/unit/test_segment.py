@@ -176,7 +176,7 @@ def test_large_batches_are_split_on_writing(data: Dir) -> None:
 
 
 def test_a_large_log_loads_fast(data: Dir) -> None:
-    """200,000 entries of 64 bytes in at most 0.3 s, the best of three; no object is made per entry but its payload."""
+    """200,000 entries of 64 bytes in at most 0.3 s of processor time, the best of three: columns, no object per entry."""
     payloads = [number.to_bytes(8, "little") * 8 for number in range(200_000)]
     for at in range(0, 200_000, 50_000):
         part = payloads[at : at + 50_000]
@@ -188,10 +188,10 @@ def test_a_large_log_loads_fast(data: Dir) -> None:
     times = []
     for _ in range(3):
         entries = no_entries()
-        start = time.perf_counter()
+        start = time.process_time()
         for info in infos:
             segment.load_closed(str(data), info, entries)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
         assert entries.bufs == payloads
     assert min(times) < 0.3, times
 
