@@ -23,7 +23,9 @@ class Fsm(pyraft.RaftFsm):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.count = 0
-        self.state = bytes(max(size - 8, 0))
+        # State that does not compress: LZ4 looks back 64 KiB.
+        block = os.urandom(min(size, 1 << 20))
+        self.state = (block * (size // len(block) + 1))[: max(size - 8, 0)]
         self.version = 3
         self.apply = self.apply_
         self.snapshot = lambda fsm: (0, [])
