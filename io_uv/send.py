@@ -10,7 +10,7 @@ Possible failure modes are:
   allowed, because it is away or reads too slowly: RAFT_NOCONNECTION. Neither brings a callback.
 - There is no connection: the message waits. After each attempt to connect that failed only the newest 3 keep waiting,
   the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay.
-- A write fails, or the peer closes, which a client notices since it reads: RAFT_IOERR for all under way, a new connection.
+- A write fails, or the peer closes, which the client notices by reading: RAFT_IOERR for all under way; it reconnects.
 - The target's address changes, or io.close: what is being written and then what waits fails with RAFT_CANCELED, after
   stream, timer and connect request have ended, never inside the call.
 """
