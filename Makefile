@@ -34,7 +34,8 @@ help:
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
 	@echo "make torture   make cluster for 10 seeds in a row"
 	@echo "make powercut  cut the power at every moment of scripted runs: ROUNDS=$(ROUNDS) SEED=..."
-	@echo "make bench     compare with libraft (where it is installed) and PySyncObj"
+	@echo "make bench     compare with libraft (where it is installed) and PySyncObj; ARGS='--help' for choices"
+	@echo "make profile   say where the time of a load goes; ARGS='--calls 64 --size 4096'"
 	@echo "make clean     remove build products and caches; make distclean removes .venv too"
 
 # The C library's development files, a compiler and everything else are optional: tests that need them say so and skip.
@@ -119,6 +120,10 @@ networks: $(READY)
 .PHONY: bench
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: profile
+profile: $(READY)
+	$(BIN)/python -m tests.benchmarks.profiling $(ARGS)
 
 .PHONY: clean
 clean:
