@@ -36,7 +36,7 @@ def twins(workshop: Workshop, **settings: int) -> list[Node]:
     """A server of each kind with the same id and address, in directories of their own; bootstrapped alone."""
     nodes = [workshop.node(kind, 1, workshop.root / kind, **settings) for kind in KINDS]
     for node in nodes:
-        node.address = "127.0.0.1:9001"  # never both running, and nobody connects
+        node.address = nodes[0].address  # never both running
         node.open()
         node.bootstrap([node])
         node.quit()
