@@ -1,17 +1,14 @@
 """Open segments as a crash leaves them: which entries count, and whether a crash can have left them so.
 
-Duty: `read` judges the content of an `open-N` file. A segment is full of zeros before it is written; a write at a time
-covers whole blocks, in order, is durable before the next begins, and starts with what its first block held already.
-So all but the last write is complete, and of the last one any 512-byte sectors may be missing. A missing
-sector reads as before: in front of the first incomplete batch as the new content, behind it as zeros.
+Duty: `read` judges an `open-N` file. Segments are made of zeros; a write covers whole blocks, begins with what its first
+block held already, and is durable before the next begins. So all but the last write is complete, and of that one any
+512-byte sectors may be missing: behind the first incomplete batch they read as zeros.
 
-Verdicts: UNWRITTEN, nothing in it was ever complete, the file can go; INTACT, the batches end where the data ends;
-TORN, an incomplete batch follows that a crash explains: a sector of it reads as zeros; DAMAGED, what follows the good
-batches was complete once, or is none of our making: `problem` says where. C drops whatever follows the first bad batch.
-
-A segment that this library made carries a note of its size (fs.note_size) until it is closed: shorter than that,
-or bad in a way that no tear explains, it is DAMAGED. Without the note (one of C's, or copied without attributes) a bad
-last batch, or one that the file ends in, passes for a tear as in C (B1); only good batches behind it prove damage.
+Verdicts: UNWRITTEN, nothing was ever complete; INTACT; TORN, a sector of an incomplete batch reads as zeros, which a
+crash explains; DAMAGED, by anything else. C drops whatever follows the first bad batch, acknowledged or not.
+A segment of ours carries a note of its size (fs.note_size) until it is closed: a shorter one, or a bad batch that no
+tear explains, is DAMAGED. Without the note (C made it, or it was copied without attributes) a bad last batch, or one
+that the file ends in, passes for a tear as in C (B1); only good batches behind it prove damage.
 
 Limits, for lack of evidence in format 1: damage to the last write passes for a tear if its last batch has a sector
 of zeros by nature, and so does the loss of whole sectors.

@@ -1,12 +1,20 @@
-"""Fixtures that the integration tests share: `new_cluster` makes simulated clusters and closes them at the end."""
+"""Fixtures that the integration tests share.
+
+`new_cluster` makes simulated clusters and closes them at the end. `data` is an empty data directory, `opener` opens
+instances on it.
+"""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.lib.disk import Dir
+
 if TYPE_CHECKING:
     from tests.lib.cluster import Cluster
+    from tests.lib.uvload import Opener
 
 
 @pytest.fixture
@@ -24,3 +32,20 @@ def new_cluster() -> "Iterator[Callable[..., Cluster]]":
     yield make
     for cluster in made:
         cluster.close()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dir:
+    """An empty data directory."""
+    return Dir(tmp_path)
+
+
+@pytest.fixture
+def opener(tmp_path: Path) -> "Iterator[Opener]":
+    """Opens instances on it."""
+    from tests.lib.uvload import Opener
+
+    opener = Opener(tmp_path)
+    yield opener
+    for instance in opener.instances:
+        instance.close()

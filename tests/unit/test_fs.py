@@ -172,7 +172,7 @@ def test_reading_a_missing_file_fails(dir: str) -> None:
 @covers("UvOsJoin/basic", "UvOsJoin/dirAndFilenameMax")
 def test_paths_are_joined() -> None:
     """Up to 894 and 128 bytes."""
-    assert fs.join("/home", "testfile") == "/home/testfile"
+    assert fs.join("/data", "testfile") == "/data/testfile"
     assert len(fs.join("x" * 894, "y" * 128)) == 1023
 
 

@@ -176,7 +176,7 @@ def test_large_batches_are_split_on_writing(data: Dir) -> None:
 
 
 def test_a_large_log_loads_fast(data: Dir) -> None:
-    """200,000 entries of 64 bytes in at most 0.3 s of processor time, the best of three: columns, no object per entry."""
+    """200,000 entries of 64 bytes in at most 0.3 s of processor time, the best of three."""
     payloads = [number.to_bytes(8, "little") * 8 for number in range(200_000)]
     for at in range(0, 200_000, 50_000):
         part = payloads[at : at + 50_000]

@@ -1,0 +1,60 @@
+"""Loading directories in tests, through a RaftIo that is opened on them.
+
+`Opener` is what the fixture of that name (tests/integration/conftest.py) gives: it opens instances on the directory of
+the fixture `data`, and closes them at the end of the test.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from io_uv import raft_uv_set_auto_recovery
+from pyraft.types import EntryBatch, RaftIo, RaftSnapshot
+from tests.lib.disk import Dir, commands, numbers, singles
+from tests.lib.uvtest import UvIo
+
+PRISTINE: tuple[int, None, int, list[int]] = (0, None, 1, [])
+ZERO_FORMAT = "load open segment open-{}: unexpected format version 0"
+
+
+class Loaded:
+    """What io.load returned, and the text."""
+
+    def __init__(self, io: RaftIo) -> None:
+        self.rv, self.term, self.voted_for, self.snapshot, self.start_index, entries = io.load(io)
+        self.entries: EntryBatch = entries
+        self.errmsg = io.errmsg
+
+    def state(self) -> tuple[int, int | None, int, list[int]]:
+        """Return (rv, index of the snapshot, start index, numbers of the entries)."""
+        found: RaftSnapshot | None = self.snapshot
+        return self.rv, found.index if found else None, self.start_index, numbers(self.entries)
+
+
+class Opener:
+    """Opens instances on a directory and closes them at the end of the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.instances: list[UvIo] = []
+
+    def __call__(self) -> UvIo:
+        instance = UvIo(self.path)
+        self.instances.append(instance)
+        return instance
+
+    def load(self, auto_recovery: bool = False) -> Loaded:
+        """Init and load a fresh instance."""
+        instance = self()
+        assert instance.init() == 0, instance.io.errmsg
+        raft_uv_set_auto_recovery(instance.io, auto_recovery)
+        return Loaded(instance.io)
+
+
+def closed(data: Dir, first: int, n: int, number: int | None = None) -> str:
+    """Write a closed segment of n commands in batches of one, numbered by their index unless said otherwise."""
+    return data.closed(first, *singles(commands(number or first, n)))
+
+
+def opened(data: Dir, counter: int, first: int, n: int = 1, **options: Any) -> str:
+    """Write an open segment of n commands in batches of one."""
+    return data.open(counter, *singles(commands(first, n)), **options)
