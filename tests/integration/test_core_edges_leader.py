@@ -525,3 +525,24 @@ def test_window_is_empty_after_a_fall_back() -> None:
     (rest,) = [m.append_entries for m in s.sent() if m.server_id == 2]
     assert (rest.prev_log_index, rest.n_entries) == (3, 2)
     assert progress.inflight_bytes == 64
+
+
+def test_new_leader_has_a_whole_timeout_to_hear_from_the_others() -> None:
+    """The clock of a leader starts when it is made, not when its election was."""
+    s = Solo()
+    s.stand()
+    s.io.now += 900
+    s.recv(msg.request_vote_result(2, 2))
+    s.tick(100)
+    assert s.state == RAFT_LEADER
+    s.tick(900)
+    assert s.state == RAFT_FOLLOWER
+
+
+def test_failed_write_leaves_the_disks_words() -> None:
+    """raft_errmsg after a write that failed is what the I/O says of it."""
+    s = leader()
+    command(s)
+    s.io.errmsg = "disk on fire"
+    s.io.finish_append(RAFT_IOERR)
+    assert raft_errmsg(s.r) == "io: disk on fire"

@@ -1,11 +1,16 @@
 """The rarer paths of taking and installing snapshots, on one server against a scripted world."""
 
+from typing import Any
+
+import pytest
+
 from pyraft import (
     RAFT_FOLLOWER,
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_MALFORMED,
     RAFT_UNAVAILABLE,
+    RaftBuffer,
     RaftEntry,
     RaftSnapshot,
     raft_close,
@@ -216,3 +221,30 @@ def test_start_with_the_snapshots_own_configuration_in_the_log() -> None:
     assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
     assert s.r.configuration.n == 2
     assert (raft_last_applied(s.r), raft_last_index(s.r)) == (4, 5)
+
+
+def test_installed_snapshot_ends_a_change_that_was_under_way() -> None:
+    """The configuration of the snapshot is committed, and an uncommitted one of the old log is forgotten."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 1, [change(1, configuration(1, 1))]))
+    s.io.finish_append()
+    assert s.r.configuration_uncommitted_index == 2
+    s.recv(msg.install_snapshot(2, 1, 9, 1, configuration(1, 1, 1), 4, fsms.content(1, 1)))
+    s.io.finish_put()
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (4, 0)
+    assert s.r.configuration.n == s.r.configuration_last_snapshot.n == 3
+
+
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, RaftBuffer], ids=lambda kind: kind.__name__)
+def test_loaded_snapshot_may_be_any_buffer(wrap: Any) -> None:
+    """What io.load returns reaches fsm.restore as a read-only bytes-like object."""
+    s = Solo(start=False)
+    snapshot = RaftSnapshot()
+    snapshot.index, snapshot.term, snapshot.configuration_index = 4, 1, 1
+    snapshot.configuration, snapshot.bufs = s.conf, [wrap(fsms.content(5, 6))]
+    s.io.stored_snapshot, s.io.start_index, s.io.stored = snapshot, 5, []
+    seen: list[Any] = []
+    s.fsm.restore = lambda fsm, buf: seen.append(buf) or 0
+    assert raft_start(s.r) == 0
+    assert [bytes(buf) for buf in seen] == [fsms.content(5, 6)]
+    assert memoryview(seen[0]).readonly

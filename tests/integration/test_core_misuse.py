@@ -115,6 +115,7 @@ def test_second_start_is_refused() -> None:
     """A started server is RAFT_BUSY for another start; it goes on undisturbed."""
     s = leader()
     assert raft_start(s.r) == RAFT_BUSY
+    assert raft_errmsg(s.r) == "already started"
     assert s.state == RAFT_LEADER
     assert "load" not in s.io.names()
 

@@ -266,7 +266,8 @@ def test_5_1_follower_restores_a_snapshot() -> None:
     s = Solo(terms=[1, 1])
     conf = configuration(RAFT_VOTER, RAFT_VOTER)
     s.recv(msg.install_snapshot(2, 2, 9, 2, conf, 7, fsms.content(4, 5)))
-    assert s.io.puts[0][1] == 0
+    (_req, trailing, stored, _cb) = s.io.puts[0]
+    assert (trailing, stored.index, stored.term, stored.configuration_index) == (0, 9, 2, 7)
     assert s.fsm.restored == []
     s.io.finish_put()
     assert s.fsm.restored == [(4, 5)]

@@ -254,3 +254,15 @@ def test_close_from_the_state_callback_of_a_start() -> None:
     assert "set_term" not in s.io.names()
     raft_set_max_catch_up_round_duration(s.r, 1)
     assert s.r.max_catch_up_round_duration == 1
+
+
+def test_write_that_raises_at_the_end_of_a_turn_stops_the_leader() -> None:
+    """What io.append raises when deferred commands are given out stops the server in that turn."""
+    s = leader(deferring=True)
+    done = Statuses()
+    command(s, cb=done)
+    s.io.raises("append", Boom("disk"))
+    s.io.turn()
+    assert s.state == RAFT_UNAVAILABLE
+    assert raft_errmsg(s.r) == "io.append: Boom: disk"
+    assert done.seen == [RAFT_IOERR]
