@@ -1,29 +1,32 @@
 """A server of a cluster that keeps registers, driven through pipes.
 
-    python -m tests.lib.register_server DIR ID 1=HOST:PORT,2=HOST:PORT,…
+    python -m tests.lib.register_server DIR ID 1=HOST:PORT,2=HOST:PORT,… [join]
 
 Duty: a real process, core and io_uv, for tests that put servers where no socket of the test reaches them. Lines on
 standard input, numbers throughout:
 
     write REQ KEY VALUE       read REQ KEY       cas REQ KEY EXPECTED VALUE       status       stop
+    add REQ ID ADDRESS        assign REQ ID ROLE        remove REQ ID             transfer REQ ID
 
 Lines on standard output: `ready`; `ok REQ RESULT` (the value read, the value written, 1 or 0 for a compare-and-set);
-`no REQ CODE` when the operation will never take effect; `maybe REQ CODE` when nobody knows;
-`status STATE TERM LEADER LAST COMMIT APPLIED DIGEST`, where equal digests mean equal registers.
-Reads go through the log, so that they are linearizable.
+`no REQ CODE` when the operation will never take effect; `maybe REQ CODE` when nobody knows; `changed REQ CODE`;
+`status STATE TERM LEADER LAST COMMIT APPLIED DIGEST STALL`, where equal digests mean equal registers and STALL is the
+loop's longest delay so far in microseconds. Reads go through the log, so that they are linearizable.
+With `join` a new server is not bootstrapped, but waits to be added.
 
 Failure modes: a call that fails at the start ends the process with a text on standard error.
 """
 
 import struct
 import sys
+import time
 import zlib
 from typing import Any
 
 import io_uv
 import pyraft
 from io_uv import pyuv
-from pyraft import Raft, RaftApply, RaftConfiguration, RaftFsm, RaftIo
+from pyraft import Raft, RaftApply, RaftChange, RaftConfiguration, RaftFsm, RaftIo, RaftTransfer
 
 WRITE, READ, CAS = 1, 2, 3
 COMMAND = struct.Struct("<4Q")
@@ -31,6 +34,7 @@ PAIR = struct.Struct("<2Q")
 
 ELECTION_TIMEOUT_MSECS = 500
 HEARTBEAT_MSECS = 50
+TICK_SECONDS = 0.01
 
 
 class Registers(RaftFsm):
@@ -69,7 +73,7 @@ class Registers(RaftFsm):
 class Server:
     """A raft server that obeys standard input."""
 
-    def __init__(self, dir: str, id: int, members: dict[int, str]) -> None:
+    def __init__(self, dir: str, id: int, members: dict[int, str], join: bool) -> None:
         self.loop = pyuv.Loop()
         self.transport = io_uv.RaftUvTransport()
         self.io = RaftIo()
@@ -86,13 +90,23 @@ class Server:
         conf = RaftConfiguration()
         for member, address in members.items():
             check(pyraft.raft_configuration_add(conf, member, address, pyraft.RAFT_VOTER), address)
-        rv = pyraft.raft_bootstrap(self.raft, conf)
+        rv = 0 if join else pyraft.raft_bootstrap(self.raft, conf)
         check(0 if rv == pyraft.RAFT_CANTBOOTSTRAP else rv, self.io.errmsg)
-        check(pyraft.raft_start(self.raft), self.raft.errmsg)
+        check(pyraft.raft_start(self.raft), "start")
+        self.stall = 0.0
+        self.ticked = time.monotonic()
+        self.ticks = pyuv.Timer(self.loop)
+        self.ticks.start(self.tick, TICK_SECONDS, TICK_SECONDS)
         self.rest = b""
         self.input = pyuv.Pipe(self.loop)
         self.input.open(0)
         self.input.start_read(self.read)
+
+    def tick(self, timer: Any) -> None:
+        """Note how late the loop is."""
+        now = time.monotonic()
+        self.stall = max(self.stall, now - self.ticked - TICK_SECONDS)
+        self.ticked = now
 
     def read(self, pipe: Any, data: bytes | None, error: int | None) -> None:
         """Obey the lines that have arrived; the end of the input ends the server."""
@@ -101,14 +115,16 @@ class Server:
             return
         *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
-            word, *numbers = line.decode().split()
+            word, *rest = line.decode().split()
             if word == "stop":
                 self.stop()
                 return
             if word == "status":
                 self.status()
+            elif word in ("add", "assign", "remove", "transfer"):
+                self.change(line.decode().split())
             else:
-                self.submit(word, [int(number) for number in numbers])
+                self.submit(word, [int(number) for number in rest])
 
     def submit(self, word: str, numbers: list[int]) -> None:
         """Apply an operation."""
@@ -124,16 +140,36 @@ class Server:
         if rv != 0:
             say(f"no {request} {rv}")
 
+    def change(self, words: list[str]) -> None:
+        """Change the configuration, or transfer leadership."""
+        word, request, id, *rest = words
+
+        def done(req: Any, status: int = 0) -> None:
+            say(f"changed {request} {status}")
+
+        if word == "add":
+            rv = pyraft.raft_add(self.raft, RaftChange(), int(id), rest[0], done)
+        elif word == "assign":
+            rv = pyraft.raft_assign(self.raft, RaftChange(), int(id), int(rest[0]), done)
+        elif word == "remove":
+            rv = pyraft.raft_remove(self.raft, RaftChange(), int(id), done)
+        else:
+            rv = pyraft.raft_transfer(self.raft, RaftTransfer(), int(id), done)
+        if rv != 0:
+            say(f"changed {request} {rv}")
+
     def status(self) -> None:
         """Say how the server is."""
         raft = self.raft
         leader, _ = pyraft.raft_leader(raft)
         numbers = (pyraft.raft_state(raft), raft.current_term, leader, pyraft.raft_last_index(raft))
-        say("status", *numbers, raft.commit_index, pyraft.raft_last_applied(raft), self.fsm.digest())
+        stall = int(self.stall * 1e6)
+        say("status", *numbers, raft.commit_index, pyraft.raft_last_applied(raft), self.fsm.digest(), stall)
 
     def stop(self) -> None:
         """Close everything."""
         self.input.close()
+        self.ticks.close()
         pyraft.raft_close(self.raft, None)
 
 
@@ -151,8 +187,9 @@ def say(*words: object) -> None:
 
 def main() -> None:
     """Run a server until its input ends."""
-    dir, id, members = sys.argv[1:]
-    server = Server(dir, int(id), {int(k): v for k, _, v in (part.partition("=") for part in members.split(","))})
+    dir, id, members, *join = sys.argv[1:]
+    addresses = {int(k): v for k, _, v in (part.partition("=") for part in members.split(","))}
+    server = Server(dir, int(id), addresses, join == ["join"])
     say("ready")
     server.loop.run()
 

@@ -1,0 +1,116 @@
+"""A cluster of register servers as processes on the loopback, which can be killed and started again.
+
+Duty: `Lab` starts `register_server` for each id on an address of its own and reads what they say; `kill` sends SIGKILL,
+`start` starts a server again on its directory. Servers beyond `voters` wait to be added to the cluster.
+
+Failure modes: a server that ends without being killed raises AssertionError with the end of its standard error.
+"""
+
+import os
+import selectors
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.lib.uvnode import free_addresses
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Member:
+    """One server: its process, None while it is down, and the lines it has written."""
+
+    def __init__(self, lab: "Lab", id: int, address: str, *, joins: bool) -> None:
+        self.id = id
+        self.address = address
+        self.joins = joins
+        self.dir = lab.dir / str(id)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.rest = b""
+
+    def tell(self, line: str) -> None:
+        """Write a line to the server; a server that is down hears nothing."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.flush()
+
+
+class Lab:
+    """Servers 1 to n, of which the first `voters` are bootstrapped."""
+
+    def __init__(self, dir: Path, n: int, voters: int) -> None:
+        self.dir = dir
+        addresses = free_addresses(n)
+        self.initial = ",".join(f"{id}={addresses[id]}" for id in range(1, voters + 1))
+        self.members = {id: Member(self, id, addresses[id], joins=id > voters) for id in addresses}
+        self.selector = selectors.DefaultSelector()
+        self.stderr = (dir / "stderr.txt").open("ab")
+        self.killed: list[int] = []
+        for member in self.members.values():
+            member.dir.mkdir()
+            self.start(member.id)
+
+    def start(self, id: int) -> None:
+        """Start a server on its directory."""
+        member = self.members[id]
+        assert member.process is None
+        program = [sys.executable, "-m", "tests.lib.register_server", str(member.dir), str(id)]
+        program += [f"{id}={member.address}", "join"] if member.joins else [self.initial]
+        pipe = subprocess.PIPE
+        member.process = subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=self.stderr, cwd=ROOT)
+        assert member.process.stdout is not None
+        os.set_blocking(member.process.stdout.fileno(), False)
+        self.selector.register(member.process.stdout, selectors.EVENT_READ, member)
+
+    def kill(self, id: int) -> None:
+        """End a server with SIGKILL; `poll` tells of it as `gone`."""
+        member = self.members[id]
+        process = member.process
+        assert process is not None
+        process.kill()
+        process.wait()
+        self._forget(member, process)
+        self.killed.append(id)
+
+    def _forget(self, member: Member, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        self.selector.unregister(process.stdout)
+        process.stdout.close()
+        process.stdin.close()
+        member.process = None
+        member.rest = b""
+
+    def poll(self, seconds: float) -> list[tuple[int, list[str]]]:
+        """Wait at most so long for lines of servers; return them as (id, words)."""
+        lines: list[tuple[int, list[str]]] = [(id, ["gone"]) for id in self.killed]
+        self.killed.clear()
+        for key, _ in self.selector.select(seconds):
+            member: Member = key.data
+            data = os.read(key.fd, 1 << 16)
+            assert data, f"server {member.id} has ended: {(self.dir / 'stderr.txt').read_text()[-2000:]}"
+            *complete, member.rest = (member.rest + data).split(b"\n")
+            lines += [(member.id, line.decode().split()) for line in complete]
+        return lines
+
+    def heal_all(self) -> None:
+        """Start every server that is down."""
+        for member in self.members.values():
+            if member.process is None:
+                self.start(member.id)
+
+    def close(self) -> None:
+        """Stop all servers."""
+        for member in self.members.values():
+            process = member.process
+            if process is None:
+                continue
+            member.tell("stop")
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            self._forget(member, process)
+        self.selector.close()
+        self.stderr.close()
