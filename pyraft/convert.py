@@ -12,7 +12,7 @@ makes the caller go unavailable. Callbacks may call raft_close; whoever fired on
 
 from typing import Final
 
-from pyraft import apply, calls, client, configuration, election, log, membership, progress, replicate, request
+from pyraft import apply, calls, client, election, log, membership, progress, replicate, request
 from pyraft.errors import RAFT_NOTLEADER, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
 from pyraft.tracing import trace
@@ -21,7 +21,6 @@ from pyraft.types import (
     RAFT_FOLLOWER,
     RAFT_LEADER,
     RAFT_UNAVAILABLE,
-    RAFT_VOTER,
     STATE_NAMES,
     RaftBarrier,
 )
@@ -79,9 +78,7 @@ def to_follower(r: Raft) -> None:
 
 def to_candidate(r: Raft, disrupt_leader: bool) -> int:
     """Become candidate and start an election; `disrupt_leader` if the leader itself asked for it (3.10)."""
-    server = configuration.get(r.configuration, r.id)
-    assert server is not None
-    assert server.role == RAFT_VOTER
+    assert election.may_stand(r)
     set_state(r, RAFT_CANDIDATE)
     candidate = r.candidate_state
     if candidate is None:
@@ -89,7 +86,7 @@ def to_candidate(r: Raft, disrupt_leader: bool) -> int:
     candidate.disrupt_leader = disrupt_leader
     # C: convert.c:convertToCandidate lets a single voter lead without an election, in the term that it has. Then two
     # different entries can share an index and a term (B34), so it is a real election here, whose only vote is ours.
-    alone = configuration.voter_count(r.configuration) == 1
+    alone = election.is_only_voter(r)
     candidate.in_pre_vote = r.pre_vote and not disrupt_leader and not alone
     rv = election.start(r)
     if rv != 0:
@@ -109,7 +106,7 @@ def to_leader(r: Raft) -> int:
     r.election_timer_start = calls.now(r)
     leader.progress = progress.build(r.configuration, r.id, log.last_index(r.log), r.last_stored)
     leader.accepting = True
-    if configuration.voter_count(r.configuration) > 1:
+    if not election.is_only_voter(r):
         if r.transfer is not None:
             # As in C: a transfer of an earlier leadership that is still pending refuses this barrier like any request.
             r.errmsg = raft_strerror(RAFT_NOTLEADER)

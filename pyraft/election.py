@@ -9,7 +9,7 @@ Failure modes: codes of io.set_term and io.set_vote are returned, the term and v
 requests that cannot be sent are ignored, the next round repeats them.
 """
 
-from pyraft import calls, configuration, log, quorum, reply
+from pyraft import calls, configuration, log, membership, quorum, reply
 from pyraft.state import Raft
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -18,6 +18,7 @@ from pyraft.types import (
     RAFT_IO_REQUEST_VOTE,
     RAFT_LEADER,
     RAFT_VOTER,
+    RaftConfiguration,
     RaftIoSend,
     RaftMessage,
     RaftRequestVote,
@@ -52,8 +53,8 @@ def start(r: Raft) -> int:
     assert r.state == RAFT_CANDIDATE
     assert candidate is not None
     n_voters = configuration.voter_count(r.configuration)
+    # 4.2.2: a server does not count its own vote unless it is part of its latest configuration.
     own = configuration.index_of_voter(r.configuration, r.id)
-    assert own < n_voters
     if not candidate.in_pre_vote:
         term = r.current_term + 1
         rv = calls.set_term(r, term)
@@ -101,6 +102,35 @@ def _request_vote(r: Raft, server: RaftServer) -> None:
         trace(r.tracer, f"vote request to server {server.id} failed: {rv}")
 
 
+def is_voter(r: Raft) -> bool:
+    """Return whether this server is a voter by its latest configuration."""
+    return _votes_in(r, r.configuration)
+
+
+def _votes_in(r: Raft, conf: RaftConfiguration) -> bool:
+    server = configuration.get(conf, r.id)
+    return server is not None and server.role == RAFT_VOTER
+
+
+def is_only_voter(r: Raft) -> bool:
+    """Return whether this server is the only voter."""
+    return is_voter(r) and configuration.voter_count(r.configuration) == 1
+
+
+def may_stand(r: Raft) -> bool:
+    """Return whether this server may be a candidate: a voter, or one that is to be none any more (4.2.2).
+
+    C: tick.c:tickFollower never lets the latter stand. If the entry that takes its vote has reached nobody else, then
+    the others may need it to lead once more: its log is longer, so it withholds its vote from them.
+    """
+    if is_voter(r):
+        return True
+    if r.votes_withheld <= r.vote_patience or r.configuration_uncommitted_index == 0:
+        return False
+    rv, conf = membership.fetch_last_committed_configuration(r)
+    return rv == 0 and _votes_in(r, conf)
+
+
 def knows_leader(r: Raft) -> bool:
     """Return whether we lead or follow a leader."""
     return r.state == RAFT_LEADER or (r.follower_state is not None and r.follower_state.current_leader.id != 0)
@@ -121,8 +151,7 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     if r.recovering:
         # Our log may lack what we helped to commit, so it is no measure for a candidate's.
         return 0, False
-    server = configuration.get(r.configuration, r.id)
-    if (server is None or server.role != RAFT_VOTER) and not out_of_patience(r):
+    if not is_voter(r) and not out_of_patience(r):
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached
         # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1).
         return 0, False

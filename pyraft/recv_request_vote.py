@@ -51,9 +51,20 @@ def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
     return election.out_of_patience(r)
 
 
+def _doubts_leader(r: Raft) -> bool:
+    """Return whether the leader that this server knows has been silent for so long that it may be gone.
+
+    C: recv_request_vote.c:recvRequestVote takes a leader that is known for one that is there. A voter forgets it when
+    it stands, but who is no voter, or does not know yet that it is one, never does (see election.vote).
+    """
+    if r.follower_state is None or election.is_voter(r) or not election.timer_expired(r):
+        return False
+    return election.out_of_patience(r)
+
+
 def _decide(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     # 4.2.3: servers that hear from a leader neither adopt the term nor vote, unless the leader itself asked for this.
-    if election.knows_leader(r) and not args.disrupt_leader:
+    if election.knows_leader(r) and not args.disrupt_leader and not _doubts_leader(r):
         return 0, False
     if args.pre_vote:
         match = term.compare(r, args.term)

@@ -35,10 +35,7 @@ def tick_cb(io: RaftIo) -> None:
 
 def _follower(r: Raft) -> int:
     """3.4: a voter that hears nothing for an election timeout stands as a candidate."""
-    server = configuration.get(r.configuration, r.id)
-    if server is None or server.role != RAFT_VOTER or not election.timer_expired(r):
-        return 0
-    if r.recovering:
+    if r.recovering or not election.timer_expired(r) or not election.may_stand(r):
         return 0
     assert r.follower_state is not None
     if snapshot.is_installing(r) or r.follower_state.append_in_flight_count > 0:

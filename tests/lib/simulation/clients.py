@@ -159,11 +159,7 @@ class Burst:
 
 
 class Admin:
-    """Changes the configuration, transfers leadership, sets barriers.
-
-    Never takes one of the last two voters away: if the entry that does has reached only the server that it takes the
-    vote from, then, as in C, that one stands no more and the other is refused for its shorter log.
-    """
+    """Changes the configuration, transfers leadership, sets barriers. Never takes the last voter away."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -193,7 +189,7 @@ class Admin:
             if not target.booted:
                 target.boot()
             Tracked(world, node, f"add {id}").submit(pyraft.raft_add, r, RaftChange(), id, target.address)
-        elif members[id] == RAFT_VOTER and len(voters) < 3:
+        elif members[id] == RAFT_VOTER and len(voters) < 2:
             return
         elif what < 0.5:
             Tracked(world, node, f"remove {id}").submit(pyraft.raft_remove, r, RaftChange(), id)

@@ -1,0 +1,94 @@
+"""Votes that C servers withhold for ever, and who ends that: see `vote_patience` and pyraft/README.md."""
+
+from pyraft import (
+    RAFT_CANDIDATE,
+    RAFT_FOLLOWER,
+    RAFT_LEADER,
+    RAFT_SPARE,
+    RAFT_STANDBY,
+    RAFT_VOTER,
+    RaftConfiguration,
+    raft_configuration_add,
+    raft_last_index,
+    raft_start,
+)
+from tests.lib import messages as msg
+from tests.lib.solo import Solo, change
+
+
+def votes(s: Solo) -> list[bool]:
+    """Return whether the votes sent were granted."""
+    return [m.request_vote_result.vote_granted for m in s.sent() if m.request_vote_result is not None]
+
+
+def two_voters_to_one() -> Solo:
+    """Return server 1 of two voters, with a stored entry 2, not committed, that leaves only server 2 as a voter."""
+    conf = RaftConfiguration()
+    assert raft_configuration_add(conf, 1, "1", RAFT_SPARE) == 0
+    assert raft_configuration_add(conf, 2, "2", RAFT_VOTER) == 0
+    s = Solo(RAFT_VOTER, RAFT_VOTER, start=False)
+    s.io.stored.append(change(1, conf))
+    assert raft_start(s.r) == 0
+    s.io.calls.clear()
+    return s
+
+
+def test_non_voter_doubts_a_leader_that_has_been_silent_for_long() -> None:
+    """It never stands itself, so it would take a leader that is gone for one that is there, for ever."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER)
+    s.recv(msg.append_entries(2, 1, 1, 1))
+    s.sent()
+    s.recv(msg.request_vote(2, 2, 2, 1))
+    assert (votes(s), s.r.current_term) == ([False], 1)
+    s.io.now += 5000
+    term = 2
+    while not any(votes(s)):
+        term += 1
+        assert term < 4 * s.r.vote_patience
+        s.recv(msg.request_vote(2, term, 2, 1))
+    assert term > s.r.vote_patience
+    assert s.r.voted_for == 2
+
+
+def test_non_voter_does_not_doubt_a_leader_that_it_hears() -> None:
+    """However many candidates ask: they may be servers that were removed (4.2.3)."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER)
+    for term in range(2, 2 + 3 * s.r.vote_patience):
+        s.recv(msg.append_entries(2, 1, 1, 1))
+        s.recv(msg.request_vote(3, term, 2, 1))
+    assert not any(votes(s))
+    assert s.r.current_term == 1
+
+
+def test_server_that_is_to_lose_its_vote_stands_when_the_others_cannot_lead() -> None:
+    """Server 2 needs the vote of 1, which has the longer log: 1 leads once more, hands the entry out and steps down."""
+    s = two_voters_to_one()
+    assert raft_last_index(s.r) == 2
+    s.tick(3000)
+    assert s.state == RAFT_FOLLOWER
+    term = 1
+    for _ in range(s.r.vote_patience + 1):
+        term += 1
+        s.recv(msg.request_vote(2, term, 1, 1))
+    assert not any(votes(s))
+    s.tick(3000)
+    assert s.state == RAFT_CANDIDATE
+    term += 1
+    [request] = [m.request_vote for m in s.sent()]
+    assert request is not None
+    assert (request.term, request.last_log_index) == (term, 2)
+    s.recv(msg.request_vote_result(2, term))
+    assert s.state == RAFT_LEADER
+    s.io.finish_appends()
+    assert s.r.commit_index == 1, "its own copy counts for nothing"
+    s.recv(msg.append_entries_result(2, term, 3))
+    assert (s.r.commit_index, s.state) == (3, RAFT_FOLLOWER)
+
+
+def test_server_that_has_lost_its_vote_stands_no_more() -> None:
+    """Once the entry is committed there is no need."""
+    s = Solo(RAFT_SPARE, RAFT_VOTER)
+    for term in range(2, 3 + s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 0, 0))
+    s.tick(3000)
+    assert s.state == RAFT_FOLLOWER
