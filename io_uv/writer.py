@@ -37,6 +37,8 @@ IN_PLACE: Final = 2
 
 _IN_PLACE_LIMIT: Final = 1024 * 1024
 """Longest write in bytes that is made on the loop, on a file system in memory."""
+_MAX_PAUSE: Final = 255
+"""How many writes go to the thread at most before AIO is tried again."""
 
 
 class _Write:
@@ -72,7 +74,19 @@ def _judge(write: _Write, result: int) -> Failure | None:
 class Writer:
     """Writes of one instance. `mode` is AIO, THREAD or IN_PLACE."""
 
-    __slots__ = ("_close_cb", "_context", "_done", "_event_fd", "_loop", "_mode", "_poll", "_todo", "_write")
+    __slots__ = (
+        "_close_cb",
+        "_context",
+        "_done",
+        "_event_fd",
+        "_loop",
+        "_mode",
+        "_pause",
+        "_poll",
+        "_skip",
+        "_todo",
+        "_write",
+    )
 
     def __init__(self, loop: Loop, mode: int) -> None:
         self._loop = loop
@@ -84,6 +98,9 @@ class Writer:
         self._todo: queue.SimpleQueue[_Write | None] | None = None
         # Results of writes that did not go through AIO.
         self._done: deque[int] = deque()
+        # After a write that AIO refused, how many go to the thread at once, and how many of them are left.
+        self._pause = 0
+        self._skip = 0
         self._close_cb: Callable[[], None] | None = None
 
     @property
@@ -116,11 +133,15 @@ class Writer:
         assert self._write is None
         write = self._write = _Write(fd, arena, length, offset, cb)
         if self._context is not None:
+            if self._skip > 0:
+                self._skip -= 1
+                self._hand_over(write)
+                return
             try:
                 self._context.submit(fd, arena.address, length, offset)
             except OSError:
                 # It would block, or cannot be done this way: the thread's attempt tells what is the matter.
-                self._hand_over(write)
+                self._refused(write)
         elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
             self._finish(write.make())
         else:
@@ -132,6 +153,16 @@ class Writer:
         self._close_cb = cb
         if self._write is None:
             self._release()
+
+    def _refused(self, write: _Write) -> None:
+        """Have the thread make a write that AIO did not take, and with each one in a row more of those that follow.
+
+        ext4 refuses writes to blocks that were allocated and never written, XFS while it updates a file's time: then
+        each attempt would be made twice.
+        """
+        self._skip = self._pause
+        self._pause = min(2 * self._pause + 1, _MAX_PAUSE)
+        self._hand_over(write)
 
     def _hand_over(self, write: _Write) -> None:
         if self._todo is None:
@@ -158,6 +189,8 @@ class Writer:
         if self._context is not None:
             for _, value in self._context.reap():
                 result = value
+                if value >= 0:
+                    self._pause = 0
         else:
             os.eventfd_read(self._event_fd)
         if self._done:
@@ -166,7 +199,7 @@ class Writer:
         if result is None or write is None:
             return
         if result == -errno.EAGAIN:
-            self._hand_over(write)
+            self._refused(write)
             return
         self._write = None
         if self._close_cb is not None:

@@ -162,6 +162,28 @@ def test_would_block_at_completion(new_file: Callable[[int], File], monkeypatch:
     assert file.finish(file.write(b"a", 0)) is None
 
 
+def test_refused_writes_are_not_attempted_twice_for_long(
+    new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The more writes AIO refuses in a row the longer they go straight to the thread; one that it takes ends that."""
+    file = new_file(AIO)
+    attempts: list[int] = []
+    submit = kaio.Context.submit
+    refuse = [True]
+
+    def counted(self: kaio.Context, fd: int, buffer: Any, length: int, offset: int) -> None:
+        attempts.append(number)
+        if refuse[0]:
+            raise OSError(errno.EAGAIN, "")
+        submit(self, fd, buffer, length, offset)
+
+    monkeypatch.setattr(kaio.Context, "submit", counted)
+    for number in range(1, 40):
+        refuse[0] = number < 20
+        assert file.finish(file.write(b"a", 0)) is None
+    assert attempts == [1, 2, 4, 8, 16, *range(32, 40)]
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EBADF])
 @MODES
 def test_error(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, mode: int, number: int) -> None:
