@@ -290,6 +290,7 @@ def test_a_handshake_has_a_time_limit(f: Transport) -> None:
 def test_too_many_handshakes_push_out_the_oldest(f: Transport) -> None:
     """Silent connections cannot keep a real peer out."""
     f.t.impl.limits.connections = 3
+    f.t.impl.limits.handshake_msecs = 3_600_000
     silent = []
     for _ in range(5):
         silent.append(connect(f.loop, f.port))

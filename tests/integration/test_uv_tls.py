@@ -355,6 +355,30 @@ def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> N
     f.close()
 
 
+def test_reading_may_start_when_a_peer_is_accepted(authority: Authority) -> None:
+    """What followed the handshake comes first, also if more has been decrypted when the accept callback reads."""
+    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    received: list[Any] = []
+
+    def accept(t: RaftUvTransport, id: int, address: str, stream: Any) -> None:
+        f.accepted.append((id, address, stream))
+        stream.start_read(lambda stream, data, error: received.append(data))
+        assert received == [], "called back inside start_read"
+
+    assert f.t.listen(f.t, accept) == 0
+    peer = TlsPeer(connect(f.loop, f.port), client_context(authority, authority.issue("one", "raft-server-1")))
+    f.run_until(lambda: peer.step(peer.tls.do_handshake))
+    peer.tls.write(handshake(1, "127.0.0.1:9001") + b"first")
+    peer.tls.write(b" and second")
+    peer.tls.write(b" and third")
+    peer.flush()
+    f.run_until(lambda: len(b"".join(received)) == 26)
+    assert b"".join(received) == b"first and second and third"
+    peer.connection.close()
+    f.run_until(lambda: received[-1] is None)
+    f.close()
+
+
 # Certificates.
 
 

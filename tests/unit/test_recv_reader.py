@@ -131,6 +131,19 @@ def test_delivered_entries_keep_their_bytes() -> None:
     assert [message.append_entries.entries.bufs for message in delivered] == [[b"a" * LARGE], [b"b" * LARGE]]
 
 
+def test_a_buffer_is_kept_unless_it_is_very_large() -> None:
+    """Reading into place does not make a new mapping each time, and one huge message does not hold memory for ever."""
+    reader = Reader(Limits(), lambda message: None)
+    kept = []
+    for size in (LARGE, 2 * LARGE, LARGE, 5 << 20, LARGE):
+        data = wire(m.append_entries(2, 3, 1, 1, 1, entries(size)))
+        reader.feed(data[:1000])
+        reader.feed(data[1000:])
+        kept.append(reader._kept)
+    assert [None if buffer is None else len(buffer) for buffer in kept] == [LARGE, 2 * LARGE, 2 * LARGE, None, LARGE]
+    assert kept[1] is kept[2]
+
+
 def test_stopping_while_delivering_ends_at_that_message() -> None:
     """What is behind the message that made somebody close the connection is not looked at."""
     delivered: list[RaftMessage] = []
