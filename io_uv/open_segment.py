@@ -1,8 +1,8 @@
 """Open segments as a crash leaves them: which entries count, and whether a crash can have left them so.
 
-Duty: `read` judges an `open-N` file. Segments are made of zeros; a write covers whole blocks, begins with what its first
-block held already, and is durable before the next begins. So all but the last write is complete, and of that one any
-512-byte sectors may be missing: behind the first incomplete batch they read as zeros.
+Duty: `read` judges an `open-N` file. Segments are made of zeros; a write covers whole blocks, begins with what its
+first block held already, and is durable before the next begins. So all but the last write is complete, and of that one
+any 512-byte sectors may be missing: behind the first incomplete batch they read as zeros.
 
 Verdicts: UNWRITTEN, nothing was ever complete; INTACT; TORN, a sector of an incomplete batch reads as zeros, which a
 crash explains; DAMAGED, by anything else. C drops whatever follows the first bad batch, acknowledged or not.

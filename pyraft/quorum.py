@@ -1,6 +1,7 @@
 """Majorities.
 
 Duty: the arithmetic of votes and of replicated indexes, nothing else. Even numbers of voters need more than half.
+Failure modes: none.
 """
 
 
