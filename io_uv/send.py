@@ -7,7 +7,7 @@ call at the turn's end; call back when the system has taken them.
 Possible failure modes are:
 
 - The message has no encoding: io.send returns RAFT_MALFORMED or RAFT_TOOBIG. More is queued for that server than
-  allowed, because it is away or reads too slowly: RAFT_NOCONNECTION. Neither brings a callback.
+  allowed, because it is away or reads too slowly: RAFT_NOCONNECTION. io.close was called: RAFT_CANCELED. No callback.
 - There is no connection: the message waits. After each attempt to connect that failed only the newest 3 keep waiting,
   the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay.
 - A write fails, or the peer closes, which the client notices by reading: RAFT_IOERR for all under way; it reconnects.
@@ -221,7 +221,9 @@ class Client:
 def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb) -> int:
     """Implementation of RaftIo.send. The head of this module says what it returns and calls back."""
     uv: Uv = io.impl
-    assert not uv.closing
+    if uv.closing:
+        # C: uv_send.c:UvSend asserts.
+        return RAFT_CANCELED
     req.cb = cb
     try:
         bufs = encoding.encode_message(message)

@@ -171,3 +171,16 @@ def test_connections_that_are_reset(make_run: MakeRun) -> None:
         run.answers()
     assert run.longest_outage < OUTAGE
     run.check(run.recover())
+
+
+@pytest.mark.skipif(SECONDS < 20, reason="lasts half a minute: make networks")
+def test_half_open_connections_end(make_run: MakeRun) -> None:
+    """Connections to and from a server that vanished without a word are gone half a minute later, on both sides."""
+    run = make_run(3)
+    leader = run.leader()
+    gone = next(id for id in run.members if id != leader)
+    assert run.lab.connections(leader, gone) >= 1
+    run.lab.isolate(gone)
+    run.until("no connection", lambda: run.lab.connections(leader, gone) == 0, 40)
+    run.until("no connection there", lambda: run.lab.connections(gone, leader) == 0, 40)
+    run.check(run.recover())

@@ -302,6 +302,15 @@ def test_a_message_without_room_for_its_numbers_is_refused(f: Sender) -> None:
     assert f.io.send(f.io, RaftIoSend(), f.to_peer(m.timeout_now(1, 1 << 64, 1, 1)), Outcome()) == RAFT_TOOBIG
 
 
+def test_a_message_after_io_close_is_refused(f: Sender) -> None:
+    """C asserts; here it is RAFT_CANCELED, without a callback."""
+    closed = f.begin_close()
+    outcome = Outcome()
+    assert f.io.send(f.io, RaftIoSend(), f.message(), outcome) == RAFT_CANCELED
+    f.wait(closed)
+    assert outcome.calls == []
+
+
 # Connections that break.
 
 

@@ -165,6 +165,12 @@ class Lab:
             subprocess.run(["ip", "netns", "exec", self.members[id].namespace, "iptables", "-F", "INPUT"], check=True)
         self.resets.clear()
 
+    def connections(self, one: int, two: int) -> int:
+        """Return how many established connections a server believes to have with another."""
+        command = ["ip", "netns", "exec", self.members[one].namespace, "ss", "-Htn", "state", "established"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return sum(self.members[two].ip + ":" in line for line in lines)
+
     # The end.
 
     def close(self) -> None:
