@@ -46,6 +46,7 @@ from pyraft import (
     raft_state,
     raft_strerror,
     raft_transfer,
+    start,
 )
 
 
@@ -87,29 +88,31 @@ class Server:
 
     def bootstrap(self, conf: RaftConfiguration) -> None:
         """Write the first configuration of a new cluster; RAFT_CANTBOOTSTRAP if there is one (raft_bootstrap)."""
-        self._check_io(raft_bootstrap(self.raft, conf))
+        self._check(raft_bootstrap(self.raft, conf))
 
     def recover(self, conf: RaftConfiguration) -> None:
         """Force a configuration upon a cluster that has lost its majority (raft_recover: read its warnings)."""
-        self._check_io(raft_recover(self.raft, conf))
+        self._check(raft_recover(self.raft, conf))
 
     async def start(self) -> None:
         """Read the log, in a thread, and begin to take part (raft_start)."""
         async with self._busy:
+            # A log is read once: reading it again would finish and remove the segments that are being written.
+            self._check(start.check(self.raft))
             io = self.io
-            load, start = io.load, io.start
-            loading = asyncio.get_running_loop().run_in_executor(None, load, io)
+            io_load, io_start = io.load, io.start
+            loading = asyncio.get_running_loop().run_in_executor(None, io_load, io)
             try:
                 loaded = await asyncio.shield(loading)
             except asyncio.CancelledError:
                 await asyncio.wait([loading])  # close() must not find it still reading
                 raise
             io.load = lambda io: loaded
-            io.start = lambda io, msecs, tick, recv: start(io, msecs, self._noticing(tick), self._noticing(recv))
+            io.start = lambda io, msecs, tick, recv: io_start(io, msecs, self._noticing(tick), self._noticing(recv))
             try:
                 self._check(raft_start(self.raft))
             finally:
-                io.load, io.start = load, start
+                io.load, io.start = io_load, io_start
             self._notice()
 
     async def close(self) -> None:
@@ -219,11 +222,6 @@ class Server:
     def _check(self, rv: int) -> None:
         if rv != 0:
             raise RaftError(rv, raft_errmsg(self.raft))
-
-    def _check_io(self, rv: int) -> None:
-        # As in C, bootstrap and recover leave their text in the io only.
-        if rv != 0:
-            raise RaftError(rv, self.io.errmsg)
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:
         if self.on_state is not None:

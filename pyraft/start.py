@@ -22,7 +22,7 @@ def raft_start(r: Raft) -> int:
     timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed), RAFT_CORRUPT (a single
     voter whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
-    rv = _check(r)
+    rv = check(r)
     if rv != 0:
         return rv
     rv, r.current_term, r.voted_for, found, start_index, entries = calls.load(r)
@@ -48,8 +48,8 @@ def raft_start(r: Raft) -> int:
     return convert.outcome(r, rv)
 
 
-def _check(r: Raft) -> int:
-    """C: start.c:raft_start asserts on all of these."""
+def check(r: Raft) -> int:
+    """Return why raft_start would refuse at once, or 0. C: start.c:raft_start asserts on all of these."""
     if r.closing:
         r.errmsg = "closed"
         return RAFT_SHUTDOWN

@@ -22,6 +22,7 @@ from pyraft import (
     RAFT_STANDBY,
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
+    RaftConfiguration,
     raft_set_pre_vote,
 )
 from pyraft.aio import RaftError, Server
@@ -118,6 +119,41 @@ def test_bootstrap_and_recover_raise_what_the_disk_says() -> None:
     w.server.bootstrap(w.conf)
     w.server.recover(w.conf)
     assert w.io.names() == ["init", "bootstrap", "recover", "bootstrap", "recover"]
+
+
+def test_refused_bootstrap_says_why() -> None:
+    """What the core refuses by itself is told in its words, not in what the I/O table said last."""
+
+    async def scenario() -> None:
+        w = World(RAFT_VOTER)
+        w.io.fail("bootstrap", RAFT_IOERR)
+        with pytest.raises(RaftError, match="bootstrap failed"):
+            w.server.bootstrap(w.conf)
+        with pytest.raises(RaftError, match="the configuration has no servers"):
+            w.server.bootstrap(RaftConfiguration())
+        await w.server.start()
+        for function in (w.server.bootstrap, w.server.recover):
+            with pytest.raises(RaftError, match="already started"):
+                function(w.conf)
+        await w.close()
+
+    run(scenario)
+
+
+def test_second_start_does_not_read_the_log_again() -> None:
+    """Starting a running or a closed server raises, and leaves its files alone: they are in use."""
+
+    async def scenario() -> None:
+        w = World(RAFT_VOTER)
+        await w.server.start()
+        with pytest.raises(RaftError, match="already started"):
+            await w.server.start()
+        await w.close()
+        with pytest.raises(RaftError, match="closed"):
+            await w.server.start()
+        assert w.io.names().count("load") == 1
+
+    run(scenario)
 
 
 def test_start_loads_in_a_thread() -> None:
