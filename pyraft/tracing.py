@@ -4,9 +4,12 @@ Duty: `RaftTracer` (raft.h), the two stock tracers of the C library, and the env
 0 to 5, where 1 shows everything and 5 only fatal records, 0 what has no level as well; unset switches tracing off.
 A caller on a hot path tests `tracer.enabled` before it formats a message, through `trace`.
 
-Failure modes: a LIBRAFT_TRACE that is no number counts as 0, as C's atoi has it.
+Failure modes: a LIBRAFT_TRACE that is no number counts as 0, as C's atoi has it. Tracing never fails what it tells
+about: a record that stderr does not take (a full disk, a closed pipe) is lost, what a user's tracer raises is logged.
 """
 
+import contextlib
+import logging
 import os
 import sys
 import time
@@ -25,6 +28,8 @@ TRACE_FATAL: Final = 5
 
 LIBRAFT_TRACE: Final = "LIBRAFT_TRACE"
 
+_logger = logging.getLogger("pyraft")
+
 _LEVEL_NAMES: Final = ("NONE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
 
@@ -38,10 +43,12 @@ def _to_stderr(t: "RaftTracer", file: str, line: int, func: str, level: int, mes
     now = time.time_ns()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1_000_000_000))
     name = _LEVEL_NAMES[level] if level < len(_LEVEL_NAMES) else _LEVEL_NAMES[0]
-    sys.stderr.write(
-        f"LIBRAFT  [{os.getpid():06}] {stamp}.{now % 1_000_000_000:09} "
-        f"{get_native_id():06} {name:<7} {func:<20} {file}:{line:<3} {message}\n"
-    )
+    # As with C's fprintf, nobody asks whether it worked. sys.stderr is None in a process without descriptor 2.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(
+            f"LIBRAFT  [{os.getpid():06}] {stamp}.{now % 1_000_000_000:09} "
+            f"{get_native_id():06} {name:<7} {func:<20} {file}:{line:<3} {message}\n"
+        )
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -81,7 +88,7 @@ def raft_tracer_maybe_enable(tracer: RaftTracer, enabled: bool) -> None:
 
 def trace(tracer: RaftTracer, message: str, level: int = TRACE_DEBUG) -> None:
     """Emit `message` with the caller's place in the source. Test `tracer.enabled` first where speed matters."""
-    if not tracer.enabled:
+    if not tracer.enabled or tracer.emit is None:
         return
     frame = sys._getframe(1)
     code = frame.f_code
@@ -91,4 +98,7 @@ def trace(tracer: RaftTracer, message: str, level: int = TRACE_DEBUG) -> None:
         if cut >= 0:
             path = path[cut:]
             break
-    tracer.emit(tracer, path, frame.f_lineno, code.co_name, level, message)
+    try:
+        tracer.emit(tracer, path, frame.f_lineno, code.co_name, level, message)
+    except Exception as exc:
+        _logger.error("a tracer raised", exc_info=exc)

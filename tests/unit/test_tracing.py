@@ -1,6 +1,7 @@
 """Tracers: LIBRAFT_TRACE, levels, and what a record says."""
 
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -61,3 +62,36 @@ def test_stderr_gets_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> No
         r"test_stderr_gets_one_line_a_record\s* \S*test_tracing\.py:\d+ +broken\n",
         err,
     )
+
+
+def test_a_tracer_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Code that traces goes on; the exception is in the log. A tracer without a function is one that is off, as in C."""
+
+    def emit(*record: object) -> None:
+        raise RuntimeError("no paper")
+
+    trace(RaftTracer(emit, enabled=True), "hello")
+    assert "no paper" in caplog.text
+    caplog.clear()
+    silent = RaftTracer(enabled=True)
+    silent.emit = None
+    trace(silent, "hello")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("exc", [OSError(28, "No space left on device"), BrokenPipeError(), ValueError("closed file")])
+def test_a_stderr_that_takes_nothing_loses_the_record(
+    exc: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk behind stderr is no reason to stop, nor one to log."""
+
+    class Full:
+        def write(self, text: str) -> int:
+            raise exc
+
+    tracer = RaftTracer(StderrTracer.emit, enabled=True)
+    with monkeypatch.context() as patch:
+        for stderr in (Full(), None):
+            patch.setattr(sys, "stderr", stderr)
+            trace(tracer, "hello")
+    assert caplog.text == ""
