@@ -140,7 +140,12 @@ class Cluster:
         command = [sys.executable, str(SERVER), str(member.dir), str(member.id), "--members", members, "--control"]
         with (self.directory / f"{member.id}.log").open("ab") as log:
             member.process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=1 << 20
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                limit=1 << 20,
+                start_new_session=True,  # Ctrl-C is for this program; the servers stop when it tells them
             )
         member.reader = asyncio.create_task(self.read(member, member.process))
 
@@ -441,7 +446,11 @@ def main() -> int:
         parser.error(f"{options.directory} is not empty; increments of another run would be counted as well")
     directory = options.directory or Path(tempfile.mkdtemp(prefix="raft-cluster-"))
     print(f"{options.servers} servers for {options.seconds:g} s in {directory}, seed {options.seed}", flush=True)
-    held = run(options, directory)
+    try:
+        held = run(options, directory)
+    except KeyboardInterrupt:
+        print(f"interrupted; data and logs of the servers are in {directory}")
+        return 130
     if held and options.directory is None:
         shutil.rmtree(directory)
     elif not held:
