@@ -54,15 +54,16 @@ def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) ->
     leader = r.leader_state
     payloads = _payloads(bufs, n)
     if payloads is None:
-        r.errmsg = "bufs must be a sequence of at least n buffers, n at least 1"
+        r.errmsg = "bufs must be a sequence of at least n bytes-like objects, n at least 1"
         return RAFT_INVALID
     # C: client.c:raft_apply accepts commands while the leader steps down (B33).
     if leader is None or not leader.accepting or r.transfer is not None:
         return _not_leader(r)
     index = log.last_index(r.log) + 1
-    log.append_commands(r.log, r.current_term, payloads)
+    # Before the log changes: a `req` that is no request raises here, and leaves no entry behind.
     req.cb = cb
     request.start(leader, req, RAFT_COMMAND, index)
+    log.append_commands(r.log, r.current_term, payloads)
     if r.io.defer is None:
         rv = replicate.trigger(r, index)
     else:
@@ -112,9 +113,9 @@ def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
 def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any) -> int:
     """Append and replicate a barrier; return the code of io.append, or RAFT_SHUTDOWN if something raised."""
     index = log.last_index(r.log) + 1
-    log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
     req.cb = cb
     request.start(leader, req, RAFT_BARRIER, index)
+    log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
     rv = replicate.trigger(r, index)
     if rv == 0 and r.failed:
         rv = RAFT_SHUTDOWN
@@ -223,6 +224,9 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
         # C: configuration.c:configurationEncode asserts. A cluster cannot be without a server.
         r.errmsg = "the last server cannot be removed"
         return RAFT_INVALID
+    req.cb = cb
+    req.type = RAFT_CHANGE
+    req.index = index
     log.append_configuration(r.log, r.current_term, conf)
     if len(conf.servers) != len(old_conf.servers):
         leader.progress = progress.rebuild(old_progress, old_conf, conf, index)
@@ -236,9 +240,6 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
         leader.progress = old_progress
         return convert.outcome(r, rv)
     r.configuration_uncommitted_index = index
-    req.cb = cb
-    req.type = RAFT_CHANGE
-    req.index = index
     leader.change = req
     return 0
 

@@ -207,6 +207,33 @@ def test_apply_of_what_is_no_buffer_is_invalid(bufs: Any, n: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "submit",
+    [
+        pytest.param(lambda r, req: raft_apply(r, req, [fsms.set_x(1)], 1, None), id="apply"),
+        pytest.param(lambda r, req: raft_barrier(r, req, None), id="barrier"),
+        pytest.param(lambda r, req: raft_add(r, req, 4, "4", None), id="add"),
+        pytest.param(lambda r, req: raft_assign(r, req, 3, 0, None), id="assign"),
+        pytest.param(lambda r, req: raft_remove(r, req, 3, None), id="remove"),
+        pytest.param(lambda r, req: raft_transfer(r, req, 3, None), id="transfer"),
+    ],
+)
+def test_request_that_is_none_leaves_no_trace(submit: Any) -> None:
+    """What is no request raises at the caller, before anything has changed: the next request is served."""
+    s = leader()
+    with pytest.raises((AttributeError, TypeError)):
+        submit(s.r, None)
+    assert raft_last_index(s.r) == 2
+    assert s.io.names() == []
+    assert s.r.leader_state.requests == {}
+    assert s.r.leader_state.change is None
+    done: list[int] = []
+    assert raft_apply(s.r, RaftApply(), [fsms.set_x(5)], 1, lambda req, status, result: done.append(status)) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    assert done == [0]
+
+
+@pytest.mark.parametrize(
     "buf",
     [
         pytest.param(fsms.set_x(5), id="bytes"),

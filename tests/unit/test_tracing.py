@@ -65,7 +65,7 @@ def test_stderr_gets_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_tracer_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Code that traces goes on; the exception is in the log. A tracer without a function is one that is off, as in C."""
+    """Code that traces goes on; the exception is in the log. Without a function a tracer is off, as in C."""
 
     def emit(*record: object) -> None:
         raise RuntimeError("no paper")
