@@ -1,6 +1,7 @@
 """The counterpart of server.c on PySyncObj: same arguments (settings are ignored), same lines in and out.
 
-Batching is off (by default an entry waits up to 100 ms for others) and the journal is on; PySyncObj never syncs it.
+By default an entry waits up to 100 ms for others. Here each load gets the setting that is best for it: one call at a
+time is sent at once, many wait for up to 1 ms. The journal is on; PySyncObj never syncs it.
 """
 
 import struct
@@ -16,6 +17,7 @@ from pysyncobj import SyncObj, SyncObjConf, replicated
 U64 = struct.Struct("<Q")
 FOLLOWER, LEADER = 1, 3
 POLL_SECONDS = 0.005
+IDLE_PERIOD_SECONDS = 0.1
 
 
 class Counter(SyncObj):  # type: ignore[misc]
@@ -25,7 +27,6 @@ class Counter(SyncObj):  # type: ignore[misc]
         conf = SyncObjConf(
             autoTick=False,
             journalFile=f"{dir}/journal",
-            appendEntriesUseBatch=False,
             dynamicMembershipChange=False,
             commandsQueueSize=1_000_000,
             # No compaction: without a dump file it would forget entries.
@@ -87,6 +88,7 @@ class Server:
         say("stall", self.longest // 1000)
 
     def load(self, calls: str, buffers: str, size: str, seconds: str, entries: str) -> None:
+        self.batch(1e-3 if int(calls) * int(buffers) > 1 else None)
         self.buffers, self.rest = int(buffers), b"\x5a" * (int(size) - 8)
         self.began = time.perf_counter_ns()
         self.deadline = self.began + int(float(seconds) * 1e9)
@@ -96,6 +98,12 @@ class Server:
         self.outstanding = int(calls) * self.buffers
         for _ in range(self.outstanding):
             self.call(time.perf_counter_ns())
+
+    def batch(self, seconds: float | None) -> None:
+        """Let entries wait for others for so long, or not at all; heartbeats follow the same setting."""
+        conf = self.counter._SyncObj__conf
+        conf.appendEntriesUseBatch = seconds is not None
+        conf.appendEntriesPeriod = seconds or IDLE_PERIOD_SECONDS
 
     def call(self, now: int) -> None:
         if now >= self.deadline or self.number >= self.limit or self.failed:
@@ -117,6 +125,7 @@ class Server:
         self.counter.put(U64.pack(self.number) + self.rest, callback=applied)
 
     def finish(self) -> None:
+        self.batch(IDLE_PERIOD_SECONDS)
         took = time.perf_counter_ns() - self.began
         found = sorted(self.latencies)
         n = len(found)
