@@ -26,6 +26,7 @@ class Counter(SyncObj):  # type: ignore[misc]
     def __init__(self, address: str, others: list[str], dir: str) -> None:
         conf = SyncObjConf(
             autoTick=False,
+            appendEntriesUseBatch=False,
             journalFile=f"{dir}/journal",
             dynamicMembershipChange=False,
             commandsQueueSize=1_000_000,
