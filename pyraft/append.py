@@ -57,6 +57,10 @@ def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
     term = log.term_of(r.log, args.prev_log_index)
     if term == args.prev_log_term and term != 0:
         return True, 0
+    if term == 0 and (args.prev_log_index, args.prev_log_term) == r.snapshot.surpassed:
+        # C: replication.c:checkLogMatchingProperty rejects all that our own snapshot has replaced. If the leader's
+        # reaches less far, it sends that next, we have no need of it, it goes on behind it, and so on for ever.
+        return True, 0
     if term != 0 and args.prev_log_index <= r.commit_index:
         return False, _contradiction(r, args.prev_log_index)
     return False, 0

@@ -7,11 +7,11 @@ entries like any follower. The functions here decide from the leader's AppendEnt
 Happy path: the leader fills the log up; the predecessor of an empty AppendEntries, which is always the leader's last
 entry, of C leaders too, is found stored here; io.recovered makes that durable, and the server is a full voter again.
 A leader of a term that is not below ours holds every entry committed with our help: it was elected with our vote
-when we still had them, or by a majority that has another member of each majority that we were part of.
+when we still had them, or by a majority that has another member of each majority that we were part of. No message
+may arrive that was sent before we started, which is so over connections. libraft has none of this.
 
 Failure modes: a leader that remembers our acknowledgments takes our rejections for old ones and sends nothing. After
 install_snapshot_timeout of such rejections we adopt the next term, so that whoever is elected in it starts afresh.
-libraft has none of this: there such a voter votes on.
 """
 
 from pyraft import calls, snapshot, term

@@ -48,6 +48,23 @@ def test_snapshot_that_is_not_newer_is_acknowledged() -> None:
     assert s.reply().append_entries_result.last_log_index == 8
 
 
+def test_entries_that_go_on_behind_a_superfluous_snapshot_match() -> None:
+    """A leader whose snapshot reaches less far than ours goes on behind it, where we have no entry to compare with."""
+    s = Solo()
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    s.io.finish_put()
+    s.sent()
+    behind = msg.append_entries(2, 1, 8, 1, 10, msg.commands([1, 1]))
+    s.recv(behind)
+    assert s.reply().append_entries_result.rejected == 8, "as in C, before we know why"
+    s.recv(msg.install_snapshot(2, 1, 8, 1, s.conf, 1, fsms.content(1, 1)))
+    s.sent()
+    s.recv(behind)
+    s.io.finish_appends()
+    assert s.reply().append_entries_result.last_log_index == 10
+    assert (raft_last_index(s.r), s.r.commit_index) == (10, 10)
+
+
 def test_entries_during_an_installation_are_dropped_silently() -> None:
     """While a snapshot is being stored entries are dropped, heartbeats answered, and nothing is committed."""
     s = Solo(terms=[1])

@@ -12,6 +12,7 @@ so its cost is that of the change. What is checked:
 * commitment: a leader commits only what is durable on a majority of voters, up to an entry of its own term;
 * durability: what a server counts or acknowledges as stored is on its disk; every term it speaks in is;
 * monotony of the commit, applied and stored indexes; one uncommitted configuration at most;
+* a server whose disk lost entries that it had acknowledged does not vote until it has those that were committed;
 * acknowledged commands are committed, at the index of their request.
 
 Failure modes: every broken invariant is handed to `World.violate`, as some are found inside calls of the core.
@@ -117,6 +118,13 @@ class Checks:
             self._meet(node, index + i, term, batch.types[i], batch.bufs[i], previous, leads and term == r.current_term)
             previous = term
 
+    def recovered(self, node: "Node") -> None:
+        """A server whose disk had lost entries says that it has all back that it may have helped to commit."""
+        for index in range(1, min(node.disk.damaged_last, len(self.committed)) + 1):
+            if not node.disk.holds(index, self.committed[index - 1]):
+                self.world.violate(f"server {node.id} thinks that it has recovered, but lacks the entry {index}")
+                return
+
     def commits(self, node: "Node") -> None:
         """A server is about to let others know, or its disk, what it has committed: note it, it may not live to the
         end of this event.
@@ -135,6 +143,8 @@ class Checks:
             self._vote(node, message.request_vote.term, node.id)
         elif message.request_vote_result is not None:
             result = message.request_vote_result
+            if result.vote_granted and disk.recovering:
+                self.world.violate(f"server {node.id} votes although its disk has lost entries")
             if result.vote_granted and not result.pre_vote:
                 if (disk.term, disk.vote) != (result.term, message.server_id):
                     self.world.violate(f"server {node.id} grants a vote to {message.server_id} that is not stored")
@@ -292,7 +302,9 @@ class Checks:
         voters = [s.id for s in r.configuration.servers if s.role == RAFT_VOTER]
         if term != r.current_term and len(voters) > 1:
             self.world.violate(f"server {node.id} commits entry {index} of term {term} in term {r.current_term}")
-        holders = sum(self.world.nodes[id].disk.holds(index, term) for id in voters)
+        disks = [self.world.nodes[id].disk for id in voters]
+        # A damaged disk had what it acknowledged; until it has it again its server does not vote.
+        holders = sum(d.holds(index, term) or (d.recovering and index <= d.damaged_last) for d in disks)
         if holders <= len(voters) // 2:
             self.world.violate(
                 f"server {node.id} commits entry {index}, which {holders} of {len(voters)} voters have stored"

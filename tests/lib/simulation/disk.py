@@ -9,7 +9,7 @@ log on a real disk, an operation is durable only if all before it are.
 
 Failure modes: a failed append stores nothing, or a part that nobody was told about and that a later write overwrites
 or a restart finds; what was queued behind it is void (see `fail`). Term and vote are durable when the call returns,
-or, if it fails, perhaps durable nevertheless.
+or, if it fails, perhaps durable nevertheless. `damage` loses durable entries, and the disk says so from then on.
 """
 
 from collections import deque
@@ -46,7 +46,10 @@ class Operation:
 class Disk:
     """The disk of one server; it survives the server's lives."""
 
-    __slots__ = ("bufs", "next_index", "queue", "snapshot", "start", "term", "terms", "types", "vote")
+    __slots__ = (
+        *("bufs", "damaged_last", "next_index", "queue", "recovering", "snapshot", "start", "term", "terms", "types"),
+        "vote",
+    )
 
     def __init__(self) -> None:
         self.term = 0
@@ -58,6 +61,8 @@ class Disk:
         self.bufs: list[bytes] = []
         self.queue: deque[Operation] = deque()
         self.next_index = 1
+        self.recovering = False
+        self.damaged_last = 0  # Index of the last entry before the damage that it recovers from.
 
     @property
     def last(self) -> int:
@@ -153,6 +158,12 @@ class Disk:
             op.keep = dice.randint(0, op.keep)
             self.perform(op)
         self.queue.clear()
+
+    def damage(self, dice: Random) -> None:
+        """Lose some of the last entries, which the server may have acknowledged; the disk knows that it has."""
+        self.damaged_last = max(self.damaged_last, self.last)
+        self._cut(self.start + dice.randint(0, len(self.terms)))
+        self.recovering = True
 
     def _store(self, first: int, batch: EntryBatch, n: int) -> None:
         if n == 0:

@@ -106,6 +106,12 @@ def _apply_fault(world: "World", node: "Node") -> None:
         node.machine.fail_apply = True
 
 
+def _damage(world: "World", node: "Node") -> None:
+    if not any(other.disk.recovering for other in world.nodes.values()):
+        node.crash()
+        node.disk.damage(world.random)
+
+
 ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
     "crash": _crash,
     "stop": _stop,
@@ -117,4 +123,5 @@ ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
     "slow_disk": _slow_disk,
     "power_loss": _power_loss,
     "apply_fault": _apply_fault,
+    "damage": _damage,
 }

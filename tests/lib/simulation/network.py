@@ -2,7 +2,8 @@
 
 Duty: `carry` takes a message that a server has sent and plans its arrivals, none, one or two, each after its own
 latency, so that messages overtake each other. A link may be cut (messages vanish, also those under way) or refuse
-(the send fails); both are one-way.
+(the send fails); both are one-way. A message may arrive in a later life of its target than it was sent to, which is
+harder than connections are; where disks are damaged it may not, as the way back from that relies on connections.
 """
 
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ class Network:
         self.world = world
         self.cut: set[tuple[int, int]] = set()
         self.refused: set[tuple[int, int]] = set()
+        self.connections = "damage" in world.profile.faults
         self.loss = world.profile.loss
         self.duplication = world.profile.duplication
 
@@ -52,9 +54,10 @@ class Network:
         received.install_snapshot = message.install_snapshot
         received.timeout_now = message.timeout_now
         for _ in range(arrivals):
-            world.at(dice.randint(*world.profile.latency), self._arrive, link, target, received)
+            world.at(dice.randint(*world.profile.latency), self._arrive, link, target, target.life, received)
         return True
 
-    def _arrive(self, link: tuple[int, int], target: "Node", message: RaftMessage) -> None:
-        if link not in self.cut:
-            target.receive(message)
+    def _arrive(self, link: tuple[int, int], target: "Node", life: int, message: RaftMessage) -> None:
+        if link in self.cut or (life != target.life and self.connections):
+            return
+        target.receive(message)

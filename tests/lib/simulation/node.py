@@ -224,6 +224,8 @@ class Node:
         io.time = lambda io: self.offset + int(self.world.now * self.rate)
         io.random = lambda io, low, high: self.world.random.randint(low, high)
         io.report = self._report
+        io.recovering = lambda io: self.disk.recovering
+        io.recovered = self._recovered
         if self.world.profile.defer:
             io.defer = self._defer
 
@@ -405,6 +407,14 @@ class Node:
     def _worked(self, life: int, req: Any, cb: Any) -> None:
         if not self.late(life, self._worked, life, req, cb):
             self.enter(cb, req, req.work(req))
+
+    def _recovered(self, io: RaftIo) -> int:
+        if self._call("term_fault"):
+            return RAFT_IOERR
+        self.world.checks.recovered(self)
+        self.disk.recovering = False
+        self.disk.damaged_last = 0
+        return 0
 
     def _defer(self, io: RaftIo, bufs: Any, n: int, fn: Any) -> int:
         if self._call("append_sync_fault"):

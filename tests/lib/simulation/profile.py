@@ -27,6 +27,7 @@ FAULTS: Final = (
     "send_fault",
     "power_loss",
     "apply_fault",
+    "damage",
 )
 """What the nemesis can do; see `nemesis` and `node`."""
 
@@ -65,6 +66,11 @@ class Profile:
         self.changes = dice.choice((0, 0, 300, 1000))
         """Mean time between membership changes, transfers and barriers; 0 for none."""
         self.faults = tuple(f for f in FAULTS if dice.random() < 0.35)
+        if "damage" in self.faults:
+            # A server whose disk has lost entries does not vote; the others must be able to do without it.
+            self.changes = 0
+            if self.voters < 3:
+                self.faults = tuple(f for f in self.faults if f != "damage")
         self.fault_interval = dice.choice((30, 100, 300))
 
     def __repr__(self) -> str:
