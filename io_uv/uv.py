@@ -78,7 +78,8 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.random = _random
     io.async_work = work.async_work
     io.defer = _defer
-    io.report = _report
+    # It outlives `io.impl`: the close callback, which raft_uv_close is called from, may raise as well.
+    io.report = lambda io, exc: _report(loop, exc)
     io.recovering = _recovering
     io.recovered = _recovered
     return 0
@@ -264,9 +265,21 @@ def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) ->
     return rv
 
 
-def _report(io: RaftIo, exc: BaseException) -> None:
-    """RaftIo.report: give an exception of user code to the loop's excepthook."""
-    io.impl.loop.excepthook(type(exc), exc, exc.__traceback__)
+def _report(loop: Loop, exc: BaseException) -> None:
+    """RaftIo.report: give an exception of user code to the loop's excepthook.
+
+    KeyboardInterrupt and SystemExit come out of the loop's run, as from any callback of the loop, but not before the core
+    has ended what it was doing: the server can be closed afterwards.
+    """
+    if isinstance(exc, KeyboardInterrupt | SystemExit):
+        Timer(loop).start(lambda timer: _raise(timer, exc), 0.0, 0.0)
+    else:
+        loop.excepthook(type(exc), exc, exc.__traceback__)
+
+
+def _raise(timer: Timer, exc: BaseException) -> None:
+    timer.close()
+    raise exc
 
 
 def _recovering(io: RaftIo) -> bool:

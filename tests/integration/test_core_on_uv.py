@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from io_uv import raft_uv_close
 from io_uv.pyuv import Loop
 from pyraft import (
     RAFT_BUSY,
@@ -18,6 +19,7 @@ from pyraft import (
     RAFT_SHUTDOWN,
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
+    Raft,
     RaftApply,
     RaftConfiguration,
     raft_apply,
@@ -241,3 +243,33 @@ def test_cluster_starts_again_from_its_disks(loop: Loop, tmp_path: Path) -> None
     run_until(loop, lambda: all(node.fsm.numbers == list(range(20)) for node in nodes))
     for node in nodes:
         node.close()
+
+
+@pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(3)])
+def test_what_ends_a_program_comes_out_of_the_loop(alone: Node, exc: BaseException) -> None:
+    """sys.exit and Ctrl-C in a callback end the run of the loop; the server is unharmed and can be closed."""
+
+    def leave(req: RaftApply, status: int, result: Any) -> None:
+        raise exc
+
+    assert raft_apply(alone.raft, RaftApply(), [PAYLOAD, PAYLOAD], 2, leave) == 0
+    with pytest.raises(type(exc)) as caught:
+        run_until(alone.loop, lambda: False)
+    assert caught.value is exc
+    assert alone.state == RAFT_LEADER
+    assert alone.fsm.numbers == [7, 7]
+    assert alone.try_apply(8) == 0
+
+
+def test_exit_in_the_close_callback_comes_out_of_the_loop(loop: Loop, tmp_path: Path) -> None:
+    """Also after raft_uv_close, which is called there."""
+    node = Node(tmp_path, 1, free_addresses(1), loop).start()
+    node.closed = True
+
+    def closed(raft: Raft) -> None:
+        raft_uv_close(node.io)
+        raise SystemExit(3)
+
+    raft_close(node.raft, closed)
+    with pytest.raises(SystemExit):
+        run_until(loop, lambda: False)
