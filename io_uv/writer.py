@@ -4,9 +4,9 @@ Duty: `Writer` starts a write without blocking the loop and calls back, in a lat
 descriptors carry O_DSYNC). One per instance serves all its segments: C makes and destroys an AIO context per segment,
 and destroying one takes tens of milliseconds on the loop.
 
-There are three ways, by what probing found. Linux AIO where the file system supports it; what it cannot take without
-blocking (EAGAIN) goes to the thread. A thread of its own otherwise: the pool may be busy with snapshots. On a file
-system in memory the write is made right away, as it is nothing but a copy, cheaper than any hand-over.
+There are three ways. On a file system in memory a write is made right away: it is a copy, cheaper than any hand-over.
+On others a thread of its own makes it (the pool may be busy with snapshots), or Linux AIO does where probing found it.
+Which of these two is quicker depends on the machine's load, so they are tried in turn now and then, see _choose.
 
 Happy path: setup() once, submit(), the callback with None; close() at the end.
 
@@ -19,6 +19,7 @@ import errno
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -37,14 +38,14 @@ IN_PLACE: Final = 2
 
 _IN_PLACE_LIMIT: Final = 1024 * 1024
 """Longest write in bytes that is made on the loop, on a file system in memory."""
-_MAX_PAUSE: Final = 255
-"""How many writes go to the thread at most before AIO is tried again."""
+_ROUND: Final = 1024
+_TRIAL: Final = 8
 
 
 class _Write:
     """A write under way."""
 
-    __slots__ = ("arena", "cb", "fd", "length", "offset")
+    __slots__ = ("arena", "began", "cb", "fd", "length", "offset", "way")
 
     def __init__(self, fd: int, arena: Arena, length: int, offset: int, cb: WriteCb) -> None:
         self.fd = fd
@@ -52,6 +53,9 @@ class _Write:
         self.length = length
         self.offset = offset
         self.cb = cb
+        # Of a write that is timed: when it began, and which way it went.
+        self.began = 0.0
+        self.way = THREAD
 
     def make(self) -> int:
         """Write, blocking; return the number of bytes or a negative errno."""
@@ -75,15 +79,16 @@ class Writer:
     """Writes of one instance. `mode` is AIO, THREAD or IN_PLACE."""
 
     __slots__ = (
+        "_best",
         "_close_cb",
         "_context",
+        "_count",
         "_done",
         "_event_fd",
         "_loop",
         "_mode",
-        "_pause",
         "_poll",
-        "_skip",
+        "_times",
         "_todo",
         "_write",
     )
@@ -98,9 +103,10 @@ class Writer:
         self._todo: queue.SimpleQueue[_Write | None] | None = None
         # Results of writes that did not go through AIO.
         self._done: deque[int] = deque()
-        # After a write that AIO refused, how many go to the thread at once, and how many of them are left.
-        self._pause = 0
-        self._skip = 0
+        # Which way writes go while none is tried, how many were submitted, and how long those of the trial took.
+        self._best = THREAD
+        self._count = -1
+        self._times: tuple[list[float], list[float]] = ([], [])
         self._close_cb: Callable[[], None] | None = None
 
     @property
@@ -132,16 +138,12 @@ class Writer:
         """Write the first `length` bytes of the arena at `offset`; `cb(failure or None)` follows, never inside this."""
         assert self._write is None
         write = self._write = _Write(fd, arena, length, offset, cb)
-        if self._context is not None:
-            if self._skip > 0:
-                self._skip -= 1
-                self._hand_over(write)
-                return
+        if self._context is not None and self._choose(write) == AIO:
             try:
                 self._context.submit(fd, arena.address, length, offset)
             except OSError:
                 # It would block, or cannot be done this way: the thread's attempt tells what is the matter.
-                self._refused(write)
+                self._hand_over(write)
         elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
             self._finish(write.make())
         else:
@@ -154,15 +156,29 @@ class Writer:
         if self._write is None:
             self._release()
 
-    def _refused(self, write: _Write) -> None:
-        """Have the thread make a write that AIO did not take, and with each one in a row more of those that follow.
+    def _choose(self, write: _Write) -> int:
+        """Return which way a write goes: of 1024 the first 8 by AIO, the next 8 by the thread, the rest by the quicker.
 
-        ext4 refuses writes to blocks that were allocated and never written, XFS while it updates a file's time: then
-        each attempt would be made twice.
+        On an idle machine it makes no difference. Where processors are short, AIO waits up to ten times as long, as the
+        kernel completes a durable write in a worker that is bound to one of them; and it refuses blocks that were
+        allocated and never written, which the thread then writes after all. But beside a thread that computes in
+        Python, AIO has to fetch the interpreter's lock less often.
         """
-        self._skip = self._pause
-        self._pause = min(2 * self._pause + 1, _MAX_PAUSE)
-        self._hand_over(write)
+        self._count = (self._count + 1) % _ROUND
+        if self._count >= 2 * _TRIAL:
+            return self._best
+        write.began = time.monotonic()
+        write.way = AIO if self._count < _TRIAL else THREAD
+        return write.way
+
+    def _timed(self, write: _Write) -> None:
+        """Take note of how long a write of the trial took."""
+        times = self._times[write.way]
+        times.append(time.monotonic() - write.began)
+        if self._count == 2 * _TRIAL - 1:
+            aio, thread = (sorted(times)[len(times) // 2] for times in self._times)
+            self._best = AIO if aio < thread else THREAD
+            self._times = ([], [])
 
     def _hand_over(self, write: _Write) -> None:
         if self._todo is None:
@@ -189,8 +205,6 @@ class Writer:
         if self._context is not None:
             for _, value in self._context.reap():
                 result = value
-                if value >= 0:
-                    self._pause = 0
         else:
             os.eventfd_read(self._event_fd)
         if self._done:
@@ -199,9 +213,11 @@ class Writer:
         if result is None or write is None:
             return
         if result == -errno.EAGAIN:
-            self._refused(write)
+            self._hand_over(write)
             return
         self._write = None
+        if write.began:
+            self._timed(write)
         if self._close_cb is not None:
             self._release()
         write.cb(_judge(write, result))

@@ -6,11 +6,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from io_uv import fs, kaio
+from io_uv import fs, kaio, writer
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
 from io_uv.segment_buffer import Arena
@@ -162,26 +163,31 @@ def test_would_block_at_completion(new_file: Callable[[int], File], monkeypatch:
     assert file.finish(file.write(b"a", 0)) is None
 
 
-def test_refused_writes_are_not_attempted_twice_for_long(
-    new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The more writes AIO refuses in a row the longer they go straight to the thread; one that it takes ends that."""
+def test_the_quicker_way_is_taken(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every 1024 writes 8 are tried each way; the rest goes the way that was quicker."""
     file = new_file(AIO)
-    attempts: list[int] = []
-    submit = kaio.Context.submit
-    refuse = [True]
+    ways: list[str] = []
+    clock = [0.0]
+    cost = {"aio": 1.0, "thread": 2.0}
+    submit, pwrite = kaio.Context.submit, fs.pwrite
 
-    def counted(self: kaio.Context, fd: int, buffer: Any, length: int, offset: int) -> None:
-        attempts.append(number)
-        if refuse[0]:
-            raise OSError(errno.EAGAIN, "")
-        submit(self, fd, buffer, length, offset)
+    def took(way: str, call: Callable[..., Any], *args: Any) -> Any:
+        ways.append(way)
+        clock[0] += cost[way]
+        return call(*args)
 
-    monkeypatch.setattr(kaio.Context, "submit", counted)
-    for number in range(1, 40):
-        refuse[0] = number < 20
+    monkeypatch.setattr(kaio.Context, "submit", lambda *args: took("aio", submit, *args))
+    monkeypatch.setattr(fs, "pwrite", lambda *args: took("thread", pwrite, *args))
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=lambda: 1.0 + clock[0]))
+    trial = ["aio"] * 8 + ["thread"] * 8
+    for _ in range(1024):
         assert file.finish(file.write(b"a", 0)) is None
-    assert attempts == [1, 2, 4, 8, 16, *range(32, 40)]
+    assert ways == trial + ["aio"] * 1008
+    ways.clear()
+    cost["aio"] = 3.0
+    for _ in range(32):
+        assert file.finish(file.write(b"a", 0)) is None
+    assert ways == trial + ["thread"] * 16
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EBADF])
