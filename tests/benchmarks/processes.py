@@ -129,10 +129,11 @@ class Process:
         done, micros, p50, p99, longest, failed, last = map(int, words)
         return Loaded(done, micros / 1e6, p50 / 1e9, p99 / 1e9, longest / 1e9, failed, last)
 
-    def stall(self, on: bool) -> float:
-        """Begin or end to watch for stalls; the longest, in seconds."""
+    def stall(self, on: bool) -> tuple[float, float]:
+        """Begin or end to watch for stalls of the loop; the longest and the 99.9th percentile, in seconds."""
         self.send(f"stall {'on' if on else 'off'}")
-        return int(self.expect("stall")[0]) / 1e6
+        longest, p999 = self.expect("stall")
+        return int(longest) / 1e6, int(p999) / 1e6
 
     def cpu(self) -> float:
         """Seconds of CPU that the process has used."""

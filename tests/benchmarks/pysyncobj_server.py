@@ -86,7 +86,7 @@ class Server:
         if on == "on":
             self.longest, self.last = 0, time.perf_counter_ns()
         self.watching = on == "on"
-        say("stall", self.longest // 1000)
+        say("stall", self.longest // 1000, 0)
 
     def load(self, calls: str, buffers: str, size: str, seconds: str, entries: str) -> None:
         self.batch(1e-3 if int(calls) * int(buffers) > 1 else None)

@@ -16,6 +16,8 @@ REFERENCE = "libraft"
 MORE_IS_BETTER = {"throughput"}
 COLOURS = {"pyraft": "#2b6cb0", "pyraft-compiled": "#1a365d", "libraft": "#a0aec0", "pysyncobj": "#dd6b20"}
 
+NOTES = {"pysyncobj": " (never syncs its journal)"}
+
 Results = dict[str, dict[str, list[Values]]]
 """Row name, then side name, to the values of each round."""
 
@@ -38,6 +40,8 @@ def show(metric: str, value: float | None) -> str:
         return f"{value:,.0f} B"
     if metric == "memory":
         return f"{value / 1e6:,.0f} MB"
+    if metric == "growth":
+        return f"{value:.2f}"
     if metric == "idle":
         return f"{value * 100:.2f} %"
     return f"{value * 1e3:,.1f} ms" if value < 1 else f"{value:,.2f} s"
@@ -100,7 +104,8 @@ def picture(results: Results, rows: list[Row], sides: list[str]) -> str:
     for n, side in enumerate(others):
         x = left + 130 * n
         parts.append(f'<rect x="{x}" y="26" width="10" height="10" fill="{COLOURS[side]}"/>')
-        parts.append(f'<text x="{x + 14}" y="35">{escape(side)}</text>')
+        note = NOTES.get(side, "")
+        parts.append(f'<text x="{x + 14}" y="35">{escape(side + note)}</text>')
 
     def place(value: float) -> float:
         import math

@@ -20,6 +20,8 @@ Values = dict[str, float]
 RECORDS = 200_000
 """Entries in the log for the rows on start-up and memory."""
 STATE_BYTES = 256 * 1024 * 1024
+SAMPLE = 50_000
+"""Entries whose cost is measured for the row on growth."""
 WARM_SECONDS = 0.3
 ATTEMPTS = 3
 
@@ -191,16 +193,48 @@ def run_stalls(group: Group, side: Side, root: Path, options: Options, rows: lis
 
         cluster.note(leader.loaded(600.0))
         cluster.until("the snapshot", lambda: snapshot_of(leader.id), 120.0)
-        take = leader.stall(False)
+        take, _ = leader.stall(False)
         cluster.start(3)
         follower = cluster.processes[3]
         follower.stall(True)
         leader.stall(True)
         count = leader.status().count
         cluster.until("the installation", lambda: follower.status().count >= count, 120.0)
-        install, send = follower.stall(False), leader.stall(False)
+        (install, _), (send, _) = follower.stall(False), leader.stall(False)
         verify.check(cluster)
     return {rows[0].name: {"stall": take}, rows[1].name: {"stall": install, "sender": send}}
+
+
+def run_pauses(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """How late the leader's loop is under a steady load: the 99.9th percentile and the longest."""
+    with Cluster(side, root, 3) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        cluster.load(64, 1, 64, WARM_SECONDS)
+        leader.stall(True)
+        cluster.load(64, 1, 64, max(options.seconds, 5.0))
+        longest, p999 = leader.stall(False)
+        verify.check(cluster)
+    return {rows[0].name: {"p999": p999, "stall": longest}}
+
+
+def run_growth(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """What an entry costs with 1,000,000 in the log, in terms of what it cost with 1,000."""
+
+    def sample(cluster: Cluster) -> float:
+        cpu = cluster.total(Process.cpu_exact)
+        cluster.load(64, 1, 64, 60.0, SAMPLE)
+        return (cluster.total(Process.cpu_exact) - cpu) / SAMPLE
+
+    with Cluster(side, root, 1) as cluster:
+        cluster.start()
+        cluster.leader()
+        cluster.load(64, 1, 64, 60.0, 1000)
+        early = sample(cluster)
+        cluster.load(64, 64, 64, 600.0, 1_000_000)
+        late = sample(cluster)
+        verify.check(cluster)
+    return {rows[0].name: {"growth": late / early, "cpu": late}}
 
 
 def groups() -> list[Group]:
@@ -216,6 +250,10 @@ def groups() -> list[Group]:
         Group("records", (start, memory), "ext4", 3, run=run_records),
         Group("failover", (Row("leader killed to next commit", "failover"),), "ext4", 3, run=run_failover),
         Group("idle", (Row("idle leader of three", "idle"),), "ext4", 3, run=run_idle),
+        Group("pauses", (Row("lateness of the leader's loop, W=64, p99.9", "p999"),), "ext4", 3, run=run_pauses),
+        Group(
+            "growth", (Row("cost of an entry, 1,000,000 to 1,000 in the log", "growth"),), "tmpfs", 1, run=run_growth
+        ),
         Group("stalls", (take, install), "ext4", 3, run=run_stalls),
     ]
 
@@ -224,7 +262,7 @@ def applies(side: Side, group: Group, row: Row) -> bool:
     """Whether a side has a counterpart of a row."""
     if side.journal == "raft":
         return True
-    return group.name not in ("snapshots-3-ext4", "stalls") and "per call" not in row.name
+    return group.name not in ("snapshots-3-ext4", "stalls", "pauses", "growth") and "per call" not in row.name
 
 
 def measure(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:

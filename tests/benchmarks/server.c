@@ -13,7 +13,8 @@
  *                                              latencies of calls in nanoseconds, LAST the number of the last entry
  *     status                                   "status STATE LEADER LAST APPLIED COUNT": role, leader, indexes, and
  *                                              the entries that the FSM counted
- *     stall on|off                             begin or end to watch for stalls: "stall MICROSECONDS", the longest gap
+ *     stall on|off                             begin or end to watch for stalls with a timer of 2 ms: "stall LONGEST P999",
+ *                                              the longest time by which it was late and the 99.9th percentile, in µs
  *     quit                                     stop: "bye"
  *
  * The first 8 bytes of an entry are its number, from 1 in the order of submission.
@@ -60,7 +61,9 @@ static uint64_t *latencies;
 static size_t n_latencies, latencies_size;
 
 /* The watch. */
-static uint64_t last_seen, longest;
+static uint64_t last_seen;
+static uint64_t *gaps;
+static size_t n_gaps, gaps_size;
 
 static int fsm_apply(struct raft_fsm *f, const struct raft_buffer *buf, void **result)
 {
@@ -228,22 +231,26 @@ static void watch_cb(uv_timer_t *timer)
 {
     uint64_t now = uv_hrtime();
     (void)timer;
-    if (now - last_seen > longest) {
-        longest = now - last_seen;
+    if (n_gaps == gaps_size) {
+        gaps_size = gaps_size * 2 + 65536;
+        gaps = realloc(gaps, gaps_size * sizeof *gaps);
     }
+    gaps[n_gaps++] = now - last_seen > WATCH_MSECS * 1000000 ? now - last_seen - WATCH_MSECS * 1000000 : 0;
     last_seen = now;
 }
 
 static void stall(const char *argument)
 {
+    size_t n = n_gaps;
+    qsort(gaps, n, sizeof *gaps, by_value);
+    printf("stall %" PRIu64 " %" PRIu64 "\n", n > 0 ? gaps[n - 1] / 1000 : 0, n > 0 ? gaps[n * 999 / 1000] / 1000 : 0);
+    n_gaps = 0;
     if (strcmp(argument, "on") == 0) {
-        longest = 0;
         last_seen = uv_hrtime();
         uv_timer_start(&watch, watch_cb, WATCH_MSECS, WATCH_MSECS);
     } else {
         uv_timer_stop(&watch);
     }
-    printf("stall %" PRIu64 "\n", longest / 1000);
 }
 
 static void raft_closed(struct raft *r)

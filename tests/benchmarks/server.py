@@ -111,24 +111,25 @@ class Load:
 
 
 class Watch:
-    """The longest time between two calls of a timer."""
+    """By how much a timer is late."""
 
     def __init__(self, loop: pyuv.Loop) -> None:
         self.timer = pyuv.Timer(loop)
-        self.last = self.longest = 0
+        self.last = 0
+        self.gaps = array("q")
 
     def switch(self, on: bool) -> None:
+        say("stall", *worst(self.gaps))
+        self.gaps = array("q")
         if on:
-            self.longest = 0
             self.last = time.perf_counter_ns()
             self.timer.start(self.fire, WATCH_SECONDS, WATCH_SECONDS)
         else:
             self.timer.stop()
-        say("stall", self.longest // 1000)
 
     def fire(self, timer: pyuv.Timer) -> None:
         now = time.perf_counter_ns()
-        self.longest = max(self.longest, now - self.last)
+        self.gaps.append(max(now - self.last - int(WATCH_SECONDS * 1e9), 0))
         self.last = now
 
 
@@ -214,6 +215,12 @@ class Server:
     def closed(self, raft: pyraft.Raft) -> None:
         io_uv.raft_uv_close(self.io)
         io_uv.raft_uv_tcp_close(self.transport)
+
+
+def worst(gaps: "array[int]") -> tuple[int, int]:
+    """The longest and the 99.9th percentile of some times in nanoseconds, in microseconds."""
+    found = sorted(gaps)
+    return (found[-1] // 1000, found[len(found) * 999 // 1000] // 1000) if found else (0, 0)
 
 
 def say(*words: object) -> None:
