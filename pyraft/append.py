@@ -167,7 +167,10 @@ def _append_done(r: Raft, req: AppendRequest) -> None:
         return
     types = req.entries.types
     if RAFT_CHANGE in types:
-        for i in range(n):
+        # C: replication.c:appendFollowerCb adopts a configuration again that is older than the one in force, when the
+        # write of an entry that was sent again meanwhile ends late.
+        newest = max(r.configuration_committed_index, r.configuration_uncommitted_index)
+        for i in range(max(0, newest + 1 - req.index), n):
             if types[i] == RAFT_CHANGE and membership.uncommitted_change(r, req.index + i, req.entries.bufs[i]) != 0:
                 return
     if _commit(r, req.leader_commit) != 0:

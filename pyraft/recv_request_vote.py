@@ -72,6 +72,9 @@ def _decide(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
         rv, match = term.ensure_matching(r, args.term)
         if rv != 0:
             return rv, False
+    if match < 0 and not election.is_voter(r):
+        # Withheld for the term here, not for what we are, but it counts towards election.may_stand.
+        election.out_of_patience(r)
     if snapshot.is_installing(r) or match < 0:
         return 0, False
     return election.vote(r, args)

@@ -1,5 +1,7 @@
 """Votes that C servers withhold for ever, and who ends that: see `vote_patience` and pyraft/README.md."""
 
+import pytest
+
 from pyraft import (
     RAFT_CANDIDATE,
     RAFT_FOLLOWER,
@@ -60,20 +62,21 @@ def test_non_voter_does_not_doubt_a_leader_that_it_hears() -> None:
     assert s.r.current_term == 1
 
 
-def test_server_that_is_to_lose_its_vote_stands_when_the_others_cannot_lead() -> None:
+@pytest.mark.parametrize("lower_term", [False, True])
+def test_server_that_is_to_lose_its_vote_stands_when_the_others_cannot_lead(lower_term: bool) -> None:
     """Server 2 needs the vote of 1, which has the longer log: 1 leads once more, hands the entry out and steps down."""
     s = two_voters_to_one()
+    if lower_term:
+        s.r.current_term = s.io.term = 50
     assert raft_last_index(s.r) == 2
     s.tick(3000)
     assert s.state == RAFT_FOLLOWER
-    term = 1
-    for _ in range(s.r.vote_patience + 1):
-        term += 1
-        s.recv(msg.request_vote(2, term, 1, 1))
+    for term in range(2, 3 + s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 1, 1, pre_vote=lower_term))
     assert not any(votes(s))
     s.tick(3000)
     assert s.state == RAFT_CANDIDATE
-    term += 1
+    term = s.r.current_term
     [request] = [m.request_vote for m in s.sent()]
     assert request is not None
     assert (request.term, request.last_log_index) == (term, 2)
