@@ -268,8 +268,8 @@ def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) ->
 def _report(loop: Loop, exc: BaseException) -> None:
     """RaftIo.report: give an exception of user code to the loop's excepthook.
 
-    KeyboardInterrupt and SystemExit come out of the loop's run, as from any callback of the loop, but not before the core
-    has ended what it was doing: the server can be closed afterwards.
+    KeyboardInterrupt and SystemExit come out of the loop's run, as from any callback of the loop, but not before the
+    core has ended what it was doing: the server can be closed afterwards.
     """
     if isinstance(exc, KeyboardInterrupt | SystemExit):
         Timer(loop).start(lambda timer: _raise(timer, exc), 0.0, 0.0)

@@ -42,16 +42,16 @@ def raft_configuration_close(c: RaftConfiguration) -> None:
 def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: int) -> int:
     """Append a server; `role` True is RAFT_VOTER, False RAFT_STANDBY, the older spelling.
 
-    Errors: RAFT_BADROLE (role not STANDBY, VOTER or SPARE), RAFT_BADID (id below 1 or above 64 bits),
+    Errors: RAFT_BADROLE (role not STANDBY, VOTER or SPARE), RAFT_BADID (no id of 64 bits, or 0),
     RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS; ours: RAFT_INVALID (an address that cannot be encoded: no string, or
     with a NUL or a lone surrogate in it). Source: raft.h.
     """
     # C: configuration.c:configurationAdd asserts on id 0; an assertion in a library is no answer to bad input.
     if role not in _ROLES:
         return RAFT_BADROLE
-    if not 0 < id < 1 << 64:
+    if not is_id(id):
         return RAFT_BADID
-    if not _is_address(address):
+    if not is_address(address):
         return RAFT_INVALID
     for server in c.servers:
         if server.id == id:
@@ -62,7 +62,13 @@ def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: in
     return 0
 
 
-def _is_address(address: object) -> bool:
+def is_id(id: object) -> bool:
+    """Return whether `id` can be a server's: a number of 64 bits, not 0."""
+    return isinstance(id, int) and 0 < id < 1 << 64
+
+
+def is_address(address: object) -> bool:
+    """Return whether `address` can be encoded: a string without a NUL or a lone surrogate."""
     if not isinstance(address, str) or "\0" in address:
         return False
     try:

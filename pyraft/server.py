@@ -10,7 +10,7 @@ another raft_init.
 from typing import Final
 
 from pyraft import calls, configuration, convert, election, log, replicate
-from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN
+from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN
 from pyraft.state import Raft
 from pyraft.tracing import StderrTracer, raft_tracer_maybe_enable
 from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_state_cb
@@ -32,7 +32,8 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     """Prepare `r` to be server `id` with this `io` and `fsm`, and call io.init.
 
     Errors: -1 (a version is 0, or the FSM has snapshot_async and the I/O no async_work; raft_errmsg says which),
-    codes of io.init ("io: …"). Ours: RAFT_BUSY if `r` is in use. Source: raft.h.
+    codes of io.init ("io: …"). Ours: RAFT_BUSY (`r` is in use), RAFT_BADID (id below 1 or above 64 bits),
+    RAFT_INVALID (an address that cannot be encoded, fsm.apply is not set). Source: raft.h.
     """
     if r.initialized:
         r.errmsg = "already initialized"
@@ -41,6 +42,9 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     if problem:
         r.errmsg = problem
         return -1
+    rv = _check_arguments(r, fsm, id, address)
+    if rv != 0:
+        return rv
     data = r.data
     # Start from the defaults of a fresh object: this one may have served before.
     Raft.__init__(r)
@@ -80,6 +84,20 @@ def _version_problem(io: RaftIo, fsm: RaftFsm) -> str:
     if fsm.version > 2 and fsm.snapshot_async is not None and (io.version < 2 or io.async_work is None):
         return "async snapshot requires io->version > 1 and async_work method."
     return ""
+
+
+def _check_arguments(r: Raft, fsm: RaftFsm, id: object, address: object) -> int:
+    """Refuse what C's types rule out, or what would be noticed much later: with the first command, at the peers."""
+    if not configuration.is_id(id):
+        r.errmsg = f"{id!r} is no server ID: a number from 1 to 2**64 - 1"
+        return RAFT_BADID
+    if not configuration.is_address(address):
+        r.errmsg = f"{address!r} is no address: a string without NUL"
+        return RAFT_INVALID
+    if fsm.apply is None:
+        r.errmsg = "fsm.apply must be set; a method of that name does not count, see RaftFsm"
+        return RAFT_INVALID
+    return 0
 
 
 def raft_close(r: Raft, cb: CloseCb | None) -> int:

@@ -541,6 +541,9 @@ class RaftFsm:
     * `apply(fsm, buf) -> (rv, result)`; `snapshot(fsm) -> (rv, bufs)`; `restore(fsm, buf) -> rv`;
     * `snapshot_finalize(fsm, bufs) -> rv` (version 2), optional;
     * `snapshot_async(fsm, bufs) -> (rv, bufs)` (version 3), optional, runs in a thread.
+
+    These are attributes, to be assigned after `RaftFsm()`, which sets them to None. A subclass gives its methods other
+    names and assigns them in its own `__init__`, behind `super().__init__()`, as examples/kv.py does.
     """
 
     __slots__ = ("apply", "data", "restore", "snapshot", "snapshot_async", "snapshot_finalize", "version")

@@ -12,12 +12,10 @@ A subclass says in `_release` what it stops; it reports activity with `_activate
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from io_uv.pyuv import error
-
-if TYPE_CHECKING:
-    from io_uv.pyuv.loop import Loop
+from io_uv.pyuv.loop import Loop
 
 
 class Handle:
@@ -25,7 +23,9 @@ class Handle:
 
     __slots__ = ("__dict__", "__weakref__", "_active", "_busy", "_close_cb", "_closed", "_done", "_loop", "_ref")
 
-    def __init__(self, loop: "Loop") -> None:
+    def __init__(self, loop: Loop) -> None:
+        if not isinstance(loop, Loop):
+            raise TypeError("a pyuv.Loop is required; pyuv.Loop(loop) makes one of an asyncio or uvloop loop")
         loop._check_usable()
         self._loop = loop
         self._active = False
@@ -37,7 +37,7 @@ class Handle:
         loop._handles.add(self)
 
     @property
-    def loop(self) -> "Loop | None":
+    def loop(self) -> Loop | None:
         """The loop that the handle runs on; None once its close callback has been called."""
         return None if self._done else self._loop
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from pyraft import (
+    RAFT_BADID,
     RAFT_BUSY,
     RAFT_FOLLOWER,
+    RAFT_INVALID,
     RAFT_LEADERSHIPLOST,
     RAFT_NOTLEADER,
     Raft,
@@ -208,8 +210,37 @@ def test_init_passes_on_the_error_of_io_init() -> None:
 
     r, io, fsm = Raft(), RaftIo(), RaftFsm()
     io.init = init
+    fsm.apply = never
     assert raft_init(r, io, fsm, 7, "x") == 18
     assert raft_errmsg(r) == "io: no luck for 7 at x"
+
+
+class Methods(RaftFsm):
+    """What a Python programmer may try first: methods with the names of the table's functions."""
+
+    def apply(self, buf: bytes) -> tuple[int, Any]:
+        """Never get called: RaftFsm.__init__ has set the attribute of this name."""
+        return 0, None
+
+
+@pytest.mark.parametrize(
+    ("fsm", "id", "address", "rv", "text"),
+    [
+        (fsms.PairFsm(), 0, "1", RAFT_BADID, "0 is no server ID"),
+        (fsms.PairFsm(), 1 << 64, "1", RAFT_BADID, "is no server ID"),
+        (fsms.PairFsm(), "1", "1", RAFT_BADID, "'1' is no server ID"),
+        (fsms.PairFsm(), 1, None, RAFT_INVALID, "None is no address"),
+        (fsms.PairFsm(), 1, "1\0", RAFT_INVALID, "is no address"),
+        (RaftFsm(), 1, "1", RAFT_INVALID, "fsm.apply must be set"),
+        (Methods(), 1, "1", RAFT_INVALID, "fsm.apply must be set"),
+    ],
+)
+def test_init_refuses_what_cannot_work(fsm: RaftFsm, id: Any, address: Any, rv: int, text: str) -> None:
+    """Arguments that C's compiler, or its first call of a null pointer, would refuse are refused with a text."""
+    r, io = Raft(), RaftIo()
+    io.init = never
+    assert raft_init(r, io, fsm, id, address) == rv
+    assert text in raft_errmsg(r)
 
 
 # raft_voter_contacts

@@ -1,5 +1,6 @@
 """What all handles share: the close protocol, references, and what becomes of one that is forgotten."""
 
+import asyncio
 import gc
 import os
 import socket
@@ -249,3 +250,14 @@ def test_a_handle_needs_a_loop_that_is_open(loop: CheckedLoop) -> None:
         Async(loop, 3)  # type: ignore[arg-type]
     gc.collect()
     loop.run(UV_RUN_NOWAIT)
+
+
+def test_a_handle_needs_a_loop_of_ours() -> None:
+    """An asyncio or uvloop loop in its place is told how to be wrapped."""
+    loop = asyncio.new_event_loop()
+    try:
+        for wrong in (loop, None):
+            with pytest.raises(TypeError, match=r"pyuv\.Loop\(loop\) makes one"):
+                Timer(wrong)  # type: ignore[arg-type]
+    finally:
+        loop.close()
