@@ -546,3 +546,19 @@ def test_failed_write_leaves_the_disks_words() -> None:
     s.io.errmsg = "disk on fire"
     s.io.finish_append(RAFT_IOERR)
     assert raft_errmsg(s.r) == "io: disk on fire"
+
+
+def test_change_that_comes_again_after_it_was_committed_stays_committed() -> None:
+    """The others have stored entry 3, so it is in force for good when our own write of it fails and it is sent again."""
+    s = leader()
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    conf = s.r.configuration
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.recv(msg.append_entries_result(3, 2, 3))
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
+    s.io.finish_append(RAFT_IOERR)
+    assert (s.state, raft_last_index(s.r)) == (RAFT_FOLLOWER, 2)
+    s.recv(msg.append_entries(2, 3, 2, 2, 3, [change(2, conf)]))
+    s.io.finish_appends()
+    assert s.r.last_stored == 3
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
