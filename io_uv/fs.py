@@ -445,13 +445,15 @@ def note_size(fd: int, size: int) -> None:
 
 
 def _forget_size(fd: int) -> None:
-    """Remove the note, durably, before the file is cut."""
-    if noted_size(fd) == 0:
-        return
-    try:
-        removexattr(fd, _SIZE_NOTE)
-    except OSError as exc:
-        raise failure("removexattr", exc) from None
+    """Remove the note, durably, before the file is cut.
+
+    The sync is made in any case: an attempt before this one may have removed the note and not lived to sync it.
+    """
+    if noted_size(fd) != 0:
+        try:
+            removexattr(fd, _SIZE_NOTE)
+        except OSError as exc:
+            raise failure("removexattr", exc) from None
     sync(fd)
 
 
