@@ -315,7 +315,7 @@ def fail_pending(uv: state.Uv, failure: Failure) -> None:
 
 
 def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
-    """Rewind the next index to before these appends, forget what was encoded for them, and call them back.
+    """Rewind the next index to before these appends, and call them back.
 
     C: uv_append.c:uvAppendFinishRequestsInQueue subtracts the number of entries, which goes wrong when a truncate that
     is still waiting has set the index meanwhile; here the requests that wait have the last word.
@@ -329,8 +329,7 @@ def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
     uv.append_next_index = index
     uv.append_told = True
     for segment in uv.append_segments:
-        segment.buffer.drop()
-        # What was promised to the failed ones is not needed, and the numbers of an unused segment have changed.
+        # Its buffer holds what was encoded for the failed ones, and an unused segment would begin with another index.
         segment.finalize = True
     uv.io.errmsg = errors.errmsg_cut(failure.message)
     for request in failed:

@@ -28,7 +28,7 @@ from pyraft.tracing import TRACE_WARN, trace
 
 TARGET_POOL_SIZE: Final = 2
 
-FILL_PIECE: Final = 256 * 1024
+FILL_PIECE: Final = 128 * 1024
 FILL_PAUSE: Final = 3.0
 """How long the filler rests after each piece, in times of what writing it took."""
 _ZEROS: Final = memoryview(mmap.mmap(-1, FILL_PIECE))

@@ -8,7 +8,7 @@ used is copied to the head of the other arena, as the next write has to write it
 Happy path: append() for each io.append; take() when a write may start, given_back() when it is done.
 
 Failure modes: append() raises Failure(RAFT_NOMEM) when the heap has no memory, and Failure(RAFT_TOOBIG) for a payload
-of 4 GiB and more; the buffer is then as before. drop() forgets batches that are not being written.
+of 4 GiB and more; the buffer is then as before.
 """
 
 import struct
@@ -81,7 +81,7 @@ class SegmentBuffer:
         self._active: Arena | None = None
         self._spare: Arena | None = None
         self._taken: Arena | None = None
-        # How many of the `used` bytes were copied from the write before: what drop() goes back to.
+        # How many of the `used` bytes were copied from the write before.
         self._head = 0
         # Where the first batch of the segment ends, until it is taken.
         self._first = 0
@@ -144,10 +144,6 @@ class SegmentBuffer:
         """Say that the write of the arena that take() returned has ended."""
         assert self._taken is not None
         self._spare, self._taken = self._taken, None
-
-    def drop(self) -> None:
-        """Forget the batches that no write has taken yet."""
-        self.used = self._head
 
     def close(self) -> None:
         """Release all memory. No write may be in flight."""

@@ -95,20 +95,6 @@ def test_memory_in_flight_is_not_touched() -> None:
     assert bytes(arena.memory[:length]) == before
 
 
-def test_drop_keeps_the_written_head() -> None:
-    """Dropping what waits goes back to the copied part of the last block."""
-    buffer = make()
-    buffer.append(batch(64), batch_size(batch(64)))
-    _, _, used = buffer.take()
-    buffer.append(batch(8, 8), batch_size(batch(8, 8)))
-    buffer.drop()
-    assert buffer.used == used
-    buffer.given_back()
-    buffer.append(batch(16), batch_size(batch(16)))
-    arena, _, _ = buffer.take()
-    assert bytes(arena.memory[used : used + 48]) == encoded(batch(16))
-
-
 def test_payload_of_4_gib_is_refused() -> None:
     """A length that has no room in its field is refused, and nothing has changed."""
 
