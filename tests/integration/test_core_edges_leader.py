@@ -549,7 +549,7 @@ def test_failed_write_leaves_the_disks_words() -> None:
 
 
 def test_change_that_comes_again_after_it_was_committed_stays_committed() -> None:
-    """The others have stored entry 3, so it is in force for good when our own write of it fails and it is sent again."""
+    """The others have stored entry 3: it stays in force when our own write of it fails and it is sent again."""
     s = leader()
     assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
     conf = s.r.configuration
@@ -562,3 +562,19 @@ def test_change_that_comes_again_after_it_was_committed_stays_committed() -> Non
     s.io.finish_appends()
     assert s.r.last_stored == 3
     assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
+
+
+def test_second_of_two_failing_writes_changes_nothing_more() -> None:
+    """The first failure has cut the log and ended the leadership; the second finds nothing of its entries."""
+    s = leader()
+    first, second = Statuses(), Statuses()
+    command(s, cb=first)
+    command(s, cb=second)
+    s.io.finish_append(RAFT_IOERR)
+    assert (first.seen, second.seen) == ([RAFT_IOERR], [RAFT_LEADERSHIPLOST])
+    s.recv(msg.append_entries(2, 3, 2, 2, 2, msg.commands([3])))
+    s.io.finish_append(RAFT_IOERR)
+    assert s.state == RAFT_FOLLOWER
+    assert raft_last_index(s.r) == 3
+    s.io.finish_append()
+    assert s.r.last_stored == 3

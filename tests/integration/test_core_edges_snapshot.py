@@ -265,3 +265,29 @@ def test_loaded_snapshot_may_be_any_buffer(wrap: Any) -> None:
     assert raft_start(s.r) == 0
     assert [bytes(buf) for buf in seen] == [fsms.content(5, 6)]
     assert memoryview(seen[0]).readonly
+
+
+def test_snapshot_that_contradicts_a_committed_entry_is_fatal() -> None:
+    """A snapshot that ends at a committed entry with another term takes nothing back: the server stops."""
+    s = Solo(terms=[1])
+    s.r.commit_index = 2
+    s.recv(msg.install_snapshot(2, 3, 2, 3, s.conf, 1, fsms.content(4, 5)))
+    assert s.state == RAFT_UNAVAILABLE
+    assert raft_errmsg(s.r) == "entry 2 is committed and contradicts the leader's"
+    assert s.io.puts == []
+    assert raft_last_index(s.r) == 2
+
+
+def test_own_snapshot_of_an_entry_that_the_own_disk_lost() -> None:
+    """A leader may snapshot what the others have stored; if its own write fails then, its log ends before that."""
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 1)
+    command(s)
+    for id in (2, 3):
+        s.recv(msg.append_entries_result(id, 2, 3))
+    assert s.io.puts[0][2].index == 3
+    s.io.finish_append(RAFT_IOERR)
+    s.io.finish_put()
+    assert s.state == RAFT_FOLLOWER
+    assert (raft_last_index(s.r), s.r.log.snapshot.last_index, raft_last_applied(s.r)) == (2, 0, 3)
+    assert not s.fsm.locked

@@ -256,3 +256,20 @@ def test_the_fixture_knows_of_no_missing_entries() -> None:
     assert fx.raft_fixture_grow(f, fsm.PairFsm()) == 0
     assert f.servers[0].io.recovering is None
     fx.raft_fixture_close(f)
+
+
+def test_rejections_during_an_installation_do_not_count() -> None:
+    """A recovering voter that is being sent a snapshot has no reason to ask for another leader."""
+    s = started()
+    raft_set_install_snapshot_timeout(s.r, 1000)
+    s.recv(msg.install_snapshot(2, 3, 9, 3, s.conf, 1, fsm.content(0, 0)))
+    for _ in range(30):
+        s.tick()
+        s.recv(msg.append_entries(2, 3, 12, 3))
+    assert s.r.current_term == 3
+    assert s.state == RAFT_FOLLOWER
+    s.io.finish_put()
+    for _ in range(12):
+        s.recv(msg.append_entries(2, 3, 12, 3))
+        s.tick()
+    assert s.r.current_term == 4
