@@ -421,7 +421,7 @@ class Node:
             return RAFT_IOERR
         if not self.deferred:
             self.deferred = True
-            self.world.at(0, self._turn_ends, self.life, fn)
+            self.world.at(self.world.random.randint(0, 4), self._turn_ends, self.life, fn)
         return 0
 
     def _turn_ends(self, life: int, fn: Any) -> None:

@@ -43,14 +43,14 @@ class Profile:
         self.machines = min(MAX_SERVERS, self.servers + dice.choice((0, 0, 1, 2)))
         """Servers that exist; those beyond `servers` are empty until somebody adds them."""
         self.heartbeat, self.election = dice.choice(((100, 1000), (100, 500), (50, 250), (100, 300)))
-        self.install_timeout = dice.choice((300, 2000, 30000))
+        self.install_timeout = dice.choice((300, 2000, 10000))
         self.pre_vote = dice.choice((0.0, 0.5, 1.0))
         self.threshold = dice.choice((3, 8, 32, 1024))
         self.trailing = dice.choice((0, 1, 4, 32))
         self.machine_version = dice.choice((1, 2, 3))
         self.machine_async = dice.random() < 0.5
         self.bad_machines = dice.random() < 0.1
-        self.defer = dice.random() < 0.4
+        self.defer = dice.random() < 0.5
         self.max_append_bytes = dice.choice((0, 0, 40, 200))
         self.max_inflight_bytes = dice.choice((0, 0, 100, 1000))
         self.skew = dice.choice((0.0, 0.0, 0.02, 0.1))
@@ -72,6 +72,12 @@ class Profile:
             if self.voters < 3:
                 self.faults = tuple(f for f in self.faults if f != "damage")
         self.fault_interval = dice.choice((30, 100, 300))
+        if dice.random() < 0.15:
+            # Many writes under way at once, on disks that fail: what fails, what is cut off, what is sent again?
+            self.faults = tuple(f for f in FAULTS if f in self.faults or f in ("append_fault", "slow_disk"))
+            self.disk = (10, 100)
+            self.clients, self.think, self.noise = 4, 5, True
+            self.fault_interval = 100
 
     def __repr__(self) -> str:
         fields: dict[str, Any] = vars(self)

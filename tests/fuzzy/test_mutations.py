@@ -1,0 +1,186 @@
+"""The simulation bites: each of these ways to break the core is found within a few dozen seeds.
+
+A mutation is one edit of the source, made in a copy. If the text that it changes is no longer there, the test says so:
+then the mutation has to be written anew against the code of today.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyraft
+
+SEEDS = 250
+STEPS = 2000
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+MUTATIONS = {
+    "votes twice in a term": (
+        "election.py",
+        "    if not args.pre_vote and r.voted_for not in (0, args.candidate_id):\n",
+        "    if False:\n",
+    ),
+    "does not store its vote": (
+        "election.py",
+        "    rv = calls.set_vote(r, args.candidate_id)\n",
+        "    rv = 0\n",
+    ),
+    "does not store its own vote": (
+        "election.py",
+        "        rv = calls.set_vote(r, r.id)\n",
+        "        rv = 0\n",
+    ),
+    "does not store a term that it adopts": (
+        "term.py",
+        "    rv = calls.set_term(r, term)\n",
+        "    rv = 0\n",
+    ),
+    "votes for a shorter log": (
+        "election.py",
+        "    if not _is_up_to_date(r, args):\n",
+        "    if False:\n",
+    ),
+    "takes half of the votes for a majority": (
+        "quorum.py",
+        "    return votes > n_voters // 2\n",
+        "    return votes >= n_voters // 2\n",
+    ),
+    "counts pre-votes as votes": (
+        "recv_request_vote_result.py",
+        "    if result.version > 1 and result.pre_vote != candidate.in_pre_vote:\n",
+        "    if False:\n",
+    ),
+    "goes on leading in a higher term": (
+        "term.py",
+        "    if r.state != RAFT_FOLLOWER:\n",
+        "    if r.candidate_state is not None:\n",
+    ),
+    "a single voter leads without a new term": (
+        "election.py",
+        "        term = r.current_term + 1\n        rv = calls",
+        "        term = r.current_term + (configuration.voter_count(r.configuration) > 1)\n        rv = calls",
+    ),
+    "commits what one voter has stored": (
+        "quorum.py",
+        "    return descending[len(descending) // 2]\n",
+        "    return descending[0]\n",
+    ),
+    "commits an entry of an old term by counting": (
+        "replicate.py",
+        "    if index > r.commit_index and log.term_of(r.log, index) == r.current_term:\n",
+        "    if index > r.commit_index:\n",
+    ),
+    "counts stand-bys as voters": (
+        "replicate.py",
+        " for i in range(len(servers)) if servers[i].role == RAFT_VOTER]\n    index = min(quorum",
+        " for i in range(len(servers))]\n    index = min(quorum",
+    ),
+    "acknowledges entries before they are written": (
+        "recv_append_entries.py",
+        "    last = r.last_stored\n",
+        "    last = log.last_index(r.log)\n",
+    ),
+    "counts its own entries before they are written": (
+        "progress.py",
+        "        array[own].match_index = last_stored\n",
+        "        array[own].match_index = last_index + 1\n",
+    ),
+    "does not check that the logs match": (
+        "append.py",
+        "    if term == args.prev_log_term and term != 0:\n",
+        "    if term != 0:\n",
+    ),
+    "keeps conflicting entries": (
+        "append.py",
+        "        if local_term == term or (local_term == 0 and index <= log.snapshot_index(lg)):\n",
+        "        if local_term != 0 or index <= log.snapshot_index(lg):\n",
+    ),
+    "leaves conflicting entries on disk": (
+        "append.py",
+        "    rv = calls.truncate(r, index)\n",
+        "    rv = 0\n",
+    ),
+    "a follower commits more than was shown to match": (
+        "append.py",
+        "    return min(args.leader_commit, args.prev_log_index + len(args.entries))\n",
+        "    return args.leader_commit\n",
+    ),
+    "counts a write whose entries were cut off the log": (
+        "replicate.py",
+        "        req.standing = max(0, min(req.standing, index - req.index))\n",
+        "        req.standing = len(req.entries.bufs)\n",
+    ),
+    "writes deferred commands in the place of failed ones": (
+        "replicate.py",
+        "        leader.deferred_index = 0\n        for i",
+        "        flush(r)\n        for i",
+    ),
+    "allows two configuration changes at a time": (
+        "membership.py",
+        "    elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0:\n",
+        "    elif leader.promotee_id != 0:\n",
+    ),
+    "does not restore the state machine from a snapshot": (
+        "snapshot.py",
+        "    rv = calls.fsm_restore(r, snapshot.bufs[0])\n",
+        "    rv = 0\n",
+    ),
+    "forgets requests when leadership is lost": (
+        "convert.py",
+        "            request.fail_all(r, leader)\n",
+        "            leader.requests.clear()\n",
+    ),
+    "two servers refuse each other's pre-votes for ever": (
+        "recv_request_vote.py",
+        "log.last_index(r.log)):\n        return False\n    return election.out_of_patience(r)\n",
+        "log.last_index(r.log)):\n        return False\n    return False\n",
+    ),
+    "never votes for who makes it a voter": (
+        "election.py",
+        "    if not is_voter(r) and not out_of_patience(r):\n",
+        "    if not is_voter(r):\n",
+    ),
+    "refuses what follows a superfluous snapshot": (
+        "append.py",
+        "    if term == 0 and (args.prev_log_index, args.prev_log_term) == r.snapshot.surpassed:\n",
+        "    if False:\n",
+    ),
+    "votes although its disk has lost entries": (
+        "election.py",
+        "    if r.recovering:\n",
+        "    if False:\n",
+    ),
+    "thinks too early that it has its entries back": (
+        "recovering.py",
+        "    if args.entries or args.prev_log_index == 0 or r.last_stored < args.prev_log_index:\n",
+        "    if args.prev_log_index == 0:\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_core_that_is_caught(name: str, tmp_path: Path) -> None:
+    """The simulation of a mutated copy of the core ends with a broken invariant."""
+    file, old, new = MUTATIONS[name]
+    package = tmp_path / "pyraft"
+    source = Path(pyraft.__file__).parent
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    text = (package / file).read_text()
+    assert text.count(old) == 1, f"{file} has changed: write this mutation anew"
+    (package / file).write_text(text.replace(old, new))
+    program = (
+        "import runpy, sys; sys.path[:0] = sys.argv.pop(1).split(); import pyraft; "
+        f"assert pyraft.__file__.startswith({str(tmp_path)!r}); runpy.run_module('tests.fuzzy', run_name='__main__')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, f"{tmp_path} {ROOT}", "--n", str(SEEDS), "--steps", str(STEPS)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 1, f"not caught in {SEEDS} seeds: {result.stdout[-500:]}{result.stderr[-2000:]}"
+    assert "repeat: make sim SEED=" in result.stdout, result.stdout + result.stderr
