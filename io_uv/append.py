@@ -114,7 +114,7 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Sequence[RaftEntry], n: int, 
         return errors.RAFT_INVALID
     try:
         batch = EntryBatch.of(entries, n)
-    except TypeError as exc:
+    except (TypeError, ValueError, BufferError) as exc:
         io.errmsg = errors.errmsg_cut(str(exc))
         return errors.RAFT_INVALID
     if _misaligned(batch.bufs):

@@ -6,8 +6,8 @@ appended afterwards waits (uv_truncate.c).
 Happy path: a thread cuts the closed segments (segment.truncate_log); then the barrier lets later appends go.
 
 Failure modes: any step fails. C forgets it and goes on with a gap in the log. Here the barrier stays, appends fail with
-the reason, and the whole is tried again (retry). Entries that never
-reached the disk, as their append failed, need no removal: nothing is done then.
+the reason, and the whole is tried again (retry), until io.close. Entries that never reached the disk, as their append
+failed, need no removal: nothing is done then.
 """
 
 from io_uv import append, barrier, closing, listing, retry, segment, state, work
@@ -57,7 +57,8 @@ class Truncate:
             append.fail_pending(uv, uv.truncate_failure)
             return
         uv.truncate_failure = None
-        retry.succeeded(uv)
+        if failure is None:
+            retry.succeeded(uv)
         uv.truncate_work = None
         barrier.release(uv)
         closing.maybe_fire(uv)

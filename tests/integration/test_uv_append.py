@@ -14,7 +14,7 @@ from io_uv import fs
 from io_uv.fs import Failure
 from io_uv.pyuv import Timer
 from pyraft import errors
-from pyraft.types import RaftIoAppend
+from pyraft.types import RaftBuffer, RaftIoAppend
 from tests.lib.covers import covers
 from tests.lib.faults import refuse_allocation
 from tests.lib.uvtest import BLOCK_SIZE, SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
@@ -54,8 +54,9 @@ def test_arguments(t: UvIo) -> None:
     for entries, n in [([], 0), ([entry(8)], 2), ([entry(8)], -1)]:
         assert t.io.append(t.io, RaftIoAppend(), entries, n, Outcome()) == errors.RAFT_INVALID
     bad = entry(8)
-    bad.buf = 3
-    assert t.io.append(t.io, RaftIoAppend(), [bad], 1, Outcome()) == errors.RAFT_INVALID
+    for buf in (3, RaftBuffer(bytes(8), 16)):
+        bad.buf = buf
+        assert t.io.append(t.io, RaftIoAppend(), [bad], 1, Outcome()) == errors.RAFT_INVALID
 
 
 @covers("append/first")

@@ -176,6 +176,31 @@ def test_close_gives_up_a_failing_truncate(t: UvIo, monkeypatch: pytest.MonkeyPa
     assert stored(t) == [1, 2, 3, 4]
 
 
+def test_attempt_that_fails_while_closing_is_no_success(
+    t: UvIo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A last attempt that ends after io.close, in vain, does not log that the disk works again."""
+    t.uv.disk_retry_delay = 1
+    gate, attempts = threading.Event(), []
+
+    def failing(*args: object) -> None:
+        attempts.append(args)
+        if len(attempts) == 2:
+            gate.wait(20)
+        raise Failure(errors.RAFT_IOERR, "unlink: i/o error")
+
+    t.append(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "truncate_log", failing)
+        t.truncate(2)
+        run_until(t.loop, lambda: len(attempts) == 2)
+        closed = t.begin_close()
+        gate.set()
+        t.wait(closed)
+    assert "trying again" in caplog.text
+    assert "works again" not in caplog.text
+
+
 def test_every_failing_step_is_repeated(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever file operation of a truncate fails, the repetition finishes the job."""
     t.uv.disk_retry_delay = 5
