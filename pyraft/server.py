@@ -7,6 +7,7 @@ Failure modes: a refused raft_init leaves the object as if untouched; after raft
 another raft_init.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from pyraft import calls, configuration, convert, election, log, replicate
@@ -137,13 +138,7 @@ def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
     Errors: RAFT_BUSY (started), RAFT_CANTBOOTSTRAP (not pristine) and other codes of io.bootstrap ("io: …"). Ours:
     RAFT_INVALID (not initialised, or `conf` is empty). Source: raft.h.
     """
-    rv = _check_offline(r, conf)
-    if rv == 0:
-        rv = calls.bootstrap(r, conf)
-        if rv != 0:
-            calls.io_errmsg(r)
-            r.failed = False
-    return rv
+    return _write_offline(r, conf, calls.bootstrap)
 
 
 def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
@@ -152,23 +147,22 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
     Stop all servers; call this once, on the one with the highest term and the longest log; replace the data
     directories of the others by a copy of its; start. Errors: as raft_bootstrap, with io.recover. Source: raft.h.
     """
-    rv = _check_offline(r, conf)
-    if rv == 0:
-        rv = calls.recover(r, conf)
-        if rv != 0:
-            calls.io_errmsg(r)
-            r.failed = False
-    return rv
+    return _write_offline(r, conf, calls.recover)
 
 
-def _check_offline(r: Raft, conf: RaftConfiguration) -> int:
+def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
+    """Have a server that is not running `write` a configuration."""
     if r.state != RAFT_UNAVAILABLE or r.started:
         r.errmsg = "already started"
         return RAFT_BUSY
     if not r.initialized or not conf.servers:
         r.errmsg = "the configuration has no servers" if r.initialized else "not initialized"
         return RAFT_INVALID
-    return 0
+    rv = write(r, conf)
+    if rv != 0:
+        calls.io_errmsg(r)
+        r.failed = False
+    return rv
 
 
 # Settings.
