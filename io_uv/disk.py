@@ -275,6 +275,7 @@ def _close_open(log: _Log, info: SegmentInfo, content: OpenContent) -> None:
     """Take over the entries of an open segment and make it a closed one, durably before the next is."""
     name = segment.closed_name(log.next_index, log.next_index + len(content.entries) - 1)
     try:
+        fs.rewrite_file(log.dir, info.filename, memoryview(content.data)[: content.used])
         fs.truncate_and_rename(log.dir, info.filename, content.used, name)
         fs.sync_dir(log.dir)
     except Failure as exc:

@@ -432,6 +432,20 @@ def overwrite_file(dir: str, name: str, data: bytes) -> None:
         sync_dir(dir)
 
 
+def rewrite_file(dir: str, name: str, data: Any) -> None:
+    """Write the start of a file again as it was read, and sync it: it is on the disk then, and not only in the cache.
+
+    After a write or sync that failed the kernel may keep content that never reached the disk and takes it for clean, so
+    that a sync alone changes nothing. Who reads such content must not act on it before this.
+    """
+    fd = open_file(dir, name, os.O_WRONLY)
+    try:
+        write_all(fd, [data])
+        sync(fd)
+    finally:
+        close(fd)
+
+
 def note_size(fd: int, size: int) -> None:
     """Record, in an attribute of the file that C ignores, that it has `size` bytes, durably so already.
 

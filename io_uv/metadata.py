@@ -12,7 +12,6 @@ Failure modes: RAFT_CORRUPT and RAFT_MALFORMED with the texts of the C library, 
 sidecar; RAFT_IOERR "persist metadata1: …". A damaged file that was the older one is passed over: it is written next.
 """
 
-import os
 import struct
 from typing import Final
 
@@ -29,9 +28,10 @@ _NAMES: Final = ("metadata1", "metadata2")
 class _Copy:
     """One of the two files: what it holds, or what is wrong with it and which version is known to be lost with it."""
 
-    __slots__ = ("known", "metadata", "problem")
+    __slots__ = ("known", "metadata", "name", "problem")
 
-    def __init__(self, metadata: Metadata | None, problem: Failure | None = None, known: int = 0) -> None:
+    def __init__(self, name: str, metadata: Metadata | None, problem: Failure | None = None, known: int = 0) -> None:
+        self.name = name
         self.metadata = metadata
         self.problem = problem
         self.known = known
@@ -85,10 +85,7 @@ def _verify(name: str, data: bytes, version: int, known: sums.Sum) -> None:
 
 
 def _read(dir: str, name: str) -> bytes | None:
-    """Return the content of a file, None if there is none, and make sure that what was read is on the disk.
-
-    A process that was killed between write and sync leaves a content in the page cache on which nobody may act yet.
-    """
+    """Return the content of a file, None if there is none."""
     try:
         size = fs.size_of(dir, name)
     except Failure as exc:
@@ -98,15 +95,9 @@ def _read(dir: str, name: str) -> bytes | None:
     if size > _LAYOUT.size:
         raise Failure(RAFT_CORRUPT, f"{name} has size {size} instead of {_LAYOUT.size}")
     try:
-        fd = fs.open_file(dir, name, os.O_RDONLY)
-        try:
-            data = fs.read_exactly(fd, size)
-            fs.sync(fd, data_only=True)
-        finally:
-            fs.close(fd)
+        return fs.read_file(dir, name)
     except Failure as exc:
         raise exc.wrap(f"read content of {name}") from None
-    return data
 
 
 def _load_one(dir: str, name: str) -> _Copy:
@@ -115,23 +106,23 @@ def _load_one(dir: str, name: str) -> _Copy:
     data = _read(dir, name)
     if data is None:
         if known is None:
-            return _Copy(None)
+            return _Copy(name, None)
         text = f"{name} is missing, it was at version {version} by {name}{sums.SUFFIX}"
-        return _Copy(None, Failure(RAFT_CORRUPT, text), version)
+        return _Copy(name, None, Failure(RAFT_CORRUPT, text), version)
     if len(data) < _LAYOUT.size or not any(data):
         # A crash during the first write of a file: nothing was stored in it yet.
         if known is None:
             fs.remove_file(dir, name)
-            return _Copy(None)
+            return _Copy(name, None)
         text = f"{name} has only {len(data.rstrip(bytes(1)))} bytes, it was at version {version} by {name}{sums.SUFFIX}"
-        return _Copy(None, Failure(RAFT_CORRUPT, text), version)
+        return _Copy(name, None, Failure(RAFT_CORRUPT, text), version)
     try:
         metadata = _decode(name, data)
         if known is not None:
             _verify(name, data, metadata.version, known)
     except Failure as exc:
-        return _Copy(None, exc, version)
-    return _Copy(metadata)
+        return _Copy(name, None, exc, version)
+    return _Copy(name, metadata)
 
 
 def load(dir: str) -> Metadata:
@@ -149,7 +140,19 @@ def load(dir: str) -> Metadata:
             raise copy.problem
     if len(good) == 2 and good[0].version == good[1].version:
         raise Failure(RAFT_CORRUPT, f"metadata1 and metadata2 are both at version {newest.version}")
-    if good:
-        # The name of a file that an earlier process created and did not live to sync.
-        fs.sync_dir(dir)
+    for copy in copies:
+        if copy.metadata is newest:
+            _make_durable(dir, copy.name, newest)
     return newest
+
+
+def _make_durable(dir: str, name: str, metadata: Metadata) -> None:
+    """See to it that the state on which the server is going to act is on the disk.
+
+    A process that died, or whose sync failed, leaves a content in the page cache that nobody has promised to keep.
+    """
+    try:
+        fs.rewrite_file(dir, name, encode(metadata))
+        fs.sync_dir(dir)
+    except Failure as exc:
+        raise exc.wrap(f"persist {name}") from None

@@ -36,15 +36,16 @@ _WORD: Final = segment.WORD
 class OpenContent:
     """What an open segment holds.
 
-    `entries` are the good ones, `used` the bytes that they take from the start of the file, `problem` why it is
-    DAMAGED, or what a TORN one's incomplete batch lacks.
+    `entries` are the good ones, `used` the bytes that they take from the start of `data`, `problem` why it is DAMAGED,
+    or what a TORN one's incomplete batch lacks.
     """
 
-    __slots__ = ("entries", "problem", "used", "verdict")
+    __slots__ = ("data", "entries", "problem", "used", "verdict")
 
     def __init__(self, verdict: int, problem: Failure | None = None) -> None:
         self.verdict = verdict
         self.problem = problem
+        self.data = b""
         self.entries: EntryBatch = no_entries()
         self.used = 0
 
@@ -136,6 +137,7 @@ def judge(data: bytes, noted: int = 0) -> OpenContent:
         content = _without_format(data)
     else:
         content = _judge_batches(data, noted)
+    content.data = data
     if len(data) < noted and content.verdict != DAMAGED:
         content.verdict = DAMAGED
         content.problem = Failure(RAFT_CORRUPT, f"file has only {len(data)} bytes instead of {noted}")

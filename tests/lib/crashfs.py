@@ -91,6 +91,10 @@ class MemoryFs:
             self._next_ino += 1
         self.base = image or Image({})
 
+    def number_from(self, ino: int, write: int) -> None:
+        """Number new files and writes from here on."""
+        self._next_ino, self._next_write = ino, write
+
     def note(self, *event: Any) -> None:
         """Put an event of the test's own into the journal."""
         with self._lock:
@@ -460,6 +464,15 @@ class Replay:
             content, attributes = self.inodes[ino].with_changes(changes.get(ino, []))
             files[name] = (bytes(content), tuple(sorted(attributes.items())))
         return Image(files)
+
+    def running(self) -> MemoryFs:
+        """Return the file system as the next process finds it when only the process has died: nothing is lost."""
+        memory = MemoryFs()
+        for name, ino in self._names(self.pending_names).items():
+            content, attributes = self.inodes[ino].with_changes(self.inodes[ino].under_way)
+            memory.names[name] = _File(ino, bytes(content), attributes)
+        memory.number_from(max(self.inodes, default=0) + 1, 1 << 32)
+        return memory
 
     def losses(self, rng: random.Random, more: int) -> Iterator[Image]:
         """Yield the images that a power cut may leave now; `more` random combinations where there are many."""

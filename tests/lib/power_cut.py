@@ -7,6 +7,7 @@ nothing is there that was not asked for, and the server goes on: the directory c
 Starting changes the directory too, so power fails once more at every moment of that.
 """
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -136,6 +137,11 @@ class Found:
         self.snapshot, self.start_index, self.entries = disk.load(DIR, auto_recovery)
         self.marked = marker.marker_read(DIR) is not None
 
+    def state(self) -> tuple[Any, ...]:
+        """Return all that the server acts on."""
+        snapshot = self.snapshot and (self.snapshot.index, self.snapshot.term, bytes(self.snapshot.bufs[0]))
+        return self.term, self.voted_for, snapshot, self.start_index, self.log()
+
     def log(self) -> dict[int, Entry]:
         """Return the entries by index."""
         columns = zip(self.entries.terms, self.entries.types, self.entries.bufs, strict=True)
@@ -223,11 +229,13 @@ class Checker:
     """Checks a journal.
 
     `more` random combinations of losses are tried where there are too many; on a part of the different directories
-    (`nested`, `live` from 0 to 1) the power fails again during the start, and a whole RaftIo goes on.
+    (`nested`, `live` from 0 to 1) the power fails again during the start, and a whole RaftIo goes on. After a part of
+    the events (`killed`) only the process dies, and the power fails during the next start.
     """
 
-    def __init__(self, seed: int, more: int, nested: float, live: float) -> None:
+    def __init__(self, seed: int, more: int, nested: float, live: float, killed: float) -> None:
         self.rng = random.Random(seed)
+        self.killed = killed
         self.more = more
         self.nested = nested
         self.live = live
@@ -249,7 +257,34 @@ class Checker:
                 self._try(image, expected, f"event {number} {_brief(event)}", nested=True)
                 if stop and self.report.problems:
                     return self.report
+            if self.rng.random() < self.killed:
+                self._kill(replay, expected, f"kill after event {number} {_brief(event)}")
         return self.report
+
+    def _kill(self, replay: Replay, expected: Expected, where: str) -> None:
+        """Let the process die, start another, and cut the power at every moment of that start and after it.
+
+        What the start returned is what the server acts on, so all of it must be durable by then.
+        """
+        memory, replay = replay.running(), copy.deepcopy(replay)
+        with installed(memory):
+            try:
+                found = Found(False)
+            except Failure as exc:
+                self.report.problems.append(f"{where}: {exc.message}")
+                return
+        problem = expected.problems(found)
+        if problem:
+            self.report.problems.append(f"{where}: {problem}")
+        for number, event in enumerate(memory.journal):
+            replay.step(event)
+            for image in replay.losses(self.rng, 1):
+                self.report.states += 1
+                self._try(image, expected, f"{where}, then {number} {_brief(event)}", nested=False)
+        for image in replay.losses(self.rng, 1):
+            again, problem, _ = _start(image, False)
+            if again is None or again.state() != found.state():
+                self._record(image, f"{where}: what was loaded is not durable {problem}")
 
     def _try(self, image: Image, expected: Expected, where: str, nested: bool) -> None:
         for auto_recovery in (False, True):

@@ -398,9 +398,11 @@ def record(name: str, seed: int = 0) -> MemoryFs:
     return memory
 
 
-def run(name: str, seed: int = 0, more: int = 2, nested: float = 0.1, live: float = 0.01) -> Report:
+def run(
+    name: str, seed: int = 0, more: int = 2, nested: float = 0.1, live: float = 0.01, killed: float = 0.3
+) -> Report:
     """Run a script, then let the power fail at every moment of it; see Checker."""
-    return Checker(seed, more, nested, live).check(record(name, seed))
+    return Checker(seed, more, nested, live, killed).check(record(name, seed))
 
 
 def main() -> int:
@@ -415,7 +417,7 @@ def main() -> int:
     for seed in range(options.seed, options.seed + options.rounds):
         for name in options.scripts:
             began = time.monotonic()
-            report = run(name, seed, more=8, nested=0.5, live=0.02)
+            report = run(name, seed, more=8, nested=0.5, live=0.02, killed=1)
             print(f"{name} --seed {seed}: {report} in {time.monotonic() - began:.0f} s", flush=True)
             for problem in report.problems[:5]:
                 print(f"    {problem}")
