@@ -214,10 +214,17 @@ def test_close_while_a_segment_cannot_be_closed(tmp_path: Path, monkeypatch: pyt
     """io.close does not wait for a sick disk to heal; segments that stay open are read by the next start."""
     t = UvIo(tmp_path).start()
     history = History(t)
+    rename = fs.rename
+
+    def refuse(old: str, new: str) -> None:
+        # The others could be closed, and must not be: a closed segment behind an open one does not load.
+        if old.endswith("open-1"):
+            raise faults.error(errno.EACCES)
+        rename(old, new)
+
     with monkeypatch.context() as patch:
-        sick = Faults(patch)
+        patch.setattr(fs, "rename", refuse)
         history.wait(history.submit())
-        sick.begin(faults.always(errno.EACCES, "rename"))
         appends = [history.submit(1, 12000) for _ in range(3)]
         history.wait(*appends)
         t.close()

@@ -204,6 +204,26 @@ def test_second_segment_of_a_blocking_barrier_waits_for_the_first(t: UvIo, monke
     assert second.statuses == [0]
 
 
+def test_what_waits_for_a_segment_that_cannot_be_closed_fails(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends that wait for a segment in front of theirs to be closed fail when that fails; the barrier waits on."""
+    t.uv.disk_retry_delay = 20
+
+    def refuse(*args: Any) -> None:
+        raise fs.Failure(errors.RAFT_IOERR, "rename: i/o error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "truncate_and_rename", refuse)
+        t.append(1, 64)
+        first = t.submit(1, SEGMENT_SIZE - 1024)
+        second = t.submit(1, SEGMENT_SIZE - 1024)
+        request = Request(t, blocking=True)
+        t.wait(first, second)
+        assert second.statuses == [errors.RAFT_IOERR]
+        assert not request.ran
+    run_until(t.loop, lambda: request.ran)
+    t.append()
+
+
 # ---- coalescing ------------------------------------------------------------------------------------------------------
 
 
