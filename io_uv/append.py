@@ -26,7 +26,7 @@ from io_uv.fs import Failure
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
-from pyraft.types import EntryBatch, RaftEntry, RaftIo, RaftIoAppend
+from pyraft.types import Entries, EntryBatch, RaftIo, RaftIoAppend
 
 _MISALIGNED: Final = "entry buffers must be 8-byte aligned"
 
@@ -99,7 +99,7 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     return failure.code
 
 
-def append(io: RaftIo, req: RaftIoAppend, entries: Sequence[RaftEntry], n: int, cb: Any) -> int:
+def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: Any) -> int:
     """RaftIo.append: store the first `n` entries behind the last ones; `cb(req, status)` when they are durable.
 
     Returned at once, without a callback: RAFT_INVALID for no entries, too few, or a payload whose length is no multiple

@@ -14,7 +14,6 @@ type lose the delivery silently. An exception from a completion callback is kept
 """
 
 import sys
-from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from pyraft.types import (
     RAFT_CHANGE,
     RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_IO_TIMEOUT_NOW,
+    Entries,
     EntryBatch,
     RaftConfiguration,
     RaftEntry,
@@ -342,7 +342,7 @@ def _send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: Any) -> int:
     return 0
 
 
-def _append(io: RaftIo, req: RaftIoAppend, entries: Sequence[RaftEntry], n: int, cb: Any) -> int:
+def _append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: Any) -> int:
     impl: FixtureIo = io.impl
     request = Request(APPEND, req, cb)
     request.entries = EntryBatch.of(entries, n)

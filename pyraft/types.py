@@ -150,11 +150,12 @@ class RaftEntry:
         return f"RaftEntry({self.term}, {self.type}, {self.buf!r})"
 
 
-class EntryBatch(Sequence[RaftEntry]):
+class EntryBatch:
     """Entries as three parallel lists: what the library hands out wherever C has an array of raft_entry.
 
     It reads as a sequence of RaftEntry, made on access. The columns spare an object per entry in the log, in messages
     and on the way to the disk; the collector has nothing to visit in them. Never mutate one that was handed over.
+    It is registered as a Sequence, not derived: a compiled class must not have an interpreted base.
     """
 
     __slots__ = ("bufs", "terms", "types")
@@ -165,7 +166,7 @@ class EntryBatch(Sequence[RaftEntry]):
         self.bufs = bufs
 
     @staticmethod
-    def of(entries: Sequence[RaftEntry], n: int) -> "EntryBatch":
+    def of(entries: "Entries", n: int) -> "EntryBatch":
         """Return the first `n` of any sequence of entries as a batch (the same object where it is one of n)."""
         if isinstance(entries, EntryBatch):
             if len(entries.bufs) == n:
@@ -188,6 +189,12 @@ class EntryBatch(Sequence[RaftEntry]):
 
     def __repr__(self) -> str:
         return f"EntryBatch({list(self)!r})"
+
+
+Sequence.register(EntryBatch)
+
+Entries: TypeAlias = Sequence[RaftEntry] | EntryBatch
+"""What stands where C has an array of raft_entry."""
 
 
 def no_entries() -> EntryBatch:
@@ -233,7 +240,7 @@ class RaftAppendEntries:
         self.prev_log_index = 0
         self.prev_log_term = 0
         self.leader_commit = 0
-        self.entries: Sequence[RaftEntry] = ()
+        self.entries: Entries = ()
 
     @property
     def n_entries(self) -> int:

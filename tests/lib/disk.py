@@ -10,7 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pyraft import configuration
-from pyraft.types import RAFT_COMMAND, RAFT_VOTER, EntryBatch, RaftConfiguration, RaftEntry, RaftServer, RaftSnapshot
+from pyraft.types import (
+    RAFT_COMMAND,
+    RAFT_VOTER,
+    Entries,
+    EntryBatch,
+    RaftConfiguration,
+    RaftEntry,
+    RaftServer,
+    RaftSnapshot,
+)
 
 BLOCK_SIZE = 4096
 SEGMENT_SIZE = 4 * BLOCK_SIZE
@@ -51,7 +60,7 @@ def commands(first: int, n: int, size: int = 8, term: int = 1) -> list[RaftEntry
     return [command(first + i, size, term) for i in range(n)]
 
 
-def batch(entries: Sequence[RaftEntry]) -> bytes:
+def batch(entries: Entries) -> bytes:
     """Return one encoded batch."""
     header = words(len(entries))
     for entry in entries:
@@ -60,7 +69,7 @@ def batch(entries: Sequence[RaftEntry]) -> bytes:
     return struct.pack("<II", crc(header), crc(data)) + header + data
 
 
-def segment(*batches: Sequence[RaftEntry]) -> bytes:
+def segment(*batches: Entries) -> bytes:
     """Return the content of a segment with these batches."""
     return words(1) + b"".join(batch(entries) for entries in batches)
 
@@ -135,14 +144,14 @@ class Dir:
         """Cut or grow a file."""
         os.truncate(self.path / name, size)
 
-    def closed(self, first: int, *batches: Sequence[RaftEntry]) -> str:
+    def closed(self, first: int, *batches: Entries) -> str:
         """Write a closed segment and return its name."""
         n = sum(map(len, batches))
         name = f"{first:016}-{first + n - 1:016}"
         self.write(name, segment(*batches))
         return name
 
-    def open(self, counter: int, *batches: Sequence[RaftEntry], size: int = SEGMENT_SIZE, ours: bool = False) -> str:
+    def open(self, counter: int, *batches: Entries, size: int = SEGMENT_SIZE, ours: bool = False) -> str:
         """Write an open segment, filled up with zeros; `ours` gives it the note of its size that io_uv gives."""
         name = f"open-{counter}"
         content = segment(*batches) if batches else b""

@@ -23,6 +23,7 @@ from pyraft import (
     RaftRequestVoteResult,
     RaftTimeoutNow,
 )
+from pyraft.types import Entries
 from tests.lib import fsm
 
 
@@ -43,7 +44,7 @@ def commands(terms: Sequence[int], payloads: Sequence[bytes] | None = None) -> l
 
 
 def append_entries(
-    src: int, term: int, prev: int, prev_term: int, commit: int = 0, entries: Sequence[RaftEntry] = ()
+    src: int, term: int, prev: int, prev_term: int, commit: int = 0, entries: Entries = ()
 ) -> RaftMessage:
     """Return an AppendEntries."""
     m = message(src, RAFT_IO_APPEND_ENTRIES)

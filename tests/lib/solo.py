@@ -28,7 +28,7 @@ from pyraft import (
     raft_start,
     raft_state,
 )
-from pyraft.types import EntryBatch
+from pyraft.types import Entries, EntryBatch
 from tests.lib import messages as msg
 from tests.lib.fsm import PairFsm, add_x
 
@@ -160,7 +160,7 @@ def _close(io: ScriptIo, cb: Any) -> None:
     io.on_close = cb
 
 
-def _load(io: ScriptIo) -> tuple[int, int, int, RaftSnapshot | None, int, Sequence[RaftEntry]]:
+def _load(io: ScriptIo) -> tuple[int, int, int, RaftSnapshot | None, int, Entries]:
     rv = io.note("load")
     if rv != 0:
         return rv, 0, 0, None, 0, []
@@ -208,7 +208,7 @@ def _send(io: ScriptIo, req: Any, message: RaftMessage, cb: Any) -> int:
     return rv
 
 
-def _append(io: ScriptIo, req: Any, entries: Sequence[RaftEntry], n: int, cb: Any) -> int:
+def _append(io: ScriptIo, req: Any, entries: Entries, n: int, cb: Any) -> int:
     rv = io.note("append", n)
     if rv == 0:
         io.appends.append((req, EntryBatch.of(entries, n), cb))

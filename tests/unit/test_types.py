@@ -1,6 +1,5 @@
 """The structs of raft.h: what reads as a C count, what is a buffer, how they print, batches as sequences."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,12 +19,12 @@ from pyraft import (
     raft_configuration_add,
     raft_version_number,
 )
-from pyraft.types import as_bytes, no_entries
+from pyraft.types import Entries, as_bytes, no_entries
 
 ENTRIES = [RaftEntry(1, RAFT_COMMAND, b"one"), RaftEntry(2, RAFT_CHANGE, bytearray(b"two")), RaftEntry(2, 1, b"")]
 
 
-def plain(entries: Sequence[RaftEntry]) -> list[tuple[int, int, bytes]]:
+def plain(entries: Entries) -> list[tuple[int, int, bytes]]:
     """Return entries as comparable values."""
     return [(e.term, e.type, e.buf) for e in entries]
 
