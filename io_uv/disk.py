@@ -168,19 +168,16 @@ def _resolve_overlaps(log: _Log) -> None:
     """Undo a truncate that a crash cut short between its steps (B18): the head of a segment beside the segment.
 
     Nobody was told of such a truncate, so the longer of two segments with one first index stays, unless the log goes on
-    behind the shorter one. The same segment under two spellings of its name counts once.
+    behind the shorter one. The same segment under two spellings of its name counts once. Any other overlap stays: it
+    matters only if the log needs those segments, and loading them tells then.
     """
     kept: list[SegmentInfo] = []
     for info in log.closed:
         older = kept[-1] if kept else None
-        if older is None or info.first_index > older.last_index:
+        # Sorted by last index too: `older` is the head.
+        if older is None or info.first_index != older.first_index or not _is_head(log.dir, older, info):
             kept.append(info)
             continue
-        if info.first_index != older.first_index:
-            text = f"closed segment {info.filename} overlaps with closed segment {older.filename}"
-            raise Failure(RAFT_CORRUPT, text)
-        # Sorted by last index: `older` is the head.
-        _check_head(log.dir, older, info)
         if info.last_index == older.last_index:
             continue
         if any(other.first_index == older.last_index + 1 for other in log.closed):
@@ -192,15 +189,18 @@ def _resolve_overlaps(log: _Log) -> None:
     log.closed = kept
 
 
-def _check_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> None:
-    """Check that one segment has the first entries of the other."""
+def _is_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> bool:
+    """Return whether one segment has the first entries of the other, and both are good."""
     ours, theirs = no_entries(), no_entries()
-    segment.load_closed(dir, head, ours)
-    segment.load_closed(dir, whole, theirs)
+    try:
+        segment.load_closed(dir, head, ours)
+        segment.load_closed(dir, whole, theirs)
+    except Failure as exc:
+        if exc.code not in _DAMAGE:
+            raise
+        return False
     n = len(ours)
-    if (ours.terms, ours.types, ours.bufs) != (theirs.terms[:n], theirs.types[:n], theirs.bufs[:n]):
-        text = f"closed segment {head.filename} differs from the start of closed segment {whole.filename}"
-        raise Failure(RAFT_CORRUPT, text)
+    return (ours.terms, ours.types, ours.bufs) == (theirs.terms[:n], theirs.types[:n], theirs.bufs[:n])
 
 
 def _read_open(log: _Log, segments: Sequence[SegmentInfo]) -> None:

@@ -47,5 +47,4 @@ def opener(tmp_path: Path) -> "Iterator[Opener]":
 
     opener = Opener(tmp_path)
     yield opener
-    for instance in opener.instances:
-        instance.close()
+    opener.close()

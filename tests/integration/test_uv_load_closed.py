@@ -420,14 +420,32 @@ def test_a_truncate_that_was_completed_stays(data: Dir, opener: Opener) -> None:
 
 
 def test_overlapping_segments_that_no_truncate_leaves_are_refused(data: Dir, opener: Opener) -> None:
-    """Neither a head with other entries nor an overlap in the middle."""
+    """Neither a head with other entries nor an overlap in the middle, nor a damaged segment beside its head."""
+    whole = closed(data, 1, 5)
+    head = closed(data, 1, 2, number=8)
+    text = f"unexpected closed segment {whole}: first index should have been 3"
+    loaded = opener.load()
+    assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, text)
+    closed(data, 1, 2)
+    corrupt_data_checksum(data, whole)
+    loaded = opener.load()
+    assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, text)
+    data.remove(head)
     closed(data, 1, 5)
-    closed(data, 1, 2, number=8)
+    middle = closed(data, 4, 3)
     loaded = opener.load()
-    assert loaded.rv == RAFT_CORRUPT
-    assert "differs from the start of" in loaded.errmsg
-    data.remove(segment.closed_name(1, 2))
-    closed(data, 4, 3)
-    loaded = opener.load()
-    assert loaded.rv == RAFT_CORRUPT
-    assert "overlaps with" in loaded.errmsg
+    assert (loaded.rv, loaded.errmsg) == (
+        RAFT_CORRUPT,
+        f"unexpected closed segment {middle}: first index should have been 6",
+    )
+
+
+def test_overlapping_segments_behind_the_snapshot_do_not_matter(data: Dir, opener: Opener) -> None:
+    """They stay until a snapshot removes them, as in C."""
+    closed(data, 1, 5)
+    closed(data, 3, 7)
+    closed(data, 20, 2)
+    data.snapshot(1, 19)
+    kept = data.names
+    assert opener.load().state() == (0, 19, 20, [20, 21])
+    assert data.names == kept

@@ -143,6 +143,7 @@ def test_a_vote_keeps_the_term_and_a_term_drops_the_vote(opener: Opener) -> None
     assert io.set_vote(io, 2) == 0
     loaded = opener.load()
     assert (loaded.term, loaded.voted_for) == (3, 2)
+    io = opener.instances[0].io
     assert io.set_term(io, 4) == 0
     loaded = opener.load()
     assert (loaded.term, loaded.voted_for) == (4, 0)
@@ -198,6 +199,7 @@ def test_recover_appends_the_configuration(opener: Opener) -> None:
     assert io.recover(io, conf(1)) == 0
     loaded = opener.load()
     assert (loaded.entries.terms, loaded.entries.types) == ([1, 1], [RAFT_CHANGE, RAFT_CHANGE])
+    io = opener.instances[0].io
     assert io.set_term(io, 5) == 0
     assert io.recover(io, conf(2)) == 0
     loaded = opener.load()

@@ -258,10 +258,13 @@ class MemoryFs:
     def set_direct(self, fd: int) -> None:
         return None
 
+    def flock(self, fd: int) -> None:
+        return None
+
 
 _CALLS: tuple[str, ...] = ("open", "close", "read", "rewind", "write", "pwrite", "fsync", "ftruncate", "fallocate")
 _CALLS += ("rename", "unlink", "stat", "fstat", "listdir", "getxattr", "setxattr", "removexattr", "file_system")
-_CALLS += ("set_direct",)
+_CALLS += ("set_direct", "flock")
 
 
 class _NoContext:
@@ -282,7 +285,7 @@ def installed(memory: MemoryFs) -> Iterator[MemoryFs]:
     """Let `memory` serve the calls of io_uv.fs."""
     with pytest.MonkeyPatch.context() as patch:
         for call in _CALLS:
-            patch.setattr(fs, call, getattr(memory, call))
+            patch.setattr(fs, call, getattr(memory, call), raising=False)
         patch.setattr(fs, "fdatasync", memory.fsync)
         patch.setattr(kaio, "Context", _NoContext)
         yield memory

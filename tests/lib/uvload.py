@@ -42,8 +42,14 @@ class Opener:
         self.instances.append(instance)
         return instance
 
+    def close(self) -> None:
+        """Close all instances."""
+        while self.instances:
+            self.instances.pop().close()
+
     def load(self, auto_recovery: bool = False) -> Loaded:
-        """Init and load a fresh instance."""
+        """Init and load a fresh instance, after closing those before it: one at a time may use a directory."""
+        self.close()
         instance = self()
         assert instance.init() == 0, instance.io.errmsg
         raft_uv_set_auto_recovery(instance.io, auto_recovery)
