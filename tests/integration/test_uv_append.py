@@ -88,7 +88,8 @@ def test_segments_in_reserve(t: UvIo) -> None:
     """With the first append one segment comes into use and two are prepared."""
     t.append(1, 64)
     t.wait_for("open-1", "open-2", "open-3")
-    assert [(t.dir / f"open-{i}").stat().st_size for i in (1, 2, 3)] == [SEGMENT_SIZE] * 3
+    paths = [t.dir / f"open-{i}" for i in (1, 2, 3)]
+    run_until(t.loop, lambda: [path.stat().st_size for path in paths] == [SEGMENT_SIZE] * 3)
 
 
 def test_nothing_is_prepared_before_the_first_append(t: UvIo) -> None:
