@@ -34,6 +34,13 @@ def report(uv: state.Uv, exc: BaseException) -> None:
         sys.excepthook(type(exc), exc, exc.__traceback__)
 
 
+def unlock(uv: state.Uv) -> None:
+    """Give the directory back."""
+    if uv.lock is not None:
+        uv.lock.release()
+        uv.lock = None
+
+
 def maybe_fire(uv: state.Uv) -> None:
     """Call back io.close if it was called and all that it waits for is gone (uv.c: uvMaybeFireCloseCb)."""
     if not uv.closing or uv.state == state.CLOSED:
@@ -49,5 +56,6 @@ def maybe_fire(uv: state.Uv) -> None:
     if uv.snapshot_get_reqs or uv.async_work_reqs or uv.aborting:
         return
     uv.state = state.CLOSED
+    unlock(uv)
     cb, uv.close_cb = uv.close_cb, None
     fire(uv, cb, uv.io)

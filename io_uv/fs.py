@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from pyraft.errors import (
+    RAFT_BUSY,
     RAFT_INVALID,
     RAFT_IOERR,
     RAFT_NOMEM,
@@ -198,6 +199,11 @@ def set_direct(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
 
 
+def flock(fd: int) -> None:
+    """flock(2): exclusive, without waiting."""
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def file_system(fd: int) -> int:
     """Return the type of the file system that a file is on, as fstatfs(2) has it (TMPFS_MAGIC and so on)."""
     # struct statfs begins with the type, a long; the rest takes less than 256 bytes everywhere.
@@ -238,6 +244,45 @@ def check_dir(dir: str) -> None:
         raise Failure(RAFT_INVALID, f"path '{dir}' is not a directory")
     if not mode & stat_.S_IWUSR:
         raise Failure(RAFT_INVALID, f"directory '{dir}' is not writable")
+
+
+class DirLock:
+    """Exclusive use of a data directory, until release(), or until this object or its process ends."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let others use the directory."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            close(fd)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def lock_dir(dir: str) -> DirLock:
+    """Take exclusive use of `dir`; RAFT_BUSY if another instance has it, in this process or in another one.
+
+    C does without. A server that is started twice then reads, and so closes, the segments that the first is writing:
+    what that acknowledges from then on is lost.
+    """
+    try:
+        fd = open(dir, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as exc:
+        raise failure("open directory", exc) from None
+    lock = DirLock(fd)
+    try:
+        flock(fd)
+    except BlockingIOError:
+        raise Failure(RAFT_BUSY, f"directory '{dir}' is in use by another server") from None
+    except OSError:
+        # This file system has no locks; C has none anywhere.
+        pass
+    return lock
 
 
 def sync_dir(dir: str) -> None:

@@ -7,7 +7,7 @@ beside it; other modules read them. No algorithm is here.
 from collections import deque
 from typing import Any, Final
 
-from io_uv.fs import Failure
+from io_uv.fs import DirLock, Failure
 from pyraft.tracing import RaftTracer, StderrTracer
 from pyraft.types import RaftIo
 
@@ -99,6 +99,7 @@ class Uv:
         "id",
         "io",
         "limits",
+        "lock",
         "loop",
         "metadata",
         "prepare_failure",
@@ -187,6 +188,7 @@ class Uv:
         self.snapshot_put_work: Any = None
         # Tick, end of turn and closing: uv.
         self.end_of_turn: Any = None
+        self.lock: DirLock | None = None
         self.timer: Any = None
         self.tick_cb: Any = None
         self.recv_cb: Any = None

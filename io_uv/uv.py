@@ -137,20 +137,23 @@ def _refuse(io: RaftIo, failure: Failure) -> int:
 
 
 def _init(io: RaftIo, id: int, address: str) -> int:
-    """RaftIo.init: look at the directory, read term and vote, prepare handles."""
+    """RaftIo.init: look at the directory and lock it, read term and vote, prepare handles."""
     uv: Uv = io.impl
     uv.id = id
     uv.address = address
     try:
         fs.check_dir(uv.dir)
+        uv.lock = fs.lock_dir(uv.dir)
         _probe(uv)
         disk.clean_up(uv.dir)
         uv.metadata = metadata.load(uv.dir)
     except Failure as failure:
+        closing.unlock(uv)
         return _refuse(io, failure)
     transport = uv.transport
     rv: int = transport.init(transport, id, address)
     if rv != 0:
+        closing.unlock(uv)
         io.errmsg = errors.errmsg_wrap(transport.errmsg, "transport")
         return rv
     transport.data = uv

@@ -3,6 +3,8 @@
 import errno
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from pyraft import errors, heap
 from pyraft.tracing import StderrTracer
 from pyraft.types import RAFT_CHANGE, RAFT_VOTER, RaftConfiguration, RaftIo, RaftServer
 from tests.lib.covers import covers
-from tests.lib.uvtest import UvIo, configuration
+from tests.lib.uvtest import UvIo, configuration, numbers
 
 
 def metadata(*words: int) -> bytes:
@@ -359,3 +361,61 @@ def test_failure_is_never_an_exception(tmp_path: Path, monkeypatch: pytest.Monke
     assert t.io.bootstrap(t.io, configuration()) == errors.RAFT_IOERR
     assert "broken" in t.io.errmsg
     t.close()
+
+
+# ---- one instance at a time ------------------------------------------------------------------------------------------
+
+
+def busy(dir: Path) -> tuple[int, str]:
+    """Return what io.init answers about a directory that is in use."""
+    return errors.RAFT_BUSY, f"directory '{dir}' is in use by another server"
+
+
+def test_directory_in_use_is_refused_until_it_is_closed(tmp_path: Path) -> None:
+    """A second instance touches nothing; when the first has called back its close, the directory is free."""
+    t = UvIo(tmp_path).start()
+    t.append(3)
+    names = sorted(os.listdir(tmp_path))
+    (tmp_path / "tmp-of-the-first").touch()
+    assert refused(tmp_path) == busy(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "tmp-of-the-first"])
+    t.append()
+    t.close()
+    again = UvIo(tmp_path).start()
+    assert numbers(again.loaded[5]) == [1, 2, 3, 4]
+    again.close()
+
+
+def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
+    """It is free as soon as that process is dead, however it died."""
+    script = f"import sys; from io_uv import fs; lock = fs.lock_dir({str(tmp_path)!r}); print(); sys.stdin.read()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        assert refused(tmp_path) == busy(tmp_path)
+        other.kill()
+    UvIo(tmp_path).start().close()
+
+
+def test_init_that_fails_leaves_the_directory_to_others(tmp_path: Path) -> None:
+    """Only who could use a directory keeps it."""
+    (tmp_path / "metadata1").write_bytes(bytes(33))
+    t = UvIo(tmp_path)
+    assert t.init() == errors.RAFT_CORRUPT
+    fs.lock_dir(str(tmp_path)).release()
+    t.begin_close()
+    t.loop.close()
+
+
+def test_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in C, then."""
+
+    def unsupported(fd: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fs, "flock", unsupported)
+    first, second = UvIo(tmp_path).start(), UvIo(tmp_path)
+    assert second.init() == 0
+    second.close()
+    first.close()
