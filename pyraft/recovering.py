@@ -33,14 +33,16 @@ def accepted(r: Raft, args: RaftAppendEntries) -> int:
     return rv if r.failed else 0
 
 
-def rejected(r: Raft) -> int:
+def rejected(r: Raft, args: RaftAppendEntries) -> int:
     """Take note of an AppendEntries that did not match; return 0 or the code of io.set_term."""
     if snapshot.is_installing(r):
         r.rejecting_since = None
         return 0
     now = calls.now(r)
-    if r.rejecting_since is None:
+    if r.rejecting_since is None or args.prev_log_index < r.rejecting_index:
+        # A leader that steps back through its log is listening.
         r.rejecting_since = now
+        r.rejecting_index = args.prev_log_index
         return 0
     if now - r.rejecting_since < r.install_snapshot_timeout:
         return 0

@@ -25,7 +25,7 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
         return 0
     rv, later, rejected = append.accept(r, args)
     if rv == 0 and r.recovering:
-        rv = recovering.rejected(r) if rejected != 0 else recovering.accepted(r, args)
+        rv = recovering.rejected(r, args) if rejected != 0 else recovering.accepted(r, args)
     if rv != 0 or later:
         return rv
     last = r.last_stored

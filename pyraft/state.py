@@ -205,8 +205,8 @@ class Raft:
 
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
     `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`, `started`,
-    `closing`, `failed` (FSM or I/O code has raised), `recovering` and `rejecting_since` (see recovering), and
-    `votes_withheld` with its limit `vote_patience` (see election.out_of_patience).
+    `closing`, `failed` (FSM or I/O code has raised), `recovering` with `rejecting_since` and `rejecting_index` (see
+    recovering), and `votes_withheld` with its limit `vote_patience` (see election.out_of_patience).
     """
 
     __slots__ = (
@@ -244,6 +244,7 @@ class Raft:
         "max_inflight_bytes",
         "pre_vote",
         "recovering",
+        "rejecting_index",
         "rejecting_since",
         "snapshot",
         "started",
@@ -298,6 +299,7 @@ class Raft:
         self.failed = False
         self.writes: list[RaftWrite] = []
         self.recovering = False
+        self.rejecting_index = 0
         self.rejecting_since: int | None = None
         self.vote_patience = 0
         self.votes_withheld = 0

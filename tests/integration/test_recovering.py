@@ -134,6 +134,18 @@ def test_a_match_in_between_begins_the_row_of_rejections_again() -> None:
     assert solo.r.current_term == 3
 
 
+def test_a_leader_that_steps_back_through_its_log_is_given_the_time() -> None:
+    """Each rejection that it heeds begins the row again, however long it takes to find where the logs agree."""
+    s = started()
+    for prev in (9, 4, 3, 2):
+        s.io.now += s.r.install_snapshot_timeout - 1
+        s.recv(msg.append_entries(2, 5, prev, 4, 0, msg.commands([5])))
+        assert s.r.current_term == 5
+    s.io.now += s.r.install_snapshot_timeout
+    s.recv(msg.append_entries(2, 5, 2, 4, 0, msg.commands([5])))
+    assert s.r.current_term == 6
+
+
 def test_an_empty_append_entries_that_is_rejected_or_of_an_older_term_ends_nothing() -> None:
     """Neither shows that what was acknowledged in the own term is there."""
     solo = started()

@@ -123,12 +123,14 @@ class Client:
                 self._later(dice.randint(0, 2 * world.profile.think))
 
         tracked = Tracked(world, node, KINDS[op.kind], done)
+        # Noted before, as the server may lose its power in this call, which ends it if it is made out of a callback.
+        world.history.append(op)
         rv = tracked.submit(pyraft.raft_apply, node.raft, req, [buf], 1)
         if rv in (0, None):
-            world.history.append(op)
             if mine == self.attempt:
                 world.at(PATIENCE, self.act, mine)
         else:
+            world.history.remove(op)
             self._later(dice.randint(1, 2 * world.profile.think))
 
     def _later(self, msecs: int) -> None:
