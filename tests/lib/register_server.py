@@ -86,6 +86,8 @@ class Server:
         pyraft.raft_set_heartbeat_timeout(self.raft, HEARTBEAT_MSECS)
         pyraft.raft_set_snapshot_threshold(self.raft, 500)
         pyraft.raft_set_snapshot_trailing(self.raft, 100)
+        # A snapshot that was lost with its connection is sent again after this; the default is half a minute, as in C.
+        pyraft.raft_set_install_snapshot_timeout(self.raft, 3000)
         pyraft.raft_set_pre_vote(self.raft, True)
         conf = RaftConfiguration()
         for member, address in members.items():
