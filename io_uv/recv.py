@@ -100,14 +100,17 @@ class Reader:
                 self._pieces = []
             self._parse(data)
         except Failure as failure:
-            raise failure.wrap(f"{encoding.name_of(self._type)} at byte {self._start} of the stream") from None
+            raise self._named(failure) from None
 
     def filled(self, n: int) -> None:
         """Take note that `n` bytes were put into `missing`. Raises Failure as feed does."""
         try:
             self._fill(n)
         except Failure as failure:
-            raise failure.wrap(f"{encoding.name_of(self._type)} at byte {self._start} of the stream") from None
+            raise self._named(failure) from None
+
+    def _named(self, failure: Failure) -> Failure:
+        return failure.wrap(f"{encoding.name_of(self._type)} at byte {self._start} of the stream")
 
     def _parse(self, data: bytes) -> None:
         """Deliver all messages that `data` completes and keep what is left over."""

@@ -14,18 +14,17 @@ of 4 GiB and more; the buffer is then as before.
 import struct
 from typing import Any, Final
 
-from io_uv import crc, encoding, kaio
+from io_uv import crc, encoding, kaio, segment
 from io_uv.fs import Failure
 from pyraft import errors, heap
 from pyraft.types import EntryBatch
 
-DISK_FORMAT: Final = 1
 FORMAT_SIZE: Final = 8
 """Size of the format word at the head of a segment."""
 CHECKSUMS_SIZE: Final = 8
 
 _MIN_ARENA: Final = 64 * 1024
-_FORMAT: Final = struct.pack("<Q", DISK_FORMAT)
+_FORMAT: Final = struct.pack("<Q", segment.DISK_FORMAT)
 _CHECKSUMS: Final = struct.Struct("<II")
 # The whole of checksums and header for a batch of one entry: header checksum, data checksum, n, term, type, length.
 _ONE_HEADER: Final = struct.Struct("<QQB3xI")
