@@ -1,7 +1,7 @@
 """File system: thin calls, and the durable operations built from them.
 
 Duty: every file operation of io_uv goes through the functions of this module (or through `kaio`), so that there is
-one place where tests record them or make them fail, and one where an OSError becomes a RAFT_* code.
+one place where tests record them or make them fail.
 The first group wraps one system call each and raises OSError. The second group works on a name in a directory, leaves
 the disk durable on return and raises `Failure`.
 
@@ -20,11 +20,13 @@ import stat as stat_
 from collections.abc import Iterable
 from typing import Any, Final
 
+from io_uv.failure import Failure as Failure
+from io_uv.failure import failure as failure
+from io_uv.failure import strerror as strerror
 from pyraft.errors import (
     RAFT_BUSY,
     RAFT_INVALID,
     RAFT_IOERR,
-    RAFT_NOMEM,
     RAFT_NOSPACE,
     RAFT_NOTFOUND,
     RAFT_UNAUTHORIZED,
@@ -44,57 +46,6 @@ O_CREATE_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 _MODE: Final = 0o600
 _SIZE_NOTE: Final = "user.raft.size"
-
-# libuv's texts where they differ from the lower-cased ones of the C library.
-_TEXTS: Final = {
-    errno.EBUSY: "resource busy or locked",
-    errno.EEXIST: "file already exists",
-    errno.EFAULT: "bad address in system call argument",
-    errno.EIO: "i/o error",
-    errno.EISDIR: "illegal operation on a directory",
-    errno.ELOOP: "too many symbolic links encountered",
-    errno.ENAMETOOLONG: "name too long",
-    errno.ENFILE: "file table overflow",
-    errno.ENOMEM: "not enough memory",
-    errno.ENOTSUP: "operation not supported on socket",
-    errno.ESPIPE: "invalid seek",
-    errno.ETXTBSY: "text file is busy",
-    errno.EXDEV: "cross-device link not permitted",
-}
-
-
-class Failure(Exception):
-    """An operation of io_uv that failed: a RAFT_* code and a text for `RaftIo.errmsg`. It never crosses that table."""
-
-    __slots__ = ("code", "message")
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
-
-    def wrap(self, prefix: str) -> "Failure":
-        """Return a new one with "prefix: " in front of the text."""
-        return Failure(self.code, f"{prefix}: {self.message}" if self.message else prefix)
-
-    def __str__(self) -> str:
-        return f"{self.message} (code {self.code})"
-
-
-def strerror(exc: OSError) -> str:
-    """Return libuv's text for the error."""
-    number = exc.errno or 0
-    return _TEXTS.get(number) or os.strerror(number).lower()
-
-
-def failure(call: str, exc: BaseException, code: int = RAFT_IOERR) -> Failure:
-    """Return the Failure for an exception of the system call `call`: RAFT_NOMEM for a MemoryError, else `code`."""
-    if isinstance(exc, MemoryError):
-        return Failure(RAFT_NOMEM, "out of memory")
-    if isinstance(exc, OSError):
-        return Failure(code, f"{call}: {strerror(exc)}")
-    return Failure(code, f"{call}: {exc}")
-
 
 # ---- one system call each --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,63 @@
+"""How an operation of io_uv fails: a RAFT_* code and a text.
+
+Duty: `Failure`, the exception inside io_uv, and `failure`, the one place where an OSError becomes one. The texts are
+those of libuv: the call, a colon, what is the matter in lower case ("open: no such file or directory").
+
+Failure modes: none. A Failure never crosses the RaftIo table: its functions return the code and leave the text there.
+"""
+
+import errno
+import os
+from typing import Final
+
+from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
+
+# libuv's texts where they differ from the lower-cased ones of the C library.
+_TEXTS: Final = {
+    errno.EBUSY: "resource busy or locked",
+    errno.EEXIST: "file already exists",
+    errno.EFAULT: "bad address in system call argument",
+    errno.EIO: "i/o error",
+    errno.EISDIR: "illegal operation on a directory",
+    errno.ELOOP: "too many symbolic links encountered",
+    errno.ENAMETOOLONG: "name too long",
+    errno.ENFILE: "file table overflow",
+    errno.ENOMEM: "not enough memory",
+    errno.ENOTSUP: "operation not supported on socket",
+    errno.ESPIPE: "invalid seek",
+    errno.ETXTBSY: "text file is busy",
+    errno.EXDEV: "cross-device link not permitted",
+}
+
+
+class Failure(Exception):
+    """An operation of io_uv that failed: a RAFT_* code and a text for `RaftIo.errmsg`. It never crosses that table."""
+
+    __slots__ = ("code", "message")
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def wrap(self, prefix: str) -> "Failure":
+        """Return a new one with "prefix: " in front of the text."""
+        return Failure(self.code, f"{prefix}: {self.message}" if self.message else prefix)
+
+    def __str__(self) -> str:
+        return f"{self.message} (code {self.code})"
+
+
+def strerror(exc: OSError) -> str:
+    """Return libuv's text for the error."""
+    number = exc.errno or 0
+    return _TEXTS.get(number) or os.strerror(number).lower()
+
+
+def failure(call: str, exc: BaseException, code: int = RAFT_IOERR) -> Failure:
+    """Return the Failure for an exception of the system call `call`: RAFT_NOMEM for a MemoryError, else `code`."""
+    if isinstance(exc, MemoryError):
+        return Failure(RAFT_NOMEM, "out of memory")
+    if isinstance(exc, OSError):
+        return Failure(code, f"{call}: {strerror(exc)}")
+    return Failure(code, f"{call}: {exc}")
