@@ -73,7 +73,7 @@ class Server:
         """Called with the old and the new state inside each change of state, as raft_state_cb is."""
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._busy = asyncio.Lock()
-        self._closed = False
+        self._closed: asyncio.Future[None] | None = None
         self._check(raft_init(self.raft, io, fsm, id, address))
         raft_register_state_cb(self.raft, self._state_changed)
 
@@ -116,15 +116,14 @@ class Server:
             self._notice()
 
     async def close(self) -> None:
-        """Stop taking part and wait until all I/O has ended (raft_close). Again: nothing."""
+        """Stop taking part and wait until all I/O has ended (raft_close). Again, after a cancelled one too: wait."""
         async with self._busy:
-            if self._closed:
-                return
-            self._closed = True
-            closed = asyncio.get_running_loop().create_future()
-            raft_close(self.raft, lambda raft: closed.set_result(None))
-            self._notice()
-            await asyncio.shield(closed)
+            if self._closed is None:
+                closed = self._closed = asyncio.get_running_loop().create_future()
+                if raft_close(self.raft, lambda raft: closed.set_result(None)) != 0:
+                    closed.set_result(None)  # somebody else has called raft_close, and its callback is theirs
+                self._notice()
+            await asyncio.shield(self._closed)
 
     # Who leads.
 
@@ -159,7 +158,7 @@ class Server:
 
         Raises RaftError(RAFT_CANCELED) when the server is closed first.
         """
-        if self._closed:
+        if self._closed is not None:
             raise RaftError(RAFT_CANCELED)
         if test():
             return
@@ -241,7 +240,7 @@ class Server:
             test, future = waiter
             if future.done():
                 continue
-            if self._closed:
+            if self._closed is not None:
                 future.set_exception(RaftError(RAFT_CANCELED))
                 continue
             try:

@@ -23,6 +23,7 @@ from pyraft import (
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
     RaftConfiguration,
+    raft_close,
     raft_set_pre_vote,
 )
 from pyraft.aio import RaftError, Server
@@ -461,6 +462,40 @@ def test_close_ends_everything() -> None:
         assert w.io.names().count("close") == 1
         assert (await refused(w.server.wait_leader())).code == RAFT_CANCELED
         assert (await refused(w.server.apply(fsms.add_x(5)))).code == RAFT_NOTLEADER
+
+    run(scenario)
+
+
+def test_close_after_a_cancelled_one_waits_too() -> None:
+    """Giving up waiting does not make the I/O end: the next close waits for it, and is not another raft_close."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.server.start()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(w.server.close(), 0.01)
+        closing = asyncio.create_task(w.server.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not closing.done()
+        w.io.on_close(w.io)
+        await closing
+        assert w.io.names().count("close") == 1
+
+    run(scenario)
+
+
+def test_close_after_raft_close_returns() -> None:
+    """Whoever has called raft_close has its callback; close() does not wait for one that will never fire."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.server.start()
+        closed: list[object] = []
+        assert raft_close(w.server.raft, closed.append) == 0
+        await w.server.close()
+        w.io.on_close(w.io)
+        assert closed == [w.server.raft]
 
     run(scenario)
 
