@@ -57,10 +57,15 @@ def raft_uv_tls_init(transport: RaftUvTransport, loop: Any, certificate: Path, k
 def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
     """Read the files given to raft_uv_tls_init again; connections made from now on use what they hold. Ours.
 
-    Existing connections go on. Returns RAFT_INVALID, with a text, if a file is of no use; all stays as it was then.
+    Existing connections go on. Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was; or
+    if the transport is not one of raft_uv_tls_init.
     """
+    security = getattr(transport.impl, "security", None)
+    if security is None:
+        transport.errmsg = "not a TLS transport"
+        return RAFT_INVALID
     try:
-        transport.impl.security.reload()
+        security.reload()
     except Failure as failure:
         transport.errmsg = errmsg_cut(failure.message)
         return failure.code

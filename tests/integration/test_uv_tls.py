@@ -16,6 +16,7 @@ from io_uv import (
     raft_uv_set_connect_retry_delay,
     raft_uv_set_tracer,
     raft_uv_tcp_close,
+    raft_uv_tcp_init,
     raft_uv_tls_init,
     raft_uv_tls_reload,
 )
@@ -440,6 +441,16 @@ def test_another_version_of_the_transport_is_refused(authority: Authority) -> No
     files = authority.issue("one", "raft-server-1")
     assert raft_uv_tls_init(transport, loop, *files, authority.path) == RAFT_INVALID
     assert transport.errmsg == "Invalid version: 2"
+    loop.close()
+
+
+def test_reload_without_tls_is_refused() -> None:
+    """A program may reload on a signal whatever its transport is."""
+    transport, loop = RaftUvTransport(), Loop()
+    for _ in range(2):
+        assert raft_uv_tls_reload(transport) == RAFT_INVALID
+        assert transport.errmsg == "not a TLS transport"
+        assert raft_uv_tcp_init(transport, loop) == 0
     loop.close()
 
 
