@@ -37,8 +37,10 @@ def failed(uv: state.Uv, failure: Failure) -> None:
 
 def succeeded(uv: state.Uv) -> None:
     """Take note that something worked that may have failed before."""
+    if uv.prepare_failure is not None or failing(uv) is not None:
+        return
     uv.append_told = False
-    if uv.sick and uv.prepare_failure is None and failing(uv) is None:
+    if uv.sick:
         uv.sick = False
         _log.warning("%s: the disk works again", uv.dir)
 

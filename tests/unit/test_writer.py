@@ -267,9 +267,10 @@ def test_a_slow_disk_does_not_stop_the_loop(new_file: Callable[[int], File], mon
 
 def test_thread_ends_with_the_writer(new_file: Callable[[int], File]) -> None:
     """No thread is left behind by a closed writer."""
+    before = set(threading.enumerate())
     file = new_file(THREAD)
     file.finish(file.write(b"a", 0))
-    writers = [thread for thread in threading.enumerate() if thread.name == "raft-writer"]
+    writers = [thread for thread in threading.enumerate() if thread.name == "raft-writer" and thread not in before]
     assert len(writers) == 1
     file.close()
     writers[0].join(10)
