@@ -78,7 +78,12 @@ class Server:
         raft_register_state_cb(self.raft, self._state_changed)
 
     async def __aenter__(self) -> "Server":
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            # Nobody else will: without an entry there is no exit.
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *exc: object) -> None:

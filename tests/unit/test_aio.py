@@ -514,3 +514,18 @@ def test_server_is_a_context_manager() -> None:
         assert server.state == RAFT_UNAVAILABLE
 
     run(scenario)
+
+
+def test_context_manager_that_cannot_start_closes() -> None:
+    """The directory and the handles are given back, so that another attempt can be made."""
+
+    async def scenario() -> None:
+        w = World(RAFT_VOTER)
+        w.io.close = lambda io, cb: (w.io.calls.append(("close",)), cb(io))
+        w.io.fail("load", RAFT_IOERR)
+        with pytest.raises(RaftError, match="load failed"):
+            async with w.server:
+                pytest.fail("not started")
+        assert w.io.names()[-1] == "close"
+
+    run(scenario)
