@@ -373,7 +373,7 @@ def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
 
 
 def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_recovery: bool) -> int:
-    """Append an entry with `conf` to the log of a server that is not running; return its index.
+    """Append an entry with `conf` to the log of a server that is not running; return its term.
 
     `term` is that of the metadata, which stay as they are; the entry gets the higher of it and the log's last (B2).
     Errors: those of load, RAFT_TOOBIG before anything is touched, RAFT_IOERR.
@@ -385,4 +385,4 @@ def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_
     entry = _change_entry(conf, max(last_term, term, 1), block_size)
     index = start_index + len(entries)
     segment.write_closed(dir, index, [entry])
-    return index
+    return entry.terms[0]

@@ -217,9 +217,13 @@ def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
     """RaftIo.recover: append the configuration to the log, for good; io.load comes after it."""
     uv: Uv = io.impl
     try:
-        disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
-        # The operator has declared this log to be the cluster's.
+        term = disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
+        # The operator has declared this log to be the cluster's, whatever else was lost.
         marker.marker_clear(uv.dir)
+        if uv.metadata.version == 0:
+            fresh = Metadata(1, term, 0)
+            metadata.store(uv.dir, fresh)
+            uv.metadata = fresh
     except Failure as failure:
         return _refuse(io, failure)
     return 0

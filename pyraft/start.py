@@ -19,8 +19,8 @@ def raft_start(r: Raft) -> int:
 
     Errors: codes of io.load and io.start ("io: …"), of fsm.restore and, on a single voter, of io.set_term and
     io.set_vote. Ours: RAFT_INVALID (not initialised, or the heartbeat timeout is not between 0 and the election
-    timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed), RAFT_CORRUPT (a single
-    voter whose disk may have lost entries that it acknowledged). Source: raft.h.
+    timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed), RAFT_CORRUPT (a log
+    without a term, or a single voter whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
     rv = check(r)
     if rv != 0:
@@ -32,6 +32,10 @@ def raft_start(r: Raft) -> int:
     if r.tracer.enabled:
         trace(r.tracer, f"loaded: term {r.current_term}, {len(entries.bufs)} entries from index {start_index}")
     rv = _restore(r, found, start_index, entries)
+    if rv == 0 and r.current_term == 0 and log.last_index(r.log) > 0:
+        # C: start.c:raft_start goes on in term 0, where it may have voted otherwise before.
+        r.errmsg = "there is a log but no term: metadata was lost, and votes with it; raft_recover starts over"
+        rv = RAFT_CORRUPT
     if rv == 0:
         rv = _check_recovering(r)
     if rv != 0:

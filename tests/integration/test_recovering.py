@@ -16,8 +16,11 @@ from pyraft import (
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_VOTER,
+    RaftConfiguration,
+    raft_configuration_add,
     raft_errmsg,
     raft_init,
+    raft_recover,
     raft_set_install_snapshot_timeout,
     raft_set_pre_vote,
     raft_start,
@@ -233,6 +236,32 @@ def test_on_disk_a_damaged_only_voter_names_the_file_to_remove_and_starts_withou
     os.unlink(tmp_path / marker.NAME)
     again = Node(tmp_path, 1, members, loop).start()
     assert again.state == RAFT_LEADER
+    again.close()
+
+
+def test_on_disk_a_log_without_metadata_does_not_start_until_the_operator_recovers_it(
+    tmp_path: Path, loop: Loop
+) -> None:
+    """Term and vote are gone; a server that starts over in term 0 could vote twice."""
+    members = free_addresses(1)
+    node = Node(tmp_path, 1, members, loop).start()
+    assert node.try_apply(7) == 0
+    node.close()
+    for name in os.listdir(tmp_path):
+        if name.startswith("metadata"):
+            os.unlink(tmp_path / name)
+    refused = Node(tmp_path, 1, members, loop)
+    assert raft_init(refused.raft, refused.io, refused.fsm, 1, members[1]) == 0
+    assert raft_start(refused.raft) == RAFT_CORRUPT
+    assert "metadata was lost" in raft_errmsg(refused.raft)
+    conf = RaftConfiguration()
+    assert raft_configuration_add(conf, 1, members[1], RAFT_VOTER) == 0
+    assert raft_recover(refused.raft, conf) == 0
+    refused.close()
+    again = Node(tmp_path, 1, members, loop).start()
+    assert again.state == RAFT_LEADER
+    assert again.fsm.numbers == [7]
+    assert again.raft.current_term > 1
     again.close()
 
 
