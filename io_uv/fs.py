@@ -12,6 +12,7 @@ Failure modes: every failure carries a code and a text with libuv's wording ("op
 After a failed fsync nothing is assumed about the file: a caller that goes on must write the data again.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -197,19 +198,31 @@ def check_dir(dir: str) -> None:
         raise Failure(RAFT_INVALID, f"directory '{dir}' is not writable")
 
 
+def funlock(fd: int) -> None:
+    """flock(2): give the lock up."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 class DirLock:
     """Exclusive use of a data directory, until release(), or until this object or its process ends."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_pid")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._pid = os.getpid()
 
     def release(self) -> None:
         """Let others use the directory."""
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            close(fd)
+        if fd < 0:
+            return
+        # A child that was forked meanwhile shares the lock: closing alone would leave it with the child, and the
+        # child must not give up what is its parent's.
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                funlock(fd)
+        close(fd)
 
     def __del__(self) -> None:
         self.release()

@@ -18,6 +18,7 @@ from pyraft import errors, heap
 from pyraft.tracing import StderrTracer
 from pyraft.types import RAFT_CHANGE, RAFT_VOTER, RaftConfiguration, RaftIo, RaftServer
 from tests.lib.covers import covers
+from tests.lib.messages import fields_of
 from tests.lib.uvtest import UvIo, configuration, numbers
 
 
@@ -68,7 +69,7 @@ def test_transport_without_version() -> None:
 def test_all_functions_are_there(tmp_path: Path) -> None:
     """The table is complete, and the setters set."""
     t = UvIo(tmp_path)
-    missing = [name for name in RaftIo.__slots__ if name not in ("data",) and getattr(t.io, name) is None]
+    missing = [name for name in fields_of(t.io) if name != "data" and getattr(t.io, name) is None]
     assert missing == []
     io_uv.raft_uv_set_connect_retry_delay(t.io, 5)
     io_uv.raft_uv_set_tracer(t.io, StderrTracer)
@@ -396,6 +397,32 @@ def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
         assert refused(tmp_path) == busy(tmp_path)
         other.kill()
     UvIo(tmp_path).start().close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # threads of other tests; the child uses none
+def test_forked_child_neither_keeps_the_directory_nor_gives_it_up(tmp_path: Path) -> None:
+    """The lock is the process's that took it, although a child inherits the descriptor."""
+    lock = fs.lock_dir(str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        lock.release()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with pytest.raises(Failure, match="in use"):
+        fs.lock_dir(str(tmp_path))
+    end, begin = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(begin)
+        os.read(end, 1)
+        os._exit(0)
+    try:
+        lock.release()
+        fs.lock_dir(str(tmp_path)).release()
+    finally:
+        os.close(begin)
+        os.waitpid(child, 0)
+        os.close(end)
 
 
 def test_init_that_fails_leaves_the_directory_to_others(tmp_path: Path) -> None:
