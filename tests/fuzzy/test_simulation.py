@@ -89,7 +89,7 @@ def test_a_broken_invariant_is_told_with_the_command_that_repeats_it(monkeypatch
     assert "repeat: make sim SEED=5 N=1 STEPS=2000 TRACE=1" in story
     assert "profile: servers=" in story
     assert "last events:" in story
-    assert "1: " in story.split("servers:\n", 1)[1]
+    assert ", disk term " in story.split("  servers:\n", 1)[1]
 
 
 def test_a_cluster_that_stays_broken_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tests.lib.simulation.node import Node
     from tests.lib.simulation.world import World
 
-PATIENCE: Final = 3000
 BURST_KEY: Final = 200
 
 
@@ -128,7 +127,7 @@ class Client:
         rv = tracked.submit(pyraft.raft_apply, node.raft, req, [buf], 1)
         if rv in (0, None):
             if mine == self.attempt:
-                world.at(PATIENCE, self.act, mine)
+                world.at(2 * world.profile.election, self.act, mine)
         else:
             world.history.remove(op)
             self._later(dice.randint(1, 2 * world.profile.think))
@@ -149,7 +148,7 @@ class Burst:
         world, dice = self.world, self.world.random
         if world.healed:
             return
-        world.at(dice.randint(1, 400), self.act)
+        world.at(dice.randint(1, world.profile.election), self.act)
         for _ in range(dice.randint(1, 5)):
             node = world.pick_leader()
             if node is None:

@@ -30,7 +30,7 @@ class Nemesis:
         self.world = world
         self.kinds = [k for k in world.profile.faults if k in ARMED or k in ACTIONS]
         if self.kinds:
-            world.at(world.random.randint(1, 1500), self.act)
+            world.at(world.random.randint(1, 2 * world.profile.election), self.act)
 
     def act(self) -> None:
         """Break something, or mend something."""

@@ -36,26 +36,28 @@ class Profile:
     """The settings of one run."""
 
     def __init__(self, dice: Random) -> None:
-        self.servers = dice.choice((1, 2, 3, 3, 3, 4, 5, 5, 6, 7))
+        self.servers = dice.choice((1, 2, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7))
         self.voters = dice.randint(1, self.servers)
         if dice.random() < 0.6:
             self.voters = self.servers
         self.machines = min(MAX_SERVERS, self.servers + dice.choice((0, 0, 1, 2)))
         """Servers that exist; those beyond `servers` are empty until somebody adds them."""
-        self.heartbeat, self.election = dice.choice(((100, 1000), (100, 500), (50, 250), (100, 300)))
+        self.heartbeat, self.election = dice.choice(((100, 1000), (100, 300), (50, 150), (50, 120), (20, 60)))
         self.install_timeout = dice.choice((300, 2000, 10000))
         self.pre_vote = dice.choice((0.0, 0.5, 1.0))
-        self.threshold = dice.choice((3, 8, 32, 1024))
-        self.trailing = dice.choice((0, 1, 4, 32))
+        self.threshold = dice.choice((3, 8, 8, 32, 1024))
+        self.trailing = dice.choice((0, 1, 1, 4, 32))
         self.machine_version = dice.choice((1, 2, 3))
         self.machine_async = dice.random() < 0.5
         self.bad_machines = dice.random() < 0.1
         self.defer = dice.random() < 0.5
-        self.max_append_bytes = dice.choice((0, 0, 40, 200))
-        self.max_inflight_bytes = dice.choice((0, 0, 100, 1000))
+        self.max_append_bytes = dice.choice((0, 40, 40, 200))
+        self.max_inflight_bytes = dice.choice((0, 100, 100, 1000))
         self.skew = dice.choice((0.0, 0.0, 0.02, 0.1))
-        self.latency = dice.choice(((0, 2), (1, 10), (5, 40), (10, 150)))
-        self.loss = dice.choice((0.0, 0.0, 0.01, 0.1))
+        self.latency = dice.choice(((0, 2), (1, 10), (1, 10), (5, 40), (10, 150)))
+        if self.election < 200:
+            self.latency = dice.choice(((0, 2), (1, 10)))
+        self.loss = dice.choice((0.0, 0.0, 0.01, 0.1, 0.25))
         self.duplication = dice.choice((0.0, 0.0, 0.02, 0.1))
         self.disk = dice.choice(((0, 0), (0, 3), (2, 20), (10, 100)))
         self.clients = dice.randint(1, 4)
@@ -71,7 +73,7 @@ class Profile:
             self.changes = 0
             if self.voters < 3:
                 self.faults = tuple(f for f in self.faults if f != "damage")
-        self.fault_interval = dice.choice((30, 100, 300))
+        self.fault_interval = dice.choice((30, 60, 100, 200))
         if dice.random() < 0.15:
             # Many writes under way at once, on disks that fail: what fails, what is cut off, what is sent again?
             self.faults = tuple(f for f in FAULTS if f in self.faults or f in ("append_fault", "slow_disk"))

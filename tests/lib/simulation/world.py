@@ -133,6 +133,7 @@ class World:
         mend(self)
         self.network.loss = self.network.duplication = 0.0
         self.profile.bad_machines = False
+        self.profile.disk = (0, 1)
         for node in self.nodes.values():
             node.armed.clear()
             node.power_loss_in = -1
