@@ -273,15 +273,16 @@ def async_work(r: Raft, req: RaftIoAsyncWork, cb: Any) -> int:
 
 
 def now(r: Raft) -> int:
-    """Call io.time."""
+    """Call io.time; 0 if it raises, so that nothing is due before the server stops."""
     try:
         return int(r.io.time(r.io))
     except BaseException as exc:
-        return _io_failed(r, "io.time", exc)
+        fail(r, "io.time", exc)
+        return 0
 
 
 def random(r: Raft, low: int, high: int) -> int:
-    """Call io.random."""
+    """Call io.random; `high` if it raises."""
     try:
         return int(r.io.random(r.io, low, high))
     except BaseException as exc:
