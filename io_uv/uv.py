@@ -39,7 +39,7 @@ from io_uv.state import Limits, Metadata, Uv
 from io_uv.transport import RaftUvTransport
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
-from pyraft.tracing import RaftTracer
+from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import EntryBatch, RaftConfiguration, RaftIo, RaftSnapshot, no_entries
 
 _DEFAULT_BLOCK_SIZE: Final = 4096
@@ -111,9 +111,9 @@ def raft_uv_set_connect_retry_delay(io: RaftIo, msecs: int) -> None:
     io.impl.connect_retry_delay = msecs
 
 
-def raft_uv_set_tracer(io: RaftIo, tracer: RaftTracer) -> None:
-    """Set where the implementation tells what it does. Source: raft/uv.h."""
-    io.impl.tracer = tracer
+def raft_uv_set_tracer(io: RaftIo, tracer: RaftTracer | None) -> None:
+    """Set where the implementation tells what it does; None, C's null pointer, for nowhere. Source: raft/uv.h."""
+    io.impl.tracer = NoopTracer if tracer is None else tracer
 
 
 def raft_uv_set_auto_recovery(io: RaftIo, flag: bool) -> None:

@@ -15,7 +15,7 @@ from io_uv.fs import Failure
 from io_uv.pyuv import Loop
 from io_uv.transport import RaftUvTransport
 from pyraft import errors, heap
-from pyraft.tracing import StderrTracer
+from pyraft.tracing import NoopTracer, StderrTracer
 from pyraft.types import RAFT_CHANGE, RAFT_VOTER, RaftConfiguration, RaftIo, RaftServer
 from tests.lib.covers import covers
 from tests.lib.messages import fields_of
@@ -75,6 +75,8 @@ def test_all_functions_are_there(tmp_path: Path) -> None:
     io_uv.raft_uv_set_tracer(t.io, StderrTracer)
     raft_uv_limits(t.io).payload = 7
     assert (t.uv.connect_retry_delay, t.uv.tracer, t.uv.limits.payload) == (5, StderrTracer, 7)
+    io_uv.raft_uv_set_tracer(t.io, None)
+    assert t.uv.tracer is NoopTracer
     t.begin_close()
     t.loop.close()
 
