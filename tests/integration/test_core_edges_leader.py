@@ -548,6 +548,20 @@ def test_failed_write_leaves_the_disks_words() -> None:
     assert raft_errmsg(s.r) == "io: disk on fire"
 
 
+def test_committed_configuration_outlives_its_entry() -> None:
+    """The others have stored entry 3; our own write of it fails, and so is lost what a later change is taken back to."""
+    s = leader()
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.recv(msg.append_entries_result(3, 2, 3))
+    assert raft_add(s.r, RaftChange(), 10, "10", None) == 0
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 4)
+    s.io.finish_append(RAFT_IOERR)
+    assert (s.state, raft_last_index(s.r)) == (RAFT_FOLLOWER, 2)
+    assert [server.id for server in s.r.configuration.servers] == [1, 2, 3, 9]
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
+
+
 def test_change_that_comes_again_after_it_was_committed_stays_committed() -> None:
     """The others have stored entry 3: it stays in force when our own write of it fails and it is sent again."""
     s = leader()
