@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := build/compiled
 
 SERVERS ?= 3
 SECONDS ?= 30
@@ -14,6 +15,8 @@ ROUNDS ?= 3
 INPUTS ?= 1000000
 ATHERIS ?= 60
 FAULT_SECONDS ?= 20
+KILLS ?= 300
+SOAK_SECONDS ?= 3600
 SEED ?=
 SEED_OPTION = $(if $(SEED),--seed $(SEED))
 
@@ -32,7 +35,9 @@ help:
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
 	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
-	@echo "make torture   make cluster for 10 seeds in a row"
+	@echo "make torture   kill real servers under load, KILLS=$(KILLS) times SEED=..., and make cluster for 10 seeds in a row"
+	@echo "make soak      load for SOAK_SECONDS=$(SOAK_SECONDS) with kills and changes, and see that nothing grows"
+	@echo "make compiled  compile the core with mypyc into build/compiled and run the suite on that"
 	@echo "make powercut  cut the power at every moment of scripted runs: ROUNDS=$(ROUNDS) SEED=..."
 	@echo "make bench     compare with libraft (where it is installed) and PySyncObj; ARGS='--help' for choices"
 	@echo "make profile   say where the time of a load goes; ARGS='--calls 64 --size 4096'"
@@ -71,9 +76,15 @@ cluster: $(READY)
 
 .PHONY: torture
 torture: $(READY)
+	$(BIN)/python -m tests.fuzzy.torture --kills $(KILLS) $(SEED_OPTION)
+	$(BIN)/python -m tests.fuzzy.torture --kills $(KILLS) --servers 1 $(SEED_OPTION)
 	set -e; for seed in 1 2 3 4 5 6 7 8 9 10; do \
 		$(BIN)/python examples/cluster.py --servers $(SERVERS) --seconds $(SECONDS) --rate $(RATE) --seed $$seed $(ARGS); \
 	done
+
+.PHONY: soak
+soak: $(READY)
+	$(BIN)/python -m tests.fuzzy.torture --seconds $(SOAK_SECONDS) --servers $(SERVERS) $(SEED_OPTION) $(ARGS)
 
 .PHONY: powercut
 powercut: $(READY)
@@ -82,6 +93,15 @@ powercut: $(READY)
 .PHONY: test
 test: $(READY)
 	$(BIN)/python -m pytest -q tests $(ARGS)
+
+# The tests are copied beside the compiled packages, so that nothing is imported from the sources.
+.PHONY: compiled
+compiled: $(READY)
+	rm -rf $(COMPILED)
+	PYRAFT_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		--target $(COMPILED) .
+	cp -r tests examples Makefile README.md LICENSE pyproject.toml $(COMPILED)
+	cd $(COMPILED) && PYTHONPATH=. $(abspath $(BIN))/python -m pytest -q tests --ignore tests/test_tidy.py $(ARGS)
 
 .PHONY: lint
 lint: $(READY)

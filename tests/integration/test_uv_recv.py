@@ -93,7 +93,7 @@ def configuration() -> RaftConfiguration:
 
 def fields(part: Any) -> dict[str, Any]:
     """Return the fields of a message's member."""
-    values = {name: getattr(part, name) for name in type(part).__slots__}
+    values = {name: getattr(part, name) for name in m.fields_of(part)}
     if "conf" in values:
         values["conf"] = [(server.id, server.address, server.role) for server in values["conf"].servers]
     if "entries" in values:
@@ -131,7 +131,10 @@ def test_every_kind_of_message_is_delivered(f: Receiver, member: str, message: R
     received = f.wait_received()
     assert (received.type, received.server_id, received.server_address) == (message.type, PEER_ID, PEER_ADDRESS)
     assert fields(getattr(received, member)) == fields(getattr(message, member))
-    others = [name for name in RaftMessage.__slots__ if name not in (member, "type", "server_id", "server_address")]
+    common = (member, "type", "server_id", "server_address")
+    others = [name for name in m.fields_of(RaftMessage()) if name not in common]
+        name for name in m.fields_of(RaftMessage()) if name not in (member, "type", "server_id", "server_address")
+    ]
     assert all(getattr(received, name) is None for name in others)
 
 

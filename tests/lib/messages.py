@@ -27,6 +27,11 @@ from pyraft.types import Entries
 from tests.lib import fsm
 
 
+def fields_of(struct: object) -> list[str]:
+    """Return the names of a struct's fields; a compiled class has no __slots__ to ask."""
+    return [name for name in dir(struct) if name[0] != "_"]
+
+
 def message(src: int, type: int) -> RaftMessage:
     """Return a message of a type without a member set."""
     m = RaftMessage()
