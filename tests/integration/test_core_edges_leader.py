@@ -549,7 +549,7 @@ def test_failed_write_leaves_the_disks_words() -> None:
 
 
 def test_committed_configuration_outlives_its_entry() -> None:
-    """The others have stored entry 3; our own write of it fails, and so is lost what a later change is taken back to."""
+    """The others have stored entry 3, our own write of it fails: so is lost what a later change is taken back to."""
     s = leader()
     assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
     s.recv(msg.append_entries_result(2, 2, 3))
