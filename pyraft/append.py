@@ -56,11 +56,13 @@ def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
         return True, 0
     term = log.term_of(r.log, args.prev_log_index)
     if term == args.prev_log_term and term != 0:
+        r.snapshot.refusals = 0
         return True, 0
-    if term == 0 and (args.prev_log_index, args.prev_log_term) == r.snapshot.surpassed:
-        # C: replication.c:checkLogMatchingProperty rejects all that our own snapshot has replaced. If the leader's
-        # reaches less far, it sends that next, we have no need of it, it goes on behind it, and so on for ever.
-        return True, 0
+    if term == 0 and args.prev_log_index <= log.snapshot_index(r.log):
+        # C: replication.c:checkLogMatchingProperty rejects all that our own snapshot has replaced. A leader whose
+        # snapshot reaches less far can then have nothing to go on from, for ever. What is committed matches.
+        r.snapshot.refusals += 1
+        return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0
     if term != 0 and args.prev_log_index <= r.commit_index:
         return False, _contradiction(r, args.prev_log_index)
     return False, 0

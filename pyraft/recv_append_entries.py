@@ -17,7 +17,9 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     if rv != 0:
         return rv
     if match < 0:
-        return reply.send(r, id, address, args.prev_log_index, log.last_index(r.log))
+        # C: recv_append_entries.c:recvAppendEntries rejects index 0 if there is no previous entry, which reads as a
+        # success, of our term. By the time that it arrives the sender of old may be the leader of that term.
+        return reply.send(r, id, address, max(args.prev_log_index, 1), log.last_index(r.log))
     rv = follow(r, id, address)
     if rv != 0:
         return rv

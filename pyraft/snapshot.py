@@ -9,7 +9,7 @@ is no error. An installation that fails puts the former log back and is reported
 disk has the snapshot but the FSM refuses it, no new entry can be stored until a retry or a restart succeeds.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from pyraft import calls, configuration, convert, log, membership, replicate, reply
 from pyraft.errors import RAFT_BUSY, RAFT_SHUTDOWN, raft_strerror
@@ -23,6 +23,9 @@ from pyraft.types import (
     RaftIoSnapshotPut,
     RaftSnapshot,
 )
+
+MAX_REFUSALS: Final = 3
+"""How many messages in a row are rejected, as in C, because our snapshot has replaced the entry before theirs."""
 
 
 class PutRequest(RaftIoSnapshotPut):
@@ -181,7 +184,6 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
         # The leader will try again.
         return RAFT_BUSY, True, args.last_index
     if log.snapshot_index(r.log) >= args.last_index:
-        r.snapshot.surpassed = (args.last_index, args.last_term)
         return 0, False, 0
     # C: replication.c:replicationInstallSnapshot takes a higher local term for proof that the entries are here (B9);
     # only the same term is (log matching property, 3.5).

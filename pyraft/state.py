@@ -174,11 +174,11 @@ class SnapshotState:
     """`raft.snapshot`: settings, and the snapshot that is being taken (`pending`) or stored (`put`), if any.
 
     `install` (ours) is `put` while that stores a leader's snapshot. `refused_index` (ours) is the last index of a
-    snapshot that the disk holds but the FSM failed to restore, else 0. `surpassed` (ours) are last index and term of
-    a leader's snapshot that our own made superfluous, (0, 0) if none has come.
+    snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the messages rejected
+    in a row because our snapshot has replaced the entry before theirs.
     """
 
-    __slots__ = ("install", "pending", "put", "refused_index", "surpassed", "threshold", "trailing")
+    __slots__ = ("install", "pending", "put", "refusals", "refused_index", "threshold", "trailing")
 
     def __init__(self) -> None:
         self.threshold = 0
@@ -187,7 +187,7 @@ class SnapshotState:
         self.put: RaftIoSnapshotPut | None = None
         self.install: RaftInstall | None = None
         self.refused_index = 0
-        self.surpassed = (0, 0)
+        self.refusals = 0
 
 
 class RaftCallbacks:

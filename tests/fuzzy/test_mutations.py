@@ -138,10 +138,15 @@ MUTATIONS = {
         "    if not is_voter(r) and not out_of_patience(r):\n",
         "    if not is_voter(r):\n",
     ),
-    "refuses what follows a superfluous snapshot": (
+    "refuses for ever what its snapshot has replaced": (
         "append.py",
-        "    if term == 0 and (args.prev_log_index, args.prev_log_term) == r.snapshot.surpassed:\n",
-        "    if False:\n",
+        "        return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0\n",
+        "        return False, 0\n",
+    ),
+    "answers an old term with a success": (
+        "recv_append_entries.py",
+        "        return reply.send(r, id, address, max(args.prev_log_index, 1), log.last_index(r.log))\n",
+        "        return reply.send(r, id, address, args.prev_log_index, log.last_index(r.log))\n",
     ),
     "votes although its disk has lost entries": (
         "election.py",

@@ -20,6 +20,7 @@ from pyraft import (
     raft_set_snapshot_threshold,
     raft_set_snapshot_trailing,
     raft_start,
+    snapshot,
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
@@ -48,17 +49,16 @@ def test_snapshot_that_is_not_newer_is_acknowledged() -> None:
     assert s.reply().append_entries_result.last_log_index == 8
 
 
-def test_entries_that_go_on_behind_a_superfluous_snapshot_match() -> None:
-    """A leader whose snapshot reaches less far than ours goes on behind it, where we have no entry to compare with."""
+def test_entries_behind_what_the_own_snapshot_has_replaced_match_in_the_end() -> None:
+    """A leader whose snapshot reaches less far than ours may have nothing else to go on from; C rejects it for ever."""
     s = Solo()
     s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
     s.io.finish_put()
     s.sent()
     behind = msg.append_entries(2, 1, 8, 1, 10, msg.commands([1, 1]))
-    s.recv(behind)
-    assert s.reply().append_entries_result.rejected == 8, "as in C, before we know why"
-    s.recv(msg.install_snapshot(2, 1, 8, 1, s.conf, 1, fsms.content(1, 1)))
-    s.sent()
+    for _ in range(snapshot.MAX_REFUSALS):
+        s.recv(behind)
+        assert s.reply().append_entries_result.rejected == 8
     s.recv(behind)
     s.io.finish_appends()
     assert s.reply().append_entries_result.last_log_index == 10
@@ -291,3 +291,12 @@ def test_own_snapshot_of_an_entry_that_the_own_disk_lost() -> None:
     assert s.state == RAFT_FOLLOWER
     assert (raft_last_index(s.r), s.r.log.snapshot.last_index, raft_last_applied(s.r)) == (2, 0, 3)
     assert not s.fsm.locked
+
+
+def test_old_term_is_never_answered_with_what_reads_as_a_success() -> None:
+    """By the time that the answer arrives its receiver may lead the term that it speaks of."""
+    s = Solo(terms=[1, 1, 2], term=5)
+    s.recv(msg.append_entries(2, 4, 0, 0, 0, msg.commands([1])))
+    result = s.reply().append_entries_result
+    assert (result.term, result.last_log_index) == (5, 4)
+    assert result.rejected > 0
