@@ -26,7 +26,7 @@ _MAX_CATCH_UP_ROUNDS: Final = 10
 _MAX_CATCH_UP_ROUND_DURATION_MSECS: Final = 5000
 _MAX_APPEND_BYTES: Final = 1 << 20
 _MAX_INFLIGHT_BYTES: Final = 8 << 20
-_VOTE_PATIENCE: Final = 24
+_VOTE_PATIENCE: Final = 48
 
 
 def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:

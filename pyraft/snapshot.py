@@ -24,7 +24,7 @@ from pyraft.types import (
     RaftSnapshot,
 )
 
-MAX_REFUSALS: Final = 3
+MAX_REFUSALS: Final = 100
 """How many messages in a row are rejected, as in C, because our snapshot has replaced the entry before theirs."""
 
 
