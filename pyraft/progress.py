@@ -116,9 +116,8 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
         return True
     if rejected != p.next_index - 1:
         return False
-    # C: progress.c:progressMaybeDecrement goes back behind what was acknowledged, on a stale rejection. If the server
-    # has compacted that, it can never confirm it.
-    p.next_index = max(p.match_index + 1, min(rejected, last_index + 1))
+    # A stale rejection may lead back behind what was acknowledged, as in C; append._matches helps who compacted that.
+    p.next_index = max(1, min(rejected, last_index + 1))
     return True
 
 

@@ -146,10 +146,10 @@ def test_the_window_fills_and_empties() -> None:
     assert (p.inflight_bytes, len(p.inflight)) == (0, 0)
 
 
-def test_stale_rejection_does_not_lead_behind_what_is_acknowledged() -> None:
-    """A server that has compacted what it once acknowledged could never confirm an earlier index."""
+def test_stale_rejection_leads_behind_what_is_acknowledged_as_in_c() -> None:
+    """The next index is the rejected one, or the one behind the server's last."""
     p = RaftProgress(10)
     p.match_index = 8
     p.next_index = 9
     assert progress.maybe_decrement(p, 8, 2)
-    assert p.next_index == 9
+    assert p.next_index == 3
