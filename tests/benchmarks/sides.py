@@ -40,10 +40,11 @@ def pure(workshop: Path) -> Side | str:
 
 
 def compiled(workshop: Path) -> Side | str:
-    """The same with the core compiled, if extension modules are in the tree."""
-    if not list((ROOT / "pyraft").glob("*.so")):
-        return "not built"
-    return Side("pyraft-compiled", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(ROOT)})
+    """The same with the core compiled, in the tree or by `make compiled`."""
+    root = next((root for root in (ROOT, ROOT / "build" / "compiled") if list((root / "pyraft").glob("*.so"))), None)
+    if root is None:
+        return "nothing is compiled, see make compiled"
+    return Side("pyraft-compiled", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(root)})
 
 
 def libraft(workshop: Path) -> Side | str:
