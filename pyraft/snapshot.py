@@ -184,6 +184,8 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
         # The leader will try again.
         return RAFT_BUSY, True, args.last_index
     if log.snapshot_index(r.log) >= args.last_index:
+        # A leader that sends it again each time that it gives an installation up gets fewer chances.
+        r.snapshot.refusals += MAX_REFUSALS // 3
         return 0, False, 0
     # C: replication.c:replicationInstallSnapshot takes a higher local term for proof that the entries are here (B9);
     # only the same term is (log matching property, 3.5).

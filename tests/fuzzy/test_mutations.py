@@ -143,11 +143,6 @@ MUTATIONS = {
         "        return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0\n",
         "        return False, 0\n",
     ),
-    "answers an old term with a success": (
-        "recv_append_entries.py",
-        "        return reply.send(r, id, address, max(args.prev_log_index, 1), log.last_index(r.log))\n",
-        "        return reply.send(r, id, address, args.prev_log_index, log.last_index(r.log))\n",
-    ),
     "votes although its disk has lost entries": (
         "election.py",
         "    if r.recovering:\n",

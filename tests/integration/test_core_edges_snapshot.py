@@ -300,3 +300,18 @@ def test_old_term_is_never_answered_with_what_reads_as_a_success() -> None:
     result = s.reply().append_entries_result
     assert (result.term, result.last_log_index) == (5, 4)
     assert result.rejected > 0
+
+
+def test_leader_that_sends_a_superfluous_snapshot_again_and_again_is_helped_sooner() -> None:
+    """Each of them stands for a whole install_snapshot_timeout in which nothing went on."""
+    s = Solo()
+    s.recv(msg.install_snapshot(2, 1, 9, 1, s.conf, 1, fsms.content(1, 1)))
+    s.io.finish_put()
+    s.sent()
+    rounds = 0
+    while s.r.last_stored < 10:
+        rounds += 1
+        s.recv(msg.install_snapshot(2, 1, 8, 1, s.conf, 1, fsms.content(1, 1)))
+        s.recv(msg.append_entries(2, 1, 8, 1, 10, msg.commands([1, 1])))
+        s.io.finish_appends()
+    assert 1 < rounds < 5

@@ -23,7 +23,7 @@ from tests.lib.simulation.network import Network
 from tests.lib.simulation.node import Node
 from tests.lib.simulation.profile import Profile
 
-HEALING_TIME: Final = 60_000
+HEALING_TIME: Final = 180_000
 """Virtual ms within which a healed cluster has to apply a command on all members."""
 
 TOLD_EVENTS: Final = 40
