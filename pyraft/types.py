@@ -477,6 +477,7 @@ class RaftIo:
     * `bootstrap(io, conf) -> int`, `recover(io, conf) -> int`;
     * `set_term(io, term) -> int`, `set_vote(io, server_id) -> int`: durable on return;
     * `send(io, req, message, cb) -> int`, `append(io, req, entries, n, cb) -> int`, `truncate(io, index) -> int`;
+      appends complete in the order of submission, and when one fails, so do all that were queued behind it;
     * `snapshot_put(io, trailing, req, snapshot, cb) -> int`, `snapshot_get(io, req, cb) -> int`;
     * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
 
