@@ -264,7 +264,8 @@ class Server:
 
     def _lost(self, error: int) -> None:
         if error != pyuv.errno.UV_EOF:
-            trace(self.uv.tracer, f"peer {self.id} at {self.address}: receive data: {pyuv.errno.strerror(error)}")
+            reason = getattr(self.stream, "reason", "") or pyuv.errno.strerror(error)
+            trace(self.uv.tracer, f"peer {self.id} at {self.address}: receive data: {reason}")
         if not self._reader.stopped:
             self.abort()
 

@@ -1,15 +1,17 @@
 """TLS for the stock transport: both ends prove who they are.
 
 Duty: `raft_uv_tls_init` makes a transport like raft_uv_tcp_init does, whose connections are TLS 1.3 inside;
-`raft_uv_tls_reload` reads renewed certificates. The bytes inside are those of plain TCP.
+`raft_uv_tls_reload` reads renewed files and ends the connections that the old ones let in. The bytes inside are those
+of plain TCP.
 
 Happy path: both ends show a certificate that one of the given authorities has signed, and that names the server. It
 does so by DNS names `raft-server-ID`; or, where it has no name of that form, by the host of the server's address, as a
 DNS name or an IP address. The acceptor compares it with the id and address that the connector claims in the handshake,
 the connector with the server that it wants to reach. Only then does a message pass.
 
-Failure modes: a certificate that is missing, not signed, expired or somebody else's ends the connection
-(RAFT_NOCONNECTION for who connects, a trace for who accepts). Files that cannot be read leave a transport as it was. A
+Failure modes: a certificate that is missing, not signed, expired, revoked or somebody else's ends the connection
+(RAFT_NOCONNECTION for who connects, a trace for who accepts). So does, where revocation lists are used, an authority
+without a list that is valid now. Files that are of no use leave a transport and its connections as they were. A
 certificate that names hosts only does not bind the id: its owner can pose as another server, but only at its own host.
 """
 
@@ -20,10 +22,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
-from io_uv import ip, pyuv, tcp
+from io_uv import crl, ip, pyuv, tcp
 from io_uv.fs import Failure
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_UNAUTHORIZED, errmsg_cut
+from pyraft.tracing import trace
 
 ID_PREFIX: Final = "raft-server-"
 
@@ -31,20 +34,28 @@ _READ_SIZE: Final = 64 * 1024
 _PIECE: Final = 128 * 1024
 # What may be encrypted and not yet taken by the system: more would only hold memory twice.
 _WINDOW: Final = 1024 * 1024
+_EXPIRED: Final = pyuv.errno.UV_ECONNABORTED
 
-Path: TypeAlias = "str | os.PathLike[str]"
+Path: TypeAlias = str | os.PathLike[str]
 
 
-def raft_uv_tls_init(transport: RaftUvTransport, loop: Any, certificate: Path, key: Path, authorities: Path) -> int:
+def raft_uv_tls_init(
+    transport: RaftUvTransport, loop: Any, certificate: Path, key: Path, authorities: Path, crl: Path | None = None
+) -> int:
     """Make `transport` one that uses TLS over TCP sockets on `loop`, an io_uv.pyuv.Loop. Ours.
 
     `certificate` is a PEM file with the own certificate and what lies between it and its authority, `key` one with its
     private key, without a passphrase, `authorities` one with the certificates of those who may vouch for peers; nobody
-    else is trusted. Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use.
-    raft_uv_tcp_set_bind_address and raft_uv_tcp_close serve this transport too.
+    else is trusted. `crl` is a PEM file with revocation lists: one at least of each of these authorities and of each
+    other authority that signs a peer's chain; a peer with a certificate in its chain that is revoked, or whose issuer
+    has no list that is valid at the time of the handshake, is refused. Without `crl` nothing is ever revoked.
+
+    Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use: unreadable, malformed, or
+    without a list, neither expired nor of the future, of an authority. raft_uv_tcp_set_bind_address and
+    raft_uv_tcp_close serve this transport too.
     """
     try:
-        security = Security(certificate, key, authorities)
+        security = Security(certificate, key, authorities, crl)
     except Failure as failure:
         transport.errmsg = errmsg_cut(failure.message)
         return failure.code
@@ -55,37 +66,48 @@ def raft_uv_tls_init(transport: RaftUvTransport, loop: Any, certificate: Path, k
 
 
 def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
-    """Read the files given to raft_uv_tls_init again; connections made from now on use what they hold. Ours.
+    """Read the files given to raft_uv_tls_init again, and make all connections anew under what they hold. Ours.
 
-    Existing connections go on. Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was; or
-    if the transport is not one of raft_uv_tls_init.
+    Call it on the loop's thread. Connections made before end here and now, in both directions, as if they had broken:
+    nothing more is delivered from them, the own ones are made again and so are, by their owners, those of peers. What
+    io.send has not begun to write goes to the new connection, what is being written is called back with RAFT_IOERR.
+    Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was, connections included; or if the
+    transport is not one of raft_uv_tls_init.
     """
     security = getattr(transport.impl, "security", None)
     if security is None:
         transport.errmsg = "not a TLS transport"
         return RAFT_INVALID
     try:
-        security.reload()
+        ended = security.reload()
     except Failure as failure:
         transport.errmsg = errmsg_cut(failure.message)
         return failure.code
+    trace(transport.impl.tracer, f"TLS: certificates were reloaded, {ended} connections ended")
     return 0
 
 
 class Security:
     """Certificates, and how connections are wrapped and judged. Raises Failure(RAFT_INVALID) for bad files."""
 
-    def __init__(self, certificate: Path, key: Path, authorities: Path) -> None:
+    def __init__(self, certificate: Path, key: Path, authorities: Path, crl: Path | None = None) -> None:
         self._files = (certificate, key, authorities)
+        self._crl = crl
         self._server, self._client = self._load()
+        self._streams: dict[TlsStream, None] = {}  # all that are not closed
 
-    def reload(self) -> None:
-        """Read the files again."""
+    def reload(self) -> int:
+        """Read the files again and end all connections; return how many those were."""
         self._server, self._client = self._load()
+        # The ssl module cannot judge a certificate again but in a handshake.
+        streams = list(self._streams)
+        for stream in streams:
+            stream.expire("certificates were reloaded")
+        return len(streams)
 
     def accept(self, handle: Any) -> "TlsStream":
         """Return the stream of an accepted connection; its first start_read begins the TLS handshake."""
-        return TlsStream(handle, self._server, True)
+        return TlsStream(handle, self._server, True, self._streams)
 
     def connect(self, handle: Any, id: int, address: str, cb: Callable[["TlsStream", str], None]) -> "TlsStream":
         """Return the stream of a connection made to server `id`, and agree on keys.
@@ -101,7 +123,7 @@ class Security:
                     reason = failure.message
             cb(stream, reason)
 
-        stream = TlsStream(handle, self._client, False)
+        stream = TlsStream(handle, self._client, False, self._streams)
         stream.handshake(handshake_cb)
         return stream
 
@@ -113,7 +135,14 @@ class Security:
             raise Failure(RAFT_UNAUTHORIZED, f"certificate of {names} does not name server {id} at {address}")
 
     def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        return self._context(ssl.PROTOCOL_TLS_SERVER), self._context(ssl.PROTOCOL_TLS_CLIENT)
+        contexts = self._context(ssl.PROTOCOL_TLS_SERVER), self._context(ssl.PROTOCOL_TLS_CLIENT)
+        if self._crl is not None:
+            path = os.fspath(self._crl)
+            names = map(_name, contexts[0].get_ca_certs())
+            crl.check(path, list(zip(names, contexts[0].get_ca_certs(True), strict=True)))
+            for context in contexts:
+                _use_lists(context, path)
+        return contexts
 
     def _context(self, protocol: int) -> ssl.SSLContext:
         certificate, key, authorities = self._files
@@ -133,6 +162,20 @@ class Security:
             # No tickets: they would be the only bytes that ever go from the acceptor to the connector.
             context.num_tickets = 0
         return context
+
+
+def _use_lists(context: ssl.SSLContext, path: str) -> None:
+    """Have revocation lists, which `crl.check` has found good, decide in handshakes."""
+    try:
+        context.load_verify_locations(path)
+    except (OSError, ValueError) as exc:
+        raise Failure(RAFT_INVALID, f"load revocation lists from {path}: {exc}") from None
+    # Of every certificate in the chain: else one could not revoke an authority between the root and the peer.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
+
+
+def _name(certificate: dict[str, Any]) -> str:
+    return ", ".join(f"{kind}={value}" for part in certificate["subject"] for kind, value in part) or "nobody"
 
 
 def names_server(certificate: dict[str, Any], id: int, address: str) -> bool:
@@ -162,12 +205,17 @@ def _is_address(name: str, wanted: ipaddress.IPv4Address | ipaddress.IPv6Address
 class TlsStream:
     """A TLS connection over a pyuv TCP handle, with those methods of a pyuv stream that raft_uv uses."""
 
-    def __init__(self, handle: Any, context: ssl.SSLContext, server_side: bool) -> None:
+    def __init__(
+        self, handle: Any, context: ssl.SSLContext, server_side: bool, streams: "dict[TlsStream, None]"
+    ) -> None:
+        streams[self] = None
+        self._streams = streams
         self._handle = handle
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._in, self._out, server_side=server_side)
         self._established = False
+        self._expired = False
         self._handshake_cb: Callable[[TlsStream, str], None] | None = None
         self._read_cb: Any = None
         self._rest = b""
@@ -199,6 +247,16 @@ class TlsStream:
         self._handle.start_read(self._handle_read_cb)
         self._advance()
 
+    def expire(self, reason: str) -> None:
+        """End reading and writing, as if the connection had broken; the owner closes it."""
+        if self.closed or self._expired:
+            return
+        self._expired = True
+        self._drop_resume()
+        if self._broken is None:
+            self._broken = _EXPIRED
+        self._lost(_EXPIRED, reason)
+
     # Reading.
 
     def rewind(self, data: bytes) -> None:
@@ -208,9 +266,10 @@ class TlsStream:
     def start_read(self, callback: Any) -> None:
         """Call `callback(stream, data, error)` with what arrives, as any pyuv stream does."""
         self._read_cb = callback
-        self._handle.start_read(self._handle_read_cb)
+        if not self._expired:
+            self._handle.start_read(self._handle_read_cb)
         # Decrypted bytes may be waiting, and nothing on the socket would tell.
-        if self._resume is None and (self._rest or self._established):
+        if self._resume is None and (self._rest or self._established or self._expired):
             self._resume = pyuv.Idle(self._handle.loop)
             self._resume.start(self._resume_cb)
 
@@ -222,6 +281,10 @@ class TlsStream:
 
     def _resume_cb(self, idle: Any) -> None:
         self._drop_resume()
+        if self._expired:
+            read_cb, self._read_cb = self._read_cb, None
+            read_cb(self, None, _EXPIRED)
+            return
         data, self._rest = self._rest, b""
         if data:
             self._read_cb(self, data, None)
@@ -241,7 +304,7 @@ class TlsStream:
 
     def _advance(self) -> None:
         """Do what the bytes received allow: a step of the handshake, then reading and writing."""
-        if self.closed or self._resume is not None:
+        if self.closed or self._expired or self._resume is not None:
             return
         try:
             if not self._established:
@@ -252,7 +315,7 @@ class TlsStream:
                 if cb is not None:
                     cb(self, "")
             # A callback may have stopped reading and started again: `_resume` goes on then.
-            while self._read_cb is not None and self._resume is None and not self.closed:
+            while self._read_cb is not None and self._resume is None and not self.closed and not self._expired:
                 data = self._ssl.read(_READ_SIZE)
                 if not data:
                     raise ssl.SSLZeroReturnError
@@ -328,6 +391,7 @@ class TlsStream:
 
     def close(self, callback: Any = None) -> None:
         """Close the connection; what is not written is called back with UV_ECANCELED, then `callback(stream)`."""
+        self._streams.pop(self, None)
         self._drop_resume()
         self._read_cb = self._handshake_cb = None
         self._close_cb = callback

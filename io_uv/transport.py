@@ -5,7 +5,8 @@ an own one does the same with its own functions. A connection is one-way: who co
 only reads.
 
 A stream is a pyuv TCP or Pipe handle, or whatever has the same `write(data, callback)`, `start_read(callback)`,
-`close(callback)`, `closed` and their callback signatures; raft_uv uses nothing else of it.
+`close(callback)`, `closed` and their callback signatures; raft_uv uses nothing else of it, except, where they exist,
+`start_read_into` for long payloads and `reason`, a text that says more than the number of an error.
 """
 
 from collections.abc import Callable
