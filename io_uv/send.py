@@ -40,6 +40,7 @@ class Client:
         "closing",
         "connected_at",
         "connecting",
+        "forgiving",
         "gathered",
         "id",
         "old_stream",
@@ -60,6 +61,7 @@ class Client:
         self.stream: Any = None  # while connected
         self.old_stream: Any = None  # while it is being closed
         self.connected_at = 0
+        self.forgiving = False  # whether the connection before this one lasted
         self.pending: deque[Send] = deque()  # waiting for a connection
         self.gathered: list[Send] = []  # to be written at the end of this turn
         self.writing: deque[list[Send]] = deque()  # one list per write under way
@@ -168,7 +170,8 @@ class Client:
         """Nothing is expected from the peer but the end of the connection."""
         if error is None or stream is not self.stream:
             return
-        trace(self.uv.tracer, f"connection to server {self.id}: {pyuv.errno.strerror(error)}")
+        reason = getattr(stream, "reason", "") or pyuv.errno.strerror(error)
+        trace(self.uv.tracer, f"connection to server {self.id}: {reason}")
         self._disconnect()
 
     def _disconnect(self) -> None:
@@ -183,11 +186,15 @@ class Client:
         self.old_stream = None
         if self.closing:
             self._maybe_destroy()
-        elif self.uv.loop.now() - self.connected_at >= self.uv.connect_retry_delay:
+            return
+        lasted = self.uv.loop.now() - self.connected_at >= self.uv.connect_retry_delay
+        if lasted or self.forgiving:
             self.connect()
         else:
             # C: uv_send.c:uvClientDisconnectCloseCb connects at once, over and over if the peer accepts and closes.
             self._retry_later()
+        # One short connection is forgiven: both ends may reload their certificates, the one soon after the other.
+        self.forgiving = lasted
 
     # The end.
 
