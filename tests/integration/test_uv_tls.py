@@ -7,112 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
-from io_uv import (
-    encoding,
-    raft_uv_close,
-    raft_uv_init,
-    raft_uv_set_connect_retry_delay,
-    raft_uv_set_tracer,
-    raft_uv_tcp_close,
-    raft_uv_tcp_init,
-    raft_uv_tls_init,
-    raft_uv_tls_reload,
-)
+from io_uv import encoding, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload
 from io_uv.pyuv import Loop
 from io_uv.tls import TlsStream, names_server
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_NOCONNECTION
-from pyraft.tracing import RaftTracer
-from pyraft.types import RAFT_COMMAND, EntryBatch, RaftEntry, RaftIoSend, RaftMessage
+from pyraft.types import RAFT_COMMAND, EntryBatch, RaftEntry
 from tests.lib import messages as m
 from tests.lib.peer import Connection, PeerServer, Transport, connect, handshake, port_of, words
-from tests.lib.uvtest import Outcome, UvIo, configuration, run_until
-
-
-class Authority:
-    """A certificate authority and the files that it makes."""
-
-    def __init__(self, dir: Path, name: str = "ca") -> None:
-        self.ca = trustme.CA()
-        self.dir = dir
-        self.path = dir / f"{name}.pem"
-        self.ca.cert_pem.write_to_path(self.path)
-
-    def issue(self, name: str, *names: str) -> tuple[Path, Path]:
-        """Make a certificate for the names; return the paths of certificate and key."""
-        issued = self.ca.issue_cert(*names)
-        certificate, key = self.dir / f"{name}.pem", self.dir / f"{name}.key"
-        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        issued.private_key_pem.write_to_path(key)
-        return certificate, key
+from tests.lib.tlstest import Authority, Pair, expect_no_message, tls_init
+from tests.lib.uvtest import configuration
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The authority that the servers trust."""
     return Authority(tmp_path_factory.mktemp("ca"))
-
-
-def tls_init(authority: Authority, name: str, *names: str) -> Callable[[RaftUvTransport, Loop], int]:
-    """Return a function like raft_uv_tcp_init that makes a transport with a fresh certificate."""
-    files = authority.issue(name, *names)
-    return lambda transport, loop: raft_uv_tls_init(transport, loop, *files, authority.path)
-
-
-class TlsIo(UvIo):
-    """A RaftIo over TLS that listens, and what it has received."""
-
-    def __init__(self, dir: Path, id: int, init: Callable[[RaftUvTransport, Loop], int], loop: Loop) -> None:
-        dir.mkdir()
-        super().__init__(dir, "127.0.0.1:0", id, loop)
-        raft_uv_close(self.io)
-        raft_uv_tcp_close(self.transport)
-        assert init(self.transport, loop) == 0, self.transport.errmsg
-        assert raft_uv_init(self.io, loop, str(dir), self.transport) == 0
-        self.start()
-        raft_uv_set_connect_retry_delay(self.io, 10)
-        self.traces: list[str] = []
-        tracer = RaftTracer(lambda t, file, line, func, level, text: self.traces.append(text), True)
-        raft_uv_set_tracer(self.io, tracer)
-        self.received: list[RaftMessage] = []
-        rv = self.io.start(self.io, 60_000, lambda io: None, lambda io, message: self.received.append(message))
-        assert rv == 0, self.io.errmsg
-        self.listens_at = f"127.0.0.1:{port_of(self.transport)}"
-
-    def send_to(self, other: "TlsIo", message: RaftMessage) -> Outcome:
-        """Send a message to another server."""
-        message.server_id = other.id
-        message.server_address = other.listens_at
-        outcome = Outcome()
-        assert self.io.send(self.io, RaftIoSend(), message, outcome) == 0, self.io.errmsg
-        return outcome
-
-
-class Pair:
-    """Servers on one loop."""
-
-    def __init__(self, dir: Path) -> None:
-        self.dir = dir
-        self.loop = Loop()
-        self.servers: list[TlsIo] = []
-
-    def add(self, id: int, init: Callable[[RaftUvTransport, Loop], int]) -> TlsIo:
-        """Start a server."""
-        server = TlsIo(self.dir / str(len(self.servers)), id, init, self.loop)
-        self.servers.append(server)
-        return server
-
-    def run_until(self, done: Callable[[], object]) -> None:
-        """Turn the loop until a condition holds."""
-        run_until(self.loop, done)
-
-    def close(self) -> None:
-        """Close all servers."""
-        for server in self.servers:
-            server.close()
-        self.loop.close()
 
 
 @pytest.fixture
@@ -188,14 +99,6 @@ def test_a_broken_connection_is_made_anew(authority: Authority, pair: Pair) -> N
 
 
 # Those who are not trusted.
-
-
-def expect_no_message(pair: Pair, sender: TlsIo, target: TlsIo, reason: str, where: list[str]) -> None:
-    """Send, wait for the trace that tells why it does not arrive, and see that it did not."""
-    sender.send_to(target, m.timeout_now(sender.id, 3, 10, 2))
-    pair.run_until(lambda: any(reason in text for text in where))
-    assert target.received == []
-    assert target.uv.servers == []
 
 
 def test_a_certificate_of_another_authority_is_refused_by_the_acceptor(

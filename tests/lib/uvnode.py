@@ -60,9 +60,12 @@ class Numbers(RaftFsm):
 
 
 class Node:
-    """One server; `members` maps ids to addresses. A directory without a log is bootstrapped."""
+    """One server; `members` maps ids to addresses. A directory without a log is bootstrapped.
 
-    def __init__(self, dir: Path, id: int, members: dict[int, str], loop: Loop) -> None:
+    `init` makes the transport, raft_uv_tcp_init or a function like it.
+    """
+
+    def __init__(self, dir: Path, id: int, members: dict[int, str], loop: Loop, init: Any = raft_uv_tcp_init) -> None:
         self.dir = dir
         self.id = id
         self.members = members
@@ -72,7 +75,7 @@ class Node:
         self.io = RaftIo()
         self.transport = RaftUvTransport()
         self.closed = False
-        assert raft_uv_tcp_init(self.transport, loop) == 0
+        assert init(self.transport, loop) == 0, self.transport.errmsg
         assert raft_uv_init(self.io, loop, os.fspath(dir), self.transport) == 0
 
     @property

@@ -1,0 +1,128 @@
+"""Servers that speak TLS on one loop, and an authority that makes real certificates and revocation lists for them."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from io_uv import (
+    raft_uv_close,
+    raft_uv_init,
+    raft_uv_set_connect_retry_delay,
+    raft_uv_set_tracer,
+    raft_uv_tcp_close,
+    raft_uv_tls_init,
+)
+from io_uv.pyuv import Loop
+from io_uv.transport import RaftUvTransport
+from pyraft.tracing import RaftTracer
+from pyraft.types import RaftIoSend, RaftMessage
+from tests.lib import messages as m
+from tests.lib.peer import port_of
+from tests.lib.uvtest import Outcome, UvIo, run_until
+
+NOW = datetime.now(timezone.utc)
+DAY = timedelta(days=1)
+
+
+class Authority:
+    """A certificate authority and the files that it makes."""
+
+    def __init__(self, dir: Path, name: str = "ca", parent: "Authority | None" = None) -> None:
+        self.ca: trustme.CA = trustme.CA() if parent is None else parent.ca.create_child_ca()
+        self.dir = dir
+        self.path = dir / f"{name}.pem"
+        self.ca.cert_pem.write_to_path(self.path)
+
+    def issue(self, name: str, *names: str) -> tuple[Path, Path]:
+        """Make a certificate for the names; return the paths of certificate and key."""
+        issued = self.ca.issue_cert(*names)
+        certificate, key = self.dir / f"{name}.pem", self.dir / f"{name}.key"
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key
+
+    def revocations(self, *revoked: Path, begin: datetime = NOW - DAY, end: datetime = NOW + DAY) -> bytes:
+        """Return a revocation list in PEM with the first certificate of each of these files."""
+        builder = x509.CertificateRevocationListBuilder(last_update=begin, next_update=end)
+        builder = builder.issuer_name(x509.load_pem_x509_certificate(self.ca.cert_pem.bytes()).subject)
+        for path in revoked:
+            serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+            builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, begin).build())
+        key = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def tls_init(
+    authority: Authority, name: str, *names: str, crl: Path | None = None
+) -> Callable[[RaftUvTransport, Loop], int]:
+    """Return a function like raft_uv_tcp_init that makes a transport with a fresh certificate."""
+    files = authority.issue(name, *names)
+    return lambda transport, loop: raft_uv_tls_init(transport, loop, *files, authority.path, crl=crl)
+
+
+class TlsIo(UvIo):
+    """A RaftIo over TLS that listens, and what it has received."""
+
+    def __init__(self, dir: Path, id: int, init: Callable[[RaftUvTransport, Loop], int], loop: Loop) -> None:
+        dir.mkdir()
+        super().__init__(dir, "127.0.0.1:0", id, loop)
+        raft_uv_close(self.io)
+        raft_uv_tcp_close(self.transport)
+        assert init(self.transport, loop) == 0, self.transport.errmsg
+        assert raft_uv_init(self.io, loop, str(dir), self.transport) == 0
+        self.start()
+        raft_uv_set_connect_retry_delay(self.io, 10)
+        self.traces: list[str] = []
+        tracer = RaftTracer(lambda t, file, line, func, level, text: self.traces.append(text), True)
+        raft_uv_set_tracer(self.io, tracer)
+        self.received: list[RaftMessage] = []
+        rv = self.io.start(self.io, 60_000, lambda io: None, lambda io, message: self.received.append(message))
+        assert rv == 0, self.io.errmsg
+        self.listens_at = f"127.0.0.1:{port_of(self.transport)}"
+
+    def send_to(self, other: "TlsIo", message: RaftMessage) -> Outcome:
+        """Send a message to another server."""
+        message.server_id = other.id
+        message.server_address = other.listens_at
+        outcome = Outcome()
+        assert self.io.send(self.io, RaftIoSend(), message, outcome) == 0, self.io.errmsg
+        return outcome
+
+
+class Pair:
+    """Servers on one loop."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir = dir
+        self.loop = Loop()
+        self.servers: list[TlsIo] = []
+
+    def add(self, id: int, init: Callable[[RaftUvTransport, Loop], int]) -> TlsIo:
+        """Start a server."""
+        server = TlsIo(self.dir / str(len(self.servers)), id, init, self.loop)
+        self.servers.append(server)
+        return server
+
+    def run_until(self, done: Callable[[], object]) -> None:
+        """Turn the loop until a condition holds."""
+        run_until(self.loop, done)
+
+    def close(self) -> None:
+        """Close all servers."""
+        for server in self.servers:
+            server.close()
+        self.loop.close()
+
+
+def expect_no_message(pair: Pair, sender: TlsIo, target: TlsIo, reason: str, where: list[str]) -> None:
+    """Send, wait for the trace that tells why it does not arrive, and see that it did not."""
+    sender.send_to(target, m.timeout_now(sender.id, 3, 10, 2))
+    pair.run_until(lambda: any(reason in text for text in where))
+    assert target.received == []
+    assert target.uv.servers == []
