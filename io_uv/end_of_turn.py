@@ -3,7 +3,8 @@
 Duty: `EndOfTurn` runs functions after everything that is due in this turn has been handled and before the loop waits
 again. What many callbacks of a turn ask for is thus done once: `RaftIo.defer` is made of it.
 
-Happy path: add(function), any number of times; it runs once. Failure modes: an exception goes to the loop's excepthook.
+Happy path: add(function), any number of times; it runs once. add_last(function) for what may wait for all that.
+Failure modes: an exception goes to the loop's excepthook.
 """
 
 from collections.abc import Callable
@@ -18,33 +19,44 @@ class EndOfTurn:
     What a function adds runs in the same turn, behind the others: what the core flushes is written to the sockets then.
     """
 
-    __slots__ = ("_functions", "_handle", "_running")
+    __slots__ = ("_functions", "_handle", "_last", "running")
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
+        self._last: list[Callable[[], None]] = []
         self._handle: Any = Prepare(loop)
-        self._running = False
+        self.running = False
+        """Whether the functions are being run."""
 
     def add(self, function: Callable[[], None]) -> None:
         """Run `function` at the end of the turn, once however often it is added."""
         functions = self._functions
         if not functions:
-            if not self._running:
+            if not self.running:
                 self._handle.start(self._run)
         elif function in functions:
             return
         functions.append(function)
 
+    def add_last(self, function: Callable[[], None]) -> None:
+        """From a function that is being run: run `function` when all others have, and what they add."""
+        assert self.running
+        if function not in self._last:
+            self._last.append(function)
+
     def close(self, cb: Callable[[Any], None]) -> None:
         """Forget what has not run; `cb(handle)` follows when nothing is left."""
         self._functions.clear()
+        self._last.clear()
         self._handle.close(cb)
 
     def _run(self, handle: Any) -> None:
         handle.stop()
-        self._running = True
+        self.running = True
         try:
-            while self._functions:
+            while self._functions or self._last:
+                if not self._functions:
+                    self._functions, self._last = self._last, []
                 functions, self._functions = self._functions, []
                 for i, function in enumerate(functions):
                     try:
@@ -53,6 +65,6 @@ class EndOfTurn:
                         self._functions = functions[i + 1 :] + self._functions
                         raise
         finally:
-            self._running = False
-            if self._functions:
+            self.running = False
+            if self._functions or self._last:
                 handle.start(self._run)

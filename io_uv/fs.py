@@ -13,7 +13,6 @@ After a failed fsync nothing is assumed about the file: a caller that goes on mu
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -21,6 +20,7 @@ import stat as stat_
 from collections.abc import Iterable
 from typing import Any, Final
 
+from io_uv import libc
 from io_uv.failure import Failure as Failure
 from io_uv.failure import failure as failure
 from io_uv.failure import strerror as strerror
@@ -126,6 +126,11 @@ def fstat(fd: int) -> os.stat_result:
     return os.fstat(fd)
 
 
+def links(fd: int) -> int:
+    """Return how many names a file has, 0 once it was removed, without making writes slower as fstat does (libc)."""
+    return libc.links(fd)
+
+
 def listdir(path: str) -> list[str]:
     """Return the names in a directory, in no particular order."""
     return os.listdir(path)
@@ -158,12 +163,7 @@ def flock(fd: int) -> None:
 
 def file_system(fd: int) -> int:
     """Return the type of the file system that a file is on, as fstatfs(2) has it (TMPFS_MAGIC and so on)."""
-    # struct statfs begins with the type, a long; the rest takes less than 256 bytes everywhere.
-    buf = ctypes.create_string_buffer(256)
-    if ctypes.CDLL(None, use_errno=True).fstatfs(fd, buf) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return ctypes.c_ulong.from_buffer(buf).value
+    return libc.fstatfs_type(fd)
 
 
 # ---- on names in a directory -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ beside it; other modules read them. No algorithm is here.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from io_uv.fs import DirLock, Failure
@@ -75,6 +76,7 @@ class Uv:
         "append_next_index",
         "append_pending_reqs",
         "append_segments",
+        "append_start",
         "append_told",
         "append_writing_reqs",
         "async_io",
@@ -171,6 +173,7 @@ class Uv:
         self.append_doomed: list[Any] = []
         self.append_broken = False
         self.append_told = False
+        self.append_start: Callable[[], None] | None = None
         self.writer: Any = None
         self.barriers: deque[Any] = deque()
         self.finalize_reqs: deque[Any] = deque()

@@ -10,6 +10,7 @@ Failure modes: a Failure of the modules below becomes a code here, its text goes
 set_vote changes nothing in memory, so that the next attempt writes the same file again (B42).
 """
 
+import functools
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -160,6 +161,7 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     uv.transport_open = True
     uv.timer = Timer(uv.loop)
     uv.end_of_turn = EndOfTurn(uv.loop)
+    uv.append_start = functools.partial(append.advance, uv)
     return 0
 
 

@@ -221,14 +221,18 @@ class MemoryFs:
     def stat(self, path: str) -> Any:
         with self._lock:
             if path == DIR:
-                return SimpleNamespace(st_mode=stat.S_IFDIR | 0o700, st_size=0, st_nlink=2)
+                return SimpleNamespace(st_mode=stat.S_IFDIR | 0o700, st_size=0)
             file = self.names.get(self._name(path))
             if file is None:
                 raise _error(errno.ENOENT)
-            return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_size=len(file.content), st_nlink=1)
+            return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_size=len(file.content))
 
     def fstat(self, fd: int) -> Any:
-        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_size=len(self._file(fd).content), st_nlink=1)
+        return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_size=len(self._file(fd).content))
+
+    def links(self, fd: int) -> int:
+        self._file(fd)
+        return 1
 
     def listdir(self, path: str) -> list[str]:
         with self._lock:
@@ -263,8 +267,8 @@ class MemoryFs:
 
 
 _CALLS: tuple[str, ...] = ("open", "close", "read", "rewind", "write", "pwrite", "fsync", "ftruncate", "fallocate")
-_CALLS += ("rename", "unlink", "stat", "fstat", "listdir", "getxattr", "setxattr", "removexattr", "file_system")
-_CALLS += ("set_direct", "flock")
+_CALLS += ("rename", "unlink", "stat", "fstat", "links", "listdir", "getxattr", "setxattr", "removexattr")
+_CALLS += ("file_system", "set_direct", "flock")
 
 
 class _NoContext:

@@ -31,6 +31,7 @@ CALLS = (
     "unlink",
     "stat",
     "fstat",
+    "links",
     "listdir",
 )
 WRITES = ("write", "pwrite", "aio")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import fs
+from io_uv import fs, libc
 from io_uv.fs import Failure
 from pyraft.errors import (
     RAFT_INVALID,
@@ -431,3 +431,20 @@ def test_descriptors_are_not_inherited(dir: str) -> None:
     fd = fs.open(f"{dir}/foo", fs.O_CREATE_NEW)
     assert not os.get_inheritable(fd)
     fs.close(fd)
+
+
+@pytest.mark.parametrize("fallback", [False, True], ids=["statx", "fstat"])
+def test_a_removed_file_has_no_links(dir: str, monkeypatch: pytest.MonkeyPatch, fallback: bool) -> None:
+    """Names are counted, with and without statx; a descriptor that is none is an error."""
+    if fallback:
+        monkeypatch.setattr(libc, "_statx", None)
+    path = os.path.join(dir, "x")
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+    os.link(path, path + "-too")
+    assert fs.links(fd) == 2
+    os.unlink(path)
+    os.unlink(path + "-too")
+    assert fs.links(fd) == 0
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        fs.links(fd)

@@ -1,0 +1,76 @@
+"""io_uv.end_of_turn: what is done once, and in which order."""
+
+from collections.abc import Callable
+
+from io_uv.end_of_turn import EndOfTurn
+from io_uv.pyuv import Loop, Timer
+
+
+def run(first: Callable[[EndOfTurn, list[str]], None]) -> list[str]:
+    """Call `first(end, log)` in a callback of a loop, and return the log when the loop has nothing left to do."""
+    loop = Loop()
+    raised: list[str] = []
+    loop.excepthook = lambda typ, value, tb: raised.append(f"raised {value}")  # type: ignore[method-assign, assignment]
+    end, log = EndOfTurn(loop), raised
+    timer = Timer(loop)
+
+    def begin(_: Timer) -> None:
+        first(end, log)
+        log.append("turn")
+
+    timer.start(begin, 0.0, 0.0)
+    loop.run()
+    timer.close()
+    end.close(lambda _: None)
+    loop.run()
+    loop.close()
+    return log
+
+
+def test_a_function_runs_once_at_the_end_of_the_turn() -> None:
+    """However often it was added, and in the order of the first time."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        a, b = (lambda: log.append("a")), (lambda: log.append("b"))
+        for function in (a, b, a, a, b):
+            end.add(function)
+        assert not end.running
+
+    assert run(first) == ["turn", "a", "b"]
+
+
+def test_what_may_wait_comes_behind_all_that_is_added() -> None:
+    """Also behind what a function adds after it; and it may add something itself."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        def last() -> None:
+            log.append("last")
+            end.add(lambda: log.append("at the very end"))
+
+        def a() -> None:
+            assert end.running
+            end.add_last(last)
+            end.add(b)
+            end.add_last(last)
+
+        def b() -> None:
+            log.append("b")
+            end.add(lambda: log.append("c"))
+
+        end.add(a)
+
+    assert run(first) == ["turn", "b", "c", "last", "at the very end"]
+
+
+def test_an_exception_does_not_take_the_others_along() -> None:
+    """It goes to the loop's excepthook, and the rest runs in the next turn."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        def fail() -> None:
+            end.add_last(lambda: log.append("last"))
+            raise ValueError("oops")
+
+        end.add(fail)
+        end.add(lambda: log.append("b"))
+
+    assert run(first) == ["turn", "raised oops", "b", "last"]
