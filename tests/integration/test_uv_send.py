@@ -360,6 +360,26 @@ def test_a_peer_that_accepts_and_hangs_up_is_not_hammered(f: Sender) -> None:
     assert f.peer.nobody_waits()
 
 
+def test_one_short_connection_after_a_lasting_one_is_forgiven(f: Sender) -> None:
+    """Both ends may have a reason of their own to begin anew: the delay comes with the second short connection."""
+    raft_uv_set_connect_retry_delay(f.io, 10_000)
+    f.submit_send()
+    client = f.uv.clients[0]
+    run_until(f.loop, lambda: client.stream is not None)
+    for lasted in (True, False):
+        connection = f.peer.accept()
+        connection.read_handshake()
+        run_until(f.loop, lambda: client.stream is not None)
+        if lasted:
+            client.connected_at -= 10_000
+        connection.close()
+    again = f.peer.accept()
+    again.read_handshake()
+    again.close()
+    run_until(f.loop, lambda: client.timer.active)
+    assert f.peer.nobody_waits()
+
+
 def test_what_the_peer_sends_back_is_ignored(f: Sender) -> None:
     """Connections are one-way: bytes from the acceptor change nothing."""
     assert f.send() == 0
