@@ -1,13 +1,16 @@
 """A cluster of register servers as processes on the loopback, which can be killed and started again.
 
 Duty: `Lab` starts `register_server` for each id on an address of its own and reads what they say; `kill` sends SIGKILL,
-`start` starts a server again on its directory. Servers beyond `voters` wait to be added to the cluster.
+`start` starts a server again on its directory, `pause` stops it for a while without its knowing. Servers beyond
+`voters` wait to be added to the cluster.
 
 Failure modes: a server that ends without being killed raises AssertionError with the end of its standard error.
 """
 
+import contextlib
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +30,12 @@ class Member:
         self.dir = lab.dir / str(id)
         self.process: subprocess.Popen[bytes] | None = None
         self.rest = b""
+        self.paused = False
+
+    def take(self, data: bytes) -> list[tuple[int, list[str]]]:
+        """Return the complete lines as (id, words) with what was said before."""
+        *complete, self.rest = (self.rest + data).split(b"\n")
+        return [(self.id, line.decode().split()) for line in complete]
 
     def tell(self, line: str) -> None:
         """Write a line to the server; a server that is down hears nothing."""
@@ -45,7 +54,7 @@ class Lab:
         self.members = {id: Member(self, id, addresses[id], joins=id > voters) for id in addresses}
         self.selector = selectors.DefaultSelector()
         self.stderr = (dir / "stderr.txt").open("ab")
-        self.killed: list[int] = []
+        self.said: list[tuple[int, list[str]]] = []
         for member in self.members.values():
             member.dir.mkdir()
             self.start(member.id)
@@ -57,20 +66,39 @@ class Lab:
         program = [sys.executable, "-m", "tests.lib.register_server", str(member.dir), str(id)]
         program += [f"{id}={member.address}", "join"] if member.joins else [self.initial]
         pipe = subprocess.PIPE
-        member.process = subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=self.stderr, cwd=ROOT)
+        # In a session of its own, so that Ctrl-C reaches the test alone, which then stops the servers.
+        member.process = subprocess.Popen(
+            program, stdin=pipe, stdout=pipe, stderr=self.stderr, cwd=ROOT, start_new_session=True
+        )
         assert member.process.stdout is not None
         os.set_blocking(member.process.stdout.fileno(), False)
         self.selector.register(member.process.stdout, selectors.EVENT_READ, member)
 
     def kill(self, id: int) -> None:
-        """End a server with SIGKILL; `poll` tells of it as `gone`."""
+        """End a server with SIGKILL; `poll` tells what it had said before, and of its end as `gone`."""
         member = self.members[id]
         process = member.process
         assert process is not None
         process.kill()
         process.wait()
+        assert process.stdout is not None
+        self.said += [*member.take(process.stdout.read() or b""), (id, ["gone"])]
         self._forget(member, process)
-        self.killed.append(id)
+
+    def pause(self, id: int) -> None:
+        """Stop a server with SIGSTOP, as a machine does that swaps or moves."""
+        self._signal(id, signal.SIGSTOP)
+        self.members[id].paused = True
+
+    def resume(self, id: int) -> None:
+        """Let a server go on that was paused."""
+        self._signal(id, signal.SIGCONT)
+        self.members[id].paused = False
+
+    def _signal(self, id: int, number: signal.Signals) -> None:
+        process = self.members[id].process
+        assert process is not None
+        process.send_signal(number)
 
     def _forget(self, member: Member, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
@@ -80,37 +108,43 @@ class Lab:
         process.stdin.close()
         member.process = None
         member.rest = b""
+        member.paused = False
 
     def poll(self, seconds: float) -> list[tuple[int, list[str]]]:
         """Wait at most so long for lines of servers; return them as (id, words)."""
-        lines: list[tuple[int, list[str]]] = [(id, ["gone"]) for id in self.killed]
-        self.killed.clear()
+        lines, self.said = self.said, []
         for key, _ in self.selector.select(seconds):
             member: Member = key.data
             data = os.read(key.fd, 1 << 16)
             assert data, f"server {member.id} has ended: {(self.dir / 'stderr.txt').read_text()[-2000:]}"
-            *complete, member.rest = (member.rest + data).split(b"\n")
-            lines += [(member.id, line.decode().split()) for line in complete]
+            lines += member.take(data)
         return lines
 
     def heal_all(self) -> None:
-        """Start every server that is down."""
+        """Start every server that is down, and let all go on."""
         for member in self.members.values():
+            if member.paused:
+                self.resume(member.id)
             if member.process is None:
                 self.start(member.id)
 
     def close(self) -> None:
-        """Stop all servers."""
+        """Stop all servers; no process is left behind, whatever has happened."""
         for member in self.members.values():
             process = member.process
             if process is None:
                 continue
-            member.tell("stop")
+            with contextlib.suppress(OSError):
+                if member.paused:
+                    self.resume(member.id)
+                member.tell("stop")
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            self._forget(member, process)
+            # A signal may have interrupted a kill.
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                self._forget(member, process)
         self.selector.close()
         self.stderr.close()

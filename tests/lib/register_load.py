@@ -3,7 +3,7 @@
 Duty: `Run` drives a lab of servers (`netlab.Lab` or `processes.Lab`) that speak the lines of `register_server`:
 CLIENTS clients submit one write, read or compare-and-set at a time, to whoever says that it leads, and the history
 is kept for the linearizability checker. `fresh_keys` moves the clients on to registers not used before, so that the
-operations whose outcome nobody knows stay few for each register.
+operations whose outcome nobody knows stay few for each register. What servers say of themselves goes to `promises`.
 
 Happy path: `until`, `load` and `answers` keep the load going while a test breaks things; `recover` ends it and waits
 until all servers are equal; `check` judges the history.
@@ -18,7 +18,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pyraft import RAFT_LEADER
 from tests.lib import linearizability
-from tests.lib.linearizability import CAS, GET, PUT, Operation
+from tests.lib.linearizability import CAS, GET, OPEN, PUT, Operation
+from tests.lib.promises import Promises, Status
 
 CLIENTS = 6
 KEYS = 4
@@ -54,14 +55,6 @@ class Lab(Protocol):
 L = TypeVar("L", bound=Lab)
 
 
-class Status:
-    """What a server has said about itself; `stall` is its loop's longest delay so far, in microseconds."""
-
-    def __init__(self, numbers: list[int], at: float) -> None:
-        self.state, self.term, self.leader, self.last, self.commit, self.applied, self.digest, self.stall = numbers
-        self.at = at
-
-
 class Client:
     """Submits one operation at a time."""
 
@@ -85,6 +78,7 @@ class Run(Generic[L]):
         self.clients = [Client(i) for i in range(CLIENTS)]
         self.requests: dict[int, tuple[Client, Operation]] = {}
         self.statuses: dict[int, Status] = {}
+        self.promises = Promises()
         self.ready: set[int] = set()
         self.numbers = 0
         self.answered = 0
@@ -93,6 +87,8 @@ class Run(Generic[L]):
         self.asked = 0.0
         self.loaded = True
         self.changed: dict[int, int] = {}
+        self.submitted = 0
+        self.settled: set[int] = set()
 
     def tick(self) -> int:
         """Return the next number of everything that is counted: moments, requests and values."""
@@ -108,14 +104,17 @@ class Run(Generic[L]):
                 self.lab.members[id].tell("status")
         for client in self.clients:
             if client.operation is not None and now - client.since > PATIENCE:
-                # Its operation stays open in the history: it may still take effect.
-                self.requests.pop(client.request)
-                client.operation = None
-                client.id = self.tick()
+                self._give_up(client)
             if client.operation is None and self.loaded and now >= client.pause and self.ready:
                 self._submit(client, now)
         for id, words in self.lab.poll(0.01):
             self._heard(id, words)
+
+    def _give_up(self, client: Client) -> None:
+        """Let a client go on; its operation stays open in the history: it may still take effect."""
+        self.requests.pop(client.request)
+        client.operation = None
+        client.id = self.tick()
 
     def _submit(self, client: Client, now: float) -> None:
         op = Operation()
@@ -126,20 +125,28 @@ class Run(Generic[L]):
         op.expected = self._recent_value(op.key) if op.kind == CAS else 0
         client.operation, client.request, client.since = op, self.tick(), now
         self.requests[client.request] = (client, op)
+        self._tell(self._target(), client, op)
+
+    def _tell(self, id: int, client: Client, op: Operation) -> None:
         values = {PUT: f" {op.value}", GET: "", CAS: f" {op.expected} {op.value}"}[op.kind]
         op.start = self.tick()
         self.history.append(op)
-        self.lab.members[self._target()].tell(f"{WORDS[op.kind]} {client.request} {op.key}{values}")
+        self.submitted += 1
+        self.lab.members[id].tell(f"{WORDS[op.kind]} {client.request} {op.key}{values}")
 
     def _recent_value(self, key: int) -> int:
         for op in reversed(self.history[-20:]):
-            if op.key == key and op.end != linearizability.OPEN and op.kind != CAS:
+            if op.key == key and op.end != OPEN and op.kind != CAS:
                 return int(op.result) if op.kind == GET else op.value
         return 0
 
     def _target(self) -> int:
-        """Return whom to ask: mostly somebody who says that it leads, of whom there may be several for a moment."""
-        leaders = [id for id, status in self.statuses.items() if status.state == RAFT_LEADER]
+        """Return whom to ask: mostly somebody who says that it leads, of whom there may be several for a moment.
+
+        Who has said nothing for a while is asked by chance only.
+        """
+        recent = time.monotonic() - 0.5
+        leaders = [id for id, status in self.statuses.items() if status.state == RAFT_LEADER and status.at > recent]
         if leaders and self.random.random() < 0.9:
             return self.random.choice(leaders)
         return self.random.choice(sorted(self.ready))
@@ -153,16 +160,19 @@ class Run(Generic[L]):
             self.changed[int(numbers[0])] = int(numbers[1])
         elif what == "ready":
             self.ready.add(id)
+            self.promises.started(id, *map(int, numbers))
         elif what == "status":
             self.statuses[id] = Status([int(number) for number in numbers], time.monotonic())
+            self.promises.heard(id, self.statuses[id])
         elif int(numbers[0]) in self.requests:
             client, op = self.requests.pop(int(numbers[0]))
             client.operation = None
             if what == "ok":
                 self._answer(op, int(numbers[1]))
             elif what == "no":
-                # It will never take effect, so it never was.
-                self.history.remove(op)
+                # It will never take effect, so it never was. It is one of the last.
+                del self.history[next(i for i in range(-1, -len(self.history) - 1, -1) if self.history[i] is op)]
+                self.submitted -= 1
                 client.pause = time.monotonic() + 0.05
             else:
                 client.id = self.tick()
@@ -180,6 +190,27 @@ class Run(Generic[L]):
     def fresh_keys(self) -> None:
         """Let clients use other registers from now on."""
         self.keys = [self.keys[-1] + 1 + i for i in range(KEYS)]
+
+    def ask(self) -> None:
+        """Let all servers say how they are now."""
+        asked = time.monotonic()
+        self.asked = 0.0
+        self.until("a status of all", lambda: all(s.at > asked for s in self.statuses.values()), 20)
+
+    def give_up(self) -> None:
+        """Let no client wait any longer for its answer."""
+        for client in self.clients:
+            if client.operation is not None:
+                self._give_up(client)
+
+    def read_from(self, id: int) -> None:
+        """Let some clients read from a certain server next, whatever they wait for."""
+        self.give_up()
+        for client, key in zip(self.clients[: CLIENTS // 2], self.keys, strict=False):
+            client.operation, client.request, client.since = Operation(GET, key), self.tick(), time.monotonic()
+            client.operation.client = client.id
+            self.requests[client.request] = (client, client.operation)
+            self._tell(id, client, client.operation)
 
     def change(self, line: str) -> int:
         """Tell the leader to change the configuration, wait, and return the code, -1 if none came."""
@@ -201,20 +232,37 @@ class Run(Generic[L]):
         self.keys = keys
         self.loaded = True
 
-    def _read_until_answered(self, key: int) -> None:
+    def settle(self) -> None:
+        """Read and judge the registers that are out of use, and keep only what their future depends on.
+
+        That is the value, and writes without an answer. So a long run tells of a loss soon, and does not grow.
+        """
+        retired = {op.key for op in self.history} - {*self.keys, *self.settled}
+        pending = self.requests
+        self.until("old answers", lambda: not any(op.key in retired for _, op in pending.values()), PATIENCE + 5)
+        for key in sorted(retired):
+            last = self._read_until_answered(key)
+            ops = [op for op in self.history if op.key == key]
+            failure = linearizability.check(ops)
+            assert failure is None, repr(failure)
+            kept = [op for op in ops if op.end == OPEN and op.kind != GET]
+            kept.append(Operation(PUT, key, last.start, last.end, last.result, result=True, client=last.client))
+            self.history = [*kept, *(op for op in self.history if op.key != key)]
+        self.settled |= retired
+
+    def _read_until_answered(self, key: int) -> Operation:
         client = Client(self.tick())
         op = Operation(GET, key)
-        while op.end == linearizability.OPEN:
+        while op.end == OPEN:
             op = Operation(GET, key, client=client.id)
             client.operation, client.request, client.since = op, self.tick(), time.monotonic()
             self.requests[client.request] = (client, op)
-            op.start = self.tick()
-            self.history.append(op)
-            self.lab.members[self.leader()].tell(f"read {client.request} {key}")
+            self._tell(self.leader(), client, op)
             end = time.monotonic() + PATIENCE
             while client.request in self.requests and time.monotonic() < end:
                 self.step()
             self.requests.pop(client.request, None)
+        return op
 
     def until(self, what: str, done: Callable[[], bool], seconds: float) -> float:
         """Go on under load until a condition holds, and return how long that took."""
@@ -275,7 +323,7 @@ class Run(Generic[L]):
     def check(self, recovery: float) -> None:
         """The history is linearizable, and figures are printed."""
         print(
-            f"{len(self.history)} operations, {self.answered} answered; longest without an answer "
+            f"{self.submitted} operations, {self.answered} answered; longest without an answer "
             f"{self.longest_outage:.2f} s, equal {recovery:.2f} s after healing; terms {self.terms()}"
         )
         assert self.answered > 100

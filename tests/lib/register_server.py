@@ -8,15 +8,18 @@ standard input, numbers throughout:
     write REQ KEY VALUE       read REQ KEY       cas REQ KEY EXPECTED VALUE       status       stop
     add REQ ID ADDRESS        assign REQ ID ROLE        remove REQ ID             transfer REQ ID
 
-Lines on standard output: `ready`; `ok REQ RESULT` (the value read, the value written, 1 or 0 for a compare-and-set);
-`no REQ CODE` when the operation will never take effect; `maybe REQ CODE` when nobody knows; `changed REQ CODE`;
-`status STATE TERM LEADER LAST COMMIT APPLIED DIGEST STALL`, where equal digests mean equal registers and STALL is the
-loop's longest delay so far in microseconds. Reads go through the log, so that they are linearizable.
+Lines on standard output: `ready TERM VOTE STORED`, what was found on the disk; `ok REQ RESULT` (the value read, the
+value written, 1 or 0 for a compare-and-set); `no REQ CODE` when the operation will never take effect; `maybe REQ CODE`
+when nobody knows; `changed REQ CODE`; `status` and the numbers of `promises.Status`. Equal digests mean equal registers
+by the same commands in the same order, each applied once. Reads go through the log, so that they are linearizable.
 With `join` a new server is not bootstrapped, but waits to be added.
 
-Failure modes: a call that fails at the start ends the process with a text on standard error.
+Failure modes: a call that fails at the start, or a server that becomes unavailable, ends the process with a text on
+standard error.
 """
 
+import functools
+import operator
 import struct
 import sys
 import time
@@ -38,36 +41,52 @@ TICK_SECONDS = 0.01
 
 
 class Registers(RaftFsm):
-    """Numbers by number, all 0 at first."""
+    """Numbers by number, all 0 at first; `chain` is a checksum of all commands that were applied, in order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.version = 2
         self.values: dict[int, int] = {}
+        self.sum = 0
+        self.chain = 0
+        self.snapshots = 0
+        self.restores = 0
         self.apply = self._apply
         self.snapshot = self._snapshot
         self.restore = self._restore
 
     def _apply(self, fsm: RaftFsm, buf: bytes) -> tuple[int, int]:
         kind, key, expected, value = COMMAND.unpack(buf)
+        self.chain = zlib.crc32(buf, self.chain)
         before = self.values.get(key, 0)
         if kind == READ:
             return 0, before
         if kind == CAS and before != expected:
             return 0, 0
+        self.sum ^= pair_sum(key, before) ^ pair_sum(key, value)
         self.values[key] = value
         return 0, 1 if kind == CAS else value
 
     def _snapshot(self, fsm: RaftFsm) -> tuple[int, list[bytes]]:
-        return 0, [b"".join(PAIR.pack(key, value) for key, value in sorted(self.values.items()))]
+        self.snapshots += 1
+        pairs = [(self.chain, len(self.values)), *sorted(self.values.items())]
+        return 0, [b"".join(PAIR.pack(*pair) for pair in pairs)]
 
     def _restore(self, fsm: RaftFsm, buf: Any) -> int:
-        self.values = dict(PAIR.iter_unpack(buf))
-        return 0
+        self.restores += 1
+        (self.chain, n), *pairs = PAIR.iter_unpack(buf)
+        self.values = dict(pairs)
+        self.sum = functools.reduce(operator.xor, (pair_sum(*pair) for pair in pairs), 0)
+        return 0 if len(pairs) == n else pyraft.RAFT_CORRUPT
 
     def digest(self) -> int:
-        """Return a checksum of all registers."""
-        return zlib.crc32(repr(sorted(self.values.items())).encode())
+        """Return a checksum of all registers and of all commands that made them."""
+        return self.sum << 32 | self.chain
+
+
+def pair_sum(key: int, value: int) -> int:
+    """Return a checksum of one register; of a register that was never written it is 0."""
+    return zlib.crc32(PAIR.pack(key, value)) if value else 0
 
 
 class Server:
@@ -95,6 +114,7 @@ class Server:
         rv = 0 if join else pyraft.raft_bootstrap(self.raft, conf)
         check(0 if rv == pyraft.RAFT_CANTBOOTSTRAP else rv, self.io.errmsg)
         check(pyraft.raft_start(self.raft), "start")
+        self.restored = self.fsm.restores
         self.stall = 0.0
         self.ticked = time.monotonic()
         self.ticks = pyuv.Timer(self.loop)
@@ -161,12 +181,17 @@ class Server:
             say(f"changed {request} {rv}")
 
     def status(self) -> None:
-        """Say how the server is."""
+        """Say how the server is; one that has become unavailable says why on standard error, and ends."""
         raft = self.raft
+        if pyraft.raft_state(raft) == pyraft.RAFT_UNAVAILABLE:
+            print("unavailable:", pyraft.raft_errmsg(raft), file=sys.stderr)
+            self.stop()
+            return
         leader, _ = pyraft.raft_leader(raft)
         numbers = (pyraft.raft_state(raft), raft.current_term, leader, pyraft.raft_last_index(raft))
-        stall = int(self.stall * 1e6)
-        say("status", *numbers, raft.commit_index, pyraft.raft_last_applied(raft), self.fsm.digest(), stall)
+        done = (raft.commit_index, pyraft.raft_last_applied(raft), self.fsm.digest(), int(self.stall * 1e6))
+        installs = self.fsm.restores - self.restored
+        say("status", *numbers, *done, raft.voted_for, raft.last_stored, self.fsm.snapshots, installs)
 
     def stop(self) -> None:
         """Close everything."""
@@ -192,7 +217,8 @@ def main() -> None:
     dir, id, members, *join = sys.argv[1:]
     addresses = {int(k): v for k, _, v in (part.partition("=") for part in members.split(","))}
     server = Server(dir, int(id), addresses, join == ["join"])
-    say("ready")
+    raft = server.raft
+    say("ready", raft.current_term, raft.voted_for, raft.last_stored)
     server.loop.run()
 
 
