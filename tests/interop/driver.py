@@ -69,6 +69,8 @@ class Node:
         self.dir = dir
         self.id = id
         self.address = f"127.0.0.1:{free_port()}"
+        self.known_as = ""
+        """The address that others have for it, if that is another one."""
         self.settings = settings
         self.process: subprocess.Popen[bytes] | None = None
         self.stderr = dir.parent / f"{dir.name}.stderr"
@@ -139,7 +141,8 @@ class Node:
 
     def bootstrap(self, voters: Iterable["Node"], standbys: Iterable["Node"] = ()) -> None:
         """Write the first configuration of a new cluster."""
-        servers = [f"{n.id}={n.address}/{VOTER}" for n in voters] + [f"{n.id}={n.address}/{STANDBY}" for n in standbys]
+        servers = [f"{n.id}={n.known_as or n.address}/{VOTER}" for n in voters]
+        servers += [f"{n.id}={n.known_as or n.address}/{STANDBY}" for n in standbys]
         self._send("bootstrap " + ",".join(servers))
         self._answer()
 
@@ -295,12 +298,18 @@ class Cluster:
             leader = self.leader()
             if leader.kind == kind:
                 return leader
-            target = next(node for node in self.nodes if node.kind == kind and node.alive)
-            leader.result(leader.request("transfer", target.id))
-            try:
-                until("the transfer", lambda target=target: self.find_leader() is target, 5.0)  # type: ignore[misc]
-            except AssertionError:
-                continue  # the target was not up to date in time
+            self._hand_over(leader, next(node for node in self.nodes if node.kind == kind and node.alive))
+
+    def hand_to(self, target: Node) -> None:
+        """Transfer leadership to a server, unless it has it."""
+        while (leader := self.leader()) is not target:
+            self._hand_over(leader, target)
+
+    def _hand_over(self, leader: Node, target: Node) -> None:
+        leader.result(leader.request("transfer", target.id))
+        # If the target was not up to date in time, the caller tries again.
+        with contextlib.suppress(AssertionError):
+            until("the transfer", lambda: self.find_leader() is target, 5.0)
 
     def payload(self) -> bytes:
         """Return an entry of a random length: mostly small, some of many blocks, always a multiple of 8.
