@@ -35,6 +35,8 @@ class Side:
     environment: dict[str, str] = field(default_factory=dict)
     journal: str = "raft"
     """What it leaves on disk: "raft" (libraft's format) or "pysyncobj"."""
+    syncs: bool = True
+    """Whether it promises that what it has acknowledged is on disk."""
 
 
 @dataclass(frozen=True)

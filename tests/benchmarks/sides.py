@@ -64,4 +64,4 @@ def pysyncobj(workshop: Path) -> Side | str:
     """PySyncObj with its journal."""
     if importlib.util.find_spec("pysyncobj") is None:
         return "not installed"
-    return Side("pysyncobj", [sys.executable, str(HERE / "pysyncobj_server.py")], journal="pysyncobj")
+    return Side("pysyncobj", [sys.executable, str(HERE / "pysyncobj_server.py")], journal="pysyncobj", syncs=False)

@@ -8,6 +8,7 @@ format is described in io_uv's documentation; checksums are verified, so a torn 
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,8 +33,11 @@ def check(cluster: Cluster) -> None:
         complete += not missing
         reports.append(f"server {id}: {len(missing)} missing after {covered}")
     if complete <= n // 2:
-        report = ", ".join(reports)
-        raise Failed(f"{cluster.side.name}: of {cluster.acknowledged} acknowledged entries, {report}")
+        report = f"{cluster.side.name}: of {cluster.acknowledged} acknowledged entries, {', '.join(reports)}"
+        if cluster.side.syncs:
+            raise Failed(report)
+        # It never said that they would be there; its times count all the same.
+        print(report, file=sys.stderr)
 
 
 def numbers(dir: Path, journal: str) -> tuple[int, set[int]]:
