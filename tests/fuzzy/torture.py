@@ -2,11 +2,12 @@
 
     python -m tests.fuzzy.torture [--kills 300] [--servers 3] [--seed SEED] [--dir DIR] [--seconds 0]
 
-Duty: `torture` runs a cluster of processes under load, kills servers (one, several, all), starts them again, pauses
-leaders for longer than an election takes, takes snapshots all the while, and in clusters adds, promotes, demotes and
-removes a further server and transfers leadership. Whatever servers say must agree with what they said before they were
-killed and with what the others say (`promises`). At the end every register that was ever used is read again, all
-servers must be equal, come back equal after all were killed at once, and the whole history is linearizable.
+Duty: `torture` runs a cluster of processes under load, kills servers (one, several, all), starts them again, some with
+a slow disk, so that they die with writes under way, pauses leaders for longer than an election takes, takes snapshots
+all the while, and in clusters adds, promotes, demotes and removes a further server and transfers leadership. What
+servers say must agree with what they said before they were killed and with what the others say (`promises`). At the
+end every register that was ever used is read again, all servers must be equal, come back equal after all were killed at
+once, and the whole history is linearizable.
 `soak` does the same for a long time, judges registers as soon as they are out of use, never kills server 1, and sees
 that no server's directory and nothing of that process grows (`footprint`).
 
@@ -31,6 +32,9 @@ from tests.lib.register_load import Run
 
 ROLES = {"spare": RAFT_SPARE, "stand-by": RAFT_STANDBY, "voter": RAFT_VOTER}
 
+SLOW_SHARE = 0.3
+"""How many lives of servers are lived with a slow disk."""
+
 
 class Torture:
     """One run: `spared` is never killed, if not 0."""
@@ -40,7 +44,7 @@ class Torture:
         self.servers = servers
         self.spared = spared
         extra = 1 if servers > 1 else 0
-        self.lab = Lab(dir, servers + extra, servers)
+        self.lab = Lab(dir, servers + extra, servers, lambda id: id != spared and self.random.random() < SLOW_SHARE)
         self.run = Run(self.lab, self.random)
         self.guest = servers + 1 if extra else 0
         self.kills = 0

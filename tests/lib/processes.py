@@ -13,6 +13,7 @@ import selectors
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.lib.uvnode import free_addresses
@@ -45,10 +46,11 @@ class Member:
 
 
 class Lab:
-    """Servers 1 to n, of which the first `voters` are bootstrapped."""
+    """Servers 1 to n, of which the first `voters` are bootstrapped; `slow` says of one that starts if it is slow."""
 
-    def __init__(self, dir: Path, n: int, voters: int) -> None:
+    def __init__(self, dir: Path, n: int, voters: int, slow: Callable[[int], bool] = lambda id: False) -> None:
         self.dir = dir
+        self.slow = slow
         addresses = free_addresses(n)
         self.initial = ",".join(f"{id}={addresses[id]}" for id in range(1, voters + 1))
         self.members = {id: Member(self, id, addresses[id], joins=id > voters) for id in addresses}
@@ -65,6 +67,7 @@ class Lab:
         assert member.process is None
         program = [sys.executable, "-m", "tests.lib.register_server", str(member.dir), str(id)]
         program += [f"{id}={member.address}", "join"] if member.joins else [self.initial]
+        program += ["slow"] if self.slow(id) else []
         pipe = subprocess.PIPE
         # In a session of its own, so that Ctrl-C reaches the test alone, which then stops the servers.
         member.process = subprocess.Popen(

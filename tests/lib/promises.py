@@ -4,7 +4,7 @@ Duty: `Promises` is told every status of every server, and what a server finds o
 clients shows a loss only when nobody else has what was lost; this shows it on the server that lost it:
 
 * its term never goes back, and a vote is never changed or forgotten within a term (3.4);
-* what was committed and on its own disk is there when it starts again;
+* what was committed, and on its own disk by its own word or that of a leader, is there when it starts again;
 * a term has one leader (election safety), and who has applied the same entries has the same state (state machine
   safety), whichever server and whenever.
 
@@ -18,12 +18,14 @@ class Status:
     """What a server says about itself.
 
     `stored` is the last entry on its own disk, `last` may still be on its way there. `stall` is its loop's longest
-    delay so far, in microseconds. `snapshots` and `installs` count those that it has taken, and taken over.
+    delay so far, in microseconds. `snapshots` and `installs` count those that it has taken, and taken over. `matches`
+    are a leader's words of what all servers have stored.
     """
 
     def __init__(self, numbers: list[int], at: float) -> None:
         self.state, self.term, self.leader, self.last, self.commit, self.applied, self.digest, *rest = numbers
-        self.stall, self.vote, self.stored, self.snapshots, self.installs = rest
+        self.stall, self.vote, self.stored, self.snapshots, self.installs, *matches = rest
+        self.matches = dict(zip(matches[::2], matches[1::2], strict=True))
         self.at = at
 
 
@@ -62,7 +64,8 @@ class Promises:
         self.snapshots += status.snapshots - snapshots
         self.installs += status.installs - installs
         # While a snapshot is installed `stored` is 0.
-        self._durable[id] = max(self._durable.get(id, 0), min(status.commit, status.stored))
+        for server, stored in ((id, status.stored), *status.matches.items()):
+            self._durable[server] = max(self._durable.get(server, 0), min(status.commit, stored))
 
     def started(self, id: int, term: int, vote: int, stored: int) -> None:
         """Take what a server has found on its disk."""
@@ -70,7 +73,7 @@ class Promises:
         self._counts[id] = 0, 0
         durable = self._durable.get(id, 0)
         assert stored >= durable, (
-            f"server {id} starts with entries up to {stored}; {durable} was on its disk, committed"
+            f"server {id} starts with entries up to {stored}; {durable} was on its disk and committed"
         )
 
     def _term(self, id: int, term: int, vote: int) -> None:

@@ -1,6 +1,6 @@
 """A server of a cluster that keeps registers, driven through pipes.
 
-    python -m tests.lib.register_server DIR ID 1=HOST:PORT,2=HOST:PORT,… [join]
+    python -m tests.lib.register_server DIR ID 1=HOST:PORT,2=HOST:PORT,… [join] [slow]
 
 Duty: a real process, core and io_uv, for tests that put servers where no socket of the test reaches them. Lines on
 standard input, numbers throughout:
@@ -12,12 +12,14 @@ Lines on standard output: `ready TERM VOTE STORED`, what was found on the disk; 
 value written, 1 or 0 for a compare-and-set); `no REQ CODE` when the operation will never take effect; `maybe REQ CODE`
 when nobody knows; `changed REQ CODE`; `status` and the numbers of `promises.Status`. Equal digests mean equal registers
 by the same commands in the same order, each applied once. Reads go through the log, so that they are linearizable.
-With `join` a new server is not bootstrapped, but waits to be added.
+With `join` a new server is not bootstrapped, but waits to be added. With `slow` every write of entries takes a while,
+so that there is time to kill the server before it is done.
 
 Failure modes: a call that fails at the start, or a server that becomes unavailable, ends the process with a text on
 standard error.
 """
 
+import errno
 import functools
 import operator
 import struct
@@ -28,7 +30,7 @@ from typing import Any
 
 import io_uv
 import pyraft
-from io_uv import pyuv
+from io_uv import fs, kaio, pyuv
 from pyraft import Raft, RaftApply, RaftChange, RaftConfiguration, RaftFsm, RaftIo, RaftTransfer
 
 WRITE, READ, CAS = 1, 2, 3
@@ -38,6 +40,7 @@ PAIR = struct.Struct("<2Q")
 ELECTION_TIMEOUT_MSECS = 500
 HEARTBEAT_MSECS = 50
 TICK_SECONDS = 0.01
+SLOW_SECONDS = 0.03
 
 
 class Registers(RaftFsm):
@@ -191,7 +194,12 @@ class Server:
         numbers = (pyraft.raft_state(raft), raft.current_term, leader, pyraft.raft_last_index(raft))
         done = (raft.commit_index, pyraft.raft_last_applied(raft), self.fsm.digest(), int(self.stall * 1e6))
         installs = self.fsm.restores - self.restored
-        say("status", *numbers, *done, raft.voted_for, raft.last_stored, self.fsm.snapshots, installs)
+        counts = (raft.voted_for, raft.last_stored, self.fsm.snapshots, installs)
+        matches: list[int] = []
+        if raft.leader_state is not None:
+            for server, progress in zip(raft.configuration.servers, raft.leader_state.progress, strict=True):
+                matches += (server.id, progress.match_index)
+        say("status", *numbers, *done, *counts, *matches)
 
     def stop(self) -> None:
         """Close everything."""
@@ -212,11 +220,28 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
+def slow_down() -> None:
+    """Let the writer's thread make all writes, and take its time."""
+    pwrite = fs.pwrite
+
+    def slow(fd: int, data: Any, offset: int) -> int:
+        time.sleep(SLOW_SECONDS)
+        return pwrite(fd, data, offset)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "")
+
+    fs.pwrite = slow
+    kaio.Context.submit = refuse  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Run a server until its input ends."""
-    dir, id, members, *join = sys.argv[1:]
+    dir, id, members, *words = sys.argv[1:]
     addresses = {int(k): v for k, _, v in (part.partition("=") for part in members.split(","))}
-    server = Server(dir, int(id), addresses, join == ["join"])
+    if "slow" in words:
+        slow_down()
+    server = Server(dir, int(id), addresses, "join" in words)
     raft = server.raft
     say("ready", raft.current_term, raft.voted_for, raft.last_stored)
     server.loop.run()
