@@ -276,6 +276,22 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
     if failure is None and _is_removed(segment.fd):
         # C acknowledges what goes into a file that nobody will find again.
         failure = Failure(errors.RAFT_IOERR, f"open-{segment.counter} was removed")
+    uv.end_of_turn.hold()
+    try:
+        _complete(uv, segment, written, last_index, failure)
+    finally:
+        uv.end_of_turn.release()
+    if uv.closing:
+        assert not uv.append_pending_reqs
+        if segment in uv.append_segments:
+            _finalize(uv, segment)
+        return
+    advance(uv)
+    barrier.maybe_trigger(uv)
+
+
+def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
+    """Call back the appends that were in the write."""
     done = list(uv.append_writing_reqs)
     uv.append_writing_reqs.clear()
     if failure is None:
@@ -295,13 +311,6 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         done.extend(uv.append_pending_reqs)
         uv.append_pending_reqs.clear()
         _fail(uv, done, failure)
-    if uv.closing:
-        assert not uv.append_pending_reqs
-        if segment in uv.append_segments:
-            _finalize(uv, segment)
-        return
-    advance(uv)
-    barrier.maybe_trigger(uv)
 
 
 def _is_removed(fd: int) -> bool:

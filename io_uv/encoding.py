@@ -59,6 +59,8 @@ _TWO_WORDS: Final = struct.Struct("<2Q")
 _THREE_WORDS: Final = struct.Struct("<3Q")
 _FOUR_WORDS: Final = struct.Struct("<4Q")
 _FIVE_WORDS: Final = struct.Struct("<5Q")
+# The header of a batch of one: how many, term, type, length.
+_ONE_ENTRY: Final = struct.Struct("<QQB3xI")
 # Preamble and header in one, for the messages of fixed size.
 _REQUEST_VOTE: Final = struct.Struct("<7Q")
 _REQUEST_VOTE_RESULT: Final = struct.Struct("<5Q")
@@ -94,6 +96,8 @@ def encode_batch_header(batch: EntryBatch) -> bytes:
     Raises Failure(RAFT_TOOBIG) for a payload of 4 GiB and more: its length has 32 bits.
     """
     n = len(batch.bufs)
+    if n == 1 and len(batch.bufs[0]) <= _U32:
+        return _ONE_ENTRY.pack(1, batch.terms[0], batch.types[0], len(batch.bufs[0]))
     return _WORD.pack(n) + _encode_entry_headers(batch, n)
 
 
@@ -103,6 +107,11 @@ def decode_batch_header(view: Any, offset: int, n: int) -> Columns:
     `view` is any bytes-like object (quickest: bytes) that holds all of the 8+16n bytes; the count in front, which the
     caller has read and judged, is skipped. Raises Failure(RAFT_MALFORMED) for an entry type that does not exist.
     """
+    if n == 1:
+        _, term, type, length = _ONE_ENTRY.unpack_from(view, offset)
+        if type not in _ENTRY_TYPES:
+            raise Failure(RAFT_MALFORMED, f"entry 0 of 1 has unknown type {type}")
+        return [term], [type], [length]
     at = offset + BATCH_HEADER_SIZE
     types = bytes(view[at + 8 : at + ENTRY_HEADER_SIZE * n : ENTRY_HEADER_SIZE])
     if types.strip(_ENTRY_TYPES):

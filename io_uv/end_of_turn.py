@@ -1,10 +1,12 @@
-"""Doing something once at the end of the loop's turn.
+"""Doing something once at the end of the loop's turn, or of an event.
 
 Duty: `EndOfTurn` runs functions after everything that is due in this turn has been handled and before the loop waits
-again. What many callbacks of a turn ask for is thus done once: `RaftIo.defer` is made of it.
+again. What many callbacks of a turn ask for is thus done once: `RaftIo.defer` is made of it. Whoever handles an event
+that brings all at once, such as a read with many messages or the end of a write, says so with hold() and release():
+what is asked for in between is done right after, without another round of the loop.
 
 Happy path: add(function), any number of times; it runs once. add_last(function) for what may wait for all that.
-Failure modes: an exception goes to the loop's excepthook.
+Failure modes: an exception goes to the loop's excepthook; what has not run yet does in the next turn.
 """
 
 from collections.abc import Callable
@@ -14,26 +16,27 @@ from io_uv.pyuv import Loop, Prepare
 
 
 class EndOfTurn:
-    """Functions to run once at the end of this turn, in the order in which they were first added.
+    """Functions to run once at the end of this turn or event, in the order in which they were first added.
 
-    What a function adds runs in the same turn, behind the others: what the core flushes is written to the sockets then.
+    What a function adds runs as well, behind the others: what the core flushes is written to the sockets then.
     """
 
-    __slots__ = ("_functions", "_handle", "_last", "running")
+    __slots__ = ("_functions", "_handle", "_held", "_last", "running")
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
         self._handle: Any = Prepare(loop)
+        self._held = False
         self.running = False
         """Whether the functions are being run."""
 
     def add(self, function: Callable[[], None]) -> None:
-        """Run `function` at the end of the turn, once however often it is added."""
+        """Run `function` at the end of the turn or event, once however often it is added."""
         functions = self._functions
         if not functions:
-            if not self.running:
-                self._handle.start(self._run)
+            if not self.running and not self._held:
+                self._handle.start(self._end)
         elif function in functions:
             return
         functions.append(function)
@@ -44,14 +47,27 @@ class EndOfTurn:
         if function not in self._last:
             self._last.append(function)
 
+    def hold(self) -> None:
+        """An event begins. Each hold() is followed by a release(), whatever happens; they do not nest."""
+        self._held = True
+
+    def release(self) -> None:
+        """The event has been handled: run what there is to run."""
+        self._held = False
+        if self._functions and not self.running:
+            self._run()
+
     def close(self, cb: Callable[[Any], None]) -> None:
         """Forget what has not run; `cb(handle)` follows when nothing is left."""
         self._functions.clear()
         self._last.clear()
         self._handle.close(cb)
 
-    def _run(self, handle: Any) -> None:
+    def _end(self, handle: Any) -> None:
         handle.stop()
+        self._run()
+
+    def _run(self) -> None:
         self.running = True
         try:
             while self._functions or self._last:
@@ -67,4 +83,4 @@ class EndOfTurn:
         finally:
             self.running = False
             if self._functions or self._last:
-                handle.start(self._run)
+                self._handle.start(self._end)

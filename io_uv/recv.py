@@ -232,11 +232,15 @@ class Server:
             return
         assert data is not None
         reader = self._reader
+        end_of_turn = self.uv.end_of_turn
+        end_of_turn.hold()
         try:
             reader.feed(data)
         except Failure as failure:
             self._drop(failure)
             return
+        finally:
+            end_of_turn.release()
         if reader.missing is not None and not reader.stopped:
             # Streams of other transports need not have this.
             read_into = getattr(stream, "start_read_into", None)
@@ -254,11 +258,15 @@ class Server:
             return
         assert n is not None
         reader = self._reader
+        end_of_turn = self.uv.end_of_turn
+        end_of_turn.hold()
         try:
             reader.filled(n)
         except Failure as failure:
             self._drop(failure)
             return
+        finally:
+            end_of_turn.release()
         if reader.missing is None and not reader.stopped:
             stream.start_read(self._read_cb)
 

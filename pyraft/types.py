@@ -482,7 +482,8 @@ class RaftIo:
     * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
 
     Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
-    and runs `fn()` once at the end of the loop turn (further calls in that turn are for the same fn and add nothing);
+    and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same fn and add
+    nothing);
     `report(io, exc)` receives an exception that a completion callback raised; `recovering(io) -> bool` says, after
     load, whether entries that this server acknowledged may be missing from its log, and `recovered(io) -> int` makes
     durable that none are any more.

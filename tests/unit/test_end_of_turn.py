@@ -74,3 +74,52 @@ def test_an_exception_does_not_take_the_others_along() -> None:
         end.add(lambda: log.append("b"))
 
     assert run(first) == ["turn", "raised oops", "b", "last"]
+
+
+def test_what_an_event_asks_for_is_done_right_after_it() -> None:
+    """In the same turn, and together with what was waiting for the end of the turn."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        end.add(lambda: log.append("before"))
+        end.hold()
+        end.add(lambda: log.append("in it"))
+        log.append("event")
+        end.release()
+        log.append("afterwards")
+
+    assert run(first) == ["event", "before", "in it", "afterwards", "turn"]
+
+
+def test_an_event_inside_a_function_leaves_the_rest_in_order() -> None:
+    """What it asks for comes behind what is waiting."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        def a() -> None:
+            end.add(lambda: log.append("b"))
+            end.hold()
+            end.add(lambda: log.append("c"))
+            end.release()
+            end.add_last(lambda: log.append("last"))
+            log.append("a")
+
+        end.add(a)
+
+    assert run(first) == ["turn", "a", "b", "c", "last"]
+
+
+def test_after_an_exception_in_an_event_the_rest_runs_in_the_next_turn() -> None:
+    """Nothing is forgotten."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        def fail() -> None:
+            raise ValueError("oops")
+
+        end.hold()
+        end.add(fail)
+        end.add(lambda: log.append("b"))
+        try:
+            end.release()
+        except ValueError:
+            log.append("raised")
+
+    assert run(first) == ["raised", "turn", "b"]
