@@ -148,6 +148,11 @@ MUTATIONS = {
         "    if r.recovering:\n",
         "    if False:\n",
     ),
+    "stands although its disk has lost entries": (
+        "tick.py",
+        "    if r.recovering or not election.timer_expired(r) or not election.may_stand(r):\n",
+        "    if not election.timer_expired(r) or not election.may_stand(r):\n",
+    ),
     "thinks too early that it has its entries back": (
         "recovering.py",
         "    if args.entries or args.prev_log_index == 0 or r.last_stored < args.prev_log_index:\n",
