@@ -269,7 +269,7 @@ class TlsStream:
         if not self._expired:
             self._handle.start_read(self._handle_read_cb)
         # Decrypted bytes may be waiting, and nothing on the socket would tell.
-        if self._resume is None and (self._rest or self._established or self._expired):
+        if self._resume is None and (self._rest or self._established):
             self._resume = pyuv.Idle(self._handle.loop)
             self._resume.start(self._resume_cb)
 
