@@ -10,7 +10,10 @@ import errno
 import os
 from typing import Final
 
-from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
+from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What system calls say when the disk or a quota is used up."""
 
 # libuv's texts where they differ from the lower-cased ones of the C library.
 _TEXTS: Final = {
@@ -55,9 +58,15 @@ def strerror(exc: OSError) -> str:
 
 
 def failure(call: str, exc: BaseException, code: int = RAFT_IOERR) -> Failure:
-    """Return the Failure for an exception of the system call `call`: RAFT_NOMEM for a MemoryError, else `code`."""
+    """Return the Failure for an exception of the system call `call`.
+
+    RAFT_NOMEM for a MemoryError, RAFT_NOSPACE instead of RAFT_IOERR if there is no space, else `code`.
+    """
     if isinstance(exc, MemoryError):
         return Failure(RAFT_NOMEM, "out of memory")
     if isinstance(exc, OSError):
+        if code == RAFT_IOERR and exc.errno in FULL:
+            # C: RAFT_IOERR unless the call is posix_fallocate. On a full XFS it is open that fails, or removexattr.
+            code = RAFT_NOSPACE
         return Failure(code, f"{call}: {strerror(exc)}")
     return Failure(code, f"{call}: {exc}")

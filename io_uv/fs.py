@@ -13,7 +13,6 @@ After a failed fsync nothing is assumed about the file: a caller that goes on mu
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat as stat_
@@ -21,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from io_uv import libc
+from io_uv.failure import FULL
 from io_uv.failure import Failure as Failure
 from io_uv.failure import failure as failure
 from io_uv.failure import strerror as strerror
@@ -490,7 +490,7 @@ def noted_size(fd: int) -> int:
 
 
 def _no_space(exc: OSError, size: int) -> Failure | None:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+    if exc.errno in FULL:
         return Failure(RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
     return None
 
@@ -507,7 +507,7 @@ def allocate_file(dir: str, name: str, size: int, use_fallocate: bool, direct: b
     """Create a file of `size` zero bytes and return a descriptor for synchronous writes (O_DSYNC), direct if asked.
 
     Without fallocate(2) one byte is written per block instead. The directory is left to the caller to sync.
-    Errors: RAFT_NOSPACE "not enough space to allocate N bytes", else RAFT_IOERR; no file is left behind.
+    Errors: RAFT_NOSPACE "not enough space to allocate N bytes", or what `failure` says; no file is left behind.
     """
     path = join(dir, name)
     fd = open_file(dir, name, O_CREATE_NEW | (os.O_DSYNC if use_fallocate else 0))

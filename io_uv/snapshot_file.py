@@ -8,9 +8,9 @@ Happy path: .meta first, then the data, each durable under its name before the n
 the checksum that raw data lacks. The pair counts from the moment that the data has its name.
 The functions run in a thread: data moves in pieces of 1 MiB and is not copied whole.
 
-Failure modes: on write the pair is removed again and RAFT_IOERR raised. On read RAFT_CORRUPT for a checksum mismatch,
-RAFT_MALFORMED for another format or a bad configuration, RAFT_IOERR for what is short or no LZ4 frame any more.
-Raw data without a sidecar, as C writes it, is taken as it is.
+Failure modes: on write the pair is removed again and RAFT_IOERR or RAFT_NOSPACE raised. On read RAFT_CORRUPT for a
+checksum mismatch, RAFT_MALFORMED for another format or a bad configuration, RAFT_IOERR for what is short or no LZ4
+frame any more. Raw data without a sidecar, as C writes it, is taken as it is.
 """
 
 import mmap

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from io_uv import fs, kaio
+from io_uv.failure import FULL
 from io_uv.fs import Failure
 from io_uv.pyuv import UV_READABLE, Loop, Poll
 from io_uv.segment_buffer import Arena
@@ -70,7 +71,7 @@ def _judge(write: _Write, result: int) -> Failure | None:
         return None
     if result < 0:
         # C: uv_writer.c:uvWriterReqSetStatus has RAFT_IOERR for a full disk too, so that nobody can tell it apart.
-        full = -result in (errno.ENOSPC, errno.EDQUOT)
+        full = -result in FULL
         return Failure(errors.RAFT_NOSPACE if full else errors.RAFT_IOERR, f"write failed: {result}")
     return Failure(errors.RAFT_NOSPACE, f"short write: {result} bytes instead of {write.length}")
 

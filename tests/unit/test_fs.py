@@ -95,7 +95,6 @@ def test_a_failure_has_code_and_text_and_can_be_wrapped() -> None:
         (errno.EIO, "i/o error"),
         (errno.EISDIR, "illegal operation on a directory"),
         (errno.EMFILE, "too many open files"),
-        (errno.ENOSPC, "no space left on device"),
         (errno.EROFS, "read-only file system"),
         (errno.EACCES, "permission denied"),
         (errno.EBADF, "bad file descriptor"),
@@ -105,6 +104,15 @@ def test_system_errors_have_libuvs_texts(code: int, text: str) -> None:
     """In lower case, behind the name of the call."""
     found = fs.failure("open", OSError(code, os.strerror(code)))
     assert (found.code, found.message) == (RAFT_IOERR, f"open: {text}")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_its_own_code_whatever_the_call(code: int) -> None:
+    """XFS says it to open(2); a code that was asked for stays."""
+    exc = OSError(code, os.strerror(code))
+    assert fs.failure("open", exc).code == RAFT_NOSPACE
+    assert fs.failure("open", exc).message == f"open: {os.strerror(code).lower()}"
+    assert fs.failure("open", exc, RAFT_INVALID).code == RAFT_INVALID
 
 
 def test_running_out_of_memory_is_its_own_code() -> None:

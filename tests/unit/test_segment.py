@@ -15,7 +15,7 @@ from io_uv import fs, open_segment, segment
 from io_uv.fs import Failure
 from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
 from io_uv.segment import SegmentInfo
-from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED
+from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOSPACE
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftEntry, no_entries
 from tests.lib import disk
 from tests.lib.disk import SEGMENT_SIZE, Dir, command, commands, numbers, singles, words
@@ -570,7 +570,7 @@ def test_a_failed_write_leaves_no_segment(data: Dir, monkeypatch: pytest.MonkeyP
         segment.write_closed(str(data), 1, [of(commands(1, 2))])
     name = segment.closed_name(1, 2)
     assert (caught.value.code, caught.value.message) == (
-        RAFT_IOERR,
+        RAFT_NOSPACE,
         f"write closed segment {name}: fsync: no space left on device",
     )
     assert data.names == []

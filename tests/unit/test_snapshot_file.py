@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from io_uv import compress, fs, snapshot_file
 from io_uv.fs import Failure
 from io_uv.snapshot_file import SnapshotInfo
-from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOTFOUND, RAFT_TOOBIG
+from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOSPACE, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import RaftConfiguration, RaftServer, RaftSnapshot
 from tests.lib.disk import Dir, conf, crc, snapshot, words
 
@@ -219,7 +219,7 @@ def test_large_raw_content_is_mapped_where_one_read_is_not_enough(data: Dir, mon
     ],
 )
 def test_a_failed_write_leaves_nothing(data: Dir, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """RAFT_IOERR with the name of the file."""
+    """The name of the file is told, and a full disk from other failures."""
     call, name = step.split()
     original = getattr(fs, call)
 
@@ -233,7 +233,7 @@ def test_a_failed_write_leaves_nothing(data: Dir, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Failure) as caught:
         write(data, b"x")
     assert (caught.value.code, caught.value.message) == (
-        RAFT_IOERR,
+        RAFT_NOSPACE,
         f"write {name[4:]}: {call}: no space left on device",
     )
     assert data.names == []
