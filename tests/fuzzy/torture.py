@@ -91,7 +91,11 @@ class Torture:
         self.paused.discard(id)
 
     def pause(self) -> None:
-        """Pause a leader until there is another one, and ask it before it can have heard of that."""
+        """Pause a leader until there is another one, and ask it before it can have heard of that.
+
+        Its own clock deposes it in the first turn of its loop. Leaders that go on for longer without knowing better
+        take a broken network: test_networks.
+        """
         run = self.run
         leader = run.leader()
         self.lab.pause(leader)

@@ -203,6 +203,12 @@ class Run(Generic[L]):
             if client.operation is not None:
                 self._give_up(client)
 
+    def drain(self) -> None:
+        """Submit nothing until nothing is under way."""
+        self.loaded = False
+        self.until("the last answers", lambda: not self.requests, PATIENCE + 5)
+        self.loaded = True
+
     def read_from(self, id: int) -> None:
         """Let some clients read from a certain server next, whatever they wait for."""
         self.give_up()
@@ -224,12 +230,10 @@ class Run(Generic[L]):
 
     def read_all(self) -> None:
         """Read every register that was ever used once more, so that what was lost shows."""
-        keys = self.keys
+        self.drain()
         self.loaded = False
-        self.until("the last answers", lambda: not self.requests, PATIENCE + 5)
         for key in sorted({op.key for op in self.history}):
             self._read_until_answered(key)
-        self.keys = keys
         self.loaded = True
 
     def settle(self) -> None:
