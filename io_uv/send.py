@@ -9,7 +9,8 @@ Possible failure modes are:
 - The message has no encoding: io.send returns RAFT_MALFORMED or RAFT_TOOBIG. More is queued for that server than
   allowed, because it is away or reads too slowly: RAFT_NOCONNECTION. io.close was called: RAFT_CANCELED. No callback.
 - There is no connection: the message waits. After each attempt to connect that failed only the newest 3 keep waiting,
-  the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay.
+  the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay, the first time
+  after a lasting connection at once.
 - A write fails, or the peer closes, which the client notices by reading: RAFT_IOERR for all under way; it reconnects.
 - The target's address changes, or io.close: what is being written and then what waits fails with RAFT_CANCELED, after
   stream, timer and connect request have ended, never inside the call.
@@ -61,7 +62,7 @@ class Client:
         self.stream: Any = None  # while connected
         self.old_stream: Any = None  # while it is being closed
         self.connected_at = 0
-        self.forgiving = False  # whether the connection before this one lasted
+        self.forgiving = False  # whether the last connection or attempt was one that lasted
         self.pending: deque[Send] = deque()  # waiting for a connection
         self.gathered: list[Send] = []  # to be written at the end of this turn
         self.writing: deque[list[Send]] = deque()  # one list per write under way
@@ -158,7 +159,7 @@ class Client:
             self._finish([self.pending.popleft()], RAFT_NOCONNECTION)
         # A callback may have closed everything.
         if not self.closing:
-            self._retry_later()
+            self._connect_again(False)
 
     def _retry_later(self) -> None:
         self.timer.start(self._timer_cb, self.uv.connect_retry_delay / 1000, 0)
@@ -187,14 +188,18 @@ class Client:
         if self.closing:
             self._maybe_destroy()
             return
-        lasted = self.uv.loop.now() - self.connected_at >= self.uv.connect_retry_delay
-        if lasted or self.forgiving:
+        self._connect_again(self.uv.loop.now() - self.connected_at >= self.uv.connect_retry_delay)
+
+    def _connect_again(self, lasted: bool) -> None:
+        """Connect after a connection or an attempt has ended, at once if it has lasted."""
+        at_once = lasted or self.forgiving
+        # One short connection or failed attempt is forgiven: both ends may reload their certificates at the same time.
+        self.forgiving = lasted
+        if at_once:
             self.connect()
         else:
             # C: uv_send.c:uvClientDisconnectCloseCb connects at once, over and over if the peer accepts and closes.
             self._retry_later()
-        # One short connection is forgiven: both ends may reload their certificates, the one soon after the other.
-        self.forgiving = lasted
 
     # The end.
 

@@ -380,6 +380,29 @@ def test_one_short_connection_after_a_lasting_one_is_forgiven(f: Sender) -> None
     assert f.peer.nobody_waits()
 
 
+def test_one_failed_attempt_after_a_lasting_connection_is_forgiven(f: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that was not ready for a moment is reached without the delay, which follows the second failure."""
+    raft_uv_set_connect_retry_delay(f.io, 10_000)
+    f.submit_send()
+    connection = f.peer.accept()
+    connection.read_handshake()
+    client = f.uv.clients[0]
+    run_until(f.loop, lambda: client.stream is not None)
+    client.connected_at -= 10_000
+    attempts: list[bool] = []
+    connect = f.transport.connect
+
+    def to_nobody(transport: Any, req: Any, id: int, address: str, cb: Any) -> Any:
+        assert client.old_stream is None
+        attempts.append(client.timer.active)
+        return connect(transport, req, id, f"127.0.0.1:{unused_port()}", cb)
+
+    monkeypatch.setattr(f.transport, "connect", to_nobody)
+    connection.close()
+    run_until(f.loop, lambda: client.timer.active)
+    assert attempts == [False, False]
+
+
 def test_what_the_peer_sends_back_is_ignored(f: Sender) -> None:
     """Connections are one-way: bytes from the acceptor change nothing."""
     assert f.send() == 0
