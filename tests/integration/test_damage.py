@@ -11,10 +11,12 @@ from typing import TypeAlias
 
 import pytest
 
+from io_uv import finalize
 from io_uv.fs import Failure
 from tests.lib.crashfs import Image, MemoryFs, installed
 from tests.lib.power_cut import Expected, Found
 from tests.lib.power_cut_scripts import Script
+from tests.lib.uvtest import run_until
 
 Files: TypeAlias = dict[str, tuple[bytes, tuple[tuple[str, bytes], ...]]]
 
@@ -55,6 +57,8 @@ def _after_a_kill(make: Callable[[Script], None]) -> tuple[Image, Expected]:
     with installed(MemoryFs()) as memory:
         script = Script(memory, 5)
         make(script)
+        uv = script.uv.uv
+        run_until(script.uv.loop, lambda: finalize.idle(uv) and len(uv.prepare_pool) == 2)
         files = {name: (bytes(file.content), tuple(file.attributes.items())) for name, file in memory.names.items()}
         journal = list(memory.journal)
         script.close()

@@ -5,6 +5,8 @@ Duty: every function returns a RaftMessage that comes from server `src`, whose a
 
 from collections.abc import Sequence
 
+import pytest
+
 from pyraft import (
     RAFT_COMMAND,
     RAFT_IO_APPEND_ENTRIES,
@@ -30,6 +32,14 @@ from tests.lib import fsm
 def fields_of(struct: object) -> list[str]:
     """Return the names of a struct's fields; a compiled class has no __slots__ to ask."""
     return [name for name in dir(struct) if name[0] != "_"]
+
+
+def four_gib() -> bytes:
+    """Return a payload whose length has no room in 32 bits; it takes no memory until somebody looks at it."""
+    try:
+        return bytes(1 << 32)
+    except MemoryError:
+        pytest.skip("no 4 GiB of address space")
 
 
 def message(src: int, type: int) -> RaftMessage:

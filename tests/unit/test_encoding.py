@@ -166,13 +166,8 @@ def test_unknown_type_is_not_encoded() -> None:
 
 def test_what_does_not_fit_its_field_is_too_big() -> None:
     """Terms above 64 bits and payloads of 4 GiB have no room on the wire."""
-
-    class Huge(bytes):
-        def __len__(self) -> int:
-            return 1 << 32
-
     for message in (
-        m.append_entries(2, 1, 0, 0, 0, EntryBatch([1], [1], [Huge()])),
+        m.append_entries(2, 1, 0, 0, 0, EntryBatch([1], [1], [m.four_gib()])),
         m.append_entries(2, 1, 0, 0, 0, EntryBatch([1 << 64], [1], [b""])),
         m.append_entries(2, 1 << 64, 0, 0),
     ):

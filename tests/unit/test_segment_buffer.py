@@ -10,6 +10,7 @@ from io_uv.fs import Failure
 from io_uv.segment_buffer import SegmentBuffer, batch_size
 from pyraft import errors, heap
 from pyraft.types import EntryBatch
+from tests.lib.messages import four_gib
 
 BLOCK = 512
 
@@ -97,14 +98,9 @@ def test_memory_in_flight_is_not_touched() -> None:
 
 def test_payload_of_4_gib_is_refused() -> None:
     """A length that has no room in its field is refused, and nothing has changed."""
-
-    class Huge(bytes):
-        def __len__(self) -> int:
-            return 1 << 32
-
     buffer = make()
     with pytest.raises(Failure) as info:
-        buffer.append(EntryBatch([1, 1], [1, 1], [b"", Huge()]), 64)
+        buffer.append(EntryBatch([1], [1], [four_gib()]), 64)
     assert info.value.code == errors.RAFT_TOOBIG
     assert buffer.used == 8
 
