@@ -48,12 +48,21 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
 
 
 def test_an_isolated_leader_is_replaced(make_run: MakeRun) -> None:
-    """The others elect a leader and answer clients; the old one steps down, commits nothing, and comes back."""
+    """The others elect a leader and answer clients; the old one steps down, commits nothing, and comes back.
+
+    Often there are two leaders for some tenths of a second: what the old one is asked then shows a read that does not
+    ask the others.
+    """
     run = make_run(3)
-    old = run.leader()
-    run.lab.isolate(old)
-    run.until("another leader", lambda: run.leader() != old, OUTAGE + 20)
-    run.until("the old leader to step down", lambda: run.statuses[old].state != RAFT_LEADER, OUTAGE)
+    for _ in range(5):
+        old = run.leader()
+        run.lab.isolate(old)
+        run.question(old)
+        run.until("another leader", lambda old=old: run.leader() != old, OUTAGE + 20)
+        run.until("the old leader to step down", lambda old=old: run.statuses[old].state != RAFT_LEADER, OUTAGE)
+        run.question(0)
+        run.answers()
+        run.lab.heal_all()
     run.load(SECONDS)
     assert run.longest_outage < OUTAGE
     run.check(run.recover())

@@ -101,11 +101,13 @@ class Torture:
         self.lab.pause(leader)
         self.paused.add(leader)
         self.pauses += 1
-        run.give_up()
+        run.question(leader)
         run.load(self.random.uniform(1.0, 1.8))
-        run.read_from(leader)
+        run.question(leader)
+        run.step()
         self.lab.resume(leader)
         run.answers(20)
+        run.question(0)
 
     def change(self) -> None:
         """Change the configuration in some way, or who leads; a refusal is as good as any other answer."""

@@ -88,6 +88,7 @@ class Run(Generic[L]):
         self.loaded = True
         self.changed: dict[int, int] = {}
         self.submitted = 0
+        self.questioned = 0
         self.settled: set[int] = set()
 
     def tick(self) -> int:
@@ -120,12 +121,13 @@ class Run(Generic[L]):
         op = Operation()
         op.client = client.id
         op.key = self.random.choice(self.keys)
-        op.kind = self.random.choice((PUT, GET, CAS))
+        reader = self.questioned != 0 and client in self.clients[: CLIENTS // 2]
+        op.kind = GET if reader else self.random.choice((PUT, GET, CAS))
         op.value = self.tick() if op.kind != GET else 0
         op.expected = self._recent_value(op.key) if op.kind == CAS else 0
         client.operation, client.request, client.since = op, self.tick(), now
         self.requests[client.request] = (client, op)
-        self._tell(self._target(), client, op)
+        self._tell(self.questioned if reader else self._target(), client, op)
 
     def _tell(self, id: int, client: Client, op: Operation) -> None:
         values = {PUT: f" {op.value}", GET: "", CAS: f" {op.expected} {op.value}"}[op.kind]
@@ -147,9 +149,11 @@ class Run(Generic[L]):
         """
         recent = time.monotonic() - 0.5
         leaders = [id for id, status in self.statuses.items() if status.state == RAFT_LEADER and status.at > recent]
+        others = sorted(self.ready - {self.questioned})
+        leaders = [id for id in leaders if id != self.questioned]
         if leaders and self.random.random() < 0.9:
             return self.random.choice(leaders)
-        return self.random.choice(sorted(self.ready))
+        return self.random.choice(others or sorted(self.ready))
 
     def _heard(self, id: int, words: list[str]) -> None:
         what, *numbers = words
@@ -209,14 +213,14 @@ class Run(Generic[L]):
         self.until("the last answers", lambda: not self.requests, PATIENCE + 5)
         self.loaded = True
 
-    def read_from(self, id: int) -> None:
-        """Let some clients read from a certain server next, whatever they wait for."""
+    def question(self, id: int) -> None:
+        """Let half of the clients do nothing but read from one server, and the others avoid it; 0 ends that.
+
+        Nobody waits any longer for what is under way, so that a leader whom nobody follows any more is asked while
+        others write elsewhere.
+        """
+        self.questioned = id
         self.give_up()
-        for client, key in zip(self.clients[: CLIENTS // 2], self.keys, strict=False):
-            client.operation, client.request, client.since = Operation(GET, key), self.tick(), time.monotonic()
-            client.operation.client = client.id
-            self.requests[client.request] = (client, client.operation)
-            self._tell(id, client, client.operation)
 
     def change(self, line: str) -> int:
         """Tell the leader to change the configuration, wait, and return the code, -1 if none came."""
