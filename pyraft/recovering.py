@@ -46,5 +46,4 @@ def rejected(r: Raft, args: RaftAppendEntries) -> int:
         return 0
     if now - r.rejecting_since < r.install_snapshot_timeout:
         return 0
-    r.rejecting_since = None
     return term.bump(r, r.current_term + 1)

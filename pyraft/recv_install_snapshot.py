@@ -21,6 +21,8 @@ def handle(r: Raft, id: int, address: str, args: RaftInstallSnapshot) -> int:
     if rv != 0:
         return rv
     rv, later, rejected = snapshot.install(r, args)
+    if rv == 0 and later:
+        r.rejecting_since = None  # The leader is at work (see recovering).
     if rv != 0 or later:
         return rv
     return reply.send(r, id, address, rejected, args.last_index)

@@ -32,6 +32,7 @@ def bump(r: Raft, term: int) -> int:
         return rv
     r.current_term = term
     r.voted_for = 0
+    r.rejecting_since = None  # Whoever leads it has not been rejected yet (see recovering).
     if r.state != RAFT_FOLLOWER:
         convert.to_follower(r)
     return 0

@@ -314,3 +314,26 @@ def test_rejections_during_an_installation_do_not_count() -> None:
         s.recv(msg.append_entries(2, 3, 12, 3))
         s.tick()
     assert s.r.current_term == 4
+
+
+def test_the_leader_of_a_new_term_is_given_the_time() -> None:
+    """The rejections that its predecessor got are not held against it."""
+    s = started()
+    s.recv(msg.append_entries(2, 3, 9, 3))
+    s.io.now += s.r.install_snapshot_timeout
+    s.recv(msg.append_entries(2, 4, 9, 3))
+    assert s.r.current_term == 4
+    s.io.now += s.r.install_snapshot_timeout
+    s.recv(msg.append_entries(2, 4, 9, 3))
+    assert s.r.current_term == 5
+
+
+def test_a_snapshot_that_was_long_under_way_begins_the_row_of_rejections_again() -> None:
+    """No rejection need have come between its arrival and its end, and the leader did send something."""
+    s = started()
+    s.recv(msg.append_entries(2, 3, 12, 3))
+    s.io.now += s.r.install_snapshot_timeout
+    s.recv(msg.install_snapshot(2, 3, 9, 3, s.conf, 1, fsm.content(0, 0)))
+    s.io.finish_put()
+    s.recv(msg.append_entries(2, 3, 12, 3))
+    assert s.r.current_term == 3
