@@ -39,10 +39,10 @@ def can_change_configuration(r: Raft) -> int:
 
 
 def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]:
-    """Return (rv, the configuration committed last), from its entry or, if compacted, from the last snapshot's copy."""
+    """Return (rv, the configuration committed last), from its entry or, if that is gone, from the copy of the last."""
     entry = log.get(r.log, r.configuration_committed_index)
-    if entry is not None:
-        assert entry.type == RAFT_CHANGE
+    # Where a failed write has cut it off (replicate.cut_log), something else may stand until a leader sends it again.
+    if entry is not None and entry.type == RAFT_CHANGE:
         rv, conf, problem = configuration.decode(entry.buf)
         if rv != 0:
             r.errmsg = problem

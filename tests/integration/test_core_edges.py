@@ -16,10 +16,12 @@ from pyraft import (
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
     Raft,
+    RaftChange,
     RaftConfiguration,
     RaftEntry,
     RaftSnapshot,
     StderrTracer,
+    raft_add,
     raft_bootstrap,
     raft_close,
     raft_errmsg,
@@ -511,3 +513,16 @@ def test_real_votes_do_not_count_in_the_pre_vote() -> None:
     assert not s.r.candidate_state.in_pre_vote
     s.recv(msg.request_vote_result(3, 2, pre_vote=True))
     assert s.r.candidate_state.votes == [True, False, False]
+
+
+def test_committed_configuration_outlives_what_stands_in_its_place() -> None:
+    """A peer that lies sends a command for the index of a committed change that is gone; its write fails as well."""
+    s = leader()
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.recv(msg.append_entries_result(3, 2, 3))
+    s.io.finish_append(RAFT_IOERR)
+    s.recv(msg.append_entries(2, 3, 2, 2, 2, msg.commands([3])))
+    s.io.finish_append(RAFT_IOERR)
+    assert (s.state, raft_last_index(s.r)) == (RAFT_FOLLOWER, 2)
+    assert [server.id for server in s.r.configuration.servers] == [1, 2, 3, 9]
