@@ -333,13 +333,20 @@ class Cluster:
         leader = self.find_leader()
         return leader is not None and node.status().applied == leader.status().applied
 
+    def _wait_for(self, node: Node) -> None:
+        try:
+            until(f"{node} to catch up", lambda: self.caught_up(node))
+        except AssertionError as exc:
+            said = [f"{other} {other.status()} {' '.join(other.files())}" for other in self.nodes if other.alive]
+            raise AssertionError("\n".join([str(exc), *said])) from None
+
     def settle(self) -> Status:
         """Wait until all running members have applied the same, check that they agree, return the leader's status."""
         leader = self.leader()
         leader.call("barrier")
         for node in self.nodes:
             if node.alive:
-                until(f"{node} to catch up", lambda node=node: self.caught_up(node))  # type: ignore[misc]
+                self._wait_for(node)
         statuses = {node: node.status() for node in self.nodes if node.alive}
         assert len({(s.applied, s.count, s.bytes, s.chain) for s in statuses.values()}) == 1, statuses
         assert len({tuple(sorted(s.configuration.items())) for s in statuses.values()}) == 1, statuses
