@@ -37,7 +37,7 @@ help:
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
 	@echo "make torture   kill real servers under load, KILLS=$(KILLS) times SEED=..., and make cluster for 10 seeds in a row"
 	@echo "make soak      load for SOAK_SECONDS=$(SOAK_SECONDS) with kills and changes, and see that nothing grows"
-	@echo "make compiled  compile the core with mypyc into build/compiled and run the suite on that"
+	@echo "make compiled  compile the hot modules with mypyc into build/compiled and run the suite on that"
 	@echo "make powercut  cut the power at every moment of scripted runs: ROUNDS=$(ROUNDS) SEED=..."
 	@echo "make bench     compare with libraft (where it is installed) and PySyncObj; ARGS='--help' for choices"
 	@echo "make profile   say where the time of a load goes; ARGS='--calls 64 --size 4096'"

@@ -1,15 +1,24 @@
-"""Compiling the core with mypyc, for those who ask: a step of building a wheel, never imported at run time.
+"""Compiling with mypyc, for those who ask: a step of building a wheel, never imported at run time.
 
 Duty: with PYRAFT_COMPILE=1 in the environment, `bdist_wheel` (pyproject.toml names this class for it) turns the
-modules of pyraft into extension modules; the sources are installed beside them. Without it the wheel is pure Python.
-mypy has to be there, so build without isolation:
+modules of pyraft, and those of io_uv that every entry passes, into extension modules; the sources are installed beside
+them. Without it the wheel is pure Python. mypy has to be there, so build without isolation:
 
     pip install 'setuptools>=77' mypy && PYRAFT_COMPILE=1 pip install --no-build-isolation .
 
-Failure modes: without mypy or a C compiler the build fails; who asked for compiled modules never gets other ones.
+What stays interpreted of io_uv: what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
+which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes, weak references and
+finalisers, which mypyc's classes cannot or do badly. All compiled modules are one group: calls between them are calls of
+C functions. So a test cannot replace a function or a global of a compiled module.
+
+Failure modes: without mypy, a C compiler or Python's headers the build fails at once and says which is missing; who
+asked for compiled modules never gets other ones.
 """
 
 import os
+import shlex
+import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +27,29 @@ from setuptools.command.bdist_wheel import bdist_wheel
 SWITCH = "PYRAFT_COMPILE"
 
 INTERPRETED = {"__init__", "_build", "aio", "tracing"}
-"""What stays as it is: it gains nothing, is all waiting, or looks at the frames of its callers."""
+"""What stays as it is of pyraft: it gains nothing, is all waiting, or looks at the frames of its callers."""
+
+IO = (
+    "append",
+    "barrier",
+    "closing",
+    "crc",
+    "encoding",
+    "end_of_turn",
+    "recv",
+    "retry",
+    "segment_buffer",
+    "send",
+    "state",
+    "writer",
+)
+"""What is compiled of io_uv."""
 
 
 def modules() -> list[str]:
     """Return the source files to compile, relative to the root of the project."""
-    return sorted(str(path) for path in Path("pyraft").glob("*.py") if path.stem not in INTERPRETED)
+    core = sorted(str(path) for path in Path("pyraft").glob("*.py") if path.stem not in INTERPRETED)
+    return core + [f"io_uv/{name}.py" for name in IO]
 
 
 class CompilingWheel(bdist_wheel):
@@ -36,7 +62,17 @@ class CompilingWheel(bdist_wheel):
         super().finalize_options()
 
 
+def _check_compiler() -> None:
+    command = os.environ.get("CC") or str(sysconfig.get_config_var("CC") or "cc")
+    if shutil.which(shlex.split(command)[0]) is None:
+        raise SystemExit(f"{SWITCH}=1 needs a C compiler, and there is no {command} (gcc and libc6-dev on Debian)")
+    headers = sysconfig.get_path("include")
+    if not Path(headers, "Python.h").is_file():
+        raise SystemExit(f"{SWITCH}=1 needs Python's headers, and {headers} has none (python3-dev on Debian)")
+
+
 def _extensions() -> list[Any]:
+    _check_compiler()
     try:
         from mypyc.build import mypycify
     except ImportError:

@@ -40,7 +40,7 @@ def pure(workshop: Path) -> Side | str:
 
 
 def compiled(workshop: Path) -> Side | str:
-    """The same with the core compiled, in the tree or by `make compiled`."""
+    """The same with the hot modules compiled, in the tree or by `make compiled`."""
     root = next((root for root in (ROOT, ROOT / "build" / "compiled") if list((root / "pyraft").glob("*.so"))), None)
     if root is None:
         return "nothing is compiled, see make compiled"
