@@ -62,7 +62,6 @@ class Torture:
     def blow(self) -> None:
         """Kill somebody under load, perhaps everybody, and start them again a moment later."""
         run, dice = self.run, self.random
-        run.fresh_keys()
         run.load(dice.uniform(0.0, 0.6))
         if self.servers > 1 and dice.random() < 0.2:
             self.pause()
@@ -180,6 +179,7 @@ def torture(dir: Path, servers: int, kills: int, seed: int, say: bool = True) ->
         run.begin()
         told = 0
         while run.kills < kills:
+            run.run.fresh_keys()
             run.blow()
             if run.random.random() < 0.5:
                 run.change()
@@ -207,6 +207,7 @@ def soak(dir: Path, servers: int, seconds: float, seed: int) -> str:
                     run.blow()
                 run.change()
             run.run.load(min(seconds / 40, 10.0))
+            # Registers go out of use slowly: servers keep them all.
             run.run.fresh_keys()
             run.run.settle()
             footprints = {id: watch.sample(member) for id, member in run.lab.members.items()}
