@@ -102,7 +102,7 @@ def sent(p: RaftProgress, next_index: int, n_bytes: int) -> None:
 def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     """Go back after a rejection of index `rejected` by a server whose log ends at `last_index`.
 
-    Return False, with nothing changed, if the rejection is stale.
+    `last_index` is at most the end of our log. Return False, with nothing changed, if the rejection is stale.
     """
     if p.state == PROGRESS__SNAPSHOT:
         if rejected != p.snapshot_index:
@@ -116,6 +116,11 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
         return True
     if rejected != p.next_index - 1:
         return False
+    if rejected <= p.match_index and rejected < last_index:
+        # C: progress.c:progressMaybeDecrement goes back behind what was acknowledged, down to its snapshot, for ever if
+        # that is superfluous. Who has acknowledged an entry, has later ones and refuses it has a snapshot in its place.
+        p.next_index = last_index + 1
+        return True
     # A stale rejection may lead back behind what was acknowledged, as in C; append._matches helps who compacted that.
     p.next_index = max(1, min(rejected, last_index + 1))
     return True

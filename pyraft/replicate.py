@@ -377,7 +377,7 @@ def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     p.features = result.features
     if result.rejected > 0:
         # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
-        if progress.maybe_decrement(p, result.rejected, result.last_log_index):
+        if progress.maybe_decrement(p, result.rejected, min(result.last_log_index, log.last_index(r.log))):
             progress_one(r, i)
         return 0
     # A longer log than ours is a left-over of earlier terms.

@@ -1,6 +1,7 @@
 """Servers of this project and of the C library in one cluster."""
 
 import re
+import time
 
 import pytest
 
@@ -104,3 +105,29 @@ def test_a_follower_refuses_what_only_a_leader_does(workshop: Workshop, kind: st
     with pytest.raises(Failed) as caught:
         follower.call("apply", "00" * 8)
     assert caught.value.code == 7
+
+
+def test_a_c_follower_whose_snapshot_reaches_further_than_the_leaders_is_not_lost(workshop: Workshop) -> None:
+    """A leader that knows nothing of it sends its own snapshot first; what it then asks for is compacted there.
+
+    Under a C leader such a C follower gets nothing any more, until another leads.
+    """
+    quick = {"election": 300, "heartbeat": 50, "retry": 400, "trailing": 5, "install": 1000}
+    leaders = [workshop.node("py", id, threshold=40, **quick) for id in (1, 2)]
+    ahead = workshop.node("c", 3, threshold=12, **quick)
+    cluster = Cluster([*leaders, ahead], seed=3)
+    cluster.start()
+    cluster.apply(65, window=1)
+    cluster.settle()
+    for node in cluster.nodes:
+        node.kill()
+    first = min(int(path.name[:16]) for path in ahead.dir.glob("0*-0*"))
+    assert first > max(snapshot_index(node) for node in leaders) + 1
+    for node in leaders:
+        node.run()
+    cluster.apply(3)
+    time.sleep(1.5)  # Nothing tells when the leader has given up messages to the third server; this is 30 heartbeats.
+    ahead.run()
+    cluster.settle()
+    for node in cluster.nodes:
+        node.quit()
