@@ -1,7 +1,7 @@
 """The simulation bites: each of these ways to break the core is found within a few dozen seeds.
 
-A mutation is one edit of the source, made in a copy. If the text that it changes is no longer there, the test says so:
-then the mutation has to be written anew against the code of today.
+A mutation is an edit of the source (file, old text, new text), or several, made in a copy. If the text that it changes
+is no longer there, the test says so: then the mutation has to be written anew against the code of today.
 """
 
 import shutil
@@ -17,7 +17,7 @@ SEEDS = 400
 STEPS = 2000
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-MUTATIONS = {
+MUTATIONS: dict[str, tuple[str, ...]] = {
     "votes twice in a term": (
         "election.py",
         "    if not args.pre_vote and r.voted_for not in (0, args.candidate_id):\n",
@@ -138,10 +138,13 @@ MUTATIONS = {
         "    if not is_voter(r) and not out_of_patience(r):\n",
         "    if not is_voter(r):\n",
     ),
-    "refuses for ever what its snapshot has replaced": (
+    "refuses for ever what its snapshot has replaced, and is asked for it for ever": (
         "append.py",
         "        return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0\n",
         "        return False, 0\n",
+        "progress.py",
+        "    if rejected <= p.match_index and rejected < last_index:\n",
+        "    if False:\n",
     ),
     "votes although its disk has lost entries": (
         "election.py",
@@ -164,13 +167,13 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_core_that_is_caught(name: str, tmp_path: Path) -> None:
     """The simulation of a mutated copy of the core ends with a broken invariant."""
-    file, old, new = MUTATIONS[name]
     package = tmp_path / "pyraft"
     source = Path(pyraft.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    text = (package / file).read_text()
-    assert text.count(old) == 1, f"{file} has changed: write this mutation anew"
-    (package / file).write_text(text.replace(old, new))
+    for file, old, new in zip(*[iter(MUTATIONS[name])] * 3, strict=True):
+        text = (package / file).read_text()
+        assert text.count(old) == 1, f"{file} has changed: write this mutation anew"
+        (package / file).write_text(text.replace(old, new))
     program = (
         "import runpy, sys; sys.path[:0] = sys.argv.pop(1).split(); import pyraft; "
         f"assert pyraft.__file__.startswith({str(tmp_path)!r}); runpy.run_module('tests.fuzzy', run_name='__main__')"
