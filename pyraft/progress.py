@@ -19,6 +19,9 @@ PROGRESS__PROBE: Final = 0
 PROGRESS__PIPELINE: Final = 1
 PROGRESS__SNAPSHOT: Final = 2
 
+MAX_REFUSALS: Final = 8
+"""How often in a row a server may refuse what it has acknowledged before that is taken to be in its snapshot."""
+
 
 def build(conf: RaftConfiguration, id: int, last_index: int, last_stored: int) -> list[RaftProgress]:
     """Return the progress of all servers at the start of a leadership; our own match is what is on our disk."""
@@ -118,9 +121,12 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
         return False
     if rejected <= p.match_index and rejected < last_index:
         # C: progress.c:progressMaybeDecrement goes back behind what was acknowledged, down to its snapshot, for ever if
-        # that is superfluous. Who has acknowledged an entry, has later ones and refuses it has a snapshot in its place.
-        p.next_index = last_index + 1
-        return True
+        # that is superfluous. Who has acknowledged an entry, has later ones and refuses it has a snapshot in its place;
+        # once or twice such a refusal may as well be an old one that was long on its way.
+        p.refusals += 1
+        if p.refusals > MAX_REFUSALS:
+            p.next_index = last_index + 1
+            return True
     # A stale rejection may lead back behind what was acknowledged, as in C; append._matches helps who compacted that.
     p.next_index = max(1, min(rejected, last_index + 1))
     return True
@@ -132,6 +138,7 @@ def maybe_update(p: RaftProgress, last_index: int) -> bool:
     if p.match_index >= last_index:
         return False
     p.match_index = last_index
+    p.refusals = 0
     while p.inflight and p.inflight[0][0] <= last_index:
         p.inflight_bytes -= p.inflight.popleft()[1]
     return True

@@ -70,7 +70,8 @@ class RaftProgress:
     """`struct raft_progress`: how far one server is, as its leader knows it.
 
     `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
-    index and bytes of every message sent in PIPELINE and not acknowledged yet.
+    index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
+    row the server refused an entry that it has acknowledged.
     """
 
     __slots__ = (
@@ -81,6 +82,7 @@ class RaftProgress:
         "match_index",
         "next_index",
         "recent_recv",
+        "refusals",
         "snapshot_index",
         "snapshot_last_send",
         "state",
@@ -97,6 +99,7 @@ class RaftProgress:
         self.features = 0
         self.inflight: deque[tuple[int, int]] = deque()
         self.inflight_bytes = 0
+        self.refusals = 0
 
 
 class LeaderState:

@@ -158,8 +158,14 @@ def test_stale_rejection_leads_behind_what_is_acknowledged_as_in_c() -> None:
 def test_who_refuses_what_it_acknowledged_and_has_more_is_asked_for_its_end() -> None:
     """It has a snapshot in the place of that entry; who has less has lost it, and is led back to where it ends."""
     p = made(next_index=6, match_index=5)
+    for _ in range(progress.MAX_REFUSALS):
+        assert progress.maybe_decrement(p, 5, 9)
+        assert p.next_index == 5
+        p.next_index = 6
     assert progress.maybe_decrement(p, 5, 9)
     assert p.next_index == 10
+    assert progress.maybe_update(p, 9)
+    assert p.refusals == 0
     p = made(next_index=6, match_index=5)
     assert progress.maybe_decrement(p, 5, 2)
     assert p.next_index == 3
