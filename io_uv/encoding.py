@@ -313,6 +313,7 @@ def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -
     if size < fixed:
         raise _short(size, fixed)
     p = RaftAppendEntries()
+    n: int
     p.term, p.prev_log_index, p.prev_log_term, p.leader_commit, n = _FIVE_WORDS.unpack_from(buf, at)
     _check_range(p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
     message.append_entries = p

@@ -120,6 +120,8 @@ class Reader:
             self._finish(data, 0)
         end = len(data)
         need = encoding.PREAMBLE_SIZE
+        word: int
+        size: int
         while not self.stopped and end - at >= encoding.PREAMBLE_SIZE:
             self._start = self._position + at
             word, size = encoding.preamble.unpack_from(data, at)
