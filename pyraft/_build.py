@@ -8,8 +8,8 @@ them. Without it the wheel is pure Python. mypy has to be there, so build withou
 
 What stays interpreted of io_uv: what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
 which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes, weak references and
-finalisers, which mypyc's classes cannot or do badly. All compiled modules are one group: calls between them are calls of
-C functions. So a test cannot replace a function or a global of a compiled module.
+finalisers, which mypyc's classes cannot or do badly. All compiled modules are one group: calls between them are those
+of C functions, so a test cannot replace a function or a global of a compiled module.
 
 Failure modes: without mypy, a C compiler or Python's headers the build fails at once and says which is missing; who
 asked for compiled modules never gets other ones.
