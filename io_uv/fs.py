@@ -161,6 +161,11 @@ def flock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def funlock(fd: int) -> None:
+    """flock(2): give the lock up."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
 def file_system(fd: int) -> int:
     """Return the type of the file system that a file is on, as fstatfs(2) has it (TMPFS_MAGIC and so on)."""
     return libc.fstatfs_type(fd)
@@ -196,11 +201,6 @@ def check_dir(dir: str) -> None:
         raise Failure(RAFT_INVALID, f"path '{dir}' is not a directory")
     if not mode & stat_.S_IWUSR:
         raise Failure(RAFT_INVALID, f"directory '{dir}' is not writable")
-
-
-def funlock(fd: int) -> None:
-    """flock(2): give the lock up."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 class DirLock:

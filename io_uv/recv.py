@@ -234,20 +234,26 @@ class Server:
             return
         assert data is not None
         reader = self._reader
-        end_of_turn = self.uv.end_of_turn
-        end_of_turn.hold()
-        try:
-            reader.feed(data)
-        except Failure as failure:
-            self._drop(failure)
+        if not self._take(reader.feed, data):
             return
-        finally:
-            end_of_turn.release()
         if reader.missing is not None and not reader.stopped:
             # Streams of other transports need not have this.
             read_into = getattr(stream, "start_read_into", None)
             if read_into is not None:
                 read_into(self._alloc_cb, self._read_into_cb)
+
+    def _take(self, take: Callable[[Any], None], what: Any) -> bool:
+        """Have the reader take what has come, as one event; return whether the connection is still good."""
+        end_of_turn = self.uv.end_of_turn
+        end_of_turn.hold()
+        try:
+            take(what)
+        except Failure as failure:
+            self._drop(failure)
+            return False
+        finally:
+            end_of_turn.release()
+        return True
 
     def _alloc_cb(self, stream: Any, suggested_size: int) -> memoryview:
         missing = self._reader.missing
@@ -260,15 +266,8 @@ class Server:
             return
         assert n is not None
         reader = self._reader
-        end_of_turn = self.uv.end_of_turn
-        end_of_turn.hold()
-        try:
-            reader.filled(n)
-        except Failure as failure:
-            self._drop(failure)
+        if not self._take(reader.filled, n):
             return
-        finally:
-            end_of_turn.release()
         if reader.missing is None and not reader.stopped:
             stream.start_read(self._read_cb)
 

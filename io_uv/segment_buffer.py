@@ -26,8 +26,6 @@ CHECKSUMS_SIZE: Final = 8
 _MIN_ARENA: Final = 64 * 1024
 _FORMAT: Final = struct.pack("<Q", segment.DISK_FORMAT)
 _CHECKSUMS: Final = struct.Struct("<II")
-# The whole of checksums and header for a batch of one entry: header checksum, data checksum, n, term, type, length.
-_ONE_HEADER: Final = struct.Struct("<QQB3xI")
 
 
 def batch_size(batch: EntryBatch) -> int:
@@ -40,10 +38,7 @@ def batch_size(batch: EntryBatch) -> int:
 
 def _encode_head(batch: EntryBatch, payload: bytes) -> bytes:
     """Return checksums and header of a batch. Each checksum starts from 0 (raft/uv.h)."""
-    if len(batch.bufs) == 1 and len(payload) < 1 << 32:
-        header = _ONE_HEADER.pack(1, batch.terms[0], batch.types[0], len(payload))
-    else:
-        header = encoding.encode_batch_header(batch)
+    header = encoding.encode_batch_header(batch)
     return _CHECKSUMS.pack(crc.crc32(header), crc.crc32(payload)) + header
 
 
