@@ -81,7 +81,8 @@ def test_all_handles_work_on_a_running_loop(run: Callable[[Program], Any]) -> No
 
         Timer(loop).start(lambda t: end("timer", t), 0.01, 0)
         wake = Async(loop, lambda a: end("async", a))
-        threading.Thread(target=wake.send).start()
+        sender = threading.Thread(target=wake.send)
+        sender.start()
         Poll(loop, fd).start(UV_READABLE, lambda p, *_: end("poll", p))
         for kind in (Prepare, Check, Idle):
             kind(loop).start(lambda h: end(type(h).__name__, h))
@@ -101,6 +102,7 @@ def test_all_handles_work_on_a_running_loop(run: Callable[[Program], Any]) -> No
         client.connect(server.getsockname(), lambda c, _: c.write(b"x", lambda c, _: c.close()))
         while len(done) < 9 or loop.handles:
             await asyncio.sleep(0.001)
+        sender.join(10)
         os.close(fd)
         return sorted(done)
 

@@ -184,13 +184,16 @@ def test_closing_a_loop_cancels_what_has_not_begun_and_waits_for_the_rest() -> N
         begun.release()
         gate.wait(10)
 
+    def cancelled(code: int | None) -> None:
+        ends.append(code)
+        gate.set()
+
     for _ in range(4):
         loop.queue_work(block, ends.append)
     for _ in range(4):
         begun.acquire()
     for _ in range(3):
-        loop.queue_work(lambda: None, ends.append)
-    threading.Timer(0.05, gate.set).start()
+        loop.queue_work(lambda: None, cancelled)
     loop.close()
     assert sorted(map(str, ends)) == sorted(["None"] * 4 + [str(errno.UV_ECANCELED)] * 3)
 
