@@ -43,6 +43,7 @@ class AliveSegment:
         "first_index",
         "last_index",
         "next_block",
+        "removed",
         "size",
         "written",
     )
@@ -59,6 +60,8 @@ class AliveSegment:
         # Bytes promised to batches, written or not.
         self.size = FORMAT_SIZE
         self.next_block = 0
+        # Whether the file was found to be gone when the last write was under way.
+        self.removed = False
         # What is durable: bytes and index of the last entry.
         self.written = 0
         self.last_index = first_index - 1
@@ -268,13 +271,15 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
     uv.writer.submit(
         segment.fd, arena, length, offset, lambda failure: _write_cb(uv, segment, offset + used, last_index, failure)
     )
+    # Asked while the disk is at work, so that it takes no time. C acknowledges what goes into a file that nobody will
+    # find again.
+    segment.removed = _is_removed(segment.fd)
 
 
 def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
     """Completion of a write: up to byte `written` and entry `last_index` the segment is durable, unless it failed."""
     segment.buffer.given_back()
-    if failure is None and _is_removed(segment.fd):
-        # C acknowledges what goes into a file that nobody will find again.
+    if failure is None and segment.removed:
         failure = Failure(errors.RAFT_IOERR, f"open-{segment.counter} was removed")
     uv.end_of_turn.hold()
     try:

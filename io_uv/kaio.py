@@ -1,8 +1,9 @@
 """Linux asynchronous I/O (io_submit and its kin) through the raw system calls, completions through an eventfd.
 
 Duty: `Context`, a kernel queue of writes. A write is submitted without blocking, its completion makes the eventfd
-readable, `reap` collects the results. The system calls keep the interpreter lock: each takes a few microseconds, and
-giving the lock up and fetching it back would cost more. So only non-blocking writes (`nowait`) belong here on a loop.
+readable, `reap` collects the results, from the ring that the kernel shares with the process or, where that is not
+known to be safe, by io_getevents. The system calls keep the interpreter lock: each takes a few microseconds, and giving
+the lock up and fetching it back would cost more. So only non-blocking writes (`nowait`) belong here on a loop.
 
 Happy path: Context(n) once, then submit(...) and reap() for each write; close() when nothing is in flight any more.
 
@@ -11,7 +12,6 @@ fs.aio-max-nr), EAGAIN from submit (the write would block), EOPNOTSUPP and EINVA
 ENOSYS where the kernel or the processor is not supported. The caller keeps the memory alive until the completion.
 """
 
-import contextlib
 import ctypes
 import errno
 import os
@@ -41,6 +41,13 @@ _IOCB_SIZE: Final = 64
 _EVENT: Final = struct.Struct("<QQqq")
 _EVENT_SIZE: Final = 32
 
+# struct aio_ring, which io_setup returns the address of: id, number of events, head, tail, magic, compatible and
+# incompatible features, size of all this; the events follow. Head is the reader's, tail the kernel's.
+_RING_WORDS: Final = ctypes.c_uint32 * 8
+_RING_SIZE: Final = 32
+_EVENTS, _HEAD, _TAIL, _MAGIC, _INCOMPATIBLE, _SIZE = 1, 2, 3, 4, 6, 7
+_RING_MAGIC: Final = 0xA10A10A1
+
 
 def _syscalls() -> "tuple[Any, Any, tuple[int, int, int, int]] | None":
     """Return the libc's syscall function, twice: keeping the interpreter lock and giving it up, and the numbers."""
@@ -65,10 +72,13 @@ def _call(which: int, *args: int, blocking: bool = False) -> int:
     if _found is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     keeping, yielding, numbers = _found
-    call = yielding if blocking else keeping
-    padded = args + (0,) * (5 - len(args))
+    return _repeat(yielding if blocking else keeping, (numbers[which], *args, *(0,) * (5 - len(args))))
+
+
+def _repeat(call: Any, args: tuple[int, ...]) -> int:
+    """Make a system call until no signal interrupts it; raise OSError if it fails."""
     while True:
-        rv: int = call(numbers[which], *padded)
+        rv: int = call(*args)
         if rv >= 0:
             return rv
         code = ctypes.get_errno()
@@ -81,10 +91,36 @@ def address_of(buffer: Any) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
+def _map_ring(ctx: int) -> tuple[Any, Any]:
+    """Return the words at the head of a context's ring and the memory of its events; (None, None) if it is of no use.
+
+    On x86-64 only: it does not reorder reads, so what is behind the tail that is read is there.
+    """
+    if platform.machine() != "x86_64":
+        return None, None
+    words = _RING_WORDS.from_address(ctx)
+    if words[_MAGIC] != _RING_MAGIC or words[_INCOMPATIBLE] != 0 or words[_SIZE] != _RING_SIZE:
+        return None, None
+    return words, (ctypes.c_char * (_EVENT_SIZE * words[_EVENTS])).from_address(ctx + _RING_SIZE)
+
+
 class Context:
     """A queue of up to `n` writes in flight, and the eventfd that counts their completions."""
 
-    __slots__ = ("_ctx", "_event_fd", "_events", "_events_at", "_free", "_iocbs", "_n", "_pointers", "_timeout")
+    __slots__ = (
+        "_call_submit",
+        "_ctx",
+        "_event_fd",
+        "_events",
+        "_free",
+        "_iocbs",
+        "_n",
+        "_pointers",
+        "_ring",
+        "_ring_events",
+        "_submissions",
+        "_timeout",
+    )
 
     def __init__(self, n: int) -> None:
         assert n > 0
@@ -101,9 +137,13 @@ class Context:
         self._iocbs = ctypes.create_string_buffer(_IOCB_SIZE * n)
         first = ctypes.addressof(self._iocbs)
         self._pointers = (ctypes.c_ulong * n)(*(first + _IOCB_SIZE * i for i in range(n)))
+        assert _found is not None
+        self._call_submit, _, numbers = _found
+        at = ctypes.addressof(self._pointers)
+        self._submissions = [(numbers[3], self._ctx, 1, at + 8 * i, 0, 0) for i in range(n)]
         self._events = ctypes.create_string_buffer(_EVENT_SIZE * n)
-        self._events_at = ctypes.addressof(self._events)
         self._timeout = (ctypes.c_long * 2)(0, 0)
+        self._ring, self._ring_events = _map_ring(self._ctx)
         self._free = list(range(n))
 
     def fileno(self) -> int:
@@ -142,24 +182,40 @@ class Context:
             _IOCB_FLAG_RESFD,
             self._event_fd,
         )
-        _call(3, self._ctx, 1, ctypes.addressof(self._pointers) + 8 * slot)
+        _repeat(self._call_submit, self._submissions[slot])
         self._free.pop()
 
     def reap(self) -> list[tuple[int, int]]:
         """Return (tag, result) of all completed writes without waiting: bytes written, or a negative errno."""
-        with contextlib.suppress(BlockingIOError):  # asked without having been told: the queue knows better
+        try:
             os.eventfd_read(self._event_fd)
-        n = _call(2, self._ctx, 0, self._n, self._events_at, ctypes.addressof(self._timeout))
-        done = []
-        for i in range(n):
-            data, _, result, _ = _EVENT.unpack_from(self._events, _EVENT_SIZE * i)
-            self._free.append(data & 0xFFFF)
-            done.append((data >> 16, result))
+        except BlockingIOError:
+            return self._collect()  # asked without having been told: the queue knows better
+        return self._collect()
+
+    def _collect(self) -> list[tuple[int, int]]:
+        done: list[tuple[int, int]] = []
+        ring = self._ring
+        if ring is None:
+            n = _call(2, self._ctx, 0, self._n, ctypes.addressof(self._events), ctypes.addressof(self._timeout))
+            for i in range(n):
+                self._take(self._events, i, done)
+            return done
+        head = ring[_HEAD]
+        while head != ring[_TAIL]:
+            self._take(self._ring_events, head, done)
+            head = ring[_HEAD] = (head + 1) % ring[_EVENTS]
         return done
+
+    def _take(self, events: Any, i: int, done: list[tuple[int, int]]) -> None:
+        data, _, result, _ = _EVENT.unpack_from(events, _EVENT_SIZE * i)
+        self._free.append(data & 0xFFFF)
+        done.append((data >> 16, result))
 
     def close(self) -> None:
         """Release the queue. It waits for writes in flight, if any, and tens of ms for the kernel: not on a loop."""
         if self._event_fd >= 0:
             os.close(self._event_fd)
             self._event_fd = -1
+            self._ring = self._ring_events = None  # about to be unmapped
             _call(1, self._ctx, blocking=True)
