@@ -24,7 +24,8 @@ def arguments() -> argparse.Namespace:
         "--rows", default="*", help="names of rows or groups to measure, with wildcards, separated by ;"
     )
     parser.add_argument("--list", action="store_true", help="list groups and rows")
-    parser.add_argument("--sides", default=",".join(sides.NAMES), help="which sides (%(default)s)")
+    on_request = ", ".join(sides.ON_REQUEST)
+    parser.add_argument("--sides", default=",".join(sides.NAMES), help=f"which sides (%(default)s; also {on_request})")
     parser.add_argument("--rounds", type=int, default=3, help="how often all is measured (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a load (%(default)s)")
     parser.add_argument("--disk", type=Path, help="a directory on a disk, for the rows called ext4 (temporary files')")

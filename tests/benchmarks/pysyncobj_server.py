@@ -1,9 +1,11 @@
 """The counterpart of server.c on PySyncObj: same arguments (settings are ignored), same lines in and out.
 
 By default an entry waits up to 100 ms for others. Here each load gets the setting that is best for it: one call at a
-time is sent at once, many wait for up to 1 ms. The journal is on; PySyncObj never syncs it.
+time is sent at once, many wait for up to 1 ms. With BENCH_UNBATCHED in the environment nothing ever waits. The journal
+is on; PySyncObj never syncs it.
 """
 
+import os
 import struct
 import sys
 import threading
@@ -18,6 +20,7 @@ U64 = struct.Struct("<Q")
 FOLLOWER, LEADER = 1, 3
 POLL_SECONDS = 0.005
 IDLE_PERIOD_SECONDS = 0.1
+UNBATCHED = "BENCH_UNBATCHED" in os.environ
 
 
 class Counter(SyncObj):  # type: ignore[misc]
@@ -89,7 +92,7 @@ class Server:
         say("stall", self.longest // 1000, 0)
 
     def load(self, calls: str, buffers: str, size: str, seconds: str, entries: str) -> None:
-        self.batch(1e-3 if int(calls) * int(buffers) > 1 else None)
+        self.batch(1e-3 if int(calls) * int(buffers) > 1 and not UNBATCHED else None)
         self.buffers, self.rest = int(buffers), b"\x5a" * (int(size) - 8)
         self.began = time.perf_counter_ns()
         self.deadline = self.began + int(float(seconds) * 1e9)

@@ -14,7 +14,13 @@ from tests.benchmarks.rows import Row, Values
 
 REFERENCE = "libraft"
 MORE_IS_BETTER = {"throughput"}
-COLOURS = {"pyraft": "#2b6cb0", "pyraft-compiled": "#1a365d", "libraft": "#a0aec0", "pysyncobj": "#dd6b20"}
+COLOURS = {
+    "pyraft": "#2b6cb0",
+    "pyraft-compiled": "#1a365d",
+    "libraft": "#a0aec0",
+    "pysyncobj": "#dd6b20",
+    "pysyncobj-unbatched": "#f6ad55",
+}
 
 NOTES = {"pysyncobj": " (never syncs its journal)"}
 
@@ -101,11 +107,12 @@ def picture(results: Results, rows: list[Row], sides: list[str]) -> str:
         f'<rect width="{left + width + 60}" height="{height}" fill="white"/>',
         f'<text x="8" y="18" font-size="13">How many times better than {REFERENCE} (same run; right is better)</text>',
     ]
-    for n, side in enumerate(others):
-        x = left + 130 * n
+    x = 8 if len(others) > 3 else left
+    for side in others:
+        label = side + NOTES.get(side, "")
         parts.append(f'<rect x="{x}" y="26" width="10" height="10" fill="{COLOURS[side]}"/>')
-        note = NOTES.get(side, "")
-        parts.append(f'<text x="{x + 14}" y="35">{escape(side + note)}</text>')
+        parts.append(f'<text x="{x + 14}" y="35">{escape(label)}</text>')
+        x += 32 + 6 * len(label)
 
     def place(value: float) -> float:
         import math

@@ -3,6 +3,7 @@
 A side that cannot be had (no libraft-dev, no compiler, not built, not installed) is left out, with a word on why.
 """
 
+import dataclasses
 import importlib.util
 import shutil
 import subprocess
@@ -15,11 +16,18 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ("pyraft", "io_uv")
 NAMES = ("pyraft", "pyraft-compiled", "libraft", "pysyncobj")
+ON_REQUEST = ("pysyncobj-unbatched",)
 
 
 def find(names: list[str], workshop: Path) -> tuple[list[Side], list[str]]:
     """The sides of these names, made in a directory for temporary things; and why others are missing."""
-    makers = {"pyraft": pure, "pyraft-compiled": compiled, "libraft": libraft, "pysyncobj": pysyncobj}
+    makers = {
+        "pyraft": pure,
+        "pyraft-compiled": compiled,
+        "libraft": libraft,
+        "pysyncobj": pysyncobj,
+        "pysyncobj-unbatched": pysyncobj_unbatched,
+    }
     found, missing = [], []
     for name in names:
         side = makers[name](workshop)
@@ -65,3 +73,11 @@ def pysyncobj(workshop: Path) -> Side | str:
     if importlib.util.find_spec("pysyncobj") is None:
         return "not installed"
     return Side("pysyncobj", [sys.executable, str(HERE / "pysyncobj_server.py")], journal="pysyncobj", syncs=False)
+
+
+def pysyncobj_unbatched(workshop: Path) -> Side | str:
+    """The same with its batching off whatever the load: entries are sent when they come."""
+    side = pysyncobj(workshop)
+    if isinstance(side, Side):
+        side = dataclasses.replace(side, name="pysyncobj-unbatched", environment={"BENCH_UNBATCHED": "1"})
+    return side
