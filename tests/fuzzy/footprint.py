@@ -1,8 +1,8 @@
 """What server processes use, and whether it grows: memory, descriptors, threads, files and bytes on disk.
 
 Duty: `Watch` takes a sample of every server now and then, keeps those of each life of each process, and judges them at
-the end. A server that was never killed must not use more late in the run than early; of servers that were, the same
-holds for what is in their directories, whichever process wrote it, and the last life is shown.
+the end. A server that was never killed must not use more late in the run than early. Directories of the others,
+whichever process wrote them, and the last lives of these must not use more late than that server used early.
 
 Failure modes: AssertionError with the figures. The early sample is that of the second quarter: caches and pools have
 filled by then. Medians are compared, as a snapshot being written doubles a figure for a moment.
@@ -84,14 +84,15 @@ class Watch:
     def judge(self, seconds: float, spared: int) -> str:
         """Check that nothing has grown in a run of so many seconds, and return the figures of the spared server.
 
-        The last lives of others are held to what the spared one used early: they may not have been members at first.
+        Others are held to what the spared one used early: they may not have been members then, with nothing on disk.
         """
         model, late = _parts(self._samples[spared])
         rss = (1.05, 2e6) if seconds >= LONG_SECONDS else LIVES["rss"]
         figures = _compare(f"server {spared}", model, late, {**LIVES, "rss": rss})
         for id, samples in sorted(self._samples.items()):
             if id != spared:
-                _compare(f"server {id}", *_parts(samples), {what: LIVES[what] for what in ("files", "bytes")})
+                _, disk = _parts(samples)
+                _compare(f"server {id}", model, disk, {what: LIVES[what] for what in ("files", "bytes")})
                 last = [sample for sample in samples if sample.pid == samples[-1].pid]
                 _compare(f"server {id}, last life", model, last[len(last) // 2 :], LIVES)
         return figures

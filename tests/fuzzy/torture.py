@@ -216,8 +216,8 @@ def soak(dir: Path, servers: int, seconds: float, seed: int) -> str:
                 left = max(end - time.monotonic(), 0)
                 print(f"{left:7.0f} s left, {run.kills} kills, {run.run.answered} answers: {footprints[1]}", flush=True)
         print("\n".join(watch.figures()), flush=True)
-        figures = watch.judge(seconds, 1)
-        return run.finish() + "; " + figures
+        history = run.finish()
+        return history + "; " + watch.judge(seconds, 1)
     finally:
         run.lab.close()
 
