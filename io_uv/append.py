@@ -111,7 +111,7 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: Any) -> 
     """
     uv: state.Uv = io.impl
     if uv.closing:
-        return errors.RAFT_CANCELED
+        return closing.refuse(uv)
     if n <= 0 or len(entries) < n:
         io.errmsg = f"append of {n} entries out of {len(entries)}"
         return errors.RAFT_INVALID

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from io_uv import state
+from pyraft import errors
 
 
 def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: Any) -> None:
@@ -32,6 +33,12 @@ def report(uv: state.Uv, exc: BaseException) -> None:
         uv.io.report(uv.io, exc)
     else:
         sys.excepthook(type(exc), exc, exc.__traceback__)
+
+
+def refuse(uv: state.Uv) -> int:
+    """Return what is asked for after io.close gets."""
+    uv.io.errmsg = "closed"
+    return errors.RAFT_CANCELED
 
 
 def unlock(uv: state.Uv) -> None:

@@ -16,6 +16,7 @@ Possible failure modes are:
   stream, timer and connect request have ended, never inside the call.
 """
 
+import logging
 from collections import deque
 from typing import Any, Final, TypeAlias
 
@@ -27,7 +28,11 @@ from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_NOCONNECTION, errmsg_c
 from pyraft.tracing import trace
 from pyraft.types import RaftIo, RaftIoSend, RaftMessage, raft_io_send_cb
 
+_log: Final = logging.getLogger("io_uv")
+
 _MAX_PENDING: Final = 3
+_WARN_AFTER: Final = 5
+"""Attempts to connect in a row that fail before the logger hears of it: a server that is restarted is no news."""
 
 Send: TypeAlias = tuple[RaftIoSend, list[Any], int]
 """A message on its way: request, buffers, their size in bytes."""
@@ -41,6 +46,7 @@ class Client:
         "closing",
         "connected_at",
         "connecting",
+        "failures",
         "forgiving",
         "gathered",
         "id",
@@ -59,6 +65,7 @@ class Client:
         self.address = address
         self.timer: Any = pyuv.Timer(uv.loop)  # of the next attempt to connect; None once closed
         self.connecting = False
+        self.failures = 0  # attempts to connect in a row that failed
         self.stream: Any = None  # while connected
         self.old_stream: Any = None  # while it is being closed
         self.connected_at = 0
@@ -129,10 +136,15 @@ class Client:
         assert not self.connecting
         transport = self.uv.transport
         self.connecting = True
-        rv = transport.connect(transport, RaftUvConnect(), self.id, self.address, self._connect_cb)
+        try:
+            rv = transport.connect(transport, RaftUvConnect(), self.id, self.address, self._connect_cb)
+        except Exception as exc:
+            closing.report(self.uv, exc)
+            transport.errmsg = f"{type(exc).__name__}: {exc}"
+            rv = RAFT_NOCONNECTION
         if rv != 0:
             self.connecting = False
-            trace(self.uv.tracer, f"connect to server {self.id} at {self.address}: {transport.errmsg}")
+            self._failed()
             self._retry_later()
 
     def _connect_cb(self, req: RaftUvConnect, stream: Any, status: int) -> None:
@@ -145,6 +157,9 @@ class Client:
                 self._maybe_destroy()
             return
         if status == 0:
+            if self.failures >= _WARN_AFTER:
+                _log.warning("server %d at %s is reached", self.id, self.address)
+            self.failures = 0
             self.stream = stream
             self.connected_at = self.uv.loop.now()
             self.gathered.extend(self.pending)
@@ -154,12 +169,20 @@ class Client:
                 # C: uv_send.c never reads, and notices that a peer is gone only when a write fails.
                 stream.start_read(self._read_cb)
             return
-        trace(self.uv.tracer, f"connect to server {self.id} at {self.address}: {self.uv.transport.errmsg}")
+        self._failed()
         while len(self.pending) > _MAX_PENDING:
             self._finish([self.pending.popleft()], RAFT_NOCONNECTION)
         # A callback may have closed everything.
         if not self.closing:
             self._connect_again(False)
+
+    def _failed(self) -> None:
+        """Say that an attempt to connect has failed."""
+        reason = self.uv.transport.errmsg
+        trace(self.uv.tracer, f"connect to server {self.id} at {self.address}: {reason}")
+        self.failures += 1
+        if self.failures == _WARN_AFTER:
+            _log.warning("server %d at %s cannot be reached, trying on: %s", self.id, self.address, reason)
 
     def _retry_later(self) -> None:
         self.timer.start(self._timer_cb, self.uv.connect_retry_delay / 1000, 0)
@@ -235,7 +258,7 @@ def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb)
     uv: Uv = io.impl
     if uv.closing:
         # C: uv_send.c:UvSend asserts.
-        return RAFT_CANCELED
+        return closing.refuse(uv)
     req.cb = cb
     try:
         bufs = encoding.encode_message(message)

@@ -87,7 +87,7 @@ def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: Ra
     """
     uv: state.Uv = io.impl
     if uv.closing:
-        return errors.RAFT_CANCELED
+        return closing.refuse(uv)
     if not snapshot.configuration.servers:
         io.errmsg = "snapshot has no configuration"
         return errors.RAFT_INVALID
@@ -133,7 +133,7 @@ def snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: Any) -> int:
     """
     uv: state.Uv = io.impl
     if uv.closing:
-        return errors.RAFT_CANCELED
+        return closing.refuse(uv)
     req.cb = cb
     get = Get(uv, req)
     uv.snapshot_get_reqs.append(get)

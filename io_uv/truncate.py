@@ -71,7 +71,7 @@ def truncate(io: RaftIo, index: int) -> int:
     """
     uv: state.Uv = io.impl
     if uv.closing:
-        return errors.RAFT_CANCELED
+        return closing.refuse(uv)
     if index < 1:
         io.errmsg = f"truncate from index {index}"
         return errors.RAFT_INVALID

@@ -138,31 +138,51 @@ def _refuse(io: RaftIo, failure: Failure) -> int:
 
 
 def _init(io: RaftIo, id: int, address: str) -> int:
-    """RaftIo.init: look at the directory and lock it, read term and vote, prepare handles."""
+    """RaftIo.init: look at the directory and lock it, read term and vote, prepare handles.
+
+    RAFT_BUSY if the directory is in use, by this very table even; RAFT_CANCELED after io.close: raft_uv_init makes the
+    table anew; RAFT_INVALID for a transport that nobody has filled in.
+    """
     uv: Uv = io.impl
-    uv.id = id
-    uv.address = address
+    if uv.closing:
+        return closing.refuse(uv)
+    if uv.lock is not None:
+        io.errmsg = f"a server uses this table, and directory '{uv.dir}', already"
+        return errors.RAFT_BUSY
     try:
-        fs.check_dir(uv.dir)
-        uv.lock = fs.lock_dir(uv.dir)
-        _probe(uv)
-        disk.clean_up(uv.dir)
-        uv.metadata = metadata.load(uv.dir)
+        rv = _open(uv, id, address)
     except Failure as failure:
         closing.unlock(uv)
         return _refuse(io, failure)
-    transport = uv.transport
-    rv: int = transport.init(transport, id, address)
+    except BaseException:
+        closing.unlock(uv)
+        raise
     if rv != 0:
         closing.unlock(uv)
-        io.errmsg = errors.errmsg_wrap(transport.errmsg, "transport")
+        io.errmsg = errors.errmsg_wrap(uv.transport.errmsg, "transport")
         return rv
-    transport.data = uv
+    uv.transport.data = uv
     uv.transport_open = True
     uv.timer = Timer(uv.loop)
     uv.end_of_turn = EndOfTurn(uv.loop)
     uv.append_start = functools.partial(append.advance, uv)
     return 0
+
+
+def _open(uv: Uv, id: int, address: str) -> int:
+    """Take the directory, and tell the transport who we are; return its code or raise Failure."""
+    transport = uv.transport
+    if transport.init is None:
+        raise Failure(errors.RAFT_INVALID, "the transport is not initialized, see raft_uv_tcp_init")
+    uv.id = id
+    uv.address = address
+    fs.check_dir(uv.dir)
+    uv.lock = fs.lock_dir(uv.dir)
+    _probe(uv)
+    disk.clean_up(uv.dir)
+    uv.metadata = metadata.load(uv.dir)
+    rv: int = transport.init(transport, id, address)
+    return rv
 
 
 def _probe(uv: Uv) -> None:
@@ -267,7 +287,7 @@ def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) ->
     """RaftIo.defer: see there."""
     uv: Uv = io.impl
     if uv.closing:
-        return errors.RAFT_CANCELED
+        return closing.refuse(uv)
     rv = append.check(uv, bufs, n)
     if rv == 0:
         uv.end_of_turn.add(fn)

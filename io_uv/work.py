@@ -81,7 +81,7 @@ def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: Any) -> int:
     """
     uv: state.Uv = io.impl
     if uv.closing:
-        return errors.RAFT_CANCELED
+        return closing.refuse(uv)
     req.cb = cb
     work = _AsyncWork(uv, req)
     uv.async_work_reqs.append(work)
