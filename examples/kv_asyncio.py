@@ -29,6 +29,8 @@ class Service:
         self.transport = io_uv.RaftUvTransport()
         self.io = pyraft.RaftIo()
         self.store = Store()
+        self.tcp: asyncio.Server | None = None
+        self.connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         for rv in (
             io_uv.raft_uv_tcp_init(self.transport, self.loop),
             io_uv.raft_uv_init(self.io, self.loop, dir, self.transport),
@@ -52,7 +54,20 @@ class Service:
             if exc.code != pyraft.RAFT_CANTBOOTSTRAP:  # not the first start
                 raise
 
+    async def start(self, port: int) -> int:
+        """Take part, and serve; return the port."""
+        await self.server.start()
+        self.tcp = await asyncio.start_server(self.connected, "127.0.0.1", port)
+        return int(self.tcp.sockets[0].getsockname()[1])
+
     async def close(self) -> None:
+        # Clients may stay for as long as they like: wait for none of them.
+        if self.tcp is not None:
+            self.tcp.close()
+        for task, writer in self.connections.items():
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*self.connections, return_exceptions=True)
         await self.server.close()
         io_uv.raft_uv_close(self.io)
         io_uv.raft_uv_tcp_close(self.transport)
@@ -74,6 +89,11 @@ class Service:
     async def submit(self, command: list[Any]) -> Any:
         return await self.server.apply(encode(command))
 
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self.serve(reader, writer))
+        self.connections[task] = writer
+        task.add_done_callback(self.connections.pop)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             async for line in reader:
@@ -83,7 +103,8 @@ class Service:
                     text = f"{exc.message} ({exc.code}); the leader is {self.server.leader}"
                 writer.write(text.encode() + b"\n")
                 await writer.drain()
-        writer.close()
+            writer.close()
+            await writer.wait_closed()
 
 
 async def main() -> None:
@@ -95,11 +116,8 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     service = Service(sys.argv[1], int(sys.argv[2]), members)
     try:
-        await service.server.start()
-        tcp = await asyncio.start_server(service.serve, "127.0.0.1", int(sys.argv[4]))
-        print(f"serving on port {tcp.sockets[0].getsockname()[1]}", flush=True)
-        async with tcp:
-            await stop.wait()
+        print(f"serving on port {await service.start(int(sys.argv[4]))}", flush=True)
+        await stop.wait()
     finally:
         await service.close()
 

@@ -1,5 +1,6 @@
 """The examples, run as a reader would run them, and the check of cluster.py against what it must catch."""
 
+import contextlib
 import importlib.util
 import signal
 import socket
@@ -174,4 +175,32 @@ def test_the_key_value_store_in_asyncio_serves_connections(tmp_path: Path) -> No
         assert answers[0].startswith("(1, '127.0.0.1:")
         assert answers[1:] == ["was None", "was 'green'", "'blue'", "None"]
         process.terminate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_key_value_store_in_asyncio_does_not_wait_for_its_clients(signum: signal.Signals, tmp_path: Path) -> None:
+    """It ends at once and silently while one client is idle, one waits for a leader, and one does not read."""
+    members = f"1=127.0.0.1:{free_port()},2=127.0.0.1:{free_port()}"
+    command = [sys.executable, "-W", "default", *program("kv_asyncio.py", tmp_path, 1, members, 0)[1:]]
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        address = ("127.0.0.1", int(process.stdout.readline().split()[-1]))
+        idle, waiting, deaf = (stack.enter_context(socket.create_connection(address, DEADLINE)) for _ in range(3))
+        idle.sendall(b"get color\n")
+        waiting.sendall(b"get color\nleader\n")
+        for client in (idle, waiting):
+            client.settimeout(DEADLINE)
+            assert client.recv(100) == b"None\n"
+        deaf.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                deaf.send(b"get color\n" * 10_000)
+        process.send_signal(signum)
+        output = process.communicate(timeout=DEADLINE)
+    assert output == ("", "")
     assert process.returncode == 0
