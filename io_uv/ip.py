@@ -8,8 +8,9 @@ Happy path: numeric hosts need no resolver and cost a few microseconds. Names ar
 behind them when connecting, and serve alone for listening where there is nothing else. A look-up on the loop is made
 only by `bind_addresses`, once at start, because listen has to return whether it worked; `resolve` uses a thread.
 
-Failure modes: Failure(RAFT_NAMETOOLONG) for a host above 1024 or a port above 31 bytes; Failure(RAFT_IOERR) with the
-resolver's reason from `bind_addresses`; the name of the resolver's error to the callback of `resolve`.
+Failure modes: Failure(RAFT_NAMETOOLONG) for a host above 1024 or a port above 31 bytes. From `bind_addresses`
+Failure(RAFT_INVALID) for an empty address and a port above 65535, Failure(RAFT_IOERR) with the resolver's reason. The
+name of the resolver's error to the callback of `resolve`.
 """
 
 import socket
@@ -18,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv
 from io_uv.fs import Failure
-from pyraft.errors import RAFT_IOERR, RAFT_NAMETOOLONG
+from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 
 DEFAULT_PORT: Final = "8080"
 HOST_MAX: Final = 1024
@@ -45,16 +46,26 @@ def split(address: str) -> tuple[str, str]:
     return host, port or DEFAULT_PORT
 
 
+def is_beyond(port: str) -> bool:
+    """Return whether a port is a number above 65535. C lets the resolver take it, which drops the upper bits."""
+    return port.isdecimal() and int(port) > 65535
+
+
 def bind_addresses(address: str) -> list[SockAddr]:
     """Return the socket addresses to listen on; an empty host stands for all IPv4 interfaces. Ports are numeric."""
     host, port = split(address)
+    if not address:
+        # C: uv_ip.c:uvIpResolveBindAddresses takes it for all interfaces and port 8080.
+        raise Failure(RAFT_INVALID, "the address is empty")
+    if is_beyond(port):
+        raise Failure(RAFT_INVALID, f"port {port} in '{address}' is above 65535")
     flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
     try:
         addresses = _numeric(host, port, flags) if host else _lookup(None, port, socket.AF_INET, flags)
         if addresses is None:
             addresses = _by_name(host, port, flags)
     except (OSError, UnicodeError) as exc:
-        raise Failure(RAFT_IOERR, f"getaddrinfo: {_reason(exc)}") from None
+        raise Failure(RAFT_IOERR, f"getaddrinfo '{address}': {_reason(exc)}") from None
     if len(addresses) == 2 and addresses[0] == addresses[1]:
         # glibc repeats the address of localhost where /etc/hosts names it twice.
         del addresses[1]

@@ -11,6 +11,7 @@ set_vote changes nothing in memory, so that the next attempt writes the same fil
 """
 
 import functools
+import operator
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -92,13 +93,16 @@ def raft_uv_close(io: RaftIo) -> None:
 
 
 def raft_uv_set_block_size(io: RaftIo, size: int) -> None:
-    """Set the block size in bytes of disk writes. raft_init replaces it by what probing finds. Source: raft/uv.h."""
-    io.impl.block_size = size
+    """Set the block size in bytes of disk writes. raft_init replaces it by what probing finds. Source: raft/uv.h.
+
+    This and the other setters raise TypeError for what is no integer; C's compiler does that.
+    """
+    io.impl.block_size = operator.index(size)
 
 
 def raft_uv_set_segment_size(io: RaftIo, size: int) -> None:
     """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks. Source: raft/uv.h."""
-    io.impl.segment_size = size
+    io.impl.segment_size = operator.index(size)
 
 
 def raft_uv_set_snapshot_compression(io: RaftIo, compressed: bool) -> int:
@@ -109,7 +113,7 @@ def raft_uv_set_snapshot_compression(io: RaftIo, compressed: bool) -> int:
 
 def raft_uv_set_connect_retry_delay(io: RaftIo, msecs: int) -> None:
     """Set the pause in ms between attempts to connect to a peer, 1000 by default. Source: raft/uv.h."""
-    io.impl.connect_retry_delay = msecs
+    io.impl.connect_retry_delay = operator.index(msecs)
 
 
 def raft_uv_set_tracer(io: RaftIo, tracer: RaftTracer | None) -> None:
@@ -333,13 +337,18 @@ def _recovered(io: RaftIo) -> int:
 
 
 def _close(io: RaftIo, cb: Any) -> None:
-    """RaftIo.close: end everything; `cb(io)` once when nothing is left, inside this only if init never succeeded."""
+    """RaftIo.close: end everything; `cb(io)` once when nothing is left, inside this only if init never succeeded or the
+    loop was closed before.
+    """
     uv: Uv = io.impl
     assert not uv.closing
     uv.closing = True
     uv.close_cb = cb
     if uv.timer is None:
         closing.maybe_fire(uv)
+        return
+    if uv.timer.closed:
+        _abandon(uv)
         return
     send.close(uv)
     recv.close(uv)
@@ -353,6 +362,17 @@ def _close(io: RaftIo, cb: Any) -> None:
     uv.transport.close(uv.transport, lambda _: _transport_closed(uv))
     uv.timer.close(lambda _: _timer_closed(uv))
     uv.writer.close(lambda: _gone(uv, uv.writer))
+
+
+def _abandon(uv: Uv) -> None:
+    """Give the directory back although the loop is gone, and with it every handle and all that was under way."""
+    uv.state = state.CLOSED
+    for segment in uv.append_segments:
+        if segment.fd >= 0:
+            os.close(segment.fd)
+    closing.unlock(uv)
+    cb, uv.close_cb = uv.close_cb, None
+    closing.fire(uv, cb, uv.io)
 
 
 def _gone(uv: Uv, thing: Any) -> None:

@@ -5,21 +5,44 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import io_uv
-from io_uv import fs, raft_uv_init, raft_uv_limits
+from io_uv import (
+    fs,
+    raft_uv_init,
+    raft_uv_limits,
+    raft_uv_set_block_size,
+    raft_uv_set_connect_retry_delay,
+    raft_uv_set_segment_size,
+    raft_uv_tcp_init,
+)
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
 from io_uv.transport import RaftUvTransport
 from pyraft import errors, heap
 from pyraft.tracing import NoopTracer, StderrTracer
-from pyraft.types import RAFT_CHANGE, RAFT_VOTER, RaftConfiguration, RaftIo, RaftServer
+from pyraft.types import (
+    RAFT_CHANGE,
+    RAFT_VOTER,
+    RaftConfiguration,
+    RaftIo,
+    RaftIoAppend,
+    RaftIoAsyncWork,
+    RaftIoSend,
+    RaftIoSnapshotGet,
+    RaftIoSnapshotPut,
+    RaftMessage,
+    RaftServer,
+    RaftSnapshot,
+)
 from tests.lib.covers import covers
 from tests.lib.messages import fields_of
-from tests.lib.uvtest import UvIo, configuration, numbers
+from tests.lib.uvtest import UvIo, configuration, entry, numbers
 
 
 def metadata(*words: int) -> bytes:
@@ -177,6 +200,19 @@ def test_transport_that_fails(tmp_path: Path) -> None:
     assert t.io.errmsg == "transport: broken"
     assert t.begin_close().calls == [(t.io,)]
     t.loop.close()
+
+
+def test_transport_that_raises(tmp_path: Path) -> None:
+    """The exception comes out, and the directory can be had by the next attempt."""
+    t = UvIo(tmp_path)
+    init, t.transport.init = t.transport.init, None
+    assert t.init() == errors.RAFT_INVALID
+    assert t.io.errmsg == "the transport is not initialized, see raft_uv_tcp_init"
+    t.transport.init = lambda transport, id, address: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        t.init()
+    t.transport.init = init
+    t.start().close()
 
 
 @covers("init/metadataOneTooShort")
@@ -448,3 +484,59 @@ def test_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch: 
     assert second.init() == 0
     second.close()
     first.close()
+
+
+def test_init_of_a_table_in_use_changes_nothing(tmp_path: Path) -> None:
+    """A second io.init is refused, and the server that has the table keeps its directory."""
+    t = UvIo(tmp_path).start()
+    assert t.io.init(t.io, 2, "127.0.0.1:1") == errors.RAFT_BUSY
+    assert t.io.errmsg == f"a server uses this table, and directory '{tmp_path}', already"
+    assert (t.uv.id, t.uv.address) == (1, t.address)
+    assert refused(tmp_path) == busy(tmp_path)
+    t.append(1)
+    t.close()
+
+
+def test_a_closed_table_is_of_no_use(tmp_path: Path) -> None:
+    """After io.close every function answers RAFT_CANCELED and says why, io.init too; raft_uv_init makes it anew."""
+    t = UvIo(tmp_path).start()
+    t.wait(t.begin_close())
+    io = t.io
+    calls: list[Callable[[], int]] = [
+        lambda: io.init(io, 1, t.address),
+        lambda: io.append(io, RaftIoAppend(), [entry(8)], 1, None),
+        lambda: io.truncate(io, 1),
+        lambda: io.snapshot_put(io, 0, RaftIoSnapshotPut(), RaftSnapshot(), None),
+        lambda: io.snapshot_get(io, RaftIoSnapshotGet(), None),
+        lambda: io.async_work(io, RaftIoAsyncWork(), None),
+        lambda: io.send(io, RaftIoSend(), RaftMessage(), None),
+        lambda: io.defer(io, [bytes(8)], 1, print),
+    ]
+    for call in calls:
+        io.errmsg = ""
+        assert (call(), io.errmsg) == (errors.RAFT_CANCELED, "closed")
+    assert raft_uv_tcp_init(t.transport, t.loop) == 0
+    assert raft_uv_init(io, t.loop, tmp_path, t.transport) == 0
+    assert io.init(io, 1, t.address) == 0
+    t.wait(t.begin_close())
+    t.loop.close()
+
+
+def test_close_after_the_loop(tmp_path: Path) -> None:
+    """Whoever closes the loop first gets the directory back all the same, inside io.close."""
+    t = UvIo(tmp_path).start()
+    t.append(1)
+    t.loop.close()
+    assert t.begin_close().calls == [(t.io,)]
+    fs.lock_dir(str(tmp_path)).release()
+    UvIo(tmp_path).start().close()
+
+
+@pytest.mark.parametrize("setter", [raft_uv_set_block_size, raft_uv_set_segment_size, raft_uv_set_connect_retry_delay])
+def test_sizes_and_delays_are_integers(tmp_path: Path, setter: Callable[[RaftIo, Any], None]) -> None:
+    """TypeError from the setter itself, not from the first use."""
+    t = UvIo(tmp_path)
+    with pytest.raises(TypeError):
+        setter(t.io, None)
+    t.begin_close()
+    t.loop.close()

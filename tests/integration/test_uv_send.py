@@ -539,3 +539,23 @@ def test_io_close_from_a_callback_of_an_evicted_message(f: Sender) -> None:
     for _ in range(3):
         f.submit_send(f.to_peer(f.message(), address))
     f.wait(outcome)
+
+
+def test_a_transport_whose_connect_raises(f: Sender, caplog: pytest.LogCaptureFixture) -> None:
+    """The exception is reported, the attempt counts as failed, the logger hears of the fifth, and close ends."""
+    attempts: list[int] = []
+
+    def connect(transport: Any, req: Any, id: int, address: str, cb: Any) -> int:
+        attempts.append(id)
+        raise ValueError("bug")
+
+    f.transport.connect = connect
+    raft_uv_set_connect_retry_delay(f.io, 1)
+    outcome = f.submit_send(f.message())
+    run_until(f.loop, lambda: len(attempts) >= 6)
+    assert {str(exc) for exc in f.reported} == {"bug"}
+    f.reported.clear()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("cannot be reached, trying on: ValueError: bug")
+    f.wait(f.begin_close())
+    assert outcome.statuses == [RAFT_CANCELED]

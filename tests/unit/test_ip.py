@@ -1,5 +1,6 @@
 """Addresses of servers, taken apart and resolved."""
 
+import re
 import socket
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from io_uv import ip
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
-from pyraft.errors import RAFT_IOERR, RAFT_NAMETOOLONG
+from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 from tests.lib.peer import resolver
 from tests.lib.uvtest import run_until
 
@@ -80,7 +81,7 @@ def test_bind_addresses(address: str, expected: object, monkeypatch: pytest.Monk
 def test_what_cannot_be_resolved_is_an_io_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text names the resolver's reason."""
     monkeypatch.setattr(socket, "getaddrinfo", resolver({}))
-    with pytest.raises(Failure, match="getaddrinfo: ") as caught:
+    with pytest.raises(Failure, match=f"getaddrinfo '{re.escape(address)}': ") as caught:
         ip.bind_addresses(address)
     assert caught.value.code == RAFT_IOERR
 
@@ -128,3 +129,19 @@ def test_a_look_up_calls_back_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
     assert results["a..b"][0] == []
     assert results["a..b"][1]
     loop.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("", "the address is empty"),
+        ("127.0.0.1:65536", "port 65536 in '127.0.0.1:65536' is above 65535"),
+        (":99999", "port 99999 in ':99999' is above 65535"),
+    ],
+)
+def test_where_nobody_can_have_meant_to_listen(address: str, text: str) -> None:
+    """C listens on all interfaces for an empty address, and on another port for one that is too high."""
+    with pytest.raises(Failure, match=re.escape(text)) as caught:
+        ip.bind_addresses(address)
+    assert caught.value.code == RAFT_INVALID
+    assert ip.bind_addresses("127.0.0.1:65535") == [("127.0.0.1", 65535)]
