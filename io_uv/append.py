@@ -218,7 +218,7 @@ def _prepared(uv: state.Uv, segment: AliveSegment, idle: "prepare.IdleSegment | 
             _set_up_writer(uv, idle.counter)
         except Failure as refused:
             failure = refused
-            _close_file(idle.fd)
+            close_file(idle.fd)
             finalize.submit(uv, finalize.DyingSegment(idle.counter, 0, 0, 0))
     if failure is not None:
         # Another one may be gone already, with a request that failed together with this one.
@@ -359,13 +359,13 @@ def _finalize(uv: state.Uv, segment: AliveSegment) -> None:
     """Take a segment out of use: no write to it is in flight and none waits."""
     uv.append_segments.remove(segment)
     segment.buffer.close()
-    _close_file(segment.fd)
+    close_file(segment.fd)
     finalize.submit(
         uv, finalize.DyingSegment(segment.counter, segment.written, segment.first_index, segment.last_index)
     )
 
 
-def _close_file(fd: int) -> None:
+def close_file(fd: int) -> None:
     """Close a segment's descriptor. It was opened for synchronous writes: an error tells nothing new."""
     with contextlib.suppress(OSError):
         fs.close(fd)

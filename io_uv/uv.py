@@ -369,7 +369,7 @@ def _abandon(uv: Uv) -> None:
     uv.state = state.CLOSED
     for segment in uv.append_segments:
         if segment.fd >= 0:
-            os.close(segment.fd)
+            append.close_file(segment.fd)
     closing.unlock(uv)
     cb, uv.close_cb = uv.close_cb, None
     closing.fire(uv, cb, uv.io)
