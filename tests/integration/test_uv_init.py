@@ -414,6 +414,7 @@ def test_directory_in_use_is_refused_until_it_is_closed(tmp_path: Path) -> None:
     """A second instance touches nothing; when the first has called back its close, the directory is free."""
     t = UvIo(tmp_path).start()
     t.append(3)
+    t.wait_for("open-2", "open-3")  # the reserve; nothing comes or goes after that
     names = sorted(os.listdir(tmp_path))
     (tmp_path / "tmp-of-the-first").touch()
     assert refused(tmp_path) == busy(tmp_path)
