@@ -6,13 +6,19 @@ answers of other servers and completions of our own writes, end here, as do a fo
 Happy path: for each entry from last_applied+1 to the commit index, in order: the FSM, last_applied, the callback.
 Then, if enough has been applied since the last snapshot, the next one is begun.
 
-Failure modes: an FSM error ends the pass and is returned; the next pass starts with the same entry. An entry that
-is not in memory (a snapshot is being installed) ends the pass without error.
+Failure modes: an FSM error ends the pass and is returned; the next pass starts with the same entry. As in C that is
+all, on a leader nobody is called back, so it is logged, once per entry. An entry that is not in memory (a snapshot is
+being installed) ends the pass without error.
 """
 
+import logging
+
 from pyraft import calls, configuration, convert, request, snapshot
+from pyraft.errors import raft_strerror
 from pyraft.state import Raft
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, RAFT_UNAVAILABLE, RAFT_VOTER
+
+_logger = logging.getLogger("pyraft")
 
 
 def run(r: Raft) -> int:
@@ -23,9 +29,11 @@ def run(r: Raft) -> int:
         return 0
     rv = 0
     lg = r.log
-    # Callbacks may submit entries, install nothing, and close the server; commit_index is read again each time.
-    index = r.last_applied + 1
-    while index <= r.commit_index:
+    # Callbacks may submit entries, install nothing, and close the server; both indexes are read again each time.
+    # C: replication.c:replicationApply counts on by itself, and so applies an entry again that a callback's own
+    # submission got applied, its write having ended inside io.append.
+    while r.last_applied < r.commit_index:
+        index = r.last_applied + 1
         slot = index - lg.base - 1
         if index <= lg.offset or slot >= len(lg.bufs):
             return 0
@@ -39,7 +47,6 @@ def run(r: Raft) -> int:
         else:
             assert type == RAFT_CHANGE
             _change(r, index)
-        index += 1
     if r.failed or not snapshot.is_due(r):
         return rv
     snapshot_rv = snapshot.take(r)
@@ -51,6 +58,7 @@ def _command(r: Raft, index: int, buf: bytes) -> int:
     rv, result = calls.fsm_apply(r, buf)
     if rv != 0:
         calls.fsm_errmsg(r, rv, f"apply entry {index}")
+        _tell_failure(r, index, rv)
         return rv
     r.last_applied = index
     req = request.take(r, index)
@@ -58,6 +66,21 @@ def _command(r: Raft, index: int, buf: bytes) -> int:
         assert req.type == RAFT_COMMAND
         calls.fire_apply(r, req, 0, result)
     return 0
+
+
+def _tell_failure(r: Raft, index: int, rv: int) -> None:
+    """Log that fsm.apply returned a code, unless it raised and that has been logged, or it was this entry before."""
+    if r.failed or r.stuck_index == index:
+        return
+    r.stuck_index = index
+    _logger.error(
+        "fsm.apply of server %d returned %d (%s) for entry %d: the state machine has failed, neither this entry nor "
+        "any behind it is applied",
+        r.id,
+        rv,
+        raft_strerror(rv),
+        index,
+    )
 
 
 def _barrier(r: Raft, index: int) -> None:

@@ -5,14 +5,16 @@ last, stored by the I/O, after which the log drops all but `trailing` entries. I
 once, the snapshot stored, the FSM restored from it, the leader answered.
 
 Failure modes: a snapshot that cannot be taken or stored is tried again after a later apply; RAFT_BUSY from the FSM
-is no error. An installation that fails puts the former log back and is reported to the leader as a rejection. If the
-disk has the snapshot but the FSM refuses it, no new entry can be stored until a retry or a restart succeeds.
+is no error. What else goes wrong is logged, unless it is what went wrong the last time. An installation that fails
+puts the former log back and is reported to the leader as a rejection. If the disk has the snapshot but the FSM
+refuses it, no new entry can be stored until a retry or a restart succeeds.
 """
 
+import logging
 from typing import Any, Final
 
 from pyraft import calls, configuration, convert, log, membership, replicate, reply
-from pyraft.errors import RAFT_BUSY, RAFT_SHUTDOWN, raft_strerror
+from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft, RaftInstall
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -26,6 +28,8 @@ from pyraft.types import (
 
 MAX_REFUSALS: Final = 100
 """How many messages in a row are rejected, as in C, because our snapshot has replaced the entry before theirs."""
+
+_logger = logging.getLogger("pyraft")
 
 
 class PutRequest(RaftIoSnapshotPut):
@@ -53,6 +57,9 @@ class TakeRequest(RaftIoAsyncWork):
 def restore(r: Raft, snapshot: RaftSnapshot) -> int:
     """Make the state that `snapshot` holds ours; return the code of fsm.restore, after which nothing has changed."""
     assert len(snapshot.bufs) == 1
+    if r.fsm.restore is None:
+        r.errmsg = f"restore snapshot {snapshot.index}: fsm.restore is not set"
+        return RAFT_INVALID
     rv = calls.fsm_restore(r, snapshot.bufs[0])
     if rv != 0:
         calls.fsm_errmsg(r, rv, f"restore snapshot {snapshot.index}")
@@ -79,6 +86,10 @@ def is_due(r: Raft) -> bool:
 
 def take(r: Raft) -> int:
     """Begin to take a snapshot of all that is applied; return 0 or the code of whatever failed."""
+    if r.fsm.snapshot is None:
+        # C: replication.c:takeSnapshot calls it all the same.
+        _warn(r, "fsm.snapshot is not set, so none is taken and the log grows for ever")
+        return 0
     snapshot = RaftSnapshot()
     snapshot.index = r.last_applied
     snapshot.term = log.term_of(r.log, r.last_applied)
@@ -95,6 +106,7 @@ def take(r: Raft) -> int:
         if rv == RAFT_BUSY:
             return 0
         calls.fsm_errmsg(r, rv, f"take snapshot {snapshot.index}")
+        _warn(r, f"fsm.snapshot returned {rv} ({raft_strerror(rv)})")
         return rv
     if r.fsm.version < 3 or r.fsm.snapshot_async is None:
         return _put(r, snapshot)
@@ -126,6 +138,8 @@ def take_cb(req: TakeRequest, status: int) -> None:
     if req.exc is not None:
         calls.fail(r, "fsm.snapshot_async", req.exc)
     if status != 0:
+        if status != RAFT_BUSY and r.state != RAFT_UNAVAILABLE:
+            _warn(r, f"fsm.snapshot_async returned {status} ({raft_strerror(status)})")
         _finish_taking(r, req.snapshot)
     else:
         _put(r, req.snapshot)
@@ -141,6 +155,7 @@ def _put(r: Raft, snapshot: RaftSnapshot) -> int:
     rv = calls.snapshot_put(r, max(r.snapshot.trailing, 1), req, snapshot, put_cb)
     if rv != 0:
         calls.io_errmsg(r)
+        _warn(r, f"it could not be stored: {rv} ({r.errmsg})")
         r.snapshot.put = None
         _finish_taking(r, snapshot)
     return rv
@@ -153,15 +168,24 @@ def put_cb(req: PutRequest, status: int) -> None:
     assert snapshot is not None
     r.snapshot.put = None
     if status == 0:
+        r.snapshot.problem = ""
         r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
         if log.term_of(r.log, snapshot.index) == snapshot.term:
             log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
         # C: log.c:logSnapshot asserts. A leader may have applied, and put in a snapshot, entries that its own disk then
         # failed to store: its log ends before them until the next leader sends them again.
-    elif r.tracer.enabled:
-        trace(r.tracer, f"snapshot up to {snapshot.index}: {raft_strerror(status)}")
+    elif r.state != RAFT_UNAVAILABLE:
+        _warn(r, f"it could not be stored: {status} ({raft_strerror(status)})")
     _finish_taking(r, snapshot)
     convert.settle(r)
+
+
+def _warn(r: Raft, problem: str) -> None:
+    """Log what is wrong with snapshots, unless it was said last or is an exception, which has been logged."""
+    if r.failed or r.snapshot.problem == problem:
+        return
+    r.snapshot.problem = problem
+    _logger.warning("snapshot of server %d at entry %d: %s", r.id, r.last_applied, problem)
 
 
 def _finish_taking(r: Raft, snapshot: RaftSnapshot) -> None:
@@ -230,6 +254,7 @@ def install_cb(req: RaftInstall, status: int) -> None:
         rejected = snapshot.index
         _put_back(r, req)
     elif restore(r, snapshot) != 0:
+        _warn(r, f"the leader's is installed, but not restored: {r.errmsg}")
         rejected = snapshot.index
         _put_back(r, req)
         r.snapshot.refused_index = snapshot.index
@@ -237,6 +262,7 @@ def install_cb(req: RaftInstall, status: int) -> None:
         r.snapshot.put = None
         r.snapshot.install = None
         r.snapshot.refused_index = 0
+        r.snapshot.problem = ""
         # The log that writes still under way, if any, belong to is gone for good.
         replicate.void_writes(r, 0)
     # In another term there may be another leader; it did not ask.

@@ -178,10 +178,11 @@ class SnapshotState:
 
     `install` (ours) is `put` while that stores a leader's snapshot. `refused_index` (ours) is the last index of a
     snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the messages rejected
-    in a row because our snapshot has replaced the entry before theirs.
+    in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is the failure that was logged
+    last, empty after a success.
     """
 
-    __slots__ = ("install", "pending", "put", "refusals", "refused_index", "threshold", "trailing")
+    __slots__ = ("install", "pending", "problem", "put", "refusals", "refused_index", "threshold", "trailing")
 
     def __init__(self) -> None:
         self.threshold = 0
@@ -191,6 +192,7 @@ class SnapshotState:
         self.install: RaftInstall | None = None
         self.refused_index = 0
         self.refusals = 0
+        self.problem = ""
 
 
 class RaftCallbacks:
@@ -209,7 +211,8 @@ class Raft:
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
     `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`, `started`,
     `closing`, `failed` (FSM or I/O code has raised), `recovering` with `rejecting_since` and `rejecting_index` (see
-    recovering), and `votes_withheld` with its limit `vote_patience` (see election.out_of_patience).
+    recovering), `votes_withheld` with its limit `vote_patience` (see election.out_of_patience), and `stuck_index`: the
+    last entry for which fsm.apply was logged to have returned a code.
     """
 
     __slots__ = (
@@ -252,6 +255,7 @@ class Raft:
         "snapshot",
         "started",
         "state",
+        "stuck_index",
         "tracer",
         "transfer",
         "vote_patience",
@@ -306,3 +310,4 @@ class Raft:
         self.rejecting_since: int | None = None
         self.vote_patience = 0
         self.votes_withheld = 0
+        self.stuck_index = 0

@@ -400,12 +400,16 @@ class RaftIoAsyncWork:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RaftRequest:
-    """What all client requests share: `data` is the user's, `type` the entry type, `index` the entry's index."""
+    """What all client requests share: `data` is the user's, `type` the entry type, `index` the entry's index.
 
-    __slots__ = ("cb", "data", "index", "type")
+    `pending` (ours) is True from the call that takes the request until its callback fires; till then no other takes it.
+    """
+
+    __slots__ = ("cb", "data", "index", "pending", "type")
 
     def __init__(self) -> None:
         self.data: Any = None
+        self.pending = False
         self.type = 0
         self.index = 0
         self.cb: Any = None
@@ -550,6 +554,12 @@ class RaftFsm:
     * `apply(fsm, buf) -> (rv, result)`; `snapshot(fsm) -> (rv, bufs)`; `restore(fsm, buf) -> rv`;
     * `snapshot_finalize(fsm, bufs) -> rv` (version 2), optional;
     * `snapshot_async(fsm, bufs) -> (rv, bufs)` (version 3), optional, runs in a thread.
+
+    `rv` is not 0 when the state machine itself has failed, never because a command is refused: that is a `result` like
+    any other, on all servers. After a code from `apply` nothing more is applied: a leader tries the entry again and
+    again while its clients wait, a follower becomes unavailable; the log says so. A code from `snapshot` is logged, and
+    the snapshot tried again later; RAFT_BUSY says that now is a bad time. Without `snapshot` none is taken, and the log
+    grows for ever; `restore` is called only where there are snapshots, and refuses them if it is not set.
 
     These are attributes, to be assigned after `RaftFsm()`, which sets them to None. A subclass gives its methods other
     names and assigns them in its own `__init__`, behind `super().__init__()`, as examples/kv.py does.
