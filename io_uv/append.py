@@ -83,7 +83,8 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     """Return what an append of payloads like these would come to, as far as that is known: see RaftIo.defer.
 
     The first append that a sick disk makes fail is let through and fails by its callback: that is what makes a leader
-    step down, so that a server with a healthy disk takes over. Only then are others refused at once.
+    step down, so that a server with a healthy disk takes over. Only then are others refused at once, until a write has
+    succeeded: a server that leads again has written something, and has to be told again.
     """
     if _misaligned(bufs):
         uv.io.errmsg = _MISALIGNED
@@ -303,6 +304,7 @@ def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         segment.written = written
         segment.next_block = written // uv.block_size
         segment.last_index = last_index
+        uv.append_told = False
         for request in done:
             closing.fire(uv, request.req.cb, request.req, 0)
     else:

@@ -78,9 +78,7 @@ def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
     if failure is not None:
         _failed(uv, dying, failure)
         return
-    if uv.finalize_failure is not None:
-        uv.finalize_failure = None
-        retry.succeeded(uv)
+    uv.finalize_failure = None
     _start(uv)
     if idle(uv):
         barrier.maybe_trigger(uv)

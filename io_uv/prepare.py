@@ -132,7 +132,6 @@ def _created(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
         retry.failed(uv, uv.prepare_failure)
         _fail_all(uv, uv.prepare_failure)
         return
-    retry.succeeded(uv)
     uv.prepare_pool.append(idle)
     _serve(uv)
 

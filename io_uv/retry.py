@@ -4,8 +4,11 @@ Duty: a full or failing disk is a state, not an end. While segments cannot be pr
 the reason (append), and this timer repeats the step every `uv.disk_retry_delay` ms until it succeeds; then appends work
 again without anybody's help. C tries a preparation again with the next append, and the others never.
 
-Happy path: whoever fails keeps its failure in `uv` and calls failed(); after a success, succeeded(). The logger `io_uv`
-hears of the beginning and the end of such a state. Failure modes: none of its own; the timer ends with io.close.
+Happy path: whoever fails keeps its failure in `uv` and calls failed(), and clears it after a success. The logger
+`io_uv` hears of the beginning and the end of such a state. It ends when the reserve of segments is whole and nothing has
+failed for CALM delays: on a disk with room for one segment but not for two, every other attempt succeeds.
+
+Failure modes: none of its own; the timer ends with io.close.
 """
 
 import logging
@@ -16,12 +19,15 @@ from io_uv.fs import Failure
 from io_uv.pyuv import Timer
 from pyraft.tracing import TRACE_WARN, trace
 
+CALM: Final = 10
+
 _log: Final = logging.getLogger("io_uv")
 
 
 def failed(uv: state.Uv, failure: Failure) -> None:
     """Take note of what the disk refused, and have all that has failed tried again after the delay."""
     uv.errored = True
+    uv.calm = 0
     trace(uv.tracer, failure.message, TRACE_WARN)
     if not uv.sick:
         uv.sick = True
@@ -32,17 +38,7 @@ def failed(uv: state.Uv, failure: Failure) -> None:
         uv.retry_timer = Timer(uv.loop)
         uv.aborting.append(uv.retry_timer)
     if not uv.retry_timer.active:
-        uv.retry_timer.start(lambda _: _expired(uv), uv.disk_retry_delay / 1000, 0.0)
-
-
-def succeeded(uv: state.Uv) -> None:
-    """Take note that something worked that may have failed before."""
-    if uv.prepare_failure is not None or failing(uv) is not None:
-        return
-    uv.append_told = False
-    if uv.sick:
-        uv.sick = False
-        _log.warning("%s: the disk works again", uv.dir)
+        _start(uv)
 
 
 def failing(uv: state.Uv) -> Failure | None:
@@ -58,7 +54,20 @@ def close(uv: state.Uv) -> None:
         uv.retry_timer = None
 
 
+def _start(uv: state.Uv) -> None:
+    uv.retry_timer.start(lambda _: _expired(uv), uv.disk_retry_delay / 1000, 0.0)
+
+
 def _expired(uv: state.Uv) -> None:
+    _start(uv)
+    if failing(uv) is None and uv.prepare_failure is None:
+        uv.calm += 1
+        if uv.calm >= CALM and uv.prepare_inflight is None:
+            uv.retry_timer.stop()
+            uv.sick = False
+            # Of the disk, and of no more: a server that could not store its term or vote meanwhile has stopped for good.
+            _log.warning("%s: segments can be made and closed again", uv.dir)
+        return
     prepare.try_again(uv)
     finalize.try_again(uv)
     truncate.try_again(uv)

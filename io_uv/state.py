@@ -84,6 +84,7 @@ class Uv:
         "auto_recovery",
         "barriers",
         "block_size",
+        "calm",
         "clients",
         "close_cb",
         "closing",
@@ -183,6 +184,7 @@ class Uv:
         self.truncate_failure: Failure | None = None
         # Trying again what a sick disk refused: retry.
         self.sick = False
+        self.calm = 0
         self.retry_timer: Any = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS
         # Snapshots and work: snapshot, work.

@@ -57,8 +57,6 @@ class Truncate:
             append.fail_pending(uv, uv.truncate_failure)
             return
         uv.truncate_failure = None
-        if failure is None:
-            retry.succeeded(uv)
         uv.truncate_work = None
         barrier.release(uv)
         closing.maybe_fire(uv)

@@ -5,6 +5,7 @@ io_uv/README.md has the table of outcomes that these tests hold.
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import resource
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import fs, kaio, probe
+from io_uv import fs, kaio, probe, retry
 from io_uv.pyuv import Loop, Timer
 from pyraft import RAFT_LEADER, errors
 from pyraft.types import RaftIoAppend
@@ -253,11 +254,73 @@ def test_space_that_comes_back_is_noticed(
     sick.heal()
     run_until(t.loop, lambda: t.uv.prepare_failure is None)
     assert t.io.defer(t.io, [bytes(8)], 1, lambda: None) == 0
-    assert [record.message.split(": ", 1)[1] for record in caplog.records if record.name == "io_uv"] == [
+    run_until(t.loop, lambda: not t.uv.retry_timer.active)
+    assert said(caplog) == [
         f"create segment open-1: not enough space to allocate {SEGMENT_SIZE} bytes; trying again every 10 ms",
-        "the disk works again",
+        "segments can be made and closed again",
     ]
     t.append()
+    t.close()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the logger `io_uv` was told, without the directory."""
+    return [record.message.split(": ", 1)[1] for record in caplog.records if record.name == "io_uv"]
+
+
+def test_room_for_some_segments_is_one_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While every other attempt to make a segment fails the disk counts as sick; the log hears of that once."""
+    t = UvIo(tmp_path).start()
+    t.uv.disk_retry_delay = 10
+    fallocate, calls = fs.fallocate, itertools.count()
+
+    def every_other(*args: Any) -> None:
+        if next(calls) % 2:
+            raise faults.error(errno.ENOSPC)
+        fallocate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "fallocate", every_other)
+        for _ in range(8):
+            t.append(1, 12000)
+            run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2)
+        assert next(calls) >= 16
+    # Long enough after the last failure, and no attempt before that ends it.
+    run_until(t.loop, lambda: t.uv.prepare_failure is None and t.uv.calm == retry.CALM - 1)
+    assert len(said(caplog)) == 1
+    run_until(t.loop, lambda: not t.uv.sick)
+    assert said(caplog)[1:] == ["segments can be made and closed again"]
+    t.close()
+
+
+def test_who_could_write_again_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a write that succeeded the next append that the disk refuses fails by its callback: a leader steps down.
+
+    Two things fail, then one of them: the server leads again on the segments that it has left, until they are used up.
+    """
+    t = UvIo(tmp_path).start()
+    t.uv.disk_retry_delay = 10
+    t.append(1, 12000)
+    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and t.uv.prepare_inflight is None)
+    sick = Faults(monkeypatch)
+    sick.begin(lambda number, name: errno.ENOSPC if name in ("fallocate", "rename") else 0)
+    t.wait(t.submit(1, 12000))
+    run_until(t.loop, lambda: t.uv.finalize_failure and t.uv.prepare_failure)
+    failing = t.submit(1, 12000)
+    t.wait(failing)
+    assert failing.statuses == [errors.RAFT_NOSPACE]
+    assert t.io.defer(t.io, [bytes(12000)], 1, lambda: None) == errors.RAFT_NOSPACE
+    sick.begin(faults.always(errno.ENOSPC, "fallocate"))
+    run_until(t.loop, lambda: t.uv.finalize_failure is None)
+    while t.uv.prepare_pool:
+        t.append(1, 12000)
+    assert t.io.defer(t.io, [bytes(12000)], 1, lambda: None) == 0
+    refused = t.submit(1, 12000)
+    t.wait(refused)
+    assert refused.statuses == [errors.RAFT_NOSPACE]
+    assert t.io.defer(t.io, [bytes(12000)], 1, lambda: None) == errors.RAFT_NOSPACE
     t.close()
 
 
