@@ -9,21 +9,30 @@ then `await server.apply(data)`; at the end `await server.close()`, after which 
 
 Failure modes: a code that is not 0 is raised as `RaftError(code, message)`. Cancelling an awaitable takes nothing
 back: the entry may be committed all the same. close() ends what waits with RAFT_CANCELED, and what the core has
-accepted and not finished with what the core answers (RAFT_LEADERSHIPLOST).
+accepted and not finished with what the core answers (RAFT_LEADERSHIPLOST). A server that stops by itself, because the
+state machine or the disk failed, does the same with RAFT_SHUTDOWN and the cause; it is not known to come back. All
+coroutines belong to the server's loop: on another one, or in another thread, they raise RuntimeError and do nothing.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from pyraft import (
     RAFT_CANCELED,
+    RAFT_INVALID,
     RAFT_LEADER,
+    RAFT_LEADERSHIPLOST,
+    RAFT_NOCONNECTION,
+    RAFT_SHUTDOWN,
+    RAFT_UNAVAILABLE,
     RAFT_VOTER,
     Buffer,
     Raft,
     RaftApply,
     RaftBarrier,
+    RaftBuffer,
     RaftChange,
     RaftConfiguration,
     RaftFsm,
@@ -48,15 +57,19 @@ from pyraft import (
     raft_transfer,
     start,
 )
+from pyraft.types import STATE_NAMES
 
 
 class RaftError(Exception):
     """What the C API says with a code: `code` is a RAFT_* number, `message` the text that goes with it."""
 
     def __init__(self, code: int, message: str = "") -> None:
-        super().__init__(message or raft_strerror(code))
         self.code = code
         self.message = message or raft_strerror(code)
+        super().__init__(code, self.message)  # as args they survive pickling
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Server:
@@ -74,8 +87,16 @@ class Server:
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._busy = asyncio.Lock()
         self._closed: asyncio.Future[None] | None = None
+        self._cause: str | None = None
+        """Why the server has stopped by itself: what raft_errmsg said then."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with contextlib.suppress(RuntimeError):  # made outside of a loop, it belongs to the first that uses it
+            self._loop = asyncio.get_running_loop()
         self._check(raft_init(self.raft, io, fsm, id, address))
         raft_register_state_cb(self.raft, self._state_changed)
+
+    def __repr__(self) -> str:
+        return f"<aio.Server {self.raft.id} at {self.raft.address}, {STATE_NAMES[self.state]}>"
 
     async def __aenter__(self) -> "Server":
         try:
@@ -101,12 +122,13 @@ class Server:
 
     async def start(self) -> None:
         """Read the log, in a thread, and begin to take part (raft_start)."""
+        loop = self._own_loop()
         async with self._busy:
             # A log is read once: reading it again would finish and remove the segments that are being written.
             self._check(start.check(self.raft))
             io = self.io
             io_load, io_start = io.load, io.start
-            loading = asyncio.get_running_loop().run_in_executor(None, io_load, io)
+            loading = loop.run_in_executor(None, io_load, io)
             try:
                 loaded = await asyncio.shield(loading)
             except asyncio.CancelledError:
@@ -122,9 +144,10 @@ class Server:
 
     async def close(self) -> None:
         """Stop taking part and wait until all I/O has ended (raft_close). Again, after a cancelled one too: wait."""
+        loop = self._own_loop()
         async with self._busy:
             if self._closed is None:
-                closed = self._closed = asyncio.get_running_loop().create_future()
+                closed = self._closed = loop.create_future()
                 if raft_close(self.raft, lambda raft: closed.set_result(None)) != 0:
                     closed.set_result(None)  # somebody else has called raft_close, and its callback is theirs
                 self._notice()
@@ -148,12 +171,12 @@ class Server:
         return raft_leader(self.raft)
 
     async def wait_leader(self) -> tuple[int, str | None]:
-        """Wait until a leader is known, and return it."""
+        """Wait until a leader is known, and return it. Ends as wait_until does."""
         await self.wait_until(lambda: self.leader[0] != 0)
         return self.leader
 
     async def leader_change(self) -> tuple[int, str | None]:
-        """Wait until another leader is known than now, or none any more, and return it."""
+        """Wait until another leader is known than now, or none any more, and return it. Ends as wait_until does."""
         now = self.leader
         await self.wait_until(lambda: self.leader != now)
         return self.leader
@@ -161,27 +184,35 @@ class Server:
     async def wait_until(self, test: Callable[[], bool]) -> None:
         """Wait until `test()` is true; it is asked after every tick, message and change of state.
 
-        Raises RaftError(RAFT_CANCELED) when the server is closed first.
+        Raises RaftError, whatever `test()` says by then: RAFT_CANCELED when the server is closed, RAFT_SHUTDOWN when it
+        stops by itself, with the cause.
         """
-        if self._closed is not None:
-            raise RaftError(RAFT_CANCELED)
+        loop = self._own_loop()
+        end = self._end()
+        if end is not None:
+            raise end
         if test():
             return
-        waiter = (test, asyncio.get_running_loop().create_future())
+        waiter = (test, loop.create_future())
         self._waiters.append(waiter)
         try:
             await waiter[1]
         finally:
             self._waiters.remove(waiter)
 
-    # Requests.
+    # Requests. All of them raise RAFT_NOTLEADER from a server that does not lead, RAFT_CANCELED from one that is not
+    # started or closed, RAFT_SHUTDOWN from one that has stopped by itself, with the cause.
 
     async def apply(self, *bufs: Buffer) -> Any:
         """Have commands committed and applied, as one batch; return what fsm.apply answered for the first.
 
-        Raises RaftError: RAFT_NOTLEADER (nothing was done), RAFT_INVALID (a length that is no multiple of 8, nothing
-        was done), RAFT_LEADERSHIPLOST (it may be applied later, or never), or the code of a failed write.
+        Raises RaftError: RAFT_INVALID (no command, one that is no bytes-like object, or a length that is no multiple of
+        8), RAFT_NOTLEADER, RAFT_CANCELED (not started, or closed), RAFT_SHUTDOWN (stopped by itself): nothing was done;
+        RAFT_LEADERSHIPLOST (it may be applied later, or never), or the code of a failed write.
         """
+        for number, buf in enumerate(bufs, 1):
+            if type(buf) is not bytes:
+                _check_buffer(number, buf)
         return await self._submit(raft_apply, RaftApply(), bufs, len(bufs))
 
     async def barrier(self) -> None:
@@ -201,14 +232,50 @@ class Server:
         await self._submit(raft_remove, RaftChange(), id)
 
     async def transfer(self, id: int = 0) -> tuple[int, str | None]:
-        """Hand leadership to server `id`, 0 for any; return who leads when the attempt has ended (raft_transfer)."""
-        await self._submit(raft_transfer, RaftTransfer(), id)
+        """Hand leadership to server `id`, 0 for any; return who leads then (raft_transfer).
+
+        Raises RaftError, beside what raft_transfer refuses, when an election timeout later the target does not lead:
+        RAFT_NOCONNECTION if this server still does, RAFT_LEADERSHIPLOST if another one does, or none yet.
+        """
+        req = RaftTransfer()
+        await self._submit(raft_transfer, req, id)
+        end = self._end()
+        if end is not None:
+            raise end
+        leader = self.leader[0]
+        if leader == self.raft.id:
+            raise RaftError(RAFT_NOCONNECTION, f"server {req.id} has not taken over, this one leads on")
+        if leader == 0 or id not in (0, leader):
+            who = f"server {leader} leads" if leader != 0 else "no leader is known"
+            raise RaftError(RAFT_LEADERSHIPLOST, f"server {req.id} has not taken over, {who}")
         return self.leader
 
     # Below: from callbacks to futures.
 
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, which must be the one that the I/O is on: the core is not made for two threads."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise RuntimeError(f"{self!r} belongs to another loop: asyncio.run_coroutine_threadsafe gets there")
+        return loop
+
+    def _end(self) -> RaftError | None:
+        """Return why this server will not do anything any more."""
+        if self._closed is not None or self.raft.closing:
+            return RaftError(RAFT_CANCELED, "the server is closed")
+        if self._cause is not None:
+            return RaftError(RAFT_SHUTDOWN, f"the server has stopped: {self._cause}")
+        return None
+
     def _submit(self, submit: Callable[..., int], req: RaftRequest, *args: object) -> "asyncio.Future[Any]":
-        future = asyncio.get_running_loop().create_future()
+        future = self._own_loop().create_future()
+        end = self._end()
+        if end is None and not self.raft.started:
+            end = RaftError(RAFT_CANCELED, "the server is not started")
+        if end is not None:
+            raise end
 
         def done(req: RaftRequest, status: int = 0, result: Any = None) -> None:
             if future.done():
@@ -228,10 +295,12 @@ class Server:
             raise RaftError(rv, raft_errmsg(self.raft))
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:
-        if self.on_state is not None:
-            self.on_state(old, new)
+        if new == RAFT_UNAVAILABLE and not raft.closing:
+            self._cause = raft_errmsg(raft)
         # Inside the change the new state is not set up yet; who waits is looked at when it is.
         asyncio.get_running_loop().call_soon(self._notice)
+        if self.on_state is not None:
+            self.on_state(old, new)
 
     def _noticing(self, callback: Callable[..., None]) -> Callable[..., None]:
         def call(*args: object) -> None:
@@ -245,11 +314,19 @@ class Server:
             test, future = waiter
             if future.done():
                 continue
-            if self._closed is not None:
-                future.set_exception(RaftError(RAFT_CANCELED))
+            end = self._end()
+            if end is not None:
+                future.set_exception(end)
                 continue
             try:
                 if test():
                     future.set_result(None)
             except Exception as exc:
                 future.set_exception(exc)
+
+
+def _check_buffer(number: int, buf: Any) -> None:
+    try:
+        memoryview(buf.base if isinstance(buf, RaftBuffer) else buf)
+    except TypeError:
+        raise RaftError(RAFT_INVALID, f"command {number} is no bytes-like object but {type(buf).__name__}") from None

@@ -174,7 +174,7 @@ def test_errors_are_exceptions_with_code_and_text(tmp_path: Path) -> None:
         await member.close()
         with pytest.raises(aio.RaftError) as caught:
             await member.server.apply(b"too late")
-        assert caught.value.code == pyraft.RAFT_NOTLEADER
+        assert (caught.value.code, caught.value.message) == (pyraft.RAFT_CANCELED, "the server is closed")
 
     run(scenario)
 
@@ -193,6 +193,62 @@ def test_a_log_that_cannot_be_read_fails_start(tmp_path: Path) -> None:
         assert caught.value.code == pyraft.RAFT_CORRUPT
         assert "0000000000000001-0000000000000001" in caught.value.message
         await again.close()
+
+    run(scenario)
+
+
+def test_server_whose_state_machine_raised_says_so_to_everybody(tmp_path: Path) -> None:
+    """Who waits and who asks later gets RAFT_SHUTDOWN and the cause; closing works as ever."""
+
+    async def scenario() -> None:
+        member = await alone(tmp_path)
+        member.fsm.apply = lambda fsm, buf: fsm.gone
+        waiting = asyncio.create_task(member.server.wait_until(lambda: False))
+        with pytest.raises(aio.RaftError) as caught:
+            await member.server.apply(b"command1")
+        assert caught.value.code in (pyraft.RAFT_LEADERSHIPLOST, pyraft.RAFT_SHUTDOWN)
+        for later in (waiting, member.server.wait_leader(), member.server.apply(b"command2"), member.server.barrier()):
+            with pytest.raises(aio.RaftError, match=r"has stopped: fsm\.apply: AttributeError") as caught:
+                await asyncio.wait_for(later, DEADLINE)
+            assert caught.value.code == pyraft.RAFT_SHUTDOWN
+        await member.close()
+
+    run(scenario)
+
+
+def test_calls_from_another_thread_are_refused_without_harm(tmp_path: Path) -> None:
+    """They raise RuntimeError and name the way; the server serves its own loop as before."""
+
+    async def scenario() -> None:
+        member = await alone(tmp_path)
+        server = member.server
+        methods = (lambda: server.apply(b"command1"), server.barrier, server.wait_leader, server.start, server.close)
+        for method in methods:
+            with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
+                await asyncio.to_thread(lambda m=method: asyncio.run(asyncio.wait_for(m(), DEADLINE)))  # type: ignore[misc]
+        own = asyncio.get_running_loop()
+        way = asyncio.to_thread(asyncio.run_coroutine_threadsafe, server.apply(b"command2"), own)
+        assert await asyncio.wrap_future(await way) == 1
+        assert member.fsm.applied == [b"command2"]
+        await member.close()
+
+    run(scenario)
+
+
+def test_transfer_to_a_dead_server_raises(tmp_path: Path) -> None:
+    """Nobody takes over, the leader leads on, and the caller is told."""
+
+    async def scenario() -> None:
+        members = await three(tmp_path)
+        leader = leader_of(members)
+        dead, alive = (m for m in members if m is not leader)
+        await dead.close()
+        with pytest.raises(aio.RaftError, match=f"server {dead.id} has not taken over, this one leads on") as caught:
+            await leader.server.transfer(dead.id)
+        assert caught.value.code == pyraft.RAFT_NOCONNECTION
+        assert await leader.server.apply(b"command1") == 1
+        assert await leader.server.transfer(alive.id) == (alive.id, alive.address)
+        await asyncio.gather(leader.close(), alive.close())
 
     run(scenario)
 

@@ -1,8 +1,9 @@
 """The asyncio front on one server against a scripted world: awaitables, errors, waiting, closing, cancelling."""
 
+import array
 import asyncio
-import threading
-from collections.abc import Awaitable, Callable
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -16,78 +17,21 @@ from pyraft import (
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_LEADERSHIPLOST,
+    RAFT_NOCONNECTION,
     RAFT_NOTFOUND,
     RAFT_NOTLEADER,
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
+    RaftBuffer,
     RaftConfiguration,
-    raft_close,
-    raft_set_pre_vote,
 )
 from pyraft.aio import RaftError, Server
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
-from tests.lib.solo import ScriptIo, change, configuration
-
-
-class World:
-    """An asyncio server, its table and its state machine; the test plays servers 2, 3, …"""
-
-    def __init__(self, *roles: int) -> None:
-        self.io = ScriptIo()
-        self.io.term = 1
-        self.conf = configuration(*(roles or (RAFT_VOTER, RAFT_VOTER, RAFT_VOTER)))
-        self.io.stored = [change(1, self.conf)]
-        self.fsm = fsms.PairFsm()
-        self.server = Server(self.io, self.fsm, 1, "1")
-
-    def recv(self, message: Any) -> None:
-        """Hand the server a message."""
-        self.io.on_recv(self.io, message)
-
-    def tick(self, msecs: int = 100) -> None:
-        """Let time pass and the tick timer fire."""
-        self.io.now += msecs
-        self.io.on_tick(self.io)
-
-    async def lead(self) -> None:
-        """Start the server and make it leader of term 2, its barrier committed."""
-        await self.server.start()
-        self.tick(1000)
-        self.recv(msg.request_vote_result(2, 2))
-        self.io.finish_appends()
-        self.recv(msg.append_entries_result(2, 2, 2))
-        assert self.server.is_leader
-
-    def commit(self, index: int) -> None:
-        """Store everything and have server 2 acknowledge it up to `index`."""
-        self.io.finish_appends()
-        self.recv(msg.append_entries_result(2, 2, index))
-
-    async def close(self) -> None:
-        """Close the server; the I/O ends at once."""
-        closing = asyncio.create_task(self.server.close())
-        await asyncio.sleep(0)
-        self.io.on_close(self.io)
-        await closing
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run a scenario on a loop of its own."""
-
-    async def main() -> None:
-        await asyncio.wait_for(scenario(), 20)
-
-    asyncio.run(main())
-
-
-async def refused(awaitable: Awaitable[Any]) -> RaftError:
-    """Await what must fail with a RaftError; return that."""
-    with pytest.raises(RaftError) as caught:
-        await awaitable
-    return caught.value
+from tests.lib.aio_world import World, refused, run
+from tests.lib.solo import ScriptIo
 
 
 def test_error_carries_code_and_text() -> None:
@@ -96,6 +40,28 @@ def test_error_carries_code_and_text() -> None:
     assert (plain.code, plain.message, str(plain)) == (RAFT_NOTLEADER,) + ("server is not the leader",) * 2
     told = RaftError(RAFT_IOERR, "io: disk on fire")
     assert (told.code, str(told)) == (RAFT_IOERR, "io: disk on fire")
+    assert repr(told) == f"RaftError({RAFT_IOERR}, 'io: disk on fire')"
+
+
+def test_error_survives_pickling_and_copying() -> None:
+    """Another process is told the same code and text."""
+    for error in (RaftError(RAFT_IOERR, "io: disk on fire"), RaftError(RAFT_NOTLEADER)):
+        for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert (again.code, again.message) == (error.code, error.message)
+            assert (str(again), repr(again)) == (str(error), repr(error))
+
+
+def test_repr_says_who_and_what() -> None:
+    """Id, address and state of a server show in a log."""
+
+    async def scenario() -> None:
+        w = World()
+        assert repr(w.server) == "<aio.Server 1 at 1, unavailable>"
+        await w.lead()
+        assert repr(w.server) == "<aio.Server 1 at 1, leader>"
+        await w.close()
+
+    run(scenario)
 
 
 def test_refused_init_raises() -> None:
@@ -137,91 +103,6 @@ def test_refused_bootstrap_says_why() -> None:
             with pytest.raises(RaftError, match="already started"):
                 function(w.conf)
         await w.close()
-
-    run(scenario)
-
-
-def test_second_start_does_not_read_the_log_again() -> None:
-    """Starting a running or a closed server raises, and leaves its files alone: they are in use."""
-
-    async def scenario() -> None:
-        w = World(RAFT_VOTER)
-        await w.server.start()
-        with pytest.raises(RaftError, match="already started"):
-            await w.server.start()
-        await w.close()
-        with pytest.raises(RaftError, match="closed"):
-            await w.server.start()
-        assert w.io.names().count("load") == 1
-
-    run(scenario)
-
-
-def test_start_loads_in_a_thread() -> None:
-    """The log is read off the loop, everything else on it, and the table is as before afterwards."""
-
-    async def scenario() -> None:
-        w = World()
-        load, start = w.io.load, w.io.start
-        threads: list[int] = []
-
-        def noting(io: ScriptIo) -> Any:
-            threads.append(threading.get_ident())
-            return load(io)
-
-        w.io.load = noting
-        await w.server.start()
-        assert threads
-        assert threads[0] != threading.get_ident()
-        assert (w.io.load, w.io.start) == (noting, start)
-        assert w.server.state == RAFT_FOLLOWER
-        assert not w.server.is_leader
-        await w.close()
-
-    run(scenario)
-
-
-def test_start_that_fails_raises_and_may_be_repeated() -> None:
-    """A failing load raises its code and text; another start can work."""
-
-    async def scenario() -> None:
-        w = World(RAFT_VOTER)
-        w.io.fail("load", RAFT_IOERR)
-        error = await refused(w.server.start())
-        assert (error.code, error.message) == (RAFT_IOERR, "io: load failed")
-        await w.server.start()
-        assert w.server.is_leader
-        await w.close()
-
-    run(scenario)
-
-
-def test_cancelled_start_waits_for_its_thread() -> None:
-    """A start that is cancelled leaves no thread behind that reads the disk."""
-
-    async def scenario() -> None:
-        w = World(RAFT_VOTER)
-        load = w.io.load
-        entered, release = threading.Event(), threading.Event()
-        ended: list[bool] = []
-
-        def slow(io: ScriptIo) -> Any:
-            entered.set()
-            release.wait(10)
-            ended.append(True)
-            return load(io)
-
-        w.io.load = slow
-        starting = asyncio.create_task(w.server.start())
-        await asyncio.get_running_loop().run_in_executor(None, entered.wait, 10)
-        starting.cancel()
-        await asyncio.sleep(0)
-        assert not starting.done()
-        release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await starting
-        assert ended == [True]
-        assert w.server.state == RAFT_UNAVAILABLE
 
     run(scenario)
 
@@ -270,8 +151,27 @@ def test_apply_of_nonsense_raises() -> None:
     async def scenario() -> None:
         w = World()
         await w.lead()
-        assert (await refused(w.server.apply("text"))).code == RAFT_INVALID
+        error = await refused(w.server.apply(fsms.add_x(1), "text"))
+        assert (error.code, error.message) == (RAFT_INVALID, "command 2 is no bytes-like object but str")
         assert (await refused(w.server.apply())).code == RAFT_INVALID
+        await w.close()
+
+    run(scenario)
+
+
+def test_any_buffer_is_applied() -> None:
+    """What is a buffer to Python, or a RaftBuffer, is one here."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.lead()
+        data = fsms.add_x(5)
+        kinds = (bytearray(data), memoryview(data), array.array("B", data), RaftBuffer(data + b"more", len(data)))
+        applying = asyncio.ensure_future(w.server.apply(*kinds))
+        await asyncio.sleep(0)
+        w.commit(2 + len(kinds))
+        assert await applying == (5, 0)
+        assert w.fsm.applied == [data] * len(kinds)
         await w.close()
 
     run(scenario)
@@ -326,6 +226,49 @@ def test_transfer_returns_who_leads() -> None:
         w.recv(msg.append_entries(2, 3, 2, 2))
         assert await task == (2, "2")
         await w.close()
+
+    run(scenario)
+
+
+def test_transfer_that_fails_raises() -> None:
+    """An election timeout later the target does not lead: this server does, or another one, or nobody."""
+
+    async def attempt(w: World, id: int, *messages: Any) -> RaftError:
+        await w.lead()
+        task = asyncio.ensure_future(w.server.transfer(id))
+        await asyncio.sleep(0)
+        w.io.timeout = 5000  # for an election of its own
+        for message in messages:
+            w.recv(message)
+        w.recv(msg.append_entries_result(2, 2, 2))
+        w.tick(1000)
+        error = await refused(task)
+        await w.close()
+        return error
+
+    async def scenario() -> None:
+        error = await attempt(World(), 2)
+        assert (error.code, error.message) == (RAFT_NOCONNECTION, "server 2 has not taken over, this one leads on")
+        error = await attempt(World(), 0)
+        assert error.code == RAFT_NOCONNECTION
+        error = await attempt(World(), 2, msg.append_entries(3, 3, 2, 2))
+        assert (error.code, error.message) == (RAFT_LEADERSHIPLOST, "server 2 has not taken over, server 3 leads")
+        error = await attempt(World(), 2, msg.request_vote(3, 3, 2, 2, disrupt=True))
+        assert (error.code, error.message) == (RAFT_LEADERSHIPLOST, "server 2 has not taken over, no leader is known")
+
+    run(scenario)
+
+
+def test_transfer_that_a_close_ends_raises() -> None:
+    """The attempt is over, and so is the server."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.lead()
+        task = asyncio.ensure_future(w.server.transfer(2))
+        await asyncio.sleep(0)
+        await w.close()
+        assert (await refused(task)).code == RAFT_CANCELED
 
     run(scenario)
 
@@ -436,96 +379,5 @@ def test_cancelled_request_changes_nothing() -> None:
         assert w.fsm.x == 5
         assert w.io.reported == []
         await w.close()
-
-    run(scenario)
-
-
-def test_close_ends_everything() -> None:
-    """Commands get RAFT_LEADERSHIPLOST, waiters RAFT_CANCELED; close waits for the I/O; the second does nothing."""
-
-    async def scenario() -> None:
-        w = World()
-        await w.lead()
-        applying = asyncio.ensure_future(w.server.apply(fsms.add_x(5)))
-        waiting = asyncio.ensure_future(w.server.leader_change())
-        forever = asyncio.ensure_future(w.server.wait_until(lambda: False))
-        await asyncio.sleep(0)
-        closing = asyncio.create_task(w.server.close())
-        await asyncio.sleep(0)
-        assert (await refused(applying)).code == RAFT_LEADERSHIPLOST
-        for waiter in (waiting, forever):
-            assert (await refused(waiter)).code == RAFT_CANCELED
-        assert not closing.done()
-        w.io.on_close(w.io)
-        await closing
-        await w.server.close()
-        assert w.io.names().count("close") == 1
-        assert (await refused(w.server.wait_leader())).code == RAFT_CANCELED
-        assert (await refused(w.server.apply(fsms.add_x(5)))).code == RAFT_NOTLEADER
-
-    run(scenario)
-
-
-def test_close_after_a_cancelled_one_waits_too() -> None:
-    """Giving up waiting does not make the I/O end: the next close waits for it, and is not another raft_close."""
-
-    async def scenario() -> None:
-        w = World()
-        await w.server.start()
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(w.server.close(), 0.01)
-        closing = asyncio.create_task(w.server.close())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not closing.done()
-        w.io.on_close(w.io)
-        await closing
-        assert w.io.names().count("close") == 1
-
-    run(scenario)
-
-
-def test_close_after_raft_close_returns() -> None:
-    """Whoever has called raft_close has its callback; close() does not wait for one that will never fire."""
-
-    async def scenario() -> None:
-        w = World()
-        await w.server.start()
-        closed: list[object] = []
-        assert raft_close(w.server.raft, closed.append) == 0
-        await w.server.close()
-        w.io.on_close(w.io)
-        assert closed == [w.server.raft]
-
-    run(scenario)
-
-
-def test_server_is_a_context_manager() -> None:
-    """async with starts and closes."""
-
-    async def scenario() -> None:
-        w = World(RAFT_VOTER)
-        w.io.close = lambda io, cb: cb(io)
-        async with w.server as server:
-            assert server is w.server
-            raft_set_pre_vote(server.raft, True)
-            assert server.is_leader
-            assert server.leader == (1, "1")
-        assert server.state == RAFT_UNAVAILABLE
-
-    run(scenario)
-
-
-def test_context_manager_that_cannot_start_closes() -> None:
-    """The directory and the handles are given back, so that another attempt can be made."""
-
-    async def scenario() -> None:
-        w = World(RAFT_VOTER)
-        w.io.close = lambda io, cb: (w.io.calls.append(("close",)), cb(io))
-        w.io.fail("load", RAFT_IOERR)
-        with pytest.raises(RaftError, match="load failed"):
-            async with w.server:
-                pytest.fail("not started")
-        assert w.io.names()[-1] == "close"
 
     run(scenario)
