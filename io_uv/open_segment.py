@@ -19,7 +19,7 @@ from typing import Final
 
 from io_uv import crc, encoding, fs, segment
 from io_uv.fs import Failure
-from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_NOMEM
+from pyraft.errors import RAFT_CORRUPT, RAFT_NOMEM
 from pyraft.types import EntryBatch, no_entries
 
 SECTOR: Final = 512
@@ -153,8 +153,6 @@ def _judge_batches(data: bytes, noted: int) -> OpenContent:
     content.used, _, problem = segment.read_batches(data, content.entries)
     if problem is None or _zeros(data, content.used, len(data)):
         return content
-    if problem.code == RAFT_IOERR:
-        problem = Failure(RAFT_CORRUPT, problem.message)
     content.problem = problem
     torn = _torn(data, content.used) or (noted == 0 and not holds_batch(data, content.used + _WORD))
     content.verdict = TORN if torn else DAMAGED

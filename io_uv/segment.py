@@ -8,8 +8,9 @@ Here are reading a closed segment in one piece, writing one, and removing entrie
 Happy path of a change: new files are durable under their names before an old one goes, and files go in an order in
 which a power cut after any step leaves a log that loads (see truncate_log and remove_closed).
 
-Failure modes: RAFT_CORRUPT for what cannot be a complete file of this name, RAFT_IOERR where bytes are missing,
-RAFT_MALFORMED for an unknown entry type; the texts name the segment, the batch and the byte it starts at.
+Failure modes: RAFT_CORRUPT for what cannot be a complete file of this name, also where bytes are missing (C: RAFT_IOERR
+then, which stops automatic recovery), RAFT_MALFORMED for an unknown entry type; the texts name the segment, batch and
+byte. RAFT_IOERR is for a disk that refuses.
 """
 
 import re
@@ -19,7 +20,7 @@ from typing import Final
 
 from io_uv import crc, encoding, fs
 from io_uv.fs import Failure
-from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR
+from pyraft.errors import RAFT_CORRUPT
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, no_entries
 
 DISK_FORMAT: Final = 1
@@ -93,7 +94,7 @@ def check_format(data: bytes) -> None:
 
 def _need(data: bytes, at: int, n: int, what: str) -> None:
     if at + n > len(data):
-        raise Failure(RAFT_IOERR, f"read {what}: short read: {len(data) - at} bytes instead of {n}")
+        raise Failure(RAFT_CORRUPT, f"read {what}: short read: {len(data) - at} bytes instead of {n}")
 
 
 def read_preamble(data: bytes, at: int) -> tuple[int, int, int]:
@@ -198,7 +199,7 @@ def _load(dir: str, info: SegmentInfo, into: EntryBatch) -> None:
     if not data:
         raise Failure(RAFT_CORRUPT, "file is empty")
     if len(data) < WORD:
-        raise Failure(RAFT_IOERR, f"file has only {len(data)} bytes")
+        raise Failure(RAFT_CORRUPT, f"file has only {len(data)} bytes")
     check_format(data)
     before = len(into.bufs)
     _, number, problem = read_batches(data, into)
@@ -206,7 +207,7 @@ def _load(dir: str, info: SegmentInfo, into: EntryBatch) -> None:
         raise problem
     if number == 1:
         at = f"entries batch 1 starting at byte {WORD}"
-        raise Failure(RAFT_IOERR, f"{at}: read preamble: short read: 0 bytes instead of {WORD}")
+        raise Failure(RAFT_CORRUPT, f"{at}: read preamble: short read: 0 bytes instead of {WORD}")
     found = len(into.bufs) - before
     expected = info.last_index - info.first_index + 1
     if found != expected:

@@ -9,8 +9,8 @@ the checksum that raw data lacks. The pair counts from the moment that the data 
 The functions run in a thread: data moves in pieces of 1 MiB and is not copied whole.
 
 Failure modes: on write the pair is removed again and RAFT_IOERR or RAFT_NOSPACE raised. On read RAFT_CORRUPT for a
-checksum mismatch, RAFT_MALFORMED for another format or a bad configuration, RAFT_IOERR for what is short or no LZ4
-frame any more. Raw data without a sidecar, as C writes it, is taken as it is.
+checksum mismatch and for what is short or no LZ4 frame any more (C: RAFT_IOERR), RAFT_MALFORMED for another format or a
+bad configuration, RAFT_IOERR if the disk refuses. Raw data without a sidecar, as C writes it, is taken as it is.
 """
 
 import mmap
@@ -101,20 +101,25 @@ def encode_meta(conf: RaftConfiguration, conf_index: int) -> bytes:
 
 
 class _Tally:
-    """Counts and checksums what passes through."""
+    """Counts and checksums what passes through; `failure` is why the source of it failed, if it did."""
 
-    __slots__ = ("crc", "size")
+    __slots__ = ("crc", "failure", "size")
 
     def __init__(self) -> None:
+        self.failure: Failure | None = None
         self.size = 0
         self.crc = 0
 
     def over(self, pieces: Iterable[Any]) -> Iterator[Any]:
         """Yield the pieces."""
-        for piece in pieces:
-            self.size += len(piece)
-            self.crc = sums.checksum(piece, self.crc)
-            yield piece
+        try:
+            for piece in pieces:
+                self.size += len(piece)
+                self.crc = sums.checksum(piece, self.crc)
+                yield piece
+        except Failure as exc:
+            self.failure = exc
+            raise
 
 
 def _raw(bufs: Sequence[Any]) -> Iterator[memoryview]:
@@ -177,7 +182,7 @@ def _discard(dir: str, info: SnapshotInfo) -> None:
 def _read_meta(dir: str, info: SnapshotInfo, snapshot: RaftSnapshot) -> None:
     data = fs.read_file(dir, info.filename)
     if len(data) < _META.size:
-        raise Failure(RAFT_IOERR, f"short read: {len(data)} bytes instead of {_META.size}")
+        raise Failure(RAFT_CORRUPT, f"short read: {len(data)} bytes instead of {_META.size}")
     format, checksum, conf_index, length = _META.unpack_from(data)
     if format != FORMAT:
         raise Failure(RAFT_MALFORMED, f"unsupported format {format}")
@@ -187,7 +192,7 @@ def _read_meta(dir: str, info: SnapshotInfo, snapshot: RaftSnapshot) -> None:
         raise Failure(RAFT_CORRUPT, "no configuration data at byte 24")
     blob = data[_META.size : _META.size + length]
     if len(blob) < length:
-        raise Failure(RAFT_IOERR, f"short read: {len(blob)} bytes instead of {length}")
+        raise Failure(RAFT_CORRUPT, f"short read: {len(blob)} bytes instead of {length}")
     if crc.crc32(blob, crc.crc32(_CHECKED.pack(conf_index, length))) != checksum & 0xFFFF_FFFF:
         raise Failure(RAFT_CORRUPT, "checksum mismatch")
     rv, conf, problem = configuration.decode(blob)
@@ -243,7 +248,12 @@ def _read_content(fd: int, size: int, tally: _Tally) -> bytes | memoryview:
         tally.size, tally.crc = size, _checksum(data)
         return data
     chunks = tally.over(_chunks(fd, first, size))
-    data = compress.decompress(chunks, size)
+    try:
+        data = compress.decompress(chunks, size)
+    except Failure as exc:
+        if exc.code == RAFT_IOERR and tally.failure is None:
+            raise Failure(RAFT_CORRUPT, exc.message) from None
+        raise
     for _ in chunks:  # what follows the frame belongs to the file's checksum
         pass
     return data
