@@ -11,9 +11,11 @@ of the log that an installed snapshot replaced. On return all that was read is d
 Failure modes: RAFT_CORRUPT, RAFT_MALFORMED and RAFT_IOERR, with a text that names the file and where in it. A bad
 newest snapshot is passed over if an older one and the log hold everything (B19). With `auto_recovery` a damaged
 segment at the end of the log is set aside and the load repeated, once: first a marker is made durable (`marker`),
-because entries that this server acknowledged may go with it.
+because entries that this server acknowledged may go with it. The logger `io_uv` hears of every file that is set aside.
+A file that cannot be read is no damage: whatever the disk refuses stops the start, and nothing is set aside for it.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -25,13 +27,16 @@ from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo
 from io_uv.state import Metadata
 from pyraft import configuration
-from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_TOOBIG
+from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_MALFORMED, RAFT_TOOBIG
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot, no_entries
 
 SET_ASIDE_PREFIX: Final = "corrupt-"
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40
-_DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED, RAFT_IOERR)
+# What is wrong with a file, as opposed to a disk, a limit or a permission that keeps it from being read.
+_DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED)
+
+_log: Final = logging.getLogger("io_uv")
 
 
 class _Log:
@@ -122,7 +127,7 @@ def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -
             # Nothing is lost with it, and io.snapshot_get must not find it.
             for name in (newest.filename, newest.data_name):
                 if fs.size_of(log.dir, name) is not None:
-                    _set_aside(log.dir, name)
+                    _set_aside(log.dir, name, problem.message)
         return snapshot
     raise problem
 
@@ -181,7 +186,7 @@ def _resolve_overlaps(log: _Log) -> None:
         if info.last_index == older.last_index:
             continue
         if any(other.first_index == older.last_index + 1 for other in log.closed):
-            _set_aside(log.dir, info.filename)
+            _set_aside(log.dir, info.filename, f"the log goes on behind {older.filename}, which has its first entries")
         else:
             fs.remove_file(log.dir, older.filename)
             kept[-1] = info
@@ -267,7 +272,7 @@ def _load_closed(log: _Log) -> None:
             segment.load_closed(log.dir, info, log.entries)
         except Failure as exc:
             if log.auto_recovery and exc.code == RAFT_CORRUPT and i == len(log.closed) - 1:
-                _set_log_end_aside(log, [info.filename], exc)
+                _set_log_end_aside(log, info.filename, exc)
             raise
 
 
@@ -308,18 +313,36 @@ def _finish_install(log: _Log, snapshot: RaftSnapshot) -> None:
 # ---- automatic recovery ----------------------------------------------------------------------------------------------
 
 
-def _set_aside(dir: str, name: str) -> None:
-    fs.rename_file(dir, name, f"{SET_ASIDE_PREFIX}{time.time_ns()}-{name}")
+def _set_aside(dir: str, name: str, reason: str) -> None:
+    kept = f"{SET_ASIDE_PREFIX}{time.time_ns()}-{name}"
+    fs.rename_file(dir, name, kept)
+    _log.warning("%s: %s is set aside as %s: %s", dir, name, kept, reason)
 
 
-def _set_log_end_aside(log: _Log, names: Sequence[str], problem: Failure) -> None:
-    """Set damaged files at the end of the log aside, with all open segments; the marker comes first.
+def _mark(dir: str, problem: Failure) -> None:
+    marker.marker_set(dir, problem.message)
+    _log.warning(
+        "%s: acknowledged entries may be missing (%s): the server withholds its votes while %s stands",
+        dir,
+        problem.message,
+        marker.NAME,
+    )
+
+
+def _set_log_end_aside(log: _Log, name: str, problem: Failure) -> None:
+    """Set a damaged file at the end of the log aside, with all open segments; the marker comes first.
 
     The last goes first: whatever a crash leaves is again a log with its damage at the end.
     """
-    marker.marker_set(log.dir, problem.message)
-    for name in [*reversed([info.filename for info, _ in log.open if info.filename not in names]), *reversed(names)]:
-        _set_aside(log.dir, name)
+    _mark(log.dir, problem)
+    _set_open_ones_aside(log, [info for info, _ in log.open if info.filename != name], name)
+    _set_aside(log.dir, name, problem.message)
+    fs.sync_dir(log.dir)
+
+
+def _set_open_ones_aside(log: _Log, infos: Sequence[SegmentInfo], damaged: str) -> None:
+    for info in reversed(infos):
+        _set_aside(log.dir, info.filename, f"it follows {damaged}, which is damaged")
         fs.sync_dir(log.dir)
 
 
@@ -328,16 +351,15 @@ def _set_open_aside(log: _Log, i: int, problem: Failure) -> None:
     info, content = log.open[i]
     log.open = log.open[i:]
     if not content.entries:
-        _set_log_end_aside(log, [info.filename], problem)
+        _set_log_end_aside(log, info.filename, problem)
         return
     # C: uv_segment.c:uvSegmentLoadOpen drops what follows the good batches for good and goes on with the next segment,
     # whose entries then get wrong indexes. Here a copy of the whole stays, made before anything is cut.
-    marker.marker_set(log.dir, problem.message)
-    for later, _ in reversed(log.open[1:]):
-        _set_aside(log.dir, later.filename)
-        fs.sync_dir(log.dir)
+    _mark(log.dir, problem)
+    _set_open_ones_aside(log, [later for later, _ in log.open[1:]], info.filename)
     copy = f"{SET_ASIDE_PREFIX}{time.time_ns()}-{info.filename}"
     fs.make_file(log.dir, copy, [fs.read_file(log.dir, info.filename)])
+    _log.warning("%s: %s is cut, %s is a copy: %s", log.dir, info.filename, copy, problem.message)
     _close_open(log, info, content)
 
 
@@ -352,37 +374,74 @@ def _change_entry(conf: RaftConfiguration, term: int, block_size: int) -> EntryB
     return EntryBatch([term], [RAFT_CHANGE], [blob])
 
 
+def _former_file(dir: str) -> str | None:
+    """Return the name of a file that only a server with a term leaves, None if there is none.
+
+    Open segments that were made and never written to are no evidence, and neither are tmp files.
+    """
+    snapshots, segments = listing.list(dir)
+    for info in segments:
+        try:
+            if not info.is_open or open_segment.read(dir, info.filename).verdict != UNWRITTEN:
+                return info.filename
+        except Failure as exc:
+            raise exc.wrap(f"load open segment {info.filename}") from None
+    if snapshots:
+        return snapshots[-1].data_name
+    return None if marker.marker_read(dir) is None else marker.NAME
+
+
 def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
     """Make a pristine directory that of a server whose log has one entry, `conf`, in term 1; return what was stored.
 
-    Errors: RAFT_CANTBOOTSTRAP "metadata contains term N"; RAFT_TOOBIG for a configuration that does not fit the
-    first block; RAFT_IOERR, also if there is a first segment. The two before leave nothing behind (B20).
+    Errors: RAFT_CANTBOOTSTRAP "metadata contains term N", or for a directory whose metadata was lost: the text names a
+    file that remained; RAFT_TOOBIG for a configuration that does not fit the first block; RAFT_IOERR. The first three
+    leave nothing behind (B20).
     """
-    # C: uv.c:uvBootstrap stores the term before it looks whether the rest can be done.
+    # C: uv.c:uvBootstrap stores the term before it looks whether the rest can be done, and where both metadata files
+    # are gone it puts an entry 1 of term 1 beside whatever is there.
     current = metadata.load(dir)
     if current.term != 0:
         raise Failure(RAFT_CANTBOOTSTRAP, f"metadata contains term {current.term}")
+    found = _former_file(dir)
+    if found is not None:
+        text = f"there is {found} but no term: metadata was lost, and votes with it; raft_recover starts over"
+        raise Failure(RAFT_CANTBOOTSTRAP, text)
     entry = _change_entry(conf, 1, block_size)
-    name = segment.closed_name(1, 1)
-    if fs.size_of(dir, name) is not None:
-        raise Failure(RAFT_IOERR, f"write closed segment {name}: file already exists")
     stored = Metadata(current.version + 1, 1, 0)
+    # The term first: an entry without metadata is a log whose metadata was lost.
     metadata.store(dir, stored)
     segment.write_closed(dir, 1, [entry])
     return stored
 
 
+def last_term(snapshot: RaftSnapshot | None, entries: EntryBatch) -> int:
+    """Return the term in which what was loaded ends, 0 if that is nothing."""
+    return max(entries.terms[-1] if entries else 0, 0 if snapshot is None else snapshot.term)
+
+
+def check_term(stored: Metadata, snapshot: RaftSnapshot | None, entries: EntryBatch) -> None:
+    """Check that the metadata are not older than the log: a term is stored before anything of it is.
+
+    RAFT_CORRUPT if they are: the term and the votes since were lost. Without any metadata it is for the core to tell.
+    """
+    # C: uv.c:uvLoad goes on in the older term, in which this server may vote twice and lead over its own entries.
+    last = last_term(snapshot, entries)
+    if 0 < stored.term < last:
+        text = f"metadata has term {stored.term} but the log ends in term {last}: newer metadata was lost, and votes"
+        raise Failure(RAFT_CORRUPT, f"{text} with it; raft_recover starts over")
+
+
 def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_recovery: bool) -> int:
     """Append an entry with `conf` to the log of a server that is not running; return its term.
 
-    `term` is that of the metadata, which stay as they are; the entry gets the higher of it and the log's last (B2).
+    `term` is that of the metadata; the entry gets the higher of it and the log's last (B2).
     Errors: those of load, RAFT_TOOBIG before anything is touched, RAFT_IOERR.
     """
     _change_entry(conf, term, block_size)
     snapshot, start_index, entries = load(dir, auto_recovery)
-    last_term = entries.terms[-1] if entries else snapshot.term if snapshot is not None else 0
     # C: uv_segment.c:uvWriteClosedSegment always writes term 1, below entries that may precede it.
-    entry = _change_entry(conf, max(last_term, term, 1), block_size)
+    entry = _change_entry(conf, max(last_term(snapshot, entries), term, 1), block_size)
     index = start_index + len(entries)
     segment.write_closed(dir, index, [entry])
     return entry.terms[0]

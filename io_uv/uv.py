@@ -207,6 +207,7 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
     uv: Uv = io.impl
     try:
         found, start_index, entries = disk.load(uv.dir, uv.auto_recovery)
+        disk.check_term(uv.metadata, found, entries)
     except Failure as failure:
         return _refuse(io, failure), 0, 0, None, 0, no_entries()
     uv.append_next_index = start_index + len(entries)
@@ -227,7 +228,7 @@ def _start(io: RaftIo, msecs: int, tick: Any, recv_cb: Any) -> int:
 
 
 def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
-    """RaftIo.bootstrap: make term 1 and the configuration entry durable. RAFT_CANTBOOTSTRAP if there is a term."""
+    """RaftIo.bootstrap: make term 1 and the configuration entry durable. RAFT_CANTBOOTSTRAP if there was a term."""
     uv: Uv = io.impl
     if uv.metadata.term != 0:
         io.errmsg = f"metadata contains term {uv.metadata.term}"
@@ -246,8 +247,8 @@ def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
         term = disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
         # The operator has declared this log to be the cluster's, whatever else was lost.
         marker.marker_clear(uv.dir)
-        if uv.metadata.version == 0:
-            fresh = Metadata(1, term, 0)
+        if uv.metadata.term < term:
+            fresh = Metadata(uv.metadata.version + 1, term, 0)
             metadata.store(uv.dir, fresh)
             uv.metadata = fresh
     except Failure as failure:

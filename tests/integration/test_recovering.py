@@ -11,12 +11,14 @@ from io_uv import marker
 from io_uv.pyuv import Loop
 from pyraft import (
     RAFT_CANDIDATE,
+    RAFT_CANTBOOTSTRAP,
     RAFT_CORRUPT,
     RAFT_FOLLOWER,
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_VOTER,
     RaftConfiguration,
+    raft_bootstrap,
     raft_configuration_add,
     raft_errmsg,
     raft_init,
@@ -256,12 +258,44 @@ def test_on_disk_a_log_without_metadata_does_not_start_until_the_operator_recove
     assert "metadata was lost" in raft_errmsg(refused.raft)
     conf = RaftConfiguration()
     assert raft_configuration_add(conf, 1, members[1], RAFT_VOTER) == 0
+    assert raft_bootstrap(refused.raft, conf) == RAFT_CANTBOOTSTRAP
+    assert "metadata was lost" in raft_errmsg(refused.raft)
+    assert raft_start(refused.raft) == RAFT_CORRUPT
+    assert "metadata was lost" in raft_errmsg(refused.raft)
     assert raft_recover(refused.raft, conf) == 0
     refused.close()
     again = Node(tmp_path, 1, members, loop).start()
     assert again.state == RAFT_LEADER
     assert again.fsm.numbers == [7]
     assert again.raft.current_term > 1
+    again.close()
+
+
+def test_on_disk_metadata_that_were_copied_back_do_not_start_until_the_operator_recovers_the_log(
+    tmp_path: Path, loop: Loop
+) -> None:
+    """The server has led in later terms since; the entries of these are kept."""
+    members = free_addresses(1)
+    node = Node(tmp_path, 1, members, loop).start()
+    assert node.try_apply(1) == 0
+    node.close()
+    kept = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path) if name.startswith("metadata")}
+    node = Node(tmp_path, 1, members, loop).start()
+    assert node.try_apply(2) == 0
+    node.close()
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    refused = Node(tmp_path, 1, members, loop)
+    assert raft_init(refused.raft, refused.io, refused.fsm, 1, members[1]) == 0
+    assert raft_start(refused.raft) == RAFT_CORRUPT
+    assert "newer metadata was lost" in raft_errmsg(refused.raft)
+    conf = RaftConfiguration()
+    assert raft_configuration_add(conf, 1, members[1], RAFT_VOTER) == 0
+    assert raft_recover(refused.raft, conf) == 0
+    refused.close()
+    again = Node(tmp_path, 1, members, loop).start()
+    assert again.state == RAFT_LEADER
+    assert again.fsm.numbers == [1, 2]
     again.close()
 
 

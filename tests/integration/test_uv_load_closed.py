@@ -1,10 +1,12 @@
 """Loading data directories with snapshots and closed segments: what the C suite's load cases do, and more."""
 
+import errno
+import logging
 from collections.abc import Callable
 
 import pytest
 
-from io_uv import marker, segment
+from io_uv import compress, fs, marker, segment
 from pyraft.errors import (
     RAFT_CORRUPT,
     RAFT_IOERR,
@@ -193,6 +195,90 @@ def test_a_bad_snapshot_that_nothing_replaces_is_refused(data: Dir, opener: Open
     assert set(kept) <= set(data.names)
 
 
+@pytest.mark.parametrize("suffix", ["", ".meta"])
+def test_a_cut_snapshot_is_passed_over(data: Dir, opener: Opener, suffix: str) -> None:
+    """Missing bytes are damage, as flipped ones are (C: RAFT_IOERR)."""
+    frame = bytes.fromhex("04224d1864400a070000006d61796265206e6f00000000")
+    data.snapshot(1, 2)
+    name = data.snapshot(1, 5, data=frame)
+    data.resize(name + suffix, 15)
+    closed(data, 3, 4)
+    assert opener.load(auto_recovery=True).state() == (0, 2, 3, [3, 4, 5, 6])
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let files of that name in their path not open for reading."""
+    original = fs.open
+
+    def refuse(path: str, flags: int, mode: int = 0o600) -> int:
+        if path.endswith(name):
+            raise OSError(number, "")
+        return original(path, flags, mode)
+
+    monkeypatch.setattr(fs, "open", refuse)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(errno.EACCES, "permission denied"), (errno.EMFILE, "too many open files"), (errno.EIO, "i/o error")],
+)
+@pytest.mark.parametrize("suffix", ["", ".meta"])
+def test_a_snapshot_that_cannot_be_read_stops_the_start_and_stays(
+    data: Dir, opener: Opener, monkeypatch: pytest.MonkeyPatch, suffix: str, number: int, text: str
+) -> None:
+    """It may be intact, whatever an older one and the log hold."""
+    data.snapshot(1, 2)
+    name = data.snapshot(1, 5)
+    closed(data, 3, 4)
+    kept = data.names
+    with monkeypatch.context() as patch:
+        fail_to_open(patch, name + suffix, number)
+        loaded = opener.load(auto_recovery=True)
+    assert (loaded.rv, loaded.errmsg) == (RAFT_IOERR, f"read {name}{suffix}: open: {text}")
+    assert data.names == kept
+    assert opener.load(auto_recovery=True).state() == (0, 5, 3, [3, 4, 5, 6])
+
+
+def test_a_compressed_snapshot_that_a_disk_fails_to_read_stays(
+    data: Dir, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An I/O error in the midst of the frame is not a bad frame."""
+    content = bytes.fromhex("04224d1864400a07") + bytes(2 * 1024 * 1024)
+    data.snapshot(1, 2)
+    name = data.snapshot(1, 5, data=content)
+    closed(data, 3, 4)
+    original = fs.read
+    reads: list[int] = []
+
+    def read(fd: int, n: int) -> bytes:
+        if fs.fstat(fd).st_size == len(content):
+            reads.append(fd)
+            if len(reads) > 1:
+                raise OSError(errno.EIO, "")
+        return original(fd, n)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs, "read", read)
+        patch.setattr(compress, "decompress", lambda chunks, size: b"".join(chunks))
+        loaded = opener.load(auto_recovery=True)
+    assert (loaded.rv, loaded.errmsg) == (RAFT_IOERR, f"read {name}: read: i/o error")
+    assert data.has(name)
+
+
+def test_the_logger_hears_of_a_snapshot_that_is_set_aside(
+    data: Dir, opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its names and what is wrong with it; nothing is said of votes, as nothing is lost."""
+    name = data.snapshot(1, 2)
+    data.overwrite(f"{name}.meta", 16, b"\xff")
+    closed(data, 1, 2)
+    with caplog.at_level(logging.WARNING, "io_uv"):
+        assert opener.load(auto_recovery=True).rv == 0
+    assert [f"{name}.meta is set aside as corrupt-" in text for text in caplog.messages] == [True, False]
+    assert all(text.startswith(f"{data}: {name}") for text in caplog.messages)
+    assert all(text.endswith(f"read {name}.meta: checksum mismatch") for text in caplog.messages)
+
+
 def test_a_log_that_an_installed_snapshot_replaced_is_removed(data: Dir, opener: Opener) -> None:
     """A crash came before its removal; entry 4 is of term 1 and the snapshot at 4 of term 2."""
     closed(data, 1, 3)
@@ -285,6 +371,49 @@ def test_automatic_recovery_sets_a_damaged_last_segment_aside_with_all_open_ones
     assert name in text
 
 
+@pytest.mark.parametrize("size", [1, 20, 70])
+def test_automatic_recovery_sets_a_cut_last_segment_aside(data: Dir, opener: Opener, size: int) -> None:
+    """Within the format word, within a batch, between batches."""
+    closed(data, 1, 3)
+    name = closed(data, 4, 2)
+    data.resize(name, size)
+    assert opener.load().rv == RAFT_CORRUPT
+    assert data.has(name)
+    assert opener.load(auto_recovery=True).state() == (0, None, 1, [1, 2, 3])
+    assert name in (marker.marker_read(str(data)) or "")
+
+
+def test_a_segment_that_the_disk_fails_to_read_stops_the_start_and_stays(
+    data: Dir, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no damage."""
+    name = closed(data, 1, 2)
+    with monkeypatch.context() as patch:
+        fail_to_open(patch, name, errno.EIO)
+        loaded = opener.load(auto_recovery=True)
+    assert (loaded.rv, loaded.errmsg) == (RAFT_IOERR, f"load closed segment {name}: read file: open: i/o error")
+    assert data.names == [name]
+
+
+def test_the_logger_hears_what_automatic_recovery_does(
+    data: Dir, opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That votes are withheld, and each file with the reason."""
+    name = with_last_damaged_and_open(data)
+    with caplog.at_level(logging.WARNING, "io_uv"):
+        assert opener.load(auto_recovery=True).rv == 0
+    problem = f"load closed segment {name}: entries batch 1 starting at byte 8: data checksum mismatch"
+    votes, later, damaged = caplog.messages
+    assert votes == (
+        f"{data}: acknowledged entries may be missing ({problem}):"
+        f" the server withholds its votes while {marker.NAME} stands"
+    )
+    assert later.startswith(f"{data}: open-1 is set aside as corrupt-")
+    assert later.endswith(f": it follows {name}, which is damaged")
+    assert damaged.startswith(f"{data}: {name} is set aside as corrupt-")
+    assert damaged.endswith(f": {problem}")
+
+
 @covers("load/closedSegmentsWithSnapshotSecondLastSegmentCorrupt")
 @pytest.mark.parametrize("auto_recovery", [False, True])
 def test_a_damaged_segment_before_the_last_is_refused_every_time(
@@ -341,20 +470,20 @@ def test_a_missing_first_segment_is_refused(data: Dir, opener: Opener) -> None:
     [
         (b"", RAFT_CORRUPT, "file is empty"),
         (words(2), RAFT_CORRUPT, "unexpected format version 2"),
-        (b"1234567", RAFT_IOERR, "file has only 7 bytes"),
+        (b"1234567", RAFT_CORRUPT, "file has only 7 bytes"),
         (
             words(1),
-            RAFT_IOERR,
+            RAFT_CORRUPT,
             "entries batch 1 starting at byte 8: read preamble: short read: 0 bytes instead of 8",
         ),
         (
             encode(commands(1, 1))[:-4],
-            RAFT_IOERR,
+            RAFT_CORRUPT,
             "entries batch 1 starting at byte 8: read data: short read: 4 bytes instead of 8",
         ),
         (
             encode(commands(1, 1))[:28],
-            RAFT_IOERR,
+            RAFT_CORRUPT,
             "entries batch 1 starting at byte 8: read header: short read: 4 bytes instead of 16",
         ),
         (

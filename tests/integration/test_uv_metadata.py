@@ -1,10 +1,11 @@
 """Term and vote, bootstrap and recover through RaftIo: what the C suite's cases do, and more."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from io_uv import raft_uv_init
+from io_uv import marker, raft_uv_init
 from io_uv.pyuv import Loop
 from io_uv.transport import RaftUvTransport
 from pyraft import configuration
@@ -12,7 +13,6 @@ from pyraft.errors import (
     RAFT_CANTBOOTSTRAP,
     RAFT_CORRUPT,
     RAFT_INVALID,
-    RAFT_IOERR,
     RAFT_MALFORMED,
     RAFT_NAMETOOLONG,
     RAFT_NOTFOUND,
@@ -20,7 +20,7 @@ from pyraft.errors import (
 )
 from pyraft.types import RAFT_CHANGE, RAFT_VOTER, RaftIo
 from tests.lib.covers import covers
-from tests.lib.disk import BLOCK_SIZE, SEGMENT_SIZE, Dir, conf, words
+from tests.lib.disk import BLOCK_SIZE, SEGMENT_SIZE, Dir, commands, conf, words
 from tests.lib.uvload import Opener, closed, opened
 from tests.lib.uvtest import UvIo
 
@@ -185,9 +185,75 @@ def test_a_bootstrap_that_is_refused_leaves_nothing_behind(data: Dir, opener: Op
     assert instance.io.bootstrap(instance.io, large) == RAFT_TOOBIG
     assert data.names == []
     name = closed(data, 1, 1)
-    assert instance.io.bootstrap(instance.io, conf(1)) == RAFT_IOERR
+    assert instance.io.bootstrap(instance.io, conf(1)) == RAFT_CANTBOOTSTRAP
     assert name in instance.io.errmsg
     assert data.names == [name]
+
+
+def with_damaged_segment(data: Dir) -> str:
+    name = closed(data, 7, 2)
+    data.resize(name, 0)
+    return name
+
+
+def with_marker(data: Dir) -> str:
+    marker.marker_set(str(data), "why")
+    return marker.NAME
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: closed(data, 7, 2),
+        with_damaged_segment,
+        lambda data: opened(data, 1, 7),
+        lambda data: data.snapshot(2, 6),
+        with_marker,
+    ],
+)
+def test_a_directory_whose_metadata_was_lost_is_not_bootstrapped(
+    data: Dir, opener: Opener, make: Callable[[Dir], str]
+) -> None:
+    """After a compaction there is no first segment, but there is a server's data; nothing is changed."""
+    name = make(data)
+    before = {file: data.read(file) for file in data.names}
+    instance = opener()
+    assert instance.init() == 0
+    assert instance.io.bootstrap(instance.io, conf(1)) == RAFT_CANTBOOTSTRAP
+    text = f"there is {name} but no term: metadata was lost, and votes with it; raft_recover starts over"
+    assert instance.io.errmsg == text
+    assert {file: data.read(file) for file in data.names} == before
+
+
+def test_what_a_first_start_leaves_that_was_interrupted_is_no_log(data: Dir, opener: Opener) -> None:
+    """Open segments that nothing was written to, tmp files, and metadata that were never complete."""
+    data.open(1)
+    data.write("open-2", b"")
+    data.write("tmp-open-3", b"x")
+    data.write("tmp-0000000000000001-0000000000000001", b"x")
+    data.write("metadata1", bytes(10))
+    instance = opener()
+    assert instance.init() == 0
+    assert instance.io.bootstrap(instance.io, conf(1)) == 0
+    loaded = opener.load()
+    assert (loaded.rv, loaded.term, loaded.entries.terms) == (0, 1, [1])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda data: data.snapshot(7, 4), lambda data: data.closed(1, commands(1, 2, term=7))]
+)
+def test_metadata_older_than_log_or_snapshot_are_refused(data: Dir, opener: Opener, make: Callable[[Dir], str]) -> None:
+    """Terms and votes were lost; in that term the server could vote twice, and lead over its own entries."""
+    make(data)
+    data.metadata(1, 5, 6, voted_for=1)
+    loaded = opener.load(auto_recovery=True)
+    assert loaded.rv == RAFT_CORRUPT
+    assert loaded.errmsg == (
+        "metadata has term 6 but the log ends in term 7: newer metadata was lost, and votes with it;"
+        " raft_recover starts over"
+    )
+    data.metadata(1, 5, 7, voted_for=1)
+    assert opener.load().rv == 0
 
 
 @covers("recover/newConfiguration")
@@ -208,13 +274,16 @@ def test_recover_appends_the_configuration(opener: Opener) -> None:
 
 
 def test_recover_takes_the_last_term_of_log_or_snapshot(data: Dir, opener: Opener) -> None:
-    """They may be above that of the metadata, which stay."""
-    data.metadata(1, 1, 2)
+    """They may be above that of the metadata, if newer ones were lost; these follow, without a vote."""
+    data.metadata(1, 1, 2, voted_for=1)
     data.snapshot(7, 4)
-    instance = opener().start()
+    instance = opener()
+    assert instance.init() == 0
     assert instance.io.recover(instance.io, conf(1)) == 0
     loaded = opener.load()
-    assert (loaded.term, loaded.start_index, loaded.entries.terms) == (2, 5, [7])
+    assert (loaded.rv, loaded.term, loaded.voted_for) == (0, 7, 0)
+    assert (loaded.start_index, loaded.entries.terms) == (5, [7])
+    assert data.read("metadata2") == words(1, 2, 7, 0)
 
 
 def test_a_recover_that_is_refused_leaves_everything_alone(data: Dir, opener: Opener) -> None:
