@@ -5,8 +5,8 @@ the reason (append), and this timer repeats the step every `uv.disk_retry_delay`
 again without anybody's help. C tries a preparation again with the next append, and the others never.
 
 Happy path: whoever fails keeps its failure in `uv` and calls failed(), and clears it after a success. The logger
-`io_uv` hears of the beginning and the end of such a state. It ends when the reserve of segments is whole and nothing has
-failed for CALM delays: on a disk with room for one segment but not for two, every other attempt succeeds.
+`io_uv` hears of the beginning and the end of such a state. It ends when the reserve of segments is whole and nothing
+has failed for CALM delays: on a disk with room for one segment but not for two, every other attempt succeeds.
 
 Failure modes: none of its own; the timer ends with io.close.
 """
@@ -17,6 +17,7 @@ from typing import Any, Final
 from io_uv import closing, finalize, prepare, state, truncate
 from io_uv.fs import Failure
 from io_uv.pyuv import Timer
+from pyraft.errors import RAFT_CANCELED
 from pyraft.tracing import TRACE_WARN, trace
 
 CALM: Final = 10
@@ -26,6 +27,8 @@ _log: Final = logging.getLogger("io_uv")
 
 def failed(uv: state.Uv, failure: Failure) -> None:
     """Take note of what the disk refused, and have all that has failed tried again after the delay."""
+    if failure.code == RAFT_CANCELED:
+        return  # the loop was closed under the instance: it was not the disk, and there will be no other attempt
     uv.errored = True
     uv.calm = 0
     trace(uv.tracer, failure.message, TRACE_WARN)
@@ -65,7 +68,7 @@ def _expired(uv: state.Uv) -> None:
         if uv.calm >= CALM and uv.prepare_inflight is None:
             uv.retry_timer.stop()
             uv.sick = False
-            # Of the disk, and of no more: a server that could not store its term or vote meanwhile has stopped for good.
+            # No more than that: a server that could not store its term or vote meanwhile has stopped for good.
             _log.warning("%s: segments can be made and closed again", uv.dir)
         return
     prepare.try_again(uv)

@@ -6,7 +6,8 @@ the user's function and counts it among what a close waits for (uv_work.c).
 Happy path: the job returns, `done(None)` is called on the loop in a later turn.
 
 Failure modes: a job that raises Failure hands it to `done`; any other exception is a defect, which becomes a
-RAFT_IOERR that names it, so that the operation ends in every case. Neither kind is ever dropped.
+RAFT_IOERR that names it, so that the operation ends in every case. Neither kind is ever dropped. A job that no thread
+can be started for ends with RAFT_TOOMANY, one that was waiting when the loop was closed with RAFT_CANCELED.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 from io_uv import closing, state
 from io_uv.fs import Failure
+from io_uv.pyuv import errno
 from pyraft import errors
 from pyraft.types import RaftIo, RaftIoAsyncWork
 
@@ -39,9 +41,16 @@ class _Job:
         except Exception as exc:
             self.failure = Failure(errors.RAFT_IOERR, f"{type(exc).__name__}: {exc}")
 
-    def after(self, *_: Any) -> None:
-        """Run on the loop when `work` has returned."""
-        self.done(self.failure)
+    def after(self, code: int | None) -> None:
+        """Run on the loop when `work` has returned, or with the reason why it was never called."""
+        self.done(self.failure if code is None else not_run(code))
+
+
+def not_run(code: int) -> Failure:
+    """Return what the callback of a job hears that no thread took, for a reason of queue_work's."""
+    if code == errno.UV_ECANCELED:
+        return Failure(errors.RAFT_CANCELED, "the loop was closed")
+    return Failure(errors.RAFT_TOOMANY, f"start thread: {errno.strerror(code)}")
 
 
 def run(uv: state.Uv, function: Callable[[], None], done: Callable[[Failure | None], None]) -> None:

@@ -11,8 +11,9 @@ Which of these two is quicker depends on the machine's load, so they are tried i
 Happy path: setup() once, submit(), the callback with None; close() at the end.
 
 Failure modes, all with a Failure to the callback: an error is RAFT_IOERR "write failed: -5" (RAFT_NOSPACE if the disk
-is full), a short write RAFT_NOSPACE "short write: …". setup() raises Failure: RAFT_TOOMANY when the machine has no AIO
-events left, else RAFT_IOERR; it may be called again.
+is full), a short write RAFT_NOSPACE "short write: …"; RAFT_TOOMANY if the thread is needed and cannot be started, which
+the next write tries again. setup() raises Failure: RAFT_TOOMANY when the machine has no AIO events left, else
+RAFT_IOERR; it may be called again.
 """
 
 import errno
@@ -24,10 +25,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from io_uv import fs, kaio
+from io_uv import fs, kaio, work
 from io_uv.failure import FULL
 from io_uv.fs import Failure
 from io_uv.pyuv import UV_READABLE, Loop, Poll
+from io_uv.pyuv.errno import UV_EAGAIN
 from io_uv.segment_buffer import Arena
 from pyraft import errors
 
@@ -46,7 +48,7 @@ _TRIAL: Final = 8
 class _Write:
     """A write under way."""
 
-    __slots__ = ("arena", "began", "cb", "fd", "length", "offset", "way")
+    __slots__ = ("arena", "began", "cb", "failure", "fd", "length", "offset", "way")
 
     def __init__(self, fd: int, arena: Arena, length: int, offset: int, cb: WriteCb) -> None:
         self.fd = fd
@@ -57,6 +59,8 @@ class _Write:
         # Of a write that is timed: when it began, and which way it went.
         self.began = 0.0
         self.way = THREAD
+        # Why it was not even begun.
+        self.failure: Failure | None = None
 
     def make(self) -> int:
         """Write, blocking; return the number of bytes or a negative errno."""
@@ -67,6 +71,8 @@ class _Write:
 
 
 def _judge(write: _Write, result: int) -> Failure | None:
+    if write.failure is not None:
+        return write.failure
     if result == write.length:
         return None
     if result < 0:
@@ -142,6 +148,7 @@ class Writer:
         if self._context is not None and self._choose(write) == AIO:
             try:
                 self._context.submit(fd, arena.address, length, offset)
+                write.way = AIO
             except OSError:
                 # It would block, or cannot be done this way: the thread's attempt tells what is the matter.
                 self._hand_over(write)
@@ -162,29 +169,40 @@ class Writer:
 
         On an idle machine it makes no difference. Where processors are short, AIO waits up to ten times as long, as the
         kernel completes a durable write in a worker that is bound to one of them; and it refuses blocks that were
-        allocated and never written, which the thread then writes after all. But beside a thread that computes in
-        Python, AIO has to fetch the interpreter's lock less often.
+        allocated and never written, which the thread then writes after all (they count as the thread's, and AIO that
+        refused half of its 8 is not taken). But beside a thread that computes in Python, AIO has to fetch the
+        interpreter's lock less often.
         """
         self._count = (self._count + 1) % _ROUND
         if self._count >= 2 * _TRIAL:
             return self._best
         write.began = time.monotonic()
-        write.way = AIO if self._count < _TRIAL else THREAD
-        return write.way
+        return AIO if self._count < _TRIAL else THREAD
 
     def _timed(self, write: _Write) -> None:
         """Take note of how long a write of the trial took."""
         times = self._times[write.way]
         times.append(time.monotonic() - write.began)
         if self._count == 2 * _TRIAL - 1:
-            aio, thread = (sorted(times)[len(times) // 2] for times in self._times)
-            self._best = AIO if aio < thread else THREAD
+            aio, thread = map(sorted, self._times)
+            trusted = len(aio) > _TRIAL // 2
+            self._best = AIO if trusted and aio[len(aio) // 2] < thread[len(thread) // 2] else THREAD
             self._times = ([], [])
 
     def _hand_over(self, write: _Write) -> None:
+        """Have the thread make a write."""
+        write.way = THREAD
+        if write.began:
+            write.began = time.monotonic()
         if self._todo is None:
-            self._todo = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(self._todo,), name="raft-writer", daemon=True).start()
+            todo: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+            try:
+                threading.Thread(target=self._serve, args=(todo,), name="raft-writer", daemon=True).start()
+            except (RuntimeError, MemoryError):
+                write.failure = work.not_run(UV_EAGAIN)
+                self._finish(0)
+                return
+            self._todo = todo
         self._todo.put(write)
 
     def _serve(self, todo: "queue.SimpleQueue[_Write | None]") -> None:
@@ -213,11 +231,11 @@ class Writer:
         write = self._write
         if result is None or write is None:
             return
-        if result == -errno.EAGAIN:
+        if result == -errno.EAGAIN and write.way == AIO:
             self._hand_over(write)
             return
         self._write = None
-        if write.began:
+        if write.began and write.failure is None:
             self._timed(write)
         if self._close_cb is not None:
             self._release()
@@ -228,7 +246,7 @@ class Writer:
             self._todo.put(None)
             self._todo = None
         if self._poll is None:
-            self._loop.queue_work(lambda: None, self._released)
+            self._loop.queue_work(self._free, self._released)
             return
         poll, self._poll = self._poll, None
         poll.close(lambda _: self._loop.queue_work(self._free, self._released))
@@ -237,10 +255,13 @@ class Writer:
         """In a thread of the pool: the kernel takes its time to give an AIO context up."""
         if self._context is not None:
             self._context.close()
-        else:
+        elif self._event_fd >= 0:
             os.close(self._event_fd)
 
-    def _released(self, *_: Any) -> None:
+    def _released(self, code: int | None) -> None:
+        if code is not None:
+            # No thread took it.
+            self._free()
         cb = self._close_cb
         assert cb is not None
         cb()

@@ -3,7 +3,8 @@
 Duty: the system's resolver called in a thread of the pool (as slow work: it never takes all threads), the answer given
 to `callback(result, error)` in the loop. Without a callback both are synchronous, and block.
 
-Failure modes: UVError with a UV_EAI_* code, or UV_ECANCELED after `cancel()` of the returned request.
+Failure modes: UVError with a UV_EAI_* code, or UV_ECANCELED after `cancel()` of the returned request, or UV_EAGAIN if
+no thread can be started.
 """
 
 import socket
@@ -49,7 +50,7 @@ class _Request(threadpool.Request):
         callback = self._callback
         self._callback = None
         if callback is not None:
-            callback(self._result, errno.UV_ECANCELED if self._cancelled else self._error)
+            callback(self._result, self._error if self._code is None else self._code)
 
     def _answer(self) -> Any:
         """Look up now, in this thread."""

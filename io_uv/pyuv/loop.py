@@ -208,9 +208,10 @@ class Loop:
     ) -> threadpool.WorkRequest:
         """Call `work_callback()` in a thread of the pool, then `done_callback(error)` in the loop.
 
-        `error` is None, or UV_ECANCELED if the returned request's `cancel()` came before the work began. What the work
-        raises goes to `excepthook`, in the loop's thread. The pool is one for the process, of UV_THREADPOOL_SIZE
-        threads (environment variable, 4 by default).
+        `error` is None, or why the work was not done: UV_ECANCELED if the returned request's `cancel()`, or `close`,
+        came before it began, UV_EAGAIN if no thread can be started. What the work raises goes to `excepthook`, in the
+        loop's thread. The pool is one for the process, of UV_THREADPOOL_SIZE threads (environment variable, 4 by
+        default).
         """
         if not callable(work_callback):
             raise TypeError("a callable is required")

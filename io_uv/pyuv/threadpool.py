@@ -2,12 +2,14 @@
 
 Duty: `submit(request, slow)` hands a request to a thread; `Request.cancel` takes one back that no thread has begun. The
 threads start with the first request, UV_THREADPOOL_SIZE of them (environment variable, 4 by default, 1 to 1024), and
-end with the process. A request that has ended is given to its loop, `Loop._complete`.
+end with the process. A request that has ended, or cannot begin, is given to its loop, `Loop._complete`.
 
 Slow requests (name resolution, which can hang for half a minute) never take more than half of the threads, so that disk
 work always finds one.
 
-Failure modes: what work raises is kept and shown to the loop's excepthook. A forked child gets a pool of its own.
+Failure modes: what work raises is kept and shown to the loop's excepthook. A forked child gets a pool of its own. Where
+threads cannot be started (a limit of processes, memory) the pool goes on with those that it has, and tries again with
+the next request; without any the request ends with UV_EAGAIN. libuv aborts the process.
 """
 
 import atexit
@@ -27,19 +29,23 @@ if TYPE_CHECKING:
 class Request:
     """Something for a thread to do, and for the loop to hear about afterwards."""
 
-    __slots__ = ("__dict__", "_cancelled", "_claim", "_loop", "_slow")
+    __slots__ = ("__dict__", "_claim", "_code", "_loop", "_slow")
 
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
-        self._claim = threading.Lock()  # acquired once, by the thread that begins the request or by cancel
-        self._cancelled = False
+        self._claim = threading.Lock()  # acquired once, by the thread that begins the request or by who ends it before
+        self._code: int | None = None  # why it never began
         self._slow = False
 
     def cancel(self) -> bool:
         """Take the request back. True if no thread has begun it; its callback is then told UV_ECANCELED."""
+        return self._end(errno.UV_ECANCELED)
+
+    def _end(self, code: int) -> bool:
+        """End the request with this code if no thread has begun it; return whether that was so."""
         if not self._claim.acquire(blocking=False):
             return False
-        self._cancelled = True
+        self._code = code
         self._loop._complete(self)
         return True
 
@@ -88,34 +94,45 @@ class WorkRequest(Request):
                 self._exception = None
                 self._loop._uncaught()
         if done is not None:
-            done(errno.UV_ECANCELED if self._cancelled else None)
+            done(self._code)
 
 
 class _Pool:
-    __slots__ = ("_lock", "_queue", "_slow_limit", "_slow_running", "_slow_waiting", "_threads")
+    __slots__ = ("_lock", "_queue", "_size", "_slow_running", "_slow_waiting", "_threads")
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._slow_waiting: deque[Request] = deque()
         self._slow_running = 0
-        size = _size()
-        self._slow_limit = (size + 1) // 2
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"pyuv-worker-{n}", daemon=True) for n in range(size)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._size = _size()
+        self._threads: list[threading.Thread] = []
 
     def submit(self, request: Request, slow: bool) -> None:
+        if len(self._threads) < self._size and not self._grow():
+            request._end(errno.UV_EAGAIN)
+            return
         if slow:
             request._slow = True
             with self._lock:
-                if self._slow_running >= self._slow_limit:
+                if self._slow_running >= (len(self._threads) + 1) // 2:
                     self._slow_waiting.append(request)
                     return
                 self._slow_running += 1
         self._queue.put(request)
+
+    def _grow(self) -> bool:
+        """Start the threads that are missing, as many as can be had; return whether there is any."""
+        with self._lock:
+            while len(self._threads) < self._size:
+                name = f"pyuv-worker-{len(self._threads)}"
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                try:
+                    thread.start()
+                except (RuntimeError, MemoryError):
+                    break
+                self._threads.append(thread)
+            return bool(self._threads)
 
     def _serve(self) -> None:
         get = self._queue.get

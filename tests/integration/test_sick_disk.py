@@ -18,10 +18,12 @@ import pytest
 
 from io_uv import fs, kaio, probe, retry
 from io_uv.pyuv import Loop, Timer
+from io_uv.writer import THREAD
 from pyraft import RAFT_LEADER, errors
-from pyraft.types import RaftIoAppend
+from pyraft.types import RaftIoAppend, RaftIoAsyncWork
 from tests.lib import faults
 from tests.lib.faults import SHORT, Faults
+from tests.lib.threads import Starts
 from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
 from tests.lib.uvtest import SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
 
@@ -476,6 +478,56 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
     fresh = t.reopen()
     good = [i + 2 for i, status in enumerate(statuses) if status == 0]
     assert numbers(fresh.loaded[5]) == [1, *good, 2]
+    fresh.close()
+
+
+@pytest.mark.parametrize("name", ["raft-writer", "pyuv-worker"])
+def test_out_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without threads appends, snapshots and work fail with RAFT_TOOMANY; with some again they succeed."""
+    with monkeypatch.context() as patch:
+        starts = Starts(patch, name)
+        t = UvIo(tmp_path).start()
+        t.uv.disk_retry_delay = 10
+        t.uv.writer._mode = THREAD
+        for _ in range(2):
+            outcome = t.submit()
+            t.wait(outcome)
+            assert outcome.statuses == [errors.RAFT_TOOMANY]
+            assert "start thread: resource temporarily unavailable" in t.io.errmsg
+        put, work = t.put(1, trailing=10), Outcome()
+        async_work = RaftIoAsyncWork()
+        async_work.work = lambda req: 0
+        assert t.io.async_work(t.io, async_work, work) == 0
+        t.wait(put, work)
+        expected = errors.RAFT_TOOMANY if name == "pyuv-worker" else 0
+        assert put.statuses == work.statuses == [expected]
+        starts.left = 100
+        run_until(t.loop, lambda: t.uv.finalize_failure is None and t.uv.prepare_failure is None)
+        t.append()
+        fresh = t.reopen()
+        assert numbers(fresh.loaded[5]) == [3]
+        fresh.close()
+        starts.end()
+
+
+@pytest.mark.parametrize("healthy", [0, 1])
+def test_closing_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healthy: int) -> None:
+    """io.close ends although no thread can be had, whether some work was done before or not."""
+    with monkeypatch.context() as patch:
+        starts = Starts(patch, "raft-writer", "pyuv-worker")
+        starts.left = 100 * healthy
+        t = UvIo(tmp_path).start()
+        if healthy:
+            t.append()
+            run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and not t.uv.aborting)
+            starts.end()
+            starts.left = 0
+            starts.pool._threads.clear()
+        outcome = t.submit()
+        t.close()
+        assert len(outcome.calls) == 1
+    fresh = UvIo(tmp_path).start()
+    fresh.append()
     fresh.close()
 
 

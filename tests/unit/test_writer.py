@@ -18,6 +18,7 @@ from io_uv.segment_buffer import Arena
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
 from tests.lib.covers import covers
+from tests.lib.threads import Starts
 from tests.lib.uvtest import Outcome, run_until
 
 BLOCK = 4096
@@ -188,6 +189,59 @@ def test_the_quicker_way_is_taken(new_file: Callable[[int], File], monkeypatch: 
     for _ in range(32):
         assert file.finish(file.write(b"a", 0)) is None
     assert ways == trial + ["thread"] * 16
+
+
+def test_aio_that_refuses_is_not_taken(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What AIO refused counts as the thread's: a way that refuses most of its trial is never the quicker one."""
+    file = new_file(AIO)
+    submit, asked = kaio.Context.submit, []
+
+    def rarely(*args: Any) -> None:
+        asked.append(True)
+        if len(asked) > 4:
+            raise OSError(errno.EAGAIN, "")
+        submit(*args)
+
+    monkeypatch.setattr(kaio.Context, "submit", rarely)
+    monkeypatch.setattr(time, "monotonic", lambda: 1.0 / (1 + len(asked)))
+    for _ in range(40):
+        assert file.finish(file.write(b"a", 0)) is None
+    assert len(asked) == 8
+
+
+@pytest.mark.parametrize("mode", [AIO, THREAD])
+def test_would_block_for_ever(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    """EAGAIN from the thread's own write is a failure like any other: there is nobody left to make it."""
+    file = new_file(mode)
+    inject(monkeypatch, -errno.EAGAIN)
+    failure = file.finish(file.write(b"a", 0))
+    assert failure is not None
+    assert (failure.code, failure.message) == (errors.RAFT_IOERR, f"write failed: -{errno.EAGAIN}")
+
+
+def test_thread_that_cannot_be_started(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a thread the write fails, in a later turn; the next one tries again."""
+    file = new_file(THREAD)
+    with monkeypatch.context() as patch:
+        Starts(patch, "raft-writer")
+        for _ in range(2):
+            failure = file.finish(file.write(b"a", 0))
+            assert failure is not None
+            assert failure.code == errors.RAFT_TOOMANY
+            assert failure.message == "start thread: resource temporarily unavailable"
+    assert file.finish(file.write(b"a", 0)) is None
+
+
+def test_closing_without_threads(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer gives its descriptor back although no thread of the pool can be had."""
+    file = new_file(AIO)
+    fd = file.writer._event_fd
+    with monkeypatch.context() as patch:
+        Starts(patch, "raft-writer", "pyuv-worker")
+        file.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    file.writer = Writer(file.loop, THREAD)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EBADF])

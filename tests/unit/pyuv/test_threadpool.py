@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from io_uv.pyuv import UV_RUN_NOWAIT, Timer, dns, errno, error
+from tests.lib.threads import Starts
 from tests.unit.pyuv.conftest import CheckedLoop
 
 
@@ -274,6 +275,44 @@ def test_slow_names_leave_threads_for_work(loop: CheckedLoop, monkeypatch: pytes
     gate.set()
     loop.run()
     assert answers[1:] == [None] * 7
+
+
+def test_without_threads_work_ends_with_a_code(loop: CheckedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no thread can be started, requests end in a later turn, with UV_EAGAIN, and leave nothing behind."""
+    with monkeypatch.context() as patch:
+        starts = Starts(patch, "pyuv-worker")
+        codes: list[int | None] = []
+        request = loop.queue_work(lambda: codes.append(0), codes.append)
+        dns.getaddrinfo(loop, "127.0.0.1", 1, callback=lambda result, code: codes.append(code))
+        assert codes == []
+        assert request.cancel() is False
+        loop.run()
+        assert codes == [errno.UV_EAGAIN] * 2
+        assert starts.refused == 2
+        starts.left = 100
+        loop.queue_work(lambda: None, codes.append)
+        loop.run()
+        assert codes[2:] == [None]
+        starts.end()
+
+
+def test_pool_goes_on_with_the_threads_it_has(loop: CheckedLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread that could be started does all the work, slow work too; the rest are started when they can be."""
+    with monkeypatch.context() as patch:
+        starts = Starts(patch, "pyuv-worker")
+        starts.left = 1
+        codes: list[int | None] = []
+        for _ in range(10):
+            loop.queue_work(lambda: None, codes.append)
+            dns.getaddrinfo(loop, "127.0.0.1", 1, callback=lambda result, code: codes.append(code))
+        loop.run()
+        assert codes == [None] * 20
+        assert len(starts.pool._threads) == 1
+        starts.left = 100
+        loop.queue_work(lambda: None, codes.append)
+        loop.run()
+        assert len(starts.pool._threads) == starts.pool._size
+        starts.end()
 
 
 def test_getnameinfo(loop: CheckedLoop) -> None:
