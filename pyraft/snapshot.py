@@ -122,6 +122,7 @@ def take(r: Raft) -> int:
 def _take_async(req: TakeRequest) -> int:
     """Run in a worker thread: touches nothing but the request and its snapshot."""
     fsm = req.raft.fsm
+    assert fsm.snapshot_async is not None
     try:
         rv, bufs = fsm.snapshot_async(fsm, req.snapshot.bufs)
         if rv == 0:

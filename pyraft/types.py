@@ -547,6 +547,10 @@ class RaftIo:
         self.recovered: Any = None
 
 
+_UNSET: Any = None
+"""What a function of RaftFsm is before it is assigned; its type is that of what is to be assigned."""
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RaftFsm:
     """`struct raft_fsm`: the user's state machine, as a table of functions that take the table first.
@@ -570,11 +574,12 @@ class RaftFsm:
     def __init__(self) -> None:
         self.version = 3
         self.data: Any = None
-        self.apply: Any = None
-        self.snapshot: Any = None
-        self.restore: Any = None
-        self.snapshot_finalize: Any = None
-        self.snapshot_async: Any = None
+        # A subclass's functions take that subclass, hence the dots.
+        self.apply: Callable[..., tuple[int, Any]] = _UNSET
+        self.snapshot: Callable[..., tuple[int, Sequence[Buffer]]] = _UNSET
+        self.restore: Callable[..., int] = _UNSET
+        self.snapshot_finalize: Callable[..., int] | None = None
+        self.snapshot_async: Callable[..., tuple[int, Sequence[Buffer]]] | None = None
 
 
 def raft_version_number() -> int:
