@@ -10,6 +10,7 @@ Failure modes: an election that cannot store its term or vote leaves the server 
 makes the caller go unavailable. Callbacks may call raft_close; whoever fired one checks the state before going on.
 """
 
+import logging
 from typing import Final
 
 from pyraft import apply, calls, client, election, log, membership, progress, replicate, request
@@ -24,6 +25,8 @@ from pyraft.types import (
     STATE_NAMES,
     RaftBarrier,
 )
+
+_logger = logging.getLogger("pyraft")
 
 LEGAL: Final = frozenset(
     (
@@ -121,9 +124,15 @@ def to_leader(r: Raft) -> int:
 
 
 def to_unavailable(r: Raft) -> None:
-    """Stop: nothing leads back from here. Fails all that is pending, a leadership transfer first."""
+    """Stop: nothing leads back from here. Fails all that is pending, a leadership transfer first.
+
+    Unless the user wants that, the log hears of it: the process goes on, and looks as if all were well.
+    """
     if r.state == RAFT_UNAVAILABLE:
         return
+    # What raised is in the log already.
+    if not r.closing and not r.failed:
+        _logger.error("server %d stops, until it is closed and started again: %s", r.id, r.errmsg)
     if r.state == RAFT_LEADER:
         replicate.flush(r)
     if r.transfer is not None:

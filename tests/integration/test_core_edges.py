@@ -236,6 +236,24 @@ def test_result_with_a_term_that_cannot_be_stored() -> None:
         assert s.r.current_term == 2
 
 
+def test_stopping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that an error stops says so to the logger `pyraft`, once and with the reason; a close says nothing."""
+    s = Solo()
+    s.lead()
+    s.io.fail("set_term", RAFT_IOERR)
+    s.recv(msg.append_entries_result(2, 9, 2))
+    assert s.state == RAFT_UNAVAILABLE
+    s.tick(5000)
+    s.recv(msg.append_entries_result(2, 9, 2))
+    raft_close(s.r, None)
+    lines = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    reason = "server 1 stops, until it is closed and started again: io: set_term failed"
+    assert lines == [("pyraft", "ERROR", reason)]
+    caplog.clear()
+    raft_close(leader().r, None)
+    assert caplog.records == []
+
+
 def test_answers_of_older_candidates_and_versions() -> None:
     """A version 1 answer has no phase and counts; one of the other phase does not; a follower ignores all."""
     s = Solo()

@@ -19,7 +19,7 @@ import pytest
 from io_uv import fs, kaio, probe, retry
 from io_uv.pyuv import Loop, Timer
 from io_uv.writer import THREAD
-from pyraft import RAFT_LEADER, errors
+from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, errors
 from pyraft.types import RaftIoAppend, RaftIoAsyncWork
 from tests.lib import faults
 from tests.lib.faults import SHORT, Faults
@@ -382,6 +382,32 @@ def test_leader_with_a_full_disk_hands_over(tmp_path: Path, loop: Loop, monkeypa
     leader = leader_of(nodes)
     assert leader is not None
     run_until(loop, lambda: all(node.fsm.numbers == leader.fsm.numbers for node in nodes))
+    for node in nodes:
+        node.close()
+
+
+def test_read_only_disk_of_a_server_that_has_to_vote(
+    tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that cannot store a new term stops, and the log says so; that its disk works again changes nothing."""
+    nodes = make_nodes(tmp_path, 3, loop)
+    run_until(loop, lambda: leader_of(nodes))
+    first = leader_of(nodes)
+    assert first is not None
+    assert first.try_apply(1) == 0
+    sick = Faults(monkeypatch, first.dir)
+    sick.begin(faults.always(errno.EROFS))
+    assert first.try_apply(2) == errors.RAFT_IOERR
+    run_until(loop, lambda: first.state == RAFT_UNAVAILABLE)
+    sick.heal()
+    run_until(loop, lambda: not first.uv.sick)
+    records = [record for record in caplog.records if record.name == "pyraft"]
+    assert [record.levelname for record in records] == ["ERROR"]
+    text = records[0].getMessage()
+    assert text.startswith(f"server {first.id} stops, until it is closed and started again: io: ")
+    assert text.endswith("read-only file system")
+    assert said(caplog)[-1] == "segments can be made and closed again"
+    assert first.state == RAFT_UNAVAILABLE
     for node in nodes:
         node.close()
 
