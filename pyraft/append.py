@@ -131,16 +131,20 @@ def _write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) ->
     assert follower is not None
     step = log.MAX_ENTRIES
     for start in range(0, len(entries.bufs), step):
+        if r.follower_state is not follower or log.last_index(r.log) != index + start - 1:
+            # The write of the part before has ended inside the call, and the server or that part with it.
+            return 0
         part = entries if len(entries.bufs) <= step else entries[start : start + step]
         log.append_batch(r.log, part)
         req = AppendRequest(r, args, index + start, part)
+        follower.append_in_flight_count += 1
         rv = calls.append(r, req, part, append_cb)
         if rv != 0:
             # Memory and disk must not diverge.
             calls.io_errmsg(r)
             log.truncate(r.log, req.index)
+            follower.append_in_flight_count -= 1
             return rv
-        follower.append_in_flight_count += 1
     return 0
 
 

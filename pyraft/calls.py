@@ -21,6 +21,7 @@ from typing import Any
 from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap, raft_strerror
 from pyraft.state import Raft, RaftWrite
 from pyraft.types import (
+    RAFT_UNAVAILABLE,
     EntryBatch,
     RaftBuffer,
     RaftConfiguration,
@@ -64,7 +65,8 @@ def fail(r: Raft, what: str, exc: BaseException) -> None:
     if not r.failed:
         r.failed = True
         r.errmsg = errmsg_cut(f"{what}: {type(exc).__name__}: {exc}")
-    _logger.error("%s of server %d raised, the server stops", what, r.id, exc_info=exc)
+    consequence = "" if r.state == RAFT_UNAVAILABLE else ", the server stops"
+    _logger.error("%s of server %d raised%s", what, r.id, consequence, exc_info=exc)
     if not isinstance(exc, Exception):
         raise exc
 
@@ -79,6 +81,7 @@ def _io_failed(r: Raft, what: str, exc: BaseException) -> int:
 
 def fire_apply(r: Raft, req: RaftRequest, status: int, result: Any) -> None:
     """Call back an apply request."""
+    req.pending = False
     if req.cb is not None:
         try:
             req.cb(req, status, result)
@@ -88,6 +91,7 @@ def fire_apply(r: Raft, req: RaftRequest, status: int, result: Any) -> None:
 
 def fire(r: Raft, req: RaftRequest, status: int) -> None:
     """Call back a barrier or change request."""
+    req.pending = False
     if req.cb is not None:
         try:
             req.cb(req, status)
@@ -97,6 +101,7 @@ def fire(r: Raft, req: RaftRequest, status: int) -> None:
 
 def fire_transfer(r: Raft, req: RaftRequest) -> None:
     """Call back a transfer request."""
+    req.pending = False
     if req.cb is not None:
         try:
             req.cb(req)
@@ -222,13 +227,16 @@ def send(r: Raft, req: RaftIoSend, message: RaftMessage, cb: Any) -> int:
 
 
 def append(r: Raft, req: RaftWrite, entries: EntryBatch, cb: Any) -> int:
-    """Call io.append; a write that begins is one of `Raft.writes` until its completion callback."""
+    """Call io.append; a write is one of `Raft.writes` until its completion callback, which may fire inside the call."""
+    r.writes.append(req)
+    rv = RAFT_IOERR
     try:
         rv = int(r.io.append(r.io, req, entries, len(entries.bufs), cb))
     except BaseException as exc:
-        return _io_failed(r, "io.append", exc)
-    if rv == 0:
-        r.writes.append(req)
+        fail(r, "io.append", exc)
+    finally:
+        if rv != 0 and req in r.writes:
+            r.writes.remove(req)
     return rv
 
 

@@ -3,9 +3,11 @@
 Duty: check, append to the log in memory, register the request, hand over to `replicate`. Each function returns 0 and
 calls back later, exactly once, or returns a code and never does.
 
-Failure modes: RAFT_NOTLEADER unless this server leads and no transfer is under way; RAFT_INVALID for arguments that
-are no such thing (an assertion in C); codes of io.append, after which everything is as before. A stop caused by FSM
-or I/O code that raised inside the call is RAFT_SHUTDOWN if there is no other code.
+Failure modes: RAFT_NOTLEADER unless this server leads and no transfer is under way; RAFT_BUSY for a request object
+that is under way already, which C does not notice; RAFT_INVALID for arguments that are no such thing (an assertion in
+C); codes of io.append, after which everything is as before. A stop caused by FSM or I/O code that raised inside the
+call is RAFT_SHUTDOWN if there is no other code. A request that is called back inside the call, because its write ends
+there or the server is closed there, has had its answer: the function then returns 0, whatever else went wrong.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from pyraft import calls, configuration, convert, log, membership, progress, rep
 from pyraft.errors import (
     RAFT_BADID,
     RAFT_BADROLE,
+    RAFT_BUSY,
     RAFT_INVALID,
     RAFT_NOTFOUND,
     RAFT_NOTLEADER,
@@ -48,8 +51,8 @@ def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) ->
     raft_uv needs payloads that are multiples of 8 bytes. With an io.defer, disk and network follow at the end of the
     loop turn.
 
-    Errors: RAFT_NOTLEADER, RAFT_INVALID (n below 1 or above len(bufs), or something is no buffer), codes of
-    io.append ("io: …"). Source: raft.h, dissertation 3.5.
+    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), RAFT_INVALID (n below 1 or above len(bufs), or something is
+    no buffer), codes of io.append ("io: …"). Source: raft.h, dissertation 3.5.
     """
     leader = r.leader_state
     payloads = _payloads(bufs, n)
@@ -59,6 +62,8 @@ def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) ->
     # C: client.c:raft_apply accepts commands while the leader steps down (B33).
     if leader is None or not leader.accepting or r.transfer is not None:
         return _not_leader(r)
+    if req.pending:
+        return _busy(r)
     index = log.last_index(r.log) + 1
     # Before the log changes: a `req` that is no request raises here, and leaves no entry behind.
     req.cb = cb
@@ -82,7 +87,7 @@ def _payloads(bufs: Sequence[Any], n: int) -> list[bytes] | None:
             buf = bufs[0]
             return [buf if type(buf) is bytes else as_bytes(buf)]
         return [as_bytes(buf) for buf in bufs[:n]]
-    except (TypeError, ValueError, BufferError):
+    except (TypeError, ValueError, LookupError, BufferError):
         return None
 
 
@@ -91,45 +96,59 @@ def _not_leader(r: Raft) -> int:
     return convert.outcome(r, RAFT_NOTLEADER)
 
 
+def _busy(r: Raft) -> int:
+    r.errmsg = "the request is under way, it can be used again when it has been called back"
+    return convert.outcome(r, RAFT_BUSY)
+
+
+def _called_back(r: Raft) -> int:
+    """Return the code for a request that was called back inside the call: the callback has told everything."""
+    convert.settle(r)
+    return 0
+
+
 def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
     """Take back the entries from `index` on and their request; return the code to give to the user."""
+    if not request.discard(leader, index):
+        return _called_back(r)
     log.truncate(r.log, index)
-    request.discard(leader, index)
     return convert.outcome(r, rv)
 
 
 def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
     """Append a barrier entry; `cb(req, status)` fires when it, and so all before it, is applied.
 
-    Errors: RAFT_NOTLEADER, codes of io.append. Source: raft.h.
+    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), codes of io.append. Source: raft.h.
     """
     replicate.flush(r)
     leader = r.leader_state
     if leader is None or not leader.accepting or r.transfer is not None:
         return _not_leader(r)
-    return convert.outcome(r, submit_barrier(r, leader, req, cb))
+    if req.pending:
+        return _busy(r)
+    rv = submit_barrier(r, leader, req, cb)
+    convert.settle(r)
+    return rv
 
 
 def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any) -> int:
-    """Append and replicate a barrier; return the code of io.append, or RAFT_SHUTDOWN if something raised."""
+    """Append and replicate a barrier; return 0, or if it is not called back the code of io.append or RAFT_SHUTDOWN."""
     index = log.last_index(r.log) + 1
     req.cb = cb
     request.start(leader, req, RAFT_BARRIER, index)
     log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
     rv = replicate.trigger(r, index)
-    if rv == 0 and r.failed:
-        rv = RAFT_SHUTDOWN
-    if rv != 0:
-        log.truncate(r.log, index)
-        request.discard(leader, index)
-    return rv
+    if (rv == 0 and not r.failed) or not request.discard(leader, index):
+        return 0
+    log.truncate(r.log, index)
+    return rv if rv != 0 else RAFT_SHUTDOWN
 
 
 def raft_add(r: Raft, req: RaftChange, id: int, address: str, cb: Any) -> int:
     """Add a server to the configuration, as RAFT_SPARE; `cb(req, status)` fires when that is committed.
 
-    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), those of raft_configuration_add,
-    codes of io.append. Source: raft.h, dissertation 4.1.
+    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
+    of raft_configuration_add, codes of io.append. Source: raft.h, dissertation 4.1.
     """
     replicate.flush(r)
     rv = membership.can_change_configuration(r)
@@ -146,7 +165,8 @@ def raft_add(r: Raft, req: RaftChange, id: int, address: str, cb: Any) -> int:
 def raft_remove(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
     """Remove a server from the configuration; `cb(req, status)` fires when that is committed.
 
-    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BADID (not a member), codes of io.append. Source: raft.h.
+    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req` is under way), RAFT_BADID (not a member), codes of
+    io.append. Source: raft.h.
     """
     replicate.flush(r)
     rv = membership.can_change_configuration(r)
@@ -165,10 +185,10 @@ def raft_assign(r: Raft, req: RaftChange, id: int, role: int, cb: Any) -> int:
 
     A future voter first catches up with the log (4.2.1); RAFT_NOCONNECTION is its status if it does not in time.
 
-    Errors: RAFT_BADROLE (unknown, or what the server has already), RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_NOTFOUND
-    (not a member), codes of io.append. Source: raft.h.
+    Errors: RAFT_BADROLE (unknown, or what the server has already), RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req`
+    is under way), RAFT_NOTFOUND (not a member), codes of io.append. Source: raft.h.
     """
-    if role not in ROLE_NAMES:
+    if not configuration.is_role(role):
         r.errmsg = raft_strerror(RAFT_BADROLE)
         return RAFT_BADROLE
     replicate.flush(r)
@@ -186,7 +206,7 @@ def raft_assign(r: Raft, req: RaftChange, id: int, role: int, cb: Any) -> int:
         return RAFT_BADROLE
     if role != RAFT_VOTER or leader.progress[i].match_index == log.last_index(r.log):
         conf = configuration.copy(r.configuration)
-        conf.servers[i].role = role
+        conf.servers[i].role = int(role)
         return _submit_change(r, req, conf, cb)
     return _begin_promotion(r, leader, req, i, cb)
 
@@ -198,18 +218,32 @@ def raft_promote(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
 
 def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: Any) -> int:
     """Start the first catch-up round of the i'th server (4.2.1)."""
-    req.cb = cb
-    req.type = RAFT_CHANGE
-    req.index = 0
-    leader.change = req
+    if req.pending:
+        return _busy(r)
+    _start_change(leader, req, 0, cb)
     leader.promotee_id = r.configuration.servers[i].id
     leader.round_number = 1
     leader.round_index = log.last_index(r.log)
     leader.round_start = calls.now(r)
     replicate.progress_one(r, i)
+    if leader.change is not req:
+        return _called_back(r)
     if r.failed:
-        leader.change = None
+        _discard_change(leader, req)
     return convert.outcome(r, 0)
+
+
+def _start_change(leader: LeaderState, req: RaftChange, index: int, cb: Any) -> None:
+    req.cb = cb
+    req.type = RAFT_CHANGE
+    req.index = index
+    req.pending = True
+    leader.change = req
+
+
+def _discard_change(leader: LeaderState, req: RaftChange) -> None:
+    req.pending = False
+    leader.change = None
 
 
 def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -> int:
@@ -217,6 +251,8 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
     leader = r.leader_state
     assert leader is not None
     assert leader.change is None
+    if req.pending:
+        return _busy(r)
     old_conf = r.configuration
     old_progress = leader.progress
     index = log.last_index(r.log) + 1
@@ -224,24 +260,24 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
         # C: configuration.c:configurationEncode asserts. A cluster cannot be without a server.
         r.errmsg = "the last server cannot be removed"
         return RAFT_INVALID
-    req.cb = cb
-    req.type = RAFT_CHANGE
-    req.index = index
+    _start_change(leader, req, index, cb)
     log.append_configuration(r.log, r.current_term, conf)
     if len(conf.servers) != len(old_conf.servers):
         leader.progress = progress.rebuild(old_progress, old_conf, conf, index)
     r.configuration = conf
+    r.configuration_uncommitted_index = index
     rv = replicate.trigger(r, index)
+    if leader.change is not req:
+        return _called_back(r)
     if rv != 0 or r.failed:
         # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
         # request registered (B5).
         log.truncate(r.log, index)
         r.configuration = old_conf
+        r.configuration_uncommitted_index = 0
         leader.progress = old_progress
-        return convert.outcome(r, rv)
-    r.configuration_uncommitted_index = index
-    leader.change = req
-    return 0
+        _discard_change(leader, req)
+    return convert.outcome(r, rv)
 
 
 def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
@@ -250,13 +286,15 @@ def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
     `cb(req)` fires when the target is seen to lead, after an election timeout, or when this server stops; ask
     raft_leader whether it worked. Meanwhile requests get RAFT_NOTLEADER.
 
-    Errors: RAFT_NOTLEADER, RAFT_NOTFOUND (id 0 and no other voter), RAFT_BADID (no member, this server, or no voter),
-    codes of io.send. Source: raft.h, dissertation 3.10.
+    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), RAFT_NOTFOUND (id 0 and no other voter), RAFT_BADID (no
+    member, this server, or no voter), codes of io.send. Source: raft.h, dissertation 3.10.
     """
     replicate.flush(r)
     leader = r.leader_state
     if leader is None or not leader.accepting or r.transfer is not None:
         return _not_leader(r)
+    if req.pending:
+        return _busy(r)
     if id == 0:
         id = _select_transferee(r, leader)
         if id == 0:
@@ -270,7 +308,10 @@ def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
     rv = 0
     if progress.persisted_is_up_to_date(leader.progress[i], log.last_index(r.log)):
         rv = membership.transfer_start(r)
+    if r.transfer is not req:
+        return _called_back(r)
     if rv != 0 or r.failed:
+        req.pending = False
         r.transfer = None
     return convert.outcome(r, rv)
 

@@ -47,7 +47,7 @@ def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: in
     with a NUL or a lone surrogate in it). Source: raft.h.
     """
     # C: configuration.c:configurationAdd asserts on id 0; an assertion in a library is no answer to bad input.
-    if role not in _ROLES:
+    if not is_role(role):
         return RAFT_BADROLE
     if not is_id(id):
         return RAFT_BADID
@@ -67,6 +67,11 @@ def is_id(id: object) -> bool:
     return isinstance(id, int) and 0 < id < 1 << 64
 
 
+def is_role(role: object) -> bool:
+    """Return whether `role` is RAFT_STANDBY, RAFT_VOTER or RAFT_SPARE, or a bool, the older spelling."""
+    return isinstance(role, int) and role in _ROLES
+
+
 def is_address(address: object) -> bool:
     """Return whether `address` can be encoded: a string without a NUL or a lone surrogate."""
     if not isinstance(address, str) or "\0" in address:
@@ -78,12 +83,25 @@ def is_address(address: object) -> bool:
     return True
 
 
+def check(c: RaftConfiguration) -> int:
+    """Return why `c`, whose servers anybody may have put there, is none: RAFT_INVALID if it is empty or holds what is
+    no server, else the code with which raft_configuration_add would have refused one; 0 if it is in order.
+    """
+    fresh = RaftConfiguration()
+    for server in c.servers:
+        if not isinstance(server, RaftServer):
+            return RAFT_INVALID
+        rv = raft_configuration_add(fresh, server.id, server.address, server.role)
+        if rv != 0:
+            return rv
+    return 0 if fresh.servers else RAFT_INVALID
+
+
 def raft_configuration_encode(c: RaftConfiguration) -> tuple[int, bytes]:
-    """Return (0, blob) with the form that `encode` describes; (RAFT_INVALID, b"") if `c` is empty. Source: raft.h."""
-    # C: configuration.c:configurationEncode asserts.
-    if not c.servers:
-        return RAFT_INVALID, b""
-    return 0, encode(c)
+    """Return (0, blob) with the form that `encode` describes; (rv, b"") if `c` is none, see `check`. Source: raft.h."""
+    # C: configuration.c:configurationEncode asserts that it is not empty.
+    rv = check(c)
+    return rv, b"" if rv != 0 else encode(c)
 
 
 def raft_digest(text: str, n: int) -> int:

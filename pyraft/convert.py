@@ -70,10 +70,13 @@ def _leave(r: Raft, new_state: int) -> bool:
 
 
 def to_follower(r: Raft) -> None:
-    """Become follower, without a known leader and with a fresh election timer."""
-    # A server that starts is the only one that leaves UNAVAILABLE.
-    if r.state != RAFT_UNAVAILABLE and not _leave(r, RAFT_FOLLOWER):
-        return
+    """Become follower, without a known leader and with a fresh election timer; not if the server has stopped."""
+    if _leave(r, RAFT_FOLLOWER):
+        begin(r)
+
+
+def begin(r: Raft) -> None:
+    """Enter the state of a follower. A server that starts is the only one that leaves UNAVAILABLE."""
     set_state(r, RAFT_FOLLOWER)
     if r.state == RAFT_FOLLOWER:
         election.reset_timer(r)
@@ -92,6 +95,9 @@ def to_candidate(r: Raft, disrupt_leader: bool) -> int:
     alone = election.is_only_voter(r)
     candidate.in_pre_vote = r.pre_vote and not disrupt_leader and not alone
     rv = election.start(r)
+    # I/O code may close the server.
+    if r.candidate_state is not candidate:
+        return rv
     if rv != 0:
         r.state = RAFT_FOLLOWER
         r.candidate_state = None

@@ -10,7 +10,7 @@ requests that cannot be sent are ignored, the next round repeats them.
 """
 
 from pyraft import calls, configuration, log, membership, quorum, reply
-from pyraft.state import Raft
+from pyraft.state import CandidateState, Raft
 from pyraft.tracing import trace
 from pyraft.types import (
     RAFT_CANDIDATE,
@@ -31,9 +31,11 @@ def reset_timer(r: Raft) -> None:
     timeout = calls.random(r, r.election_timeout, 2 * r.election_timeout)
     if r.follower_state is not None:
         r.follower_state.randomized_election_timeout = timeout
-    else:
-        assert r.candidate_state is not None
+    elif r.candidate_state is not None:
         r.candidate_state.randomized_election_timeout = timeout
+    else:
+        # io.random has closed the server.
+        return
     r.election_timer_start = calls.now(r)
 
 
@@ -48,7 +50,7 @@ def timer_expired(r: Raft) -> bool:
 
 
 def start(r: Raft) -> int:
-    """Begin a round of the election, in the phase the candidate is in."""
+    """Begin a round of the election, in the phase the candidate is in; end it if I/O code closes the server."""
     candidate = r.candidate_state
     assert r.state == RAFT_CANDIDATE
     assert candidate is not None
@@ -67,22 +69,22 @@ def start(r: Raft) -> int:
             return rv
         r.current_term = term
         r.voted_for = r.id
+        if r.candidate_state is not candidate:
+            return 0
     reset_timer(r)
     candidate.votes = [i == own for i in range(n_voters)]
     for server in r.configuration.servers:
-        if server.id != r.id and server.role == RAFT_VOTER:
-            _request_vote(r, server)
+        if server.id != r.id and server.role == RAFT_VOTER and r.candidate_state is candidate:
+            _request_vote(r, candidate, server)
     return 0
 
 
-def _request_vote(r: Raft, server: RaftServer) -> None:
+def _request_vote(r: Raft, candidate: CandidateState, server: RaftServer) -> None:
     """Ask one server for its vote.
 
     The last entry on our disk is what we advertise, not the last in memory: an election may only use what a restart
     cannot take away. For the same reason a follower adopts configuration changes once they are stored.
     """
-    candidate = r.candidate_state
-    assert candidate is not None
     args = RaftRequestVote()
     args.term = r.current_term + 1 if candidate.in_pre_vote else r.current_term
     args.candidate_id = r.id

@@ -67,7 +67,7 @@ _WRAP_SEPARATOR: Final = ": "
 
 def raft_strerror(errnum: int) -> str:
     """Return the text of an error code; "unknown error" for anything else, 0 included (raft.h)."""
-    return _TEXTS.get(errnum, "unknown error")
+    return _TEXTS.get(errnum, "unknown error") if isinstance(errnum, int) else "unknown error"
 
 
 def errmsg_cut(message: str) -> str:

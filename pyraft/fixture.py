@@ -292,12 +292,12 @@ def raft_fixture_voted_for(f: RaftFixture, i: int) -> int:
 
 def raft_fixture_n_send(f: RaftFixture, i: int, type: int) -> int:
     """Return how many messages of a RAFT_IO_* type server `i` has sent with success."""
-    return _server(f, i).impl.n_send[type]
+    return _count(_server(f, i).impl.n_send, type)
 
 
 def raft_fixture_n_recv(f: RaftFixture, i: int, type: int) -> int:
     """Return how many messages of a RAFT_IO_* type server `i` has received."""
-    return _server(f, i).impl.n_recv[type]
+    return _count(_server(f, i).impl.n_recv, type)
 
 
 # Stepping.
@@ -552,6 +552,11 @@ def raft_fixture_make_unavailable(f: RaftFixture, i: int) -> None:
 
 
 # Internals.
+
+
+def _count(counts: list[int], type: int) -> int:
+    assert 0 <= type < len(counts), f"no message has type {type}"
+    return counts[type]
 
 
 def _server(f: RaftFixture, i: int) -> RaftFixtureServer:

@@ -98,6 +98,7 @@ def rollback(r: Raft) -> int:
 def transfer_init(r: Raft, req: RaftTransfer, id: int, cb: object) -> None:
     """Register a transfer to server `id`."""
     req.cb = cb
+    req.pending = True
     req.id = id
     req.start = calls.now(r)
     req.send = None

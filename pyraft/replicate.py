@@ -67,10 +67,10 @@ def trigger(r: Raft, index: int) -> int:
     """Write the entries from `index` on to our disk, then run a round; return the code of io.append."""
     assert index > r.last_stored
     rv = _append(r, index, log.acquire(r.log, index))
-    if rv != 0:
-        return rv
-    trigger_all(r)
-    return 0
+    # A write that has completed inside the call may have ended the leadership, and so may code that ran in it.
+    if rv == 0 and r.leader_state is not None:
+        trigger_all(r)
+    return rv
 
 
 def defer(r: Raft, leader: LeaderState, index: int, bufs: list[bytes]) -> int:
@@ -89,15 +89,18 @@ def flush(r: Raft) -> None:
     leader = r.leader_state
     if leader is None or leader.deferred_index == 0:
         return
-    index = leader.deferred_index
-    leader.deferred_index = 0
-    while index <= log.last_index(r.log):
+    # Callbacks of a write that completes inside the call may defer, flush, and end the leadership.
+    while 0 < leader.deferred_index <= log.last_index(r.log):
+        index = leader.deferred_index
         entries = log.acquire(r.log, index, r.max_append_bytes, log.MAX_ENTRIES)
+        following = index + len(entries.bufs)
+        leader.deferred_index = following if following <= log.last_index(r.log) else 0
         rv = _append(r, index, entries)
         if rv != 0:
             _append_failed(r, index, len(entries.bufs), rv)
+        if r.leader_state is not leader:
             return
-        index += len(entries.bufs)
+    leader.deferred_index = 0
     trigger_all(r)
 
 
@@ -432,16 +435,17 @@ def _advance_promotion(r: Raft) -> int:
     server.role = RAFT_VOTER
     index = log.last_index(r.log) + 1
     log.append_configuration(r.log, r.current_term, r.configuration)
-    rv = trigger(r, index)
-    if rv != 0:
-        log.truncate(r.log, index)
-        server.role = old_role
-        return rv
     leader.promotee_id = 0
     r.configuration_uncommitted_index = index
     if leader.change is not None:
         leader.change.index = index
-    return 0
+    rv = trigger(r, index)
+    if rv != 0 and r.leader_state is leader:
+        log.truncate(r.log, index)
+        server.role = old_role
+        leader.promotee_id = server.id
+        r.configuration_uncommitted_index = 0
+    return rv
 
 
 def advance_commit(r: Raft, leader: LeaderState) -> None:

@@ -17,6 +17,7 @@ def start(leader: LeaderState, req: RaftRequest, type: int, index: int) -> None:
     """Register `req` for the entry at `index`."""
     req.type = type
     req.index = index
+    req.pending = True
     leader.requests[index] = req
 
 
@@ -28,9 +29,13 @@ def take(r: Raft, index: int) -> RaftRequest | None:
     return leader.requests.pop(index, None)
 
 
-def discard(leader: LeaderState, index: int) -> None:
-    """Forget the request at `index`, whose submission failed."""
-    leader.requests.pop(index, None)
+def discard(leader: LeaderState, index: int) -> bool:
+    """Forget the request at `index`, whose submission failed; return False if it has been called back meanwhile."""
+    req = leader.requests.pop(index, None)
+    if req is None:
+        return False
+    req.pending = False
+    return True
 
 
 def finish(r: Raft, req: RaftRequest, status: int) -> None:

@@ -3,17 +3,19 @@
 Duty: the functions of raft.h that neither move the log nor talk to peers. Times are milliseconds.
 
 Happy path: raft_init, setters, raft_bootstrap once per cluster, raft_start (see start), raft_close.
-Failure modes: a refused raft_init leaves the object as if untouched; after raft_close there is no way back but
-another raft_init.
+Failure modes: an object whose raft_init was refused is as new, or as it was, but for raft_errmsg, and the table keeps
+its `data`; after raft_close there is no way back but another raft_init. A server that has been started does not take an
+impossible setting, no whole number or out of range: it keeps the old one, raft_errmsg says so. Before, raft_start does.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from pyraft import calls, configuration, convert, election, log, replicate
-from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN
+from pyraft import start as starting
+from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft
-from pyraft.tracing import StderrTracer, raft_tracer_maybe_enable
+from pyraft.tracing import TRACE_WARN, StderrTracer, raft_tracer_maybe_enable, trace
 from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_state_cb
 from pyraft.types import raft_close_cb as CloseCb
 
@@ -36,7 +38,7 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     codes of io.init ("io: …"). Ours: RAFT_BUSY (`r` is in use), RAFT_BADID (id below 1 or above 64 bits),
     RAFT_INVALID (an address that cannot be encoded, fsm.apply is not set). Source: raft.h.
     """
-    if r.initialized:
+    if r.initialized or r.starting:
         r.errmsg = "already initialized"
         return RAFT_BUSY
     problem = _version_problem(io, fsm)
@@ -46,10 +48,8 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     rv = _check_arguments(r, fsm, id, address)
     if rv != 0:
         return rv
-    data = r.data
-    # Start from the defaults of a fresh object: this one may have served before.
-    Raft.__init__(r)
-    r.data = data
+    io_data = io.data
+    _clear(r)
     r.io = io
     io.data = r
     r.fsm = fsm
@@ -71,10 +71,20 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
     rv = calls.init(r)
     if rv != 0:
         calls.io_errmsg(r)
-        r.failed = False
+        io.data = io_data
+        problem = r.errmsg
+        _clear(r)
+        r.errmsg = problem
         return rv
     r.initialized = True
     return 0
+
+
+def _clear(r: Raft) -> None:
+    """Make `r`, which may have served before, as new, but for the user's own field."""
+    data = r.data
+    Raft.__init__(r)
+    r.data = data
 
 
 def _version_problem(io: RaftIo, fsm: RaftFsm) -> str:
@@ -136,7 +146,8 @@ def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
     """Write `conf` as the first entry of a pristine server, the same on all servers of the new cluster.
 
     Errors: RAFT_BUSY (started), RAFT_CANTBOOTSTRAP (not pristine) and other codes of io.bootstrap ("io: …"). Ours:
-    RAFT_INVALID (not initialised, or `conf` is empty). Source: raft.h.
+    RAFT_SHUTDOWN (closed), RAFT_INVALID (not initialised, or `conf` is empty), and for a server in `conf` that
+    raft_configuration_add would have refused the code that it has for that. Source: raft.h.
     """
     return _write_offline(r, conf, calls.bootstrap)
 
@@ -152,12 +163,19 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
 
 def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     """Have a server that is not running `write` a configuration."""
-    if r.state != RAFT_UNAVAILABLE or r.started:
+    if r.closing:
+        r.errmsg = "closed"
+        return RAFT_SHUTDOWN
+    if r.state != RAFT_UNAVAILABLE or r.started or r.starting:
         r.errmsg = "already started"
         return RAFT_BUSY
     if not r.initialized or not conf.servers:
         r.errmsg = "the configuration has no servers" if r.initialized else "not initialized"
         return RAFT_INVALID
+    rv = configuration.check(conf)
+    if rv != 0:
+        r.errmsg = f"the configuration is not valid: {raft_strerror(rv)}"
+        return rv
     rv = write(r, conf)
     if rv != 0:
         calls.io_errmsg(r)
@@ -168,8 +186,22 @@ def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, Raft
 # Settings.
 
 
+def _takes(r: Raft, what: str, value: object, least: int = 0) -> bool:
+    """Return whether to take a setting over: if it is possible, or raft_start is still to look at it.
+
+    C's setters are void and take what fits an unsigned; an impossible one there stops a server or makes it spin.
+    """
+    if starting.is_setting(value, least) or not r.started:
+        return True
+    r.errmsg = f"{what} cannot be {value!r} and stays as it is"
+    trace(r.tracer, r.errmsg, TRACE_WARN)
+    return False
+
+
 def raft_set_election_timeout(r: Raft, msecs: int) -> None:
     """Set the base election timeout, 1000 ms by default, and draw the current random timeout anew (raft.h)."""
+    if not _takes(r, "election timeout", msecs, 1):
+        return
     r.election_timeout = msecs
     # C: raft.c:raft_set_election_timeout announces this and does not do it (B27).
     election.redraw_timer(r)
@@ -178,22 +210,26 @@ def raft_set_election_timeout(r: Raft, msecs: int) -> None:
 
 def raft_set_heartbeat_timeout(r: Raft, msecs: int) -> None:
     """Set the interval of heartbeats, 100 ms by default; the ticks of a started server keep theirs (raft.h)."""
-    r.heartbeat_timeout = msecs
+    if _takes(r, "heartbeat timeout", msecs, 1):
+        r.heartbeat_timeout = msecs
 
 
 def raft_set_install_snapshot_timeout(r: Raft, msecs: int) -> None:
     """Set how long a server may take to install a snapshot, 30000 ms by default (raft.h)."""
-    r.install_snapshot_timeout = msecs
+    if _takes(r, "install snapshot timeout", msecs, 1):
+        r.install_snapshot_timeout = msecs
 
 
 def raft_set_snapshot_threshold(r: Raft, n: int) -> None:
     """Set after how many applied entries a snapshot is taken, 1024 by default (raft.h)."""
-    r.snapshot.threshold = n
+    if _takes(r, "snapshot threshold", n):
+        r.snapshot.threshold = n
 
 
 def raft_set_snapshot_trailing(r: Raft, n: int) -> None:
     """Set how many entries before a snapshot are kept, 2048 by default (raft.h says 128, the C library has 2048)."""
-    r.snapshot.trailing = n
+    if _takes(r, "snapshot trailing", n):
+        r.snapshot.trailing = n
 
 
 def raft_set_pre_vote(r: Raft, enabled: bool) -> None:
@@ -203,25 +239,29 @@ def raft_set_pre_vote(r: Raft, enabled: bool) -> None:
 
 def raft_set_max_catch_up_rounds(r: Raft, n: int) -> None:
     """Set how many catch-up rounds a promotion may take, 10 by default (raft.h, 4.2.1)."""
-    r.max_catch_up_rounds = n
+    if _takes(r, "max catch-up rounds", n):
+        r.max_catch_up_rounds = n
 
 
 def raft_set_max_catch_up_round_duration(r: Raft, msecs: int) -> None:
     """Set how long a catch-up round may take, 5000 ms by default (raft.h, 4.2.1)."""
-    r.max_catch_up_round_duration = msecs
+    if _takes(r, "max catch-up round duration", msecs):
+        r.max_catch_up_round_duration = msecs
 
 
 def raft_set_max_append_bytes(r: Raft, n: int) -> None:
     """Bound the entries of one AppendEntries, 16 bytes of header each included, 1 MiB by default (ours, B31).
 
-    One entry always goes. The same bound holds for one disk write of commands that were deferred.
+    One entry always goes, also with 0. The same bound holds for one disk write of commands that were deferred.
     """
-    r.max_append_bytes = max(n, 1)
+    if _takes(r, "max append bytes", n):
+        r.max_append_bytes = n if n != 0 else 1
 
 
 def raft_set_max_inflight_bytes(r: Raft, n: int) -> None:
-    """Bound what may be on its way to one follower unacknowledged, 8 MiB by default (ours)."""
-    r.max_inflight_bytes = max(n, 1)
+    """Bound what may be on its way to one follower unacknowledged, 8 MiB by default (ours); 0 is 1."""
+    if _takes(r, "max inflight bytes", n):
+        r.max_inflight_bytes = n if n != 0 else 1
 
 
 # Questions.

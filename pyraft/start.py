@@ -3,7 +3,7 @@
 Happy path: io.load, restore the snapshot and the log, io.start, become follower; a single voter elects itself.
 
 Failure modes: the code of whatever fails. Before io.start nothing stays behind, so raft_start may be called again;
-a failed self-election leaves the server unavailable.
+a failed self-election leaves the server unavailable. FSM and I/O code may close the server: then that is the end.
 """
 
 from pyraft import calls, configuration, convert, log, recv, snapshot, tick
@@ -19,37 +19,63 @@ def raft_start(r: Raft) -> int:
 
     Errors: codes of io.load and io.start ("io: …"), of fsm.restore and, on a single voter, of io.set_term and
     io.set_vote. Ours: RAFT_INVALID (not initialised, or the heartbeat timeout is not between 0 and the election
-    timeout, or the install timeout is 0), RAFT_BUSY (started before), RAFT_SHUTDOWN (closed), RAFT_CORRUPT (a log
-    without a term, or a single voter whose disk may have lost entries that it acknowledged). Source: raft.h.
+    timeout, or the install timeout is 0, or another setting is no whole number or below 0), RAFT_BUSY (started before,
+    or being started), RAFT_SHUTDOWN (closed, also meanwhile), RAFT_CORRUPT (a log without a term, or a single voter
+    whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
     rv = check(r)
     if rv != 0:
         return rv
+    r.starting = True
+    try:
+        rv = _load(r)
+        if rv == 0:
+            rv = _check_recovering(r)
+        if rv == 0:
+            rv = _start_io(r)
+        if rv != 0:
+            return _give_up(r, rv)
+        r.started = True
+        convert.begin(r)
+        rv = _maybe_self_elect(r)
+        if rv != 0:
+            convert.to_unavailable(r)
+        return convert.outcome(r, _unless_closed(r, rv))
+    finally:
+        r.starting = False
+
+
+def _unless_closed(r: Raft, rv: int) -> int:
+    """Return `rv`, or RAFT_SHUTDOWN if the code that returned it has closed the server."""
+    if not r.closing:
+        return rv
+    r.errmsg = "closed"
+    return RAFT_SHUTDOWN
+
+
+def _load(r: Raft) -> int:
+    """Make what is on disk ours."""
     rv, r.current_term, r.voted_for, found, start_index, entries = calls.load(r)
     if rv != 0:
         calls.io_errmsg(r)
-        return _give_up(r, rv)
+    rv = _unless_closed(r, rv)
+    if rv != 0:
+        return rv
     if r.tracer.enabled:
         trace(r.tracer, f"loaded: term {r.current_term}, {len(entries.bufs)} entries from index {start_index}")
-    rv = _restore(r, found, start_index, entries)
+    rv = _unless_closed(r, _restore(r, found, start_index, entries))
     if rv == 0 and r.current_term == 0 and log.last_index(r.log) > 0:
         # C: start.c:raft_start goes on in term 0, where it may have voted otherwise before.
         r.errmsg = "there is a log but no term: metadata was lost, and votes with it; raft_recover starts over"
-        rv = RAFT_CORRUPT
-    if rv == 0:
-        rv = _check_recovering(r)
-    if rv != 0:
-        return _give_up(r, rv)
+        return RAFT_CORRUPT
+    return rv
+
+
+def _start_io(r: Raft) -> int:
     rv = calls.start(r, r.heartbeat_timeout, tick.tick_cb, recv.recv_cb)
     if rv != 0:
         calls.io_errmsg(r)
-        return _give_up(r, rv)
-    r.started = True
-    convert.to_follower(r)
-    rv = _maybe_self_elect(r)
-    if rv != 0:
-        convert.to_unavailable(r)
-    return convert.outcome(r, rv)
+    return _unless_closed(r, rv)
 
 
 def check(r: Raft) -> int:
@@ -60,13 +86,35 @@ def check(r: Raft) -> int:
     if not r.initialized:
         r.errmsg = "not initialized"
         return RAFT_INVALID
-    if r.started:
+    if r.started or r.starting:
         r.errmsg = "already started"
         return RAFT_BUSY
+    if not all(is_setting(value) for value in _settings(r)):
+        r.errmsg = "settings must be whole numbers, none below 0"
+        return RAFT_INVALID
     if not 0 < r.heartbeat_timeout < r.election_timeout or r.install_snapshot_timeout <= 0:
         r.errmsg = "timeouts must be 0 < heartbeat < election and 0 < install"
         return RAFT_INVALID
     return 0
+
+
+def _settings(r: Raft) -> tuple[int, ...]:
+    return (
+        r.heartbeat_timeout,
+        r.election_timeout,
+        r.install_snapshot_timeout,
+        r.snapshot.threshold,
+        r.snapshot.trailing,
+        r.max_catch_up_rounds,
+        r.max_catch_up_round_duration,
+        r.max_append_bytes,
+        r.max_inflight_bytes,
+    )
+
+
+def is_setting(value: object, least: int = 0) -> bool:
+    """Return whether `value` is what a setter is meant to get: a whole number, `least` or more."""
+    return isinstance(value, int) and value >= least
 
 
 def _give_up(r: Raft, rv: int) -> int:
@@ -87,8 +135,9 @@ def _give_up(r: Raft, rv: int) -> int:
 def _check_recovering(r: Raft) -> int:
     """Ask whether acknowledged entries may be missing; a voter that nobody can give them back to must not go on."""
     r.recovering = calls.recovering(r)
-    if r.failed:
-        return RAFT_IOERR
+    rv = _unless_closed(r, RAFT_IOERR if r.failed else 0)
+    if rv != 0:
+        return rv
     if r.recovering and _is_only_voter(r):
         r.errmsg = errmsg_wrap(r.io.errmsg, "the only voter may have lost acknowledged entries")
         return RAFT_CORRUPT

@@ -209,10 +209,11 @@ class Raft:
     """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
 
     Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
-    `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`, `started`,
-    `closing`, `failed` (FSM or I/O code has raised), `recovering` with `rejecting_since` and `rejecting_index` (see
-    recovering), `votes_withheld` with its limit `vote_patience` (see election.out_of_patience), and `stuck_index`: the
-    last entry for which fsm.apply was logged to have returned a code.
+    `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`,
+    `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
+    with `rejecting_since` and `rejecting_index` (see recovering), `votes_withheld` with its limit `vote_patience`
+    (see election.out_of_patience), and `stuck_index`: the last entry for which fsm.apply was logged to have
+    returned a code.
     """
 
     __slots__ = (
@@ -254,6 +255,7 @@ class Raft:
         "rejecting_since",
         "snapshot",
         "started",
+        "starting",
         "state",
         "stuck_index",
         "tracer",
@@ -301,6 +303,7 @@ class Raft:
         self.max_inflight_bytes = 0
         self.flush: Any = None
         self.initialized = False
+        self.starting = False
         self.started = False
         self.closing = False
         self.failed = False
