@@ -118,6 +118,15 @@ class Console:
         self.pipe = pyuv.Pipe(server.loop)
         self.pipe.open(sys.stdin.fileno())
         self.pipe.start_read(self.read)
+        self.failed = False
+        pyraft.raft_register_state_cb(server.raft, self.changed)
+
+    def changed(self, raft: pyraft.Raft, old: int, new: int) -> None:
+        """A server that its disk has failed does not come back by itself: end, so that somebody starts it again."""
+        if new == pyraft.RAFT_UNAVAILABLE and not self.pipe.closed:
+            self.failed = True
+            self.pipe.close()
+            self.server.close()
 
     def read(self, pipe: Any, data: bytes | None, error: int | None) -> None:
         if data is None:
@@ -150,9 +159,11 @@ def main() -> None:
         sys.exit("usage: kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…")
     members = {int(id): address for id, _, address in (item.partition("=") for item in sys.argv[3].split(","))}
     server = Server(sys.argv[1], int(sys.argv[2]), members)
-    Console(server)
+    console = Console(server)
     server.loop.run()
     server.loop.close()
+    if console.failed:
+        sys.exit(f"the server has stopped: {pyraft.raft_errmsg(server.raft)}")
 
 
 if __name__ == "__main__":

@@ -78,8 +78,9 @@ class Server:
         self.fsm = Counter()
         self.raft = Raft()
         self.transfer = RaftTransfer()
-        self.stopping = False
+        self.running = self.stopping = self.failed = False
         self.on_stop: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self.signals = [pyuv.Signal(self.loop), pyuv.Signal(self.loop)]
         self.check(io_uv.raft_uv_tcp_init(self.transport, self.loop), "raft_uv_tcp_init")
         self.check(io_uv.raft_uv_init(self.io, self.loop, dir, self.transport), "raft_uv_init", self.io.errmsg)
@@ -89,6 +90,7 @@ class Server:
         pyraft.raft_set_snapshot_threshold(self.raft, 64)
         pyraft.raft_set_snapshot_trailing(self.raft, 16)
         pyraft.raft_set_pre_vote(self.raft, True)
+        pyraft.raft_register_state_cb(self.raft, self.changed)
 
     def log(self, text: str) -> None:
         print(f"{self.id}: {text}", file=self.output, flush=True)
@@ -113,10 +115,18 @@ class Server:
         """Start, and return when the server has been stopped."""
         self.log("starting")
         self.check(pyraft.raft_start(self.raft), "raft_start", pyraft.raft_errmsg(self.raft))
+        self.running = True
         for handle, signum in zip(self.signals, (signal.SIGINT, signal.SIGTERM), strict=True):
             handle.start(lambda handle, signum: self.stop(), signum)
         self.loop.run()
         self.loop.close()
+
+    def changed(self, raft: Raft, old: int, new: int) -> None:
+        """The state has changed. Nothing leads back from unavailable but a restart, which is not for us to make."""
+        self.on_change()
+        if new == pyraft.RAFT_UNAVAILABLE and self.running and not self.stopping:
+            self.failed = True
+            self.stop()
 
     def stop(self) -> None:
         """Hand leadership over, if it is ours and somebody can take it, and close everything."""
@@ -137,6 +147,8 @@ class Server:
         pyraft.raft_close(self.raft, self.closed)
 
     def closed(self, raft: Raft) -> None:
+        if self.failed:
+            self.log(f"unavailable: {pyraft.raft_errmsg(raft)}")
         io_uv.raft_uv_close(self.io)
         io_uv.raft_uv_tcp_close(self.transport)
 
@@ -191,7 +203,7 @@ class Control:
         self.pulse.start(self.beat, PULSE_SECONDS, PULSE_SECONDS)
         server.on_stop = self.close
         server.fsm.on_apply = self.tell_applied
-        pyraft.raft_register_state_cb(server.raft, lambda raft, old, new: self.tell_status())
+        server.on_change = self.tell_status
 
     def close(self) -> None:
         self.input.close()
@@ -271,6 +283,7 @@ def main() -> None:
     else:
         Ticker(server)
     server.run()
+    sys.exit(1 if server.failed else 0)
 
 
 if __name__ == "__main__":

@@ -204,3 +204,32 @@ def test_the_key_value_store_in_asyncio_does_not_wait_for_its_clients(signum: si
         output = process.communicate(timeout=DEADLINE)
     assert output == ("", "")
     assert process.returncode == 0
+
+
+CLOCKLESS = """
+import runpy, sys
+from io_uv import uv
+time, left = uv._time, list(range(20))
+def broken(io):
+    left.pop()
+    return time(io)
+uv._time = broken
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("server.py", "1: unavailable: "), ("kv.py", "the server has stopped: ")])
+def test_a_server_that_becomes_unavailable_ends(name: str, text: str, tmp_path: Path) -> None:
+    """Nothing leads back from unavailable, so the process does not stay; its last words say why."""
+    members = f"1=127.0.0.1:{free_port()}"
+    options = ["--members", members] if name == "server.py" else [members]
+    command = [sys.executable, "-c", CLOCKLESS, str(EXAMPLES / name), str(tmp_path), "1", *options]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.wait(DEADLINE) == 1
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert text in said
+    assert "pop from empty list" in said
