@@ -3,12 +3,10 @@
 io_uv/README.md has the table of outcomes that these tests hold.
 """
 
-import contextlib
 import errno
 import itertools
 import os
 import random
-import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +14,12 @@ from typing import Any
 
 import pytest
 
-from io_uv import fs, kaio, probe, retry
-from io_uv.pyuv import Loop, Timer
-from io_uv.writer import THREAD
+from io_uv import fs, probe, retry
+from io_uv.pyuv import Loop
 from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, errors
-from pyraft.types import RaftIoAppend, RaftIoAsyncWork
+from pyraft.types import RaftIoAppend
 from tests.lib import faults
 from tests.lib.faults import SHORT, Faults
-from tests.lib.threads import Starts
 from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
 from tests.lib.uvtest import SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
 
@@ -458,129 +454,6 @@ def test_directory_deleted_under_the_server(tmp_path: Path) -> None:
     closed = t.begin_close()
     t.wait(closed)
     assert len(put.calls) == 1
-
-
-def test_out_of_descriptors(tmp_path: Path) -> None:
-    """Without file descriptors appends that need a new segment fail; with some again they succeed."""
-    t = UvIo(tmp_path).start()
-    t.uv.disk_retry_delay = 10
-    t.append()
-    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and not t.uv.aborting and t.uv.prepare_inflight is None)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
-    statuses: list[int] = []
-    texts: list[str] = []
-
-    # All in one run of the loop: beginning a run needs descriptors itself.
-    def begin(timer: Timer) -> None:
-        timer.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-        step()
-
-    def step() -> None:
-        with contextlib.suppress(OSError):  # also what has been closed since
-            while True:
-                taken.append(os.dup(0))
-        t.io.append(t.io, RaftIoAppend(), [entry(12000, fill=len(statuses) + 2)], 1, done)
-
-    def done(req: RaftIoAppend, status: int) -> None:
-        statuses.append(status)
-        texts.append(t.io.errmsg)
-        if len(statuses) < 6:
-            step()
-            return
-        for fd in taken:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        t.loop.stop()
-
-    Timer(t.loop).start(begin, 0.0, 0.0)
-    t.loop.run()
-    assert statuses[0] == 0
-    assert statuses[-1] == errors.RAFT_IOERR
-    assert "too many open files" in texts[-1]
-    run_until(t.loop, lambda: t.uv.finalize_failure is None and t.uv.prepare_failure is None)
-    t.append()
-    fresh = t.reopen()
-    good = [i + 2 for i, status in enumerate(statuses) if status == 0]
-    assert numbers(fresh.loaded[5]) == [1, *good, 2]
-    fresh.close()
-
-
-@pytest.mark.parametrize("name", ["raft-writer", "pyuv-worker"])
-def test_out_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Without threads appends, snapshots and work fail with RAFT_TOOMANY; with some again they succeed."""
-    with monkeypatch.context() as patch:
-        starts = Starts(patch, name)
-        t = UvIo(tmp_path).start()
-        t.uv.disk_retry_delay = 10
-        t.uv.writer._mode = THREAD
-        for _ in range(2):
-            outcome = t.submit()
-            t.wait(outcome)
-            assert outcome.statuses == [errors.RAFT_TOOMANY]
-            assert "start thread: resource temporarily unavailable" in t.io.errmsg
-        put, work = t.put(1, trailing=10), Outcome()
-        async_work = RaftIoAsyncWork()
-        async_work.work = lambda req: 0
-        assert t.io.async_work(t.io, async_work, work) == 0
-        t.wait(put, work)
-        expected = errors.RAFT_TOOMANY if name == "pyuv-worker" else 0
-        assert put.statuses == work.statuses == [expected]
-        starts.left = 100
-        run_until(t.loop, lambda: t.uv.finalize_failure is None and t.uv.prepare_failure is None)
-        t.append()
-        fresh = t.reopen()
-        assert numbers(fresh.loaded[5]) == [3]
-        fresh.close()
-        starts.end()
-
-
-@pytest.mark.parametrize("healthy", [0, 1])
-def test_closing_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healthy: int) -> None:
-    """io.close ends although no thread can be had, whether some work was done before or not."""
-    with monkeypatch.context() as patch:
-        starts = Starts(patch, "raft-writer", "pyuv-worker")
-        starts.left = 100 * healthy
-        t = UvIo(tmp_path).start()
-        if healthy:
-            t.append()
-            run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and not t.uv.aborting)
-            starts.end()
-            starts.left = 0
-            starts.pool._threads.clear()
-        outcome = t.submit()
-        t.close()
-        assert len(outcome.calls) == 1
-    fresh = UvIo(tmp_path).start()
-    fresh.append()
-    fresh.close()
-
-
-def test_out_of_aio_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AIO events an append fails with RAFT_TOOMANY and C's text; as soon as there are some, it works."""
-    t = UvIo(tmp_path).start()
-    context = kaio.Context
-
-    def refuse(n: int) -> Any:
-        raise faults.error(errno.EAGAIN)
-
-    monkeypatch.setattr(kaio, "Context", refuse)
-    outcome = t.submit()
-    t.wait(outcome)
-    assert outcome.statuses == [errors.RAFT_TOOMANY]
-    assert t.io.errmsg == "setup writer for open-1: AIO events user limit exceeded"
-    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and not t.uv.aborting)
-    late = Outcome()
-    assert t.io.append(t.io, RaftIoAppend(), [entry(8)], 1, late) == errors.RAFT_TOOMANY
-    assert late.calls == []
-    monkeypatch.setattr(kaio, "Context", context)
-    t.append()
-    # The one context serves all segments: from now on the machine's limit does not matter.
-    monkeypatch.setattr(kaio, "Context", refuse)
-    for _ in range(4):
-        t.append(1, SEGMENT_SIZE // 2)
-    t.close()
 
 
 def test_fill_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
