@@ -42,12 +42,15 @@ _log: Final = logging.getLogger("io_uv")
 class _Log:
     """The segments of one load: closed ones, open ones, and what is read from them."""
 
-    __slots__ = ("auto_recovery", "closed", "dir", "entries", "open", "start_index")
+    __slots__ = ("auto_recovery", "closed", "dir", "entries", "files", "open", "repeated", "start_index")
 
-    def __init__(self, dir: str, segments: Sequence[SegmentInfo], auto_recovery: bool) -> None:
+    def __init__(self, dir: str, segments: Sequence[SegmentInfo], auto_recovery: bool, repeated: bool) -> None:
         self.dir = dir
         self.auto_recovery = auto_recovery
-        self.closed = [info for info in segments if not info.is_open]
+        self.repeated = repeated
+        # All closed segments that are there, and those that the log is made of.
+        self.files = [info for info in segments if not info.is_open]
+        self.closed = list(self.files)
         self.open: list[tuple[SegmentInfo, OpenContent]] = []
         self.start_index = 1
         self.entries: EntryBatch = no_entries()
@@ -70,16 +73,16 @@ def load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, Entry
     With `auto_recovery`, `marker.marker_read(dir)` tells afterwards whether entries may have been lost.
     """
     try:
-        return _load(dir, auto_recovery)
+        return _load(dir, auto_recovery, False)
     except Failure as exc:
         if exc.code != RAFT_CORRUPT or not auto_recovery:
             raise
-    return _load(dir, auto_recovery)
+    return _load(dir, auto_recovery, True)
 
 
-def _load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
+def _load(dir: str, auto_recovery: bool, repeated: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
     snapshots, segments = listing.list(dir)
-    log = _Log(dir, segments, auto_recovery)
+    log = _Log(dir, segments, auto_recovery, repeated)
     _read_open(log, segments)
     _resolve_overlaps(log)
     snapshot = _load_on_snapshot(log, snapshots)
@@ -159,14 +162,29 @@ def _select(log: _Log, last_index: int, snapshot_name: str) -> None:
     if not log.closed:
         return
     if log.closed[-1].last_index < last_index and not log.open:
-        # All of them are behind the snapshot; the files stay.
-        log.closed = []
+        _drop_superseded(log, last_index, snapshot_name)
         return
     log.closed = log.closed[_run_start(log.closed) :]
     first = log.closed[0]
     if first.first_index > last_index + 1:
         raise Failure(RAFT_CORRUPT, f"closed segment {first.filename} is past last snapshot {snapshot_name}")
     log.start_index = first.first_index
+
+
+def _drop_superseded(log: _Log, last_index: int, snapshot_name: str) -> None:
+    """Remove closed segments that all end before the snapshot: it was installed, and a crash came before this.
+
+    In a repeated load one of them may have been an open segment before, so they are set aside: if its entries were
+    those that follow the snapshot somebody may want them back.
+    """
+    # C: uv.c:uvFilterSegments leaves them there. The entries of the next open segment then pass for their continuation.
+    if log.repeated:
+        for info in reversed(log.files):
+            _set_aside(log.dir, info.filename, f"it ends before snapshot {snapshot_name}")
+        fs.sync_dir(log.dir)
+    else:
+        segment.remove_closed(log.dir, log.files, last_index)
+    log.closed = []
 
 
 def _resolve_overlaps(log: _Log) -> None:
@@ -187,8 +205,10 @@ def _resolve_overlaps(log: _Log) -> None:
             continue
         if any(other.first_index == older.last_index + 1 for other in log.closed):
             _set_aside(log.dir, info.filename, f"the log goes on behind {older.filename}, which has its first entries")
+            log.files.remove(info)
         else:
             fs.remove_file(log.dir, older.filename)
+            log.files.remove(older)
             kept[-1] = info
         fs.sync_dir(log.dir)
     log.closed = kept
@@ -301,7 +321,7 @@ def _finish_install(log: _Log, snapshot: RaftSnapshot) -> None:
 
     Its entries contradict what is committed at the snapshot's end, so none of them is needed (3.6.3, figure 5.3).
     """
-    segment.remove_closed(log.dir, log.closed, snapshot.index)
+    segment.remove_closed(log.dir, log.files, snapshot.index)
     for info, _ in log.open:
         _remove_open(log.dir, info)
     log.open = []

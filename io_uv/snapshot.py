@@ -7,24 +7,36 @@ Happy path of put: .meta, then the data, each complete and durable before it has
 last two go, and closed segments that the trailing entries do not reach into. trailing 0 stands for a snapshot that was
 received (install): the log is replaced, so all closed segments go and the next append follows the snapshot.
 
-Failure modes: the files cannot be written: both are removed, RAFT_IOERR. Old files cannot be removed: the put fails
-although the snapshot stays, as in C. get without a snapshot: RAFT_NOTFOUND (C reports success with garbage, B25).
-io.close: puts that wait end with RAFT_CANCELED inside it, one that a thread is busy with ends as it ends.
+Failure modes: the files cannot be written: both are removed, RAFT_IOERR. Once they are durable there is no way back:
+old files that cannot be removed are left to the next put; but an install does not end before the former log has gone,
+since what is appended next would pass for its continuation after a crash: that is tried again and again.
+The logger `io_uv` hears of both. get without a snapshot: RAFT_NOTFOUND (C reports success with garbage, B25).
+io.close: puts that wait end with RAFT_CANCELED inside it, and an install between two attempts with what the last one
+failed with; one that a thread is busy with ends as it ends.
 """
 
-from typing import Any
+import logging
+from typing import Any, Final
 
 from io_uv import barrier, closing, fs, listing, segment, snapshot_file, state, work
 from io_uv.fs import Failure
+from io_uv.pyuv import Timer
+from io_uv.snapshot_file import SnapshotInfo
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
 from pyraft.types import RaftIo, RaftIoSnapshotGet, RaftIoSnapshotPut, RaftSnapshot
 
+_log: Final = logging.getLogger("io_uv")
+
 
 class Put:
-    """A RaftIoSnapshotPut under way."""
+    """A RaftIoSnapshotPut under way.
 
-    __slots__ = ("former_next_index", "req", "snapshot", "trailing", "uv")
+    `written` is the snapshot once it is durable; `failure` and `timer` are those of an install that waits for its next
+    attempt to remove the former log.
+    """
+
+    __slots__ = ("failure", "former_next_index", "req", "snapshot", "timer", "trailing", "uv", "written")
 
     def __init__(self, uv: state.Uv, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, trailing: int) -> None:
         self.uv = uv
@@ -32,6 +44,9 @@ class Put:
         self.snapshot = snapshot
         self.trailing = trailing
         self.former_next_index = 0
+        self.written: SnapshotInfo | None = None
+        self.failure: Failure | None = None
+        self.timer: Any = None
 
     def next_index(self, former: int) -> int:
         """Return the append index after this put: an install goes on after its snapshot."""
@@ -52,19 +67,80 @@ class Put:
         uv, snapshot = self.uv, self.snapshot
         try:
             timestamp = snapshot_file.timestamp_now(listing.list(uv.dir)[0], snapshot.term, snapshot.index)
-            snapshot_file.write(uv.dir, snapshot, uv.snapshot_compression, timestamp)
+            self.written = snapshot_file.write(uv.dir, snapshot, uv.snapshot_compression, timestamp)
         except Failure as failure:
             raise Failure(errors.RAFT_IOERR, failure.message) from None
-        snapshots, segments = listing.list(uv.dir)
-        snapshot_file.remove_old(uv.dir, snapshots)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove what the durable snapshot makes superfluous; in a thread."""
         if self.trailing == 0:
-            segment.remove_closed(uv.dir, segments, snapshot.index)
-        else:
-            segment.keep_trailing(uv.dir, segments, snapshot.index, self.trailing)
+            self.remove_former()
+        self.remove_old()
+
+    def remove_former(self) -> None:
+        """Remove the log that an installed snapshot replaces, and snapshots that would be loaded instead of it."""
+        uv = self.uv
+        assert self.written is not None
+        snapshots, segments = listing.list(uv.dir)
+        newer = snapshot_file.newer(snapshots, self.written)
+        for info in newer:
+            snapshot_file.remove(uv.dir, info)
+        if newer:
             fs.sync_dir(uv.dir)
+        segment.remove_closed(uv.dir, segments, self.snapshot.index)
+
+    def remove_old(self) -> None:
+        """Remove older snapshots, and the segments behind the trailing entries, or leave that to the next put."""
+        uv, index = self.uv, self.snapshot.index
+        assert self.written is not None
+        try:
+            snapshots, segments = listing.list(uv.dir)
+            newer = snapshot_file.newer(snapshots, self.written)
+            if newer:
+                # Terms have run backwards. What is loaded is that one, on the log behind it.
+                raise Failure(errors.RAFT_CORRUPT, f"{newer[-1].data_name} passes for newer")
+            snapshot_file.remove_old(uv.dir, snapshots)
+            if self.trailing != 0:
+                segment.keep_trailing(uv.dir, segments, index, self.trailing)
+            fs.sync_dir(uv.dir)
+        except Failure as failure:
+            text = "%s: snapshot at %s is stored, but what it replaces stays until the next one: %s"
+            _log.warning(text, uv.dir, index, failure.message)
 
     def after(self, failure: Failure | None) -> None:
         """The thread is done."""
+        uv = self.uv
+        if failure is not None and self.written is not None and not uv.closing:
+            self.wait(failure)
+            return
+        if failure is None and self.failure is not None:
+            _log.warning("%s: the log in front of the snapshot at %s is removed", uv.dir, self.snapshot.index)
+        self.end(failure)
+
+    def wait(self, failure: Failure) -> None:
+        """Try again later to remove the former log."""
+        uv = self.uv
+        if self.failure is None:
+            text = "%s: the log in front of the snapshot at %s cannot be removed: %s; trying again every %s ms"
+            _log.warning(text, uv.dir, self.snapshot.index, failure.message, uv.disk_retry_delay)
+        self.failure = failure
+        self.timer = Timer(uv.loop)
+        uv.aborting.append(self.timer)
+        self.timer.start(lambda _: self.again(), uv.disk_retry_delay / 1000, 0.0)
+
+    def again(self) -> None:
+        """Make another attempt."""
+        self.stop()
+        work.run(self.uv, self.clean, self.after)
+
+    def stop(self) -> None:
+        """Let the timer go."""
+        timer, self.timer = self.timer, None
+        timer.close(lambda timer: _timer_closed(self.uv, timer))
+
+    def end(self, failure: Failure | None) -> None:
+        """Call back, and let go what waits behind the put."""
         uv = self.uv
         uv.snapshot_put_work = None
         if failure is not None:
@@ -76,6 +152,19 @@ class Put:
                 uv.append_next_index = self.former_next_index
         closing.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
         barrier.release(uv)
+
+
+def close(uv: state.Uv) -> None:
+    """Give up an install that waits for its next attempt; the next start finds the snapshot and finishes it."""
+    put: Put | None = uv.snapshot_put_work
+    if put is not None and put.timer is not None:
+        put.stop()
+        put.end(put.failure)
+
+
+def _timer_closed(uv: state.Uv, timer: Any) -> None:
+    uv.aborting.remove(timer)
+    closing.maybe_fire(uv)
 
 
 def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:

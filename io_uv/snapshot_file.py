@@ -78,7 +78,16 @@ def parse_name(filename: str) -> tuple[SnapshotInfo, str] | None:
 
 def sort(infos: list[SnapshotInfo]) -> None:
     """Sort in place, newest last."""
-    infos.sort(key=lambda s: (s.term, s.index, s.timestamp, s.filename))
+    infos.sort(key=_key)
+
+
+def _key(info: SnapshotInfo) -> tuple[int, int, int, str]:
+    return info.term, info.index, info.timestamp, info.filename
+
+
+def newer(infos: Sequence[SnapshotInfo], than: SnapshotInfo) -> list[SnapshotInfo]:
+    """Return those of the sorted `infos` that come behind `than`: they would be loaded instead of it."""
+    return [info for info in infos if _key(info) > _key(than)]
 
 
 def timestamp_now(infos: Sequence[SnapshotInfo], term: int, index: int) -> int:

@@ -355,6 +355,7 @@ def _close(io: RaftIo, cb: Any) -> None:
     recv.close(uv)
     append.close(uv)
     truncate.close(uv)
+    snapshot.close(uv)
     finalize.close(uv)
     retry.close(uv)
     uv.aborting.append(uv.writer)

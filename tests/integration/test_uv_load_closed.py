@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import shutil
 from collections.abc import Callable
 
 import pytest
@@ -13,9 +14,10 @@ from pyraft.errors import (
     RAFT_MALFORMED,
 )
 from tests.lib.covers import covers
-from tests.lib.disk import Dir, commands, words
+from tests.lib.disk import Dir, commands, numbers, words
 from tests.lib.disk import segment as encode
 from tests.lib.uvload import PRISTINE, Opener, closed, opened
+from tests.lib.uvtest import UvIo
 
 # ---- snapshots -------------------------------------------------------------------------------------------------------
 
@@ -70,11 +72,26 @@ def test_halves_of_snapshots_are_removed(data: Dir, opener: Opener) -> None:
 
 @covers("load/closedSegmentWithEntriesBehindSnapshot")
 def test_a_log_that_ends_before_the_snapshot_is_disregarded(data: Dir, opener: Opener) -> None:
-    """Its file stays; the next snapshot removes it."""
+    """And removed (C leaves that to the next snapshot): an open segment has no index in its name."""
     name = closed(data, 1, 1)
     data.snapshot(1, 2)
     assert opener.load().state() == (0, 2, 3, [])
-    assert data.has(name)
+    assert not data.has(name)
+
+
+def test_entries_that_follow_an_installed_snapshot_keep_their_indexes_whatever_a_crash_left_of_the_former_log(
+    data: Dir, opener: Opener, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A kill between the snapshot and the removal of the log, a start, an append, another kill."""
+    closed(data, 1, 1, number=7)
+    data.snapshot(1, 2)
+    instance = opener().start()
+    instance.append()
+    copy = tmp_path_factory.mktemp("killed") / "data"
+    shutil.copytree(data.path, copy)
+    killed = UvIo(copy).start()
+    assert (killed.loaded[4], numbers(killed.loaded[5])) == (3, [1])
+    killed.close()
 
 
 def test_unused_open_segments_do_not_hold_a_log_behind_the_snapshot_back(data: Dir, opener: Opener) -> None:
@@ -115,6 +132,8 @@ def test_automatic_recovery_disregards_entries_behind_the_snapshot(data: Dir, op
     data.snapshot(1, 3)
     assert opener.load(auto_recovery=True).state() == (0, 3, 4, [])
     assert marker.marker_read(str(data)) is None
+    kept = [name.split("-", 2)[2] for name in data.names if name.startswith("corrupt-")]
+    assert sorted(kept) == [segment.closed_name(1, 1), segment.closed_name(2, 2)]
 
 
 @covers("load/openSegmentNoClosedSegmentsSnapshotPresent")

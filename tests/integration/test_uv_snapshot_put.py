@@ -1,6 +1,8 @@
 """RaftIo.snapshot_put and RaftIo.snapshot_get of io_uv."""
 
+import errno
 import os
+import shutil
 import struct
 import threading
 import time
@@ -258,6 +260,112 @@ def test_appends_go_on_where_they_were_after_a_failed_install(t: UvIo, monkeypat
     t.append()
     fresh = t.reopen()
     assert (fresh.loaded[4], numbers(fresh.loaded[5])) == (1, [1, 2, 3])
+    fresh.close()
+
+
+def fail_to_remove(monkeypatch: pytest.MonkeyPatch, part: str, times: int) -> list[str]:
+    """Let the next calls to unlink files fail that have `part` in their names; return a list of these as it grows."""
+    original = fs.unlink
+    failed: list[str] = []
+
+    def unlink(path: str) -> None:
+        if part in os.path.basename(path) and len(failed) < times:
+            failed.append(path)
+            raise OSError(errno.EIO, "")
+        original(path)
+
+    monkeypatch.setattr(fs, "unlink", unlink)
+    return failed
+
+
+def test_nothing_follows_an_install_before_the_former_log_has_gone(
+    t: UvIo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Behind the former segments, which an open one's name does not tell, new entries would get their indexes."""
+    t.uv.disk_retry_delay = 1
+    t.append(10)
+    failed = fail_to_remove(monkeypatch, "-0", 3)
+    outcome = t.put(100, trailing=0)
+    follows = t.submit()
+    run_until(t.loop, lambda: len(failed) >= 2)
+    assert (outcome.calls, follows.calls) == ([], [])
+    t.wait(outcome, follows)
+    assert (outcome.statuses, follows.statuses) == ([0], [0])
+    assert t.uv.append_next_index == 102
+    assert [t.names()[0][:5], *snapshots(t)] == ["open-", *snapshots(t)]
+    copy = tmp_path_factory.mktemp("killed") / "data"
+    shutil.copytree(t.dir, copy)
+    killed = UvIo(copy).start()
+    assert (killed.loaded[3].index, killed.loaded[4], numbers(killed.loaded[5])) == (100, 101, [11])
+    killed.close()
+    assert len(caplog.messages) == 2
+    assert "the log in front of the snapshot at 100 cannot be removed: delete closed segment" in caplog.messages[0]
+    assert caplog.messages[1].endswith("the log in front of the snapshot at 100 is removed")
+
+
+def test_close_gives_an_install_up_whose_former_log_cannot_be_removed(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside io.close, with the reason. The next start finds the snapshot and removes the log."""
+    t.append(10)
+    with monkeypatch.context() as patch:
+        failed = fail_to_remove(patch, "-0", 1 << 30)
+        outcome = t.put(100, trailing=0)
+        run_until(t.loop, lambda: t.uv.snapshot_put_work is not None and t.uv.snapshot_put_work.timer is not None)
+        closed = t.begin_close()
+        assert outcome.statuses == [errors.RAFT_IOERR]
+        t.wait(closed)
+    assert failed != []
+    assert "put snapshot at 100: delete closed segment" in t.io.errmsg
+    t.close()
+    fresh = UvIo(t.dir).start()
+    assert (fresh.loaded[3].index, fresh.loaded[4], len(fresh.loaded[5])) == (100, 101, 0)
+    fresh.append()
+    again = fresh.reopen()
+    assert (again.loaded[4], numbers(again.loaded[5])) == (101, [1])
+    again.close()
+
+
+@pytest.mark.parametrize("part", ["-0", ".meta"])
+def test_a_put_succeeds_although_old_files_cannot_be_removed(
+    t: UvIo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, part: str
+) -> None:
+    """They are left to the next one, and the logger is told."""
+    for index in (2, 4, 6):
+        t.append(2)
+        failed = fail_to_remove(monkeypatch, part, 1 if index == 6 else 0)
+        put(t, index, trailing=1)
+    assert len(failed) == 1
+    assert len(caplog.messages) == 1
+    assert "is stored, but what it replaces stays until the next one: delete" in caplog.messages[0]
+    t.append()
+    put(t, 7, trailing=1)
+    assert len(snapshots(t)) == 2
+    fresh = t.reopen()
+    assert (fresh.loaded[3].index, numbers(fresh.loaded[5])[-1]) == (7, 7)
+    fresh.close()
+
+
+def test_a_put_removes_nothing_that_is_loaded_if_terms_have_run_backwards(t: UvIo) -> None:
+    """As after a C server's recovering, which writes term 1: the older snapshot, of a higher term, counts."""
+    t.append(3, term=5)
+    t.append(3, term=3)
+    put(t, 2, term=5, trailing=1)
+    put(t, 3, term=5, trailing=1)
+    put(t, 4, term=3, trailing=1)
+    assert {name.split("-")[2] for name in snapshots(t)} == {"2", "3", "4"}
+    fresh = t.reopen()
+    assert fresh.loaded[3].index == 3
+    assert numbers(fresh.loaded[5])[-3:] == [4, 5, 6]
+    fresh.close()
+
+
+def test_an_install_is_loaded_although_an_older_snapshot_has_a_higher_term(t: UvIo) -> None:
+    """The log behind that one is gone, so it goes too."""
+    t.append(6)
+    put(t, 3, term=5, trailing=1)
+    put(t, 20, term=2, trailing=0)
+    t.append()
+    fresh = t.reopen()
+    assert (fresh.loaded[3].index, fresh.loaded[4], numbers(fresh.loaded[5])) == (20, 21, [7])
     fresh.close()
 
 

@@ -175,13 +175,17 @@ def _goes_on(found: Found, memory: MemoryFs) -> str:
 
 
 def _lives_on(image: Image, found: Found) -> str:
-    """Start a RaftIo on an image, let it store a term, entries and a snapshot, restart; return what is wrong."""
-    with installed(MemoryFs(image)):
+    """Start a RaftIo on an image, let it store a term, entries and a snapshot, restart; return what is wrong.
+
+    It is killed between entries and snapshot, too.
+    """
+    with installed(MemoryFs(image)) as memory:
         uv = UvIo(Path(DIR)).start()
         index = uv.uv.append_next_index
         assert uv.io.set_term(uv.io, found.term + 1) == 0, uv.io.errmsg
         for size in (64, 2000, 2000):
             uv.append(size=size, term=found.term + 1)
+        killed = Image({name: (bytes(f.content), tuple(f.attributes.items())) for name, f in memory.names.items()})
         put = uv.put(index, term=found.term + 1)
         uv.wait(put)
         assert put.statuses == [0], uv.io.errmsg
@@ -192,7 +196,12 @@ def _lives_on(image: Image, found: Found) -> str:
     _, term, _, snapshot, start_index, entries = loaded
     if term != found.term + 1 or snapshot is None or snapshot.index != index or start_index > index + 1:
         return "does not live on"
-    return "" if start_index + len(entries) == index + 4 else "does not live on with all entries"
+    if start_index + len(entries) != index + 4:
+        return "does not live on with all entries"
+    after, problem, _ = _start(killed, False)
+    if after is None or after.start_index + len(after.entries) != index + 3:
+        return f"does not live on after a kill {problem}"
+    return ""
 
 
 class Report:

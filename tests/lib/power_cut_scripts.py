@@ -367,6 +367,24 @@ def sick_snapshots(s: Script) -> None:
         s.append(64)
 
 
+def sick_installs(s: Script) -> None:
+    """The log that an installed snapshot replaces cannot be removed at first."""
+    s.bootstrap()
+    for name, beyond, times in (("-0", 9, 2), ("-0", -1, 1), ("snapshot-", 9, 1)):
+        for size in (1504, 1504, 1504, 64):
+            s.append(size)
+        s.set_term(s.term + 1)
+        s.fail("unlink", name, times)
+        put = s.put(s.next_index + beyond, 0)
+        s.wait(put)
+        assert s.has_failed()
+        assert put.statuses == [0]
+        s.append(64)
+        s.append(1504)
+    s.restart()
+    s.append(64)
+
+
 def sick_metadata(s: Script) -> None:
     """A term or vote cannot be stored at first."""
     s.set_term(1)
@@ -384,7 +402,7 @@ def sick_metadata(s: Script) -> None:
 
 
 _HEALTHY = (terms_and_votes, appends_and_rolls, gathered_writes, restarts, truncates, snapshots, installs, recovers)
-_SICK = (sick_writes, sick_segments, sick_truncates, sick_snapshots, sick_metadata)
+_SICK = (sick_writes, sick_segments, sick_truncates, sick_snapshots, sick_installs, sick_metadata)
 SCRIPTS: dict[str, Callable[[Script], None]] = {function.__name__: function for function in (*_HEALTHY, *_SICK)}
 
 
