@@ -167,7 +167,9 @@ def _select(log: _Log, last_index: int, snapshot_name: str) -> None:
     log.closed = log.closed[_run_start(log.closed) :]
     first = log.closed[0]
     if first.first_index > last_index + 1:
-        raise Failure(RAFT_CORRUPT, f"closed segment {first.filename} is past last snapshot {snapshot_name}")
+        text = f"closed segment {first.filename} is past last snapshot {snapshot_name}"
+        missing = f"entries {last_index + 1} to {first.first_index - 1} are missing"
+        raise Failure(RAFT_CORRUPT, f"{text}: {missing}, or it is a stray file")
     log.start_index = first.first_index
 
 
@@ -287,6 +289,9 @@ def _load_closed(log: _Log) -> None:
     for i, info in enumerate(log.closed):
         if info.first_index != log.next_index:
             text = f"unexpected closed segment {info.filename}: first index should have been {log.next_index}"
+            if info.first_index > log.next_index:
+                missing = f"entries {log.next_index} to {info.first_index - 1} are missing"
+                text += f": {missing}" if i > 0 else f": a snapshot is missing, or {missing}"
             raise Failure(RAFT_CORRUPT, text)
         try:
             segment.load_closed(log.dir, info, log.entries)

@@ -237,7 +237,7 @@ def lock_dir(dir: str) -> DirLock:
     try:
         fd = open(dir, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as exc:
-        raise failure("open directory", exc) from None
+        raise failure(f"open directory '{dir}'", exc) from None
     lock = DirLock(fd)
     try:
         flock(fd)
@@ -277,6 +277,14 @@ def size_of(dir: str, name: str) -> int | None:
         return stat(join(dir, name)).st_size
     except FileNotFoundError:
         return None
+    except OSError as exc:
+        raise failure("stat", exc) from None
+
+
+def is_dir(dir: str, name: str) -> bool:
+    """Return whether a name is that of a directory."""
+    try:
+        return stat_.S_ISDIR(stat(join(dir, name)).st_mode)
     except OSError as exc:
         raise failure("stat", exc) from None
 

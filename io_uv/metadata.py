@@ -92,6 +92,8 @@ def _read(dir: str, name: str) -> bytes | None:
         raise exc.wrap(f"check if {name} exists") from None
     if size is None:
         return None
+    if size != _LAYOUT.size and fs.is_dir(dir, name):
+        raise Failure(RAFT_CORRUPT, f"{name} is a directory")
     if size > _LAYOUT.size:
         raise Failure(RAFT_CORRUPT, f"{name} has size {size} instead of {_LAYOUT.size}")
     try:
@@ -114,7 +116,8 @@ def _load_one(dir: str, name: str) -> _Copy:
         if known is None:
             fs.remove_file(dir, name)
             return _Copy(name, None)
-        text = f"{name} has only {len(data.rstrip(bytes(1)))} bytes, it was at version {version} by {name}{sums.SUFFIX}"
+        what = f"only {len(data)} bytes" if len(data) < _LAYOUT.size else "only zeros"
+        text = f"{name} has {what}, it was at version {version} by {name}{sums.SUFFIX}"
         return _Copy(name, None, Failure(RAFT_CORRUPT, text), version)
     try:
         metadata = _decode(name, data)

@@ -7,7 +7,8 @@ RWF_NOWAIT and RWF_DSYNC). The type of the file system tells the rest: whether i
 Happy path on ext4 and XFS: fallocate, 4096, asynchronous. On tmpfs: fallocate, no direct I/O, hence not asynchronous.
 
 Failure modes: RAFT_NOSPACE or RAFT_IOERR "create I/O capabilities probe file: …", RAFT_IOERR "probe Direct I/O: …" or
-"probe Async I/O: io_setup: …", RAFT_NOMEM where there is no memory for the write.
+"probe Async I/O: io_setup: …", RAFT_NOMEM where there is no memory for the write. But for
+the last the texts end with the directory.
 """
 
 import errno
@@ -53,6 +54,15 @@ class Capabilities:
 
 def probe(dir: str) -> Capabilities:
     """Return what the file system of `dir` can do. Files of an interrupted probe are removed first."""
+    try:
+        return _probe(dir)
+    except Failure as exc:
+        if exc.code == RAFT_NOMEM:
+            raise
+        raise Failure(exc.code, f"{exc.message}, in directory '{dir}'") from None
+
+
+def _probe(dir: str) -> Capabilities:
     can_fallocate = _probe_fallocate(dir)
     _remove(dir, _FILE)
     try:

@@ -183,7 +183,7 @@ def test_start_on_a_full_disk(mount: Mounts, kind: str, size: int) -> None:
     full = UvIo(t.dir)
     assert full.init() == errors.RAFT_NOSPACE
     text = "open: no space left on device" if kind == "xfs" else "not enough space to allocate 4096 bytes"
-    assert full.io.errmsg == f"create I/O capabilities probe file: {text}"
+    assert full.io.errmsg == f"create I/O capabilities probe file: {text}, in directory '{t.dir}'"
     full.begin_close()
     full.loop.close()
     filler.unlink()

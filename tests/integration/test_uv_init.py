@@ -137,6 +137,16 @@ def test_dir_is_a_file(tmp_path: Path) -> None:
     assert refused(file) == (errors.RAFT_INVALID, f"path '{file}' is not a directory")
 
 
+def test_a_directory_that_may_not_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mode lets the owner write, but the owner is somebody else."""
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(fs, "open", refuse)
+    assert refused(tmp_path) == (errors.RAFT_IOERR, f"open directory '{tmp_path}': permission denied")
+
+
 @covers("init/noSpace")
 def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full disk probing fails with RAFT_NOSPACE."""
@@ -147,7 +157,7 @@ def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fs, "fallocate", refuse)
     monkeypatch.setattr(fs, "pwrite", refuse)
     text = "create I/O capabilities probe file: not enough space to allocate 4096 bytes"
-    assert refused(tmp_path) == (errors.RAFT_NOSPACE, text)
+    assert refused(tmp_path) == (errors.RAFT_NOSPACE, f"{text}, in directory '{tmp_path}'")
     assert os.listdir(tmp_path) == []
 
 

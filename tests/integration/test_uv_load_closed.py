@@ -169,7 +169,10 @@ def test_a_gap_behind_the_snapshot_is_refused(data: Dir, opener: Opener) -> None
     closed(data, 6, 1)
     data.snapshot(1, 4)
     loaded = opener.load()
-    text = "closed segment 0000000000000006-0000000000000006 is past last snapshot snapshot-1-4-1000"
+    text = (
+        "closed segment 0000000000000006-0000000000000006 is past last snapshot snapshot-1-4-1000:"
+        " entries 5 to 5 are missing, or it is a stray file"
+    )
     assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, text)
 
 
@@ -476,7 +479,19 @@ def test_a_missing_first_segment_is_refused(data: Dir, opener: Opener) -> None:
     """The log starts at 2 without a snapshot."""
     closed(data, 2, 1)
     loaded = opener.load()
-    text = "unexpected closed segment 0000000000000002-0000000000000002: first index should have been 1"
+    text = (
+        "unexpected closed segment 0000000000000002-0000000000000002: first index should have been 1:"
+        " a snapshot is missing, or entries 1 to 1 are missing"
+    )
+    assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, text)
+
+
+def test_a_missing_segment_in_the_middle_is_refused(data: Dir, opener: Opener) -> None:
+    """The text tells which entries it had."""
+    closed(data, 1, 2)
+    name = closed(data, 6, 1)
+    loaded = opener.load()
+    text = f"unexpected closed segment {name}: first index should have been 3: entries 3 to 5 are missing"
     assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, text)
 
 

@@ -187,10 +187,23 @@ def test_every_way_to_cut_either_file_is_harmless_or_told(data: Dir, version: in
                 data.write(name, content[:length])
             if name == metadata.file_of(version):
                 found = failure(data)
-                assert (found.code, name in found.message) == (RAFT_CORRUPT, True)
+                text = f"{name} is missing" if length is None else f"{name} has only {length} bytes"
+                text += f", it was at version {version} by {name}.sum"
+                assert (found.code, found.message) == (RAFT_CORRUPT, text)
             else:
                 assert load(data) == expected
             data.write(name, content)
+
+
+def test_a_file_of_zeros_and_a_directory_are_told(data: Dir) -> None:
+    """By what they are."""
+    store_up_to(data, 1)
+    data.write("metadata1", bytes(32))
+    assert failure(data).message == "metadata1 has only zeros, it was at version 1 by metadata1.sum"
+    data.remove("metadata1")
+    (data.path / "metadata1").mkdir()
+    found = failure(data)
+    assert (found.code, found.message) == (RAFT_CORRUPT, "metadata1 is a directory")
 
 
 def test_every_flipped_byte_or_cut_of_a_sidecar_is_harmless(data: Dir) -> None:

@@ -87,7 +87,7 @@ def test_other_file_systems_without_direct_writes_are_refused(tmp_path: Path, mo
         probe.probe(str(tmp_path))
     assert (caught.value.code, caught.value.message) == (
         RAFT_IOERR,
-        "probe Direct I/O: unsupported file system: 137f",
+        f"probe Direct I/O: unsupported file system: 137f, in directory '{tmp_path}'",
     )
 
 
@@ -122,7 +122,7 @@ def test_another_error_of_the_write_is_an_error(tmp_path: Path, monkeypatch: pyt
     fail(monkeypatch, "write", errno.ENODEV)
     with pytest.raises(Failure) as caught:
         probe.probe(str(tmp_path))
-    assert caught.value.message == "probe Direct I/O: write: no such device"
+    assert caught.value.message == f"probe Direct I/O: write: no such device, in directory '{tmp_path}'"
 
 
 @covers("UvFsProbeCapabilities/noAccess")
@@ -133,7 +133,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypa
         probe.probe(str(tmp_path))
     assert (caught.value.code, caught.value.message) == (
         RAFT_IOERR,
-        "create I/O capabilities probe file: open: permission denied",
+        f"create I/O capabilities probe file: open: permission denied, in directory '{tmp_path}'",
     )
 
 
@@ -146,7 +146,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         probe.probe(str(tmp_path))
     assert (caught.value.code, caught.value.message) == (
         RAFT_NOSPACE,
-        "create I/O capabilities probe file: not enough space to allocate 4096 bytes",
+        f"create I/O capabilities probe file: not enough space to allocate 4096 bytes, in directory '{tmp_path}'",
     )
     assert os.listdir(tmp_path) == []
 
@@ -171,7 +171,7 @@ def test_no_asynchronous_contexts_left_is_an_error(tmp_path: Path, monkeypatch: 
         probe.probe(str(tmp_path))
     assert (caught.value.code, caught.value.message) == (
         RAFT_IOERR,
-        "probe Async I/O: io_setup: resource temporarily unavailable",
+        f"probe Async I/O: io_setup: resource temporarily unavailable, in directory '{tmp_path}'",
     )
 
 
@@ -229,7 +229,7 @@ def test_another_error_at_submission_is_an_error(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(kaio, "Context", FakeContext)
     with pytest.raises(Failure) as caught:
         probe.probe(str(tmp_path))
-    assert caught.value.message == "probe Async I/O: io_submit: not enough memory"
+    assert caught.value.message == f"probe Async I/O: io_submit: not enough memory, in directory '{tmp_path}'"
 
 
 @pytest.mark.parametrize(("works", "prefix"), [(0, "probe Direct I/O"), (1, "probe Async I/O")])
