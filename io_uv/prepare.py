@@ -8,8 +8,8 @@ piece. A segment never leaves the pool while its filler runs, as that would over
 
 Happy path: get() returns a segment of the pool at once, or calls back when one has been made.
 
-Failure modes: the file cannot be made (disk full, I/O error): all who wait are told, the half-made file is removed,
-and `uv.prepare_failure` keeps the reason until a later attempt succeeds; the next get() tries again (uv_prepare.c),
+Failure modes: the file cannot be made (disk full, I/O error): all who wait are told, the half-made file is removed, as
+is one that cannot be filled, and `uv.prepare_failure` keeps the reason until a later attempt succeeds; the next get() tries again (uv_prepare.c),
 and so does a timer (retry), as otherwise a server that nobody writes to would not notice that there is space again.
 Closing: who waits gets RAFT_CANCELED, the reserve is removed, a segment still being made or filled right after that.
 """
@@ -193,7 +193,7 @@ def _write_zeros(dir: str, idle: IdleSegment, size: int) -> None:
         finally:
             fs.close(fd)
     except OSError as exc:
-        raise fs.failure("fill", exc) from None
+        raise fs.failure("write", exc) from None
 
 
 def _filled(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
@@ -206,8 +206,10 @@ def _filled(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
         return
     if failure is not None:
         # The disk refuses this very file: entries had better go elsewhere.
-        uv.errored = True
-        trace(uv.tracer, f"fill {idle.name}: {failure.message}", TRACE_WARN)
         uv.prepare_pool.remove(idle)
         _discard(uv, idle)
+        uv.prepare_failure = failure.wrap(f"fill segment {idle.name}")
+        retry.failed(uv, uv.prepare_failure)
+        if not uv.prepare_reqs:
+            return  # the next one may be refused as well: it can wait for the timer
     _serve(uv)

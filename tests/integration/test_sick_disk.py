@@ -457,14 +457,21 @@ def test_directory_deleted_under_the_server(tmp_path: Path) -> None:
 
 
 def test_fill_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment that cannot be filled with zeros ahead of time is not used; the next one is."""
+    """A segment that cannot be filled with zeros ahead of time is removed, and another one made after a while."""
     t = UvIo(tmp_path).start()
     assert t.uv.zero_fill, "this test needs a disk with direct I/O"
     sick = Faults(monkeypatch)
     sick.begin(faults.always(errno.EIO, "pwrite"))
     t.append()
-    run_until(t.loop, lambda: t.uv.errored)
+    run_until(t.loop, lambda: t.uv.prepare_failure)
+    assert t.uv.prepare_failure.message == "fill segment open-2: write: i/o error"
+    assert t.uv.prepare_inflight is None
+    assert [idle.name for idle in t.uv.prepare_pool] == ["open-3"]
+    t.wait_until_gone("open-2")
     sick.heal()
+    t.uv.retry_timer.start(lambda _: retry._expired(t.uv), 0.01, 0.0)
+    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2)
+    assert t.uv.prepare_failure is None
     for _ in range(6):
         t.append(1, SEGMENT_SIZE // 2)
     fresh = t.reopen()
