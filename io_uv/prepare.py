@@ -9,8 +9,9 @@ piece. A segment never leaves the pool while its filler runs, as that would over
 Happy path: get() returns a segment of the pool at once, or calls back when one has been made.
 
 Failure modes: the file cannot be made (disk full, I/O error): all who wait are told, the half-made file is removed, as
-is one that cannot be filled, and `uv.prepare_failure` keeps the reason until a later attempt succeeds; the next get() tries again (uv_prepare.c),
-and so does a timer (retry), as otherwise a server that nobody writes to would not notice that there is space again.
+is one that cannot be filled, and `uv.prepare_failure` keeps the reason until a later attempt succeeds; the next get()
+tries again (uv_prepare.c), and so does a timer (retry), as otherwise a server that nobody writes to would not notice
+that there is space again.
 Closing: who waits gets RAFT_CANCELED, the reserve is removed, a segment still being made or filled right after that.
 """
 

@@ -86,7 +86,8 @@ class _AsyncWork:
 def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: Any) -> int:
     """RaftIo.async_work: run `req.work(req) -> int` in a thread; `cb(req, status)` gets what it returned.
 
-    RAFT_CANCELED: io.close was called. A function that raises gives its callback RAFT_IOERR.
+    RAFT_CANCELED: io.close was called. A function that raises gives its callback RAFT_IOERR, one that no
+    thread can be had for RAFT_TOOMANY.
     """
     uv: state.Uv = io.impl
     if uv.closing:
