@@ -6,12 +6,16 @@ Failure modes: the code of whatever fails. Before io.start nothing stays behind,
 a failed self-election leaves the server unavailable. FSM and I/O code may close the server: then that is the end.
 """
 
+import logging
+
 from pyraft import calls, configuration, convert, log, recv, snapshot, tick
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
 from pyraft.tracing import trace
 from pyraft.types import RAFT_CHANGE, RAFT_VOTER, EntryBatch, RaftConfiguration, RaftSnapshot
+
+_logger = logging.getLogger("pyraft")
 
 
 def raft_start(r: Raft) -> int:
@@ -35,6 +39,7 @@ def raft_start(r: Raft) -> int:
             rv = _start_io(r)
         if rv != 0:
             return _give_up(r, rv)
+        _check_identity(r)
         r.started = True
         convert.begin(r)
         rv = _maybe_self_elect(r)
@@ -96,6 +101,17 @@ def check(r: Raft) -> int:
         r.errmsg = "timeouts must be 0 < heartbeat < election and 0 < install"
         return RAFT_INVALID
     return 0
+
+
+def _check_identity(r: Raft) -> None:
+    """Warn of a directory that looks like another server's; it may be right, as a removed server starts as well."""
+    servers = r.configuration.servers
+    own = configuration.get(r.configuration, r.id)
+    if own is not None and own.address != r.address:
+        _logger.warning("server %d at %s: others are told to find it at %s", r.id, r.address, own.address)
+    elif own is None and servers:
+        ids = ", ".join(str(server.id) for server in servers)
+        _logger.warning("server %d is not in the configuration on its disk, which has %s", r.id, ids)
 
 
 def _settings(r: Raft) -> tuple[int, ...]:

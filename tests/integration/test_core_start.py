@@ -11,12 +11,16 @@ from pyraft import (
     RAFT_LEADER,
     RAFT_UNAVAILABLE,
     Raft,
+    raft_close,
+    raft_init,
     raft_register_state_cb,
     raft_set_election_timeout,
+    raft_start,
 )
 from tests.lib import fsm as fsms
 from tests.lib.cluster import Cluster
 from tests.lib.covers import covers
+from tests.lib.solo import Solo
 
 NewCluster = Callable[..., Cluster]
 
@@ -242,3 +246,23 @@ def test_set_election_timeout_draws_a_new_timer(new_cluster: NewCluster, timeout
     raft_set_election_timeout(c.raft(0), timeout)
     assert c.raft(0).follower_state.randomized_election_timeout == timeout
     assert c.raft(1).follower_state.randomized_election_timeout == 1100
+
+
+@pytest.mark.parametrize(
+    ("id", "address", "text"),
+    [
+        (1, "1", ""),
+        (1, "elsewhere", "server 1 at elsewhere: others are told to find it at 1"),
+        (4, "1", "server 4 is not in the configuration on its disk, which has 1, 2, 3"),
+    ],
+)
+def test_a_directory_of_another_server_is_told(
+    id: int, address: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be right, after a removal, so the server starts; but directories get mixed up."""
+    s = Solo(start=False)
+    raft_close(s.r, None)
+    s.r = Raft()
+    assert raft_init(s.r, s.io, s.fsm, id, address) == 0
+    assert raft_start(s.r) == 0
+    assert [record.getMessage() for record in caplog.records] == [text] * bool(text)
