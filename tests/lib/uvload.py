@@ -7,7 +7,9 @@ the fixture `data`, and closes them at the end of the test.
 from pathlib import Path
 from typing import Any
 
-from io_uv import raft_uv_set_auto_recovery
+import pytest
+
+from io_uv import fs, raft_uv_set_auto_recovery
 from pyraft.types import EntryBatch, RaftIo, RaftSnapshot
 from tests.lib.disk import Dir, commands, numbers, singles
 from tests.lib.uvtest import UvIo
@@ -64,3 +66,15 @@ def closed(data: Dir, first: int, n: int, number: int | None = None) -> str:
 def opened(data: Dir, counter: int, first: int, n: int = 1, **options: Any) -> str:
     """Write an open segment of n commands in batches of one."""
     return data.open(counter, *singles(commands(first, n)), **options)
+
+
+def fail_to_open(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let files of that name in their path not open for reading."""
+    original = fs.open
+
+    def refuse(path: str, flags: int, mode: int = 0o600) -> int:
+        if path.endswith(name):
+            raise OSError(number, "")
+        return original(path, flags, mode)
+
+    monkeypatch.setattr(fs, "open", refuse)
