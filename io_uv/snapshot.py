@@ -172,7 +172,7 @@ def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: Ra
 
     trailing 0: the snapshot replaces the log. Puts that are asked for while one is under way wait for it.
     Returned at once: RAFT_CANCELED after io.close, RAFT_INVALID for an empty configuration.
-    Through the callback: RAFT_IOERR, RAFT_CANCELED.
+    Through the callback: RAFT_IOERR, RAFT_CANCELED, RAFT_TOOMANY if no thread can be had.
     """
     uv: state.Uv = io.impl
     if uv.closing:
