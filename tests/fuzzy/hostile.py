@@ -17,6 +17,7 @@ Failure modes: a finding is printed with the command that replays it, and the ex
 import argparse
 import importlib
 import importlib.util
+import logging
 import random
 import subprocess
 import sys
@@ -449,6 +450,9 @@ def main() -> int:
     )
     parser.add_argument("--atheris-child", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    # What the core says of servers that it stops, which is what much of this is meant to make it do, is of no interest.
+    logging.getLogger("pyraft").addHandler(logging.NullHandler())
+    logging.getLogger("pyraft").propagate = False
     if args.atheris_child:
         _guided_child(args.atheris_child)
     if args.replay:
