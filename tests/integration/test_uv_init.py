@@ -438,7 +438,8 @@ def test_directory_in_use_is_refused_until_it_is_closed(tmp_path: Path) -> None:
 
 def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
     """It is free as soon as that process is dead, however it died."""
-    script = f"import sys; from io_uv import fs; lock = fs.lock_dir({str(tmp_path)!r}); print(flush=True); sys.stdin.read()"
+    lock = f"lock = fs.lock_dir({str(tmp_path)!r})"
+    script = f"import sys; from io_uv import fs; {lock}; print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
