@@ -101,6 +101,17 @@ def _busy(r: Raft) -> int:
     return convert.outcome(r, RAFT_BUSY)
 
 
+# Functions, since type checkers, and so mypyc, take it that nothing changes an attribute that was tested before.
+
+
+def _change_is_over(leader: LeaderState, req: RaftChange) -> bool:
+    return leader.change is not req
+
+
+def _transfer_is_over(r: Raft, req: RaftTransfer) -> bool:
+    return r.transfer is not req
+
+
 def _called_back(r: Raft) -> int:
     """Return the code for a request that was called back inside the call: the callback has told everything."""
     convert.settle(r)
@@ -226,7 +237,7 @@ def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: 
     leader.round_index = log.last_index(r.log)
     leader.round_start = calls.now(r)
     replicate.progress_one(r, i)
-    if leader.change is not req:
+    if _change_is_over(leader, req):
         return _called_back(r)
     if r.failed:
         _discard_change(leader, req)
@@ -267,7 +278,7 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
     r.configuration = conf
     r.configuration_uncommitted_index = index
     rv = replicate.trigger(r, index)
-    if leader.change is not req:
+    if _change_is_over(leader, req):
         return _called_back(r)
     if rv != 0 or r.failed:
         # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
@@ -308,7 +319,7 @@ def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
     rv = 0
     if progress.persisted_is_up_to_date(leader.progress[i], log.last_index(r.log)):
         rv = membership.transfer_start(r)
-    if r.transfer is not req:
+    if _transfer_is_over(r, req):
         return _called_back(r)
     if rv != 0 or r.failed:
         req.pending = False
