@@ -40,6 +40,7 @@ from pyraft import (
     raft_start,
     raft_state,
     raft_transfer,
+    start,
 )
 from pyraft import log as logs
 from pyraft.types import EntryBatch
@@ -398,7 +399,12 @@ def test_close_from_inside_the_adoption_of_a_term_is_the_end() -> None:
 
 # Requests that are used again
 
+any_kind = pytest.mark.skipif(
+    not start.__file__.endswith(".py"), reason="compiled functions take their own kind of request only: TypeError"
+)
 
+
+@any_kind
 @pytest.mark.parametrize("second", ["apply", "barrier", "add", "assign", "promote", "remove", "transfer"])
 @pytest.mark.parametrize("first", ["apply", "barrier", "promote", "add", "transfer"])
 def test_request_that_is_under_way_is_refused(first: str, second: str) -> None:
@@ -432,6 +438,7 @@ def test_request_that_is_under_way_is_refused(first: str, second: str) -> None:
     assert not req.pending
 
 
+@any_kind
 def test_request_under_way_is_busy() -> None:
     """The code and its text say what is wrong; other servers in the process refuse the request as well."""
     s, other = leader(), leader()
@@ -465,6 +472,7 @@ def test_request_can_be_used_again_once_it_was_called_back() -> None:
     assert s.fsm.x == 3
 
 
+@any_kind
 @pytest.mark.parametrize("kind", ["apply", "barrier", "add", "promote", "transfer"])
 def test_request_whose_submission_failed_can_be_used_again(kind: str) -> None:
     """A code means that the request is free."""
