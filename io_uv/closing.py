@@ -62,6 +62,17 @@ def maybe_fire(uv: state.Uv) -> None:
         return
     if uv.snapshot_get_reqs or uv.async_work_reqs or uv.aborting:
         return
+    end(uv)
+
+
+def gone(uv: state.Uv, thing: Any) -> None:
+    """Say that something that a close waits for, in `aborting`, is no more."""
+    uv.aborting.remove(thing)
+    maybe_fire(uv)
+
+
+def end(uv: state.Uv) -> None:
+    """Give the directory back and call back io.close: nothing is left, or can come any more."""
     uv.state = state.CLOSED
     unlock(uv)
     cb, uv.close_cb = uv.close_cb, None

@@ -36,6 +36,8 @@ _FIRST_BLOCK_OVERHEAD: Final = 40
 # What is wrong with a file, as opposed to a disk, a limit or a permission that keeps it from being read.
 _DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED)
 
+_LOST: Final = "metadata was lost, and votes with it; raft_recover starts over"
+
 _log: Final = logging.getLogger("io_uv")
 
 
@@ -430,8 +432,7 @@ def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
         raise Failure(RAFT_CANTBOOTSTRAP, f"metadata contains term {current.term}")
     found = _former_file(dir)
     if found is not None:
-        text = f"there is {found} but no term: metadata was lost, and votes with it; raft_recover starts over"
-        raise Failure(RAFT_CANTBOOTSTRAP, text)
+        raise Failure(RAFT_CANTBOOTSTRAP, f"there is {found} but no term: {_LOST}")
     entry = _change_entry(conf, 1, block_size)
     stored = Metadata(current.version + 1, 1, 0)
     # The term first: an entry without metadata is a log whose metadata was lost.
@@ -453,8 +454,7 @@ def check_term(stored: Metadata, snapshot: RaftSnapshot | None, entries: EntryBa
     # C: uv.c:uvLoad goes on in the older term, in which this server may vote twice and lead over its own entries.
     last = last_term(snapshot, entries)
     if 0 < stored.term < last:
-        text = f"metadata has term {stored.term} but the log ends in term {last}: newer metadata was lost, and votes"
-        raise Failure(RAFT_CORRUPT, f"{text} with it; raft_recover starts over")
+        raise Failure(RAFT_CORRUPT, f"metadata has term {stored.term} but the log ends in term {last}: newer {_LOST}")
 
 
 def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_recovery: bool) -> int:

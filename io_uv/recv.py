@@ -218,8 +218,7 @@ class Server:
         self.stream.close(self._close_cb)
 
     def _close_cb(self, stream: Any) -> None:
-        self.uv.aborting.remove(self)
-        closing.maybe_fire(self.uv)
+        closing.gone(self.uv, self)
 
     def _deliver(self, message: RaftMessage) -> None:
         uv = self.uv

@@ -12,7 +12,7 @@ Failure modes: none of its own; the timer ends with io.close.
 """
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from io_uv import closing, finalize, prepare, state, truncate
 from io_uv.fs import Failure
@@ -53,7 +53,7 @@ def failing(uv: state.Uv) -> Failure | None:
 def close(uv: state.Uv) -> None:
     """Stop trying."""
     if uv.retry_timer is not None:
-        uv.retry_timer.close(lambda timer: _closed(uv, timer))
+        uv.retry_timer.close(lambda timer: closing.gone(uv, timer))
         uv.retry_timer = None
 
 
@@ -74,8 +74,3 @@ def _expired(uv: state.Uv) -> None:
     prepare.try_again(uv)
     finalize.try_again(uv)
     truncate.try_again(uv)
-
-
-def _closed(uv: state.Uv, timer: Any) -> None:
-    uv.aborting.remove(timer)
-    closing.maybe_fire(uv)

@@ -249,8 +249,7 @@ class Client:
         sends = list(self.pending)
         self.pending.clear()
         self._finish(sends, RAFT_CANCELED)
-        self.uv.aborting.remove(self)
-        closing.maybe_fire(self.uv)
+        closing.gone(self.uv, self)
 
 
 def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb) -> int:

@@ -137,7 +137,7 @@ class Put:
     def stop(self) -> None:
         """Let the timer go."""
         timer, self.timer = self.timer, None
-        timer.close(lambda timer: _timer_closed(self.uv, timer))
+        timer.close(lambda timer: closing.gone(self.uv, timer))
 
     def end(self, failure: Failure | None) -> None:
         """Call back, and let go what waits behind the put."""
@@ -160,11 +160,6 @@ def close(uv: state.Uv) -> None:
     if put is not None and put.timer is not None:
         put.stop()
         put.end(put.failure)
-
-
-def _timer_closed(uv: state.Uv, timer: Any) -> None:
-    uv.aborting.remove(timer)
-    closing.maybe_fire(uv)
 
 
 def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:

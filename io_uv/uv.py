@@ -360,26 +360,18 @@ def _close(io: RaftIo, cb: Any) -> None:
     retry.close(uv)
     uv.aborting.append(uv.writer)
     uv.aborting.append(uv.end_of_turn)
-    uv.end_of_turn.close(lambda _: _gone(uv, uv.end_of_turn))
+    uv.end_of_turn.close(lambda _: closing.gone(uv, uv.end_of_turn))
     uv.transport.close(uv.transport, lambda _: _transport_closed(uv))
     uv.timer.close(lambda _: _timer_closed(uv))
-    uv.writer.close(lambda: _gone(uv, uv.writer))
+    uv.writer.close(lambda: closing.gone(uv, uv.writer))
 
 
 def _abandon(uv: Uv) -> None:
     """Give the directory back although the loop is gone, and with it every handle and all that was under way."""
-    uv.state = state.CLOSED
     for segment in uv.append_segments:
         if segment.fd >= 0:
             append.close_file(segment.fd)
-    closing.unlock(uv)
-    cb, uv.close_cb = uv.close_cb, None
-    closing.fire(uv, cb, uv.io)
-
-
-def _gone(uv: Uv, thing: Any) -> None:
-    uv.aborting.remove(thing)
-    closing.maybe_fire(uv)
+    closing.end(uv)
 
 
 def _transport_closed(uv: Uv) -> None:

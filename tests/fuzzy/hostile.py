@@ -17,7 +17,6 @@ Failure modes: a finding is printed with the command that replays it, and the ex
 import argparse
 import importlib
 import importlib.util
-import logging
 import random
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from io_uv.state import Limits
 from io_uv.tcp import Handshake
 from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, RaftApply, RaftFsm, configuration, raft_apply
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftEntry, RaftMessage
+from tests.fuzzy.__main__ import quiet
 from tests.lib import messages as m
 from tests.lib import solo
 from tests.lib.peer import handshake, words
@@ -450,9 +450,7 @@ def main() -> int:
     )
     parser.add_argument("--atheris-child", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    # What the core says of servers that it stops, which is what much of this is meant to make it do, is of no interest.
-    logging.getLogger("pyraft").addHandler(logging.NullHandler())
-    logging.getLogger("pyraft").propagate = False
+    quiet()
     if args.atheris_child:
         _guided_child(args.atheris_child)
     if args.replay:
