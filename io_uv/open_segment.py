@@ -15,11 +15,12 @@ of zeros by nature, and so does the loss of whole sectors.
 """
 
 import os
+import struct
 from typing import Final
 
 from io_uv import crc, encoding, fs, segment
 from io_uv.fs import Failure
-from pyraft.errors import RAFT_CORRUPT, RAFT_NOMEM
+from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOMEM
 from pyraft.types import EntryBatch, no_entries
 
 SECTOR: Final = 512
@@ -107,7 +108,7 @@ def _torn(data: bytes, at: int) -> bool:
 
 
 def holds_batch(data: bytes, start: int = 0) -> bool:
-    """Return whether a complete, valid batch begins anywhere from `start`, a multiple of 8, on."""
+    """Return whether a complete batch with good checksums begins anywhere from `start`, a multiple of 8, on."""
     for at in range(start, len(data) - segment.PREAMBLE.size, _WORD):
         # The count is at most 262,144: of its eight bytes the last five are zero.
         if data[at + 11 : at + 16] != b"\0\0\0\0\0" or data[at + 8 : at + 11] == b"\0\0\0":
@@ -117,9 +118,20 @@ def holds_batch(data: bytes, start: int = 0) -> bool:
         except Failure as exc:
             if exc.code == RAFT_NOMEM:
                 raise
-            continue
+            if exc.code != RAFT_MALFORMED or not _data_is_good(data, at):
+                continue
         return True
     return False
+
+
+def _data_is_good(data: bytes, at: int) -> bool:
+    """Return whether the data of the batch at `at`, whose header is good but for the types in it, checks out."""
+    _, data_crc, n = segment.PREAMBLE.unpack_from(data, at)
+    start = at + _WORD + encoding.BATCH_HEADER_SIZE
+    lengths = struct.unpack_from(f"<{4 * n}I", data, start)[3::4]
+    start += encoding.ENTRY_HEADER_SIZE * n
+    found: int = crc.crc32(data[start : start + sum(lengths)])
+    return found == int(data_crc)
 
 
 def _without_format(data: bytes) -> OpenContent:
@@ -154,6 +166,10 @@ def _judge_batches(data: bytes, noted: int) -> OpenContent:
     if problem is None or _zeros(data, content.used, len(data)):
         return content
     content.problem = problem
+    if problem.code == RAFT_MALFORMED:
+        # What is not understood is not thus torn, however the data behind such a header looks.
+        content.verdict = DAMAGED
+        return content
     torn = _torn(data, content.used) or (noted == 0 and not holds_batch(data, content.used + _WORD))
     content.verdict = TORN if torn else DAMAGED
     return content

@@ -7,10 +7,8 @@ from typing import Any
 import pytest
 
 from io_uv import marker, segment
-from pyraft.errors import (
-    RAFT_CORRUPT,
-    RAFT_IOERR,
-)
+from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED
+from pyraft.types import Entries
 from tests.lib.covers import covers
 from tests.lib.disk import Dir, commands, words
 from tests.lib.uvload import PRISTINE, ZERO_FORMAT, Loaded, Opener, closed, opened
@@ -248,6 +246,49 @@ def test_an_open_segment_of_another_format_is_refused(data: Dir, opener: Opener)
     data.overwrite("open-1", 0, words(2))
     loaded = opener.load()
     assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, "load open segment open-1: unexpected format version 2")
+
+
+def of_the_future(index: int) -> Entries:
+    """Return a batch of two entries, the second of a type that nobody knows yet."""
+    entries = commands(index, 2)
+    entries[1].type = 9
+    return entries
+
+
+@pytest.mark.parametrize("auto_recovery", [True, False])
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("behind", [0, 1])
+def test_an_unknown_entry_type_in_an_open_segment_is_malformed(
+    data: Dir, opener: Opener, auto_recovery: bool, ours: bool, behind: int
+) -> None:
+    """A later version wrote it: that is neither a tear nor damage, and the file stays as it was."""
+    data.open(1, commands(1, 1), of_the_future(2), *[commands(4, 1)] * behind, ours=ours)
+    before = data.read("open-1")
+    loaded = opener.load(auto_recovery)
+    text = "load open segment open-1: entries batch 2 starting at byte 48: entry 1 of 2 has unknown type 9"
+    assert (loaded.rv, loaded.errmsg) == (RAFT_MALFORMED, text)
+    assert data.read("open-1") == before
+    assert marker.marker_read(str(data)) is None
+
+
+@pytest.mark.parametrize("offset", [0, 40])
+def test_a_good_batch_of_unknown_type_shows_that_what_is_before_it_is_damage(
+    data: Dir, opener: Opener, offset: int
+) -> None:
+    """A lost format word, or a bad batch, in front of a complete batch with good checksums is no tear."""
+    data.open(1, *[commands(1, 1)] * (offset > 0), of_the_future(2))
+    data.overwrite("open-1", offset, words(0))
+    before = data.read("open-1")
+    assert opener.load().rv == RAFT_CORRUPT
+    assert data.read("open-1") == before
+
+
+def test_a_header_of_unknown_type_whose_data_is_bad_is_no_evidence(data: Dir, opener: Opener) -> None:
+    """Behind a bad batch it may be what lies about on a disk, or in somebody's payload."""
+    data.open(1, commands(1, 1), of_the_future(2))
+    data.overwrite("open-1", 40, words(0))
+    data.overwrite("open-1", 48 + 8 + 40, words(0))
+    assert opener.load().state() == PRISTINE
 
 
 @covers("load/openSegmentWithNoAccessPermission")
