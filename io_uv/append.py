@@ -1,4 +1,4 @@
-"""Storing entries: RaftIo.append.
+"""Storing entries: RaftIo.append, and the barriers that truncating and snapshots wait at.
 
 Duty: put batches of entries into open segments, in order, with one write in flight at a time, and call back when they
 are durable (uv_append.c).
@@ -6,22 +6,22 @@ are durable (uv_append.c).
 Happy path: append() encodes the batch into the memory of the newest segment that has room for it, asking prepare for
 another segment if there is none. When the segment is ready, no write is in flight and no barrier holds it back, all
 that has gathered for it is written at once (advance). The completion fires the callbacks in order and the next write
-starts. A segment that is full or met by a barrier is handed to finalize when its last write is done.
+starts. A segment that is full or met by a barrier is handed to finalize when its last write is done; finalize tells
+through `uv.after_finalize` when all are closed, and the next barrier request gets its turn.
 
 Failure modes. A segment cannot be prepared: all appends that are not being written fail with its status. A write fails:
 it and all that wait fail, the next index goes back to the first entry that is not on disk, and the segment ends with
 what was good. Closed segments are not in the state they should be in (retry): appends fail with that reason. In every
-case appends work again as soon as the disk does. Except for what append() returns at once, a callback never fires
-inside it.
+case appends work again as soon as the disk does. A callback never fires inside append().
 """
 
 import contextlib
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from io_uv import barrier, closing, finalize, fs, prepare, retry, state
+from io_uv import closing, finalize, fs, prepare, retry, state
 from io_uv.fs import Failure
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
 from pyraft import errors
@@ -29,6 +29,24 @@ from pyraft.tracing import TRACE_WARN, trace
 from pyraft.types import Entries, EntryBatch, RaftIo, RaftIoAppend
 
 _MISALIGNED: Final = "entry buffers must be 8-byte aligned"
+
+
+class Barrier:
+    """A request to run when all earlier appends are written and their segments are closed (C's struct UvBarrierReq).
+
+    A blocking one (truncate, install) holds back the writes of all later appends until release_barrier(); a
+    non-blocking one (a snapshot of our own) only makes them go to new segments. `run()` is called once; if uv.closing
+    is set then, the request has to give up. `next_index` is what the request makes of the next append index.
+    """
+
+    __slots__ = ("blocking", "next_index", "run", "running")
+
+    def __init__(self, run: Callable[[], None], blocking: bool, next_index: Callable[[int], int]) -> None:
+        self.run = run
+        self.blocking = blocking
+        # Applied at once, and again after a failed append has rewound the index past requests that wait.
+        self.next_index = next_index
+        self.running = False
 
 
 class AliveSegment:
@@ -54,7 +72,7 @@ class AliveSegment:
         self.first_index = first_index
         self.buffer = SegmentBuffer(block_size)
         # The first barrier request that came after it.
-        self.barrier: barrier.Barrier | None = None
+        self.barrier: Barrier | None = None
         # Whether it is to be closed when all that waits for it is written: it takes no more entries.
         self.finalize = False
         # Bytes promised to batches, written or not.
@@ -227,9 +245,8 @@ def _prepared(uv: state.Uv, segment: AliveSegment, idle: "prepare.IdleSegment | 
             uv.append_segments.remove(segment)
         segment.buffer.close()
         if not uv.closing:
-            uv.errored = True
             fail_pending(uv, failure)
-            barrier.maybe_trigger(uv)
+            _maybe_trigger_barrier(uv)
             advance(uv)
         return
     assert idle is not None
@@ -247,7 +264,7 @@ def advance(uv: state.Uv) -> None:
         segment: AliveSegment = uv.append_segments[0]
         pending = uv.append_pending_reqs
         if pending and pending[0].segment is segment:
-            if segment.counter != 0 and not uv.append_broken and not barrier.holds_back(uv, segment):
+            if segment.counter != 0 and not uv.append_broken and not _holds_back(uv, segment):
                 _write(uv, segment)
             return
         if not segment.finalize:
@@ -293,7 +310,7 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
             _finalize(uv, segment)
         return
     advance(uv)
-    barrier.maybe_trigger(uv)
+    _maybe_trigger_barrier(uv)
 
 
 def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
@@ -309,7 +326,6 @@ def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
             closing.fire(uv, request.req.cb, request.req, 0)
     else:
         trace(uv.tracer, f"write: {failure.message}", TRACE_WARN)
-        uv.errored = True
         # What failed may be on the disk all the same. Until this segment is cut behind its last good entry nothing may
         # be written to the next: after a crash both would be read, one behind the other. C does not wait.
         uv.append_broken = True
@@ -373,10 +389,89 @@ def close_file(fd: int) -> None:
         fs.close(fd)
 
 
+def after_finalize(uv: state.Uv, failure: Failure | None) -> None:
+    """Take note that no segment waits for being closed any more, or that one could not be: `uv.after_finalize`."""
+    if failure is not None:
+        fail_pending(uv, failure)
+        return
+    _maybe_trigger_barrier(uv)
+    if not uv.closing:
+        advance(uv)
+
+
+def request_barrier(uv: state.Uv, barrier: Barrier) -> None:
+    """Queue a request behind all others; it runs inside this call if there is nothing to wait for (C: UvBarrier).
+
+    Requests run one at a time, in order. A blocking one makes those that it waits behind blocking, too.
+    """
+    assert not uv.closing
+    uv.append_next_index = barrier.next_index(uv.append_next_index)
+    if barrier.blocking:
+        for earlier in uv.barriers:
+            earlier.blocking = True
+    uv.barriers.append(barrier)
+    for segment in uv.append_segments:
+        if segment.barrier is None:
+            segment.barrier = barrier
+            segment.finalize = True
+    advance(uv)
+    _maybe_trigger_barrier(uv)
+
+
+def release_barrier(uv: state.Uv) -> None:
+    """End the request that is running and let go what it held back (C: UvUnblock)."""
+    head = uv.barriers.popleft()
+    assert head.running
+    if uv.closing:
+        closing.maybe_fire(uv)
+        return
+    _maybe_trigger_barrier(uv)
+    advance(uv)
+
+
+def _holds_back(uv: state.Uv, segment: AliveSegment) -> bool:
+    """Return whether a barrier request forbids writing to a segment now."""
+    head = _current_barrier(uv)
+    if head is None or not head.blocking:
+        return False
+    if segment.barrier is not head:
+        return True
+    # C: uv_append.c:uvAppendMaybeStart lets the barrier's second segment be written while its first is being closed
+    # (its own comment says so). If closing fails there must be no entries past the gap (B28).
+    return not finalize.idle(uv)
+
+
+def _current_barrier(uv: state.Uv) -> Barrier | None:
+    """Return the request that is running or next to run."""
+    return uv.barriers[0] if uv.barriers else None
+
+
+def _maybe_trigger_barrier(uv: state.Uv) -> None:
+    """Run the next request if nothing that it waits for is left."""
+    head = _current_barrier(uv)
+    if head is None or head.running or not finalize.idle(uv):
+        return
+    if any(segment.barrier is head for segment in uv.append_segments):
+        return
+    head.running = True
+    head.run()
+
+
+def _cancel_barriers(uv: state.Uv) -> None:
+    """At io.close: have all requests give up that have not run yet; one that is running is released as ever."""
+    waiting = [barrier for barrier in uv.barriers if not barrier.running]
+    for barrier in waiting:
+        uv.barriers.remove(barrier)
+    for segment in uv.append_segments:
+        segment.barrier = None
+    for barrier in waiting:
+        barrier.run()
+
+
 def close(uv: state.Uv) -> None:
     """Fail what is not being written with RAFT_CANCELED, and close the segments: the one being written after that."""
     assert uv.closing
-    barrier.close(uv)
+    _cancel_barriers(uv)
     prepare.close(uv)
     _fail_doomed(uv)
     fail_pending(uv, Failure(errors.RAFT_CANCELED, errors.raft_strerror(errors.RAFT_CANCELED)))

@@ -50,7 +50,7 @@ def unlock(uv: state.Uv) -> None:
 
 def maybe_fire(uv: state.Uv) -> None:
     """Call back io.close if it was called and all that it waits for is gone (uv.c: uvMaybeFireCloseCb)."""
-    if not uv.closing or uv.state == state.CLOSED:
+    if not uv.closing or uv.closed:
         return
     if uv.transport_open or uv.timer is not None:
         return
@@ -73,7 +73,7 @@ def gone(uv: state.Uv, thing: Any) -> None:
 
 def end(uv: state.Uv) -> None:
     """Give the directory back and call back io.close: nothing is left, or can come any more."""
-    uv.state = state.CLOSED
+    uv.closed = True
     unlock(uv)
     cb, uv.close_cb = uv.close_cb, None
     fire(uv, cb, uv.io)

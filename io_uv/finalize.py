@@ -1,8 +1,8 @@
 """Closing open segments that are not written any more.
 
 Duty: in a thread, one at a time and in order, cut a segment to the bytes used, sync it, rename it to its closed name,
-or remove it if nothing was written; then sync the directory (uv_finalize.c). When the last one is done a barrier that
-waits for it may go on.
+or remove it if nothing was written; then sync the directory (uv_finalize.c). `uv.after_finalize`, which append sets, is
+called when the last one is closed, or when one could not be.
 
 Happy path: submit() queues, the thread works, the next one starts.
 
@@ -12,7 +12,7 @@ and appends fail with its status meanwhile. Entries in it are durable all the ti
 io.close comes first, one more attempt is made, and if that fails the rest is left open too, for the next start.
 """
 
-from io_uv import append, barrier, closing, fs, retry, segment, state, work
+from io_uv import closing, fs, retry, segment, state, work
 from io_uv.fs import Failure
 
 
@@ -81,9 +81,7 @@ def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
     uv.finalize_failure = None
     _start(uv)
     if idle(uv):
-        barrier.maybe_trigger(uv)
-        if not uv.closing:
-            append.advance(uv)
+        uv.after_finalize(None)
     closing.maybe_fire(uv)
 
 
@@ -95,10 +93,10 @@ def _failed(uv: state.Uv, dying: DyingSegment, failure: Failure) -> None:
         # load, so none is closed any more: all of them stay open segments, which the next start reads in order.
         uv.finalize_reqs.clear()
         uv.finalize_failure = None
-        retry.failed(uv, failure)
+        retry.failed(uv, failure, try_again)
         closing.maybe_fire(uv)
         return
     uv.finalize_reqs.appendleft(dying)
     uv.finalize_failure = failure
-    retry.failed(uv, failure)
-    append.fail_pending(uv, failure)
+    retry.failed(uv, failure, try_again)
+    uv.after_finalize(failure)

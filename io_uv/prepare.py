@@ -130,7 +130,7 @@ def _created(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
     uv.prepare_failure = failure
     if failure is not None:
         uv.prepare_failure = failure.wrap(f"create segment {idle.name}")
-        retry.failed(uv, uv.prepare_failure)
+        retry.failed(uv, uv.prepare_failure, try_again)
         _fail_all(uv, uv.prepare_failure)
         return
     uv.prepare_pool.append(idle)
@@ -210,7 +210,7 @@ def _filled(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
         uv.prepare_pool.remove(idle)
         _discard(uv, idle)
         uv.prepare_failure = failure.wrap(f"fill segment {idle.name}")
-        retry.failed(uv, uv.prepare_failure)
+        retry.failed(uv, uv.prepare_failure, try_again)
         if not uv.prepare_reqs:
             return  # the next one may be refused as well: it can wait for the timer
     _serve(uv)

@@ -4,7 +4,8 @@ Duty: a full or failing disk is a state, not an end. While segments cannot be pr
 the reason (append), and this timer repeats the step every `uv.disk_retry_delay` ms until it succeeds; then appends work
 again without anybody's help. C tries a preparation again with the next append, and the others never.
 
-Happy path: whoever fails keeps its failure in `uv` and calls failed(), and clears it after a success. The logger
+Happy path: a module that fails keeps its failure in `uv` and hands failed() the function that makes another attempt,
+if there is still a failure; it clears the failure after a success. The logger
 `io_uv` hears of the beginning and the end of such a state. It ends when the reserve of segments is whole and nothing
 has failed for CALM delays: on a disk with room for one segment but not for two, every other attempt succeeds.
 
@@ -12,9 +13,10 @@ Failure modes: none of its own; the timer ends with io.close.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
-from io_uv import closing, finalize, prepare, state, truncate
+from io_uv import closing, state
 from io_uv.fs import Failure
 from io_uv.pyuv import Timer
 from pyraft.errors import RAFT_CANCELED
@@ -25,12 +27,16 @@ CALM: Final = 10
 _log: Final = logging.getLogger("io_uv")
 
 
-def failed(uv: state.Uv, failure: Failure) -> None:
-    """Take note of what the disk refused, and have all that has failed tried again after the delay."""
+def failed(uv: state.Uv, failure: Failure, try_again: Callable[[state.Uv], None]) -> None:
+    """Take note of what the disk refused, and have all that has failed tried again after the delay.
+
+    `try_again(uv)` makes another attempt if the failure still stands; it is called until the disk is healthy.
+    """
     if failure.code == RAFT_CANCELED:
         return  # the loop was closed under the instance: it was not the disk, and there will be no other attempt
-    uv.errored = True
     uv.calm = 0
+    if try_again not in uv.retries:
+        uv.retries.append(try_again)
     trace(uv.tracer, failure.message, TRACE_WARN)
     if not uv.sick:
         uv.sick = True
@@ -68,9 +74,9 @@ def _expired(uv: state.Uv) -> None:
         if uv.calm >= CALM and uv.prepare_inflight is None:
             uv.retry_timer.stop()
             uv.sick = False
+            uv.retries.clear()
             # No more than that: a server that could not store its term or vote meanwhile has stopped for good.
             _log.warning("%s: segments can be made and closed again", uv.dir)
         return
-    prepare.try_again(uv)
-    finalize.try_again(uv)
-    truncate.try_again(uv)
+    for try_again in list(uv.retries):
+        try_again(uv)

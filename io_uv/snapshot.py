@@ -18,7 +18,7 @@ failed with; one that a thread is busy with ends as it ends.
 import logging
 from typing import Any, Final
 
-from io_uv import barrier, closing, fs, listing, segment, snapshot_file, state, work
+from io_uv import append, closing, fs, listing, segment, snapshot_file, state, work
 from io_uv.fs import Failure
 from io_uv.pyuv import Timer
 from io_uv.snapshot_file import SnapshotInfo
@@ -144,14 +144,13 @@ class Put:
         uv = self.uv
         uv.snapshot_put_work = None
         if failure is not None:
-            uv.errored = True
             uv.io.errmsg = errors.errmsg_wrap(failure.message, f"put snapshot at {self.snapshot.index}")
             trace(uv.tracer, uv.io.errmsg, TRACE_WARN)
             if self.trailing == 0 and uv.append_next_index == self.snapshot.index + 1:
                 # The core puts its former log back and goes on from there (B6).
                 uv.append_next_index = self.former_next_index
         closing.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
-        barrier.release(uv)
+        append.release_barrier(uv)
 
 
 def close(uv: state.Uv) -> None:
@@ -177,8 +176,7 @@ def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: Ra
         return errors.RAFT_INVALID
     req.cb = cb
     put = Put(uv, req, snapshot, trailing)
-    request = barrier.Barrier(put.run, trailing == 0, put.next_index)
-    barrier.request(uv, request)
+    append.request_barrier(uv, append.Barrier(put.run, trailing == 0, put.next_index))
     return 0
 
 

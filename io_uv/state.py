@@ -12,10 +12,6 @@ from io_uv.fs import DirLock, Failure
 from pyraft.tracing import RaftTracer, StderrTracer
 from pyraft.types import RaftIo
 
-PRISTINE: Final = 0
-ACTIVE: Final = 1
-CLOSED: Final = 2
-
 MAX_SEGMENT_SIZE: Final = 8 * 1024 * 1024
 CONNECT_RETRY_DELAY_MSECS: Final = 1000
 DISK_RETRY_DELAY_MSECS: Final = 1000
@@ -71,6 +67,7 @@ class Uv:
     __slots__ = (
         "aborting",
         "address",
+        "after_finalize",
         "append_broken",
         "append_doomed",
         "append_next_index",
@@ -87,6 +84,7 @@ class Uv:
         "calm",
         "clients",
         "close_cb",
+        "closed",
         "closing",
         "connect_retry_delay",
         "dir",
@@ -94,7 +92,6 @@ class Uv:
         "dirty_clients",
         "disk_retry_delay",
         "end_of_turn",
-        "errored",
         "fallocate",
         "finalize_failure",
         "finalize_reqs",
@@ -111,6 +108,7 @@ class Uv:
         "prepare_pool",
         "prepare_reqs",
         "recv_cb",
+        "retries",
         "retry_timer",
         "segment_size",
         "servers",
@@ -118,7 +116,6 @@ class Uv:
         "snapshot_compression",
         "snapshot_get_reqs",
         "snapshot_put_work",
-        "state",
         "tick_cb",
         "timer",
         "tracer",
@@ -138,7 +135,6 @@ class Uv:
         self.tracer: RaftTracer = StderrTracer
         self.id = 0
         self.address = ""
-        self.state = PRISTINE
         self.limits = Limits()
         # Disk: what probing found, and settings (uv).
         self.direct_io = False
@@ -149,7 +145,6 @@ class Uv:
         self.segment_size = MAX_SEGMENT_SIZE
         self.snapshot_compression = True
         self.auto_recovery = True
-        self.errored = False
         self.metadata = Metadata()
         # Network: send, recv.
         self.clients: list[Any] = []
@@ -166,7 +161,7 @@ class Uv:
         self.prepare_pool: deque[Any] = deque()
         self.prepare_next_counter = 1
         self.prepare_failure: Failure | None = None
-        # Append pipeline: append, barrier, finalize, truncate.
+        # Append pipeline: append, finalize, truncate.
         self.append_next_index = 1
         self.append_segments: deque[Any] = deque()
         self.append_pending_reqs: deque[Any] = deque()
@@ -180,11 +175,13 @@ class Uv:
         self.finalize_reqs: deque[Any] = deque()
         self.finalize_work: Any = None
         self.finalize_failure: Failure | None = None
+        self.after_finalize: Callable[[Failure | None], None] = lambda failure: None
         self.truncate_work: Any = None
         self.truncate_failure: Failure | None = None
         # Trying again what a sick disk refused: retry.
         self.sick = False
         self.calm = 0
+        self.retries: list[Callable[[Uv], None]] = []
         self.retry_timer: Any = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS
         # Snapshots and work: snapshot, work.
@@ -198,4 +195,5 @@ class Uv:
         self.tick_cb: Any = None
         self.recv_cb: Any = None
         self.closing = False
+        self.closed = False
         self.close_cb: Any = None

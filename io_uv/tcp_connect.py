@@ -17,7 +17,7 @@ Callbacks come after the handle is closed, thus never inside connect.
 
 from typing import Any
 
-from io_uv import ip, pyuv, tcp
+from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
 from io_uv.transport import RaftUvConnect, RaftUvTransport, raft_uv_connect_cb
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION, errmsg_cut
@@ -28,7 +28,7 @@ class Connect:
 
     __slots__ = ("address", "addresses", "handle", "id", "req", "resolving", "status", "stream", "t", "timer")
 
-    def __init__(self, t: "tcp.UvTcp", req: RaftUvConnect, id: int, address: str) -> None:
+    def __init__(self, t: tcp_common.UvTcp, req: RaftUvConnect, id: int, address: str) -> None:
         self.t = t
         self.req = req
         self.id = id
@@ -43,7 +43,7 @@ class Connect:
 
 def connect(transport: RaftUvTransport, req: RaftUvConnect, id: int, address: str, cb: raft_uv_connect_cb) -> int:
     """Implementation of RaftUvTransport.connect. The head of this module says what it returns and calls back."""
-    t: tcp.UvTcp = transport.impl
+    t: tcp_common.UvTcp = transport.impl
     assert not t.closing
     try:
         host, port = ip.split(address)
@@ -65,7 +65,7 @@ def connect(transport: RaftUvTransport, req: RaftUvConnect, id: int, address: st
     return 0
 
 
-def close(t: "tcp.UvTcp") -> None:
+def close(t: tcp_common.UvTcp) -> None:
     """Cancel all connect requests. A look-up that a thread has begun is not waited for."""
     for r in list(t.connecting):
         _end(r, RAFT_CANCELED)
@@ -121,7 +121,7 @@ def _connect_cb(r: Connect, handle: Any, error: int | None) -> None:
         return
     t = r.t
     try:
-        tcp.tune(handle, t.limits)
+        tcp_common.tune(handle, t.limits)
     except (pyuv.error.UVError, OSError) as exc:
         _failed_address(r, str(exc.args[-1]))
         return
@@ -144,7 +144,7 @@ def _secured(r: Connect, reason: str) -> None:
 
 def _introduce(r: Connect) -> None:
     t = r.t
-    r.stream.write(tcp.encode_handshake(t.id, t.address), lambda stream, error: _handshake_cb(r, error))
+    r.stream.write(tcp_common.encode_handshake(t.id, t.address), lambda stream, error: _handshake_cb(r, error))
 
 
 def _handshake_cb(r: Connect, error: int | None) -> None:
@@ -180,4 +180,4 @@ def _closed(r: Connect) -> None:
     assert r.status is not None
     r.t.aborting.discard(r)
     r.req.cb(r.req, None, r.status)
-    tcp.maybe_fire_close(r.t)
+    tcp_common.maybe_fire_close(r.t)

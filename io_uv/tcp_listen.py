@@ -16,7 +16,7 @@ Possible failure modes are:
 
 from typing import Any
 
-from io_uv import ip, pyuv, tcp
+from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
 from io_uv.transport import RaftUvTransport, raft_uv_accept_cb
 from pyraft.errors import RAFT_IOERR
@@ -81,10 +81,10 @@ class Incoming:
 
     __slots__ = ("deadline", "handshake", "stream", "t")
 
-    def __init__(self, t: "tcp.UvTcp", stream: Any) -> None:
+    def __init__(self, t: tcp_common.UvTcp, stream: Any) -> None:
         self.t = t
         self.stream = stream
-        self.handshake = tcp.Handshake(t.limits.handshake_address)
+        self.handshake = tcp_common.Handshake(t.limits.handshake_address)
         self.deadline = t.loop.now() + t.limits.handshake_msecs
 
 
@@ -94,7 +94,7 @@ def listen(transport: RaftUvTransport, cb: raft_uv_accept_cb) -> int:
     Returns RAFT_NAMETOOLONG, or RAFT_IOERR if a name cannot be resolved or an address cannot be bound. A host name is
     looked up here and now, since the result decides what is returned; a numeric one takes no look-up.
     """
-    t: tcp.UvTcp = transport.impl
+    t: tcp_common.UvTcp = transport.impl
     t.accept_cb = cb
     try:
         addresses = ip.bind_addresses(t.address if t.bind_address is None else t.bind_address)
@@ -108,7 +108,7 @@ def listen(transport: RaftUvTransport, cb: raft_uv_accept_cb) -> int:
     return 0
 
 
-def close(t: "tcp.UvTcp") -> None:
+def close(t: tcp_common.UvTcp) -> None:
     """Close the listeners and all connections in their handshake."""
     for incoming in list(t.accepting):
         _abort(incoming)
@@ -118,7 +118,7 @@ def close(t: "tcp.UvTcp") -> None:
         t.sweeper = None
 
 
-def _bind_listen(t: "tcp.UvTcp", address: ip.SockAddr) -> Any:
+def _bind_listen(t: tcp_common.UvTcp, address: ip.SockAddr) -> Any:
     listener = pyuv.TCP(t.loop)
     try:
         listener.bind(address)
@@ -129,7 +129,7 @@ def _bind_listen(t: "tcp.UvTcp", address: ip.SockAddr) -> Any:
     return listener
 
 
-def _close_listeners(t: "tcp.UvTcp") -> None:
+def _close_listeners(t: tcp_common.UvTcp) -> None:
     # C: uv_tcp_listen.c:uvTcpListenOnMultipleIP frees listeners that libuv is still closing.
     for listener in t.listeners:
         t.aborting.add(listener)
@@ -137,12 +137,12 @@ def _close_listeners(t: "tcp.UvTcp") -> None:
     t.listeners = []
 
 
-def _gone(t: "tcp.UvTcp", thing: Any) -> None:
+def _gone(t: tcp_common.UvTcp, thing: Any) -> None:
     t.aborting.discard(thing)
-    tcp.maybe_fire_close(t)
+    tcp_common.maybe_fire_close(t)
 
 
-def _listen_cb(t: "tcp.UvTcp", listener: Any, error: int | None) -> None:
+def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
     """A connection waits to be accepted, or accepting failed: out of descriptors, for example."""
     if error is not None:
         trace(t.tracer, f"accept: {pyuv.errno.strerror(error)}")
@@ -150,7 +150,7 @@ def _listen_cb(t: "tcp.UvTcp", listener: Any, error: int | None) -> None:
     handle = Inbound(t.loop)
     try:
         listener.accept(handle)
-        tcp.tune(handle, t.limits)
+        tcp_common.tune(handle, t.limits)
     except (pyuv.error.UVError, OSError) as exc:
         trace(t.tracer, f"accept: {exc}")
         handle.close()
@@ -188,7 +188,7 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
     t.accept_cb(t.transport, handshake.id, handshake.address, stream)
 
 
-def _sweep(t: "tcp.UvTcp") -> None:
+def _sweep(t: tcp_common.UvTcp) -> None:
     """Close connections whose time for the handshake is over; `accepting` is in the order of the deadlines."""
     now = t.loop.now()
     while t.accepting:

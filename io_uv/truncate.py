@@ -10,7 +10,7 @@ the reason, and the whole is tried again (retry), until io.close. Entries that n
 failed, need no removal: nothing is done then.
 """
 
-from io_uv import append, barrier, closing, listing, retry, segment, state, work
+from io_uv import append, closing, listing, retry, segment, state, work
 from io_uv.fs import Failure
 from pyraft import errors
 from pyraft.types import RaftIo
@@ -53,12 +53,12 @@ class Truncate:
         self.attempt = False
         if failure is not None and not uv.closing:
             uv.truncate_failure = failure.wrap(f"truncate from {self.index}")
-            retry.failed(uv, uv.truncate_failure)
+            retry.failed(uv, uv.truncate_failure, try_again)
             append.fail_pending(uv, uv.truncate_failure)
             return
         uv.truncate_failure = None
         uv.truncate_work = None
-        barrier.release(uv)
+        append.release_barrier(uv)
         closing.maybe_fire(uv)
 
 
@@ -77,7 +77,7 @@ def truncate(io: RaftIo, index: int) -> int:
         # C: uv_truncate.c:UvTruncate asserts. After a failed append the log in memory may be ahead of the disk.
         return 0
     request = Truncate(uv, index)
-    barrier.request(uv, barrier.Barrier(request.run, True, lambda next_index: min(next_index, index)))
+    append.request_barrier(uv, append.Barrier(request.run, True, lambda next_index: min(next_index, index)))
     return 0
 
 
@@ -92,4 +92,4 @@ def close(uv: state.Uv) -> None:
     if uv.truncate_failure is not None and not uv.truncate_work.attempt:
         uv.truncate_failure = None
         uv.truncate_work = None
-        barrier.release(uv)
+        append.release_barrier(uv)

@@ -30,7 +30,6 @@ from io_uv import (
     retry,
     send,
     snapshot,
-    state,
     truncate,
     work,
 )
@@ -170,6 +169,7 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     uv.timer = Timer(uv.loop)
     uv.end_of_turn = EndOfTurn(uv.loop)
     uv.append_start = functools.partial(append.advance, uv)
+    uv.after_finalize = functools.partial(append.after_finalize, uv)
     return 0
 
 
@@ -217,7 +217,6 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
 def _start(io: RaftIo, msecs: int, tick: Any, recv_cb: Any) -> int:
     """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer."""
     uv: Uv = io.impl
-    uv.state = state.ACTIVE
     uv.tick_cb = tick
     uv.recv_cb = recv_cb
     rv = recv.start(uv)

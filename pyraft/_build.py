@@ -31,7 +31,6 @@ INTERPRETED = {"__init__", "_build", "aio", "tracing"}
 
 IO = (
     "append",
-    "barrier",
     "closing",
     "crc",
     "encoding",

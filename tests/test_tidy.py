@@ -32,6 +32,12 @@ BUILD_STEPS = {"_build": {"setuptools", "mypyc"}}
 """Modules that only the building of a wheel imports, and what is there then."""
 CORE_THIRD_PARTY = {"mypy_extensions"}
 
+KNOT = {"apply", "client", "convert", "replicate", "snapshot"}
+"""Modules of the core that import each other in a circle: each of them may end a term, and a term's end calls them all.
+
+There is no other circle, in either package. A module is not added here but cut; one that has left the knot goes.
+"""
+
 SEAM = {"types", "errors", "configuration", "tracing", "heap"}
 """What io_uv may import of pyraft: the vocabulary of the RaftIo table, never the algorithm."""
 
@@ -94,6 +100,43 @@ def siblings(path: Path, package: str) -> set[str]:
     return inside & modules
 
 
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Return those of `modules` that a file imports anywhere, in functions too.
+
+    `from a import b` counts as a.b if that is a module, and not as a: a package may import its modules.
+    """
+    found: set[str] = set()
+    for node in _run_time_nodes(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            dotted = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= dotted & modules
+            if dotted - modules:
+                found.add(node.module or "")
+    return found & modules - {module_of(path)}
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the largest sets of nodes of which each leads to each other one."""
+
+    def reached_from(start: str) -> set[str]:
+        reached: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for other in graph[waiting.pop()] - reached:
+                reached.add(other)
+                waiting.append(other)
+        return reached
+
+    reach = {node: reached_from(node) for node in graph}
+    found: list[set[str]] = []
+    for node in sorted(graph):
+        if node in reach[node] and not any(node in circle for circle in found):
+            found.append({other for other in reach[node] if node in reach[other]})
+    return found
+
+
 def definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -122,6 +165,32 @@ def test_the_core_does_not_know_its_users() -> None:
             continue
         users = siblings(path, "pyraft") & {"fixture", "fixture_check", "fixture_io", "aio"}
         assert not users, f"{relative(path)} imports {sorted(users)}"
+
+
+def test_imports_go_in_no_circle() -> None:
+    """No module imports another one that leads back to it, at run time, but those of the core's one knot."""
+    files = {module_of(path): path for path in python_files(*PACKAGES)}
+    graph = {module: imported_modules(path, set(files)) for module, path in files.items()}
+    assert circles(graph) == [{f"pyraft.{name}" for name in KNOT}]
+
+
+def test_circles_are_found() -> None:
+    """The search finds circles of two and more, apart from each other, and none where there is none."""
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"e"}, "e": {"f"}, "f": {"d"}, "g": {"a"}}
+    assert circles(graph) == [{"b", "c"}, {"d", "e", "f"}]
+
+
+def test_imports_inside_functions_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import in a function is one, one for the type checker is none, and a name of a package is the package's."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "p").mkdir()
+    path = tmp_path / "p" / "a.py"
+    path.write_text(
+        "from p import b, name\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p import d\n"
+        "def f():\n    import p.c\n    from p.e import x\n    from p import a\n"
+    )
+    assert imported_modules(path, {"p", "p.a", "p.b", "p.c", "p.d", "p.e"}) == {"p", "p.b", "p.c", "p.e"}
 
 
 def test_io_uv_meets_the_core_at_the_seam_only() -> None:

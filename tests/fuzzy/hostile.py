@@ -30,7 +30,7 @@ from io_uv import compress, crc, encoding, metadata, open_segment, segment, sums
 from io_uv.fs import Failure
 from io_uv.recv import Reader
 from io_uv.state import Limits
-from io_uv.tcp import Handshake
+from io_uv.tcp_common import Handshake
 from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, RaftApply, RaftFsm, configuration, raft_apply
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftEntry, RaftMessage
 from tests.fuzzy.__main__ import quiet

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import barrier, fs
+from io_uv import append, fs
 from io_uv.pyuv import Timer
 from pyraft import errors
 from tests.lib.covers import covers
@@ -32,7 +32,7 @@ class Request:
         self.closing = False
         self._release = release
         self._task = task
-        barrier.request(t.uv, barrier.Barrier(self.run, blocking, lambda next_index: next_index))
+        append.request_barrier(t.uv, append.Barrier(self.run, blocking, lambda next_index: next_index))
 
     def run(self) -> None:
         self.ran = True
@@ -45,7 +45,7 @@ class Request:
             self.release()
 
     def release(self) -> None:
-        barrier.release(self.t.uv)
+        append.release_barrier(self.t.uv)
 
 
 @covers("append/barrierOpenSegments")

@@ -57,7 +57,7 @@ def test_close_without_callback(tmp_path: Path) -> None:
     t = UvIo(tmp_path).start()
     t.io.close(t.io, None)
     t.loop.run()
-    assert t.uv.state == 2
+    assert t.uv.closed
     t.loop.close()
 
 

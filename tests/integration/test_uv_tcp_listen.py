@@ -7,7 +7,7 @@ import pytest
 
 from io_uv import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address
 from io_uv.pyuv import UV_RUN_NOWAIT, Loop
-from io_uv.tcp import Handshake, encode_handshake
+from io_uv.tcp_common import Handshake, encode_handshake
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 from pyraft.tracing import RaftTracer

@@ -181,7 +181,7 @@ class UvIo:
             outcome = self.begin_close()
             self.wait(outcome)
         if self.io.impl is not None:
-            run_until(self.loop, lambda: self.uv.state == 2)
+            run_until(self.loop, lambda: self.uv.closed)
             raft_uv_close(self.io)
             raft_uv_tcp_close(self.transport)
             if self._own_loop:

@@ -10,7 +10,7 @@ from io_uv import encoding
 from io_uv.fs import Failure
 from io_uv.recv import Reader
 from io_uv.state import Limits
-from io_uv.tcp import Handshake
+from io_uv.tcp_common import Handshake
 from pyraft.errors import RAFT_MALFORMED, RAFT_TOOBIG
 from pyraft.types import RAFT_COMMAND, RAFT_VOTER, RaftConfiguration, RaftEntry, RaftMessage, RaftServer
 from tests.lib import messages as m

@@ -1,0 +1,131 @@
+"""What listening, connecting and the transport itself share.
+
+Duty: the state of a stock transport (`UvTcp`, C's src/uv_tcp.h), the handshake that opens every connection, the options
+of its sockets, and calling back the transport's close.
+
+Happy path: who connects introduces itself and gets no answer: word 1, word own id, word length of the address padded to
+a multiple of 8, the own address closed and padded with NULs.
+
+Failure modes: a handshake that is not exactly one raises Failure(RAFT_MALFORMED).
+"""
+
+import os
+import socket
+import struct
+from typing import Any, Final
+
+from io_uv.fs import Failure
+from io_uv.state import Limits
+from io_uv.transport import RaftUvTransport, raft_uv_transport_close_cb
+from pyraft.errors import RAFT_MALFORMED
+from pyraft.tracing import NoopTracer, RaftTracer
+
+PROTOCOL: Final = 1
+HANDSHAKE_SIZE: Final = 24
+
+_KEEPALIVE_SECONDS: Final = 10
+_KEEPALIVE_INTERVAL_SECONDS: Final = 5
+_KEEPALIVE_PROBES: Final = 3
+
+_handshake: Final = struct.Struct("<3Q")
+
+
+class UvTcp:
+    """`struct UvTcp`: what RaftUvTransport.impl points to."""
+
+    def __init__(self, transport: RaftUvTransport, loop: Any) -> None:
+        self.transport = transport
+        self.loop = loop
+        self.id = 0
+        self.address = ""
+        self.bind_address: str | None = None
+        self.limits = Limits()
+        self.tracer: RaftTracer = NoopTracer
+        # Wraps both kinds of connection where TLS is on: tls.Security.
+        self.security: Any = None
+        # Listening: tcp_listen.
+        self.accept_cb: Any = None
+        self.listeners: list[Any] = []
+        self.accepting: dict[Any, None] = {}
+        self.sweeper: Any = None
+        # Connecting: tcp_connect.
+        self.connecting: dict[Any, None] = {}
+        # Whatever the close callback waits for besides listeners.
+        self.aborting: set[Any] = set()
+        self.closing = False
+        self.close_cb: raft_uv_transport_close_cb | None = None
+
+
+class Handshake:
+    """A handshake being received: feed it what arrives until it is complete."""
+
+    __slots__ = ("_buf", "_limit", "address", "id", "rest")
+
+    def __init__(self, limit: int) -> None:
+        self._buf = bytearray()
+        self._limit = limit
+        self.id = 0
+        self.address = ""
+        self.rest = b""
+        """What followed the handshake in the last piece."""
+
+    def feed(self, data: bytes) -> bool:
+        """Take some bytes; True once id, address and rest are known. Raises Failure(RAFT_MALFORMED)."""
+        buf = self._buf
+        buf += data
+        if len(buf) >= 8 and int.from_bytes(buf[:8], "little") != PROTOCOL:
+            raise Failure(RAFT_MALFORMED, "unknown protocol version at offset 0")
+        if len(buf) < HANDSHAKE_SIZE:
+            return False
+        _, id, size = _handshake.unpack_from(buf)
+        if id == 0:
+            raise Failure(RAFT_MALFORMED, "server id 0 at offset 8")
+        # C: uv_tcp_listen.c:uvTcpDecodePreamble allocates whatever length it reads.
+        if not 0 < size <= self._limit:
+            raise Failure(RAFT_MALFORMED, f"address of {size} bytes at offset 16, the limit is {self._limit}")
+        end = HANDSHAKE_SIZE + size
+        if len(buf) < end:
+            return False
+        length = buf.find(b"\0", HANDSHAKE_SIZE, end)
+        if length < 0:
+            raise Failure(RAFT_MALFORMED, "address at offset 24 has no end")
+        self.id = id
+        self.address = buf[HANDSHAKE_SIZE:length].decode("utf-8", "surrogateescape")
+        self.rest = bytes(buf[end:])
+        return True
+
+
+def encode_handshake(id: int, address: str) -> bytes:
+    """Return the handshake by which server `id` introduces itself."""
+    name = address.encode("utf-8", "surrogateescape") + b"\0"
+    name += bytes(-len(name) % 8)
+    return _handshake.pack(PROTOCOL, id, len(name)) + name
+
+
+def tune(handle: Any, limits: Limits) -> None:
+    """Set the options of a connection: no delay for small writes, and an end for connections whose peer is gone.
+
+    Raises pyuv.error.UVError or OSError, which on a connection that has just been reset is to be expected.
+    """
+    # C: uv_tcp_connect.c and uv_tcp_listen.c set no options at all: small messages wait for the acknowledgement of
+    # their predecessor, and a peer that vanished without a word is noticed after a quarter of an hour.
+    handle.nodelay(True)
+    handle.keepalive(True, _KEEPALIVE_SECONDS)
+    sock = socket.socket(fileno=os.dup(handle.fileno()))
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.unanswered_msecs)
+    finally:
+        sock.close()
+
+
+def maybe_fire_close(t: UvTcp) -> None:
+    """Call back the transport's close if it was called and nothing is left to wait for."""
+    if not t.closing or t.aborting or t.listeners:
+        return
+    assert not t.accepting
+    assert not t.connecting
+    cb, t.close_cb = t.close_cb, None
+    if cb is not None:
+        cb(t.transport)
