@@ -10,7 +10,8 @@ then `await server.apply(data)`; at the end `await server.close()`, after which 
 Failure modes: a code that is not 0 is raised as `RaftError(code, message)`. Cancelling an awaitable takes nothing
 back: the entry may be committed all the same. close() ends what waits with RAFT_CANCELED, and what the core has
 accepted and not finished with what the core answers (RAFT_LEADERSHIPLOST). A server that stops by itself, because the
-state machine or the disk failed, does the same with RAFT_SHUTDOWN and the cause; it is not known to come back. All
+state machine or the disk failed, ends all of them with RAFT_SHUTDOWN and the cause, what was raised there as
+`__cause__`; commands may be applied later or never. It is not known to come back. All
 coroutines belong to the server's loop: on another one, or in another thread, they raise RuntimeError and do nothing.
 """
 
@@ -26,7 +27,6 @@ from pyraft import (
     RAFT_LEADERSHIPLOST,
     RAFT_NOCONNECTION,
     RAFT_SHUTDOWN,
-    RAFT_UNAVAILABLE,
     RAFT_VOTER,
     Buffer,
     Raft,
@@ -57,6 +57,7 @@ from pyraft import (
     raft_transfer,
     start,
 )
+from pyraft.errors import code_name
 from pyraft.types import STATE_NAMES
 
 
@@ -69,7 +70,10 @@ class RaftError(Exception):
         super().__init__(code, self.message)  # as args they survive pickling
 
     def __str__(self) -> str:
-        return self.message
+        return f"{code_name(self.code)}: {self.message}"
+
+    def __repr__(self) -> str:
+        return f"RaftError({code_name(self.code)}, {self.message!r})"
 
 
 class Server:
@@ -87,8 +91,8 @@ class Server:
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._busy = asyncio.Lock()
         self._closed: asyncio.Future[None] | None = None
-        self._cause: str | None = None
-        """Why the server has stopped by itself: what raft_errmsg said then."""
+        self._ticked = 0
+        """The I/O's time at the last tick."""
         self._loop: asyncio.AbstractEventLoop | None = None
         with contextlib.suppress(RuntimeError):  # made outside of a loop, it belongs to the first that uses it
             self._loop = asyncio.get_running_loop()
@@ -135,8 +139,9 @@ class Server:
                 await asyncio.wait([loading])  # close() must not find it still reading
                 raise
             io.load = lambda io: loaded
-            io.start = lambda io, msecs, tick, recv: io_start(io, msecs, self._noticing(tick), self._noticing(recv))
+            io.start = lambda io, msecs, tick, recv: io_start(io, msecs, self._ticking(tick), self._noticing(recv))
             try:
+                self._ticked = io.time(io)
                 self._check(raft_start(self.raft))
             finally:
                 io.load, io.start = io_load, io_start
@@ -162,8 +167,15 @@ class Server:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this server takes requests."""
-        return raft_state(self.raft) == RAFT_LEADER
+        """Whether this server takes requests, as far as it knows.
+
+        Another may lead already: a leader that is cut off finds out after an election timeout, or two. Only a request
+        that succeeds, barrier() for one, shows that this server led when it was made. False also if the core has not
+        had its turn for an election timeout, because the process was suspended or its loop was busy: the others may
+        have elected another meanwhile, and the next tick tells.
+        """
+        raft = self.raft
+        return raft_state(raft) == RAFT_LEADER and self.io.time(self.io) - self._ticked < raft.election_timeout
 
     @property
     def leader(self) -> tuple[int, str | None]:
@@ -207,8 +219,9 @@ class Server:
         """Have commands committed and applied, as one batch; return what fsm.apply answered for the first.
 
         Raises RaftError: RAFT_INVALID (no command, one that is no bytes-like object, or a length that is no multiple of
-        8), RAFT_NOTLEADER, RAFT_CANCELED (not started, or closed), RAFT_SHUTDOWN (stopped by itself): nothing was done;
-        RAFT_LEADERSHIPLOST (it may be applied later, or never), or the code of a failed write.
+        8), RAFT_NOTLEADER, RAFT_CANCELED (not started, or closed): nothing was done; RAFT_LEADERSHIPLOST (it may be
+        applied later, or never), or the code of a failed write; RAFT_SHUTDOWN from a server that has stopped by itself:
+        nothing was done if it had before, it may be applied later or never if it stopped meanwhile.
         """
         for number, buf in enumerate(bufs, 1):
             if type(buf) is not bytes:
@@ -265,9 +278,15 @@ class Server:
         """Return why this server will not do anything any more."""
         if self._closed is not None or self.raft.closing:
             return RaftError(RAFT_CANCELED, "the server is closed")
-        if self._cause is not None:
-            return RaftError(RAFT_SHUTDOWN, f"the server has stopped: {self._cause}")
-        return None
+        return self._stopped()
+
+    def _stopped(self) -> RaftError | None:
+        """Return the error of a server that has stopped by itself, or is about to."""
+        if not self.raft.cause:
+            return None
+        error = RaftError(RAFT_SHUTDOWN, f"the server has stopped: {self.raft.cause}")
+        error.__cause__ = self.raft.exception
+        return error
 
     def _submit(self, submit: Callable[..., int], req: RaftRequest, *args: object) -> "asyncio.Future[Any]":
         future = self._own_loop().create_future()
@@ -283,7 +302,9 @@ class Server:
             if status == 0:
                 future.set_result(result)
             else:
-                future.set_exception(RaftError(status))
+                # The core's code says what has become of the request, not why. No other end of a request is a stop.
+                stopped = self._stopped() if status == RAFT_LEADERSHIPLOST else None
+                future.set_exception(stopped or RaftError(status))
 
         rv = submit(self.raft, req, *args, done)
         if rv != 0:
@@ -295,8 +316,6 @@ class Server:
             raise RaftError(rv, raft_errmsg(self.raft))
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:
-        if new == RAFT_UNAVAILABLE and not raft.closing:
-            self._cause = raft_errmsg(raft)
         # Inside the change the new state is not set up yet; who waits is looked at when it is.
         asyncio.get_running_loop().call_soon(self._notice)
         if self.on_state is not None:
@@ -306,6 +325,15 @@ class Server:
         def call(*args: object) -> None:
             callback(*args)
             self._notice()
+
+        return call
+
+    def _ticking(self, tick: Callable[..., None]) -> Callable[..., None]:
+        noticing = self._noticing(tick)
+
+        def call(io: RaftIo) -> None:
+            self._ticked = io.time(io)
+            noticing(io)
 
         return call
 

@@ -64,6 +64,7 @@ def fail(r: Raft, what: str, exc: BaseException) -> None:
     """Note that `what` raised `exc`: the server is to become unavailable. Passes on what is no Exception."""
     if not r.failed:
         r.failed = True
+        r.exception = exc
         r.errmsg = errmsg_cut(f"{what}: {type(exc).__name__}: {exc}")
     consequence = "" if r.state == RAFT_UNAVAILABLE else ", the server stops"
     _logger.error("%s of server %d raised%s", what, r.id, consequence, exc_info=exc)

@@ -136,6 +136,9 @@ def to_unavailable(r: Raft) -> None:
     """
     if r.state == RAFT_UNAVAILABLE:
         return
+    if not r.closing:
+        # Before the requests: their callbacks say what has become of them, and find here why.
+        r.cause = r.errmsg or "for an unknown reason"
     # What raised is in the log already.
     if not r.closing and not r.failed:
         _logger.error("server %d stops, until it is closed and started again: %s", r.id, r.errmsg)

@@ -1,6 +1,6 @@
 """Error codes, their texts, and the bounded error messages built from them.
 
-Duty: the integers of raft.h that every function returns, `raft_strerror`, and the two operations on an
+Duty: the integers of raft.h that every function returns, `raft_strerror`, their names, and the two operations on an
 error message that the library performs: make it fit its buffer, and put a context in front of it
 ("io: load closed segment …"). Codes are plain module integers because the core compares them all the time.
 
@@ -62,12 +62,43 @@ _TEXTS: Final = {
     RAFT_TOOMANY: "System or raft limit met or exceeded",
 }
 
+_NAMES: Final = {
+    RAFT_NOMEM: "RAFT_NOMEM",
+    RAFT_BADID: "RAFT_BADID",
+    RAFT_DUPLICATEID: "RAFT_DUPLICATEID",
+    RAFT_DUPLICATEADDRESS: "RAFT_DUPLICATEADDRESS",
+    RAFT_BADROLE: "RAFT_BADROLE",
+    RAFT_MALFORMED: "RAFT_MALFORMED",
+    RAFT_NOTLEADER: "RAFT_NOTLEADER",
+    RAFT_LEADERSHIPLOST: "RAFT_LEADERSHIPLOST",
+    RAFT_SHUTDOWN: "RAFT_SHUTDOWN",
+    RAFT_CANTBOOTSTRAP: "RAFT_CANTBOOTSTRAP",
+    RAFT_CANTCHANGE: "RAFT_CANTCHANGE",
+    RAFT_CORRUPT: "RAFT_CORRUPT",
+    RAFT_CANCELED: "RAFT_CANCELED",
+    RAFT_NAMETOOLONG: "RAFT_NAMETOOLONG",
+    RAFT_TOOBIG: "RAFT_TOOBIG",
+    RAFT_NOCONNECTION: "RAFT_NOCONNECTION",
+    RAFT_BUSY: "RAFT_BUSY",
+    RAFT_IOERR: "RAFT_IOERR",
+    RAFT_NOTFOUND: "RAFT_NOTFOUND",
+    RAFT_INVALID: "RAFT_INVALID",
+    RAFT_UNAUTHORIZED: "RAFT_UNAUTHORIZED",
+    RAFT_NOSPACE: "RAFT_NOSPACE",
+    RAFT_TOOMANY: "RAFT_TOOMANY",
+}
+
 _WRAP_SEPARATOR: Final = ": "
 
 
 def raft_strerror(errnum: int) -> str:
     """Return the text of an error code; "unknown error" for anything else, 0 included (raft.h)."""
     return _TEXTS.get(errnum, "unknown error") if isinstance(errnum, int) else "unknown error"
+
+
+def code_name(errnum: int) -> str:
+    """Return the name of an error code, as RAFT_NOTLEADER; the number itself for anything else (ours)."""
+    return _NAMES.get(errnum, str(errnum)) if isinstance(errnum, int) else str(errnum)
 
 
 def errmsg_cut(message: str) -> str:

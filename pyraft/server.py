@@ -180,6 +180,7 @@ def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, Raft
     if rv != 0:
         calls.io_errmsg(r)
         r.failed = False
+        r.exception = None
     return rv
 
 

@@ -136,6 +136,7 @@ def is_setting(value: object, least: int = 0) -> bool:
 def _give_up(r: Raft, rv: int) -> int:
     """Forget what was loaded, and also whether something raised: nothing is running that would have to stop."""
     r.failed = False
+    r.exception = None
     r.recovering = False
     r.log = RaftLog()
     r.configuration = RaftConfiguration()

@@ -212,14 +212,16 @@ class Raft:
     `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`,
     `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
     with `rejecting_since` and `rejecting_index` (see recovering), `votes_withheld` with its limit `vote_patience`
-    (see election.out_of_patience), and `stuck_index`: the last entry for which fsm.apply was logged to have
-    returned a code.
+    (see election.out_of_patience), `stuck_index`: the last entry for which fsm.apply was logged to have returned a
+    code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, and
+    `exception`: what FSM or I/O code raised, if that is why.
     """
 
     __slots__ = (
         "address",
         "callbacks",
         "candidate_state",
+        "cause",
         "close_cb",
         "closing",
         "commit_index",
@@ -232,6 +234,7 @@ class Raft:
         "election_timeout",
         "election_timer_start",
         "errmsg",
+        "exception",
         "failed",
         "flush",
         "follower_state",
@@ -307,6 +310,8 @@ class Raft:
         self.started = False
         self.closing = False
         self.failed = False
+        self.cause = ""
+        self.exception: BaseException | None = None
         self.writes: list[RaftWrite] = []
         self.recovering = False
         self.rejecting_index = 0

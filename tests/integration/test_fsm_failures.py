@@ -9,17 +9,21 @@ from pyraft import (
     RAFT_INVALID,
     RAFT_IOERR,
     RAFT_LEADER,
+    RAFT_LEADERSHIPLOST,
     RAFT_MALFORMED,
     RAFT_UNAVAILABLE,
     RaftEntry,
     RaftSnapshot,
+    raft_close,
     raft_errmsg,
+    raft_init,
     raft_last_applied,
     raft_set_snapshot_threshold,
     raft_start,
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
+from tests.lib.cluster import Cluster
 from tests.lib.solo import Solo, Statuses, command, leader
 
 
@@ -69,6 +73,41 @@ def test_refused_command_on_a_follower_is_logged(caplog: pytest.LogCaptureFixtur
     line, *_ = said(caplog)  # then that the server is unavailable
     assert "fsm.apply of server 1 returned -1" in line
     assert "entry 2" in line
+
+
+def test_callbacks_find_what_the_state_machine_raised_in_errmsg() -> None:
+    """The code says what becomes of the command, raft_errmsg why, also of those behind the one that raised."""
+    s = leader()
+    s.fsm.apply = lambda fsm, buf: fsm.gone
+    found: list[tuple[int, str]] = []
+    for _ in range(2):
+        command(s, cb=lambda req, status, result: found.append((status, raft_errmsg(s.r))))
+    commit(s, 4)
+    text = "fsm.apply: AttributeError: 'PairFsm' object has no attribute 'gone'"
+    assert found == [(RAFT_LEADERSHIPLOST, text)] * 2
+    assert s.r.cause == text
+    assert isinstance(s.r.exception, AttributeError)
+
+
+def test_command_that_raises_stops_one_server_after_the_other() -> None:
+    """It is committed: who leads next applies it too. State machines that are mended go on from there."""
+    c = Cluster(3).led()
+    applies = [c.raft(i).fsm.apply for i in range(3)]
+    for i in range(3):
+        c.raft(i).fsm.apply = lambda fsm, buf: fsm.gone
+    outcome = c.add_x(c.until_leader())
+    c.until(lambda: c.states().count(RAFT_UNAVAILABLE) >= 2, 20_000)
+    assert outcome.status == RAFT_LEADERSHIPLOST
+    c.elapse(5000)
+    assert c.leader is None
+    for i in range(3):
+        r = c.raft(i)
+        raft_close(r, None)
+        assert raft_init(r, r.io, r.fsm, i + 1, str(i + 1)) == 0
+        r.fsm.apply = applies[i]
+        assert raft_start(r) == 0
+    c.until_done(c.add_x(c.until_leader()))
+    assert [fsm.x for fsm in (c.raft(i).fsm for i in range(3))][c.until_leader()] == 2
 
 
 def test_apply_that_raises_is_logged_as_that_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -35,12 +35,14 @@ from tests.lib.solo import ScriptIo
 
 
 def test_error_carries_code_and_text() -> None:
-    """A RaftError has the code and the message; without one, the code's text."""
+    """A RaftError has the code and the message; without one, the code's text. It prints the code's name."""
     plain = RaftError(RAFT_NOTLEADER)
-    assert (plain.code, plain.message, str(plain)) == (RAFT_NOTLEADER,) + ("server is not the leader",) * 2
+    assert (plain.code, plain.message) == (RAFT_NOTLEADER, "server is not the leader")
+    assert str(plain) == "RAFT_NOTLEADER: server is not the leader"
     told = RaftError(RAFT_IOERR, "io: disk on fire")
-    assert (told.code, str(told)) == (RAFT_IOERR, "io: disk on fire")
-    assert repr(told) == f"RaftError({RAFT_IOERR}, 'io: disk on fire')"
+    assert (told.code, str(told)) == (RAFT_IOERR, "RAFT_IOERR: io: disk on fire")
+    assert repr(told) == "RaftError(RAFT_IOERR, 'io: disk on fire')"
+    assert str(RaftError(-1, "version must be set")) == "-1: version must be set"
 
 
 def test_error_survives_pickling_and_copying() -> None:

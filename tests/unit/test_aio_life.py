@@ -10,6 +10,7 @@ from pyraft import (
     RAFT_CANCELED,
     RAFT_FOLLOWER,
     RAFT_IOERR,
+    RAFT_LEADER,
     RAFT_LEADERSHIPLOST,
     RAFT_NOTLEADER,
     RAFT_SHUTDOWN,
@@ -146,16 +147,65 @@ def test_stop_ends_everything() -> None:
         ]
         await asyncio.sleep(0)
         w.commit(3)
-        assert (await refused(applying)).code == RAFT_LEADERSHIPLOST
         with pytest.raises(RaftError, match="already started"):
             w.server.bootstrap(w.conf)
         later = [w.server.wait_leader(), w.server.apply(fsms.add_x(1)), w.server.add(4, "4"), w.server.transfer(2)]
-        for awaitable in (*waiters, *later):
+        for awaitable in (applying, *waiters, *later):
             error = await refused(awaitable)
             assert error.code == RAFT_SHUTDOWN
             assert error.message == "the server has stopped: fsm.apply: KeyError: 'gone'"
+            assert isinstance(error.__cause__, KeyError)
         await w.close()
         assert (await refused(w.server.wait_leader())).code == RAFT_CANCELED
+
+    run(scenario)
+
+
+def test_stop_answers_what_is_under_way_with_its_cause() -> None:
+    """Commands, barriers, changes and transfers hear why, also of a disk that fails; a leader that goes on does not."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.lead()
+        lost = asyncio.ensure_future(w.server.apply(fsms.add_x(5)))
+        await asyncio.sleep(0)
+        w.recv(msg.append_entries(2, 3, 1, 1))
+        assert (await refused(lost)).code == RAFT_LEADERSHIPLOST
+        await w.close()
+
+        w = World()
+        await w.lead()
+        server = w.server
+        submitted = (server.apply(fsms.add_x(5)), server.barrier(), server.add(4, "4"), server.transfer(2))
+        waiting = [asyncio.ensure_future(request) for request in submitted]
+        await asyncio.sleep(0)
+        w.io.fail("set_term", RAFT_IOERR)
+        w.recv(msg.append_entries(2, 5, 1, 1))
+        for request in waiting:
+            error = await refused(request)
+            assert (error.code, error.message) == (RAFT_SHUTDOWN, "the server has stopped: io: set_term failed")
+            assert error.__cause__ is None
+        await w.close()
+
+    run(scenario)
+
+
+def test_leader_that_had_no_turn_does_not_say_that_it_leads() -> None:
+    """A process that was suspended may have been succeeded: is_leader is false until a tick has looked."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.lead()
+        w.io.now += 999
+        assert w.server.is_leader
+        w.io.now += 1
+        assert not w.server.is_leader
+        assert w.server.state == RAFT_LEADER
+        w.tick(0)
+        assert w.server.is_leader
+        w.tick(1000)
+        assert w.server.state == RAFT_FOLLOWER
+        await w.close()
 
     run(scenario)
 

@@ -4,7 +4,7 @@ import pytest
 
 import pyraft
 from pyraft import raft_strerror
-from pyraft.errors import errmsg_cut, errmsg_wrap
+from pyraft.errors import code_name, errmsg_cut, errmsg_wrap
 from tests.lib.covers import covers
 
 CODES = [
@@ -37,9 +37,10 @@ CODES = [
 @covers("raft_strerror/<18 codes>")
 @pytest.mark.parametrize(("code", "name", "text"), [(i, *entry) for i, entry in enumerate(CODES, 1)])
 def test_codes_and_texts_are_those_of_the_c_library(code: int, name: str, text: str) -> None:
-    """Each constant has its number, each number its text."""
+    """Each constant has its number, each number its text, and its name."""
     assert getattr(pyraft, f"RAFT_{name}") == code
     assert raft_strerror(code) == text
+    assert code_name(code) == f"RAFT_{name}"
 
 
 @covers("raft_strerror/default")
@@ -47,6 +48,7 @@ def test_codes_and_texts_are_those_of_the_c_library(code: int, name: str, text: 
 def test_other_codes_have_a_text_too(code: int) -> None:
     """0 is no error and has no text of its own, as in C."""
     assert raft_strerror(code) == "unknown error"
+    assert code_name(code) == str(code)
 
 
 @covers("ErrMsgPrintf/noParams", "ErrMsgPrintf/params", "ErrMsgWrapf/noParams", "ErrMsgWrapf/params")
