@@ -21,12 +21,10 @@ from pyraft.errors import (
     RAFT_INVALID,
     RAFT_NOTFOUND,
     RAFT_NOTLEADER,
-    RAFT_SHUTDOWN,
     raft_strerror,
 )
 from pyraft.state import LeaderState, Raft
 from pyraft.types import (
-    RAFT_BARRIER,
     RAFT_CHANGE,
     RAFT_COMMAND,
     RAFT_SPARE,
@@ -40,8 +38,6 @@ from pyraft.types import (
     as_bytes,
 )
 
-_BARRIER_PAYLOAD = bytes(8)
-
 
 def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) -> int:
     """Append the first `n` of `bufs`, buffers of any kind, to the log as commands and replicate them.
@@ -54,13 +50,12 @@ def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) ->
     Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), RAFT_INVALID (n below 1 or above len(bufs), or something is
     no buffer), codes of io.append ("io: …"). Source: raft.h, dissertation 3.5.
     """
-    leader = r.leader_state
     payloads = _payloads(bufs, n)
     if payloads is None:
         r.errmsg = "bufs must be a sequence of at least n bytes-like objects, n at least 1"
         return RAFT_INVALID
-    # C: client.c:raft_apply accepts commands while the leader steps down (B33).
-    if leader is None or not leader.accepting or r.transfer is not None:
+    leader = request.taken_by(r)
+    if leader is None:
         return _not_leader(r)
     if req.pending:
         return _busy(r)
@@ -120,10 +115,7 @@ def _called_back(r: Raft) -> int:
 
 def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
     """Take back the entries from `index` on and their request; return the code to give to the user."""
-    if not request.discard(leader, index):
-        return _called_back(r)
-    log.truncate(r.log, index)
-    return convert.outcome(r, rv)
+    return convert.outcome(r, rv) if replicate.take_back(r, leader, index) else _called_back(r)
 
 
 def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
@@ -132,27 +124,14 @@ def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
     Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), codes of io.append. Source: raft.h.
     """
     replicate.flush(r)
-    leader = r.leader_state
-    if leader is None or not leader.accepting or r.transfer is not None:
+    leader = request.taken_by(r)
+    if leader is None:
         return _not_leader(r)
     if req.pending:
         return _busy(r)
-    rv = submit_barrier(r, leader, req, cb)
+    rv = replicate.submit_barrier(r, leader, req, cb)
     convert.settle(r)
     return rv
-
-
-def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any) -> int:
-    """Append and replicate a barrier; return 0, or if it is not called back the code of io.append or RAFT_SHUTDOWN."""
-    index = log.last_index(r.log) + 1
-    req.cb = cb
-    request.start(leader, req, RAFT_BARRIER, index)
-    log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
-    rv = replicate.trigger(r, index)
-    if (rv == 0 and not r.failed) or not request.discard(leader, index):
-        return 0
-    log.truncate(r.log, index)
-    return rv if rv != 0 else RAFT_SHUTDOWN
 
 
 def raft_add(r: Raft, req: RaftChange, id: int, address: str, cb: Any) -> int:
@@ -301,8 +280,8 @@ def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
     member, this server, or no voter), codes of io.send. Source: raft.h, dissertation 3.10.
     """
     replicate.flush(r)
-    leader = r.leader_state
-    if leader is None or not leader.accepting or r.transfer is not None:
+    leader = request.taken_by(r)
+    if leader is None:
         return _not_leader(r)
     if req.pending:
         return _busy(r)

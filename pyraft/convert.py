@@ -1,7 +1,8 @@
 """State changes: follower, candidate, leader, unavailable (figure 3.3).
 
 Duty: leave the old state, failing what depended on it; set the new one, telling the user; set it up. All changes go
-through `set_state`, which holds the table of legal ones.
+through `set_state`, which holds the table of legal ones, but for a candidacy that could not be stored: `to_candidate`
+takes that back in silence, as C does.
 
 Order, which users can see: a leader's pending requests and change are called back first, while the state still is
 RAFT_LEADER; then the state changes and the state callback fires; then the new state is set up.
@@ -13,7 +14,7 @@ makes the caller go unavailable. Callbacks may call raft_close; whoever fired on
 import logging
 from typing import Final
 
-from pyraft import apply, calls, client, election, log, membership, progress, replicate, request
+from pyraft import apply, calls, election, log, membership, progress, replicate, request
 from pyraft.errors import RAFT_NOTLEADER, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
 from pyraft.tracing import trace
@@ -121,7 +122,7 @@ def to_leader(r: Raft) -> int:
             r.errmsg = raft_strerror(RAFT_NOTLEADER)
             return RAFT_NOTLEADER
         # 6.4: a leader finds out which entries are committed by committing one of its own term.
-        return client.submit_barrier(r, leader, RaftBarrier(), None)
+        return replicate.submit_barrier(r, leader, RaftBarrier(), None)
     # All that the only voter has stored is committed.
     if r.last_stored > r.commit_index:
         r.commit_index = r.last_stored

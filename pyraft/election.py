@@ -9,7 +9,7 @@ Failure modes: codes of io.set_term and io.set_vote are returned, the term and v
 requests that cannot be sent are ignored, the next round repeats them.
 """
 
-from pyraft import calls, configuration, log, membership, quorum, reply
+from pyraft import calls, configuration, log, membership, messages, quorum
 from pyraft.state import CandidateState, Raft
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -19,8 +19,6 @@ from pyraft.types import (
     RAFT_LEADER,
     RAFT_VOTER,
     RaftConfiguration,
-    RaftIoSend,
-    RaftMessage,
     RaftRequestVote,
     RaftServer,
 )
@@ -92,14 +90,9 @@ def _request_vote(r: Raft, candidate: CandidateState, server: RaftServer) -> Non
     args.last_log_term = log.term_of(r.log, r.last_stored)
     args.disrupt_leader = candidate.disrupt_leader
     args.pre_vote = candidate.in_pre_vote
-    message = RaftMessage()
-    message.type = RAFT_IO_REQUEST_VOTE
-    message.server_id = server.id
-    message.server_address = server.address
+    message = messages.to(server.id, server.address, RAFT_IO_REQUEST_VOTE)
     message.request_vote = args
-    req = RaftIoSend()
-    req.data = r
-    rv = calls.send(r, req, message, reply.send_cb)
+    rv = messages.send(r, message)
     if rv != 0 and r.tracer.enabled:
         trace(r.tracer, f"vote request to server {server.id} failed: {rv}")
 
@@ -127,7 +120,7 @@ def may_stand(r: Raft) -> bool:
     """
     if is_voter(r):
         return True
-    if r.votes_withheld <= r.vote_patience or r.configuration_uncommitted_index == 0:
+    if not out_of_patience(r) or r.configuration_uncommitted_index == 0:
         return False
     rv, conf = membership.fetch_last_committed_configuration(r)
     return rv == 0 and _votes_in(r, conf)
@@ -138,13 +131,17 @@ def knows_leader(r: Raft) -> bool:
     return r.state == RAFT_LEADER or (r.follower_state is not None and r.follower_state.current_leader.id != 0)
 
 
-def out_of_patience(r: Raft) -> bool:
-    """Count a vote withheld for a reason that can keep a cluster without a leader for ever; return whether to yield.
-
-    Such reasons mostly pass by themselves, in the ordinary course of elections, so they hold until they have been
-    given `vote_patience` times without a word from a leader. With C servers alone they hold for ever.
-    """
+def count_refusal(r: Raft) -> None:
+    """Count a vote withheld for a reason that can keep a cluster without a leader for ever."""
     r.votes_withheld += 1
+
+
+def out_of_patience(r: Raft) -> bool:
+    """Return whether such reasons are to yield now.
+
+    They mostly pass by themselves, in the ordinary course of elections, so they hold until they have been given
+    `vote_patience` times without a word from a leader. With C servers alone they hold for ever.
+    """
     return r.votes_withheld > r.vote_patience
 
 
@@ -153,10 +150,12 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     if r.recovering:
         # Our log may lack what we helped to commit, so it is no measure for a candidate's.
         return 0, False
-    if not is_voter(r) and not out_of_patience(r):
+    if not is_voter(r):
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached
         # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1).
-        return 0, False
+        count_refusal(r)
+        if not out_of_patience(r):
+            return 0, False
     # C: election.c:electionVote grants a second vote in the term to the target of our own transfer, so that two
     # leaders can share a term (B11). One vote per term (3.4).
     if not args.pre_vote and r.voted_for not in (0, args.candidate_id):

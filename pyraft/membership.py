@@ -7,7 +7,7 @@ Failure modes: RAFT_NOTLEADER, RAFT_CANTCHANGE; the code of io.send for a Timeou
 entry that cannot be decoded.
 """
 
-from pyraft import calls, configuration, log, reply
+from pyraft import calls, configuration, log, messages, request
 from pyraft.errors import RAFT_CANTCHANGE, RAFT_NOTLEADER, errmsg_wrap, raft_strerror
 from pyraft.state import LeaderState, Raft
 from pyraft.tracing import trace
@@ -16,7 +16,6 @@ from pyraft.types import (
     RAFT_IO_TIMEOUT_NOW,
     RaftConfiguration,
     RaftIoSend,
-    RaftMessage,
     RaftTimeoutNow,
     RaftTransfer,
 )
@@ -24,9 +23,9 @@ from pyraft.types import (
 
 def can_change_configuration(r: Raft) -> int:
     """Return 0 if a change may be submitted, else RAFT_NOTLEADER or RAFT_CANTCHANGE."""
-    leader = r.leader_state
+    leader = request.taken_by(r)
     rv = 0
-    if leader is None or not leader.accepting or r.transfer is not None:
+    if leader is None:
         rv = RAFT_NOTLEADER
     elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0:
         rv = RAFT_CANTCHANGE
@@ -41,7 +40,7 @@ def can_change_configuration(r: Raft) -> int:
 def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]:
     """Return (rv, the configuration committed last), from its entry or, if that is gone, from the copy of the last."""
     entry = log.get(r.log, r.configuration_committed_index)
-    # Where a failed write has cut it off (replicate.cut_log), something else may stand until a leader sends it again.
+    # Where a failed write has cut it off (writes.cut_log), something else may stand until a leader sends it again.
     if entry is not None and entry.type == RAFT_CHANGE:
         rv, conf, problem = configuration.decode(entry.buf)
         if rv != 0:
@@ -116,14 +115,10 @@ def transfer_start(r: Raft) -> int:
     args.term = r.current_term
     args.last_log_index = log.last_index(r.log)
     args.last_log_term = log.last_term(r.log)
-    message = RaftMessage()
-    message.type = RAFT_IO_TIMEOUT_NOW
-    message.server_id = server.id
-    message.server_address = server.address
+    message = messages.to(server.id, server.address, RAFT_IO_TIMEOUT_NOW)
     message.timeout_now = args
     req.send = RaftIoSend()
-    req.send.data = r
-    rv = calls.send(r, req.send, message, reply.send_cb)
+    rv = messages.send(r, message, req.send)
     if rv != 0 and not r.failed:
         r.errmsg = errmsg_wrap(r.io.errmsg, f"send timeout now to {server.id}")
     return rv

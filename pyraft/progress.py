@@ -127,7 +127,7 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
         if p.refusals > MAX_REFUSALS:
             p.next_index = last_index + 1
             return True
-    # A stale rejection may lead back behind what was acknowledged, as in C; append._matches helps who compacted that.
+    # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps who compacted that.
     p.next_index = max(1, min(rejected, last_index + 1))
     return True
 

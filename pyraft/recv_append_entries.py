@@ -1,11 +1,11 @@
 """The AppendEntries RPC at its receiver (figure 3.1).
 
-Happy path: adopt the leader, restart the election clock, let `append` take the entries, answer now or when they are
-stored. Failure modes: an older term is answered with a rejection; codes of `append` and of io.send are returned and
+Happy path: adopt the leader, restart the election clock, let `accept` take the entries, answer now or when they are
+stored. Failure modes: an older term is answered with a rejection; codes of `accept` and of io.send are returned and
 end in UNAVAILABLE.
 """
 
-from pyraft import append, convert, log, recovering, reply, snapshot, term
+from pyraft import accept, convert, log, recovering, reply, snapshot, term
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft
 from pyraft.types import RAFT_CANDIDATE, RAFT_LEADER, RaftAppendEntries
@@ -25,7 +25,7 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
         return rv
     if snapshot.is_installing(r) and len(args.entries) > 0:
         return 0
-    rv, later, rejected = append.accept(r, args)
+    rv, later, rejected = accept.entries(r, args)
     if rv == 0 and r.recovering:
         rv = recovering.rejected(r, args) if rejected != 0 else recovering.accepted(r, args)
     if rv != 0 or later:

@@ -4,15 +4,9 @@ Happy path: the term is in order and `election.vote` decides; the answer goes ou
 Failure modes: refusals are answered too; codes of the stores and of io.send are returned and end in UNAVAILABLE.
 """
 
-from pyraft import calls, election, log, reply, snapshot, term
+from pyraft import calls, election, log, messages, snapshot, term
 from pyraft.state import Raft
-from pyraft.types import (
-    RAFT_IO_REQUEST_VOTE_RESULT,
-    RaftIoSend,
-    RaftMessage,
-    RaftRequestVote,
-    RaftRequestVoteResult,
-)
+from pyraft.types import RAFT_IO_REQUEST_VOTE_RESULT, RaftRequestVote, RaftRequestVoteResult
 
 
 def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
@@ -25,14 +19,9 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
     result.term = args.term if args.pre_vote and not _must_catch_up(r, args) else r.current_term
     result.vote_granted = granted
     result.pre_vote = args.pre_vote
-    message = RaftMessage()
-    message.type = RAFT_IO_REQUEST_VOTE_RESULT
-    message.server_id = id
-    message.server_address = address
+    message = messages.to(id, address, RAFT_IO_REQUEST_VOTE_RESULT)
     message.request_vote_result = result
-    req = RaftIoSend()
-    req.data = r
-    rv = calls.send(r, req, message, reply.send_cb)
+    rv = messages.send(r, message)
     if rv != 0:
         calls.io_errmsg(r)
     return rv
@@ -48,6 +37,7 @@ def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
         return False
     if (args.last_log_term, args.last_log_index) <= (log.last_term(r.log), log.last_index(r.log)):
         return False
+    election.count_refusal(r)
     return election.out_of_patience(r)
 
 
@@ -59,6 +49,7 @@ def _doubts_leader(r: Raft) -> bool:
     """
     if r.follower_state is None or election.is_voter(r) or not election.timer_expired(r):
         return False
+    election.count_refusal(r)
     return election.out_of_patience(r)
 
 
@@ -74,7 +65,7 @@ def _decide(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
             return rv, False
     if match < 0 and not election.is_voter(r):
         # Withheld for the term here, not for what we are, but it counts towards election.may_stand.
-        election.out_of_patience(r)
+        election.count_refusal(r)
     if snapshot.is_installing(r) or match < 0:
         return 0, False
     return election.vote(r, args)

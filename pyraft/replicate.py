@@ -13,12 +13,15 @@ Failure modes: a send that fails is left to the next heartbeat; a write that fai
 fails the requests in it with its status and ends the leadership, so that a server with a better disk can lead.
 """
 
-from pyraft import apply, calls, configuration, convert, log, membership, progress, quorum, request
-from pyraft.errors import RAFT_NOCONNECTION
+from typing import Any
+
+from pyraft import apply, calls, configuration, convert, log, membership, messages, progress, quorum, request, writes
+from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress, RaftWrite
 from pyraft.tracing import trace
 from pyraft.types import (
+    RAFT_BARRIER,
     RAFT_IO_APPEND_ENTRIES,
     RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_LEADER,
@@ -27,14 +30,16 @@ from pyraft.types import (
     EntryBatch,
     RaftAppendEntries,
     RaftAppendEntriesResult,
+    RaftBarrier,
     RaftInstallSnapshot,
     RaftIoSend,
     RaftIoSnapshotGet,
-    RaftMessage,
     RaftServer,
     RaftSnapshot,
     no_entries,
 )
+
+_BARRIER_PAYLOAD = bytes(8)
 
 
 class SendRequest(RaftIoSend):
@@ -71,6 +76,29 @@ def trigger(r: Raft, index: int) -> int:
     if rv == 0 and r.leader_state is not None:
         trigger_all(r)
     return rv
+
+
+def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any) -> int:
+    """Append and replicate a barrier; return 0, or if it is not called back the code of io.append or RAFT_SHUTDOWN."""
+    index = log.last_index(r.log) + 1
+    req.cb = cb
+    request.start(leader, req, RAFT_BARRIER, index)
+    log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
+    rv = trigger(r, index)
+    if (rv == 0 and not r.failed) or not take_back(r, leader, index):
+        return 0
+    return rv if rv != 0 else RAFT_SHUTDOWN
+
+
+def take_back(r: Raft, leader: LeaderState, index: int) -> bool:
+    """Undo a submission that failed at once: the entries from `index` on and their request.
+
+    Return False, with nothing changed, if the request has been called back meanwhile.
+    """
+    if not request.discard(leader, index):
+        return False
+    log.truncate(r.log, index)
+    return True
 
 
 def defer(r: Raft, leader: LeaderState, index: int, bufs: list[bytes]) -> int:
@@ -112,7 +140,8 @@ def flush_turn(r: Raft) -> None:
 
 def _append(r: Raft, index: int, entries: EntryBatch) -> int:
     assert entries.bufs
-    rv = calls.append(r, RaftWrite(r, index, entries), entries, append_cb)
+    # The way to a commit is longest for the followers, so our own write may start behind the messages (10.2.1).
+    rv = calls.append(r, RaftWrite(r, index, entries, may_wait=True), entries, append_cb)
     if rv != 0:
         calls.io_errmsg(r)
     return rv
@@ -196,10 +225,7 @@ def _send_entries(
     # 3.5: the commit index goes with every message, so that followers find out what is committed.
     args.leader_commit = r.commit_index
     args.entries = entries
-    message = RaftMessage()
-    message.type = RAFT_IO_APPEND_ENTRIES
-    message.server_id = server.id
-    message.server_address = server.address
+    message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
     message.append_entries = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv != 0:
@@ -255,10 +281,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     args.conf_index = snapshot.configuration_index
     args.conf = snapshot.configuration
     args.data = snapshot.bufs[0]
-    message = RaftMessage()
-    message.type = RAFT_IO_INSTALL_SNAPSHOT
-    message.server_id = server.id
-    message.server_address = server.address
+    message = messages.to(server.id, server.address, RAFT_IO_INSTALL_SNAPSHOT)
     message.install_snapshot = args
     if calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb) != 0:
         progress.abort_snapshot(p)
@@ -289,7 +312,7 @@ def append_cb(req: RaftWrite, status: int) -> None:
 
 
 def _append_done(r: Raft, req: RaftWrite) -> None:
-    update_last_stored(r, req)
+    writes.update_last_stored(r, req)
     leader = r.leader_state
     if leader is None:
         return
@@ -299,50 +322,6 @@ def _append_done(r: Raft, req: RaftWrite) -> None:
         leader.progress[own].match_index = r.last_stored
     advance_commit(r, leader)
     apply.run(r)
-
-
-def update_last_stored(r: Raft, req: RaftWrite) -> int:
-    """Note that the entries of a write are on disk; return how many that look the same the log has at its indexes.
-
-    Those may have been sent and written again meanwhile, and the disk may have forgotten the first copy. So only what
-    is still standing counts as stored. C: replication.c:updateLastStored adds their number, which overshoots when a
-    write before them failed (B35).
-    """
-    install = r.snapshot.install
-    last = req.index + req.standing - 1
-    if install is not None:
-        # The log that these entries are in may come back.
-        if req.standing > 0 and req.index <= install.former_stored + 1:
-            install.former_stored = max(install.former_stored, last)
-        return log.matching(install.former, req.index, req.entries.terms)
-    n = log.matching(r.log, req.index, req.entries.terms)
-    if req.standing > 0 and req.index <= r.last_stored + 1:
-        r.last_stored = max(r.last_stored, last)
-    return n
-
-
-def cut_log(r: Raft, index: int) -> None:
-    """Drop the entries from `index` on, whose write failed, also from a log that a snapshot is replacing.
-
-    C: replication.c:appendLeaderCb and appendFollowerCb also cut what has taken their place since: entries that are on
-    disk or on their way, so that memory and disk count differently from then on. Callers test RaftWrite.standing.
-    """
-    if index <= r.configuration_committed_index and log.get(r.log, r.configuration_committed_index) is not None:
-        # C: replication.c:appendLeaderCb loses it. The others have stored it, or it would not be committed, and it is
-        # what a rollback goes back to; so its copy takes the place of the last snapshot's.
-        rv, conf = membership.fetch_last_committed_configuration(r)
-        if rv == 0:
-            r.configuration_last_snapshot = conf
-    log.truncate(r.log, index)
-    if r.snapshot.install is not None:
-        log.truncate(r.snapshot.install.former, index)
-    void_writes(r, index)
-
-
-def void_writes(r: Raft, index: int) -> None:
-    """Note for the writes under way that the entries from `index` on have left the log."""
-    for req in r.writes:
-        req.standing = max(0, min(req.standing, index - req.index))
 
 
 def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
@@ -356,7 +335,7 @@ def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
             req = request.take(r, i)
             if req is not None:
                 request.finish(r, req, status)
-    cut_log(r, index)
+    writes.cut_log(r, index)
     if r.state == RAFT_LEADER:
         convert.to_follower(r)
     # C: replication.c:appendLeaderCb leaves the configuration of an entry in force that is gone (B4).

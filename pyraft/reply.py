@@ -4,9 +4,9 @@ Duty: build an AppendEntriesResult and send it. Failure modes: the code of io.se
 failure means nothing, the leader will ask again.
 """
 
-from pyraft import calls, flags
+from pyraft import calls, flags, messages
 from pyraft.state import Raft
-from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult, RaftIoSend, RaftMessage
+from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult
 
 
 def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> int:
@@ -16,14 +16,9 @@ def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> 
     result.rejected = rejected
     result.last_log_index = last_log_index
     result.features = flags.DEFAULT_FEATURES
-    message = RaftMessage()
-    message.type = RAFT_IO_APPEND_ENTRIES_RESULT
-    message.server_id = id
-    message.server_address = address
+    message = messages.to(id, address, RAFT_IO_APPEND_ENTRIES_RESULT)
     message.append_entries_result = result
-    req = RaftIoSend()
-    req.data = r
-    rv = calls.send(r, req, message, send_cb)
+    rv = messages.send(r, message)
     if rv != 0:
         calls.io_errmsg(r)
     return rv
@@ -38,7 +33,3 @@ def send_to_leader(r: Raft, rejected: int, last_log_index: int) -> None:
         # C: replication.c:sendAppendEntriesResult sends to server 0, which no I/O implementation can reach.
         return
     send(r, leader.id, leader.address, rejected, last_log_index)
-
-
-def send_cb(req: RaftIoSend, status: int) -> None:
-    """Ignore how the sending of a reply or a vote request ended."""

@@ -13,6 +13,15 @@ from pyraft.state import LeaderState, Raft
 from pyraft.types import RAFT_COMMAND, RaftRequest
 
 
+def taken_by(r: Raft) -> LeaderState | None:
+    """Return the leader's state if this server takes requests now, else None: each of them is RAFT_NOTLEADER then.
+
+    C: client.c:raft_apply and the others take them while the leader steps down (B33).
+    """
+    leader = r.leader_state
+    return leader if leader is not None and leader.accepting and r.transfer is None else None
+
+
 def start(leader: LeaderState, req: RaftRequest, type: int, index: int) -> None:
     """Register `req` for the entry at `index`."""
     req.type = type

@@ -13,7 +13,7 @@ refuses it, no new entry can be stored until a retry or a restart succeeds.
 import logging
 from typing import Any, Final
 
-from pyraft import calls, configuration, convert, log, membership, replicate, reply
+from pyraft import calls, configuration, convert, log, membership, reply, writes
 from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft, RaftInstall
 from pyraft.tracing import trace
@@ -265,7 +265,7 @@ def install_cb(req: RaftInstall, status: int) -> None:
         r.snapshot.refused_index = 0
         r.snapshot.problem = ""
         # The log that writes still under way, if any, belong to is gone for good.
-        replicate.void_writes(r, 0)
+        writes.void(r, 0)
     # In another term there may be another leader; it did not ask.
     if req.term == r.current_term and not r.failed:
         reply.send_to_leader(r, rejected, r.last_stored)

@@ -8,12 +8,12 @@ a failed self-election leaves the server unavailable. FSM and I/O code may close
 
 import logging
 
-from pyraft import calls, configuration, convert, log, recv, snapshot, tick
+from pyraft import calls, configuration, convert, election, log, recv, snapshot, tick
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
 from pyraft.tracing import trace
-from pyraft.types import RAFT_CHANGE, RAFT_VOTER, EntryBatch, RaftConfiguration, RaftSnapshot
+from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot
 
 _logger = logging.getLogger("pyraft")
 
@@ -155,7 +155,7 @@ def _check_recovering(r: Raft) -> int:
     rv = _unless_closed(r, RAFT_IOERR if r.failed else 0)
     if rv != 0:
         return rv
-    if r.recovering and _is_only_voter(r):
+    if r.recovering and election.is_only_voter(r):
         r.errmsg = errmsg_wrap(r.io.errmsg, "the only voter may have lost acknowledged entries")
         return RAFT_CORRUPT
     return 0
@@ -216,11 +216,6 @@ def _restore_configuration(r: Raft, start_index: int, entries: EntryBatch) -> in
 
 def _maybe_self_elect(r: Raft) -> int:
     """Elect ourselves at once if nobody else can vote."""
-    if r.follower_state is None or not _is_only_voter(r):
+    if r.follower_state is None or not election.is_only_voter(r):
         return 0
     return convert.to_candidate(r, False)
-
-
-def _is_only_voter(r: Raft) -> bool:
-    server = configuration.get(r.configuration, r.id)
-    return server is not None and server.role == RAFT_VOTER and configuration.voter_count(r.configuration) == 1

@@ -1,7 +1,7 @@
 """The state of one server: `struct raft` and the structs inside it.
 
 Duty: data only. C's union of states is three attributes, exactly one of which is set while the server is follower,
-candidate or leader, and none while it is unavailable; `convert.set_state` is the only place that changes them.
+candidate or leader, and none while it is unavailable; only `convert` changes them.
 A C field whose only use was to be non-NULL while something is under way is an Optional here.
 
 The invariants over the configuration indexes are those of raft.h:
@@ -146,8 +146,9 @@ class RaftWrite(RaftIoAppend):
 
     __slots__ = ("entries", "index", "raft", "standing")
 
-    def __init__(self, raft: "Raft", index: int, entries: EntryBatch) -> None:
+    def __init__(self, raft: "Raft", index: int, entries: EntryBatch, may_wait: bool) -> None:
         super().__init__()
+        self.may_wait = may_wait
         self.raft = raft
         self.index = index
         self.entries = entries
@@ -212,7 +213,7 @@ class Raft:
     `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`,
     `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
     with `rejecting_since` and `rejecting_index` (see recovering), `votes_withheld` with its limit `vote_patience`
-    (see election.out_of_patience), `stuck_index`: the last entry for which fsm.apply was logged to have returned a
+    (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was logged to have returned a
     code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, and
     `exception`: what FSM or I/O code raised, if that is why.
     """

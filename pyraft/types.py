@@ -352,12 +352,17 @@ class RaftIoSend:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RaftIoAppend:
-    """Request to store entries; `cb(req, status)` when they are durable or failed."""
+    """Request to store entries; `cb(req, status)` when they are durable or failed.
 
-    __slots__ = ("cb", "data")
+    `may_wait` (ours) is True for a leader's entries: the I/O may start their write when the messages that the same
+    turn of the loop sends are out.
+    """
+
+    __slots__ = ("cb", "data", "may_wait")
 
     def __init__(self) -> None:
         self.data: Any = None
+        self.may_wait = False
         self.cb: Any = None
 
 

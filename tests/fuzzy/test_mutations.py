@@ -89,27 +89,27 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
         "        array[own].match_index = last_index + 1\n",
     ),
     "does not check that the logs match": (
-        "append.py",
+        "accept.py",
         "    if term == args.prev_log_term and term != 0:\n",
         "    if term != 0:\n",
     ),
     "keeps conflicting entries": (
-        "append.py",
+        "accept.py",
         "        if local_term == term or (local_term == 0 and index <= log.snapshot_index(lg)):\n",
         "        if local_term != 0 or index <= log.snapshot_index(lg):\n",
     ),
     "leaves conflicting entries on disk": (
-        "append.py",
+        "accept.py",
         "    rv = calls.truncate(r, index)\n",
         "    rv = 0\n",
     ),
     "a follower commits more than was shown to match": (
-        "append.py",
+        "accept.py",
         "    return min(args.leader_commit, args.prev_log_index + len(args.entries))\n",
         "    return args.leader_commit\n",
     ),
     "counts a write whose entries were cut off the log": (
-        "replicate.py",
+        "writes.py",
         "        req.standing = max(0, min(req.standing, index - req.index))\n",
         "        req.standing = len(req.entries.bufs)\n",
     ),
@@ -135,11 +135,11 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "never votes for who makes it a voter": (
         "election.py",
-        "    if not is_voter(r) and not out_of_patience(r):\n",
-        "    if not is_voter(r):\n",
+        "        if not out_of_patience(r):\n            return 0, False\n",
+        "        return 0, False\n",
     ),
     "refuses for ever what its snapshot has replaced, and is asked for it for ever": (
-        "append.py",
+        "accept.py",
         "        return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0\n",
         "        return False, 0\n",
         "progress.py",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyraft import append, snapshot
+from pyraft import accept, snapshot
 from tests.fuzzy.__main__ import quiet, run_one
 from tests.lib.simulation import world
 from tests.lib.simulation.disk import Disk
@@ -65,7 +65,7 @@ def test_the_runs_reach_what_they_are_meant_to_reach(monkeypatch: pytest.MonkeyP
     counted(Node, "crash", "crashes")
     counted(Node, "crash", "power losses in a call", lambda node: node.lost)
     counted(Node, "stop", "stops")
-    counted(append, "accept", "AppendEntries")
+    counted(accept, "entries", "AppendEntries")
     worlds = [world.run(seed, STEPS) for seed in range(1000, 1120)]
     seen["elections"] = sum(w.checks.elections for w in worlds)
     seen["commands"] = sum(len(w.checks.commands) for w in worlds)

@@ -370,3 +370,16 @@ def test_turns_of_one_command_are_what_c_does(seed: int) -> None:
     played = [play(Solo(deferring=deferring), random.Random(seed), 150) for deferring in (False, True)]
     assert played[0] == played[1], f"seed {seed}"
     assert len(played[0]) > 50, f"seed {seed}"
+
+
+def test_a_leaders_writes_may_wait_for_the_messages_and_a_followers_may_not() -> None:
+    """The followers have the longer way to a commit (10.2.1), and what a follower writes is waited for."""
+    s = leader()
+    Applied(s)
+    s.io.turn()
+    raft_barrier(s.r, RaftBarrier(), None)
+    assert [req.may_wait for req, _, _ in s.io.appends] == [True, True]
+    s.io.finish_appends()
+    term = s.r.current_term + 1
+    s.recv(msg.append_entries(2, term, s.r.last_stored, s.r.current_term, entries=msg.commands([term])))
+    assert [req.may_wait for req, _, _ in s.io.appends] == [False]

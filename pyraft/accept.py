@@ -10,7 +10,7 @@ Failure modes: a mismatch before the entries is rejected; one at or below the co
 leader must never contradict it; a write that fails is rejected and its entries are forgotten.
 """
 
-from pyraft import apply, calls, convert, log, membership, replicate, reply, snapshot
+from pyraft import apply, calls, convert, log, membership, reply, snapshot, writes
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft, RaftWrite
 from pyraft.tracing import trace
@@ -23,13 +23,13 @@ class AppendRequest(RaftWrite):
     __slots__ = ("leader_commit", "prev_log_index", "term")
 
     def __init__(self, raft: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> None:
-        super().__init__(raft, index, entries)
+        super().__init__(raft, index, entries, may_wait=False)
         self.term = args.term
         self.leader_commit = _matched_commit(args)
         self.prev_log_index = args.prev_log_index
 
 
-def accept(r: Raft, args: RaftAppendEntries) -> tuple[int, bool, int]:
+def entries(r: Raft, args: RaftAppendEntries) -> tuple[int, bool, int]:
     """Process an AppendEntries of the current term; return (rv, whether the answer comes later, rejected or 0)."""
     rejected = args.prev_log_index
     matches, rv = _matches(r, args)
@@ -103,7 +103,7 @@ def _truncate(r: Raft, index: int) -> int:
         calls.io_errmsg(r)
         return rv
     log.truncate(r.log, index)
-    replicate.void_writes(r, index)
+    writes.void(r, index)
     r.last_stored = min(r.last_stored, index - 1)
     return 0
 
@@ -162,12 +162,12 @@ def append_cb(req: AppendRequest, status: int) -> None:
         else:
             _append_done(r, req)
     if status != 0 and req.standing > 0:
-        replicate.cut_log(r, req.index)
+        writes.cut_log(r, req.index)
     convert.settle(r)
 
 
 def _append_done(r: Raft, req: AppendRequest) -> None:
-    n = replicate.update_last_stored(r, req)
+    n = writes.update_last_stored(r, req)
     # None of the entries in the log any more: nothing to do, nothing to tell.
     if n == 0 or snapshot.is_installing(r):
         return
