@@ -153,9 +153,7 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: Any) -> 
         io.errmsg = errors.errmsg_cut(refused.message)
         trace(uv.tracer, io.errmsg, TRACE_WARN)
         return refused.code
-    if uv.end_of_turn.running:
-        # A leader's entries. The way to a commit is longest for the followers, whose messages come next: a write of our
-        # own that starts behind these is done in time (10.2.1).
+    if req.may_wait:
         uv.end_of_turn.add_last(uv.append_start)
     else:
         advance(uv)
@@ -246,11 +244,16 @@ def _prepared(uv: state.Uv, segment: AliveSegment, idle: "prepare.IdleSegment | 
         segment.buffer.close()
         if not uv.closing:
             fail_pending(uv, failure)
-            _maybe_trigger_barrier(uv)
-            advance(uv)
+            _proceed(uv)
         return
     assert idle is not None
     segment.fd, segment.counter = idle.fd, idle.counter
+    advance(uv)
+
+
+def _proceed(uv: state.Uv) -> None:
+    """Run the barrier request whose turn it is, if any, and then do what can be done: in this order everywhere."""
+    _maybe_trigger_barrier(uv)
     advance(uv)
 
 
@@ -309,8 +312,7 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         if segment in uv.append_segments:
             _finalize(uv, segment)
         return
-    advance(uv)
-    _maybe_trigger_barrier(uv)
+    _proceed(uv)
 
 
 def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
@@ -394,9 +396,7 @@ def after_finalize(uv: state.Uv, failure: Failure | None) -> None:
     if failure is not None:
         fail_pending(uv, failure)
         return
-    _maybe_trigger_barrier(uv)
-    if not uv.closing:
-        advance(uv)
+    _proceed(uv)
 
 
 def request_barrier(uv: state.Uv, barrier: Barrier) -> None:
@@ -414,8 +414,7 @@ def request_barrier(uv: state.Uv, barrier: Barrier) -> None:
         if segment.barrier is None:
             segment.barrier = barrier
             segment.finalize = True
-    advance(uv)
-    _maybe_trigger_barrier(uv)
+    _proceed(uv)
 
 
 def release_barrier(uv: state.Uv) -> None:
@@ -425,8 +424,7 @@ def release_barrier(uv: state.Uv) -> None:
     if uv.closing:
         closing.maybe_fire(uv)
         return
-    _maybe_trigger_barrier(uv)
-    advance(uv)
+    _proceed(uv)
 
 
 def _holds_back(uv: state.Uv, segment: AliveSegment) -> bool:

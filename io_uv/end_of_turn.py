@@ -21,31 +21,35 @@ class EndOfTurn:
     What a function adds runs as well, behind the others: what the core flushes is written to the sockets then.
     """
 
-    __slots__ = ("_functions", "_handle", "_held", "_last", "running")
+    __slots__ = ("_functions", "_handle", "_held", "_last", "_running")
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
         self._handle: Any = Prepare(loop)
         self._held = False
-        self.running = False
-        """Whether the functions are being run."""
+        self._running = False
 
     def add(self, function: Callable[[], None]) -> None:
         """Run `function` at the end of the turn or event, once however often it is added."""
         functions = self._functions
         if not functions:
-            if not self.running and not self._held:
-                self._handle.start(self._end)
+            self._wake()
         elif function in functions:
             return
         functions.append(function)
 
     def add_last(self, function: Callable[[], None]) -> None:
-        """From a function that is being run: run `function` when all others have, and what they add."""
-        assert self.running
-        if function not in self._last:
-            self._last.append(function)
+        """Run `function` once, when all others have run and what they add."""
+        if not self._last:
+            self._wake()
+        elif function in self._last:
+            return
+        self._last.append(function)
+
+    def _wake(self) -> None:
+        if not self._running and not self._held:
+            self._handle.start(self._end)
 
     def hold(self) -> None:
         """An event begins. Each hold() is followed by a release(), whatever happens; they do not nest."""
@@ -54,7 +58,7 @@ class EndOfTurn:
     def release(self) -> None:
         """The event has been handled: run what there is to run."""
         self._held = False
-        if self._functions and not self.running:
+        if (self._functions or self._last) and not self._running:
             self._run()
 
     def close(self, cb: Callable[[Any], None]) -> None:
@@ -68,7 +72,7 @@ class EndOfTurn:
         self._run()
 
     def _run(self) -> None:
-        self.running = True
+        self._running = True
         try:
             while self._functions or self._last:
                 if not self._functions:
@@ -81,6 +85,6 @@ class EndOfTurn:
                         self._functions = functions[i + 1 :] + self._functions
                         raise
         finally:
-            self.running = False
+            self._running = False
             if self._functions or self._last:
                 self._handle.start(self._end)

@@ -183,6 +183,36 @@ def test_appends_during_a_write_are_combined(t: UvIo) -> None:
     assert stored(t) == [1, 2, 10, 11, 12]
 
 
+@pytest.mark.parametrize("turning", [False, True])
+@pytest.mark.parametrize("may_wait", [False, True])
+def test_a_write_that_may_wait_starts_at_the_end_of_the_turn(t: UvIo, may_wait: bool, turning: bool) -> None:
+    """Behind all that the turn has to do, wherever the append comes from; any other starts inside the call."""
+    t.append(1, 64)
+    order: list[str] = []
+    submit = t.uv.writer.submit
+
+    def noted(*args: Any) -> None:
+        order.append("write")
+        submit(*args)
+
+    t.uv.writer = Spy(t.uv.writer, noted)
+    req, outcome = RaftIoAppend(), Outcome()
+    req.may_wait = may_wait
+
+    def append() -> None:
+        assert t.io.append(t.io, req, [entry(64, fill=2)], 1, outcome) == 0
+        order.append("appended")
+        t.uv.end_of_turn.add(partial(order.append, "messages"))
+
+    if turning:
+        t.uv.end_of_turn.add(append)
+    else:
+        append()
+    t.wait(outcome)
+    assert order == (["appended", "messages", "write"] if may_wait else ["write", "appended", "messages"])
+    assert stored(t) == [1, 2]
+
+
 def record(order: list[int], i: int, req: RaftIoAppend, status: int) -> None:
     """A callback that notes its number."""
     order.append(i)

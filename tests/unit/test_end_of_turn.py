@@ -34,7 +34,6 @@ def test_a_function_runs_once_at_the_end_of_the_turn() -> None:
         a, b = (lambda: log.append("a")), (lambda: log.append("b"))
         for function in (a, b, a, a, b):
             end.add(function)
-        assert not end.running
 
     assert run(first) == ["turn", "a", "b"]
 
@@ -48,7 +47,6 @@ def test_what_may_wait_comes_behind_all_that_is_added() -> None:
             end.add(lambda: log.append("at the very end"))
 
         def a() -> None:
-            assert end.running
             end.add_last(last)
             end.add(b)
             end.add_last(last)
@@ -60,6 +58,21 @@ def test_what_may_wait_comes_behind_all_that_is_added() -> None:
         end.add(a)
 
     assert run(first) == ["turn", "b", "c", "last", "at the very end"]
+
+
+def test_what_may_wait_can_be_added_at_any_time() -> None:
+    """Before the end of the turn, and in an event, after which it runs behind the rest."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        end.add_last(lambda: log.append("last"))
+        end.add(lambda: log.append("a"))
+        end.hold()
+        end.add_last(lambda: log.append("in it"))
+        log.append("event")
+        end.release()
+        end.add_last(lambda: log.append("next"))
+
+    assert run(first) == ["event", "a", "last", "in it", "turn", "next"]
 
 
 def test_an_exception_does_not_take_the_others_along() -> None:
