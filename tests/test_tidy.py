@@ -32,7 +32,7 @@ BUILD_STEPS = {"_build": {"setuptools", "mypyc"}}
 """Modules that only the building of a wheel imports, and what is there then."""
 CORE_THIRD_PARTY = {"mypy_extensions"}
 
-KNOT = {"apply", "client", "convert", "replicate", "snapshot"}
+KNOT = {"apply", "convert", "replicate", "snapshot"}
 """Modules of the core that import each other in a circle: each of them may end a term, and a term's end calls them all.
 
 There is no other circle, in either package. A module is not added here but cut; one that has left the knot goes.
