@@ -1,151 +1,173 @@
-"""Certificate revocation lists: seeing before they are used that they can be.
+"""Certificate revocation lists: seeing before they are used that they can be, and giving OpenSSL nothing else.
 
-Duty: `check` reads a file of PEM revocation lists (RFC 5280, section 5) and says what is wrong with it. It verifies no
-signature and looks up no serial number: OpenSSL does both in every handshake, and refuses all peers whose authority has
-no list that is valid now. That is why a file that would have this effect must be noticed when it is loaded.
+Duty: `select` takes the bytes of a file of PEM revocation lists (RFC 5280, section 5), says what is wrong with it, and
+returns those lists that are to be used, encoded anew. The package cryptography parses them, verifies what the given
+authorities have signed and compares names; serial numbers are looked up by OpenSSL, in every handshake.
 
-Happy path: the file has nothing but lists, at least one of them is current for each issuer in it, and each of the given
-authorities is one of these issuers. Names are compared byte by byte, as RFC 5280 has authorities write them.
+Happy path: the file has nothing but lists; each is whole, no delta and not of a part of the certificates only; each of
+the given authorities has one that is current. Of several lists of one authority the newest counts, and of those made in
+the same second the one with the highest number. Only that one is returned: of two, OpenSSL would take the first, and
+the older one when the newer has expired.
 
-Failure modes: Failure(RAFT_INVALID) with a text that names the file and, where it is one list, its place in the file.
+Failure modes: Failure(RAFT_INVALID) with a text that names the list by its place in the file. Without this module,
+where cryptography is missing, there is no TLS with revocation lists.
 """
 
 import base64
-import os
 import re
-import time
-from calendar import timegm
-from typing import Final
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Final, TypeAlias
 
-from io_uv import fs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from io_uv.fs import Failure
 from pyraft.errors import RAFT_INVALID
 
-_BEGIN: Final = re.compile(rb"^-----BEGIN ([^\r\n]*)-----", re.MULTILINE)
-_LIST: Final = re.compile(rb"^-----BEGIN X509 CRL-----\r?\n(.*?)^-----END X509 CRL-----", re.MULTILINE | re.DOTALL)
-_LABEL: Final = b"X509 CRL"
+_LABEL: Final = re.compile(rb"-----BEGIN ([^\r\n]*?)-----")
+_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
+_X509_CRL: Final = b"X509 CRL"
 
-# Tags of DER.
-_INTEGER: Final = 0x02
-_UTC_TIME: Final = 0x17
-_GENERALIZED_TIME: Final = 0x18
-_SEQUENCE: Final = 0x30
-_VERSION: Final = 0xA0
+_Signer: TypeAlias = tuple[x509.Name, bytes]
+"""Who makes lists: a name and a key, as an authority may keep its name with a new key."""
+_Rank: TypeAlias = tuple[datetime, int]
 
 
-class _Element:
-    """A DER element: its tag, its content, and all of it."""
+class _Authority:
+    """A given authority: its name for texts, and its certificate."""
 
-    __slots__ = ("content", "tag", "whole")
+    def __init__(self, certificate: bytes) -> None:
+        self.certificate = x509.load_der_x509_certificate(certificate)
+        self.subject = self.certificate.subject
+        self.name = self.subject.rfc4514_string()
+        key = self.certificate.public_key()
+        self.signer: _Signer = (self.subject, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
-    def __init__(self, tag: int, content: bytes, whole: bytes) -> None:
-        self.tag = tag
-        self.content = content
-        self.whole = whole
+    def has_signed(self, crl: x509.CertificateRevocationList) -> bool:
+        """Return whether this authority's key has made a list."""
+        return crl.is_signature_valid(self.certificate.public_key())  # type: ignore[arg-type]
 
 
-def check(path: str, authorities: list[tuple[str, bytes]]) -> None:
-    """Raise Failure(RAFT_INVALID) unless the file has valid lists of all these authorities, and nothing but lists.
+def select(data: bytes, certificates: Sequence[bytes], now: float) -> list[bytes]:
+    """Return the lists in PEM that are to be used, one for each signer in the file.
 
-    `authorities` holds the name, for the text, and the DER certificate of each.
+    `certificates` holds the authorities in DER, `now` is in seconds since the epoch. Raises Failure(RAFT_INVALID), see
+    the head of this module.
     """
     try:
-        data = fs.read_file(*os.path.split(os.path.abspath(path)))
-        _check(data, authorities, time.time())
-    except Failure as failure:
-        raise Failure(RAFT_INVALID, f"load revocation lists from {path}: {failure.message}") from None
-
-
-def _check(data: bytes, authorities: list[tuple[str, bytes]], now: float) -> None:
-    labels = _BEGIN.findall(data)
-    for label in labels:
-        if label != _LABEL:
-            raise _invalid(f"it has a {label.decode(errors='replace')} in it")
-    lists = _LIST.findall(data)
-    if len(lists) != len(labels):
-        raise _invalid("a list in it has no end")
-    names = {_subject(certificate): name for name, certificate in authorities}
-    current: set[bytes] = set()
-    stale: dict[bytes, str] = {}
-    for i, text in enumerate(lists, 1):
+        authorities = [_Authority(certificate) for certificate in certificates]
+    except Exception as exc:
+        raise _invalid(f"an authority is malformed: {exc}") from None
+    moment = datetime.fromtimestamp(now, timezone.utc)
+    chosen: dict[_Signer, tuple[_Rank, bytes, bytes]] = {}
+    stale: dict[_Signer, str] = {}
+    for i, der in enumerate(_lists(data), 1):
         try:
-            issuer, begin, end = _validity(base64.b64decode(b"".join(text.split()), validate=True))
-        except ValueError as exc:
+            crl = x509.load_der_x509_crl(der)
+            signer, rank, reason = _judge(crl, authorities, moment)
+            content, pem = crl.tbs_certlist_bytes, crl.public_bytes(Encoding.PEM)
+        except Failure as failure:
+            raise _invalid(f"list {i}{failure.message}") from None
+        except Exception as exc:
+            # cryptography has many words for bytes that are no list, or none that it can judge.
             raise _invalid(f"list {i} is malformed: {exc}") from None
-        which = f"list {i}, of {names.get(issuer, 'an authority not among those given')},"
-        if end is not None and end <= now:
-            stale[issuer] = f"{which} expired at {_text(end)}"
-        elif begin > now:
-            stale[issuer] = f"{which} is not valid before {_text(begin)}"
-        else:
-            current.add(issuer)
-    if not lists:
-        raise _invalid("no PEM revocation list in it")
-    # OpenSSL prefers a list that is valid now to others of the same issuer.
-    for issuer, reason in stale.items():
-        if issuer not in current:
+        if reason:
+            stale[signer] = f"list {i}{reason}"
+            continue
+        before = chosen.get(signer)
+        if before is not None and before[0] == rank and before[1] != content:
+            raise _invalid(f"list {i} differs from another one of the same authority, time and number")
+        if before is None or before[0] < rank:
+            chosen[signer] = rank, content, pem
+    for signer, reason in stale.items():
+        if signer not in chosen:
             raise _invalid(reason)
-    for issuer, name in names.items():
-        if issuer not in current:
-            raise _invalid(f"no list of {name}")
+    for authority in authorities:
+        if authority.signer not in chosen:
+            raise _invalid(f"no list of {authority.name}")
+    return [pem for _, _, pem in chosen.values()]
 
 
 def _invalid(reason: str) -> Failure:
     return Failure(RAFT_INVALID, reason)
 
 
-def _validity(crl: bytes) -> tuple[bytes, int, int | None]:
-    """Return the issuer of a list and when it begins and ends to be valid. Raises ValueError."""
-    fields = _fields(_element(crl, 0), _INTEGER)
-    if len(fields) < 3:
-        raise ValueError("too few fields")
-    end = _time(fields[3]) if len(fields) > 3 and fields[3].tag in (_UTC_TIME, _GENERALIZED_TIME) else None
-    return fields[1].whole, _time(fields[2]), end
-
-
-def _subject(certificate: bytes) -> bytes:
-    """Return whom a certificate, one that OpenSSL has accepted, was issued to."""
-    return _fields(_element(certificate, 0), _VERSION)[4].whole
-
-
-def _fields(element: _Element, version: int) -> list[_Element]:
-    """Return the elements of the signed part, without the version, which may be absent."""
-    if element.tag != _SEQUENCE:
-        raise ValueError("not a sequence")
-    signed = _element(element.content, 0)
-    if signed.tag != _SEQUENCE:
-        raise ValueError("not a sequence of sequences")
+def _lists(data: bytes) -> list[bytes]:
+    """Return the DER bytes of all lists in a file that has nothing else in it."""
+    # Wherever it stands: what OpenSSL takes for the beginning of a line is not always one.
+    labels = _LABEL.findall(data)
+    for label in labels:
+        if label != _X509_CRL:
+            raise _invalid(f"it has a {label.decode(errors='replace')} in it")
+    texts = _LIST.findall(data)
+    if len(texts) != len(labels) or any(b"-----" in text for text in texts):
+        raise _invalid("a list in it has no end")
+    if not texts:
+        raise _invalid("no PEM revocation list in it")
     found = []
-    at = 0
-    while at < len(signed.content):
-        found.append(_element(signed.content, at))
-        at += len(found[-1].whole)
-    return found[1:] if found and found[0].tag == version else found
+    for i, text in enumerate(texts, 1):
+        try:
+            found.append(base64.b64decode(b"".join(text.split()), validate=True))
+        except ValueError as exc:
+            raise _invalid(f"list {i} is malformed: {exc}") from None
+    return found
 
 
-def _element(data: bytes, at: int) -> _Element:
-    """Return the DER element that begins at `at`. Raises ValueError when it is not all there."""
-    if at + 2 > len(data):
-        raise ValueError("cut off")
-    size, start = data[at + 1], at + 2
-    if size & 0x80:
-        n = size & 0x7F
-        size, start = int.from_bytes(data[start : start + n], "big"), start + n
-    end = start + size
-    if end > len(data):
-        raise ValueError("cut off")
-    return _Element(data[at], data[start:end], data[at:end])
+def _judge(
+    crl: x509.CertificateRevocationList, authorities: list[_Authority], now: datetime
+) -> tuple[_Signer, _Rank, str]:
+    """Return who has signed a list, its rank among that signer's, and why it is of no use now, "" if it is.
+
+    Raises Failure for a list that must not be in the file at all.
+    """
+    issuer = crl.issuer
+    namesakes = [authority for authority in authorities if authority.subject == issuer]
+    signers = [authority for authority in namesakes if authority.has_signed(crl)]
+    name = namesakes[0].name if namesakes else "an authority not among those given"
+    if namesakes and not signers:
+        raise _invalid(f", of {name}, is not signed by it")
+    _refuse_parts(crl, name)
+    signer = signers[0].signer if signers else (issuer, _key_identifier(crl))
+    begin, end = crl.last_update_utc, crl.next_update_utc
+    reason = ""
+    if end is not None and end <= now:
+        reason = f", of {name}, expired at {_text(end)}"
+    elif begin > now:
+        reason = f", of {name}, is not valid before {_text(begin)}"
+    return signer, (begin, _number(crl)), reason
 
 
-def _time(element: _Element) -> int:
-    """Return the seconds since the epoch that a time stands for, which is always in UTC."""
-    text = element.content.decode("ascii", "replace")
-    if element.tag == _UTC_TIME:
-        text = ("19" if text >= "50" else "20") + text
-    elif element.tag != _GENERALIZED_TIME:
-        raise ValueError("not a time")
-    return timegm(time.strptime(text, "%Y%m%d%H%M%SZ"))
+def _refuse_parts(crl: x509.CertificateRevocationList, name: str) -> None:
+    """Raise Failure for a list that does not say of every certificate of its issuer whether it is revoked."""
+    extensions = crl.extensions
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.DeltaCRLIndicator):
+            # OpenSSL takes a delta list for one that it does not know, unless told to look for them.
+            raise _invalid(f", of {name}, is a delta list, which is not supported: give complete ones")
+        if isinstance(value, x509.IssuingDistributionPoint):
+            only = value.only_contains_user_certs or value.only_contains_ca_certs or value.indirect_crl
+            if only or value.only_contains_attribute_certs or value.only_some_reasons is not None:
+                raise _invalid(f", of {name}, is of a part of the certificates only, or indirect: give complete ones")
+        elif extension.critical and isinstance(value, x509.UnrecognizedExtension):
+            raise _invalid(f", of {name}, has the unknown critical extension {extension.oid.dotted_string}")
 
 
-def _text(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+def _number(crl: x509.CertificateRevocationList) -> int:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return -1
+
+
+def _key_identifier(crl: x509.CertificateRevocationList) -> bytes:
+    try:
+        found = crl.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return b""
+    return found or b""
+
+
+def _text(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -19,7 +19,7 @@ from io_uv.fs import Failure
 from io_uv.state import Limits
 from io_uv.tcp_common import UvTcp, maybe_fire_close
 from io_uv.transport import TRANSPORT_VERSION, RaftUvTransport, raft_uv_transport_close_cb
-from pyraft.errors import RAFT_INVALID
+from pyraft.errors import RAFT_INVALID, errmsg_cut
 from pyraft.tracing import RaftTracer
 
 
@@ -74,6 +74,12 @@ def _init(transport: RaftUvTransport, id: int, address: str) -> int:
     assert id > 0
     t.id = id
     t.address = address
+    if t.security is not None:
+        try:
+            t.security.identify(id, address)
+        except Failure as failure:
+            transport.errmsg = errmsg_cut(failure.message)
+            return failure.code
     return 0
 
 

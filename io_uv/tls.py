@@ -15,28 +15,24 @@ without a list that is valid now. Files that are of no use leave a transport and
 certificate that names hosts only does not bind the id: its owner can pose as another server, but only at its own host.
 """
 
-import ipaddress
 import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from io_uv import crl, ip, pyuv, tcp
+from io_uv import pyuv, tcp
+from io_uv.credentials import Files, Path, names_of, names_server, reason_of
 from io_uv.fs import Failure
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_UNAUTHORIZED, errmsg_cut
 from pyraft.tracing import trace
-
-ID_PREFIX: Final = "raft-server-"
 
 _READ_SIZE: Final = 64 * 1024
 _PIECE: Final = 128 * 1024
 # What may be encrypted and not yet taken by the system: more would only hold memory twice.
 _WINDOW: Final = 1024 * 1024
 _EXPIRED: Final = pyuv.errno.UV_ECONNABORTED
-
-Path: TypeAlias = str | os.PathLike[str]
 
 
 def raft_uv_tls_init(
@@ -50,9 +46,9 @@ def raft_uv_tls_init(
     other authority that signs a peer's chain; a peer with a certificate in its chain that is revoked, or whose issuer
     has no list that is valid at the time of the handshake, is refused. Without `crl` nothing is ever revoked.
 
-    Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use: unreadable, malformed, or
-    without a list, neither expired nor of the future, of an authority. raft_uv_tcp_set_bind_address and
-    raft_uv_tcp_close serve this transport too.
+    Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use: unreadable, malformed,
+    without a list, neither expired nor of the future, of an authority, or a certificate of the own that no peer with
+    these files would accept. raft_uv_tcp_set_bind_address and raft_uv_tcp_close serve this transport too.
     """
     try:
         security = Security(certificate, key, authorities, crl)
@@ -91,19 +87,34 @@ class Security:
     """Certificates, and how connections are wrapped and judged. Raises Failure(RAFT_INVALID) for bad files."""
 
     def __init__(self, certificate: Path, key: Path, authorities: Path, crl: Path | None = None) -> None:
-        self._files = (certificate, key, authorities)
-        self._crl = crl
-        self._server, self._client = self._load()
+        self._files = Files(certificate, key, authorities, crl)
+        self._identity: tuple[int, str] | None = None
+        self._server, self._client, self._own = self._files.load()
         self._streams: dict[TlsStream, None] = {}  # all that are not closed
+
+    def identify(self, id: int, address: str) -> None:
+        """Take note of who this server is. Raises Failure(RAFT_INVALID) if its certificate names somebody else."""
+        self._check_name(self._own, id, address)
+        self._identity = id, address
 
     def reload(self) -> int:
         """Read the files again and end all connections; return how many those were."""
-        self._server, self._client = self._load()
+        server, client, own = self._files.load()
+        if self._identity is not None:
+            self._check_name(own, *self._identity)
+        self._server, self._client, self._own = server, client, own
         # The ssl module cannot judge a certificate again but in a handshake.
         streams = list(self._streams)
         for stream in streams:
             stream.expire("certificates were reloaded")
         return len(streams)
+
+    def _check_name(self, own: dict[str, Any], id: int, address: str) -> None:
+        if not names_server(own, id, address):
+            path = os.fspath(self._files.certificate)
+            raise Failure(
+                RAFT_INVALID, f"own certificate {path}, of {names_of(own)}, does not name server {id} at {address}"
+            )
 
     def accept(self, handle: Any) -> "TlsStream":
         """Return the stream of an accepted connection; its first start_read begins the TLS handshake."""
@@ -131,75 +142,8 @@ class Security:
         """Raise Failure(RAFT_UNAUTHORIZED) unless the peer's certificate names that server."""
         certificate = stream.certificate()
         if not names_server(certificate, id, address):
-            names = ", ".join(name for _, name in certificate.get("subjectAltName", ())) or "nobody"
+            names = names_of(certificate)
             raise Failure(RAFT_UNAUTHORIZED, f"certificate of {names} does not name server {id} at {address}")
-
-    def _load(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        contexts = self._context(ssl.PROTOCOL_TLS_SERVER), self._context(ssl.PROTOCOL_TLS_CLIENT)
-        if self._crl is not None:
-            path = os.fspath(self._crl)
-            names = map(_name, contexts[0].get_ca_certs())
-            crl.check(path, list(zip(names, contexts[0].get_ca_certs(True), strict=True)))
-            for context in contexts:
-                _use_lists(context, path)
-        return contexts
-
-    def _context(self, protocol: int) -> ssl.SSLContext:
-        certificate, key, authorities = self._files
-        context = ssl.SSLContext(protocol)
-        # Names are compared by `names_server`, on both sides in the same way.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        try:
-            # A passphrase would be asked for at the terminal.
-            context.load_cert_chain(certificate, key, password=lambda: b"")
-            context.load_verify_locations(authorities)
-        except (OSError, ValueError) as exc:
-            files = f"{os.fspath(certificate)}, {os.fspath(key)}, {os.fspath(authorities)}"
-            raise Failure(RAFT_INVALID, f"load certificates from {files}: {exc}") from None
-        if protocol == ssl.PROTOCOL_TLS_SERVER:
-            # No tickets: they would be the only bytes that ever go from the acceptor to the connector.
-            context.num_tickets = 0
-        return context
-
-
-def _use_lists(context: ssl.SSLContext, path: str) -> None:
-    """Have revocation lists, which `crl.check` has found good, decide in handshakes."""
-    try:
-        context.load_verify_locations(path)
-    except (OSError, ValueError) as exc:
-        raise Failure(RAFT_INVALID, f"load revocation lists from {path}: {exc}") from None
-    # Of every certificate in the chain: else one could not revoke an authority between the root and the peer.
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
-
-
-def _name(certificate: dict[str, Any]) -> str:
-    return ", ".join(f"{kind}={value}" for part in certificate["subject"] for kind, value in part) or "nobody"
-
-
-def names_server(certificate: dict[str, Any], id: int, address: str) -> bool:
-    """Whether a certificate, as ssl.SSLObject.getpeercert has it, is one of server `id` with that address."""
-    names = certificate.get("subjectAltName", ())
-    ids = [name for kind, name in names if kind == "DNS" and name.startswith(ID_PREFIX)]
-    if ids:
-        return f"{ID_PREFIX}{id}" in ids
-    try:
-        host, _ = ip.split(address)
-    except Failure:
-        return False
-    try:
-        wanted = ipaddress.ip_address(host)
-    except ValueError:
-        return host != "" and any(kind == "DNS" and name.lower() == host.lower() for kind, name in names)
-    return any(kind == "IP Address" and _is_address(name, wanted) for kind, name in names)
-
-
-def _is_address(name: str, wanted: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    try:
-        return ipaddress.ip_address(name.strip()) == wanted
-    except ValueError:
-        return False
 
 
 class TlsStream:
@@ -326,7 +270,7 @@ class TlsStream:
             self._lost(pyuv.errno.UV_EOF, "end of file")
         except ssl.SSLError as exc:
             self._flush()
-            self._lost(pyuv.errno.UV_EPROTO, getattr(exc, "verify_message", "") or exc.reason or str(exc))
+            self._lost(pyuv.errno.UV_EPROTO, reason_of(exc))
         if not self.closed:
             self._flush()
             if self._established:

@@ -30,6 +30,8 @@ CORE_FORBIDDEN |= {"socket", "subprocess", "threading", "time", "uvloop", "lz4",
 CORE_ALLOWED = {"aio": {"asyncio"}, "tracing": {"os", "time"}, "_build": {"os", "pathlib"}}
 BUILD_STEPS = {"_build": {"setuptools", "mypyc"}}
 """Modules that only the building of a wheel imports, and what is there then."""
+EXTRAS = {"crl": {"cryptography"}}
+"""Modules that only an extra of pyproject.toml makes importable, and what it brings."""
 CORE_THIRD_PARTY = {"mypy_extensions"}
 
 KNOT = {"apply", "convert", "replicate", "snapshot"}
@@ -233,6 +235,7 @@ def test_packages_depend_on_what_is_declared() -> None:
     )
     for path in python_files(*PACKAGES):
         known = set(sys.stdlib_module_names) | set(PACKAGES) | declared | BUILD_STEPS.get(path.stem, set())
+        known |= EXTRAS.get(path.stem, set())
         unknown = tops(imports_of(path)) - known
         assert not unknown, f"{relative(path)} imports {sorted(unknown)}"
         if path.is_relative_to(ROOT / "pyraft"):

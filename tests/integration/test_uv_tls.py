@@ -1,22 +1,28 @@
 """TLS: peers are who their certificates say, or they are nobody."""
 
+import errno
+import os
 import socket
 import ssl
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from io_uv import encoding, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload
+import io_uv
+from io_uv import encoding, fs, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload
 from io_uv.pyuv import Loop
 from io_uv.tls import TlsStream, names_server
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_NOCONNECTION
-from pyraft.types import RAFT_COMMAND, EntryBatch, RaftEntry
+from pyraft.tracing import RaftTracer
+from pyraft.types import RAFT_COMMAND, EntryBatch, RaftEntry, RaftIoSend
 from tests.lib import messages as m
 from tests.lib.peer import Connection, PeerServer, Transport, connect, handshake, port_of, words
-from tests.lib.tlstest import Authority, Pair, expect_no_message, tls_init
+from tests.lib.tlstest import DAY, EKU, NOW, Authority, Pair, expect_no_message, tls_init, trusting
 from tests.lib.uvtest import configuration
 
 
@@ -107,9 +113,9 @@ def test_a_certificate_of_another_authority_is_refused_by_the_acceptor(
     """Who trusts us is not thereby trusted by us."""
     stranger = Authority(tmp_path, "stranger")
     files = stranger.issue("evil", "raft-server-1")
-    one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, authority.path))
+    one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, trusting(authority, stranger)))
     two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
-    expect_no_message(pair, one, two, "TLS: unable to get local issuer certificate", two.traces)
+    expect_no_message(pair, one, two, "TLS: self-signed certificate in certificate chain", two.traces)
 
 
 def test_a_certificate_of_another_authority_is_refused_by_the_connector(
@@ -119,23 +125,39 @@ def test_a_certificate_of_another_authority_is_refused_by_the_connector(
     stranger = Authority(tmp_path, "stranger")
     files = stranger.issue("evil", "raft-server-2")
     one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
-    two = pair.add(2, lambda t, loop: raft_uv_tls_init(t, loop, *files, authority.path))
-    expect_no_message(pair, one, two, "TLS: unable to get local issuer certificate", one.traces)
+    two = pair.add(2, lambda t, loop: raft_uv_tls_init(t, loop, *files, trusting(authority, stranger)))
+    expect_no_message(pair, one, two, "TLS: self-signed certificate in certificate chain", one.traces)
 
 
-def test_a_certificate_binds_the_id(authority: Authority, pair: Pair) -> None:
+def test_a_certificate_binds_the_id(authority: Authority) -> None:
     """A member of the cluster cannot speak as another one."""
-    one = pair.add(3, tls_init(authority, "one", "raft-server-1", "127.0.0.1"))
-    two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
-    reason = "certificate of raft-server-1, 127.0.0.1 does not name server 3 at 127.0.0.1:0"
-    expect_no_message(pair, one, two, reason, two.traces)
+    f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
+    traces: list[str] = []
+    f.t.impl.tracer = RaftTracer(lambda t, file, line, func, level, text: traces.append(text), True)
+    assert f.listen() == 0
+    files = authority.issue("one", "raft-server-1", "127.0.0.1")
+    peer = TlsPeer(connect(f.loop, f.port), client_context(authority, files))
+    f.run_until(lambda: peer.step(peer.tls.do_handshake))
+    peer.tls.write(handshake(3, "127.0.0.1:9001"))
+    peer.flush()
+    peer.connection.wait_end()
+    reason = "certificate of raft-server-1, 127.0.0.1 does not name server 3 at 127.0.0.1:9001"
+    assert reason in traces[-1]
+    assert f.accepted == []
+    peer.connection.close()
+    f.close()
 
 
 def test_the_connector_checks_whom_it_has_reached(authority: Authority, pair: Pair) -> None:
     """A server that answers at somebody else's address gets nothing."""
     one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
-    two = pair.add(2, tls_init(authority, "three", "raft-server-3"))
-    expect_no_message(pair, one, two, "certificate of raft-server-3 does not name server 2", one.traces)
+    three = pair.add(3, tls_init(authority, "three", "raft-server-3"))
+    message = m.timeout_now(1, 3, 10, 2)
+    message.server_id, message.server_address = 2, three.listens_at
+    assert one.io.send(one.io, RaftIoSend(), message, lambda req, status: None) == 0
+    reason = "certificate of raft-server-3 does not name server 2"
+    pair.run_until(lambda: any(reason in text for text in one.traces))
+    assert (three.received, three.uv.servers) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +176,7 @@ def test_plain_bytes_are_refused(authority: Authority, pair: Pair, hello: bytes)
 
 def test_a_silent_peer_is_dropped_in_time(authority: Authority) -> None:
     """The time for the handshake includes that of TLS."""
-    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     assert f.listen() == 0
     f.t.impl.limits.handshake_msecs = 50
     peer = connect(f.loop, f.port)
@@ -204,7 +226,7 @@ def client_context(authority: Authority, files: tuple[Path, Path] | None) -> ssl
 
 def test_a_peer_without_certificate_is_refused(authority: Authority) -> None:
     """Authentication is mutual: encryption alone opens no door."""
-    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     assert f.listen() == 0
     peer = TlsPeer(connect(f.loop, f.port), client_context(authority, None))
     f.run_until(lambda: peer.step(peer.tls.do_handshake))
@@ -218,7 +240,7 @@ def test_a_peer_without_certificate_is_refused(authority: Authority) -> None:
 
 def test_older_versions_of_tls_are_refused(authority: Authority) -> None:
     """Only TLS 1.3 is spoken."""
-    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     assert f.listen() == 0
     context = client_context(authority, authority.issue("one", "raft-server-1"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -232,7 +254,7 @@ def test_older_versions_of_tls_are_refused(authority: Authority) -> None:
 @pytest.mark.parametrize("size", [1, 100, 1000])
 def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> None:
     """TLS records and the handshake in them may be cut anywhere; what follows is delivered to the reader."""
-    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     assert f.listen() == 0
     peer = TlsPeer(connect(f.loop, f.port), client_context(authority, authority.issue("one", "raft-server-1")))
     send = peer.connection.send
@@ -261,7 +283,7 @@ def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> N
 
 def test_reading_may_start_when_a_peer_is_accepted(authority: Authority) -> None:
     """What followed the handshake comes first, also if more has been decrypted when the accept callback reads."""
-    f = Transport(init=tls_init(authority, "two", "raft-server-2"))
+    f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     received: list[Any] = []
 
     def accept(t: RaftUvTransport, id: int, address: str, stream: Any) -> None:
@@ -303,6 +325,12 @@ def subject(*names: tuple[str, str]) -> dict[str, Any]:
         ([("IP Address", "0:0:0:0:0:0:0:1\n")], 7, "[::1]:9001", True),
         ([("DNS", "Host.example")], 7, "host.EXAMPLE:9001", True),
         ([("DNS", "*.example")], 7, "host.example:9001", False),
+        ([("DNS", "*.example")], 7, "*.example:9001", False),
+        ([("DNS", "*")], 7, "*:9001", False),
+        ([("DNS", "host.example.")], 7, "host.example:9001", True),
+        ([("DNS", "RAFT-Server-1")], 1, "x:1", True),
+        ([("DNS", "RAFT-SERVER-1"), ("DNS", "host.example")], 2, "host.example:9001", False),
+        ([("DNS", "raft-server-01"), ("DNS", "host.example")], 1, "host.example:9001", False),
         ([("DNS", "127.0.0.1")], 7, "127.0.0.1:9001", False),
         ([("DNS", "")], 7, ":9001", False),
         ([("DNS", "host.example")], 7, "x" * 2000, False),
@@ -337,6 +365,137 @@ def test_files_that_are_of_no_use_are_refused(authority: Authority, tmp_path: Pa
     loop.close()
 
 
+OWN = [
+    ("expired", {"begin": NOW - 2 * DAY, "end": NOW - DAY}, "certificate has expired"),
+    ("of the future", {"begin": NOW + DAY, "end": NOW + 2 * DAY}, "certificate is not yet valid"),
+    ("no client", {"usages": [EKU.SERVER_AUTH]}, "un"),  # "unsuitable" or "unsupported certificate purpose"
+    ("no server", {"usages": [EKU.CLIENT_AUTH]}, "un"),
+]
+
+
+@pytest.mark.parametrize(("how", "options", "reason"), OWN)
+def test_an_own_certificate_that_no_peer_would_accept_is_refused(
+    authority: Authority, how: str, options: dict[str, Any], reason: str
+) -> None:
+    """With TLS 1.3 who connects with such a certificate believes itself connected, and would never know."""
+    files = authority.issue_odd("odd", "raft-server-1", **options)
+    transport, loop = RaftUvTransport(), Loop()
+    assert raft_uv_tls_init(transport, loop, *files, authority.path) == RAFT_INVALID
+    assert transport.errmsg.startswith(f"own certificate {files[0]} is of no use: {reason}")
+    assert transport.impl is None
+    loop.close()
+
+
+def test_an_own_certificate_of_a_foreign_authority_is_refused(authority: Authority, tmp_path: Path) -> None:
+    """Peers have the same authorities, or one of the two files is the wrong one."""
+    files = Authority(tmp_path, "stranger").issue("one", "raft-server-1")
+    transport, loop = RaftUvTransport(), Loop()
+    assert raft_uv_tls_init(transport, loop, *files, authority.path) == RAFT_INVALID
+    assert transport.errmsg.endswith("is of no use: unable to get local issuer certificate")
+    loop.close()
+
+
+def test_an_own_certificate_must_name_the_server(authority: Authority) -> None:
+    """The id is known when the server is initialized; a reload keeps what it has when the new one names another."""
+    transport, loop = RaftUvTransport(), Loop()
+    assert tls_init(authority, "one", "raft-server-1")(transport, loop) == 0
+    assert transport.init(transport, 3, "127.0.0.1:9001") == RAFT_INVALID
+    text = f"own certificate {authority.dir / 'one.pem'}, of raft-server-1, does not name server "
+    assert transport.errmsg == f"{text}3 at 127.0.0.1:9001"
+    assert transport.init(transport, 1, "127.0.0.1:9001") == 0
+    authority.issue("one", "raft-server-2")
+    assert raft_uv_tls_reload(transport) == RAFT_INVALID
+    assert transport.errmsg == f"{text.replace('1, does', '2, does')}1 at 127.0.0.1:9001"
+    loop.close()
+
+
+def test_revocation_lists_among_the_authorities_are_refused(authority: Authority, tmp_path: Path) -> None:
+    """OpenSSL would take them from there, an old one perhaps, that nobody has looked at."""
+    files = authority.issue("one", "raft-server-1")
+    authorities, lists = tmp_path / "authorities.pem", tmp_path / "crl.pem"
+    lists.write_bytes(authority.revocations())
+    authorities.write_bytes(authority.path.read_bytes() + lists.read_bytes())
+    transport, loop = RaftUvTransport(), Loop()
+    assert raft_uv_tls_init(transport, loop, *files, authorities, crl=lists) == RAFT_INVALID
+    assert "there are revocation lists among the authorities" in transport.errmsg
+    loop.close()
+
+
+def test_each_file_is_read_once(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was judged is what is used, whatever becomes of the file in between."""
+    files = *authority.issue("one", "raft-server-1"), authority.path, tmp_path / "crl.pem"
+    files[3].write_bytes(authority.revocations())
+    opened: list[Any] = []
+    open_file = fs.open
+
+    def replace_after_opening(path: str, flags: int) -> int:
+        opened.append(path)
+        fd = open_file(path, flags)
+        Path(path).rename(tmp_path / f"moved{len(opened)}")
+        Path(path).write_text("nothing of use")
+        return fd
+
+    monkeypatch.setattr(fs, "open", replace_after_opening)
+    transport, loop = RaftUvTransport(), Loop()
+    try:
+        assert raft_uv_tls_init(transport, loop, *files[:3], crl=files[3]) == 0, transport.errmsg
+    finally:
+        for i, path in enumerate(opened, 1):
+            (tmp_path / f"moved{i}").rename(path)
+    assert sorted(opened) == sorted(map(str, files))
+    loop.close()
+
+
+def test_without_memory_files_temporary_ones_serve(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox may refuse memfd_create; nothing is left behind then."""
+
+    def refuse(name: str, flags: int) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    lists = tmp_path / "crl.pem"
+    lists.write_bytes(authority.revocations())
+    transport, loop = RaftUvTransport(), Loop()
+    assert tls_init(authority, "one", "raft-server-1", crl=lists)(transport, loop) == 0, transport.errmsg
+    assert os.listdir(tmp_path / "tmp") == []
+    loop.close()
+
+
+def test_files_that_others_may_change_are_told(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    """Who can write the key's or the authorities' file is as good as the server."""
+    certificate, key = authority.issue("one", "raft-server-1")
+    transport, loop = RaftUvTransport(), Loop()
+    certificate.chmod(0o622)
+    key.chmod(0o644)
+    assert raft_uv_tls_init(transport, loop, certificate, key, authority.path) == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{certificate} may be written by others (mode 622)",
+        f"{key}, which is secret, may be read by everybody (mode 644)",
+    ]
+    loop.close()
+
+
+def test_lists_without_cryptography_are_refused(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with an extra, and the text says which; TLS without lists does not need it."""
+    lists = tmp_path / "crl.pem"
+    lists.write_bytes(authority.revocations())
+    monkeypatch.delitem(sys.modules, "io_uv.crl", raising=False)
+    monkeypatch.delattr(io_uv, "crl", raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    transport, loop = RaftUvTransport(), Loop()
+    files = authority.issue("one", "raft-server-1")
+    assert raft_uv_tls_init(transport, loop, *files, authority.path, crl=lists) == RAFT_INVALID
+    assert "this takes the package cryptography, pip install 'pyraft-uv[tls]'" in transport.errmsg
+    assert raft_uv_tls_init(transport, loop, *files, authority.path) == 0
+    loop.close()
+
+
 def test_another_version_of_the_transport_is_refused(authority: Authority) -> None:
     """As raft_uv_tcp_init does."""
     transport, loop = RaftUvTransport(), Loop()
@@ -365,8 +524,8 @@ def test_certificates_are_reloaded(pair: Pair, tmp_path: Path) -> None:
     files = old.issue("one", "raft-server-1")
     one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, both))
     two_files = new.issue("two", "raft-server-2")
-    two = pair.add(2, lambda t, loop: raft_uv_tls_init(t, loop, *two_files, old.path))
-    expect_no_message(pair, one, two, "unable to get local issuer certificate", one.traces)
+    two = pair.add(2, lambda t, loop: raft_uv_tls_init(t, loop, *two_files, trusting(old, new)))
+    expect_no_message(pair, one, two, "self-signed certificate in certificate chain", one.traces)
     both.write_text("half written")
     assert raft_uv_tls_reload(one.transport) == RAFT_INVALID
     both.write_bytes(old.path.read_bytes() + new.path.read_bytes())

@@ -1,6 +1,6 @@
 """Servers that speak TLS on one loop, and an authority that makes real certificates and revocation lists for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import trustme
 from cryptography import x509  # what trustme is built on
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
 from io_uv import (
     raft_uv_close,
@@ -44,18 +45,65 @@ class Authority:
         certificate, key = self.dir / f"{name}.pem", self.dir / f"{name}.key"
         certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)
+        key.chmod(0o600)
         return certificate, key
 
-    def revocations(self, *revoked: Path, begin: datetime = NOW - DAY, end: datetime = NOW + DAY) -> bytes:
+    def issue_odd(
+        self,
+        name: str,
+        *names: str,
+        begin: datetime = NOW - DAY,
+        end: datetime = NOW + DAY,
+        usages: Sequence[x509.ObjectIdentifier] = (EKU.SERVER_AUTH, EKU.CLIENT_AUTH),
+    ) -> tuple[Path, Path]:
+        """Make a certificate for DNS names that may be of no use; return the paths of certificate and key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(x509.load_pem_x509_certificate(self.ca.cert_pem.bytes()).subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(end)
+            .add_extension(alternatives, critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=True)
+        )
+        pem = serialization.Encoding.PEM
+        certificate, path = self.dir / f"{name}.pem", self.dir / f"{name}.key"
+        certificate.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(pem))
+        form = serialization.PrivateFormat.PKCS8
+        path.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+        path.chmod(0o600)
+        return certificate, path
+
+    def revocations(
+        self,
+        *revoked: Path,
+        begin: datetime = NOW - DAY,
+        end: datetime = NOW + DAY,
+        number: int | None = None,
+        extensions: Sequence[x509.ExtensionType] = (),
+    ) -> bytes:
         """Return a revocation list in PEM with the first certificate of each of these files."""
         builder = x509.CertificateRevocationListBuilder(last_update=begin, next_update=end)
         builder = builder.issuer_name(x509.load_pem_x509_certificate(self.ca.cert_pem.bytes()).subject)
         for path in revoked:
             serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
             builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder(serial, begin).build())
+        if number is not None:
+            builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def key(self) -> ec.EllipticCurvePrivateKey:
+        """The private key."""
         key = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        return key
 
 
 def tls_init(
@@ -64,6 +112,13 @@ def tls_init(
     """Return a function like raft_uv_tcp_init that makes a transport with a fresh certificate."""
     files = authority.issue(name, *names)
     return lambda transport, loop: raft_uv_tls_init(transport, loop, *files, authority.path, crl=crl)
+
+
+def trusting(*authorities: Authority) -> Path:
+    """Return the path of a file with several authorities."""
+    path = authorities[0].dir / ("-".join(authority.path.stem for authority in authorities) + ".pem")
+    path.write_bytes(b"".join(authority.path.read_bytes() for authority in authorities))
+    return path
 
 
 class TlsIo(UvIo):
