@@ -107,6 +107,11 @@ def _votes_in(r: Raft, conf: RaftConfiguration) -> bool:
     return server is not None and server.role == RAFT_VOTER
 
 
+def is_member(r: Raft) -> bool:
+    """Return whether this server is in its latest configuration, in whatever role."""
+    return configuration.get(r.configuration, r.id) is not None
+
+
 def is_only_voter(r: Raft) -> bool:
     """Return whether this server is the only voter."""
     return is_voter(r) and configuration.voter_count(r.configuration) == 1
@@ -117,6 +122,9 @@ def may_stand(r: Raft) -> bool:
 
     C: tick.c:tickFollower never lets the latter stand. If the entry that takes its vote has reached nobody else, then
     the others may need it to lead once more: its log is longer, so it withholds its vote from them.
+
+    Nothing committed is lost by that: it needs the votes of a majority of the voters of its latest configuration, and
+    does not count its own, as any candidate whose latest configuration does not have it (4.2.2).
     """
     if is_voter(r):
         return True
@@ -141,6 +149,11 @@ def out_of_patience(r: Raft) -> bool:
 
     They mostly pass by themselves, in the ordinary course of elections, so they hold until they have been given
     `vote_patience` times without a word from a leader. With C servers alone they hold for ever.
+
+    Only reasons that C adds to Raft's own may ever yield, and only on a member by its own log: that log then holds all
+    that this server has acknowledged, which is what the election restriction (3.6.1) rests on. The restriction itself,
+    the single vote in a term and a recovery (see recovering) never yield, nor does a server without a configuration:
+    perhaps its disk was replaced. Each place that asks this says why it loses nothing.
     """
     return r.votes_withheld > r.vote_patience
 
@@ -152,9 +165,11 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
         return 0, False
     if not is_voter(r):
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached
-        # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1).
+        # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1). To yield
+        # loses nothing: what follows are the rules for any vote, and our log has all that we acknowledged. Of a server
+        # that is no member by its log nobody can say that: there may be none any more, so it never yields.
         count_refusal(r)
-        if not out_of_patience(r):
+        if not is_member(r) or not out_of_patience(r):
             return 0, False
     # C: election.c:electionVote grants a second vote in the term to the target of our own transfer, so that two
     # leaders can share a term (B11). One vote per term (3.4).

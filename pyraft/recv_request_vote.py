@@ -31,7 +31,8 @@ def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
     """Return whether only its term keeps a candidate for a pre-vote, whose log is longer than ours, from leading.
 
     C: recv_request_vote.c:recvRequestVote never tells it a term. If it has the longer log and we the higher term, and
-    no majority is without one of us, then both refuse each other's pre-votes for ever.
+    no majority is without one of us, then both refuse each other's pre-votes for ever. To yield tells a term, which
+    grants nothing: whoever is elected in a later one needs its votes all the same.
     """
     if r.current_term <= args.term or election.knows_leader(r):
         return False
@@ -45,9 +46,12 @@ def _doubts_leader(r: Raft) -> bool:
     """Return whether the leader that this server knows has been silent for so long that it may be gone.
 
     C: recv_request_vote.c:recvRequestVote takes a leader that is known for one that is there. A voter forgets it when
-    it stands, but who is no voter, or does not know yet that it is one, never does (see election.vote).
+    it stands, but a server that is no voter, or does not know yet that it is one, never stands (see election.vote). To
+    doubt costs a live leader its term at worst (4.2.3 is about that alone); the vote has its own rules.
     """
-    if r.follower_state is None or election.is_voter(r) or not election.timer_expired(r):
+    if r.follower_state is None or election.is_voter(r) or not election.is_member(r):
+        return False
+    if not election.timer_expired(r):
         return False
     election.count_refusal(r)
     return election.out_of_patience(r)

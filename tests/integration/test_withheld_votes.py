@@ -1,5 +1,7 @@
 """Votes that C servers withhold for ever, and who ends that: see `vote_patience` and pyraft/README.md."""
 
+from collections.abc import Callable
+
 import pytest
 
 from pyraft import (
@@ -15,7 +17,10 @@ from pyraft import (
     raft_start,
 )
 from tests.lib import messages as msg
+from tests.lib.cluster import Cluster
 from tests.lib.solo import Solo, change
+
+NewCluster = Callable[..., Cluster]
 
 
 def votes(s: Solo) -> list[bool]:
@@ -95,3 +100,52 @@ def test_server_that_has_lost_its_vote_stands_no_more() -> None:
         s.recv(msg.request_vote(2, term, 0, 0))
     s.tick(3000)
     assert s.state == RAFT_FOLLOWER
+
+
+def test_server_without_a_log_never_votes() -> None:
+    """Its disk may have been replaced: it cannot know what it has acknowledged, however often it is asked, as in C."""
+    s = Solo(term=0, start=False)
+    s.io.stored = []
+    assert raft_start(s.r) == 0
+    for term in range(1, 4 * s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 9, 1))
+        s.recv(msg.request_vote(2, term + 1, 9, 1, pre_vote=True))
+    assert not any(votes(s))
+    assert s.r.current_term == 4 * s.r.vote_patience - 1
+    assert (s.r.voted_for, s.io.vote) == (0, 0)
+
+
+def test_server_that_is_no_member_by_its_log_never_votes_nor_doubts_the_leader() -> None:
+    """The candidate may need its vote, but its log is no measure of what it has acknowledged."""
+    conf = RaftConfiguration()
+    assert raft_configuration_add(conf, 2, "2", RAFT_VOTER) == 0
+    assert raft_configuration_add(conf, 3, "3", RAFT_VOTER) == 0
+    s = Solo(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER, start=False)
+    s.io.stored = [change(1, conf)]
+    assert raft_start(s.r) == 0
+    s.recv(msg.append_entries(2, 1, 1, 1))
+    s.io.now += 5000
+    for term in range(2, 4 * s.r.vote_patience):
+        s.recv(msg.request_vote(3, term, 9, 1))
+    assert not any(votes(s))
+    assert s.r.current_term == 1
+    s.tick(5000)
+    assert s.state == RAFT_FOLLOWER
+
+
+def test_cluster_with_a_replaced_disk_waits_for_the_server_that_has_the_entries(new_cluster: NewCluster) -> None:
+    """Two of three hold what is acknowledged: one is away, the other comes back empty. The third does not lead."""
+    c = new_cluster(3).led()
+    c.isolate(1)
+    assert all(c.until_done(c.add_x(0)) == 0 for _ in range(5))
+    index = c.last_index(0)
+    c.kill(0)
+    c.restart(2, keep=0)
+    c.rejoin(1)
+    c.kill(0)
+    c.elapse(200_000)
+    assert c.leader is None
+    c.revive(0)
+    c.until(lambda: c.leader == 0, 60_000)
+    for i in range(3):
+        c.until_applied(i, index, 60_000)

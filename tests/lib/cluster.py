@@ -28,7 +28,9 @@ from pyraft import (
     raft_assign,
     raft_barrier,
     raft_bootstrap,
+    raft_close,
     raft_configuration_encode,
+    raft_init,
     raft_last_applied,
     raft_last_index,
     raft_remove,
@@ -376,6 +378,31 @@ class Cluster:
     def revive(self, i: int) -> None:
         """Undo `kill`."""
         fx.raft_fixture_revive(self.f, i)
+
+    def restart(self, i: int, keep: int | None = None, recovering: bool = False) -> None:
+        """Close server `i` and start it from what was on its disk, while messages to and from it are lost.
+
+        Of its log only the entries up to `keep` are left; with 0 its disk is empty. `recovering`: its I/O says that
+        entries may be missing.
+        """
+        r = self.raft(i)
+        impl = r.io.impl
+        self.kill(i)
+        self.elapse(100)
+        raft_close(r, None)
+        if keep is not None:
+            impl.stored = {index: entry for index, entry in impl.stored.items() if index <= keep}
+            impl.next_index = keep + 1
+        if keep == 0:
+            impl.term = impl.voted_for = 0
+            impl.snapshot, impl.start_index = None, 1
+        marked = [recovering]
+        r.io.recovering = lambda io: marked[0]
+        r.io.recovered = lambda io: marked.__setitem__(0, False) or 0
+        self.fsms[i].x = self.fsms[i].y = 0
+        assert raft_init(r, r.io, r.fsm, r.id, r.address) == 0
+        assert raft_start(r) == 0
+        self.revive(i)
 
     def set_randomized(self, i: int, msecs: int) -> None:
         """Set what server `i` draws as its election timeout from now on."""
