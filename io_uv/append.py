@@ -36,7 +36,8 @@ class Barrier:
 
     A blocking one (truncate, install) holds back the writes of all later appends until release_barrier(); a
     non-blocking one (a snapshot of our own) only makes them go to new segments. `run()` is called once; if uv.closing
-    is set then, the request has to give up. `next_index` is what the request makes of the next append index.
+    is set then, the request has to give up. `next_index` is what the request makes of the next append index; it may
+    make the request a blocking one.
     """
 
     __slots__ = ("blocking", "next_index", "run", "running")
@@ -366,6 +367,7 @@ def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
         if not waiting.running:
             index = waiting.next_index(index)
     uv.append_next_index = index
+    _spread_blocking(uv)
     uv.append_told = True
     for segment in uv.append_segments:
         # Its buffer holds what was encoded for the failed ones, and an unused segment would begin with another index.
@@ -406,15 +408,20 @@ def request_barrier(uv: state.Uv, barrier: Barrier) -> None:
     """
     assert not uv.closing
     uv.append_next_index = barrier.next_index(uv.append_next_index)
-    if barrier.blocking:
-        for earlier in uv.barriers:
-            earlier.blocking = True
     uv.barriers.append(barrier)
+    _spread_blocking(uv)
     for segment in uv.append_segments:
         if segment.barrier is None:
             segment.barrier = barrier
             segment.finalize = True
     _proceed(uv)
+
+
+def _spread_blocking(uv: state.Uv) -> None:
+    """Make those blocking that a blocking request waits behind: what comes after it must not be written before it."""
+    blocking = False
+    for barrier in reversed(uv.barriers):
+        blocking = barrier.blocking = barrier.blocking or blocking
 
 
 def release_barrier(uv: state.Uv) -> None:

@@ -138,13 +138,15 @@ def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -
 
 
 def _covered(log: _Log, start: int, end: int) -> bool:
-    """Return whether the log has all entries behind `start` up to `end` by the names and contents of its segments."""
+    """Return whether the log has all entries behind `start` up to `end` by the names and contents of its segments.
+
+    Without closed ones it has not: the open ones are counted from the newest snapshot then, which is the bad one.
+    """
     run = log.closed[_run_start(log.closed) :]
-    first = run[0].first_index if run else start + 1
-    last = run[-1].last_index if run else start
-    if any(content.verdict == DAMAGED for _, content in log.open):
+    if not run or any(content.verdict == DAMAGED for _, content in log.open):
         return False
-    return first <= start + 1 and last + sum(len(content.entries) for _, content in log.open) >= end
+    last = run[-1].last_index + sum(len(content.entries) for _, content in log.open)
+    return run[0].first_index <= start + 1 and last >= end
 
 
 # ---- choosing segments -----------------------------------------------------------------------------------------------

@@ -269,16 +269,27 @@ def _remove(dir: str, info: SegmentInfo) -> None:
         raise exc.wrap(f"delete closed segment {info.filename}") from None
 
 
+def last_index(infos: Sequence[SegmentInfo], snapshot_index: int) -> int:
+    """Return the index in front of the first open segment, which only its neighbours tell.
+
+    That is the last of the sorted closed segments, or without any the newest snapshot, which ends at `snapshot_index`.
+    """
+    closed = [info for info in infos if not info.is_open]
+    return closed[-1].last_index if closed else snapshot_index
+
+
 def keep_trailing(dir: str, infos: Sequence[SegmentInfo], last_index: int, trailing: int) -> None:
     """Remove closed segments that end more than `trailing` entries before `last_index`, the index of a snapshot.
 
     Oldest first, up to the first that stays; with less than `trailing` entries before the snapshot none goes. Entries
-    above `last_index` never go (B3). The directory is left to the caller to sync.
+    above `last_index` never go (B3), and neither does the last segment, from which open ones are counted. The directory
+    is left to the caller to sync.
     """
     if last_index <= trailing:
         return
-    for info in infos:
-        if info.is_open or info.last_index > last_index - trailing:
+    closed = [info for info in infos if not info.is_open]
+    for info in closed[:-1]:
+        if info.last_index > last_index - trailing:
             break
         _remove(dir, info)
 

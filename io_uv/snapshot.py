@@ -5,7 +5,8 @@ and removed in a thread. get loads the newest snapshot in a thread (uv_snapshot.
 
 Happy path of put: .meta, then the data, each complete and durable before it has its name; then all snapshots but the
 last two go, and closed segments that the trailing entries do not reach into. trailing 0 stands for a snapshot that was
-received (install): the log is replaced, so all closed segments go and the next append follows the snapshot.
+received (install): the log is replaced, so all closed segments go and the next append follows the snapshot. So does one
+that the log does not reach, since appends before it have failed: open segments are counted from what is before them.
 
 Failure modes: the files cannot be written: both are removed, RAFT_IOERR. Once they are durable there is no way back:
 old files that cannot be removed are left to the next put; but an install does not end before the former log has gone,
@@ -32,11 +33,22 @@ _log: Final = logging.getLogger("io_uv")
 class Put:
     """A RaftIoSnapshotPut under way.
 
-    `written` is the snapshot once it is durable; `failure` and `timer` are those of an install that waits for its next
-    attempt to remove the former log.
+    `installs` says whether it replaces the log, which is certain when its turn comes. `written` is the snapshot once it
+    is durable; `failure` and `timer` are those of an install that waits for its next attempt to remove the former log.
     """
 
-    __slots__ = ("failure", "former_next_index", "req", "snapshot", "timer", "trailing", "uv", "written")
+    __slots__ = (
+        "barrier",
+        "failure",
+        "former_next_index",
+        "installs",
+        "req",
+        "snapshot",
+        "timer",
+        "trailing",
+        "uv",
+        "written",
+    )
 
     def __init__(self, uv: state.Uv, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, trailing: int) -> None:
         self.uv = uv
@@ -44,6 +56,8 @@ class Put:
         self.snapshot = snapshot
         self.trailing = trailing
         self.former_next_index = 0
+        self.installs = trailing == 0
+        self.barrier = append.Barrier(self.run, self.installs, self.next_index)
         self.written: SnapshotInfo | None = None
         self.failure: Failure | None = None
         self.timer: Any = None
@@ -51,7 +65,11 @@ class Put:
     def next_index(self, former: int) -> int:
         """Return the append index after this put: an install goes on after its snapshot."""
         self.former_next_index = former
-        return self.snapshot.index + 1 if self.trailing == 0 else former
+        if self.snapshot.index >= former:
+            # C: uv_snapshot.c:UvSnapshotPut goes on where the log ends. After a crash these entries pass for those that
+            # follow the snapshot.
+            self.installs = self.barrier.blocking = True
+        return self.snapshot.index + 1 if self.installs else former
 
     def run(self) -> None:
         """The barrier's turn."""
@@ -66,7 +84,11 @@ class Put:
         """Write the snapshot and remove what it makes superfluous; in a thread."""
         uv, snapshot = self.uv, self.snapshot
         try:
-            timestamp = snapshot_file.timestamp_now(listing.list(uv.dir)[0], snapshot.term, snapshot.index)
+            snapshots, segments = listing.list(uv.dir)
+            last = segment.last_index(segments, snapshots[-1].index if snapshots else 0)
+            if last < snapshot.index and not self.installs:
+                raise Failure(errors.RAFT_IOERR, f"the log on disk ends with entry {last}, before the snapshot")
+            timestamp = snapshot_file.timestamp_now(snapshots, snapshot.term, snapshot.index)
             self.written = snapshot_file.write(uv.dir, snapshot, uv.snapshot_compression, timestamp)
         except Failure as failure:
             raise Failure(errors.RAFT_IOERR, failure.message) from None
@@ -74,7 +96,7 @@ class Put:
 
     def clean(self) -> None:
         """Remove what the durable snapshot makes superfluous; in a thread."""
-        if self.trailing == 0:
+        if self.installs:
             self.remove_former()
         self.remove_old()
 
@@ -101,7 +123,7 @@ class Put:
                 # Terms have run backwards. What is loaded is that one, on the log behind it.
                 raise Failure(errors.RAFT_CORRUPT, f"{newer[-1].data_name} passes for newer")
             snapshot_file.remove_old(uv.dir, snapshots)
-            if self.trailing != 0:
+            if not self.installs:
                 segment.keep_trailing(uv.dir, segments, index, self.trailing)
             fs.sync_dir(uv.dir)
         except Failure as failure:
@@ -146,7 +168,7 @@ class Put:
         if failure is not None:
             uv.io.errmsg = errors.errmsg_wrap(failure.message, f"put snapshot at {self.snapshot.index}")
             trace(uv.tracer, uv.io.errmsg, TRACE_WARN)
-            if self.trailing == 0 and uv.append_next_index == self.snapshot.index + 1:
+            if self.installs and uv.append_next_index == self.snapshot.index + 1:
                 # The core puts its former log back and goes on from there (B6).
                 uv.append_next_index = self.former_next_index
         closing.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
@@ -164,7 +186,8 @@ def close(uv: state.Uv) -> None:
 def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:
     """RaftIo.snapshot_put: store a snapshot and keep `trailing` entries before it (at least); `cb(req, status)`.
 
-    trailing 0: the snapshot replaces the log. Puts that are asked for while one is under way wait for it.
+    trailing 0, or a log that does not reach it: the snapshot replaces the log. Puts that are asked for while one is
+    under way wait for it.
     Returned at once: RAFT_CANCELED after io.close, RAFT_INVALID for an empty configuration.
     Through the callback: RAFT_IOERR, RAFT_CANCELED, RAFT_TOOMANY if no thread can be had.
     """
@@ -175,8 +198,7 @@ def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: Ra
         io.errmsg = "snapshot has no configuration"
         return errors.RAFT_INVALID
     req.cb = cb
-    put = Put(uv, req, snapshot, trailing)
-    append.request_barrier(uv, append.Barrier(put.run, trailing == 0, put.next_index))
+    append.request_barrier(uv, Put(uv, req, snapshot, trailing).barrier)
     return 0
 
 

@@ -548,9 +548,10 @@ def _complete_snapshot_put(impl: FixtureIo, request: Request) -> None:
     snapshot = request.snapshot
     assert snapshot is not None
     impl.snapshot = copy_snapshot(snapshot)
-    if request.trailing == 0 and _term_of(impl, snapshot.index) != snapshot.term:
-        # A snapshot from the leader replaces the log. (A local one describes entries that are here, and what follows
-        # them stays.)
+    beyond = snapshot.index >= impl.next_index
+    if beyond or (request.trailing == 0 and _term_of(impl, snapshot.index) != snapshot.term):
+        # A snapshot from the leader replaces the log. A local one describes entries that are here, and what follows
+        # them stays, unless some of those entries could not be stored.
         _restart_log(impl, snapshot.index + 1)
         return
     while impl.start_index <= snapshot.index - request.trailing:

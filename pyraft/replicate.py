@@ -336,7 +336,8 @@ def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
             if req is not None:
                 request.finish(r, req, status)
     writes.cut_log(r, index)
-    if r.state == RAFT_LEADER:
+    if r.state == RAFT_LEADER or (r.candidate_state is not None and r.snapshot.replacing != 0):
+        # Nobody leads whose log is being replaced.
         convert.to_follower(r)
     # C: replication.c:appendLeaderCb leaves the configuration of an entry in force that is gone (B4).
     if r.configuration_uncommitted_index >= index:

@@ -149,6 +149,11 @@ def take_cb(req: TakeRequest, status: int) -> None:
 
 def _put(r: Raft, snapshot: RaftSnapshot) -> int:
     assert r.snapshot.put is None
+    if log.term_of(r.log, snapshot.index) != snapshot.term:
+        # C: replication.c:putSnapshot stores it all the same. Its last entry was cut off while it was taken, since our
+        # own disk failed to store what the others have committed. Once that is back there will be another one.
+        _finish_taking(r, snapshot)
+        return 0
     # C: replication.c:putSnapshot passes 0 on, which tells the I/O to install: to delete all entries, those above
     # the snapshot included (B3). With 1 it deletes none of them.
     req = PutRequest(r)
@@ -170,15 +175,26 @@ def put_cb(req: PutRequest, status: int) -> None:
     r.snapshot.put = None
     if status == 0:
         r.snapshot.problem = ""
-        r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
-        if log.term_of(r.log, snapshot.index) == snapshot.term:
-            log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
-        # C: log.c:logSnapshot asserts. A leader may have applied, and put in a snapshot, entries that its own disk then
-        # failed to store: its log ends before them until the next leader sends them again.
-    elif r.state != RAFT_UNAVAILABLE:
-        _warn(r, f"it could not be stored: {status} ({raft_strerror(status)})")
+        # Of what is committed behind the snapshot and was cut off, writes.cut_log has kept the configuration.
+        if snapshot.configuration_index == r.configuration_committed_index or _holds_committed_configuration(r):
+            r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
+        assert log.term_of(r.log, snapshot.index) == snapshot.term
+        log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
+        if r.snapshot.replacing != 0:
+            # The disk's log goes on behind the snapshot now, as ours does (writes.cut_log).
+            r.last_stored = snapshot.index
+    else:
+        if r.snapshot.replacing != 0:
+            log.truncate(r.log, r.snapshot.replacing)
+        if r.state != RAFT_UNAVAILABLE:
+            _warn(r, f"it could not be stored: {status} ({raft_strerror(status)})")
     _finish_taking(r, snapshot)
     convert.settle(r)
+
+
+def _holds_committed_configuration(r: Raft) -> bool:
+    entry = log.get(r.log, r.configuration_committed_index)
+    return entry is not None and entry.type == RAFT_CHANGE
 
 
 def _warn(r: Raft, problem: str) -> None:
@@ -192,6 +208,7 @@ def _warn(r: Raft, problem: str) -> None:
 def _finish_taking(r: Raft, snapshot: RaftSnapshot) -> None:
     """Give the buffers back to the FSM, however it ended."""
     r.snapshot.pending = None
+    r.snapshot.replacing = 0
     calls.fsm_finalize(r, snapshot.bufs)
 
 
@@ -199,8 +216,8 @@ def _finish_taking(r: Raft, snapshot: RaftSnapshot) -> None:
 
 
 def is_installing(r: Raft) -> bool:
-    """Return whether a leader's snapshot is on its way to our disk."""
-    return r.snapshot.install is not None
+    """Return whether a snapshot that replaces the log is on its way to our disk."""
+    return r.snapshot.install is not None or r.snapshot.replacing != 0
 
 
 def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
@@ -217,7 +234,9 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     term = log.term_of(r.log, args.last_index)
     if args.last_term != 0 and term == args.last_term:
         return 0, False, 0
-    if args.last_index <= r.commit_index:
+    # An entry that is not here, as our disk failed to store it after the others had committed it, contradicts nothing:
+    # the snapshot gives it back.
+    if term != 0 and args.last_index <= r.commit_index:
         # C: replication.c:replicationInstallSnapshot would take committed entries back on a liar's word.
         r.errmsg = f"entry {args.last_index} is committed and contradicts the leader's"
         return RAFT_SHUTDOWN, True, 0

@@ -180,10 +180,21 @@ class SnapshotState:
     `install` (ours) is `put` while that stores a leader's snapshot. `refused_index` (ours) is the last index of a
     snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the messages rejected
     in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is the failure that was logged
-    last, empty after a success.
+    last, empty after a success. `replacing` (ours): the first entry, in our own snapshot that is being stored,
+    that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the disk's log then.
     """
 
-    __slots__ = ("install", "pending", "problem", "put", "refusals", "refused_index", "threshold", "trailing")
+    __slots__ = (
+        "install",
+        "pending",
+        "problem",
+        "put",
+        "refusals",
+        "refused_index",
+        "replacing",
+        "threshold",
+        "trailing",
+    )
 
     def __init__(self) -> None:
         self.threshold = 0
@@ -191,6 +202,7 @@ class SnapshotState:
         self.pending: RaftSnapshot | None = None
         self.put: RaftIoSnapshotPut | None = None
         self.install: RaftInstall | None = None
+        self.replacing = 0
         self.refused_index = 0
         self.refusals = 0
         self.problem = ""

@@ -487,7 +487,9 @@ class RaftIo:
     * `set_term(io, term) -> int`, `set_vote(io, server_id) -> int`: durable on return;
     * `send(io, req, message, cb) -> int`, `append(io, req, entries, n, cb) -> int`, `truncate(io, index) -> int`;
       appends complete in the order of submission, and when one fails, so do all that were queued behind it;
-    * `snapshot_put(io, trailing, req, snapshot, cb) -> int`, `snapshot_get(io, req, cb) -> int`;
+    * `snapshot_put(io, trailing, req, snapshot, cb) -> int`, `snapshot_get(io, req, cb) -> int`; a put waits for the
+      appends before it. With trailing 0, or if the log then ends before the snapshot, as appends have failed, it
+      replaces the log: the next entry to be appended follows the snapshot;
     * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
 
     Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,

@@ -45,10 +45,31 @@ def cut_log(r: Raft, index: int) -> None:
         rv, conf = membership.fetch_last_committed_configuration(r)
         if rv == 0:
             r.configuration_last_snapshot = conf
-    log.truncate(r.log, index)
-    if r.snapshot.install is not None:
-        log.truncate(r.snapshot.install.former, index)
     void(r, index)
+    if r.snapshot.install is not None:
+        log.truncate(r.log, index)
+        log.truncate(r.snapshot.install.former, index)
+    else:
+        log.truncate(r.log, _in_snapshot(r, index) + 1)
+
+
+def _in_snapshot(r: Raft, index: int) -> int:
+    """Return up to where entries from `index` on stay although the disk's log lacks them, index - 1 for none.
+
+    C: log.c:logSnapshot asserts. A leader may have applied, and put in a snapshot, what the others have committed and
+    its own disk then fails to store. If that snapshot is being stored, the disk's log ends before it, and it takes the
+    place of that log (see RaftIo). So no entry must be written meanwhile: it would be counted from another index there.
+    """
+    pending = r.snapshot.pending
+    if pending is not None and r.snapshot.put is not None and index <= pending.index:
+        r.snapshot.replacing = index
+        return pending.index
+    covered = log.snapshot_index(r.log)
+    if index <= covered:
+        # The I/O tells late, when the snapshot is stored and has taken the place of the disk's log.
+        r.last_stored = max(r.last_stored, covered)
+        return covered
+    return index - 1
 
 
 def void(r: Raft, index: int) -> None:

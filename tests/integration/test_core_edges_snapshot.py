@@ -278,21 +278,6 @@ def test_snapshot_that_contradicts_a_committed_entry_is_fatal() -> None:
     assert raft_last_index(s.r) == 2
 
 
-def test_own_snapshot_of_an_entry_that_the_own_disk_lost() -> None:
-    """A leader may snapshot what the others have stored; if its own write fails then, its log ends before that."""
-    s = leader()
-    raft_set_snapshot_threshold(s.r, 1)
-    command(s)
-    for id in (2, 3):
-        s.recv(msg.append_entries_result(id, 2, 3))
-    assert s.io.puts[0][2].index == 3
-    s.io.finish_append(RAFT_IOERR)
-    s.io.finish_put()
-    assert s.state == RAFT_FOLLOWER
-    assert (raft_last_index(s.r), s.r.log.snapshot.last_index, raft_last_applied(s.r)) == (2, 0, 3)
-    assert not s.fsm.locked
-
-
 def test_old_term_is_never_answered_with_what_reads_as_a_success() -> None:
     """By the time that the answer arrives its receiver may lead the term that it speaks of."""
     s = Solo(terms=[1, 1, 2], term=5)

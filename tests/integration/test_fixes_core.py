@@ -556,21 +556,3 @@ def test_longer_log_with_the_lower_term_learns_the_term_from_pre_votes() -> None
     assert votes(s) == [(False, 9)]
     s.recv(msg.request_vote(2, 10, 7, 4, pre_vote=True))
     assert votes(s) == [(True, 10)]
-
-
-def test_snapshot_of_entries_that_the_own_disk_then_lost() -> None:
-    """Two others have stored entry 3, so it is applied and in a snapshot when the leader's own write of it fails."""
-    s = leader()
-    raft_set_snapshot_threshold(s.r, 3)
-    apply(s)
-    s.recv(msg.append_entries_result(2, 2, 3))
-    s.recv(msg.append_entries_result(3, 2, 3))
-    [(_, _, snapshot, _)] = s.io.puts
-    assert snapshot.index == 3
-    s.io.finish_append(RAFT_IOERR)
-    assert raft_last_index(s.r) == 2
-    s.io.finish_put()
-    assert (s.state, s.r.log.snapshot.last_index, s.r.snapshot.put) == (RAFT_FOLLOWER, 0, None)
-    s.recv(msg.append_entries(2, 3, 2, 2, 3, msg.commands([2])))
-    s.io.finish_appends()
-    assert (raft_last_index(s.r), raft_last_applied(s.r)) == (3, 3)

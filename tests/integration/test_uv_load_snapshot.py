@@ -110,6 +110,23 @@ def test_a_compressed_snapshot_that_a_disk_fails_to_read_stays(
     assert data.has(name)
 
 
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize("auto_recovery", [True, False])
+def test_open_segments_behind_a_bad_snapshot_are_not_counted_from_an_older_one(
+    data: Dir, opener: Opener, older: bool, auto_recovery: bool
+) -> None:
+    """After an install they alone are there. By number there would be enough of them, but not from which index."""
+    if older:
+        data.snapshot(1, 2)
+    name = data.snapshot(1, 5)
+    data.overwrite(f"{name}.meta", 16, b"\xff")
+    opened(data, 1, 6, 8)
+    kept = data.names
+    loaded = opener.load(auto_recovery)
+    assert (loaded.rv, loaded.errmsg) == (RAFT_CORRUPT, f"read {name}.meta: checksum mismatch")
+    assert data.names == kept
+
+
 def test_the_logger_hears_of_a_snapshot_that_is_set_aside(
     data: Dir, opener: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -170,13 +170,13 @@ class Script:
         self.memory.note("truncate", self.serial(), index)
         assert self.uv.io.truncate(self.uv.io, index) == 0, self.uv.io.errmsg
 
-    def put(self, index: int, trailing: int, size: int = 20) -> Outcome:
-        """Put a snapshot; do not wait. trailing 0 installs."""
+    def put(self, index: int, trailing: int, size: int = 20, beyond: bool = False) -> Outcome:
+        """Put a snapshot; do not wait. trailing 0 installs, as does one `beyond` a log whose appends failed."""
         snapshot = RaftSnapshot()
         snapshot.index, snapshot.term, snapshot.configuration_index = index, self.term, 1
         snapshot.configuration = conf()
         snapshot.bufs = [self.rng.randbytes(size)]
-        self.memory.note("put", index, self.term, snapshot.bufs[0], trailing == 0)
+        self.memory.note("put", index, self.term, snapshot.bufs[0], trailing == 0 or beyond)
         outcome = Outcome()
 
         def done(req: RaftIoSnapshotPut, status: int) -> None:
@@ -385,6 +385,31 @@ def sick_installs(s: Script) -> None:
     s.append(64)
 
 
+def sick_writes_under_snapshots(s: Script) -> None:
+    """Writes fail before snapshots that hold what they were to store, and before or after those are asked for."""
+    s.bootstrap()
+    for call in ("append", "appended"):
+        for size in (64, 1504, 64):
+            s.insist(size)
+        s.fail(call, "open-")
+        outcomes = [s.submit(200), s.submit(64)]
+        last = s.next_index - 1
+        put = s.put(last, 1, beyond=True)
+        s.wait(*outcomes, put)
+        assert s.has_failed()
+        assert (put.statuses, s.next_index) == ([0], last + 1)
+        s.append(72)
+        s.append(1504)
+        s.fail(call, "open-")
+        s.wait(s.submit(304))
+        assert s.has_failed()
+        s.wait(s.put(s.next_index + 1, 4, beyond=True))
+        s.append(80)
+        s.wait(s.put(s.next_index - 1, 1), s.submit(64))
+    s.restart()
+    s.append(64)
+
+
 def sick_metadata(s: Script) -> None:
     """A term or vote cannot be stored at first."""
     s.set_term(1)
@@ -402,7 +427,10 @@ def sick_metadata(s: Script) -> None:
 
 
 _HEALTHY = (terms_and_votes, appends_and_rolls, gathered_writes, restarts, truncates, snapshots, installs, recovers)
-_SICK = (sick_writes, sick_segments, sick_truncates, sick_snapshots, sick_installs, sick_metadata)
+_SICK = (
+    *(sick_writes, sick_segments, sick_truncates, sick_snapshots, sick_installs),
+    *(sick_writes_under_snapshots, sick_metadata),
+)
 SCRIPTS: dict[str, Callable[[Script], None]] = {function.__name__: function for function in (*_HEALTHY, *_SICK)}
 
 

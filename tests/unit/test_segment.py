@@ -451,12 +451,12 @@ def left(data: Dir) -> list[str]:
         (4, 4, ["1-1", "2-2", "3-3", "4-4", "5-5"]),
         (4, 9, ["1-1", "2-2", "3-3", "4-4", "5-5"]),
         (4, 0, ["5-5"]),
-        (9, 0, []),
+        (9, 0, ["5-5"]),
         (5, 1, ["5-5"]),
     ],
 )
 def test_trailing_entries_stay(data: Dir, last_index: int, trailing: int, expected: list[str]) -> None:
-    """And so does everything above the snapshot, even without trailing entries (B3)."""
+    """So does everything above the snapshot, even without any (B3), and what an open segment would be counted from."""
     infos = log(data, (1, 1), (2, 2), (3, 3), (4, 4), (5, 5))
     segment.keep_trailing(str(data), infos, last_index, trailing)
     assert left(data) == expected

@@ -102,12 +102,12 @@ class Disk:
         self.queue.append(op)
 
     def put(self, req: Any, cb: Any, trailing: int, snapshot: RaftSnapshot) -> None:
-        """Queue a snapshot; with `trailing` 0 it replaces the log."""
+        """Queue a snapshot; with `trailing` 0, or if the log ends before it, it replaces the log."""
         op = Operation(PUT, req, cb)
         op.snapshot = snapshot
-        op.trailing = trailing
+        op.trailing = 0 if snapshot.index >= self.next_index else trailing
         op.first = self.next_index
-        if trailing == 0:
+        if op.trailing == 0:
             self.next_index = snapshot.index + 1
         self.queue.append(op)
 
@@ -127,7 +127,8 @@ class Disk:
     def fail(self, op: Operation, dice: Random, status: int) -> None:
         """Let the append `op` fail. What is queued behind the hole is void: it fails too, or it only seems to succeed.
 
-        A truncation at or before the hole, or a snapshot that replaces the log, ends the damage.
+        A truncation at or before the hole, or a snapshot that replaces the log, ends the damage. One that ends beyond
+        the hole now replaces it as well, but what was queued behind that before is void.
         """
         if op.keep == 0:
             return  # It was void itself, and what follows it may be new.
@@ -135,17 +136,22 @@ class Disk:
             assert op.batch is not None
             self._store(op.first, op.batch, dice.randint(0, op.keep))
         later_fail = dice.random() < 0.5
+        next_index = op.first
         for later in self.queue:
             if later.kind == TRUNCATE and later.first <= op.first:
                 return
             if later.kind == PUT and later.trailing == 0:
                 later.first = min(later.first, op.first)
                 return
+            if later.kind == PUT and later.snapshot.index >= op.first:
+                later.trailing = 0
+                later.first = op.first
+                next_index = later.snapshot.index + 1
             if later.kind == APPEND:
                 later.keep = 0
                 if later_fail:
                     later.status = status
-        self.next_index = min(self.next_index, op.first)
+        self.next_index = min(self.next_index, next_index)
 
     def crash(self, dice: Random) -> None:
         """Lose what is queued, except for a random prefix whose last append may itself be a prefix."""
