@@ -28,7 +28,7 @@ help:
 	@echo "                 SERVERS=$(SERVERS) SECONDS=$(SECONDS) RATE=$(RATE) SEED=..."
 	@echo "make test      run the whole test suite (minutes); ARGS='-k name' chooses"
 	@echo "make check     what a change must pass: lint and test"
-	@echo "make lint      ruff (rules and format) and mypy --strict"
+	@echo "make lint      ruff (rules and format), mypy --strict and pyright"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
 	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
@@ -108,6 +108,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 .PHONY: format
 format: $(READY)

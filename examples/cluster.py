@@ -380,8 +380,9 @@ def read_log(member: Member) -> dict[int, tuple[int, int, bytes]]:
     io = RaftIo()
     rv = io_uv.raft_uv_tcp_init(transport, loop) or io_uv.raft_uv_init(io, loop, str(member.dir), transport)
     rv = rv or io.init(io, member.id, member.address)
-    if rv == 0:
-        rv, _, _, _, start, entries = io.load(io)
+    if rv != 0:
+        raise Violation(f"the directory of server {member.id} cannot be read: {io.errmsg} ({rv})")
+    rv, _, _, _, start, entries = io.load(io)
     if rv != 0:
         raise Violation(f"the log of server {member.id} cannot be read: {io.errmsg} ({rv})")
     io.close(io, lambda io: None)

@@ -18,6 +18,7 @@ from io_uv.tcp import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_
 from io_uv.tls import raft_uv_tls_init, raft_uv_tls_reload
 from io_uv.transport import (
     RaftUvConnect,
+    RaftUvStream,
     RaftUvTransport,
     raft_uv_accept_cb,
     raft_uv_connect_cb,
@@ -38,6 +39,7 @@ from io_uv.uv import (
 __all__ = [
     "Limits",
     "RaftUvConnect",
+    "RaftUvStream",
     "RaftUvTransport",
     "pyuv",
     "raft_uv_accept_cb",

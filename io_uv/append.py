@@ -19,14 +19,14 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from io_uv import closing, finalize, fs, prepare, retry, state
 from io_uv.fs import Failure
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
-from pyraft.types import Entries, EntryBatch, RaftIo, RaftIoAppend
+from pyraft.types import Entries, EntryBatch, RaftIo, RaftIoAppend, raft_io_append_cb
 
 _MISALIGNED: Final = "entry buffers must be 8-byte aligned"
 
@@ -122,7 +122,7 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     return failure.code
 
 
-def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: Any) -> int:
+def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_append_cb) -> int:
     """RaftIo.append: store the first `n` entries behind the last ones; `cb(req, status)` when they are durable.
 
     Returned at once, without a callback: RAFT_INVALID for no entries, too few, or a payload whose length is no multiple

@@ -25,7 +25,14 @@ from io_uv.pyuv import Timer
 from io_uv.snapshot_file import SnapshotInfo
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
-from pyraft.types import RaftIo, RaftIoSnapshotGet, RaftIoSnapshotPut, RaftSnapshot
+from pyraft.types import (
+    RaftIo,
+    RaftIoSnapshotGet,
+    RaftIoSnapshotPut,
+    RaftSnapshot,
+    raft_io_snapshot_get_cb,
+    raft_io_snapshot_put_cb,
+)
 
 _log: Final = logging.getLogger("io_uv")
 
@@ -183,7 +190,9 @@ def close(uv: state.Uv) -> None:
         put.end(put.failure)
 
 
-def snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:
+def snapshot_put(
+    io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: raft_io_snapshot_put_cb
+) -> int:
     """RaftIo.snapshot_put: store a snapshot and keep `trailing` entries before it (at least); `cb(req, status)`.
 
     trailing 0, or a log that does not reach it: the snapshot replaces the log. Puts that are asked for while one is
@@ -229,7 +238,7 @@ class Get:
         closing.maybe_fire(uv)
 
 
-def snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: Any) -> int:
+def snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: raft_io_snapshot_get_cb) -> int:
     """RaftIo.snapshot_get: load the newest snapshot; `cb(req, snapshot, status)`. Several may run at a time.
 
     Returned at once: RAFT_CANCELED after io.close. Through the callback: RAFT_NOTFOUND without a snapshot, and the

@@ -12,10 +12,9 @@ Failure modes: close calls back once all listeners and all connections that nobo
 were handed over are their owners'.
 """
 
-from typing import Any
-
 from io_uv import ip, tcp_connect, tcp_listen
 from io_uv.fs import Failure
+from io_uv.pyuv import Loop
 from io_uv.state import Limits
 from io_uv.tcp_common import UvTcp, maybe_fire_close
 from io_uv.transport import TRANSPORT_VERSION, RaftUvTransport, raft_uv_transport_close_cb
@@ -23,7 +22,7 @@ from pyraft.errors import RAFT_INVALID, errmsg_cut
 from pyraft.tracing import RaftTracer
 
 
-def raft_uv_tcp_init(transport: RaftUvTransport, loop: Any) -> int:
+def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     """Make `transport` one that uses TCP sockets on `loop`, an io_uv.pyuv.Loop.
 
     Returns RAFT_INVALID if transport.version is not 1. Source: raft/uv.h.

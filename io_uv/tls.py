@@ -36,7 +36,12 @@ _EXPIRED: Final = pyuv.errno.UV_ECONNABORTED
 
 
 def raft_uv_tls_init(
-    transport: RaftUvTransport, loop: Any, certificate: Path, key: Path, authorities: Path, crl: Path | None = None
+    transport: RaftUvTransport,
+    loop: pyuv.Loop,
+    certificate: Path,
+    key: Path,
+    authorities: Path,
+    crl: Path | None = None,
 ) -> int:
     """Make `transport` one that uses TLS over TCP sockets on `loop`, an io_uv.pyuv.Loop. Ours.
 

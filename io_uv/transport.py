@@ -10,9 +10,27 @@ A stream is a pyuv TCP or Pipe handle, or whatever has the same `write(data, cal
 """
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from pyraft.types import UNSET, raft_id
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 TRANSPORT_VERSION: Final = 1
+
+
+class RaftUvStream(Protocol):
+    """What raft_uv needs of a connection, as above; for type checkers only. What a call returns is not looked at."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    def write(self, data: Any, callback: Callable[[Any, int | None], object], /) -> object: ...
+
+    def start_read(self, callback: Callable[[Any, bytes | None, int | None], object], /) -> object: ...
+
+    def close(self, callback: Callable[[Any], object], /) -> object: ...
 
 
 class RaftUvConnect:
@@ -22,7 +40,7 @@ class RaftUvConnect:
 
     def __init__(self) -> None:
         self.data: Any = None
-        self.cb: Any = None
+        self.cb: Callable[[Self, RaftUvStream | None, int], None] = UNSET
 
 
 class RaftUvTransport:
@@ -45,12 +63,12 @@ class RaftUvTransport:
         self.data: Any = None
         self.impl: Any = None
         self.errmsg = ""
-        self.init: Any = None
-        self.listen: Any = None
-        self.connect: Any = None
-        self.close: Any = None
+        self.init: Callable[[Self, raft_id, str], int] = UNSET
+        self.listen: Callable[[Self, raft_uv_accept_cb], int] = UNSET
+        self.connect: Callable[[Self, RaftUvConnect, raft_id, str, raft_uv_connect_cb], int] = UNSET
+        self.close: Callable[[Self, raft_uv_transport_close_cb], None] = UNSET
 
 
-raft_uv_accept_cb: TypeAlias = Callable[[RaftUvTransport, int, str, Any], None]
-raft_uv_connect_cb: TypeAlias = Callable[[RaftUvConnect, Any, int], None]
+raft_uv_accept_cb: TypeAlias = Callable[[RaftUvTransport, raft_id, str, RaftUvStream], None]
+raft_uv_connect_cb: TypeAlias = Callable[[RaftUvConnect, RaftUvStream | None, int], None]
 raft_uv_transport_close_cb: TypeAlias = Callable[[RaftUvTransport], None]

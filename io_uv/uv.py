@@ -15,7 +15,7 @@ import operator
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from io_uv import (
     append,
@@ -41,7 +41,16 @@ from io_uv.transport import RaftUvTransport
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
 from pyraft.tracing import NoopTracer, RaftTracer
-from pyraft.types import EntryBatch, RaftConfiguration, RaftIo, RaftSnapshot, no_entries
+from pyraft.types import (
+    EntryBatch,
+    RaftConfiguration,
+    RaftIo,
+    RaftSnapshot,
+    no_entries,
+    raft_io_close_cb,
+    raft_io_recv_cb,
+    raft_io_tick_cb,
+)
 
 _DEFAULT_BLOCK_SIZE: Final = 4096
 
@@ -214,7 +223,7 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
     return 0, uv.metadata.term, uv.metadata.voted_for, found, start_index, entries
 
 
-def _start(io: RaftIo, msecs: int, tick: Any, recv_cb: Any) -> int:
+def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_cb) -> int:
     """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer."""
     uv: Uv = io.impl
     uv.tick_cb = tick
@@ -336,7 +345,7 @@ def _recovered(io: RaftIo) -> int:
     return 0
 
 
-def _close(io: RaftIo, cb: Any) -> None:
+def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     """RaftIo.close: end everything; `cb(io)` once when nothing is left, inside this only if init never succeeded or the
     loop was closed before.
     """

@@ -11,13 +11,12 @@ can be started for ends with RAFT_TOOMANY, one that was waiting when the loop wa
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from io_uv import closing, state
 from io_uv.fs import Failure
 from io_uv.pyuv import errno
 from pyraft import errors
-from pyraft.types import RaftIo, RaftIoAsyncWork
+from pyraft.types import RaftIo, RaftIoAsyncWork, raft_io_async_work_cb
 
 
 class _Job:
@@ -83,7 +82,7 @@ class _AsyncWork:
         closing.maybe_fire(uv)
 
 
-def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: Any) -> int:
+def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: raft_io_async_work_cb) -> int:
     """RaftIo.async_work: run `req.work(req) -> int` in a thread; `cb(req, status)` gets what it returned.
 
     RAFT_CANCELED: io.close was called. A function that raises gives its callback RAFT_IOERR, one that no

@@ -12,19 +12,25 @@ Failure modes:
   the I/O table has none.
 
 KeyboardInterrupt and the like raised by FSM or I/O code are passed on after the server was marked as failed.
+
+Type checkers hold users to the types of the tables. Here nobody's word is taken: a list that stands for a tuple or a
+float for a number will do, compiled too, where a call of what has a type would test it first. Hence `Function`.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap, raft_strerror
 from pyraft.state import Raft, RaftWrite
 from pyraft.types import (
     RAFT_UNAVAILABLE,
+    Buffer,
+    BytesLike,
     EntryBatch,
     RaftBuffer,
     RaftConfiguration,
+    RaftFsm,
     RaftIoAsyncWork,
     RaftIoSend,
     RaftIoSnapshotGet,
@@ -32,9 +38,21 @@ from pyraft.types import (
     RaftMessage,
     RaftRequest,
     RaftSnapshot,
+    raft_io_close_cb,
+    raft_io_recv_cb,
+    raft_io_tick_cb,
 )
 
 _logger = logging.getLogger("pyraft")
+
+Function: TypeAlias = Callable[..., Any]
+"""A function of users, whose answer may be anything."""
+
+_Send = TypeVar("_Send", bound=RaftIoSend)
+_Write = TypeVar("_Write", bound=RaftWrite)
+_Put = TypeVar("_Put", bound=RaftIoSnapshotPut)
+_Get = TypeVar("_Get", bound=RaftIoSnapshotGet)
+_Work = TypeVar("_Work", bound=RaftIoAsyncWork)
 
 
 def report(r: Raft, exc: BaseException) -> None:
@@ -134,12 +152,13 @@ def fire_close(r: Raft) -> None:
 def init(r: Raft) -> int:
     """Call io.init."""
     try:
-        return int(r.io.init(r.io, r.id, r.address))
+        function: Function = r.io.init
+        return int(function(r.io, r.id, r.address))
     except BaseException as exc:
         return _io_failed(r, "io.init", exc)
 
 
-def close(r: Raft, cb: Any) -> None:
+def close(r: Raft, cb: raft_io_close_cb) -> None:
     """Call io.close. If it raises, nothing will ever call back, so `cb` is called here."""
     try:
         r.io.close(r.io, cb)
@@ -151,7 +170,8 @@ def close(r: Raft, cb: Any) -> None:
 def load(r: Raft) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
     """Call io.load: (rv, term, voted_for, snapshot or None, start_index, entries)."""
     try:
-        rv, term, voted_for, snapshot, start_index, entries = r.io.load(r.io)
+        function: Function = r.io.load
+        rv, term, voted_for, snapshot, start_index, entries = function(r.io)
         batch = EntryBatch.of(entries, len(entries)) if rv == 0 else EntryBatch([], [], [])
         return int(rv), int(term), int(voted_for), snapshot, int(start_index), batch
     except BaseException as exc:
@@ -163,7 +183,8 @@ def recovering(r: Raft) -> bool:
     if r.io.recovering is None:
         return False
     try:
-        return bool(r.io.recovering(r.io))
+        function: Function = r.io.recovering
+        return bool(function(r.io))
     except BaseException as exc:
         fail(r, "io.recovering", exc)
         return True
@@ -174,15 +195,17 @@ def recovered(r: Raft) -> int:
     if r.io.recovered is None:
         return 0
     try:
-        return int(r.io.recovered(r.io))
+        function: Function = r.io.recovered
+        return int(function(r.io))
     except BaseException as exc:
         return _io_failed(r, "io.recovered", exc)
 
 
-def start(r: Raft, msecs: int, tick: Any, recv: Any) -> int:
+def start(r: Raft, msecs: int, tick: raft_io_tick_cb, recv: raft_io_recv_cb) -> int:
     """Call io.start."""
     try:
-        return int(r.io.start(r.io, msecs, tick, recv))
+        function: Function = r.io.start
+        return int(function(r.io, msecs, tick, recv))
     except BaseException as exc:
         return _io_failed(r, "io.start", exc)
 
@@ -190,7 +213,8 @@ def start(r: Raft, msecs: int, tick: Any, recv: Any) -> int:
 def bootstrap(r: Raft, conf: RaftConfiguration) -> int:
     """Call io.bootstrap."""
     try:
-        return int(r.io.bootstrap(r.io, conf))
+        function: Function = r.io.bootstrap
+        return int(function(r.io, conf))
     except BaseException as exc:
         return _io_failed(r, "io.bootstrap", exc)
 
@@ -198,7 +222,8 @@ def bootstrap(r: Raft, conf: RaftConfiguration) -> int:
 def recover(r: Raft, conf: RaftConfiguration) -> int:
     """Call io.recover."""
     try:
-        return int(r.io.recover(r.io, conf))
+        function: Function = r.io.recover
+        return int(function(r.io, conf))
     except BaseException as exc:
         return _io_failed(r, "io.recover", exc)
 
@@ -206,7 +231,8 @@ def recover(r: Raft, conf: RaftConfiguration) -> int:
 def set_term(r: Raft, term: int) -> int:
     """Call io.set_term."""
     try:
-        return int(r.io.set_term(r.io, term))
+        function: Function = r.io.set_term
+        return int(function(r.io, term))
     except BaseException as exc:
         return _io_failed(r, "io.set_term", exc)
 
@@ -214,25 +240,28 @@ def set_term(r: Raft, term: int) -> int:
 def set_vote(r: Raft, server_id: int) -> int:
     """Call io.set_vote."""
     try:
-        return int(r.io.set_vote(r.io, server_id))
+        function: Function = r.io.set_vote
+        return int(function(r.io, server_id))
     except BaseException as exc:
         return _io_failed(r, "io.set_vote", exc)
 
 
-def send(r: Raft, req: RaftIoSend, message: RaftMessage, cb: Any) -> int:
+def send(r: Raft, req: _Send, message: RaftMessage, cb: Callable[[_Send, int], None]) -> int:
     """Call io.send."""
     try:
-        return int(r.io.send(r.io, req, message, cb))
+        function: Function = r.io.send
+        return int(function(r.io, req, message, cb))
     except BaseException as exc:
         return _io_failed(r, "io.send", exc)
 
 
-def append(r: Raft, req: RaftWrite, entries: EntryBatch, cb: Any) -> int:
+def append(r: Raft, req: _Write, entries: EntryBatch, cb: Callable[[_Write, int], None]) -> int:
     """Call io.append; a write is one of `Raft.writes` until its completion callback, which may fire inside the call."""
     r.writes.append(req)
     rv = RAFT_IOERR
     try:
-        rv = int(r.io.append(r.io, req, entries, len(entries.bufs), cb))
+        function: Function = r.io.append
+        rv = int(function(r.io, req, entries, len(entries.bufs), cb))
     except BaseException as exc:
         fail(r, "io.append", exc)
     finally:
@@ -244,7 +273,9 @@ def append(r: Raft, req: RaftWrite, entries: EntryBatch, cb: Any) -> int:
 def defer(r: Raft, bufs: list[bytes]) -> int:
     """Call io.defer with `Raft.flush`."""
     try:
-        return int(r.io.defer(r.io, bufs, len(bufs), r.flush))
+        assert r.io.defer is not None
+        function: Function = r.io.defer
+        return int(function(r.io, bufs, len(bufs), r.flush))
     except BaseException as exc:
         return _io_failed(r, "io.defer", exc)
 
@@ -252,31 +283,35 @@ def defer(r: Raft, bufs: list[bytes]) -> int:
 def truncate(r: Raft, index: int) -> int:
     """Call io.truncate."""
     try:
-        return int(r.io.truncate(r.io, index))
+        function: Function = r.io.truncate
+        return int(function(r.io, index))
     except BaseException as exc:
         return _io_failed(r, "io.truncate", exc)
 
 
-def snapshot_put(r: Raft, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:
+def snapshot_put(r: Raft, trailing: int, req: _Put, snapshot: RaftSnapshot, cb: Callable[[_Put, int], None]) -> int:
     """Call io.snapshot_put."""
     try:
-        return int(r.io.snapshot_put(r.io, trailing, req, snapshot, cb))
+        function: Function = r.io.snapshot_put
+        return int(function(r.io, trailing, req, snapshot, cb))
     except BaseException as exc:
         return _io_failed(r, "io.snapshot_put", exc)
 
 
-def snapshot_get(r: Raft, req: RaftIoSnapshotGet, cb: Any) -> int:
+def snapshot_get(r: Raft, req: _Get, cb: Callable[[_Get, RaftSnapshot | None, int], None]) -> int:
     """Call io.snapshot_get."""
     try:
-        return int(r.io.snapshot_get(r.io, req, cb))
+        function: Function = r.io.snapshot_get
+        return int(function(r.io, req, cb))
     except BaseException as exc:
         return _io_failed(r, "io.snapshot_get", exc)
 
 
-def async_work(r: Raft, req: RaftIoAsyncWork, cb: Any) -> int:
+def async_work(r: Raft, req: _Work, cb: Callable[[_Work, int], None]) -> int:
     """Call io.async_work."""
     try:
-        return int(r.io.async_work(r.io, req, cb))
+        function: Function = r.io.async_work
+        return int(function(r.io, req, cb))
     except BaseException as exc:
         return _io_failed(r, "io.async_work", exc)
 
@@ -284,7 +319,8 @@ def async_work(r: Raft, req: RaftIoAsyncWork, cb: Any) -> int:
 def now(r: Raft) -> int:
     """Call io.time; 0 if it raises, so that nothing is due before the server stops."""
     try:
-        return int(r.io.time(r.io))
+        function: Function = r.io.time
+        return int(function(r.io))
     except BaseException as exc:
         fail(r, "io.time", exc)
         return 0
@@ -293,7 +329,8 @@ def now(r: Raft) -> int:
 def random(r: Raft, low: int, high: int) -> int:
     """Call io.random; `high` if it raises."""
     try:
-        return int(r.io.random(r.io, low, high))
+        function: Function = r.io.random
+        return int(function(r.io, low, high))
     except BaseException as exc:
         fail(r, "io.random", exc)
         return high
@@ -305,48 +342,60 @@ def random(r: Raft, low: int, high: int) -> int:
 def fsm_apply(r: Raft, buf: bytes) -> tuple[int, Any]:
     """Call fsm.apply."""
     try:
-        rv, result = r.fsm.apply(r.fsm, buf)
+        function: Function = r.fsm.apply
+        rv, result = function(r.fsm, buf)
         return int(rv), result
     except BaseException as exc:
         fail(r, "fsm.apply", exc)
         return RAFT_SHUTDOWN, None
 
 
-def fsm_snapshot(r: Raft) -> tuple[int, list[Any]]:
+def fsm_snapshot(r: Raft) -> tuple[int, list[bytes | memoryview]]:
     """Call fsm.snapshot; its buffers are returned as bytes-like objects."""
     try:
-        rv, bufs = r.fsm.snapshot(r.fsm)
+        function: Function = r.fsm.snapshot
+        rv, bufs = function(r.fsm)
         return int(rv), readable(bufs) if rv == 0 else []
     except BaseException as exc:
         fail(r, "fsm.snapshot", exc)
         return RAFT_SHUTDOWN, []
 
 
-def fsm_finalize(r: Raft, bufs: list[Any]) -> None:
+def fsm_snapshot_async(fsm: RaftFsm, bufs: Sequence[BytesLike]) -> tuple[int, Sequence[BytesLike]]:
+    """Call fsm.snapshot_async, in a worker thread; with a code, `bufs` come back. What it raises goes to the caller."""
+    assert fsm.snapshot_async is not None
+    function: Function = fsm.snapshot_async
+    rv, fresh = function(fsm, bufs)
+    return int(rv), readable(fresh) if rv == 0 else bufs
+
+
+def fsm_finalize(r: Raft, bufs: Sequence[BytesLike]) -> None:
     """Call fsm.snapshot_finalize, if there is one; its return value means nothing, as in C."""
     if r.fsm.version < 2 or r.fsm.snapshot_finalize is None:
         return
     try:
-        r.fsm.snapshot_finalize(r.fsm, bufs)
+        function: Function = r.fsm.snapshot_finalize
+        function(r.fsm, bufs)
     except BaseException as exc:
         fail(r, "fsm.snapshot_finalize", exc)
 
 
-def fsm_restore(r: Raft, buf: Any) -> int:
+def fsm_restore(r: Raft, buf: BytesLike) -> int:
     """Call fsm.restore."""
     try:
-        return int(r.fsm.restore(r.fsm, buf))
+        function: Function = r.fsm.restore
+        return int(function(r.fsm, buf))
     except BaseException as exc:
         fail(r, "fsm.restore", exc)
         return RAFT_SHUTDOWN
 
 
-def readable(bufs: Sequence[Any]) -> list[Any]:
+def readable(bufs: Sequence[Buffer]) -> list[bytes | memoryview]:
     """Return buffers as read-only bytes-like objects, without copying; TypeError on what is no buffer."""
     return [_readable(buf) for buf in bufs]
 
 
-def _readable(buf: Any) -> Any:
+def _readable(buf: Buffer) -> bytes | memoryview:
     if type(buf) is bytes:
         return buf
     if isinstance(buf, RaftBuffer):

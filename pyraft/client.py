@@ -10,8 +10,8 @@ call is RAFT_SHUTDOWN if there is no other code. A request that is called back i
 there or the server is closed there, has had its answer: the function then returns 0, whatever else went wrong.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from pyraft import calls, configuration, convert, log, membership, progress, replicate, request
 from pyraft.errors import (
@@ -30,16 +30,27 @@ from pyraft.types import (
     RAFT_SPARE,
     RAFT_VOTER,
     ROLE_NAMES,
+    Buffer,
     RaftApply,
     RaftBarrier,
     RaftChange,
     RaftConfiguration,
     RaftTransfer,
     as_bytes,
+    raft_id,
 )
 
+# A request may be of a class of the user's own, and its callback then takes that class.
+_Apply = TypeVar("_Apply", bound=RaftApply)
+_Barrier = TypeVar("_Barrier", bound=RaftBarrier)
+_Change = TypeVar("_Change", bound=RaftChange)
+_Transfer = TypeVar("_Transfer", bound=RaftTransfer)
+_Callback: TypeAlias = Callable[..., None] | None
 
-def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) -> int:
+
+def raft_apply(
+    r: Raft, req: _Apply, bufs: Sequence[Buffer], n: int, cb: Callable[[_Apply, int, Any], None] | None
+) -> int:
     """Append the first `n` of `bufs`, buffers of any kind, to the log as commands and replicate them.
 
     `cb(req, status, result)` fires once, when the first of them is applied, with what fsm.apply made of it, or when
@@ -73,7 +84,7 @@ def raft_apply(r: Raft, req: RaftApply, bufs: Sequence[Any], n: int, cb: Any) ->
     return 0
 
 
-def _payloads(bufs: Sequence[Any], n: int) -> list[bytes] | None:
+def _payloads(bufs: Sequence[Buffer], n: int) -> list[bytes] | None:
     """Return the first n buffers as bytes, None if there is anything wrong with them."""
     try:
         if n < 1 or n > len(bufs):
@@ -118,7 +129,7 @@ def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
     return convert.outcome(r, rv) if replicate.take_back(r, leader, index) else _called_back(r)
 
 
-def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
+def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:
     """Append a barrier entry; `cb(req, status)` fires when it, and so all before it, is applied.
 
     Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), codes of io.append. Source: raft.h.
@@ -134,7 +145,7 @@ def raft_barrier(r: Raft, req: RaftBarrier, cb: Any) -> int:
     return rv
 
 
-def raft_add(r: Raft, req: RaftChange, id: int, address: str, cb: Any) -> int:
+def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change, int], None] | None) -> int:
     """Add a server to the configuration, as RAFT_SPARE; `cb(req, status)` fires when that is committed.
 
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
@@ -152,7 +163,7 @@ def raft_add(r: Raft, req: RaftChange, id: int, address: str, cb: Any) -> int:
     return _submit_change(r, req, conf, cb)
 
 
-def raft_remove(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
+def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
     """Remove a server from the configuration; `cb(req, status)` fires when that is committed.
 
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req` is under way), RAFT_BADID (not a member), codes of
@@ -170,7 +181,7 @@ def raft_remove(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
     return _submit_change(r, req, conf, cb)
 
 
-def raft_assign(r: Raft, req: RaftChange, id: int, role: int, cb: Any) -> int:
+def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change, int], None] | None) -> int:
     """Give a server another role; `cb(req, status)` fires when that is committed, or has come to nothing.
 
     A future voter first catches up with the log (4.2.1); RAFT_NOCONNECTION is its status if it does not in time.
@@ -201,12 +212,12 @@ def raft_assign(r: Raft, req: RaftChange, id: int, role: int, cb: Any) -> int:
     return _begin_promotion(r, leader, req, i, cb)
 
 
-def raft_promote(r: Raft, req: RaftChange, id: int, cb: Any) -> int:
+def raft_promote(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
     """Make a server a voter: raft_assign with RAFT_VOTER (ours; raft_promote of older versions of the C library)."""
     return raft_assign(r, req, id, RAFT_VOTER, cb)
 
 
-def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: Any) -> int:
+def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: _Callback) -> int:
     """Start the first catch-up round of the i'th server (4.2.1)."""
     if req.pending:
         return _busy(r)
@@ -223,7 +234,7 @@ def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: 
     return convert.outcome(r, 0)
 
 
-def _start_change(leader: LeaderState, req: RaftChange, index: int, cb: Any) -> None:
+def _start_change(leader: LeaderState, req: RaftChange, index: int, cb: _Callback) -> None:
     req.cb = cb
     req.type = RAFT_CHANGE
     req.index = index
@@ -236,7 +247,7 @@ def _discard_change(leader: LeaderState, req: RaftChange) -> None:
     leader.change = None
 
 
-def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -> int:
+def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: _Callback) -> int:
     """Put `conf` in force and append it to the log; a failure leaves everything as it was."""
     leader = r.leader_state
     assert leader is not None
@@ -270,7 +281,7 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: Any) -
     return convert.outcome(r, rv)
 
 
-def raft_transfer(r: Raft, req: RaftTransfer, id: int, cb: Any) -> int:
+def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:
     """Hand the leadership to voter `id`, or with 0 to the one that is furthest.
 
     `cb(req)` fires when the target is seen to lead, after an election timeout, or when this server stops; ask

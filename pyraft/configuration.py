@@ -20,7 +20,7 @@ from pyraft.errors import (
     RAFT_INVALID,
     RAFT_MALFORMED,
 )
-from pyraft.types import RAFT_SPARE, RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftServer
+from pyraft.types import RAFT_SPARE, RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftServer, raft_id
 
 FORMAT: Final = 1
 
@@ -39,7 +39,7 @@ def raft_configuration_close(c: RaftConfiguration) -> None:
     c.servers = []
 
 
-def raft_configuration_add(c: RaftConfiguration, id: int, address: str, role: int) -> int:
+def raft_configuration_add(c: RaftConfiguration, id: raft_id, address: str, role: int) -> int:
     """Append a server; `role` True is RAFT_VOTER, False RAFT_STANDBY, the older spelling.
 
     Errors: RAFT_BADROLE (role not STANDBY, VOTER or SPARE), RAFT_BADID (no id of 64 bits, or 0),

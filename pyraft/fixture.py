@@ -27,7 +27,7 @@ of the step that fired it, after all else that the step does; a second one of th
 """
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from pyraft import configuration, convert, fixture_check, fixture_io, server, start
 from pyraft.fixture_io import (
@@ -117,6 +117,8 @@ RAFT_FIXTURE_MAX_SERVERS: Final = 8
 
 HEARTBEAT_TIMEOUT: Final = 100
 INSTALL_SNAPSHOT_TIMEOUT: Final = 30000
+
+_Arg = TypeVar("_Arg")
 
 
 class RaftFixtureEvent:
@@ -337,10 +339,13 @@ def raft_fixture_step_n(f: RaftFixture, n: int) -> RaftFixtureEvent:
     return f.event
 
 
-def raft_fixture_step_until(f: RaftFixture, stop: Callable[[RaftFixture, Any], bool], arg: Any, max_msecs: int) -> bool:
+def raft_fixture_step_until(
+    f: RaftFixture, stop: Callable[[RaftFixture, _Arg], bool], arg: _Arg, max_msecs: int
+) -> bool:
     """Step until `stop(f, arg)` is true or `max_msecs` have gone by; return whether less than that has gone by."""
+    test: Callable[..., Any] = stop  # anything true will do, compiled too
     begin = f.timeline.time
-    while not stop(f, arg) and f.timeline.time - begin < max_msecs:
+    while not test(f, arg) and f.timeline.time - begin < max_msecs:
         raft_fixture_step(f)
     return f.timeline.time - begin < max_msecs
 

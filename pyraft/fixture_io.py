@@ -14,10 +14,11 @@ type lose the delivery silently. An exception from a completion callback is kept
 """
 
 import sys
+from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from pyraft import configuration
+from pyraft import configuration, types
 from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_NOTFOUND
 from pyraft.state import Raft
 from pyraft.tracing import RaftTracer
@@ -25,6 +26,7 @@ from pyraft.types import (
     RAFT_CHANGE,
     RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_IO_TIMEOUT_NOW,
+    UNSET,
     Entries,
     EntryBatch,
     RaftConfiguration,
@@ -81,7 +83,7 @@ class Request:
 
     __slots__ = ("cb", "entries", "first", "keep", "kind", "message", "req", "snapshot", "trailing")
 
-    def __init__(self, kind: int, req: Any, cb: Any) -> None:
+    def __init__(self, kind: int, req: Any, cb: Callable[..., None]) -> None:
         self.kind = kind
         self.req = req
         self.cb = cb
@@ -165,8 +167,8 @@ class FixtureIo:
         self.address = ""
         self.next_tick = 0
         self.tick_interval = 0
-        self.tick_cb: Any = None
-        self.recv_cb: Any = None
+        self.tick_cb: types.raft_io_tick_cb = UNSET
+        self.recv_cb: types.raft_io_recv_cb | None = None
         self.term = 0
         self.voted_for = 0
         self.snapshot: RaftSnapshot | None = None
@@ -272,12 +274,12 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     return 0
 
 
-def _close(io: RaftIo, cb: Any) -> None:
+def _close(io: RaftIo, cb: types.raft_io_close_cb | None) -> None:
     if cb is not None:
         cb(io)
 
 
-def _start(io: RaftIo, msecs: int, tick: Any, recv: Any) -> int:
+def _start(io: RaftIo, msecs: int, tick: types.raft_io_tick_cb, recv: types.raft_io_recv_cb) -> int:
     impl: FixtureIo = io.impl
     impl.tick_interval = msecs
     impl.tick_cb = tick
@@ -330,7 +332,7 @@ def _set_vote(io: RaftIo, server_id: int) -> int:
     return 0
 
 
-def _send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: Any) -> int:
+def _send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: types.raft_io_send_cb) -> int:
     impl: FixtureIo = io.impl
     if _fault(impl, SEND_FAULT):
         return RAFT_IOERR
@@ -342,7 +344,7 @@ def _send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: Any) -> int:
     return 0
 
 
-def _append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: Any) -> int:
+def _append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: types.raft_io_append_cb) -> int:
     impl: FixtureIo = io.impl
     request = Request(APPEND, req, cb)
     request.entries = EntryBatch.of(entries, n)
@@ -361,7 +363,9 @@ def _truncate(io: RaftIo, index: int) -> int:
     return 0
 
 
-def _snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: Any) -> int:
+def _snapshot_put(
+    io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: RaftSnapshot, cb: types.raft_io_snapshot_put_cb
+) -> int:
     impl: FixtureIo = io.impl
     request = Request(SNAPSHOT_PUT, req, cb)
     request.snapshot = snapshot
@@ -370,12 +374,12 @@ def _snapshot_put(io: RaftIo, trailing: int, req: RaftIoSnapshotPut, snapshot: R
     return 0
 
 
-def _snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: Any) -> int:
+def _snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: types.raft_io_snapshot_get_cb) -> int:
     _submit(io.impl, Request(SNAPSHOT_GET, req, cb), io.impl.disk_latency)
     return 0
 
 
-def _async_work(io: RaftIo, req: RaftIoAsyncWork, cb: Any) -> int:
+def _async_work(io: RaftIo, req: RaftIoAsyncWork, cb: types.raft_io_async_work_cb) -> int:
     _submit(io.impl, Request(ASYNC_WORK, req, cb), io.impl.work_duration)
     return 0
 
@@ -479,7 +483,7 @@ def _complete_send(impl: FixtureIo, request: Request) -> None:
     if peer is None or not peer.connected:
         status = RAFT_NOCONNECTION
     else:
-        transmit = Request(TRANSMIT, None, None)
+        transmit = Request(TRANSMIT, None, UNSET)
         transmit.message = message
         _submit(impl, transmit, impl.network_latency)
         impl.n_send[message.type] += 1

@@ -8,9 +8,13 @@ Failure modes: a heap function that returns None is an allocation that failed; c
 """
 
 import mmap
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
+
+Memory: TypeAlias = bytearray | memoryview
+"""What an allocation is: something to write bytes into."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -21,27 +25,27 @@ class RaftHeap:
 
     def __init__(self) -> None:
         self.data: Any = None
-        self.malloc: Any = _malloc
-        self.free: Any = _free
-        self.calloc: Any = _calloc
-        self.realloc: Any = _realloc
-        self.aligned_alloc: Any = _aligned_alloc
-        self.aligned_free: Any = _aligned_free
+        self.malloc: Callable[[Any, int], Memory | None] = _malloc
+        self.free: Callable[[Any, Memory], None] = _free
+        self.calloc: Callable[[Any, int, int], Memory | None] = _calloc
+        self.realloc: Callable[[Any, Memory | None, int], Memory | None] = _realloc
+        self.aligned_alloc: Callable[[Any, int, int], Memory | None] = _aligned_alloc
+        self.aligned_free: Callable[[Any, int, Memory], None] = _aligned_free
 
 
-def _malloc(data: Any, size: int) -> Any:
+def _malloc(data: Any, size: int) -> Memory:
     return bytearray(size)
 
 
-def _free(data: Any, ptr: Any) -> None:
+def _free(data: Any, ptr: Memory) -> None:
     return None
 
 
-def _calloc(data: Any, nmemb: int, size: int) -> Any:
+def _calloc(data: Any, nmemb: int, size: int) -> Memory | None:
     return bytearray(nmemb * size)
 
 
-def _realloc(data: Any, ptr: Any, size: int) -> Any:
+def _realloc(data: Any, ptr: Memory | None, size: int) -> Memory | None:
     fresh = bytearray(size)
     if ptr is not None:
         kept = min(size, len(ptr))
@@ -49,13 +53,13 @@ def _realloc(data: Any, ptr: Any, size: int) -> Any:
     return fresh
 
 
-def _aligned_alloc(data: Any, alignment: int, size: int) -> Any:
+def _aligned_alloc(data: Any, alignment: int, size: int) -> Memory | None:
     if alignment > mmap.PAGESIZE or size == 0:
         return None
     return memoryview(mmap.mmap(-1, size))[:size]
 
 
-def _aligned_free(data: Any, alignment: int, ptr: Any) -> None:
+def _aligned_free(data: Any, alignment: int, ptr: Memory) -> None:
     return None
 
 
@@ -63,13 +67,13 @@ _default: Final = RaftHeap()
 _current: list[RaftHeap] = [_default]
 
 
-def raft_malloc(size: int) -> Any:
+def raft_malloc(size: int) -> Memory | None:
     """Return a zeroed bytearray of `size` bytes, or None if the current heap has none."""
     heap = _current[0]
     return heap.malloc(heap.data, size)
 
 
-def raft_free(ptr: Any) -> None:
+def raft_free(ptr: Memory | None) -> None:
     """Release memory of raft_malloc, raft_calloc or raft_realloc; None is allowed."""
     if ptr is None:
         return
@@ -77,25 +81,25 @@ def raft_free(ptr: Any) -> None:
     heap.free(heap.data, ptr)
 
 
-def raft_calloc(nmemb: int, size: int) -> Any:
+def raft_calloc(nmemb: int, size: int) -> Memory | None:
     """Return a zeroed bytearray of nmemb * size bytes, or None."""
     heap = _current[0]
     return heap.calloc(heap.data, nmemb, size)
 
 
-def raft_realloc(ptr: Any, size: int) -> Any:
+def raft_realloc(ptr: Memory | None, size: int) -> Memory | None:
     """Return a bytearray of `size` bytes that starts with the content of `ptr`, or None."""
     heap = _current[0]
     return heap.realloc(heap.data, ptr, size)
 
 
-def raft_aligned_alloc(alignment: int, size: int) -> Any:
+def raft_aligned_alloc(alignment: int, size: int) -> Memory | None:
     """Return a writable memoryview of `size` bytes at an address that is a multiple of `alignment`, or None."""
     heap = _current[0]
     return heap.aligned_alloc(heap.data, alignment, size)
 
 
-def raft_aligned_free(alignment: int, ptr: Any) -> None:
+def raft_aligned_free(alignment: int, ptr: Memory) -> None:
     """Release memory of raft_aligned_alloc."""
     heap = _current[0]
     heap.aligned_free(heap.data, alignment, ptr)

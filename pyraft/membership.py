@@ -7,6 +7,8 @@ Failure modes: RAFT_NOTLEADER, RAFT_CANTCHANGE; the code of io.send for a Timeou
 entry that cannot be decoded.
 """
 
+from collections.abc import Callable
+
 from pyraft import calls, configuration, log, messages, request
 from pyraft.errors import RAFT_CANTCHANGE, RAFT_NOTLEADER, errmsg_wrap, raft_strerror
 from pyraft.state import LeaderState, Raft
@@ -94,7 +96,7 @@ def rollback(r: Raft) -> int:
     return 0
 
 
-def transfer_init(r: Raft, req: RaftTransfer, id: int, cb: object) -> None:
+def transfer_init(r: Raft, req: RaftTransfer, id: int, cb: Callable[..., None] | None) -> None:
     """Register a transfer to server `id`."""
     req.cb = cb
     req.pending = True

@@ -27,6 +27,7 @@ from pyraft.types import (
     RAFT_LEADER,
     RAFT_SPARE,
     RAFT_VOTER,
+    UNSET,
     EntryBatch,
     RaftAppendEntries,
     RaftAppendEntriesResult,
@@ -49,7 +50,7 @@ class SendRequest(RaftIoSend):
 
     def __init__(self, raft: Raft, server_id: int) -> None:
         self.data = None
-        self.cb = None
+        self.cb = UNSET
         self.raft = raft
         self.server_id = server_id
 

@@ -9,15 +9,14 @@ impossible setting, no whole number or out of range: it keeps the old one, raft_
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from pyraft import calls, configuration, convert, election, log, replicate
 from pyraft import start as starting
 from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_WARN, StderrTracer, raft_tracer_maybe_enable, trace
-from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_state_cb
-from pyraft.types import raft_close_cb as CloseCb
+from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_id, raft_index
 
 _ELECTION_TIMEOUT_MSECS: Final = 1000
 _HEARTBEAT_TIMEOUT_MSECS: Final = 100
@@ -30,8 +29,10 @@ _MAX_APPEND_BYTES: Final = 1 << 20
 _MAX_INFLIGHT_BYTES: Final = 8 << 20
 _VOTE_PATIENCE: Final = 48
 
+_Raft = TypeVar("_Raft", bound=Raft)
 
-def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> int:
+
+def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> int:
     """Prepare `r` to be server `id` with this `io` and `fsm`, and call io.init.
 
     Errors: -1 (a version is 0, or the FSM has snapshot_async and the I/O no async_work; raft_errmsg says which),
@@ -111,7 +112,7 @@ def _check_arguments(r: Raft, fsm: RaftFsm, id: object, address: object) -> int:
     return 0
 
 
-def raft_close(r: Raft, cb: CloseCb | None) -> int:
+def raft_close(r: _Raft, cb: Callable[[_Raft], None] | None) -> int:
     """Stop and release everything; `cb(r)`, if any, fires once when nothing is running any more.
 
     Pending requests are called back inside this call with RAFT_LEADERSHIPLOST. Void in C, which asserts on misuse;
@@ -137,7 +138,7 @@ def _close_cb(io: RaftIo) -> None:
     calls.fire_close(r)
 
 
-def raft_register_state_cb(r: Raft, cb: raft_state_cb | None) -> None:
+def raft_register_state_cb(r: _Raft, cb: Callable[[_Raft, int, int], None] | None) -> None:
     """Have `cb(r, old_state, new_state)` called at every change of state; to be set before raft_start (raft.h)."""
     r.callbacks.state_cb = cb
 
@@ -284,7 +285,7 @@ def raft_role(r: Raft) -> int:
     return -1 if server is None else server.role
 
 
-def raft_leader(r: Raft) -> tuple[int, str | None]:
+def raft_leader(r: Raft) -> tuple[raft_id, str | None]:
     """Return (id, address) of the leader known, (0, None) for none or while leadership is transferred (raft.h)."""
     if r.follower_state is not None:
         return r.follower_state.current_leader.id, r.follower_state.current_leader.address
@@ -293,12 +294,12 @@ def raft_leader(r: Raft) -> tuple[int, str | None]:
     return 0, None
 
 
-def raft_last_index(r: Raft) -> int:
+def raft_last_index(r: Raft) -> raft_index:
     """Return the index of the last entry of the log, stored or not (raft.h)."""
     return log.last_index(r.log)
 
 
-def raft_last_applied(r: Raft) -> int:
+def raft_last_applied(r: Raft) -> raft_index:
     """Return the index of the last entry that was applied (raft.h)."""
     return r.last_applied
 

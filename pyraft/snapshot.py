@@ -11,7 +11,7 @@ refuses it, no new entry can be stored until a retry or a restart succeeds.
 """
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from pyraft import calls, configuration, convert, log, membership, reply, writes
 from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
@@ -121,13 +121,9 @@ def take(r: Raft) -> int:
 
 def _take_async(req: TakeRequest) -> int:
     """Run in a worker thread: touches nothing but the request and its snapshot."""
-    fsm = req.raft.fsm
-    assert fsm.snapshot_async is not None
     try:
-        rv, bufs = fsm.snapshot_async(fsm, req.snapshot.bufs)
-        if rv == 0:
-            req.snapshot.bufs = calls.readable(bufs)
-        return int(rv)
+        rv, req.snapshot.bufs = calls.fsm_snapshot_async(req.raft.fsm, req.snapshot.bufs)
+        return rv
     except BaseException as exc:
         req.exc = exc
         return RAFT_SHUTDOWN
@@ -299,6 +295,6 @@ def _put_back(r: Raft, req: RaftInstall) -> None:
     r.last_stored = req.former_stored
     # Configurations are adopted when they are stored, which may have happened meanwhile.
     for index in range(req.former_stored_at_start + 1, req.former_stored + 1):
-        entry: Any = log.get(r.log, index)
+        entry = log.get(r.log, index)
         if entry is not None and entry.type == RAFT_CHANGE:
             membership.uncommitted_change(r, index, entry.buf)

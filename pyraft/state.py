@@ -12,6 +12,7 @@ The invariants over the configuration indexes are those of raft.h:
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from mypy_extensions import mypyc_attr
@@ -20,6 +21,7 @@ from pyraft.log import RaftLog
 from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import (
     RAFT_UNAVAILABLE,
+    UNSET,
     EntryBatch,
     RaftChange,
     RaftConfiguration,
@@ -214,7 +216,7 @@ class RaftCallbacks:
     __slots__ = ("state_cb",)
 
     def __init__(self) -> None:
-        self.state_cb: Any = None
+        self.state_cb: Callable[..., None] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -309,7 +311,7 @@ class Raft:
         self.election_timer_start = 0
         self.transfer: RaftTransfer | None = None
         self.snapshot = SnapshotState()
-        self.close_cb: Any = None
+        self.close_cb: Callable[..., None] | None = None
         self.errmsg = ""
         self.pre_vote = False
         self.max_catch_up_rounds = 0
@@ -317,7 +319,7 @@ class Raft:
         self.callbacks = RaftCallbacks()
         self.max_append_bytes = 0
         self.max_inflight_bytes = 0
-        self.flush: Any = None
+        self.flush: Callable[[], None] = UNSET
         self.initialized = False
         self.starting = False
         self.started = False

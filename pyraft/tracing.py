@@ -15,9 +15,12 @@ import sys
 import time
 from _thread import get_native_id
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mypy_extensions import mypyc_attr
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 TRACE_NONE: Final = 0
 TRACE_DEBUG: Final = 1
@@ -66,7 +69,7 @@ class RaftTracer:
         self.impl: Any = None
         self.enabled = enabled
         self.level = level
-        self.emit: Any = emit
+        self.emit: Callable[[Self, str, int, str, int, str], None] = emit
 
 
 NoopTracer: Final = RaftTracer()

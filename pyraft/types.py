@@ -1,21 +1,36 @@
 """The structs and constants of raft.h that cross a border of the library.
 
-Duty: what users, the core and an I/O implementation hand to each other: entries, messages, snapshots, requests and
-the two function tables `RaftIo` and `RaftFsm`. The state of a server is in `state`; nothing here has an algorithm.
+Duty: what users, the core and an I/O implementation hand to each other: entries (of module `entries`), messages,
+snapshots, requests and the two function tables `RaftIo` and `RaftFsm`. The state of a server is in `state`; nothing
+here has an algorithm.
 
 Rules (see README.md): a struct is a class named by its tag in CapWords with C's field names; no constructor
 argument is required; a union is one attribute per member, the inactive ones None; a count that C keeps beside an
 array (`n`, `n_entries`, `n_bufs`) is a read-only property. Buffers that the library keeps are `bytes`.
 
-Failure modes: `as_bytes` raises TypeError on what is no buffer; callers at the API border turn it into RAFT_INVALID.
+Failure modes: none of its own, it is data.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mypy_extensions import mypyc_attr
 
+from pyraft.entries import RAFT_BARRIER as RAFT_BARRIER
+from pyraft.entries import RAFT_CHANGE as RAFT_CHANGE
+from pyraft.entries import RAFT_COMMAND as RAFT_COMMAND
+from pyraft.entries import Buffer as Buffer
+from pyraft.entries import BytesLike as BytesLike
+from pyraft.entries import Entries as Entries
+from pyraft.entries import EntryBatch as EntryBatch
+from pyraft.entries import RaftBuffer as RaftBuffer
+from pyraft.entries import RaftEntry as RaftEntry
+from pyraft.entries import as_bytes as as_bytes
+from pyraft.entries import no_entries as no_entries
+
 if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
+
     from pyraft.state import Raft
 
 raft_id: TypeAlias = int
@@ -27,10 +42,6 @@ raft_flags: TypeAlias = int
 RAFT_STANDBY: Final = 0
 RAFT_VOTER: Final = 1
 RAFT_SPARE: Final = 2
-
-RAFT_COMMAND: Final = 1
-RAFT_BARRIER: Final = 2
-RAFT_CHANGE: Final = 3
 
 RAFT_UNAVAILABLE: Final = 0
 RAFT_FOLLOWER: Final = 1
@@ -73,38 +84,6 @@ MESSAGE_NAMES: Final = {
 }
 
 
-class RaftBuffer:
-    """`struct raft_buffer`: the first `len` bytes of the bytes-like object `base` (all of it by default)."""
-
-    __slots__ = ("base", "len")
-
-    def __init__(self, base: Any = b"", len: int | None = None) -> None:
-        self.base = base
-        self.len = memoryview(base).nbytes if len is None else len
-
-
-Buffer: TypeAlias = bytes | bytearray | memoryview | RaftBuffer
-"""What is accepted wherever C takes a raft_buffer."""
-
-
-def as_bytes(buf: Any) -> bytes:
-    """Return the content of a buffer as `bytes`: itself if it is bytes, else a copy.
-
-    Raises TypeError on what is no buffer, ValueError on a RaftBuffer longer than its base or a released memoryview,
-    BufferError on memory that is not contiguous.
-    """
-    if type(buf) is bytes:
-        return buf
-    if isinstance(buf, RaftBuffer):
-        view = memoryview(buf.base)
-        if not 0 <= buf.len <= view.nbytes:
-            raise ValueError(f"a buffer of length {buf.len} on {view.nbytes} bytes")
-        if type(buf.base) is bytes and buf.len == len(buf.base):
-            return buf.base
-        return view.tobytes()[: buf.len]
-    return bytes(memoryview(buf))
-
-
 class RaftServer:
     """`struct raft_server`: one member of a configuration."""
 
@@ -134,72 +113,6 @@ class RaftConfiguration:
 
     def __repr__(self) -> str:
         return f"RaftConfiguration({self.servers!r})"
-
-
-class RaftEntry:
-    """`struct raft_entry`: one entry of the log. `buf` is its payload."""
-
-    __slots__ = ("buf", "term", "type")
-
-    def __init__(self, term: int = 0, type: int = RAFT_COMMAND, buf: Any = b"") -> None:
-        self.term = term
-        self.type = type
-        self.buf = buf
-
-    def __repr__(self) -> str:
-        return f"RaftEntry({self.term}, {self.type}, {self.buf!r})"
-
-
-class EntryBatch:
-    """Entries as three parallel lists: what the library hands out wherever C has an array of raft_entry.
-
-    It reads as a sequence of RaftEntry, made on access. The columns spare an object per entry in the log, in messages
-    and on the way to the disk; the collector has nothing to visit in them. Never mutate one that was handed over.
-    It is registered as a Sequence, not derived: a compiled class must not have an interpreted base.
-    """
-
-    __slots__ = ("bufs", "terms", "types")
-
-    def __init__(self, terms: list[int], types: list[int], bufs: list[bytes]) -> None:
-        self.terms = terms
-        self.types = types
-        self.bufs = bufs
-
-    @staticmethod
-    def of(entries: "Entries", n: int) -> "EntryBatch":
-        """Return the first `n` of any sequence of entries as a batch (the same object where it is one of n)."""
-        if isinstance(entries, EntryBatch):
-            if len(entries.bufs) == n:
-                return entries
-            return EntryBatch(entries.terms[:n], entries.types[:n], entries.bufs[:n])
-        head = entries[:n]
-        return EntryBatch([e.term for e in head], [e.type for e in head], [as_bytes(e.buf) for e in head])
-
-    def __len__(self) -> int:
-        return len(self.bufs)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return EntryBatch(self.terms[i], self.types[i], self.bufs[i])
-        return RaftEntry(self.terms[i], self.types[i], self.bufs[i])
-
-    def __iter__(self) -> Iterator[RaftEntry]:
-        for i in range(len(self.bufs)):
-            yield RaftEntry(self.terms[i], self.types[i], self.bufs[i])
-
-    def __repr__(self) -> str:
-        return f"EntryBatch({list(self)!r})"
-
-
-Sequence.register(EntryBatch)
-
-Entries: TypeAlias = Sequence[RaftEntry] | EntryBatch
-"""What stands where C has an array of raft_entry."""
-
-
-def no_entries() -> EntryBatch:
-    """Return a fresh empty batch."""
-    return EntryBatch([], [], [])
 
 
 class RaftRequestVote:
@@ -273,7 +186,7 @@ class RaftInstallSnapshot:
         self.last_term = 0
         self.conf = RaftConfiguration()
         self.conf_index = 0
-        self.data: Any = b""
+        self.data: BytesLike = b""
 
 
 class RaftTimeoutNow:
@@ -328,7 +241,7 @@ class RaftSnapshot:
         self.term = 0
         self.configuration = RaftConfiguration()
         self.configuration_index = 0
-        self.bufs: list[Any] = []
+        self.bufs: Sequence[BytesLike] = []
 
     @property
     def n_bufs(self) -> int:
@@ -336,7 +249,11 @@ class RaftSnapshot:
         return len(self.bufs)
 
 
-# Requests that the core makes of an I/O implementation.
+UNSET: Final[Any] = None
+"""What a function is before it is assigned, of the type that it has afterwards."""
+
+
+# Requests of the core to an I/O implementation. Functions of a subclass take that subclass: hence Self, and in tables.
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -347,7 +264,7 @@ class RaftIoSend:
 
     def __init__(self) -> None:
         self.data: Any = None
-        self.cb: Any = None
+        self.cb: Callable[[Self, int], None] = UNSET
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -363,7 +280,7 @@ class RaftIoAppend:
     def __init__(self) -> None:
         self.data: Any = None
         self.may_wait = False
-        self.cb: Any = None
+        self.cb: Callable[[Self, int], None] = UNSET
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -374,7 +291,7 @@ class RaftIoSnapshotPut:
 
     def __init__(self) -> None:
         self.data: Any = None
-        self.cb: Any = None
+        self.cb: Callable[[Self, int], None] = UNSET
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -385,7 +302,7 @@ class RaftIoSnapshotGet:
 
     def __init__(self) -> None:
         self.data: Any = None
-        self.cb: Any = None
+        self.cb: Callable[[Self, RaftSnapshot | None, int], None] = UNSET
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -396,8 +313,8 @@ class RaftIoAsyncWork:
 
     def __init__(self) -> None:
         self.data: Any = None
-        self.work: Any = None
-        self.cb: Any = None
+        self.work: Callable[[Self], int] = UNSET
+        self.cb: Callable[[Self, int], None] = UNSET
 
 
 # Client requests.
@@ -417,7 +334,7 @@ class RaftRequest:
         self.pending = False
         self.type = 0
         self.index = 0
-        self.cb: Any = None
+        self.cb: Callable[..., None] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -483,8 +400,8 @@ class RaftIo:
     * `init(io, id, address) -> int`, `close(io, cb)` with `cb(io)`, `start(io, msecs, tick, recv) -> int` with
       `tick(io)` every `msecs` ms and `recv(io, message)`;
     * `load(io) -> (rv, term, voted_for, snapshot or None, start_index, entries)`;
-    * `bootstrap(io, conf) -> int`, `recover(io, conf) -> int`;
-    * `set_term(io, term) -> int`, `set_vote(io, server_id) -> int`: durable on return;
+    * durable on return: `bootstrap(io, conf) -> int`, `recover(io, conf) -> int`, `set_term(io, term) -> int`,
+      `set_vote(io, server_id) -> int`;
     * `send(io, req, message, cb) -> int`, `append(io, req, entries, n, cb) -> int`, `truncate(io, index) -> int`;
       appends complete in the order of submission, and when one fails, so do all that were queued behind it;
     * `snapshot_put(io, trailing, req, snapshot, cb) -> int`, `snapshot_get(io, req, cb) -> int`; a put waits for the
@@ -494,10 +411,9 @@ class RaftIo:
 
     Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
     and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same fn and add
-    nothing);
-    `report(io, exc)` receives an exception that a completion callback raised; `recovering(io) -> bool` says, after
-    load, whether entries that this server acknowledged may be missing from its log, and `recovered(io) -> int` makes
-    durable that none are any more.
+    nothing); `report(io, exc)` receives an exception that a completion callback raised; `recovering(io) -> bool` says,
+    after load, whether entries that this server acknowledged may be missing from its log, and `recovered(io) -> int`
+    makes durable that none are any more.
     """
 
     __slots__ = (
@@ -532,30 +448,26 @@ class RaftIo:
         self.data: Any = None
         self.impl: Any = None
         self.errmsg = ""
-        self.init: Any = None
-        self.close: Any = None
-        self.load: Any = None
-        self.start: Any = None
-        self.bootstrap: Any = None
-        self.recover: Any = None
-        self.set_term: Any = None
-        self.set_vote: Any = None
-        self.send: Any = None
-        self.append: Any = None
-        self.truncate: Any = None
-        self.snapshot_put: Any = None
-        self.snapshot_get: Any = None
-        self.time: Any = None
-        self.random: Any = None
-        self.async_work: Any = None
-        self.defer: Any = None
-        self.report: Any = None
-        self.recovering: Any = None
-        self.recovered: Any = None
-
-
-_UNSET: Any = None
-"""What a function of RaftFsm is before it is assigned; its type is that of what is to be assigned."""
+        self.init: Callable[[Self, raft_id, str], int] = UNSET
+        self.close: Callable[[Self, raft_io_close_cb], None] = UNSET
+        self.load: Callable[[Self], tuple[int, raft_term, raft_id, RaftSnapshot | None, raft_index, Entries]] = UNSET
+        self.start: Callable[[Self, int, raft_io_tick_cb, raft_io_recv_cb], int] = UNSET
+        self.bootstrap: Callable[[Self, RaftConfiguration], int] = UNSET
+        self.recover: Callable[[Self, RaftConfiguration], int] = UNSET
+        self.set_term: Callable[[Self, raft_term], int] = UNSET
+        self.set_vote: Callable[[Self, raft_id], int] = UNSET
+        self.send: Callable[[Self, RaftIoSend, RaftMessage, raft_io_send_cb], int] = UNSET
+        self.append: Callable[[Self, RaftIoAppend, EntryBatch, int, raft_io_append_cb], int] = UNSET
+        self.truncate: Callable[[Self, raft_index], int] = UNSET
+        self.snapshot_put: Callable[[Self, int, RaftIoSnapshotPut, RaftSnapshot, raft_io_snapshot_put_cb], int] = UNSET
+        self.snapshot_get: Callable[[Self, RaftIoSnapshotGet, raft_io_snapshot_get_cb], int] = UNSET
+        self.time: Callable[[Self], raft_time] = UNSET
+        self.random: Callable[[Self, int, int], int] = UNSET
+        self.async_work: Callable[[Self, RaftIoAsyncWork, raft_io_async_work_cb], int] = UNSET
+        self.defer: Callable[[Self, Sequence[bytes], int, Callable[[], None]], int] | None = None
+        self.report: Callable[[Self, BaseException], None] | None = None
+        self.recovering: Callable[[Self], bool] | None = None
+        self.recovered: Callable[[Self], int] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -563,7 +475,7 @@ class RaftFsm:
     """`struct raft_fsm`: the user's state machine, as a table of functions that take the table first.
 
     * `apply(fsm, buf) -> (rv, result)`; `snapshot(fsm) -> (rv, bufs)`; `restore(fsm, buf) -> rv`;
-    * `snapshot_finalize(fsm, bufs) -> rv` (version 2), optional;
+    * `snapshot_finalize(fsm, bufs) -> rv` (version 2), optional, gets what `snapshot` gave as bytes or memoryviews;
     * `snapshot_async(fsm, bufs) -> (rv, bufs)` (version 3), optional, runs in a thread.
 
     `rv` is not 0 when the state machine itself has failed, never because a command is refused: that is a `result` like
@@ -581,12 +493,11 @@ class RaftFsm:
     def __init__(self) -> None:
         self.version = 3
         self.data: Any = None
-        # A subclass's functions take that subclass, hence the dots.
-        self.apply: Callable[..., tuple[int, Any]] = _UNSET
-        self.snapshot: Callable[..., tuple[int, Sequence[Buffer]]] = _UNSET
-        self.restore: Callable[..., int] = _UNSET
-        self.snapshot_finalize: Callable[..., int] | None = None
-        self.snapshot_async: Callable[..., tuple[int, Sequence[Buffer]]] | None = None
+        self.apply: Callable[[Self, bytes], tuple[int, Any]] = UNSET
+        self.snapshot: Callable[[Self], tuple[int, Sequence[Buffer]]] = UNSET
+        self.restore: Callable[[Self, bytes | memoryview], int] = UNSET
+        self.snapshot_finalize: Callable[[Self, list[Any]], int] | None = None
+        self.snapshot_async: Callable[[Self, list[Any]], tuple[int, Sequence[Buffer]]] | None = None
 
 
 def raft_version_number() -> int:

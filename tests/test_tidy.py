@@ -22,7 +22,7 @@ CODE = ("pyraft", "io_uv", "examples", "tests")
 MAX_FUNCTION_LINES = 70
 MAX_FILE_LINES = 600
 
-LEAVES = {"errors", "types", "tracing", "heap", "configuration", "log", "progress", "quorum", "state"}
+LEAVES = {"errors", "entries", "types", "tracing", "heap", "configuration", "log", "progress", "quorum", "state"}
 """Modules of the core that import no algorithm: only each other."""
 
 CORE_FORBIDDEN = {"asyncio", "io_uv", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors", "signal"}
@@ -277,6 +277,8 @@ def test_public_names_have_docstrings() -> None:
     for path in python_files(*PACKAGES):
         for node in tree_of(path).body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name[0] != "_":
+                if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+                    continue
                 assert ast.get_docstring(node), f"{relative(path)}:{node.lineno} {node.name} has no docstring"
 
 

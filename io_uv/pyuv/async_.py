@@ -6,10 +6,13 @@ The loop holds it weakly all the same: without a reference nobody could send.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from io_uv.pyuv.handle import Handle, closed_error
 from io_uv.pyuv.loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 
 class Async(Handle):
@@ -17,11 +20,11 @@ class Async(Handle):
 
     __slots__ = ("_callback", "_sent")
 
-    def __init__(self, loop: Loop, callback: Callable[[Any], object] | None = None) -> None:
+    def __init__(self, loop: Loop, callback: "Callable[[Self], object] | None" = None) -> None:
         if callback is not None and not callable(callback):
             raise TypeError("a callable or None is required")
         super().__init__(loop)
-        self._callback = callback
+        self._callback: Callable[[Any], object] | None = callback
         self._sent = False
         self._activate()
         loop._strong.discard(self)

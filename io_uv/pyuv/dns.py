@@ -9,7 +9,7 @@ no thread can be started.
 
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from io_uv.pyuv import errno, error, threadpool
 from io_uv.pyuv.loop import Loop
@@ -26,6 +26,10 @@ class AddrinfoResult(NamedTuple):
     proto: int
     canonname: str
     sockaddr: Any
+
+
+FoundCallback = Callable[[list[AddrinfoResult] | None, int | None], object]
+NamedCallback = Callable[[tuple[str, str] | None, int | None], object]
 
 
 class _Request(threadpool.Request):
@@ -72,6 +76,46 @@ class GNIRequest(_Request):
     __slots__ = ()
 
 
+@overload
+def getaddrinfo(
+    loop: Loop,
+    host: str | bytes | None,
+    port: str | bytes | int | None = None,
+    family: int = 0,
+    socktype: int = 0,
+    protocol: int = 0,
+    flags: int = 0,
+    callback: None = None,
+) -> list[AddrinfoResult]: ...
+
+
+@overload
+def getaddrinfo(
+    loop: Loop,
+    host: str | bytes | None,
+    port: str | bytes | int | None = None,
+    family: int = 0,
+    socktype: int = 0,
+    protocol: int = 0,
+    flags: int = 0,
+    *,
+    callback: FoundCallback,
+) -> GAIRequest: ...
+
+
+@overload
+def getaddrinfo(
+    loop: Loop,
+    host: str | bytes | None,
+    port: str | bytes | int | None,
+    family: int,
+    socktype: int,
+    protocol: int,
+    flags: int,
+    callback: FoundCallback,
+) -> GAIRequest: ...
+
+
 def getaddrinfo(
     loop: Loop,
     host: str | bytes | None,
@@ -99,6 +143,29 @@ def getaddrinfo(
         return [AddrinfoResult(int(f), int(t), proto, name, address) for f, t, proto, name, address in found]
 
     return _start(loop, GAIRequest, lookup, callback)
+
+
+@overload
+def getnameinfo(loop: Loop, address: tuple[Any, ...], flags: int = 0, callback: None = None) -> tuple[str, str]: ...
+
+
+@overload
+def getnameinfo(
+    loop: Loop,
+    address: tuple[Any, ...],
+    flags: int = 0,
+    *,
+    callback: NamedCallback,
+) -> GNIRequest: ...
+
+
+@overload
+def getnameinfo(
+    loop: Loop,
+    address: tuple[Any, ...],
+    flags: int,
+    callback: NamedCallback,
+) -> GNIRequest: ...
 
 
 def getnameinfo(loop: Loop, address: tuple[Any, ...], flags: int = 0, callback: Callback | None = None) -> Any:

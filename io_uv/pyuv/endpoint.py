@@ -12,11 +12,14 @@ callback gets the code (UV_EMFILE), and the connection, which waits in the syste
 
 import socket
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.handle import Handle, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 StatusCallback = Callable[[Any, "int | None"], object]
 
@@ -108,7 +111,7 @@ class Endpoint(Handle):
 
     # Connections.
 
-    def listen(self, callback: StatusCallback, backlog: int = 511) -> None:
+    def listen(self, callback: "Callable[[Self, int | None], object]", backlog: int = 511) -> None:
         """Call `callback(stream, error)` for each incoming connection, which `accept` then takes.
 
         No further one is reported until it is taken. On an error (no descriptors left, for example) the connection
@@ -131,7 +134,7 @@ class Endpoint(Handle):
             self._poll(True)
         self._activate()
 
-    def accept(self, client: Any) -> None:
+    def accept(self, client: "Endpoint") -> None:
         """Move the connection that the listen callback told of to `client`, a fresh stream of the same kind.
 
         Raises UV_EAGAIN if there is none, UV_EBUSY if client has a socket already.

@@ -12,10 +12,13 @@ A subclass says in `_release` what it stops; it reports activity with `_activate
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from io_uv.pyuv import error
 from io_uv.pyuv.loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 
 class Handle:
@@ -68,7 +71,7 @@ class Handle:
             else:
                 self._loop._release()
 
-    def close(self, callback: Callable[[Any], object] | None = None) -> None:
+    def close(self, callback: "Callable[[Self], object] | None" = None) -> None:
         """Stop the handle and give back what it holds; `callback(handle)` follows once, from the loop.
 
         Raises HandleClosedError if close was called before, TypeError if callback is neither callable nor None.

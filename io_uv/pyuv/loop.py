@@ -76,7 +76,8 @@ class Loop:
         self._begun = False  # the rest of a turn is due, stop() or not
         # The reader refers to this object weakly: the uvloop loop must not keep it alive.
         self._mailbox = Mailbox()
-        self._uv.add_reader(self._mailbox.fd, _deliver, weakref.ref(self))
+        ref: weakref.ref[Loop] = weakref.ref(self)
+        self._uv.add_reader(self._mailbox.fd, _deliver, ref)
 
     @classmethod
     def default_loop(cls) -> "Loop":

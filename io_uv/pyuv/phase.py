@@ -9,10 +9,13 @@ do there is not seen.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from io_uv.pyuv.handle import Handle, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 
 class _Phase(Handle):
@@ -25,7 +28,7 @@ class _Phase(Handle):
         self._callback: Callable[[Any], object] | None = None
         self._members = members  # the loop's handles of this kind that are active; holds them
 
-    def start(self, callback: Callable[[Any], object]) -> None:
+    def start(self, callback: "Callable[[Self], object]") -> None:
         """Call `callback(handle)` once per turn. A started handle gets the new callback and keeps its place."""
         if self._closed:
             raise closed_error()

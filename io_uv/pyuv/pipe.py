@@ -16,16 +16,19 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, ClassVar, Final, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.descriptor import Descriptor, directions, is_stream
-from io_uv.pyuv.endpoint import Socket, StatusCallback
+from io_uv.pyuv.endpoint import Endpoint, Socket
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 from io_uv.pyuv.stream import IOV_MAX, READ_SIZE, Buffer, Stream, _buffers, _Write
 from io_uv.pyuv.tcp import TCP
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 UV_UNKNOWN_HANDLE: Final = 0
 UV_NAMED_PIPE: Final = 7
@@ -71,7 +74,7 @@ class Pipe(Stream):
         if path[:1] != b"\0":
             self._path = path
 
-    def connect(self, name: str | bytes, callback: StatusCallback) -> None:
+    def connect(self, name: str | bytes, callback: "Callable[[Self, int | None], object]") -> None:
         """Connect to a name; `callback(pipe, error)` says how it ended."""
         if self._closed:
             raise closed_error()
@@ -99,7 +102,7 @@ class Pipe(Stream):
         self._take(cast(socket.socket, Descriptor(fd)))
         self._readable, self._writable = readable, writable
 
-    def accept(self, client: Any) -> None:
+    def accept(self, client: Endpoint) -> None:
         """Move the pending connection, or the first handle that was passed, to `client`, a fresh TCP or Pipe."""
         if self._closed:
             raise closed_error()
@@ -140,7 +143,10 @@ class Pipe(Stream):
             raise self._fail(errno.from_os_error(exc)) from None
 
     def write(
-        self, data: Buffer | Sequence[Buffer], callback: StatusCallback | None = None, handle: Stream | None = None
+        self,
+        data: Buffer | Sequence[Buffer],
+        callback: "Callable[[Self, int | None], object] | None" = None,
+        handle: Stream | None = None,
     ) -> None:
         """As Stream.write; with `handle`, a TCP or Pipe of this process, a copy of it is passed to the other end.
 

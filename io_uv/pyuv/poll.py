@@ -11,11 +11,14 @@ closed one, UV_EEXIST for one that another Poll of the loop watches, UV_ENOTSUP 
 
 import select
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.handle import Handle, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 UV_READABLE: Final = 1
 UV_WRITABLE: Final = 2
@@ -35,7 +38,7 @@ class Poll(Handle):
         self._events = 0
         self._callback: PollCallback | None = None
 
-    def start(self, events: int, callback: PollCallback) -> None:
+    def start(self, events: int, callback: "Callable[[Self, int | None, int | None], object]") -> None:
         """Call `callback(poll, events, error)` when one of `events` (a mask of UV_READABLE, UV_WRITABLE,
         UV_DISCONNECT) happens. On a started handle this replaces mask and callback.
         """

@@ -17,11 +17,14 @@ import functools
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.handle import Handle, check_callback, closed_error
 from io_uv.pyuv.loop import Loop, wake_main
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 _WAIT_SECONDS: Final = 5.0
 
@@ -36,7 +39,7 @@ class Signal(Handle):
         self._callback: Callable[[Any, int], object] | None = None
         self._signum: int | None = None
 
-    def start(self, callback: Callable[[Any, int], object], signum: int) -> None:
+    def start(self, callback: "Callable[[Self, int], object]", signum: int) -> None:
         """Call `callback(signal, signum)` when signal `signum` arrives. A started handle gets the new callback."""
         if self._closed:
             raise closed_error()

@@ -18,16 +18,17 @@ callback gets UV_EOF or the code.
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno
 from io_uv.pyuv.endpoint import Endpoint, StatusCallback
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
+
 Buffer = bytes | bytearray | memoryview
-ReadCallback = Callable[[Any, "bytes | None", "int | None"], object]
-ReadIntoCallback = Callable[[Any, "int | None", "int | None"], object]
 AllocCallback = Callable[[Any, int], "bytearray | memoryview"]
 
 READ_SIZE: Final = 65536
@@ -69,7 +70,7 @@ class Stream(Endpoint):
 
     # Reading.
 
-    def start_read(self, callback: ReadCallback) -> None:
+    def start_read(self, callback: "Callable[[Self, bytes | None, int | None], object]") -> None:
         """Call `callback(stream, data, error)` with each piece that arrives, as bytes, until `stop_read`.
 
         `data` is None when `error` is not: UV_EOF at the end, another code when reading failed; reading has stopped
@@ -77,7 +78,11 @@ class Stream(Endpoint):
         """
         self._start_read(callback, None)
 
-    def start_read_into(self, alloc: AllocCallback, callback: ReadIntoCallback) -> None:
+    def start_read_into(
+        self,
+        alloc: "Callable[[Self, int], bytearray | memoryview]",
+        callback: "Callable[[Self, int | None, int | None], object]",
+    ) -> None:
         """Like start_read, into buffers of the caller (an addition to pyuv).
 
         Before each read `alloc(stream, suggested_size)` returns a writable buffer of 1 or more bytes; then
@@ -190,7 +195,9 @@ class Stream(Endpoint):
 
     # Writing.
 
-    def write(self, data: Buffer | Sequence[Buffer], callback: StatusCallback | None = None) -> None:
+    def write(
+        self, data: Buffer | Sequence[Buffer], callback: "Callable[[Self, int | None], object] | None" = None
+    ) -> None:
         """Send data, a bytes-like object or a sequence of them; `callback(stream, error)` when the system has all.
 
         Buffers must not be changed before. Data written while a connection is being made follow it. A write that
@@ -218,7 +225,7 @@ class Stream(Endpoint):
         except OSError as exc:
             raise self._fail(errno.from_os_error(exc)) from None
 
-    def shutdown(self, callback: StatusCallback | None = None) -> None:
+    def shutdown(self, callback: "Callable[[Self, int | None], object] | None" = None) -> None:
         """End the outgoing direction after what is queued; `callback(stream, error)` follows.
 
         Raises UV_ENOTCONN on a stream that is not connected or was shut down before.

@@ -9,13 +9,17 @@ bind. A bound or listening server leaves a port that can be bound again at once 
 """
 
 import socket
-from typing import Any, ClassVar, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.endpoint import Socket, StatusCallback
+from io_uv.pyuv.endpoint import Socket
 from io_uv.pyuv.handle import check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 from io_uv.pyuv.stream import Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 UV_TCP_IPV6ONLY: Final = 1
 
@@ -56,7 +60,7 @@ class TCP(Stream):
                 raise self._fail(code) from None
             self._delayed_error = code
 
-    def connect(self, address: tuple[Any, ...], callback: StatusCallback) -> None:
+    def connect(self, address: tuple[Any, ...], callback: "Callable[[Self, int | None], object]") -> None:
         """Connect to an address; `callback(tcp, error)` says how it ended. Writes may be queued before."""
         if self._closed:
             raise closed_error()
@@ -68,11 +72,11 @@ class TCP(Stream):
         """Take over a TCP socket's descriptor, which this handle then closes. It is made non-blocking."""
         self._open(fd, (socket.AF_INET, socket.AF_INET6))
 
-    def getsockname(self) -> Any:
+    def getsockname(self) -> tuple[Any, ...]:
         """The local address: (ip, port), or (ip, port, flowinfo, scope_id) for IPv6."""
         return self._name(self._socket().getsockname)
 
-    def getpeername(self) -> Any:
+    def getpeername(self) -> tuple[Any, ...]:
         """The other end's address, in the form of getsockname. Raises UV_ENOTCONN without one."""
         return self._name(self._socket().getpeername)
 
@@ -115,7 +119,7 @@ class TCP(Stream):
         super()._take(sock)
         self._apply_options()
 
-    def _name(self, get: Any) -> Any:
+    def _name(self, get: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         try:
             return get()
         except OSError as exc:

@@ -10,11 +10,14 @@ Failure modes: misuse only: HandleClosedError, ValueError for a negative time, U
 import asyncio
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.handle import Handle, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
 
 
 class Timer(Handle):
@@ -29,7 +32,7 @@ class Timer(Handle):
         self._timer: asyncio.Handle | None = None
         self._when = 0.0
 
-    def start(self, callback: Callable[[Any], object], timeout: float, repeat: float) -> None:
+    def start(self, callback: "Callable[[Self], object]", timeout: float, repeat: float) -> None:
         """Call `callback(timer)` after `timeout` seconds, then every `repeat` seconds unless that is 0.
 
         A started timer starts anew. A time over 0 and under a millisecond is taken as one, with a RuntimeWarning.

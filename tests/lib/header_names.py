@@ -72,6 +72,7 @@ raft_uv_tcp_set_bind_address
 UV_H_TYPES = words("raft_uv_accept_cb raft_uv_connect_cb raft_uv_transport_close_cb")
 UV_H_STRUCTS = words("raft_uv_connect raft_uv_transport")
 UV_ADDITIONS: dict[str, str] = {
+    "RaftUvStream": "what a transport hands over, where C has uv_stream_t",
     "Limits": "what peers may send and what is queued for them",
     "pyuv": "the loop that everything runs on",
     "raft_uv_limits": "returns the limits of an instance",

@@ -1,0 +1,126 @@
+"""Buffers and log entries: struct raft_buffer and struct raft_entry, one by one and as columns.
+
+Duty: what stands wherever C has a raft_buffer (`Buffer`, `RaftBuffer`, `as_bytes`) or an array of raft_entry
+(`Entries`, `EntryBatch`). The library keeps payloads as `bytes`. Others import all of this from `types`, where the rest
+of raft.h is.
+
+Failure modes: `as_bytes` raises TypeError on what is no buffer; callers at the API border turn it into RAFT_INVALID.
+"""
+
+from abc import ABCMeta
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol, TypeAlias, cast, overload
+
+RAFT_COMMAND: Final = 1
+RAFT_BARRIER: Final = 2
+RAFT_CHANGE: Final = 3
+
+
+class BytesLike(Protocol):
+    """Whatever memoryview() takes: bytes, bytearray, memoryview, array.array, mmap.mmap, …; for type checkers only."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class RaftBuffer:
+    """`struct raft_buffer`: the first `len` bytes of the bytes-like object `base` (all of it by default)."""
+
+    __slots__ = ("base", "len")
+
+    def __init__(self, base: BytesLike = b"", len: int | None = None) -> None:
+        self.base = base
+        self.len = memoryview(base).nbytes if len is None else len
+
+
+Buffer: TypeAlias = BytesLike | RaftBuffer
+"""What is accepted wherever C takes a raft_buffer."""
+
+
+def as_bytes(buf: Buffer) -> bytes:
+    """Return the content of a buffer as `bytes`: itself if it is bytes, else a copy.
+
+    Raises TypeError on what is no buffer, ValueError on a RaftBuffer longer than its base or a released memoryview,
+    BufferError on memory that is not contiguous.
+    """
+    if type(buf) is bytes:
+        return buf
+    if isinstance(buf, RaftBuffer):
+        view = memoryview(buf.base)
+        if not 0 <= buf.len <= view.nbytes:
+            raise ValueError(f"a buffer of length {buf.len} on {view.nbytes} bytes")
+        if type(buf.base) is bytes and buf.len == len(buf.base):
+            return buf.base
+        return view.tobytes()[: buf.len]
+    return bytes(memoryview(buf))
+
+
+class RaftEntry:
+    """`struct raft_entry`: one entry of the log. `buf` is its payload."""
+
+    __slots__ = ("buf", "term", "type")
+
+    def __init__(self, term: int = 0, type: int = RAFT_COMMAND, buf: Buffer = b"") -> None:
+        self.term = term
+        self.type = type
+        self.buf: Any = buf  # any buffer in what users make, bytes in what they get
+
+    def __repr__(self) -> str:
+        return f"RaftEntry({self.term}, {self.type}, {self.buf!r})"
+
+
+class EntryBatch:
+    """Entries as three parallel lists: what the library hands out wherever C has an array of raft_entry.
+
+    It reads as a sequence of RaftEntry, made on access. The columns spare an object per entry in the log, in messages
+    and on the way to the disk; the collector has nothing to visit in them. Never mutate one that was handed over.
+    It is registered as a Sequence, not derived: a compiled class must not have an interpreted base.
+    """
+
+    __slots__ = ("bufs", "terms", "types")
+
+    def __init__(self, terms: list[int], types: list[int], bufs: list[bytes]) -> None:
+        self.terms = terms
+        self.types = types
+        self.bufs = bufs
+
+    @staticmethod
+    def of(entries: "Entries", n: int) -> "EntryBatch":
+        """Return the first `n` of any sequence of entries as a batch (the same object where it is one of n)."""
+        if isinstance(entries, EntryBatch):
+            if len(entries.bufs) == n:
+                return entries
+            return EntryBatch(entries.terms[:n], entries.types[:n], entries.bufs[:n])
+        head = entries[:n]
+        return EntryBatch([e.term for e in head], [e.type for e in head], [as_bytes(e.buf) for e in head])
+
+    def __len__(self) -> int:
+        return len(self.bufs)
+
+    @overload
+    def __getitem__(self, i: int) -> RaftEntry: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> "EntryBatch": ...
+
+    def __getitem__(self, i: Any) -> "RaftEntry | EntryBatch":
+        if isinstance(i, slice):
+            return EntryBatch(self.terms[i], self.types[i], self.bufs[i])
+        return RaftEntry(self.terms[i], self.types[i], self.bufs[i])
+
+    def __iter__(self) -> Iterator[RaftEntry]:
+        for i in range(len(self.bufs)):
+            yield RaftEntry(self.terms[i], self.types[i], self.bufs[i])
+
+    def __repr__(self) -> str:
+        return f"EntryBatch({list(self)!r})"
+
+
+cast(ABCMeta, Sequence).register(EntryBatch)
+
+Entries: TypeAlias = Sequence[RaftEntry] | EntryBatch
+"""What stands where C has an array of raft_entry."""
+
+
+def no_entries() -> EntryBatch:
+    """Return a fresh empty batch."""
+    return EntryBatch([], [], [])
