@@ -90,6 +90,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.defer = _defer
     # It outlives `io.impl`: the close callback, which raft_uv_close is called from, may raise as well.
     io.report = lambda io, exc: _report(loop, exc)
+    io.features = 0xFFFF  # Newer relatives keep other things in the rest of that word (encoding).
     io.recovering = _recovering
     io.recovered = _recovered
     return 0

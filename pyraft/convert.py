@@ -115,6 +115,7 @@ def to_leader(r: Raft) -> int:
         return 0
     r.election_timer_start = calls.now(r)
     leader.progress = progress.build(r.configuration, r.id, log.last_index(r.log), r.last_stored)
+    leader.first_index = log.last_index(r.log) + 1
     leader.accepting = True
     if not election.is_only_voter(r):
         if r.transfer is not None:

@@ -1,6 +1,6 @@
 """Feature flags: 64-bit sets of what a server is capable of, exchanged in AppendEntriesResult.
 
-Duty: the operations on such a set, and the set that this library announces, which like the C library's is empty.
+Duty: the operations on such a set, and the flags that this library announces. Peers of other kinds ignore them.
 Sets are plain integers (raft_flags).
 
 Failure modes: none; bits above 63 are cut off, as in C.
@@ -9,7 +9,10 @@ Failure modes: none; bits above 63 are cut off, as in C.
 from typing import Final
 
 DEFAULT_FEATURES: Final = 0
-"""What this library announces."""
+"""What the C library announces, and this one over an I/O that does not carry these words (RaftIo.features)."""
+
+PROVEN_ANSWERS: Final = 1 << 15
+"""Its answers to AppendEntries count what the message showed to match, not all that is stored (ours, B8)."""
 
 _ALL: Final = (1 << 64) - 1
 

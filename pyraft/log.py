@@ -152,6 +152,20 @@ def acquire(lg: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -
     return EntryBatch(lg.terms[slot:end], lg.types[slot:end], lg.bufs[slot:end])
 
 
+def reaching(lg: RaftLog, index: int, first: int, max_bytes: int, max_entries: int) -> int:
+    """Return the lowest index, at least `first`, from which on all up to `index`, which is held, fit (see acquire)."""
+    bufs = lg.bufs
+    slot = index - lg.base - 1
+    least = max(first, lg.offset + 1, index + 1 - max_entries) - lg.base - 1
+    total = len(bufs[slot]) + _HEADER_SIZE
+    while slot > least:
+        total += len(bufs[slot - 1]) + _HEADER_SIZE
+        if 0 < max_bytes < total:
+            break
+        slot -= 1
+    return lg.base + 1 + slot
+
+
 def weight(bufs: list[bytes]) -> int:
     """Return the bytes that entries with these payloads take on the wire, their headers included."""
     return sum(map(len, bufs)) + _HEADER_SIZE * len(bufs)

@@ -22,13 +22,16 @@ PROGRESS__SNAPSHOT: Final = 2
 MAX_REFUSALS: Final = 8
 """How often in a row a server may refuse what it has acknowledged before that is taken to be in its snapshot."""
 
+MAX_DENIALS: Final = 4
+"""How often in a row it may say that it does not hold what it has acknowledged before it is believed."""
+
 
 def build(conf: RaftConfiguration, id: int, last_index: int, last_stored: int) -> list[RaftProgress]:
     """Return the progress of all servers at the start of a leadership; our own match is what is on our disk."""
     array = [RaftProgress(last_index) for _ in conf.servers]
     own = configuration.index_of(conf, id)
     if own < len(array):
-        array[own].match_index = last_stored
+        array[own].match_index = array[own].proven_index = last_stored
     return array
 
 
@@ -64,6 +67,7 @@ def to_snapshot(p: RaftProgress, snapshot_index: int) -> None:
     """Wait for a snapshot up to `snapshot_index` to be installed."""
     p.state = PROGRESS__SNAPSHOT
     p.snapshot_index = snapshot_index
+    p.lacking = 0
     _empty_window(p)
 
 
@@ -102,6 +106,29 @@ def sent(p: RaftProgress, next_index: int, n_bytes: int) -> None:
         p.inflight_bytes += n_bytes
 
 
+def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
+    """Count a rejection by a server whose log ends before what it has acknowledged; return whether to believe it.
+
+    C: progress.c:progressMaybeDecrement takes it for an old one, and sends nothing as long as nothing new is to be
+    sent. A row of them, with no acknowledgment between, is from a server that has lost its disk or a part of it. Then
+    all that it acknowledged counts for nothing any more. No acknowledged entry is lost by that: the commit index stays,
+    and what is committed from now on has its majority without the old acknowledgments.
+    """
+    if rejected > p.match_index or last_index >= p.match_index:
+        return False
+    p.denials += 1
+    if p.denials < MAX_DENIALS:
+        return False
+    p.denials = 0
+    p.match_index = 0
+    p.proven_index = 0
+    p.lacking = 0
+    if p.state != PROGRESS__SNAPSHOT:
+        to_probe(p)
+        p.next_index = last_index + 1
+    return True
+
+
 def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     """Go back after a rejection of index `rejected` by a server whose log ends at `last_index`.
 
@@ -122,10 +149,12 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     if rejected <= p.match_index and rejected < last_index:
         # C: progress.c:progressMaybeDecrement goes back behind what was acknowledged, down to its snapshot, for ever if
         # that is superfluous. Who has acknowledged an entry, has later ones and refuses it has a snapshot in its place;
-        # once or twice such a refusal may as well be an old one that was long on its way.
+        # once or twice such a refusal may as well be an old one that was long on its way. To yield changes only what is
+        # sent next, and that has to match like anything else.
         p.refusals += 1
         if p.refusals > MAX_REFUSALS:
             p.next_index = last_index + 1
+            p.lacking = 0
             return True
     # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps who compacted that.
     p.next_index = max(1, min(rejected, last_index + 1))
@@ -135,6 +164,8 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
 def maybe_update(p: RaftProgress, last_index: int) -> bool:
     """Advance after an acknowledgement up to `last_index`; return whether it acknowledges anything new."""
     p.next_index = max(p.next_index, last_index + 1)
+    if p.match_index <= last_index:
+        p.denials = 0
     if p.match_index >= last_index:
         return False
     p.match_index = last_index

@@ -13,9 +13,23 @@ Failure modes: a send that fails is left to the next heartbeat; a write that fai
 fails the requests in it with its status and ends the leadership, so that a server with a better disk can lead.
 """
 
+import logging
 from typing import Any
 
-from pyraft import apply, calls, configuration, convert, log, membership, messages, progress, quorum, request, writes
+from pyraft import (
+    apply,
+    calls,
+    configuration,
+    convert,
+    log,
+    membership,
+    messages,
+    progress,
+    proof,
+    quorum,
+    request,
+    writes,
+)
 from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress, RaftWrite
@@ -41,6 +55,8 @@ from pyraft.types import (
 )
 
 _BARRIER_PAYLOAD = bytes(8)
+
+_logger = logging.getLogger("pyraft")
 
 
 class SendRequest(RaftIoSend):
@@ -194,14 +210,19 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
         if p.recent_recv:
             return _send_snapshot(r, p, server, now)
         return _send_entries(r, p, server, now, last_index, log.last_term(lg), no_entries())
-    return _send_pipeline(r, p, server, now, prev_index, prev_term)
+    return _send_pipeline(r, p, server, now)
 
 
-def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int, prev_index: int, prev_term: int) -> int:
-    """Send the entries after `prev_index`: one message, and in PIPELINE as many as the window takes.
+def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
+    """Send the entries from next on: one message, and in PIPELINE as many as the window takes.
 
     C: replication.c:sendAppendEntries puts all of them into one message, however many (B31).
     """
+    leader = r.leader_state
+    if leader is not None:  # I/O code may have closed the server in the middle of a round.
+        proof.start_within_reach(r, leader, p)
+    prev_index = p.next_index - 1
+    prev_term = log.term_of(r.log, prev_index)
     # A heartbeat that is due with a full window carries one entry: an empty one would have to skip what is unsent.
     n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else log.MAX_ENTRIES
     while True:
@@ -223,16 +244,21 @@ def _send_entries(
     args.term = r.current_term
     args.prev_log_index = prev_index
     args.prev_log_term = prev_term
-    # 3.5: the commit index goes with every message, so that followers find out what is committed.
-    args.leader_commit = r.commit_index
+    # 3.5: the commit index goes with every message, so that followers find out what is committed; never more than the
+    # message shows to match, since a C server commits as much as it has stored (B31).
+    end = prev_index + len(entries.bufs)
+    args.leader_commit = min(r.commit_index, end)
     args.entries = entries
     message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
     message.append_entries = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv != 0:
         return rv
+    leader = r.leader_state
+    if leader is not None:
+        proof.sent(leader, p, end)
     if p.state == PROGRESS__PIPELINE:
-        progress.sent(p, prev_index + 1 + len(entries.bufs), log.weight(entries.bufs))
+        progress.sent(p, end + 1, log.weight(entries.bufs))
     p.last_send = now
     return 0
 
@@ -320,7 +346,7 @@ def _append_done(r: Raft, req: RaftWrite) -> None:
     # 4.2.2: a leader that removes itself leads on until that is committed, but does not count itself.
     own = configuration.index_of(r.configuration, r.id)
     if own < len(leader.progress):
-        leader.progress[own].match_index = r.last_stored
+        leader.progress[own].match_index = leader.progress[own].proven_index = r.last_stored
     advance_commit(r, leader)
     apply.run(r)
 
@@ -360,12 +386,15 @@ def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     p.recent_recv = True
     p.features = result.features
     if result.rejected > 0:
-        # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
-        if progress.maybe_decrement(p, result.rejected, min(result.last_log_index, log.last_index(r.log))):
-            progress_one(r, i)
+        _rejected(r, leader, i, p, result)
         return 0
     # A longer log than ours is a left-over of earlier terms.
-    if not progress.maybe_update(p, min(result.last_log_index, log.last_index(r.log))):
+    last = min(result.last_log_index, log.last_index(r.log))
+    counts = proof.acknowledged(r, leader, p, last)
+    if not progress.maybe_update(p, last):
+        if counts:
+            advance_commit(r, leader)
+            apply.run(r)
         return 0
     if p.state == PROGRESS__PROBE:
         progress.to_pipeline(p)
@@ -382,6 +411,28 @@ def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     if r.leader_state is leader:
         _after_update(r, leader, server_id)
     return 0
+
+
+def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: RaftAppendEntriesResult) -> None:
+    """Go on with the i'th server, which has rejected a message."""
+    last = min(result.last_log_index, log.last_index(r.log))
+    match_index = p.match_index
+    if p.state != PROGRESS__SNAPSHOT:
+        proof.rejected(leader, p, result.rejected)
+    if progress.denies(p, result.rejected, last):
+        _logger.warning(
+            "server %d has lost entries that it had acknowledged: its log ends with %d, it had %d. Server %d sends "
+            "them again. A server whose disk was lost or set back must not come back under its id: what it helped to "
+            "commit may be missing from all others that can be elected",
+            r.configuration.servers[i].id,
+            result.last_log_index,
+            match_index,
+            r.id,
+        )
+        progress_one(r, i)
+    # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
+    elif progress.maybe_decrement(p, result.rejected, last):
+        progress_one(r, i)
 
 
 def _after_update(r: Raft, leader: LeaderState, server_id: int) -> None:
@@ -436,7 +487,7 @@ def advance_commit(r: Raft, leader: LeaderState) -> None:
     nobody just named stays uncommitted (B7).
     """
     servers = r.configuration.servers
-    matches = [leader.progress[i].match_index for i in range(len(servers)) if servers[i].role == RAFT_VOTER]
+    matches = [leader.progress[i].proven_index for i in range(len(servers)) if servers[i].role == RAFT_VOTER]
     index = min(quorum.majority_index(matches), log.last_index(r.log))
     if index > r.commit_index and log.term_of(r.log, index) == r.current_term:
         r.commit_index = index

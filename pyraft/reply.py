@@ -15,7 +15,7 @@ def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> 
     result.term = r.current_term
     result.rejected = rejected
     result.last_log_index = last_log_index
-    result.features = flags.DEFAULT_FEATURES
+    result.features = flags.DEFAULT_FEATURES | (flags.PROVEN_ANSWERS & r.io.features)
     message = messages.to(id, address, RAFT_IO_APPEND_ENTRIES_RESULT)
     message.append_entries_result = result
     rv = messages.send(r, message)

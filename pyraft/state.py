@@ -73,16 +73,21 @@ class RaftProgress:
 
     `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
-    row the server refused an entry that it has acknowledged.
+    row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
+    `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof.
     """
 
     __slots__ = (
+        "denials",
         "features",
         "inflight",
         "inflight_bytes",
+        "lacking",
         "last_send",
+        "loose",
         "match_index",
         "next_index",
+        "proven_index",
         "recent_recv",
         "refusals",
         "snapshot_index",
@@ -102,6 +107,10 @@ class RaftProgress:
         self.inflight: deque[tuple[int, int]] = deque()
         self.inflight_bytes = 0
         self.refusals = 0
+        self.denials = 0
+        self.lacking = 0
+        self.loose = 0
+        self.proven_index = 0
 
 
 class LeaderState:
@@ -111,12 +120,14 @@ class LeaderState:
     barrier request that waits for it, in index order. `promotee_id` is 0 unless a server is catching up.
     `accepting` (ours) is False while the state is being set up or left: callbacks that fire then find a leader that
     takes no requests. `deferred_index` (ours) is the first entry not yet given to the disk and the network, 0 if none.
+    `first_index` (ours) is the index of the first entry of the leader's term, there already or the next one.
     """
 
     __slots__ = (
         "accepting",
         "change",
         "deferred_index",
+        "first_index",
         "progress",
         "promotee_id",
         "requests",
@@ -137,6 +148,7 @@ class LeaderState:
         self.voter_contacts = 1
         self.accepting = False
         self.deferred_index = 0
+        self.first_index = 0
 
 
 class RaftWrite(RaftIoAppend):

@@ -411,6 +411,7 @@ class RaftIo:
 
     Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
     and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same fn and add
+        self.features = 0
     nothing); `report(io, exc)` receives an exception that a completion callback raised; `recovering(io) -> bool` says,
     after load, whether entries that this server acknowledged may be missing from its log, and `recovered(io) -> int`
     makes durable that none are any more.
@@ -424,6 +425,7 @@ class RaftIo:
         "data",
         "defer",
         "errmsg",
+        "features",
         "impl",
         "init",
         "load",
@@ -448,6 +450,7 @@ class RaftIo:
         self.data: Any = None
         self.impl: Any = None
         self.errmsg = ""
+        self.features = 0
         self.init: Callable[[Self, raft_id, str], int] = UNSET
         self.close: Callable[[Self, raft_io_close_cb], None] = UNSET
         self.load: Callable[[Self], tuple[int, raft_term, raft_id, RaftSnapshot | None, raft_index, Entries]] = UNSET

@@ -85,8 +85,8 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "counts its own entries before they are written": (
         "progress.py",
-        "        array[own].match_index = last_stored\n",
-        "        array[own].match_index = last_index + 1\n",
+        "        array[own].match_index = array[own].proven_index = last_stored\n",
+        "        array[own].match_index = array[own].proven_index = last_index + 1\n",
     ),
     "does not check that the logs match": (
         "accept.py",

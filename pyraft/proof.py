@@ -1,0 +1,68 @@
+"""What the answer of a follower proves to its leader, whatever kind of server it is (README.md has the whole table).
+
+Servers of this project announce (flags.PROVEN_ANSWERS) that they acknowledge no more than a message showed to match.
+A C server acknowledges all that it has stored (B8). Under a C leader that is sound, as its messages go to the end of
+its log. Ours are bounded (B31), and behind the end of one the log of a C server may go on with entries of old terms.
+
+Rule: as long as a server has not announced it, every message to it ends at or behind index `reach`: an entry of ours
+that this server has been without at some moment of this term, at first our first one of this term, then any that it
+has refused as a predecessor.
+
+Failure modes: two kinds of heartbeats cannot reach so far: those of a leader without an entry of its term, the only
+voter, and those beside a snapshot that name no predecessor (B48). `acknowledged` has the rule for their answers.
+"""
+
+from pyraft import flags, log
+from pyraft.state import LeaderState, Raft, RaftProgress
+
+
+def is_announced(p: RaftProgress) -> bool:
+    """Return whether a server has announced that its answers count only what the message showed to match."""
+    return flags.is_set(p.features, flags.PROVEN_ANSWERS)
+
+
+def reach(leader: LeaderState, p: RaftProgress) -> int:
+    """Return the index that messages to a server have to reach, so that all that it acknowledges is ours.
+
+    Proof: a server that accepts such a message holds the entry at `reach`, which it got from us in this term, since it
+    was without it at some moment. When it took that one it cut off all behind it (figure 3.1), and has since stored
+    nothing but what we sent. So its log, as far as it may go, is a part of ours (log matching, 3.5), whatever message
+    its answer is to, and in whatever order messages and answers arrive. A message in which nothing was left out ends
+    with an entry of this term, so where messages are small the rule changes nothing.
+    """
+    return p.lacking if p.lacking > 0 else leader.first_index
+
+
+def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
+    """Let the next message start where it should, or so little behind that as it takes to reach so far."""
+    target = min(reach(leader, p), log.last_index(r.log))
+    if p.next_index < target and not is_announced(p):
+        p.next_index = log.reaching(r.log, target, p.next_index, r.max_append_bytes, log.MAX_ENTRIES)
+
+
+def sent(leader: LeaderState, p: RaftProgress, end: int) -> None:
+    """Take note of an AppendEntries that ends with index `end`."""
+    if end < reach(leader, p) and not is_announced(p):
+        p.loose += 1
+
+
+def rejected(leader: LeaderState, p: RaftProgress, index: int) -> None:
+    """Take note that a server did not have our entry `index`."""
+    p.lacking = min(reach(leader, p), index)
+
+
+def acknowledged(r: Raft, leader: LeaderState, p: RaftProgress, last: int) -> bool:
+    """Take note of an acknowledgment up to `last`, an index of our log; return whether more counts now.
+
+    `match_index`, as in C, is what a server has acknowledged; it decides what is sent next, and when a server has
+    caught up. `proven_index` is what of that counts for a commitment. After messages that did not reach far enough, as
+    many acknowledgments prove nothing beyond what is committed or was there before our term: they may be theirs. That
+    relies on the order that connections keep.
+    """
+    if p.loose > 0 and not is_announced(p):
+        p.loose -= 1
+        last = min(last, max(leader.first_index - 1, r.commit_index))
+    if last <= p.proven_index:
+        return False
+    p.proven_index = last
+    return True
