@@ -21,15 +21,16 @@ index from 0; their ids are index + 1, their addresses the ids in decimal. Times
 
 After each step the leader is looked up again, and Election Safety and Leader Append-Only (figure 3.2) are checked.
 
-Failure modes: AssertionError when a safety property is broken, with the servers, terms and indexes concerned, or when
-a function is called in a state that it documents as wrong. An exception that a completion callback raised comes out
-of the step that fired it, after all else that the step does; a second one of the same step out of the next.
+Failure modes: AssertionError, with python -O too, when a safety property is broken, with the servers, terms and indexes
+concerned, or when a function is called in a state that it documents as wrong. An exception that a completion callback
+raised comes out of the step that fired it, after all else that the step does; a second one out of the next step.
 """
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from pyraft import configuration, convert, fixture_check, fixture_io, server, start
+from pyraft.fixture_check import require
 from pyraft.fixture_io import (
     ELECTION_TIMEOUT,
     RAFT_FIXTURE_DISK,
@@ -194,7 +195,7 @@ def raft_fixture_grow(f: RaftFixture, fsm: RaftFsm) -> int:
     Returns 0, or what raft_init returns, in which case nothing was added. At most RAFT_FIXTURE_MAX_SERVERS.
     """
     i = len(f.servers)
-    assert i < RAFT_FIXTURE_MAX_SERVERS, f"a fixture has at most {RAFT_FIXTURE_MAX_SERVERS} servers"
+    require(i < RAFT_FIXTURE_MAX_SERVERS, f"a fixture has at most {RAFT_FIXTURE_MAX_SERVERS} servers")
     s = RaftFixtureServer(i + 1)
     s.impl = fixture_io.init(s.io, i, f.timeline)
     rv = server.raft_init(s.raft, s.io, fsm, s.id, s.address)
@@ -215,8 +216,8 @@ def raft_fixture_grow(f: RaftFixture, fsm: RaftFsm) -> int:
 
 def raft_fixture_configuration(f: RaftFixture, n_voting: int) -> tuple[int, RaftConfiguration]:
     """Return (0, a configuration of all servers): the first `n_voting` are voters, the others stand-bys."""
-    assert f.servers, "the fixture has no server"
-    assert 0 < n_voting <= len(f.servers), f"{n_voting} voters of {len(f.servers)} servers"
+    require(len(f.servers) > 0, "the fixture has no server")
+    require(0 < n_voting <= len(f.servers), f"{n_voting} voters of {len(f.servers)} servers")
     conf = RaftConfiguration()
     for i, s in enumerate(f.servers):
         rv = configuration.raft_configuration_add(conf, s.id, s.address, RAFT_VOTER if i < n_voting else RAFT_STANDBY)
@@ -333,7 +334,7 @@ def raft_fixture_step(f: RaftFixture) -> RaftFixtureEvent:
 
 def raft_fixture_step_n(f: RaftFixture, n: int) -> RaftFixtureEvent:
     """Step `n` times, at least once; return the last event."""
-    assert n > 0, "step at least once"
+    require(n > 0, "step at least once")
     for _ in range(n):
         raft_fixture_step(f)
     return f.event
@@ -409,12 +410,11 @@ def raft_fixture_start_elect(f: RaftFixture, i: int) -> None:
     All servers must be followers without a stable leader, and server `i` a voter.
     """
     r = raft_fixture_get(f, i)
-    assert f.leader_id == 0, f"server {f.leader_id} is the leader already"
+    require(f.leader_id == 0, f"server {f.leader_id} is the leader already")
     member = configuration.get(r.configuration, r.id)
-    assert member is not None, f"server {r.id} is no member"
-    assert member.role == RAFT_VOTER, f"server {r.id} is no voter"
+    require(member is not None and member.role == RAFT_VOTER, f"server {r.id} is no voter")
     for s in f.servers:
-        assert s.raft.state == RAFT_FOLLOWER, f"server {s.id} is no follower"
+        require(s.raft.state == RAFT_FOLLOWER, f"server {s.id} is no follower")
     assert r.follower_state is not None
     # The timer must not have expired in the past.
     elapsed = f.timeline.time - r.election_timer_start
@@ -426,20 +426,20 @@ def raft_fixture_elect(f: RaftFixture, i: int) -> None:
     """Call raft_fixture_start_elect and step until server `i` is the stable leader, which must take 20 s at most."""
     raft_fixture_start_elect(f, i)
     raft_fixture_step_until_has_leader(f, ELECTION_TIMEOUT * 20)
-    assert f.leader_id == i + 1, f"server {i + 1} was not elected, the leader is {f.leader_id or 'nobody'}"
+    require(f.leader_id == i + 1, f"server {i + 1} was not elected, the leader is {f.leader_id or 'nobody'}")
 
 
 def raft_fixture_depose(f: RaftFixture) -> None:
     """Make the stable leader step down, by losing the results of AppendEntries; it must take 3 s at most."""
-    assert f.leader_id != 0, "there is no leader to depose"
+    require(f.leader_id != 0, "there is no leader to depose")
     leader = f.servers[f.leader_id - 1]
-    assert leader.raft.state == RAFT_LEADER, f"server {leader.id} is no leader any more"
+    require(leader.raft.state == RAFT_LEADER, f"server {leader.id} is no leader any more")
     _double_election_timeouts(f, leader.id - 1)
     others = [s for s in f.servers if s is not leader]
     for s in others:
         s.impl.drop[RAFT_IO_APPEND_ENTRIES_RESULT] = True
     raft_fixture_step_until_has_no_leader(f, ELECTION_TIMEOUT * 3)
-    assert f.leader_id == 0, f"server {f.leader_id} was not deposed"
+    require(f.leader_id == 0, f"server {f.leader_id} was not deposed")
     for s in others:
         s.impl.drop[RAFT_IO_APPEND_ENTRIES_RESULT] = False
 
@@ -560,12 +560,13 @@ def raft_fixture_make_unavailable(f: RaftFixture, i: int) -> None:
 
 
 def _count(counts: list[int], type: int) -> int:
-    assert 0 <= type < len(counts), f"no message has type {type}"
+    require(0 <= type < len(counts), f"no message has type {type}")
     return counts[type]
 
 
 def _server(f: RaftFixture, i: int) -> RaftFixtureServer:
-    assert 0 <= i < len(f.servers), f"no server {i} among {len(f.servers)}"
+    if not 0 <= i < len(f.servers):  # asked at every step: no text is made for nothing
+        raise AssertionError(f"no server {i} among {len(f.servers)}")
     return f.servers[i]
 
 
@@ -575,7 +576,7 @@ def _link(f: RaftFixture, i: int, j: int) -> fixture_io.Peer:
 
 def _set_saturated(f: RaftFixture, i: int, j: int, saturated: bool) -> None:
     link = _link(f, i, j)
-    assert link.connected, f"server {i} is not connected to server {j}"
+    require(link.connected, f"server {i} is not connected to server {j}")
     link.saturated = saturated
 
 
@@ -583,7 +584,7 @@ def _double_election_timeouts(f: RaftFixture, i: int) -> None:
     """Give all servers but `i`, which must be followers, twice the election timeout."""
     for j, s in enumerate(f.servers):
         if j != i:
-            assert s.raft.state == RAFT_FOLLOWER, f"server {s.id} is no follower"
+            require(s.raft.state == RAFT_FOLLOWER, f"server {s.id} is no follower")
             assert s.raft.follower_state is not None
             s.raft.follower_state.randomized_election_timeout = 2 * s.raft.election_timeout
 

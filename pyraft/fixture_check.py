@@ -7,7 +7,8 @@ A step must stay cheap however long the log is. So the copy takes only what is n
 `WINDOW` entries and `WINDOW` further ones, those next to the ones of the check before: a change in the middle of a
 long log is noticed within length / WINDOW steps, any change in a log of up to 2 * WINDOW entries at once.
 
-Failure modes: AssertionError, whose text names the property, the servers or the index, and the values.
+Failure modes: AssertionError, whose text names the property, the servers or the index, and the values. These are
+checks, not assertions: python -O leaves them in.
 """
 
 from typing import Final
@@ -18,6 +19,12 @@ from pyraft.state import Raft
 from pyraft.types import RAFT_FOLLOWER, RAFT_LEADER, RAFT_SPARE
 
 WINDOW: Final = 32
+
+
+def require(holds: bool, text: str) -> None:
+    """Raise AssertionError if it does not hold: a check, which stays when Python runs with -O."""
+    if not holds:
+        raise AssertionError(text)
 
 
 def find_leader(servers: list[RaftFixtureServer]) -> RaftFixtureServer | None:
@@ -41,8 +48,8 @@ def _check_election_safety(servers: list[RaftFixtureServer]) -> None:
     leaders = [s for s in servers if s.raft.state == RAFT_LEADER]
     for i, s in enumerate(leaders):
         for other in leaders[i + 1 :]:
-            if s.alive or other.alive:
-                assert s.raft.current_term != other.raft.current_term, (
+            if (s.alive or other.alive) and s.raft.current_term == other.raft.current_term:
+                raise AssertionError(
                     f"Election Safety: servers {s.id} and {other.id} both lead in term {s.raft.current_term}"
                 )
 
@@ -93,9 +100,10 @@ class LeaderLog:
         """A leader never overwrites or deletes entries in its own log, it only appends new ones (figure 3.2)."""
         n = len(self.bufs)
         last = self.start + n - 1
-        assert log.last_index(r.log) >= last, (
-            f"Leader Append-Only: server {r.id} had entries up to {last} and has them up to {log.last_index(r.log)}"
-        )
+        if log.last_index(r.log) < last:
+            raise AssertionError(
+                f"Leader Append-Only: server {r.id} had entries up to {last} and has them up to {log.last_index(r.log)}"
+            )
         self._compare(r, max(0, n - WINDOW), n)
         if n > WINDOW:
             end = min(n, self.cursor + WINDOW)
@@ -134,7 +142,8 @@ class LeaderLog:
         for i in range(begin, end):
             was = (self.terms[i], self.types[i], self.bufs[i])
             now = (r.log.terms[i + shift], r.log.types[i + shift], r.log.bufs[i + shift])
-            assert was == now, (
-                f"Leader Append-Only: server {r.id} changed entry {self.start + i} from (term, type, payload) {was} "
-                f"to {now}"
-            )
+            if was != now:
+                raise AssertionError(
+                    f"Leader Append-Only: server {r.id} changed entry {self.start + i} from (term, type, payload) "
+                    f"{was} to {now}"
+                )

@@ -303,9 +303,8 @@ def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
     impl: FixtureIo = io.impl
     if impl.term != 0:
         return RAFT_CANTBOOTSTRAP
-    assert impl.voted_for == 0, "a server without a term has voted"
-    assert impl.snapshot is None, "a server without a term has a snapshot"
-    assert not impl.stored, "a server without a term has entries"
+    if impl.voted_for != 0 or impl.snapshot is not None or impl.stored:
+        raise AssertionError("a server without a term has voted, or has a snapshot or entries")
     impl.term = 1
     add_entry(impl, RaftEntry(1, RAFT_CHANGE, configuration.encode(conf)))
     return 0
@@ -404,7 +403,8 @@ def _report(io: RaftIo, exc: BaseException) -> None:
 def fire_next(timeline: Timeline, servers: list[RaftFixtureServer]) -> tuple[int, int]:
     """Move the clock to the earliest event and let that happen; return its RAFT_FIXTURE_* type and server index."""
     while True:
-        assert timeline.heap, "nothing is due: no server was started"
+        if not timeline.heap:
+            raise AssertionError("nothing is due: no server was started")
         due, index, _, request = heappop(timeline.heap)
         s = servers[index]
         # A server that was started again has a tick of its former life on the timeline.

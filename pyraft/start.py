@@ -7,13 +7,16 @@ a failed self-election leaves the server unavailable. FSM and I/O code may close
 """
 
 import logging
+from typing import Final
 
 from pyraft import calls, configuration, convert, election, log, recv, snapshot, tick
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
 from pyraft.tracing import trace
-from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot
+from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftConfiguration, RaftSnapshot
+
+_TYPES: Final = frozenset((RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE))
 
 _logger = logging.getLogger("pyraft")
 
@@ -161,12 +164,30 @@ def _check_recovering(r: Raft) -> int:
     return 0
 
 
-def _restore(r: Raft, found: RaftSnapshot | None, start_index: int, entries: EntryBatch) -> int:
-    first = 1 if found is None else found.index + 1
+def _check_loaded(r: Raft, found: RaftSnapshot | None, start_index: int, entries: EntryBatch) -> int:
+    """Refuse what no server can begin with.
+
+    C: start.c:raft_start and log.c:logStart assert; what is on disk is no matter for assertions.
+    """
+    first = 1
+    if found is not None:
+        first = found.index + 1
+        if found.index < 1 or found.term < 1 or len(found.bufs) != 1:
+            r.errmsg = f"a snapshot at index {found.index} of term {found.term} in {len(found.bufs)} pieces"
+            return RAFT_CORRUPT
     if start_index > first or start_index < 1:
-        # C: start.c:raft_start and log.c:logStart assert; what is on disk is no matter for assertions.
         r.errmsg = f"the log begins with index {start_index} instead of {first}"
         return RAFT_CORRUPT
+    if entries.bufs and (min(entries.terms) < 1 or not set(entries.types) <= _TYPES):
+        r.errmsg = "the log has an entry without a term or of an unknown type"
+        return RAFT_CORRUPT
+    return 0
+
+
+def _restore(r: Raft, found: RaftSnapshot | None, start_index: int, entries: EntryBatch) -> int:
+    rv = _check_loaded(r, found, start_index, entries)
+    if rv != 0:
+        return rv
     if found is not None:
         found.bufs = calls.readable(found.bufs)
         rv = snapshot.restore(r, found)

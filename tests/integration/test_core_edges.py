@@ -7,6 +7,7 @@ import pytest
 from pyraft import (
     RAFT_BUSY,
     RAFT_CANDIDATE,
+    RAFT_COMMAND,
     RAFT_CORRUPT,
     RAFT_FOLLOWER,
     RAFT_INVALID,
@@ -136,6 +137,22 @@ def test_start_of_a_log_that_makes_no_sense_is_corrupt() -> None:
     s.io.start_index = 3
     assert raft_start(s.r) == RAFT_CORRUPT
     assert "index 3" in raft_errmsg(s.r)
+    for entry in (RaftEntry(0, RAFT_COMMAND, bytes(8)), RaftEntry(1, 9, bytes(8))):
+        s = Solo(start=False)
+        s.io.stored.append(entry)
+        assert raft_start(s.r) == RAFT_CORRUPT
+        assert raft_errmsg(s.r) == "the log has an entry without a term or of an unknown type"
+
+
+@pytest.mark.parametrize(("index", "term", "n"), [(0, 1, 1), (4, 0, 1), (4, 1, 0), (4, 1, 2)])
+def test_start_with_a_snapshot_that_is_none_is_corrupt(index: int, term: int, n: int) -> None:
+    """Without an index or a term, or in no or several pieces; -O does not change that."""
+    s = Solo(start=False)
+    found = stored_snapshot(index, s.conf)
+    found.term, found.bufs = term, found.bufs * n
+    s.io.stored_snapshot, s.io.stored, s.io.start_index = found, [], index + 1
+    assert raft_start(s.r) == RAFT_CORRUPT
+    assert raft_errmsg(s.r) == f"a snapshot at index {index} of term {term} in {n} pieces"
 
 
 def test_start_with_a_configuration_that_makes_no_sense_is_malformed() -> None:

@@ -300,3 +300,27 @@ def test_leader_that_sends_a_superfluous_snapshot_again_and_again_is_helped_soon
         s.recv(msg.append_entries(2, 1, 8, 1, 10, msg.commands([1, 1])))
         s.io.finish_appends()
     assert 1 < rounds < 5
+
+
+@pytest.mark.parametrize("n", [0, 2, None])
+def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> None:
+    """It is no snapshot that can be sent; whoever made the I/O table is told, with -O too."""
+    s = leader(deferring=False)
+    raft_set_snapshot_threshold(s.r, 1)
+    raft_set_snapshot_trailing(s.r, 0)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.io.finish_put()
+    s.recv(msg.append_entries_result(3, 2, 1, rejected=2))
+    s.tick()
+    s.recv(msg.append_entries_result(3, 2, 1, rejected=1))
+    s.tick()
+    assert len(s.io.gets) == 1
+    if n is None:
+        s.io.stored_snapshot = None
+    else:
+        s.io.stored_snapshot.bufs = s.io.stored_snapshot.bufs * n
+    s.io.finish_get()
+    assert s.state == RAFT_UNAVAILABLE
+    assert "not in one piece" in raft_errmsg(s.r)
