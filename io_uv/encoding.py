@@ -86,6 +86,15 @@ _PRE_VOTE: Final = 1 << 1
 _RESULT_PRE_VOTE: Final = 1 << 0
 _ENTRY_TYPES: Final = bytes((RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE))
 _LAST: Final = (1 << 63) - 1
+# Names of segments have 16 digits for an index.
+_LAST_INDEX: Final = 10**16 - 1
+# Terms and indexes of a message, in the order in which they come.
+_TERM_INDEX_TERM_INDEX: Final = (_LAST, _LAST_INDEX, _LAST, _LAST_INDEX)
+_TERM_INDEX_INDEX: Final = (_LAST, _LAST_INDEX, _LAST_INDEX)
+_VOTE_NUMBERS: Final = (_LAST, (1 << 64) - 1, _LAST_INDEX, _LAST)
+# A snapshot may take a server to any index up to this one, and there is room behind it for more entries than ever come.
+_LAST_SNAPSHOT_INDEX: Final = 1 << 52
+_SNAPSHOT_NUMBERS: Final = (_LAST, _LAST_SNAPSHOT_INDEX, _LAST, _LAST_SNAPSHOT_INDEX)
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFF_FFFF
 
@@ -275,7 +284,7 @@ def _decode_request_vote(message: RaftMessage, buf: Any, at: int, size: int) -> 
         raise _short(size, _REQUEST_VOTE_SIZE)
     p = RaftRequestVote()
     p.term, p.candidate_id, p.last_log_index, p.last_log_term = _FOUR_WORDS.unpack_from(buf, at)
-    _check_range(p.term, p.candidate_id >> 1, p.last_log_index, p.last_log_term)
+    _check_range((p.term, p.candidate_id, p.last_log_index, p.last_log_term), _VOTE_NUMBERS)
     if p.candidate_id == 0:
         raise Failure(RAFT_MALFORMED, "candidate id 0 at offset 8")
     if legacy:
@@ -295,7 +304,7 @@ def _decode_request_vote_result(message: RaftMessage, buf: Any, at: int, size: i
         raise _short(size, _REQUEST_VOTE_RESULT_SIZE)
     p = RaftRequestVoteResult()
     p.term, granted = _TWO_WORDS.unpack_from(buf, at)
-    _check_range(p.term)
+    _check_range((p.term,), _TERM_INDEX_INDEX)
     p.vote_granted = granted != 0
     if legacy:
         p.version = 1
@@ -315,7 +324,7 @@ def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -
     p = RaftAppendEntries()
     n: int
     p.term, p.prev_log_index, p.prev_log_term, p.leader_commit, n = _FIVE_WORDS.unpack_from(buf, at)
-    _check_range(p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
+    _check_range((p.term, p.prev_log_index, p.prev_log_term, p.leader_commit), _TERM_INDEX_TERM_INDEX)
     message.append_entries = p
     n &= _U32
     if n == 0:
@@ -324,7 +333,9 @@ def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -
     if size < fixed + ENTRY_HEADER_SIZE * n:
         raise Failure(RAFT_MALFORMED, f"{n} entries at offset 32 do not fit in a header of {size} bytes")
     terms, types, lengths = decode_batch_header(buf, at + 32, n)
-    if min(terms) == 0 or max(terms) > _LAST:
+    if p.prev_log_index + n > _LAST_INDEX:
+        raise Failure(RAFT_MALFORMED, f"index out of range: {n} entries after the one at offset 8")
+    if min(terms) == 0 or max(terms) > p.term:
         raise Failure(RAFT_MALFORMED, "entry with a term out of range, from offset 40 on")
     # The disk takes nothing but multiples of 8, and C steps over padding that C does not send.
     if bytes(buf[at + 52 : at + 40 + ENTRY_HEADER_SIZE * n : ENTRY_HEADER_SIZE]).strip(_MULTIPLES_OF_8):
@@ -350,7 +361,7 @@ def _decode_append_entries_result(message: RaftMessage, buf: Any, at: int, size:
         p.term, p.rejected, p.last_log_index, features = _FOUR_WORDS.unpack_from(buf, at)
         # Newer relatives report their disk's capacity in the upper bytes of the word.
         p.features = features & _U16
-    _check_range(p.term, p.rejected, p.last_log_index)
+    _check_range((p.term, p.rejected, p.last_log_index), _TERM_INDEX_INDEX)
     message.append_entries_result = p
     return [], 0
 
@@ -362,9 +373,11 @@ def _decode_install_snapshot(message: RaftMessage, buf: Any, at: int, size: int)
         raise _short(size, fixed)
     p = RaftInstallSnapshot()
     p.term, p.last_index, p.last_term, p.conf_index, conf_size = _FIVE_WORDS.unpack_from(buf, at)
-    _check_range(p.term, p.last_index, p.last_term, p.conf_index)
+    _check_range((p.term, p.last_index, p.last_term, p.conf_index), _SNAPSHOT_NUMBERS)
     if p.last_index == 0 or p.last_term == 0:
         raise Failure(RAFT_MALFORMED, "snapshot without index or term at offset 8")
+    if p.last_term > p.term or p.conf_index > p.last_index:
+        raise Failure(RAFT_MALFORMED, "snapshot of a later term or with a later configuration at offset 8")
     if conf_size > size - fixed:
         raise Failure(RAFT_MALFORMED, f"configuration of {conf_size} bytes does not fit in a header of {size} bytes")
     at += 40
@@ -383,16 +396,19 @@ def _decode_timeout_now(message: RaftMessage, buf: Any, at: int, size: int) -> t
         raise _short(size, _TIMEOUT_NOW_SIZE)
     p = RaftTimeoutNow()
     p.term, p.last_log_index, p.last_log_term = _THREE_WORDS.unpack_from(buf, at)
-    _check_range(p.term, p.last_log_index, p.last_log_term)
+    _check_range((p.term, p.last_log_index, p.last_log_term), _TERM_INDEX_TERM_INDEX)
     message.timeout_now = p
     return [], 0
 
 
-def _check_range(*words: int) -> None:
-    """Refuse terms and indexes of 2^63 and more: no honest peer gets there, and what follows them has no encoding."""
+def _check_range(numbers: tuple[int, ...], lasts: tuple[int, ...]) -> None:
+    """Refuse terms, indexes and ids above the last of their kind: no honest peer gets there.
+
+    How far a term may be ahead of ours only the core can tell.
+    """
     # C: uv_encoding.c takes any word, and a term of 2^64-1 wraps to 0 at the next election.
-    for i, word in enumerate(words):
-        if word > _LAST:
+    for i, number in enumerate(numbers):
+        if number > lasts[i]:
             raise Failure(RAFT_MALFORMED, f"number out of range at offset {8 * i}")
 
 

@@ -3,13 +3,19 @@
 Duty: hand a message to its handler, and turn what comes back into a state: an error makes the server unavailable.
 Afterwards, see whether the message has completed a leadership transfer.
 
-Failure modes: messages to an unavailable server, of an unknown type or from a server without an ID are dropped.
+Failure modes: messages to an unavailable server, of an unknown type or from a server without an ID are dropped, and so
+are, with a line in the log now and then, those whose numbers no honest server can have sent (see plausible).
 RAFT_NOCONNECTION from a handler (a reply could not be sent) is no error.
 """
 
+import logging
+from typing import Final
+
 from pyraft import (
+    calls,
     convert,
     membership,
+    plausible,
     recv_append_entries,
     recv_append_entries_result,
     recv_install_snapshot,
@@ -35,6 +41,11 @@ from pyraft.types import (
     RaftMessage,
 )
 
+_logger = logging.getLogger("pyraft")
+
+_QUIET_MSECS: Final = 60_000
+"""Of messages that are dropped one is logged in so much time: whoever sends one can send many."""
+
 
 def recv_cb(io: RaftIo, message: RaftMessage) -> None:
     """A message has arrived; `io.start` was given this function."""
@@ -43,6 +54,11 @@ def recv_cb(io: RaftIo, message: RaftMessage) -> None:
         return
     # C: recv.c:recvCb asserts on server 0 in each handler; the ID comes from the network, so drop it.
     if message.server_id <= 0:
+        return
+    # C: recv.c:recvCb takes any number, and the last term there is leaves none for the next election.
+    problem = plausible.problem(r.current_term, message)
+    if problem:
+        _doubt(r, message, problem)
         return
     rv = _dispatch(r, message)
     if rv not in (0, RAFT_NOCONNECTION):
@@ -58,6 +74,17 @@ def recv_cb(io: RaftIo, message: RaftMessage) -> None:
         if follower.current_leader.id == transfer.id:
             membership.transfer_close(r)
     convert.settle(r)
+
+
+def _doubt(r: Raft, message: RaftMessage, problem: str) -> None:
+    """Tell that a message was dropped."""
+    name = MESSAGE_NAMES.get(message.type, "message")
+    text = f"{name} from server {message.server_id} at {message.server_address} dropped: {problem}"
+    trace(r.tracer, text, TRACE_WARN)
+    now = calls.now(r)
+    if r.doubted_at is None or now - r.doubted_at >= _QUIET_MSECS:
+        r.doubted_at = now
+        _logger.warning("server %d: %s", r.id, text)
 
 
 def _dispatch(r: Raft, message: RaftMessage) -> int:

@@ -258,6 +258,7 @@ class Raft:
         "configuration_uncommitted_index",
         "current_term",
         "data",
+        "doubted_at",
         "election_timeout",
         "election_timer_start",
         "errmsg",
@@ -346,3 +347,4 @@ class Raft:
         self.vote_patience = 0
         self.votes_withheld = 0
         self.stuck_index = 0
+        self.doubted_at: int | None = None

@@ -188,7 +188,8 @@ def test_terms_above_32_bits_are_encoded() -> None:
 
 
 u63 = st.integers(0, (1 << 63) - 1)
-index = st.integers(1, (1 << 63) - 1)
+term_ = st.integers(1, (1 << 63) - 1)
+index = st.integers(0, 10**16 - 1)
 
 
 @st.composite
@@ -197,12 +198,13 @@ def batches(draw: Any) -> EntryBatch:
     n = draw(st.integers(0, 20))
     types = [draw(st.sampled_from([RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE])) for _ in range(n)]
     bufs = [ONE_BLOB if type == RAFT_CHANGE else bytes(8 * draw(st.integers(0, 4))) for type in types]
-    return EntryBatch([draw(index) for _ in range(n)], types, bufs)
+    return EntryBatch(sorted(draw(term_) for _ in range(n)), types, bufs)
 
 
-@given(index, u63, u63, u63, batches())
+@given(term_, st.integers(0, 10**16 - 21), u63, index, batches())
 def test_append_entries_comes_back(term: int, prev: int, prev_term: int, commit: int, batch: EntryBatch) -> None:
     """What was encoded is decoded to the same columns."""
+    term = max(term, *batch.terms, 0)
     args = decode(wire(m.append_entries(2, term, prev, prev_term, commit, batch))).append_entries
     assert args is not None
     assert (args.version, args.term, args.prev_log_index, args.prev_log_term) == (0, term, prev, prev_term)
@@ -214,7 +216,7 @@ def test_append_entries_comes_back(term: int, prev: int, prev_term: int, commit:
     assert all(type(buf) is bytes for buf in args.entries.bufs)
 
 
-@given(index, st.integers(1, (1 << 64) - 1), u63, u63, st.booleans(), st.booleans())
+@given(term_, st.integers(1, (1 << 64) - 1), index, u63, st.booleans(), st.booleans())
 def test_votes_come_back(term: int, candidate: int, last: int, last_term: int, one: bool, two: bool) -> None:
     """RequestVote and its result are decoded to what they were."""
     message = m.request_vote(2, term, last, last_term, disrupt=one, pre_vote=two, candidate=candidate)
@@ -227,7 +229,7 @@ def test_votes_come_back(term: int, candidate: int, last: int, last_term: int, o
     assert (result.version, result.term, result.vote_granted, result.pre_vote) == (2, term, one, two)
 
 
-@given(index, u63, u63)
+@given(term_, index, index)
 def test_results_and_timeouts_come_back(term: int, a: int, b: int) -> None:
     """AppendEntriesResult and TimeoutNow are decoded to what they were."""
     result = decode(wire(m.append_entries_result(2, term, a, b))).append_entries_result
@@ -238,9 +240,10 @@ def test_results_and_timeouts_come_back(term: int, a: int, b: int) -> None:
     assert (timeout.version, timeout.term, timeout.last_log_index, timeout.last_log_term) == (0, term, a, b)
 
 
-@given(index, index, index, u63, st.binary(max_size=64))
+@given(term_, st.integers(1, 1 << 52), term_, index, st.binary(max_size=64))
 def test_install_snapshot_comes_back(term: int, last: int, last_term: int, conf_index: int, data: bytes) -> None:
     """An InstallSnapshot is decoded to what it was; the data is a read-only view."""
+    term, conf_index = max(term, last_term), min(conf_index, last)
     args = decode(wire(m.install_snapshot(2, term, last, last_term, ONE, conf_index, data))).install_snapshot
     assert args is not None
     assert (args.version, args.term, args.last_index, args.last_term) == (0, term, last, last_term)
@@ -409,6 +412,9 @@ def test_an_entry_type_that_does_not_exist_is_refused(type: int) -> None:
     [
         (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 1, 0, 1, 0), "term out of range"),
         (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 1, 1 << 63, 1, 0), "term out of range"),
+        (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 1, 6, 1, 0), "term out of range"),
+        (RAFT_IO_APPEND_ENTRIES, (5, 10**16 - 1, 4, 9, 1, 4, 1, 0), "index out of range"),
+        (RAFT_IO_APPEND_ENTRIES, (5, 10**16, 4, 9, 0, 0), "out of range at offset 8"),
         (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 1, 4, 1 | 7 << 32, 0), "multiple of 8"),
         (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 2, 4, 1), "2 entries at offset 32 do not fit"),
         (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 0xFFFF_FFFF, 4, 1), "do not fit"),
@@ -422,6 +428,9 @@ def test_an_entry_type_that_does_not_exist_is_refused(type: int) -> None:
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 98, 24, 0, 0, 0, 0), "does not fit|format"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 98, (1 << 64) - 1, 0, 0), "does not fit"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 1 << 63, 4, 98, 0, 0, 0), "out of range"),
+        (RAFT_IO_INSTALL_SNAPSHOT, (5, (1 << 52) + 1, 4, 98, 0, 0, 0), "out of range at offset 8"),
+        (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 6, 98, 0, 0, 0), "of a later term or with a later configuration"),
+        (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 101, 0, 0, 0), "of a later term or with a later configuration"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 0, 4, 98, 0, 0, 0), "without index or term"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 9, 0, 98, 0, 0, 0), "without index or term"),
         (RAFT_IO_TIMEOUT_NOW, (5, 1, 1 << 63), "out of range"),

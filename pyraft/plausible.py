@@ -1,0 +1,63 @@
+"""Numbers in messages that no honest server can have sent.
+
+Duty: `problem` says what is impossible about a message, before anything is done with it. Terms only rise, and are
+stored before they are used: one message with the last term there is would leave no term for the next election, on
+any server, for ever. What is accepted always has successors that are accepted too.
+
+Happy path: a term is at most 2^32 elections ahead of ours, which at one per ms takes 50 days, and beyond 2^62 at most
+2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. Entries and snapshots
+are of no term that much above the sender's. A snapshot may bring an empty server anywhere, but no further than 2^62.
+
+Failure modes: none; the caller drops and logs what is refused. libraft takes any term.
+"""
+
+from typing import Final
+
+from pyraft.types import EntryBatch, RaftMessage
+
+FARTHEST: Final = 1 << 62
+"""How far one message may bring a log."""
+TERM_STEP: Final = 1 << 32
+"""How far one message may bring our term."""
+LAST_TERM_STEP: Final = 1 << 16
+"""The same from FARTHEST on."""
+
+
+def problem(current_term: int, message: RaftMessage) -> str:
+    """Return what is impossible about a message to a server in this term; "" if nothing is."""
+    result = message.append_entries_result
+    if result is not None and result.term <= current_term:
+        # What a busy leader gets all the time.
+        return ""
+    term = _term_of(message)
+    if term > current_term + TERM_STEP or (term > FARTHEST and term > current_term + LAST_TERM_STEP):
+        return f"term {term} is further ahead of ours, {current_term}, than elections can explain"
+    append = message.append_entries
+    if append is not None:
+        terms = EntryBatch.of(append.entries, len(append.entries)).terms
+        # Not simply above `term`: a C server whose metadata were lost goes on in a term before that of its log.
+        far = bool(terms) and max(terms) > term + TERM_STEP
+        return f"an entry of term {max(terms)} in a message of term {term}" if far else ""
+    install = message.install_snapshot
+    if install is not None:
+        if install.last_term > term + TERM_STEP:
+            return f"a snapshot of term {install.last_term} in a message of term {term}"
+        if install.last_index > FARTHEST or install.conf_index > install.last_index:
+            return f"a snapshot of entry {install.last_index} with a configuration of entry {install.conf_index}"
+    return ""
+
+
+def _term_of(message: RaftMessage) -> int:
+    if message.append_entries is not None:
+        return message.append_entries.term
+    if message.append_entries_result is not None:
+        return message.append_entries_result.term
+    if message.request_vote is not None:
+        return message.request_vote.term
+    if message.request_vote_result is not None:
+        return message.request_vote_result.term
+    if message.install_snapshot is not None:
+        return message.install_snapshot.term
+    if message.timeout_now is not None:
+        return message.timeout_now.term
+    return 0

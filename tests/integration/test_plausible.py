@@ -1,0 +1,107 @@
+"""Numbers that no honest server can have sent change nothing, and what is accepted can be gone on from."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from io_uv.encoding import encode_message
+from io_uv.pyuv import Loop
+from pyraft import RAFT_FOLLOWER, RaftEntry, RaftMessage
+from pyraft.plausible import FARTHEST, LAST_TERM_STEP, TERM_STEP, problem
+from tests.lib import messages as msg
+from tests.lib.peer import connect, handshake, port_of
+from tests.lib.solo import Solo, configuration
+from tests.lib.uvnode import Node, free_addresses, leader_of
+from tests.lib.uvtest import run_until
+
+LAST = (1 << 63) - 1
+CONF = configuration(1, 1, 1)
+
+
+def of_term(term: int) -> list[RaftMessage]:
+    """Return a message of each kind."""
+    return [
+        msg.append_entries(99, term, 0, 0, 0),
+        msg.append_entries_result(99, term, 0),
+        msg.request_vote(99, term, LAST, LAST),
+        msg.request_vote(99, term, LAST, LAST, disrupt=True),
+        msg.request_vote_result(99, term, True),
+        msg.install_snapshot(99, term, 9, 1, CONF, 1, bytes(8)),
+        msg.timeout_now(99, term, 1, 1),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(7))
+@pytest.mark.parametrize("term", [LAST, 1 + TERM_STEP + 1])
+def test_a_term_that_elections_cannot_explain_is_dropped(
+    kind: int, term: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever kind of message says it: nothing is stored or sent, and the log hears of it once a minute."""
+    s = Solo()
+    for _ in range(3):
+        s.recv(of_term(term)[kind])
+    assert (s.r.current_term, s.state) == (1, RAFT_FOLLOWER)
+    assert s.io.names() == []
+    (record,) = caplog.records
+    assert f"from server 99 at 99 dropped: term {term} is further ahead of ours, 1, than" in record.getMessage()
+    s.io.now += 60_000
+    s.recv(of_term(term)[kind])
+    assert len(caplog.records) == 2
+
+
+def test_the_largest_accepted_term_has_successors() -> None:
+    """It is adopted, and so is the one of the election after it; near the end of the numbers steps are shorter."""
+    s = Solo()
+    s.recv(msg.request_vote(2, 1 + TERM_STEP, 9, 9))
+    assert s.r.current_term == 1 + TERM_STEP
+    s.recv(msg.request_vote(3, 2 + TERM_STEP, 9, 9))
+    assert s.r.current_term == 2 + TERM_STEP
+    for current in (FARTHEST - 1, FARTHEST, FARTHEST + 5):
+        assert problem(current, msg.request_vote(2, current + LAST_TERM_STEP, 9, 9)) == ""
+        assert problem(current, msg.request_vote(2, current + LAST_TERM_STEP + 1, 9, 9)) != ""
+
+
+def test_entries_and_snapshots_are_of_no_later_term_than_their_sender() -> None:
+    """An entry of the last term there is would make this log the newest for ever."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 1, [RaftEntry(1, 1, bytes(8)), RaftEntry(LAST, 1, bytes(8))]))
+    s.recv(msg.install_snapshot(2, 1, 9, LAST, CONF, 1, bytes(8)))
+    s.recv(msg.install_snapshot(2, 1, FARTHEST + 1, 1, CONF, 1, bytes(8)))
+    s.recv(msg.install_snapshot(2, 1, 9, 1, CONF, 10, bytes(8)))
+    assert s.io.names() == []
+    s.recv(msg.append_entries(2, 1, 1, 1, 1, [RaftEntry(1, 1, bytes(8))]))
+    assert "append" in s.io.names()
+
+
+def test_one_message_does_not_stop_a_cluster_for_good(tmp_path: Path) -> None:
+    """104 bytes of server 99 with the last term, to each of three servers, and they elect a leader after a restart."""
+    loop = Loop()
+    members = free_addresses(3)
+    nodes = []
+    for id in members:
+        (tmp_path / str(id)).mkdir()
+        nodes.append(Node(tmp_path / str(id), id, members, loop).start())
+    run_until(loop, lambda: leader_of(nodes))
+    for node in nodes:
+        for term in (LAST, LAST - 1, 1 << 62, 1 << 63):
+            stranger = connect(loop, port_of(node.transport))
+            vote = msg.request_vote(99, 1, 9, 9, disrupt=True)
+            data = bytearray(encode_message(vote)[0])
+            struct.pack_into("<Q", data, 16, term)
+            struct.pack_into("<Q", data, 24, 99)
+            stranger.send(handshake(99, "127.0.0.1:1") + bytes(data))
+            stranger.sock.shutdown(1)
+            stranger.wait_end()
+            stranger.close()
+    for node in nodes:
+        node.close()
+    nodes = [Node(node.dir, node.id, members, loop).start() for node in nodes]
+    run_until(loop, lambda: leader_of(nodes))
+    leader = leader_of(nodes)
+    assert leader is not None
+    assert leader.raft.current_term < 1000
+    assert leader.try_apply(7) == 0
+    for node in nodes:
+        node.close()
+    loop.close()
