@@ -1,4 +1,4 @@
-"""Doing something once at the end of the loop's turn, or of an event.
+"""Doing something once at the end of the loop's turn, or of an event, or in a later turn.
 
 Duty: `EndOfTurn` runs functions after everything that is due in this turn has been handled and before the loop waits
 again. What many callbacks of a turn ask for is thus done once: `RaftIo.defer` is made of it. Whoever handles an event
@@ -6,13 +6,14 @@ that brings all at once, such as a read with many messages or the end of a write
 what is asked for in between is done right after, without another round of the loop.
 
 Happy path: add(function), any number of times; it runs once. add_last(function) for what may wait for all that.
+later(function) is for the rest of long work: it runs when timers and events that wait by then have been handled.
 Failure modes: an exception goes to the loop's excepthook; what has not run yet does in the next turn.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from io_uv.pyuv import Loop, Prepare
+from io_uv.pyuv import Idle, Loop, Prepare
 
 
 class EndOfTurn:
@@ -21,12 +22,14 @@ class EndOfTurn:
     What a function adds runs as well, behind the others: what the core flushes is written to the sockets then.
     """
 
-    __slots__ = ("_functions", "_handle", "_held", "_last", "_running")
+    __slots__ = ("_functions", "_handle", "_held", "_idle", "_last", "_later", "_running")
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
+        self._later: list[Callable[[], None]] = []
         self._handle: Any = Prepare(loop)
+        self._idle: Any = Idle(loop)
         self._held = False
         self._running = False
 
@@ -47,6 +50,23 @@ class EndOfTurn:
             return
         self._last.append(function)
 
+    def later(self, function: Callable[[], None]) -> None:
+        """Run `function` once in a later turn; the loop does not wait until then, but handles what there is."""
+        if not self._later:
+            self._idle.start(self._next)
+        self._later.append(function)
+
+    def _next(self, handle: Any) -> None:
+        functions, self._later = self._later, []
+        handle.stop()
+        for i, function in enumerate(functions):
+            try:
+                function()
+            except BaseException:
+                for rest in functions[i + 1 :]:
+                    self.later(rest)
+                raise
+
     def _wake(self) -> None:
         if not self._running and not self._held:
             self._handle.start(self._end)
@@ -65,7 +85,8 @@ class EndOfTurn:
         """Forget what has not run; `cb(handle)` follows when nothing is left."""
         self._functions.clear()
         self._last.clear()
-        self._handle.close(cb)
+        self._later.clear()
+        self._handle.close(lambda _: self._idle.close(cb))
 
     def _end(self, handle: Any) -> None:
         handle.stop()

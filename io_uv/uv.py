@@ -88,6 +88,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.random = _random
     io.async_work = work.async_work
     io.defer = _defer
+    io.later = _later
     # It outlives `io.impl`: the close callback, which raft_uv_close is called from, may raise as well.
     io.report = lambda io, exc: _report(loop, exc)
     io.features = 0xFFFF  # Newer relatives keep other things in the rest of that word (encoding).
@@ -306,6 +307,15 @@ def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) ->
     if rv == 0:
         uv.end_of_turn.add(fn)
     return rv
+
+
+def _later(io: RaftIo, fn: Callable[[], None]) -> int:
+    """RaftIo.later: see there."""
+    uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
+    uv.end_of_turn.later(fn)
+    return 0
 
 
 def _report(loop: Loop, exc: BaseException) -> None:

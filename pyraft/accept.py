@@ -121,8 +121,10 @@ def _commit(r: Raft, leader_commit: int) -> int:
     """Follow the leader's commit index as far as entries are stored (figure 3.1), and apply."""
     if leader_commit > r.commit_index and r.last_stored >= r.commit_index:
         r.commit_index = min(leader_commit, r.last_stored)
-        return apply.run(r)
-    return 0
+    elif r.stuck_index == r.last_applied + 1:
+        return 0
+    # Also what was committed before: part of it may have been missing here for a while.
+    return apply.run(r)
 
 
 def _write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> int:

@@ -4,7 +4,8 @@ Duty: the one place where entries meet the FSM and requests their success. Both 
 answers of other servers and completions of our own writes, end here, as do a follower's.
 
 Happy path: for each entry from last_applied+1 to the commit index, in order: the FSM, last_applied, the callback.
-Then, if enough has been applied since the last snapshot, the next one is begun.
+Then, if enough has been applied since the last snapshot, the next one is begun. With an io.later a long backlog is
+applied in pieces, and heartbeats, elections and messages go on between them.
 
 Failure modes: an FSM error ends the pass and is returned; the next pass starts with the same entry. As in C that is
 all, on a leader nobody is called back, so it is logged, once per entry. An entry that is not in memory (a snapshot is
@@ -12,6 +13,7 @@ being installed) ends the pass without error.
 """
 
 import logging
+from typing import Final
 
 from pyraft import calls, configuration, convert, request, snapshot
 from pyraft.errors import raft_strerror
@@ -21,37 +23,110 @@ from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, RAFT_UNAVAILAB
 _logger = logging.getLogger("pyraft")
 
 
+SLICE_MSECS: Final = 10
+"""After so long the rest of a backlog waits for a later turn of the loop."""
+
+_PAUSE_MSECS: Final = 1
+"""What is between two events of one turn of the loop at most; after more others have had their turn."""
+
+_MAX_STEP: Final = 32
+"""Entries that are applied without a look at the clock, at most."""
+
+
 def run(r: Raft) -> int:
-    """Apply what is committed and not applied yet; return 0 or the code of the FSM."""
+    """Apply what is committed and not applied yet, or begin to; return 0 or the code of the FSM.
+
+    C: replication.c:replicationApply applies all of it in one go, however long that takes, and sends no heartbeat and
+    reads no message meanwhile. With an io.later a part of it is applied here, and the rest in pieces, between which
+    timers and messages have their turn.
+    """
     assert r.state != RAFT_UNAVAILABLE
     assert r.last_applied <= r.commit_index
-    if r.last_applied == r.commit_index:
+    if r.last_applied == r.commit_index or r.apply.waiting:
         return 0
-    rv = 0
+    r.apply.goal = r.commit_index
+    return _run(r, 0)
+
+
+def resume(r: Raft) -> None:
+    """Apply the next part of a backlog: what io.later runs."""
+    if not r.apply.waiting or r.state == RAFT_UNAVAILABLE:
+        return
+    r.apply.waiting = False
+    r.apply.ended = 0
+    if r.last_applied >= r.apply.goal:
+        r.apply.goal = r.commit_index
+    if r.last_applied < r.commit_index and _run(r, 1) != 0 and r.follower_state is not None and _is_stuck(r):
+        # As from the message that has committed it.
+        convert.to_unavailable(r)
+    convert.settle(r)
+
+
+def _is_stuck(r: Raft) -> bool:
+    """Return whether fsm.apply has returned a code for the next entry."""
+    return r.stuck_index == r.last_applied + 1
+
+
+def _run(r: Raft, at_least: int) -> int:
+    if r.io.later is None:
+        rv = _entries(r, 0)
+    else:
+        now = calls.now(r)
+        if now - r.apply.ended > _PAUSE_MSECS:
+            r.apply.began = now
+        rv = _entries(r, at_least)
+        r.apply.ended = calls.now(r)
+    if r.failed or not snapshot.is_due(r) or (r.apply.waiting and r.last_applied < r.apply.goal):
+        return rv
+    snapshot_rv = snapshot.take(r)
+    # C: replication.c:replicationApply lets the snapshot's code replace the FSM's (B32).
+    return rv if rv != 0 else snapshot_rv
+
+
+def _entries(r: Raft, at_least: int) -> int:
+    """Apply entries until there are no more, one is not in memory, one fails, or this has taken long enough."""
     lg = r.log
+    # Where to look at the clock next: more and more rarely, as long as that takes next to no time.
+    check = r.last_applied + at_least if r.io.later is not None else -1
+    step = 1
+    looked = r.apply.began
     # Callbacks may submit entries, install nothing, and close the server; both indexes are read again each time.
     # C: replication.c:replicationApply counts on by itself, and so applies an entry again that a callback's own
     # submission got applied, its write having ended inside io.append.
-    while r.last_applied < r.commit_index:
+    while r.last_applied < r.commit_index and not r.apply.waiting:
         index = r.last_applied + 1
         slot = index - lg.base - 1
         if index <= lg.offset or slot >= len(lg.bufs):
             return 0
+        if index > check >= 0:
+            now = calls.now(r)
+            if now - r.apply.began >= SLICE_MSECS and _leave_rest(r):
+                return 0
+            if now - looked > 1:
+                step = 1
+            looked = now
+            check = r.last_applied + step
+            step = min(2 * step, _MAX_STEP)
         type = lg.types[slot]
         if type == RAFT_COMMAND:
             rv = _command(r, index, lg.bufs[slot])
             if rv != 0:
-                break
+                return rv
         elif type == RAFT_BARRIER:
             _barrier(r, index)
         else:
             assert type == RAFT_CHANGE
             _change(r, index)
-    if r.failed or not snapshot.is_due(r):
-        return rv
-    snapshot_rv = snapshot.take(r)
-    # C: replication.c:replicationApply lets the snapshot's code replace the FSM's (B32).
-    return rv if rv != 0 else snapshot_rv
+    return 0
+
+
+def _leave_rest(r: Raft) -> bool:
+    """Have the rest applied in a later turn; return False if that cannot be."""
+    r.apply.waiting = True
+    if calls.later(r, r.resume) != 0:
+        # The I/O is being closed, and this server with it, or it has failed.
+        r.apply.waiting = False
+    return r.apply.waiting or r.failed
 
 
 def _command(r: Raft, index: int, buf: bytes) -> int:

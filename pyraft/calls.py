@@ -280,6 +280,16 @@ def defer(r: Raft, bufs: list[bytes]) -> int:
         return _io_failed(r, "io.defer", exc)
 
 
+def later(r: Raft, fn: Any) -> int:
+    """Call io.later."""
+    try:
+        assert r.io.later is not None
+        function: Function = r.io.later
+        return int(function(r.io, fn))
+    except BaseException as exc:
+        return _io_failed(r, "io.later", exc)
+
+
 def truncate(r: Raft, index: int) -> int:
     """Call io.truncate."""
     try:

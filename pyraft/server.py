@@ -11,7 +11,7 @@ impossible setting, no whole number or out of range: it keeps the old one, raft_
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from pyraft import calls, configuration, convert, election, log, replicate
+from pyraft import apply, calls, configuration, convert, election, log, replicate
 from pyraft import start as starting
 from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft
@@ -69,6 +69,7 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
     r.max_inflight_bytes = _MAX_INFLIGHT_BYTES
     r.vote_patience = _VOTE_PATIENCE
     r.flush = lambda: replicate.flush_turn(r)
+    r.resume = lambda: apply.resume(r)
     rv = calls.init(r)
     if rv != 0:
         calls.io_errmsg(r)

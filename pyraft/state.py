@@ -222,6 +222,22 @@ class SnapshotState:
         self.problem = ""
 
 
+class ApplyState:
+    """What is applied of a backlog before other work has its turn (ours, see apply).
+
+    `waiting` says that the rest is applied in a later turn. Entries have been applied without a pause since `began` and
+    up to `ended` (io.time). `goal` is the commit index of when the backlog was begun.
+    """
+
+    __slots__ = ("began", "ended", "goal", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.began = 0
+        self.ended = 0
+        self.goal = 0
+
+
 class RaftCallbacks:
     """Callbacks that the user registered: `state_cb(r, old_state, new_state)`."""
 
@@ -235,8 +251,9 @@ class RaftCallbacks:
 class Raft:
     """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
 
-    Fields are those of raft.h. Ours: `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
-    `flush` (what io.defer runs), `writes` (the appends under way, in order of submission), `initialized`,
+    Fields are those of raft.h. Ours: `apply`, `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
+    `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
+    submission), `initialized`,
     `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
     with `rejecting_since` and `rejecting_index` (see recovering), `votes_withheld` with its limit `vote_patience`
     (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was logged to have returned a
@@ -246,6 +263,7 @@ class Raft:
 
     __slots__ = (
         "address",
+        "apply",
         "callbacks",
         "candidate_state",
         "cause",
@@ -284,6 +302,7 @@ class Raft:
         "recovering",
         "rejecting_index",
         "rejecting_since",
+        "resume",
         "snapshot",
         "started",
         "starting",
@@ -333,6 +352,8 @@ class Raft:
         self.max_append_bytes = 0
         self.max_inflight_bytes = 0
         self.flush: Callable[[], None] = UNSET
+        self.resume: Callable[[], None] = UNSET
+        self.apply = ApplyState()
         self.initialized = False
         self.starting = False
         self.started = False

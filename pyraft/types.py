@@ -405,16 +405,16 @@ class RaftIo:
     * `send(io, req, message, cb) -> int`, `append(io, req, entries, n, cb) -> int`, `truncate(io, index) -> int`;
       appends complete in the order of submission, and when one fails, so do all that were queued behind it;
     * `snapshot_put(io, trailing, req, snapshot, cb) -> int`, `snapshot_get(io, req, cb) -> int`; a put waits for the
-      appends before it. With trailing 0, or if the log then ends before the snapshot, as appends have failed, it
-      replaces the log: the next entry to be appended follows the snapshot;
+      appends before it. With trailing 0, or if the log then ends before the snapshot since appends have failed, it
+      replaces the log: the next entry follows the snapshot;
     * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
 
     Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
     and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same fn and add
-        self.features = 0
-    nothing); `report(io, exc)` receives an exception that a completion callback raised; `recovering(io) -> bool` says,
-    after load, whether entries that this server acknowledged may be missing from its log, and `recovered(io) -> int`
-    makes durable that none are any more.
+    nothing); `later(io, fn) -> int` has `fn()` called once, when timers and messages have had their turn: with it, and
+    a `time` that does not stand still during a turn of the loop, long work is done in pieces; `report(io, exc)`
+    receives an exception that a completion callback raised; `recovering(io) -> bool` says, after load, whether entries
+    that this server acknowledged may be missing from its log; `recovered(io) -> int` makes durable that none are.
     """
 
     __slots__ = (
@@ -428,6 +428,7 @@ class RaftIo:
         "features",
         "impl",
         "init",
+        "later",
         "load",
         "random",
         "recover",
@@ -468,6 +469,7 @@ class RaftIo:
         self.random: Callable[[Self, int, int], int] = UNSET
         self.async_work: Callable[[Self, RaftIoAsyncWork, raft_io_async_work_cb], int] = UNSET
         self.defer: Callable[[Self, Sequence[bytes], int, Callable[[], None]], int] | None = None
+        self.later: Callable[[Self, Callable[[], None]], int] | None = None
         self.report: Callable[[Self, BaseException], None] | None = None
         self.recovering: Callable[[Self], bool] | None = None
         self.recovered: Callable[[Self], int] | None = None

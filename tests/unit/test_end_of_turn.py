@@ -136,3 +136,46 @@ def test_after_an_exception_in_an_event_the_rest_runs_in_the_next_turn() -> None
             log.append("raised")
 
     assert run(first) == ["raised", "turn", "b"]
+
+
+def test_the_rest_of_long_work_waits_for_others() -> None:
+    """Each piece that is asked for comes in a turn of its own, and timers that are due have theirs between them."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        timer = Timer(end._handle.loop)
+
+        def fired(timer: Timer) -> None:
+            log.append("timer")
+            timer.close()
+
+        def piece() -> None:
+            log.append("piece")
+            if "timer" not in log:
+                end.later(piece)
+
+        end.later(piece)
+        end.add(lambda: log.append("end"))
+        timer.start(fired, 0.01, 0.0)
+
+    log = run(first)
+    assert log[:3] == ["turn", "piece", "end"]
+    assert log[3:] == ["piece"] * (len(log) - 5) + ["timer", "piece"]
+
+
+def test_a_piece_that_raises_keeps_none_of_the_others() -> None:
+    """They come in the next turn; and a close forgets what has not come."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        def bad() -> None:
+            raise ValueError("bad")
+
+        end.later(bad)
+        end.later(lambda: log.append("other"))
+
+    assert run(first) == ["turn", "raised bad", "other"]
+
+    def closing(end: EndOfTurn, log: list[str]) -> None:
+        end.later(lambda: log.append("never"))
+        end._later.clear()
+
+    assert run(closing) == ["turn"]

@@ -56,6 +56,7 @@ class Machine(RaftFsm):
             self.node.faulted = True
             return RAFT_NOMEM, None
         op, key, _id, value, expected = _COMMAND.unpack_from(buf)
+        self.node.offset += self.node.world.profile.apply_msecs
         self.count += 1
         self.digest = zlib.crc32(buf, self.digest)
         self.node.world.checks.applied(self.node, self.count, self.digest, buf)

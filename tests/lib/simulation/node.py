@@ -228,6 +228,8 @@ class Node:
         io.recovered = self._recovered
         if self.world.profile.defer:
             io.defer = self._defer
+        if self.world.profile.apply_msecs:
+            io.later = self._later
 
     def _call(self, fault: str = "") -> bool:
         """Begin a call of the table: perhaps lose power, perhaps (True) fail."""
@@ -423,6 +425,15 @@ class Node:
             self.deferred = True
             self.world.at(self.world.random.randint(0, 4), self._turn_ends, self.life, fn)
         return 0
+
+    def _later(self, io: RaftIo, fn: Any) -> int:
+        self._call()
+        self.world.at(self.world.random.randint(0, 4), self._have_turn, self.life, fn)
+        return 0
+
+    def _have_turn(self, life: int, fn: Any) -> None:
+        if self.up and self.life == life:
+            self.enter(fn)
 
     def _turn_ends(self, life: int, fn: Any) -> None:
         if self.up and self.life == life:

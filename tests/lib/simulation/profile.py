@@ -80,6 +80,8 @@ class Profile:
             self.disk = (10, 100)
             self.clients, self.think, self.noise = 4, 5, True
             self.fault_interval = 100
+        self.apply_msecs = dice.choice((0, 0, 1, 4, 12))
+        """What a command takes to apply, where a backlog is applied in pieces; 0 for no time, and no pieces."""
 
     def __repr__(self) -> str:
         fields: dict[str, Any] = vars(self)

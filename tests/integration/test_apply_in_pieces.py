@@ -1,0 +1,312 @@
+"""A backlog that takes long to apply is applied in pieces; with io.later others have their turns between."""
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from io_uv import pyuv, segment
+from pyraft import (
+    RAFT_COMMAND,
+    RAFT_FOLLOWER,
+    RAFT_IOERR,
+    RAFT_LEADER,
+    RAFT_LEADERSHIPLOST,
+    RAFT_UNAVAILABLE,
+    EntryBatch,
+    RaftApply,
+    RaftBarrier,
+    raft_apply,
+    raft_barrier,
+    raft_close,
+    raft_init,
+    raft_last_applied,
+    raft_set_snapshot_threshold,
+    raft_start,
+)
+from pyraft.apply import SLICE_MSECS
+from tests.lib import fsm as fsms
+from tests.lib import messages as msg
+from tests.lib.solo import Solo, Statuses, leader
+from tests.lib.uvnode import Node, free_addresses
+from tests.lib.uvtest import run_until
+
+
+class Later:
+    """io.later of a scripted world, whose state machine takes `msecs` for each command."""
+
+    def __init__(self, s: Solo, msecs: int = SLICE_MSECS // 2) -> None:
+        self.s = s
+        self.waiting: list[Callable[[], None]] = []
+        apply: Any = s.fsm.apply
+
+        def slow(fsm: Any, buf: bytes) -> Any:
+            s.io.now += msecs
+            return apply(fsm, buf)
+
+        s.fsm.apply = slow
+        s.io.later = self.later
+
+    def later(self, io: Any, fn: Callable[[], None]) -> int:
+        """Note what is to be called."""
+        self.waiting.append(fn)
+        return 0
+
+    def turn(self) -> int:
+        """Call it; return what is applied then."""
+        [fn] = self.waiting
+        self.waiting.clear()
+        fn()
+        return raft_last_applied(self.s.r)
+
+    def rest(self) -> None:
+        """Call it until nothing is left."""
+        while self.waiting:
+            self.turn()
+
+
+def backlog(n: int, cb: Any = None) -> tuple[Solo, Later]:
+    """Return a leader that has committed n commands, entries 3 to n + 2, and begun to apply them."""
+    s = leader()
+    later = Later(s)
+    bufs = [fsms.add_x(1)] * n
+    for _ in bufs:
+        assert raft_apply(s.r, RaftApply(), bufs, 1, cb) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, n + 2))
+    return s, later
+
+
+def test_backlog_is_applied_in_pieces_and_called_back_in_order() -> None:
+    """As much as fits a slice, then the rest waits for its turn; what is committed meanwhile comes behind it."""
+    called: list[int] = []
+    s, later = backlog(7, lambda req, status, result: called.append(req.index))
+    assert (raft_last_applied(s.r), s.r.commit_index) == (4, 9)
+    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, lambda req, status, result: called.append(req.index)) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 10))
+    assert (raft_last_applied(s.r), s.r.commit_index) == (4, 10)
+    assert [later.turn() for _ in range(3)] == [6, 8, 10]
+    assert (later.waiting, called, s.fsm.x) == ([], list(range(3, 11)), 8)
+
+
+def test_heartbeats_and_answers_go_out_between_the_pieces() -> None:
+    """A leader keeps its followers, and a follower answers its leader, while they have much to apply."""
+    s, later = backlog(9)
+    s.sent()
+    s.tick()
+    assert sorted(message.server_id for message in s.sent()) == [2, 3]
+    later.rest()
+    s = Solo()
+    later = Later(s)
+    s.recv(msg.append_entries(2, 1, 1, 1, 10, msg.commands([1] * 9)))
+    s.io.finish_appends()
+    assert s.reply().append_entries_result.last_log_index == 10
+    assert raft_last_applied(s.r) == 3
+    s.recv(msg.append_entries(2, 1, 10, 1, 10))
+    assert s.reply().append_entries_result.last_log_index == 10
+    assert raft_last_applied(s.r) == 3
+    later.rest()
+    assert raft_last_applied(s.r) == 10
+
+
+def test_one_long_command_after_the_other_takes_a_turn_each() -> None:
+    """However long one takes, the next one waits; and one is applied in each turn."""
+    s = leader()
+    later = Later(s, 40 * SLICE_MSECS)
+    for _ in range(3):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 5))
+    assert raft_last_applied(s.r) == 3
+    assert [later.turn(), later.turn()] == [4, 5]
+
+
+def test_commands_of_one_event_count_together() -> None:
+    """Many messages that are handled without a pause commit one entry each; they have one slice."""
+    s = Solo()
+    later = Later(s)
+    for index in range(2, 10):
+        s.recv(msg.append_entries(2, 1, index - 1, 1, index, msg.commands([1])))
+        s.io.finish_append()
+    assert raft_last_applied(s.r) == 3
+    later.rest()
+    assert raft_last_applied(s.r) == 9
+    s.io.now += 5
+    s.recv(msg.append_entries(2, 1, 9, 1, 10, msg.commands([1])))
+    s.io.finish_append()
+    assert (raft_last_applied(s.r), later.waiting) == (10, [])
+
+
+def test_quick_commands_need_no_turns() -> None:
+    """As long as no time passes nothing waits, and the clock is looked at ever more rarely."""
+    s = leader()
+    Later(s, 0)
+    asked: list[int] = []
+    clock = s.io.time
+    s.io.time = lambda io: asked.append(1) or clock(io)
+    for _ in range(2000):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+    s.io.finish_appends()
+    asked.clear()
+    s.recv(msg.append_entries_result(2, 2, 2002))
+    assert raft_last_applied(s.r) == 2002
+    assert len(asked) < 100
+
+
+def test_barrier_waits_for_the_backlog_before_it() -> None:
+    """It is called back when all that was committed before is applied."""
+    s, later = backlog(5)
+    statuses = Statuses()
+    assert raft_barrier(s.r, RaftBarrier(), statuses) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 8))
+    while later.waiting:
+        assert statuses.seen == []
+        later.turn()
+    assert (statuses.seen, raft_last_applied(s.r)) == ([0], 8)
+
+
+def test_leader_that_steps_down_goes_on_applying() -> None:
+    """The commands that are not applied yet are called back as those of any leader that loses office."""
+    statuses = Statuses()
+    s, later = backlog(6, statuses)
+    s.recv(msg.append_entries(2, 3, 8, 2, 8))
+    assert (s.state, statuses.seen) == (RAFT_FOLLOWER, [0] * 2 + [RAFT_LEADERSHIPLOST] * 4)
+    later.rest()
+    assert (raft_last_applied(s.r), s.fsm.x) == (8, 6)
+
+
+def test_server_that_is_closed_meanwhile_applies_no_more() -> None:
+    """What io.later calls by then does nothing, to the server that is made anew in its place neither."""
+    s, later = backlog(6)
+    [fn] = later.waiting
+    raft_close(s.r, None)
+    fn()
+    assert (s.state, s.fsm.x) == (RAFT_UNAVAILABLE, 2)
+    s.io.on_close(s.io)
+    assert raft_init(s.r, s.io, s.fsm, 1, "1") == 0
+    assert raft_start(s.r) == 0
+    fn()
+    assert (s.state, s.fsm.x) == (RAFT_FOLLOWER, 2)
+
+
+@pytest.mark.parametrize("raising", [True, False])
+def test_state_machine_that_fails_in_a_later_piece_stops_a_follower(raising: bool) -> None:
+    """As it does in the piece that a message brings; a leader whose machine returns a code tries again."""
+    s = Solo()
+    later = Later(s)
+    s.recv(msg.append_entries(2, 1, 1, 1, 10, msg.commands([1] * 9)))
+    s.io.finish_appends()
+    s.fsm.apply = lambda fsm, buf: fsm.gone if raising else (RAFT_IOERR, None)
+    later.turn()
+    assert (s.state, later.waiting) == (RAFT_UNAVAILABLE, [])
+
+
+def test_leader_whose_state_machine_returns_a_code_in_a_later_piece_tries_again() -> None:
+    """With the next answer, as in C."""
+    s, later = backlog(6)
+    apply = s.fsm.apply
+    s.fsm.apply = lambda fsm, buf: (RAFT_IOERR, None)
+    later.turn()
+    assert (s.state, later.waiting) == (RAFT_LEADER, [])
+    s.fsm.apply = apply
+    s.recv(msg.append_entries_result(3, 2, 8))
+    later.rest()
+    assert raft_last_applied(s.r) == 8
+
+
+def test_snapshot_is_taken_when_the_backlog_is_applied() -> None:
+    """Not after each piece: taking one stops the world too. But after what was committed at first, not in the end."""
+    s, later = backlog(8)
+    raft_set_snapshot_threshold(s.r, 4)
+    for index in range(11, 15):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+        s.io.finish_appends()
+        s.recv(msg.append_entries_result(2, 2, index))
+    applied = []
+    while s.fsm.n_snapshots == 0:
+        applied.append(later.turn())
+    assert applied == [6, 8, 10]
+    later.rest()
+    assert raft_last_applied(s.r) == 14
+
+
+def test_snapshot_that_is_installed_meanwhile_takes_the_place_of_the_backlog() -> None:
+    """And if it is not, the backlog goes on with the next heartbeat."""
+    for status in (0, RAFT_IOERR):
+        s = Solo()
+        later = Later(s)
+        s.recv(msg.append_entries(2, 1, 1, 1, 10, msg.commands([1] * 9)))
+        s.io.finish_appends()
+        s.recv(msg.install_snapshot(2, 1, 20, 1, s.conf, 1, fsms.content(50, 0)))
+        assert (later.turn(), later.waiting) == (3, [])
+        s.io.finish_put(status)
+        if status == 0:
+            assert (raft_last_applied(s.r), s.fsm.x) == (20, 50)
+            continue
+        s.recv(msg.append_entries(2, 1, 10, 1, 10))
+        later.rest()
+        assert raft_last_applied(s.r) == 10
+
+
+def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_come_again() -> None:
+    """They are committed, so the commit index does not tell that they are back."""
+    s = leader()
+    later = Later(s)
+    for _ in range(6):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+    for id in (2, 3):
+        s.recv(msg.append_entries_result(id, 2, 8))
+    assert raft_last_applied(s.r) == 4
+    for _ in range(4):
+        s.io.finish_append()
+    s.io.finish_append(RAFT_IOERR)
+    later.rest()
+    assert raft_last_applied(s.r) == 6
+    s.recv(msg.append_entries(2, 3, 6, 2, 8, msg.commands([2, 2])))
+    s.io.finish_append(RAFT_IOERR)  # Of what the leader of before had submitted.
+    s.io.finish_appends()
+    later.rest()
+    assert raft_last_applied(s.r) == 8
+
+
+def test_io_that_calls_nothing_later_any_more_gets_all_at_once() -> None:
+    """A code of io.later is no reason to leave entries behind."""
+    s = leader()
+    Later(s)
+    s.io.later = lambda io, fn: RAFT_IOERR
+    for _ in range(6):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 8))
+    assert raft_last_applied(s.r) == 8
+
+
+def test_start_with_a_long_log_leaves_the_loop_its_turns(tmp_path: Path) -> None:
+    """The only voter commits all of it at once, and applies it while timers fire and others are served."""
+    loop = pyuv.Loop()
+    Node(tmp_path, 1, members := free_addresses(1), loop).start().close()
+    node = Node(tmp_path, 1, members, loop)
+    segment.write_closed(str(tmp_path), 2, [EntryBatch([1] * 200, [RAFT_COMMAND] * 200, [bytes(8)] * 200)])
+    apply = node.fsm.apply
+
+    def slow(fsm: Any, buf: bytes) -> Any:
+        time.sleep(0.002)
+        return apply(fsm, buf)
+
+    node.fsm.apply = slow
+    node.start()
+    assert node.state == RAFT_LEADER
+    assert len(node.fsm.numbers) < 100
+    ticks: list[int] = []
+    timer = pyuv.Timer(loop)
+    timer.start(lambda _: ticks.append(len(node.fsm.numbers)), 0.02, 0.02)
+    run_until(loop, lambda: len(node.fsm.numbers) == 200)
+    timer.close()
+    assert len(ticks) > 5
+    assert max(b - a for a, b in itertools.pairwise(ticks)) < 100
+    node.close()
