@@ -10,7 +10,7 @@ Failure modes: a mismatch before the entries is rejected; one at or below the co
 leader must never contradict it; a write that fails is rejected and its entries are forgotten.
 """
 
-from pyraft import apply, calls, convert, log, membership, reply, snapshot, writes
+from pyraft import apply, calls, convert, election, log, membership, reply, snapshot, writes
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft, RaftWrite
 from pyraft.tracing import trace
@@ -165,7 +165,31 @@ def append_cb(req: AppendRequest, status: int) -> None:
             _append_done(r, req)
     if status != 0 and req.standing > 0:
         writes.cut_log(r, req.index)
+    if take_over(r) != 0:
+        convert.to_unavailable(r)
     convert.settle(r)
+
+
+def take_over(r: Raft) -> int:
+    """Obey the leader's TimeoutNow (3.10), if there is one and all writes have ended; return the code of the stores.
+
+    It is void if the sender leads no more, or if our last entry is not the one named in it.
+    """
+    follower = r.follower_state
+    if follower is None or follower.timeout_now is None or follower.append_in_flight_count > 0:
+        # C: recv_timeout_now.c:recvTimeoutNow forgets a TimeoutNow that comes during a write. Then nobody leads until
+        # the leader gives the transfer up: libraft before 0.18 sends it before the writes have ended (B49).
+        return 0
+    id, args = follower.timeout_now
+    follower.timeout_now = None
+    if r.current_term != args.term or follower.current_leader.id != id or not election.is_voter(r):
+        return 0
+    if snapshot.is_installing(r):
+        # C: recv_timeout_now.c:recvTimeoutNow lets it stand, and asserts when the snapshot is stored.
+        return 0
+    if log.last_index(r.log) != args.last_log_index or log.last_term(r.log) != args.last_log_term:
+        return 0
+    return convert.to_candidate(r, True)
 
 
 def _append_done(r: Raft, req: AppendRequest) -> None:

@@ -175,8 +175,9 @@ def _change(r: Raft, index: int) -> None:
     leader = r.leader_state
     if leader is None:
         return
-    req = leader.change
-    leader.change = None
+    req = None
+    if leader.waiting_change is None:
+        req, leader.change = leader.change, None
     server = configuration.get(r.configuration, r.id)
     if server is None or server.role != RAFT_VOTER:
         # 4.2.2: a leader that is not part of the new configuration steps down once that is committed.

@@ -13,7 +13,7 @@ there or the server is closed there, has had its answer: the function then retur
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from pyraft import calls, configuration, convert, log, membership, progress, replicate, request
+from pyraft import configuration, convert, log, membership, progress, replicate, request
 from pyraft.errors import (
     RAFT_BADID,
     RAFT_BADROLE,
@@ -23,7 +23,7 @@ from pyraft.errors import (
     RAFT_NOTLEADER,
     raft_strerror,
 )
-from pyraft.state import LeaderState, Raft
+from pyraft.state import LeaderState, Raft, WaitingChange
 from pyraft.types import (
     RAFT_CHANGE,
     RAFT_COMMAND,
@@ -160,7 +160,7 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     if rv != 0:
         r.errmsg = raft_strerror(rv)
         return rv
-    return _submit_change(r, req, conf, cb)
+    return _submit_change(r, req, conf, 0, cb)
 
 
 def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
@@ -178,7 +178,7 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
     if rv != 0:
         r.errmsg = raft_strerror(rv)
         return rv
-    return _submit_change(r, req, conf, cb)
+    return _submit_change(r, req, conf, 0, cb)
 
 
 def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change, int], None] | None) -> int:
@@ -196,8 +196,6 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
     rv = membership.can_change_configuration(r)
     if rv != 0:
         return convert.outcome(r, rv)
-    leader = r.leader_state
-    assert leader is not None
     i = configuration.index_of(r.configuration, id)
     if i == len(r.configuration.servers):
         r.errmsg = f"no server has ID {id}"
@@ -205,11 +203,9 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
     if r.configuration.servers[i].role == role:
         r.errmsg = f"server is already {ROLE_NAMES[role]}"
         return RAFT_BADROLE
-    if role != RAFT_VOTER or leader.progress[i].match_index == log.last_index(r.log):
-        conf = configuration.copy(r.configuration)
-        conf.servers[i].role = int(role)
-        return _submit_change(r, req, conf, cb)
-    return _begin_promotion(r, leader, req, i, cb)
+    conf = configuration.copy(r.configuration)
+    conf.servers[i].role = int(role)
+    return _submit_change(r, req, conf, id if role == RAFT_VOTER else 0, cb)
 
 
 def raft_promote(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
@@ -217,67 +213,31 @@ def raft_promote(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int]
     return raft_assign(r, req, id, RAFT_VOTER, cb)
 
 
-def _begin_promotion(r: Raft, leader: LeaderState, req: RaftChange, i: int, cb: _Callback) -> int:
-    """Start the first catch-up round of the i'th server (4.2.1)."""
-    if req.pending:
-        return _busy(r)
-    _start_change(leader, req, 0, cb)
-    leader.promotee_id = r.configuration.servers[i].id
-    leader.round_number = 1
-    leader.round_index = log.last_index(r.log)
-    leader.round_start = calls.now(r)
-    replicate.progress_one(r, i)
-    if _change_is_over(leader, req):
-        return _called_back(r)
-    if r.failed:
-        _discard_change(leader, req)
-    return convert.outcome(r, 0)
-
-
-def _start_change(leader: LeaderState, req: RaftChange, index: int, cb: _Callback) -> None:
-    req.cb = cb
-    req.type = RAFT_CHANGE
-    req.index = index
-    req.pending = True
-    leader.change = req
-
-
-def _discard_change(leader: LeaderState, req: RaftChange) -> None:
-    req.pending = False
-    leader.change = None
-
-
-def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, cb: _Callback) -> int:
-    """Put `conf` in force and append it to the log; a failure leaves everything as it was."""
+def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, promotee_id: int, cb: _Callback) -> int:
+    """Register a change to `conf`, and begin with it unless it has to wait; a failure leaves everything as it was."""
     leader = r.leader_state
     assert leader is not None
     assert leader.change is None
     if req.pending:
         return _busy(r)
-    old_conf = r.configuration
-    old_progress = leader.progress
-    index = log.last_index(r.log) + 1
-    if not conf.servers:
-        # C: configuration.c:configurationEncode asserts. A cluster cannot be without a server.
-        r.errmsg = "the last server cannot be removed"
+    if configuration.voter_count(conf) == 0:
+        # C: client.c:raft_remove and raft_assign take it, and nothing commits any more (B51).
+        r.errmsg = "a cluster cannot be without a voter"
         return RAFT_INVALID
-    _start_change(leader, req, index, cb)
-    log.append_configuration(r.log, r.current_term, conf)
-    if len(conf.servers) != len(old_conf.servers):
-        leader.progress = progress.rebuild(old_progress, old_conf, conf, index)
-    r.configuration = conf
-    r.configuration_uncommitted_index = index
-    rv = replicate.trigger(r, index)
+    req.cb = cb
+    req.type = RAFT_CHANGE
+    req.index = 0
+    req.pending = True
+    leader.change = req
+    leader.waiting_change = WaitingChange(conf, promotee_id)
+    if not replicate.change_is_ready(r):
+        return convert.outcome(r, 0)
+    rv = replicate.carry_out_change(r, leader)
     if _change_is_over(leader, req):
         return _called_back(r)
     if rv != 0 or r.failed:
-        # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
-        # request registered (B5).
-        log.truncate(r.log, index)
-        r.configuration = old_conf
-        r.configuration_uncommitted_index = 0
-        leader.progress = old_progress
-        _discard_change(leader, req)
+        req.pending = False
+        leader.change = None
     return convert.outcome(r, rv)
 
 

@@ -15,7 +15,7 @@ import logging
 from typing import Final
 
 from pyraft import apply, calls, election, log, membership, progress, replicate, request
-from pyraft.errors import RAFT_NOTLEADER, RAFT_SHUTDOWN, raft_strerror
+from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -116,12 +116,14 @@ def to_leader(r: Raft) -> int:
     r.election_timer_start = calls.now(r)
     leader.progress = progress.build(r.configuration, r.id, log.last_index(r.log), r.last_stored)
     leader.first_index = log.last_index(r.log) + 1
+    if r.transfer is not None:
+        # C: convert.c:convertToLeader lets a transfer of an earlier leadership go on. It refuses the barrier below like
+        # any request, and the server stops (B47).
+        membership.transfer_close(r)
+        if r.leader_state is not leader:
+            return 0
     leader.accepting = True
     if not election.is_only_voter(r):
-        if r.transfer is not None:
-            # As in C: a transfer of an earlier leadership that is still pending refuses this barrier like any request.
-            r.errmsg = raft_strerror(RAFT_NOTLEADER)
-            return RAFT_NOTLEADER
         # 6.4: a leader finds out which entries are committed by committing one of its own term.
         return replicate.submit_barrier(r, leader, RaftBarrier(), None)
     # All that the only voter has stored is committed.

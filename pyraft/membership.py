@@ -29,7 +29,7 @@ def can_change_configuration(r: Raft) -> int:
     rv = 0
     if leader is None:
         rv = RAFT_NOTLEADER
-    elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0:
+    elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0 or leader.waiting_change is not None:
         rv = RAFT_CANTCHANGE
     if rv != 0:
         r.errmsg = raft_strerror(rv)

@@ -71,6 +71,15 @@ def to_snapshot(p: RaftProgress, snapshot_index: int) -> None:
     _empty_window(p)
 
 
+def snapshot_read(p: RaftProgress, index: int) -> None:
+    """Note that a snapshot up to `index` is about to be sent.
+
+    C: replication.c:sendSnapshotGetCb goes on to expect an answer about the snapshot that it decided to send, not about
+    the one that was read, which may be newer (B48).
+    """
+    p.snapshot_index = index
+
+
 def abort_snapshot(p: RaftProgress) -> None:
     """Give up on the snapshot: sending it failed, or took too long, or the server refused it."""
     p.snapshot_index = 0
@@ -98,12 +107,29 @@ def snapshot_done(p: RaftProgress) -> bool:
     return p.match_index >= p.snapshot_index
 
 
-def sent(p: RaftProgress, next_index: int, n_bytes: int) -> None:
-    """Advance after a message was handed over in PIPELINE that ends before `next_index` and weighs `n_bytes`."""
+def sent(p: RaftProgress, prev_index: int, next_index: int, n_bytes: int) -> None:
+    """Advance after a message was handed over in PIPELINE: the entries behind `prev_index` to before `next_index`.
+
+    They weigh `n_bytes`.
+    """
+    if prev_index != p.streamed_index:
+        p.streamed_index = prev_index
+        p.streamed = 0
+    p.streamed += 1
     p.next_index = next_index
     if n_bytes > 0:
         p.inflight.append((next_index - 1, n_bytes))
         p.inflight_bytes += n_bytes
+
+
+def _was_streamed(p: RaftProgress, rejected: int) -> bool:
+    """Return whether a rejection of index `rejected` answers a message of PIPELINE. Answers come in order."""
+    if rejected != p.streamed_index or p.streamed == 0:
+        # The answers to earlier ones have been lost.
+        p.streamed = 0
+        return False
+    p.streamed -= 1
+    return True
 
 
 def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
@@ -119,6 +145,7 @@ def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
     p.denials += 1
     if p.denials < MAX_DENIALS:
         return False
+    _was_streamed(p, rejected)
     p.denials = 0
     p.match_index = 0
     p.proven_index = 0
@@ -134,8 +161,12 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
 
     `last_index` is at most the end of our log. Return False, with nothing changed, if the rejection is stale.
     """
+    was_streamed = _was_streamed(p, rejected)
     if p.state == PROGRESS__SNAPSHOT:
-        if rejected != p.snapshot_index:
+        # C: progress.c:progressMaybeDecrement takes the rejection of a heartbeat that was sent before the snapshot,
+        # with its last entry as the predecessor, for a rejection of the snapshot (B48). Of a heartbeat in PROBE it is
+        # taken so here, too: then the snapshot is sent again, once for each that was under way.
+        if rejected != p.snapshot_index or was_streamed:
             return False
         abort_snapshot(p)
         return True
@@ -157,12 +188,16 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
             p.lacking = 0
             return True
     # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps who compacted that.
-    p.next_index = max(1, min(rejected, last_index + 1))
+    # C: progress.c:progressMaybeDecrement steps back one entry at a time, each after a heartbeat interval (B52). What
+    # the server has already does no harm when it comes again.
+    p.next_index = max(1, min(rejected + 1 - (1 << min(p.steps_back, 62)), last_index + 1))
+    p.steps_back += 1
     return True
 
 
 def maybe_update(p: RaftProgress, last_index: int) -> bool:
     """Advance after an acknowledgement up to `last_index`; return whether it acknowledges anything new."""
+    p.streamed = 0
     p.next_index = max(p.next_index, last_index + 1)
     if p.match_index <= last_index:
         p.denials = 0
@@ -170,6 +205,7 @@ def maybe_update(p: RaftProgress, last_index: int) -> bool:
         return False
     p.match_index = last_index
     p.refusals = 0
+    p.steps_back = 0
     while p.inflight and p.inflight[0][0] <= last_index:
         p.inflight_bytes -= p.inflight.popleft()[1]
     return True

@@ -87,6 +87,15 @@ def _doubt(r: Raft, message: RaftMessage, problem: str) -> None:
         _logger.warning("server %d: %s", r.id, text)
 
 
+def _recv_late(r: Raft, message: RaftMessage) -> None:
+    """Handle an InstallSnapshot that had to wait as if it came now, unless its sender leads no more in its term."""
+    follower = r.follower_state
+    args = message.install_snapshot
+    assert args is not None
+    if follower is not None and follower.current_leader.id == message.server_id and r.current_term == args.term:
+        recv_cb(r.io, message)
+
+
 def _dispatch(r: Raft, message: RaftMessage) -> int:
     id = message.server_id
     address = message.server_address
@@ -105,6 +114,10 @@ def _dispatch(r: Raft, message: RaftMessage) -> int:
         return recv_request_vote_result.handle(r, id, message.request_vote_result)
     if type == RAFT_IO_INSTALL_SNAPSHOT and message.install_snapshot is not None:
         rv = recv_install_snapshot.handle(r, id, address, message.install_snapshot)
+        if rv == RAFT_BUSY and r.snapshot.pending is not None:
+            # C: replication.c:replicationInstallSnapshot drops it, and the leader waits for an answer until
+            # install_snapshot_timeout (B53).
+            r.snapshot.afterwards = lambda: _recv_late(r, message)
         return 0 if rv == RAFT_BUSY else rv
     if type == RAFT_IO_TIMEOUT_NOW and message.timeout_now is not None:
         return recv_timeout_now.handle(r, id, message.timeout_now)

@@ -1,10 +1,11 @@
 """The TimeoutNow RPC at its receiver (3.10): start an election at once, the leader wants us to take over.
 
-Failure modes: ignored unless we are a voting follower of the sender, with exactly its log, all of it stored; codes
-of the stores are returned and end in UNAVAILABLE.
+Happy path: `accept.take_over` starts the election, at once or when the last write under way has ended.
+Failure modes: ignored unless we are a voting follower of the sender, with exactly its log; codes of the stores are
+returned and end in UNAVAILABLE.
 """
 
-from pyraft import configuration, convert, log, snapshot, term
+from pyraft import accept, configuration, term
 from pyraft.state import Raft
 from pyraft.types import RAFT_VOTER, RaftTimeoutNow
 
@@ -20,9 +21,5 @@ def handle(r: Raft, id: int, args: RaftTimeoutNow) -> int:
     rv, match = term.ensure_matching(r, args.term)
     if rv != 0 or match < 0:
         return rv
-    if log.last_index(r.log) != args.last_log_index or log.last_term(r.log) != args.last_log_term:
-        return 0
-    # C: recv_timeout_now.c:recvTimeoutNow lets an installing server stand, and asserts when the snapshot is stored.
-    if follower.append_in_flight_count > 0 or snapshot.is_installing(r):
-        return 0
-    return convert.to_candidate(r, True)
+    follower.timeout_now = (id, args)
+    return accept.take_over(r)

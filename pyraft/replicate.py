@@ -21,6 +21,7 @@ from pyraft import (
     calls,
     configuration,
     convert,
+    election,
     log,
     membership,
     messages,
@@ -46,6 +47,7 @@ from pyraft.types import (
     RaftAppendEntries,
     RaftAppendEntriesResult,
     RaftBarrier,
+    RaftConfiguration,
     RaftInstallSnapshot,
     RaftIoSend,
     RaftIoSnapshotGet,
@@ -198,6 +200,10 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
         elif not progress.heartbeat_is_due(p, now, r.heartbeat_timeout):
             return 0
         # While a snapshot is under way, heartbeats keep our authority.
+        if last_index == p.snapshot_index:
+            # C: replication.c:replicationProgress names the snapshot's last entry as the predecessor. The rejection of
+            # such a heartbeat looks like one of the snapshot, which is then read and sent again and again (B48).
+            return _send_entries(r, p, server, now, 0, 0, no_entries())
         return _send_entries(r, p, server, now, last_index, log.last_term(lg), no_entries())
     if not progress.heartbeat_is_due(p, now, r.heartbeat_timeout) and (
         p.state == PROGRESS__PROBE or p.next_index > last_index or progress.window_is_full(p, r.max_inflight_bytes)
@@ -256,9 +262,9 @@ def _send_entries(
         return rv
     leader = r.leader_state
     if leader is not None:
-        proof.sent(leader, p, end)
+        proof.sent(r, leader, p, end)
     if p.state == PROGRESS__PIPELINE:
-        progress.sent(p, end + 1, log.weight(entries.bufs))
+        progress.sent(p, prev_index, end + 1, log.weight(entries.bufs))
     p.last_send = now
     return 0
 
@@ -304,6 +310,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
         calls.fail(r, "io.snapshot_get", ValueError("the snapshot that was read is not in one piece"))
         convert.settle(r)
         return
+    progress.snapshot_read(p, snapshot.index)
     args = RaftInstallSnapshot()
     args.term = r.current_term
     args.last_index = snapshot.index
@@ -350,8 +357,7 @@ def _append_done(r: Raft, req: RaftWrite) -> None:
     own = configuration.index_of(r.configuration, r.id)
     if own < len(leader.progress):
         leader.progress[own].match_index = leader.progress[own].proven_index = r.last_stored
-    advance_commit(r, leader)
-    apply.run(r)
+    _commit(r, leader)
 
 
 def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
@@ -396,8 +402,7 @@ def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     counts = proof.acknowledged(r, leader, p, last)
     if not progress.maybe_update(p, last):
         if counts:
-            advance_commit(r, leader)
-            apply.run(r)
+            _commit(r, leader)
         return 0
     if p.state == PROGRESS__PROBE:
         progress.to_pipeline(p)
@@ -409,8 +414,7 @@ def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
         if rv != 0:
             return rv
     if r.leader_state is leader:
-        advance_commit(r, leader)
-        apply.run(r)
+        _commit(r, leader)
     if r.leader_state is leader:
         _after_update(r, leader, server_id)
     return 0
@@ -463,28 +467,101 @@ def _advance_promotion(r: Raft) -> int:
     leader = r.leader_state
     if leader is None or leader.promotee_id == 0 or not membership.update_catch_up_round(r, leader):
         return 0
-    server = configuration.get(r.configuration, leader.promotee_id)
+    id = leader.promotee_id
+    conf = configuration.copy(r.configuration)
+    server = configuration.get(conf, id)
     assert server is not None
     assert server.role != RAFT_VOTER
-    old_role = server.role
     server.role = RAFT_VOTER
-    index = log.last_index(r.log) + 1
-    log.append_configuration(r.log, r.current_term, r.configuration)
     leader.promotee_id = 0
+    rv = _append_configuration(r, leader, conf)
+    if rv != 0 and r.leader_state is leader:
+        leader.promotee_id = id
+    return rv
+
+
+# Changes of the configuration.
+
+
+def change_is_ready(r: Raft) -> bool:
+    """Return whether a change that has been asked for may be appended to the log.
+
+    C: client.c:clientChangeConfiguration and raft_assign do that at once, also on a leader that has committed no entry
+    of its own term yet. A change of an earlier leader may then be in force elsewhere, and two changes from one base,
+    each on a majority of its own, commit two histories (B46; Ongaro's correction of 2015 to 4.1). What the only voter
+    has stored is committed.
+    """
+    if r.transfer is not None:
+        return False
+    return log.term_of(r.log, r.commit_index) == r.current_term or election.is_only_voter(r)
+
+
+def carry_out_change(r: Raft, leader: LeaderState) -> int:
+    """Begin with the change that `leader.change` asks for; a code of io.append leaves everything as it was."""
+    change = leader.waiting_change
+    assert change is not None
+    leader.waiting_change = None
+    conf = change.configuration
+    i = configuration.index_of(r.configuration, change.promotee_id)
+    if change.promotee_id == 0 or leader.progress[i].match_index == log.last_index(r.log):
+        return _append_configuration(r, leader, conf)
+    # 4.2.1: the first catch-up round of a future voter.
+    leader.promotee_id = change.promotee_id
+    leader.round_number = 1
+    leader.round_index = log.last_index(r.log)
+    leader.round_start = calls.now(r)
+    progress_one(r, i)
+    return 0
+
+
+def carry_out_waiting_change(r: Raft) -> None:
+    """If a change waits that is ready now, begin with it; a failure ends it with its callback."""
+    leader = r.leader_state
+    if leader is None or leader.waiting_change is None or not change_is_ready(r):
+        return
+    flush(r)
+    req = leader.change
+    if r.leader_state is not leader or leader.waiting_change is None or req is None:
+        return
+    rv = carry_out_change(r, leader)
+    if rv != 0 and leader.change is req:
+        leader.change = None
+        calls.fire(r, req, rv)
+
+
+def _append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) -> int:
+    """Put `conf` in force and append it to the log; a code of io.append leaves everything as it was."""
+    old_conf = r.configuration
+    old_progress = leader.progress
+    index = log.last_index(r.log) + 1
+    log.append_configuration(r.log, r.current_term, conf)
+    if len(conf.servers) != len(old_conf.servers):
+        leader.progress = progress.rebuild(old_progress, old_conf, conf, index)
+    r.configuration = conf
     r.configuration_uncommitted_index = index
     if leader.change is not None:
         leader.change.index = index
     rv = trigger(r, index)
-    if rv != 0 and r.leader_state is leader:
+    if (rv != 0 or r.failed) and r.leader_state is leader and r.configuration_uncommitted_index == index:
+        # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
+        # request registered (B5).
         log.truncate(r.log, index)
-        server.role = old_role
-        leader.promotee_id = server.id
+        r.configuration = old_conf
         r.configuration_uncommitted_index = 0
+        leader.progress = old_progress
     return rv
 
 
-def advance_commit(r: Raft, leader: LeaderState) -> None:
-    """Commit the highest index of this term that a majority of voters has stored (3.5, 3.6.2).
+def _commit(r: Raft, leader: LeaderState) -> None:
+    """Commit and apply what a majority has stored by now, then begin with a change that has waited for that."""
+    advanced = advance_commit(r, leader)
+    apply.run(r)
+    if advanced:
+        carry_out_waiting_change(r)
+
+
+def advance_commit(r: Raft, leader: LeaderState) -> bool:
+    """Commit the highest index of this term that a majority of voters has stored (3.5, 3.6.2); return if there is one.
 
     C: replication.c:replicationQuorum tests only the index just acknowledged, so an index that a majority holds but
     nobody just named stays uncommitted (B7).
@@ -494,3 +571,5 @@ def advance_commit(r: Raft, leader: LeaderState) -> None:
     index = min(quorum.majority_index(matches), log.last_index(r.log))
     if index > r.commit_index and log.term_of(r.log, index) == r.current_term:
         r.commit_index = index
+        return True
+    return False

@@ -178,6 +178,10 @@ def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, Raft
     if rv != 0:
         r.errmsg = f"the configuration is not valid: {raft_strerror(rv)}"
         return rv
+    if configuration.voter_count(conf) == 0:
+        # C: raft.c:raft_bootstrap and raft_recover write it, and no server ever stands (see B51).
+        r.errmsg = "the configuration has no voter"
+        return RAFT_INVALID
     rv = write(r, conf)
     if rv != 0:
         calls.io_errmsg(r)

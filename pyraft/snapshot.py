@@ -141,6 +141,7 @@ def take_cb(req: TakeRequest, status: int) -> None:
     else:
         _put(r, req.snapshot)
     convert.settle(r)
+    _go_on(r)
 
 
 def _put(r: Raft, snapshot: RaftSnapshot) -> int:
@@ -186,6 +187,14 @@ def put_cb(req: PutRequest, status: int) -> None:
             _warn(r, f"it could not be stored: {status} ({raft_strerror(status)})")
     _finish_taking(r, snapshot)
     convert.settle(r)
+    _go_on(r)
+
+
+def _go_on(r: Raft) -> None:
+    """If our own snapshot is done with, handle the leader's that came meanwhile."""
+    if r.snapshot.pending is None and r.snapshot.afterwards is not None:
+        handle, r.snapshot.afterwards = r.snapshot.afterwards, None
+        handle()
 
 
 def _holds_committed_configuration(r: Raft) -> bool:
@@ -219,7 +228,7 @@ def is_installing(r: Raft) -> bool:
 def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     """Begin to install a leader's snapshot; return (rv, whether the answer comes later, rejected index or 0)."""
     if r.snapshot.pending is not None or r.snapshot.put is not None:
-        # The leader will try again.
+        # Either the leader will try again, or `SnapshotState.afterwards` does.
         return RAFT_BUSY, True, args.last_index
     if log.snapshot_index(r.log) >= args.last_index:
         # A leader that sends it again each time that it gives an installation up gets fewer chances.

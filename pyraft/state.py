@@ -31,6 +31,7 @@ from pyraft.types import (
     RaftIoSnapshotPut,
     RaftRequest,
     RaftSnapshot,
+    RaftTimeoutNow,
     RaftTransfer,
 )
 
@@ -46,14 +47,19 @@ class CurrentLeader:
 
 
 class FollowerState:
-    """`raft.follower_state`. Times in ms; `append_in_flight_count` counts disk writes of entries from a leader."""
+    """`raft.follower_state`. Times in ms; `append_in_flight_count` counts disk writes of entries from a leader.
 
-    __slots__ = ("append_in_flight_count", "current_leader", "randomized_election_timeout")
+    `timeout_now` (ours) is the order of the current leader to take over, with the leader's id, which waits for these
+    writes to end, if any.
+    """
+
+    __slots__ = ("append_in_flight_count", "current_leader", "randomized_election_timeout", "timeout_now")
 
     def __init__(self) -> None:
         self.randomized_election_timeout = 0
         self.current_leader = CurrentLeader()
         self.append_in_flight_count = 0
+        self.timeout_now: tuple[int, RaftTimeoutNow] | None = None
 
 
 class CandidateState:
@@ -75,6 +81,8 @@ class RaftProgress:
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
     `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof.
+    `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`. `streamed`
+    (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
     """
 
     __slots__ = (
@@ -93,6 +101,9 @@ class RaftProgress:
         "snapshot_index",
         "snapshot_last_send",
         "state",
+        "steps_back",
+        "streamed",
+        "streamed_index",
     )
 
     def __init__(self, last_index: int = 0) -> None:
@@ -111,6 +122,22 @@ class RaftProgress:
         self.lacking = 0
         self.loose = 0
         self.proven_index = 0
+        self.steps_back = 0
+        self.streamed = 0
+        self.streamed_index = 0
+
+
+class WaitingChange:
+    """A change that waits for an entry of the leader's own term to be committed (ours, B46).
+
+    `configuration` is what it leads to, `promotee_id` the server that it makes a voter, 0 if none.
+    """
+
+    __slots__ = ("configuration", "promotee_id")
+
+    def __init__(self, configuration: RaftConfiguration, promotee_id: int) -> None:
+        self.configuration = configuration
+        self.promotee_id = promotee_id
 
 
 class LeaderState:
@@ -121,6 +148,7 @@ class LeaderState:
     `accepting` (ours) is False while the state is being set up or left: callbacks that fire then find a leader that
     takes no requests. `deferred_index` (ours) is the first entry not yet given to the disk and the network, 0 if none.
     `first_index` (ours) is the index of the first entry of the leader's term, there already or the next one.
+    `waiting_change` (ours) is what `change` asks for as long as that must not be done.
     """
 
     __slots__ = (
@@ -135,6 +163,7 @@ class LeaderState:
         "round_number",
         "round_start",
         "voter_contacts",
+        "waiting_change",
     )
 
     def __init__(self) -> None:
@@ -149,6 +178,7 @@ class LeaderState:
         self.accepting = False
         self.deferred_index = 0
         self.first_index = 0
+        self.waiting_change: WaitingChange | None = None
 
 
 class RaftWrite(RaftIoAppend):
@@ -191,14 +221,16 @@ class RaftInstall(RaftIoSnapshotPut):
 class SnapshotState:
     """`raft.snapshot`: settings, and the snapshot that is being taken (`pending`) or stored (`put`), if any.
 
-    `install` (ours) is `put` while that stores a leader's snapshot. `refused_index` (ours) is the last index of a
-    snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the messages rejected
-    in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is the failure that was logged
-    last, empty after a success. `replacing` (ours): the first entry, in our own snapshot that is being stored,
-    that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the disk's log then.
+    `install` (ours) is `put` while that stores a leader's snapshot. `afterwards` (ours) handles a leader's snapshot
+    that came while our own is being taken, if any. `refused_index` (ours) is the last index of a snapshot that the disk
+    holds but the FSM failed to restore, else 0. `refusals` (ours) counts the messages rejected in a row because our
+    snapshot has replaced the entry before theirs. `problem` (ours) is the failure that was logged last, empty after a
+    success. `replacing` (ours): the first entry, in our own snapshot that is being stored, that the disk has failed to
+    store meanwhile, else 0; the snapshot is to take the place of the disk's log then.
     """
 
     __slots__ = (
+        "afterwards",
         "install",
         "pending",
         "problem",
@@ -216,6 +248,7 @@ class SnapshotState:
         self.pending: RaftSnapshot | None = None
         self.put: RaftIoSnapshotPut | None = None
         self.install: RaftInstall | None = None
+        self.afterwards: Callable[[], None] | None = None
         self.replacing = 0
         self.refused_index = 0
         self.refusals = 0

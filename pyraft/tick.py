@@ -60,6 +60,9 @@ def _leader(r: Raft) -> None:
             convert.to_follower(r)
             return
         r.election_timer_start = now
+    replicate.carry_out_waiting_change(r)
+    if r.leader_state is not leader:
+        return
     replicate.trigger_all(r)
     if leader.promotee_id != 0:
         _watch_promotion(r, leader, now)

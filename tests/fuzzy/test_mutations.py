@@ -120,8 +120,8 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "allows two configuration changes at a time": (
         "membership.py",
-        "    elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0:\n",
-        "    elif leader.promotee_id != 0:\n",
+        "    elif r.configuration_uncommitted_index != 0 or leader.promotee_id",
+        "    elif leader.promotee_id",
     ),
     "does not restore the state machine from a snapshot": (
         "snapshot.py",
@@ -135,7 +135,7 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "never votes for who makes it a voter": (
         "election.py",
-        "        if not out_of_patience(r):\n            return 0, False\n",
+        "        if not is_member(r) or not out_of_patience(r):\n            return 0, False\n",
         "        return 0, False\n",
     ),
     "refuses for ever what its snapshot has replaced, and is asked for it for ever": (

@@ -217,6 +217,7 @@ def test_left_overs_of_a_c_follower_count_for_nothing(new_cluster: NewCluster) -
 def test_heartbeats_that_prove_nothing_are_counted() -> None:
     """The only voter has no entry of its term yet: its heartbeat may be answered with the end of any log."""
     s = Solo(RAFT_VOTER, RAFT_STANDBY, terms=(1, 1))
+    s.io.features = flags.PROVEN_ANSWERS
     assert s.state == RAFT_LEADER
     s.tick(100)
     [args] = to(s, 2)
@@ -235,6 +236,7 @@ def test_heartbeats_that_prove_nothing_are_counted() -> None:
 def test_an_answer_to_a_heartbeat_that_proves_nothing_does_not_commit() -> None:
     """It may come after its sender has been made a voter, and name an entry that this one has never had."""
     s = Solo(RAFT_VOTER, RAFT_STANDBY, terms=(1, 1))
+    s.io.features = flags.PROVEN_ANSWERS
     s.tick(100)
     s.recv(msg.append_entries_result(2, s.r.current_term, 3))
     s.tick(100)

@@ -1,14 +1,11 @@
 """The rarer paths of leadership transfers, on one server against a scripted world."""
 
 from pyraft import (
-    RAFT_CANDIDATE,
     RAFT_FOLLOWER,
     RAFT_IO_TIMEOUT_NOW,
     RAFT_IOERR,
     RAFT_LEADER,
-    RAFT_UNAVAILABLE,
     RaftTransfer,
-    raft_errmsg,
     raft_transfer,
 )
 from pyraft.progress import PROGRESS__PROBE
@@ -47,22 +44,6 @@ def test_transfer_survives_a_step_down() -> None:
             s.recv(msg.append_entries(3, 3, 2, 2))
             s.tick(100)
         assert len(ended) == 1
-
-
-def test_leader_with_a_transfer_of_an_earlier_term_cannot_begin() -> None:
-    """As in C, a server that is elected while its earlier transfer is pending cannot submit its barrier and stops."""
-    s = leader()
-    command(s)
-    ended: list[RaftTransfer] = []
-    assert raft_transfer(s.r, RaftTransfer(), 2, ended.append) == 0
-    s.recv(msg.append_entries(3, 3, 3, 2))
-    s.io.finish_appends()
-    s.recv(msg.timeout_now(3, 3, 3, 2))
-    assert s.state == RAFT_CANDIDATE
-    s.recv(msg.request_vote_result(2, 4))
-    assert s.state == RAFT_UNAVAILABLE
-    assert len(ended) == 1
-    assert raft_errmsg(s.r) == "server is not the leader"
 
 
 def test_transfer_picks_the_last_voter_if_nobody_is_up_to_date() -> None:

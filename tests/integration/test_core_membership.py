@@ -47,6 +47,7 @@ def unexpected(*args: Any) -> None:
 def test_add_takes_effect_at_once_and_is_committed_later(new_cluster: NewCluster) -> None:
     """The new server is a spare from the call on; the configuration is uncommitted until its entry is applied."""
     c = new_cluster(2).led()
+    c.until_applied(0, 2, 1000)
     r = c.raft(0)
     p = c.add(0, 3)
     assert r.configuration.n == 3
@@ -112,6 +113,7 @@ def test_remove_takes_effect_at_once_and_is_committed_later(new_cluster: NewClus
 def test_leader_removes_itself(new_cluster: NewCluster) -> None:
     """A leader that removes itself leads until the entry is applied, then follows; the other server takes over."""
     c = new_cluster(2).led()
+    c.until_applied(0, 2, 1000)
     p = c.remove(0, 1)
     assert c.state(0) == RAFT_LEADER
     assert raft_role(c.raft(0)) == -1
@@ -331,6 +333,7 @@ def test_assign_during_a_promotion_is_refused(new_cluster: NewCluster) -> None:
 def test_role_goes_back_when_the_leader_is_deposed(new_cluster: NewCluster) -> None:
     """An uncommitted role change that the next leader never saw is rolled back on the old one."""
     c = new_cluster(3).led()
+    c.until_applied(0, 2, 1000)
     c.isolate(0)
     p = c.assign(0, 3, RAFT_STANDBY)
     assert c.roles(0)[3] == RAFT_STANDBY

@@ -86,7 +86,7 @@ def test_probe_never_goes_below_the_first_entry() -> None:
 def test_pipeline_falls_back_to_what_is_confirmed(rejected: int, changed: bool) -> None:
     """A rejection above match ends streaming and empties the window; an older one is stale."""
     p = made(PROGRESS__PIPELINE, next_index=8, match_index=3)
-    progress.sent(p, 8, 100)
+    progress.sent(p, 7, 8, 100)
     assert progress.maybe_decrement(p, rejected, 9) is changed
     assert p.state == (PROGRESS__PROBE if changed else PROGRESS__PIPELINE)
     assert p.next_index == (4 if changed else 8)
@@ -134,7 +134,7 @@ def test_the_window_fills_and_empties() -> None:
     """Each message counts until an acknowledgement reaches its last entry."""
     p = made(PROGRESS__PIPELINE)
     for end, size in ((3, 100), (5, 50), (6, 0), (9, 70)):
-        progress.sent(p, end, size)
+        progress.sent(p, p.next_index - 1, end, size)
     assert (p.next_index, p.inflight_bytes) == (9, 220)
     assert progress.window_is_full(p, 220)
     assert not progress.window_is_full(p, 221)
@@ -155,12 +155,37 @@ def test_stale_rejection_leads_behind_what_is_acknowledged_as_in_c() -> None:
     assert p.next_index == 3
 
 
+def test_b52_each_rejection_in_a_row_steps_back_twice_as_far() -> None:
+    """Down to entry 1 or the end of the server's log, and from one entry on again when match has been raised."""
+    p = RaftProgress(1000)
+    for next_index in (1000, 998, 994, 986, 970):
+        assert progress.maybe_decrement(p, p.next_index - 1, 2000)
+        assert p.next_index == next_index
+    assert progress.maybe_decrement(p, 969, 400)
+    assert p.next_index == 401
+    assert not progress.maybe_decrement(p, 969, 400)
+    assert progress.maybe_decrement(p, 400, 500)
+    assert p.next_index == 337
+    assert not progress.maybe_update(p, 0)
+    for next_index in (209, 1, 1, 1):
+        p.next_index = max(p.next_index, 2)
+        assert progress.maybe_decrement(p, p.next_index - 1, 500)
+        assert p.next_index == next_index
+    assert progress.maybe_update(p, 100)
+    assert progress.maybe_decrement(p, 100, 500)
+    assert p.next_index == 100
+    for _ in range(200):
+        p.next_index = 2**64 - 1
+        assert progress.maybe_decrement(p, 2**64 - 2, 2**64 - 2)
+    assert p.next_index == 2**64 - 1 - 2**62
+
+
 def test_who_refuses_what_it_acknowledged_and_has_more_is_asked_for_its_end() -> None:
     """It has a snapshot in the place of that entry; who has less has lost it, and is led back to where it ends."""
     p = made(next_index=6, match_index=5)
-    for _ in range(progress.MAX_REFUSALS):
+    for k in range(progress.MAX_REFUSALS):
         assert progress.maybe_decrement(p, 5, 9)
-        assert p.next_index == 5
+        assert p.next_index == max(1, 6 - 2**k)
         p.next_index = 6
     assert progress.maybe_decrement(p, 5, 9)
     assert p.next_index == 10
