@@ -36,7 +36,7 @@ _FIRST_BLOCK_OVERHEAD: Final = 40
 # What is wrong with a file, as opposed to a disk, a limit or a permission that keeps it from being read.
 _DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED)
 
-_LOST: Final = "metadata was lost, and votes with it; raft_recover starts over"
+_LOST: Final = "metadata was lost, and votes with it; a new id helps where others are, raft_recover where none is"
 
 _log: Final = logging.getLogger("io_uv")
 

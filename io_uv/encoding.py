@@ -96,6 +96,9 @@ _VOTE_NUMBERS: Final = (_LAST, (1 << 64) - 1, _LAST_INDEX, _LAST)
 _LAST_SNAPSHOT_INDEX: Final = 1 << 52
 _SNAPSHOT_NUMBERS: Final = (_LAST, _LAST_SNAPSHOT_INDEX, _LAST, _LAST_SNAPSHOT_INDEX)
 _U16: Final = 0xFFFF
+# The last word of an AppendEntries header, which C leaves unused: "pyrf", and flags.
+_TAG: Final = 0x7079_7266_0000_0000
+_WHOLE: Final = 1 << 0
 _U32: Final = 0xFFFF_FFFF
 
 
@@ -239,10 +242,11 @@ def _encode_append_entries(message: RaftMessage) -> list[Any]:
     size = _APPEND_ENTRIES_SIZE + ENTRY_HEADER_SIZE * n
     args = (RAFT_IO_APPEND_ENTRIES, size, p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
     # C: uv_encoding.c:sizeofAppendEntries counts a leader id that is not sent, so a header ends with an unused word.
+    last = _TAG | _WHOLE if p.whole else 0
     if n == 0:
-        return [_HEARTBEAT.pack(*args, 0, 0)]
+        return [_HEARTBEAT.pack(*args, 0, last)]
     batch = EntryBatch.of(p.entries, n)
-    header = b"".join((_APPEND_ENTRIES.pack(*args), encode_batch_header(batch), _WORD.pack(0)))
+    header = b"".join((_APPEND_ENTRIES.pack(*args), encode_batch_header(batch), _WORD.pack(last)))
     return [header, *batch.bufs]
 
 
@@ -317,7 +321,8 @@ def _decode_request_vote_result(message: RaftMessage, buf: Any, at: int, size: i
 
 
 def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
-    # The unused word at the end may be missing: nothing is in it.
+    # The word at the end may be missing. C's is whatever was in the memory, perhaps a word of ours; then `whole` is
+    # true of the message all the same, as C's go to the end of the log.
     fixed = _APPEND_ENTRIES_SIZE - 8
     if size < fixed:
         raise _short(size, fixed)
@@ -327,6 +332,10 @@ def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -
     _check_range((p.term, p.prev_log_index, p.prev_log_term, p.leader_commit), _TERM_INDEX_TERM_INDEX)
     message.append_entries = p
     n &= _U32
+    at_last = fixed + ENTRY_HEADER_SIZE * n
+    if size >= at_last + 8:
+        (last,) = _WORD.unpack_from(buf, at + at_last)
+        p.whole = last == _TAG | _WHOLE
     if n == 0:
         p.entries = no_entries()
         return [], 0

@@ -20,7 +20,14 @@ NAME: Final = "log-set-aside"
 _TEXT: Final = """\
 Automatic recovery set files of this server's log aside: entries that it had acknowledged may be missing.
 While this file exists the server does not vote and does not become leader; it removes the file when a leader has
-brought its log up to date.
+brought its log up to date. Where there are other members, leave it to that.
+
+A server that is the only voter by what is left of its log does not start. It cannot know of members that missing
+entries have added. If there may be other members, do not make it start: it would lead a second cluster, and what that
+acknowledges is lost when the two meet. Have the others remove this server, and add it under a new id, with an empty
+directory.
+Only if this server never had other members, or the disks of all of them are lost for good: raft_recover, or removing
+this file, goes on with what is here. Entries that are missing here are lost then, acknowledged ones too.
 
 """
 

@@ -343,7 +343,7 @@ def _recovering(io: RaftIo) -> bool:
         _refuse(io, failure)
         return True
     if stands:
-        io.errmsg = f"files were set aside, see {marker.NAME}; remove it to go on without them"
+        io.errmsg = f"files were set aside, see {marker.NAME} for what to do"
     return stands
 
 

@@ -10,7 +10,7 @@ Failure modes: a mismatch before the entries is rejected; one at or below the co
 leader must never contradict it; a write that fails is rejected and its entries are forgotten.
 """
 
-from pyraft import apply, calls, convert, election, log, membership, reply, snapshot, writes
+from pyraft import apply, calls, convert, election, log, membership, recovering, reply, snapshot, writes
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft, RaftWrite
 from pyraft.tracing import trace
@@ -205,6 +205,8 @@ def _append_done(r: Raft, req: AppendRequest) -> None:
         for i in range(max(0, newest + 1 - req.index), n):
             if types[i] == RAFT_CHANGE and membership.uncommitted_change(r, req.index + i, req.entries.bufs[i]) != 0:
                 return
+    if r.recovering and recovering.stored(r) != 0:
+        return
     if _commit(r, req.leader_commit) != 0:
         return
     # In another term there may be another leader; it did not ask.

@@ -160,8 +160,9 @@ def out_of_patience(r: Raft) -> bool:
 
 def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     """Decide on a RequestVote whose term is in order; return (rv, granted). A vote granted is stored first."""
-    if r.recovering:
-        # Our log may lack what we helped to commit, so it is no measure for a candidate's.
+    if r.recovering and args.last_log_term <= r.recovery_term:
+        # Our log may lack what we helped to commit, so it is no measure for a candidate's. But a log that ends with a
+        # later term than we had when we started is better than ours could ever have been (3.6.1).
         return 0, False
     if not is_voter(r):
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached

@@ -23,6 +23,8 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     rv = follow(r, id, address)
     if rv != 0:
         return rv
+    if r.recovering:
+        recovering.heard(r, args)
     if snapshot.is_installing(r) and len(args.entries) > 0:
         return 0
     rv, later, rejected = accept.entries(r, args)

@@ -254,6 +254,7 @@ def _send_entries(
     # message shows to match, since a C server commits as much as it has stored (B31).
     end = prev_index + len(entries.bufs)
     args.leader_commit = min(r.commit_index, end)
+    args.whole = end == log.last_index(r.log)
     args.entries = entries
     message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
     message.append_entries = args

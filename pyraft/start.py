@@ -9,7 +9,7 @@ a failed self-election leaves the server unavailable. FSM and I/O code may close
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, election, log, recv, snapshot, tick
+from pyraft import calls, configuration, convert, election, log, recovering, recv, snapshot, tick
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
@@ -19,6 +19,13 @@ from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, Ra
 _TYPES: Final = frozenset((RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE))
 
 _logger = logging.getLogger("pyraft")
+
+_LOST = "metadata was lost, and votes with it; a new id helps where others are, raft_recover where none is"
+
+_ONLY_VOTER = (
+    "this is the only voter by what is left of its log, but entries may be lost that it acknowledged, and other "
+    "members with them"
+)
 
 
 def raft_start(r: Raft) -> int:
@@ -74,7 +81,7 @@ def _load(r: Raft) -> int:
     rv = _unless_closed(r, _restore(r, found, start_index, entries))
     if rv == 0 and r.current_term == 0 and log.last_index(r.log) > 0:
         # C: start.c:raft_start goes on in term 0, where it may have voted otherwise before.
-        r.errmsg = "there is a log but no term: metadata was lost, and votes with it; raft_recover starts over"
+        r.errmsg = f"there is a log but no term: {_LOST}"
         return RAFT_CORRUPT
     return rv
 
@@ -158,8 +165,10 @@ def _check_recovering(r: Raft) -> int:
     rv = _unless_closed(r, RAFT_IOERR if r.failed else 0)
     if rv != 0:
         return rv
+    if r.recovering:
+        recovering.begin(r)
     if r.recovering and election.is_only_voter(r):
-        r.errmsg = errmsg_wrap(r.io.errmsg, "the only voter may have lost acknowledged entries")
+        r.errmsg = errmsg_wrap(r.io.errmsg, _ONLY_VOTER)
         return RAFT_CORRUPT
     return 0
 

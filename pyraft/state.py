@@ -288,13 +288,14 @@ class Raft:
     `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
     submission), `initialized`,
     `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
-    with `rejecting_since` and `rejecting_index` (see recovering), `votes_withheld` with its limit `vote_patience`
-    (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was logged to have returned a
-    code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, and
-    `exception`: what FSM or I/O code raised, if that is why.
+    with `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering), `votes_withheld`
+    with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was
+    logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as
+    it has not, and `exception`: what FSM or I/O code raised, if that is why.
     """
 
     __slots__ = (
+        "accepting_since",
         "address",
         "apply",
         "callbacks",
@@ -333,6 +334,10 @@ class Raft:
         "max_inflight_bytes",
         "pre_vote",
         "recovering",
+        "recovery_end",
+        "recovery_matched",
+        "recovery_term",
+        "recovery_told",
         "rejecting_index",
         "rejecting_since",
         "resume",
@@ -396,6 +401,11 @@ class Raft:
         self.exception: BaseException | None = None
         self.writes: list[RaftWrite] = []
         self.recovering = False
+        self.accepting_since: int | None = None
+        self.recovery_term = 0
+        self.recovery_end = 0
+        self.recovery_matched = 0
+        self.recovery_told = False
         self.rejecting_index = 0
         self.rejecting_since: int | None = None
         self.vote_patience = 0

@@ -32,7 +32,11 @@ def bump(r: Raft, term: int) -> int:
         return rv
     r.current_term = term
     r.voted_for = 0
-    r.rejecting_since = None  # Whoever leads it has not been rejected yet (see recovering).
+    # Nothing is known yet of whoever leads it (see recovering).
+    r.rejecting_since = None
+    r.accepting_since = None
+    r.recovery_end = 0
+    r.recovery_matched = 0
     if r.state != RAFT_FOLLOWER:
         convert.to_follower(r)
     return 0

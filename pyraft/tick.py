@@ -6,7 +6,7 @@ majority still answers, send what is due and watch over a promotion; a transfer 
 Failure modes: an election that cannot store its term or vote makes the server unavailable.
 """
 
-from pyraft import calls, configuration, convert, election, membership, quorum, replicate, snapshot
+from pyraft import calls, configuration, convert, election, membership, quorum, recovering, replicate, snapshot
 from pyraft.errors import RAFT_NOCONNECTION
 from pyraft.state import LeaderState, Raft
 from pyraft.types import RAFT_CANDIDATE, RAFT_FOLLOWER, RAFT_LEADER, RAFT_UNAVAILABLE, RAFT_VOTER, RaftIo
@@ -35,7 +35,10 @@ def tick_cb(io: RaftIo) -> None:
 
 def _follower(r: Raft) -> int:
     """3.4: a voter that hears nothing for an election timeout stands as a candidate."""
-    if r.recovering or not election.timer_expired(r) or not election.may_stand(r):
+    if r.recovering:
+        recovering.waiting(r)
+        return 0
+    if not election.timer_expired(r) or not election.may_stand(r):
         return 0
     assert r.follower_state is not None
     if snapshot.is_installing(r) or r.follower_state.append_in_flight_count > 0:

@@ -143,9 +143,12 @@ class RaftRequestVoteResult:
 
 
 class RaftAppendEntries:
-    """Arguments of an AppendEntries RPC (figure 3.1); without entries it is a heartbeat."""
+    """Arguments of an AppendEntries RPC (figure 3.1); without entries it is a heartbeat.
 
-    __slots__ = ("entries", "leader_commit", "prev_log_index", "prev_log_term", "term", "version")
+    `whole` (ours) says that the leader's log ends where the message ends; False tells nothing.
+    """
+
+    __slots__ = ("entries", "leader_commit", "prev_log_index", "prev_log_term", "term", "version", "whole")
 
     def __init__(self) -> None:
         self.version = RAFT_APPEND_ENTRIES_VERSION
@@ -154,6 +157,7 @@ class RaftAppendEntries:
         self.prev_log_term = 0
         self.leader_commit = 0
         self.entries: Entries = ()
+        self.whole = False
 
     @property
     def n_entries(self) -> int:

@@ -148,18 +148,28 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "votes although its disk has lost entries": (
         "election.py",
-        "    if r.recovering:\n",
+        "    if r.recovering and args.last_log_term <= r.recovery_term:\n",
         "    if False:\n",
     ),
     "stands although its disk has lost entries": (
         "tick.py",
-        "    if r.recovering or not election.timer_expired(r) or not election.may_stand(r):\n",
-        "    if not election.timer_expired(r) or not election.may_stand(r):\n",
+        "        recovering.waiting(r)\n        return 0\n",
+        "        recovering.waiting(r)\n",
     ),
     "thinks too early that it has its entries back": (
         "recovering.py",
-        "    if args.entries or args.prev_log_index == 0 or r.last_stored < args.prev_log_index:\n",
-        "    if args.prev_log_index == 0:\n",
+        "    return 0 < r.recovery_end <= min(r.last_stored, r.recovery_matched)\n",
+        "    return r.recovery_matched > 0\n",
+    ),
+    "takes the commit index for the end of what it may have acknowledged": (
+        "recovering.py",
+        "    return 0 < r.recovery_end <= min(r.last_stored, r.recovery_matched)\n",
+        "    return 0 < r.commit_index <= min(r.last_stored, r.recovery_matched)\n",
+    ),
+    "believes of a C server's answer what its own message did not prove": (
+        "proof.py",
+        "    if p.next_index < target and not is_announced(p):\n",
+        "    if False:\n",
     ),
 }
 

@@ -1,7 +1,7 @@
 """A voter that may have forgotten what it acknowledged takes no part in elections until it has all of it back."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pyraft import (
     RAFT_LEADER,
     RAFT_VOTER,
     RaftConfiguration,
+    RaftMessage,
     raft_bootstrap,
     raft_configuration_add,
     raft_errmsg,
@@ -30,6 +31,7 @@ from pyraft import (
 from pyraft import fixture as fx
 from tests.lib import fsm
 from tests.lib import messages as msg
+from tests.lib.cluster import Cluster
 from tests.lib.solo import Solo
 from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
 from tests.lib.uvtest import run_until
@@ -159,6 +161,150 @@ def test_an_empty_append_entries_that_is_rejected_or_of_an_older_term_ends_nothi
     assert solo.r.recovering
 
 
+def whole(message: RaftMessage) -> RaftMessage:
+    """Return an AppendEntries that says that it goes to the end of its leader's log."""
+    assert message.append_entries is not None
+    message.append_entries.whole = True
+    return message
+
+
+def test_a_message_to_the_end_of_the_leaders_log_ends_the_recovery_once_it_is_stored() -> None:
+    """At once: the leader may have nothing more to say, as one that has just handed over or stepped down."""
+    solo = started()
+    solo.recv(whole(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3, 3]))))
+    assert solo.r.recovering
+    solo.io.finish_appends()
+    assert not solo.r.recovering
+    assert "recovered" in solo.io.names()
+
+
+def test_the_end_of_a_leaders_log_is_told_by_messages_that_do_not_match_too() -> None:
+    """Under load there is no other: the leader has gone on when what was missing has come."""
+    solo = started()
+    solo.recv(whole(msg.append_entries(2, 3, 5, 3, entries=msg.commands([3]))))
+    solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3, 3, 3])))
+    solo.io.finish_appends()
+    assert solo.r.recovering
+    solo.recv(msg.append_entries(2, 3, 5, 3, entries=msg.commands([3, 3, 3])))
+    assert solo.r.recovering
+    solo.io.finish_appends()
+    assert not solo.r.recovering
+
+
+def test_what_is_stored_but_not_shown_to_match_ends_nothing() -> None:
+    """Old entries of our own may stand where the leader has others."""
+    solo = forgetful()
+    solo.io.stored += msg.commands([1, 1, 1, 1])
+    assert raft_start(solo.r) == 0
+    solo.recv(whole(msg.append_entries(2, 3, 4, 3, entries=msg.commands([3]))))
+    solo.recv(msg.append_entries(2, 3, 2, 1))
+    assert solo.r.recovery_end == 5
+    assert solo.r.last_stored == 6
+    assert solo.r.recovering
+
+
+def test_an_end_that_the_leader_of_an_earlier_term_told_is_void() -> None:
+    """The next one may have more."""
+    solo = started()
+    solo.recv(whole(msg.append_entries(2, 3, 4, 3)))
+    solo.recv(msg.append_entries(3, 4, 2, 1, entries=msg.commands([3, 3, 3])))
+    assert solo.r.recovery_end == 0
+    solo.io.finish_appends()
+    assert solo.r.recovering
+
+
+def test_an_entry_of_a_later_term_than_at_the_start_ends_the_recovery() -> None:
+    """Nothing of that term was acknowledged before, and before it comes all that its leader had when it was elected."""
+    solo = started()
+    solo.recv(msg.append_entries(2, 4, 2, 1, entries=msg.commands([3, 3])))
+    solo.io.finish_appends()
+    assert solo.r.recovering
+    solo.recv(msg.append_entries(2, 4, 4, 3, entries=msg.commands([4])))
+    assert solo.r.recovering
+    solo.io.finish_appends()
+    assert not solo.r.recovering
+
+
+def test_under_a_leader_that_is_never_idle_and_never_tells_its_end_the_next_term_begins() -> None:
+    """As a C leader of the term in which this server stopped; once, then its entries tell."""
+    solo = started()
+    index = 2
+    for _ in range(299):
+        solo.recv(msg.append_entries(2, 3, index, 1 if index == 2 else 3, entries=msg.commands([3])))
+        solo.io.finish_appends()
+        solo.tick(100)
+        index += 1
+    assert (solo.r.current_term, solo.r.recovering) == (3, True)
+    solo.tick(200)
+    solo.sent()
+    solo.recv(msg.append_entries(2, 3, index, 3, entries=msg.commands([3])))
+    assert solo.r.current_term == 4
+    solo.io.finish_appends()
+    for _ in range(400):
+        solo.recv(msg.append_entries(2, 5, index, 3))
+        solo.tick(100)
+    assert solo.r.current_term == 5
+
+
+def test_a_recovering_voter_votes_for_a_log_that_is_better_than_its_own_ever_was() -> None:
+    """It has had no entry of a later term than that in which it started."""
+    solo = started()
+    for last_term, granted in ((3, False), (4, True)):
+        solo.recv(msg.request_vote(2, 4 + last_term, 1, last_term))
+        result = solo.reply().request_vote_result
+        assert result is not None
+        assert result.vote_granted == granted
+    assert solo.io.vote == 2
+
+
+def test_the_log_says_once_that_a_recovering_voter_may_be_what_keeps_a_leader_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And again when a leader has been there in between."""
+    solo = started()
+    for times in (1, 2):
+        for _ in range(300):
+            solo.tick(100)
+        told = [r.getMessage() for r in caplog.records if "withholds its vote" in r.getMessage()]
+        assert len(told) == times
+        solo.recv(msg.append_entries(2, 3, 9, 3))
+    assert told[0].startswith("server 1 is recovering: it has lost entries that it may have acknowledged")
+    assert told[0].index("Bring all other members back") < told[0].index("raft_recover")
+
+
+NewCluster = Callable[..., Cluster]
+
+
+def test_recovery_ends_under_load(new_cluster: NewCluster) -> None:
+    """A command every 30 ms leaves no time for an empty heartbeat; when the leader dies there is another one."""
+    c = new_cluster(3).led()
+    for _ in range(20):
+        assert c.until_done(c.add_x(0)) == 0
+    c.restart(2, keep=12, recovering=True)
+    for _ in range(100):
+        c.add_x(0)
+        c.elapse(30)
+    assert not c.raft(2).recovering
+    c.kill(0)
+    c.until(lambda: c.leader in (1, 2), 20_000)
+
+
+def test_two_voters_one_of_them_recovering_wait_and_say_so(
+    new_cluster: NewCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Server 2 knows of two voters, but entries that named more may be what it lost; the other may lack the same."""
+    c = new_cluster(2).led()
+    for _ in range(10):
+        assert c.until_done(c.add_x(0)) == 0
+    c.kill(0)
+    c.restart(1, keep=8, recovering=True)
+    c.revive(0)
+    c.restart(0)
+    c.elapse(300_000)
+    assert c.leader is None
+    assert len([r for r in caplog.records if "withholds its vote" in r.getMessage()]) == 1
+
+
 def test_a_marker_that_cannot_be_removed_stands_until_the_next_heartbeat() -> None:
     """The server goes on meanwhile, without voting."""
     solo = started()
@@ -200,7 +346,8 @@ def test_the_only_voter_refuses_to_start() -> None:
     solo = forgetful(RAFT_VOTER, 0)
     solo.io.errmsg = "see there"
     assert raft_start(solo.r) == RAFT_CORRUPT
-    assert raft_errmsg(solo.r) == "the only voter may have lost acknowledged entries: see there"
+    text = raft_errmsg(solo.r)
+    assert "entries may be lost that it acknowledged, and other members with them: see there" in text
 
 
 @pytest.fixture
@@ -219,9 +366,7 @@ def damage_last_closed_segment(dir: Path) -> None:
     (dir / name).write_bytes(data)
 
 
-def test_on_disk_a_damaged_only_voter_names_the_file_to_remove_and_starts_without_it(
-    tmp_path: Path, loop: Loop
-) -> None:
+def test_on_disk_a_damaged_only_voter_names_the_file_to_read_and_starts_without_it(tmp_path: Path, loop: Loop) -> None:
     """The operator decides; until then every start is refused."""
     members = free_addresses(1)
     node = Node(tmp_path, 1, members, loop).start(segment_size=4096)
@@ -234,6 +379,9 @@ def test_on_disk_a_damaged_only_voter_names_the_file_to_remove_and_starts_withou
         assert raft_init(refused.raft, refused.io, refused.fsm, 1, members[1]) == 0
         assert raft_start(refused.raft) == RAFT_CORRUPT
         assert marker.NAME in raft_errmsg(refused.raft)
+        assert "remov" not in raft_errmsg(refused.raft)
+        text = (tmp_path / marker.NAME).read_text()
+        assert text.index("other members") < text.index("would lead a second cluster") < text.index("removing")
         refused.close()
     os.unlink(tmp_path / marker.NAME)
     again = Node(tmp_path, 1, members, loop).start()

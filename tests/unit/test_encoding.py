@@ -484,3 +484,17 @@ def test_many_servers_are_decoded_in_time() -> None:
     args = decode(words(5, len(header)) + header).install_snapshot
     assert args is not None
     assert len(args.conf.servers) == 30_000
+
+
+def test_append_entries_tells_in_its_unused_word_whether_it_goes_to_the_end_of_the_log() -> None:
+    """Other words there are C's, of no meaning."""
+    for entries in ((), (RaftEntry(4, RAFT_COMMAND, b"ABCDEFGH"),)):
+        message = m.append_entries(2, 5, 10, 4, 9, entries)
+        assert message.append_entries is not None
+        message.append_entries.whole = True
+        data = wire(message)
+        end = 16 + 48 + 16 * len(entries)
+        for word in (int.from_bytes(data[end - 8 : end], "little"), 0, 1, 7, (1 << 64) - 1):
+            decoded = decode(data[: end - 8] + words(word) + data[end:])
+            assert decoded.append_entries is not None
+            assert decoded.append_entries.whole == (word == 0x7079726600000001)

@@ -120,8 +120,10 @@ class Checks:
 
     def recovered(self, node: "Node") -> None:
         """A server whose disk had lost entries says that it has all back that it may have helped to commit."""
-        for index in range(1, min(node.disk.damaged_last, len(self.committed)) + 1):
-            if not node.disk.holds(index, self.committed[index - 1]):
+        disk = node.disk
+        for index in range(1, min(disk.damaged_last, len(self.committed)) + 1):
+            term = self.committed[index - 1]
+            if term <= disk.damaged_term and not disk.holds(index, term):
                 self.world.violate(f"server {node.id} thinks that it has recovered, but lacks the entry {index}")
                 return
 
@@ -143,7 +145,10 @@ class Checks:
             self._vote(node, message.request_vote.term, node.id)
         elif message.request_vote_result is not None:
             result = message.request_vote_result
-            if result.vote_granted and disk.recovering:
+            candidate = self.world.nodes[message.server_id].raft
+            # The log of a server as it was cannot have had an entry of a later term than that in which it started.
+            later = log.term_of(candidate.log, candidate.last_stored) > node.raft.recovery_term
+            if result.vote_granted and disk.recovering and not later:
                 self.world.violate(f"server {node.id} votes although its disk has lost entries")
             if result.vote_granted and not result.pre_vote:
                 if (disk.term, disk.vote) != (result.term, message.server_id):
@@ -151,6 +156,10 @@ class Checks:
                 self._vote(node, result.term, message.server_id)
         elif message.append_entries_result is not None:
             self._acknowledges(node, message)
+        elif message.append_entries is not None:
+            args = message.append_entries
+            if args.leader_commit > args.prev_log_index + len(args.entries):
+                self.world.violate(f"server {node.id} says of more that it is committed than the message goes to")
         if r.current_term > disk.term:
             self.world.violate(f"server {node.id} speaks in term {r.current_term}, which is not stored")
 
@@ -174,7 +183,7 @@ class Checks:
         # Log Matching, at the moment it matters: the leader of that term will count this.
         if leader.up and leader.raft.state == RAFT_LEADER and leader.raft.current_term == result.term:
             theirs = log.term_of(leader.raft.log, index)
-            if term and theirs and theirs != term and index <= log.last_index(leader.raft.log):
+            if term and theirs and theirs != term and not node.c_like and index <= log.last_index(leader.raft.log):
                 self.world.violate(
                     f"server {node.id} acknowledges entry {index} of term {term}, the leader's is {theirs}"
                 )
@@ -304,7 +313,7 @@ class Checks:
             self.world.violate(f"server {node.id} commits entry {index} of term {term} in term {r.current_term}")
         disks = [self.world.nodes[id].disk for id in voters]
         # A damaged disk had what it acknowledged; until it has it again its server does not vote.
-        holders = sum(d.holds(index, term) or (d.recovering and index <= d.damaged_last) for d in disks)
+        holders = sum(d.holds(index, term) or d.may_have_held(index, term) for d in disks)
         if holders <= len(voters) // 2:
             self.world.violate(
                 f"server {node.id} commits entry {index}, which {holders} of {len(voters)} voters have stored"

@@ -47,7 +47,19 @@ class Disk:
     """The disk of one server; it survives the server's lives."""
 
     __slots__ = (
-        *("bufs", "damaged_last", "next_index", "queue", "recovering", "snapshot", "start", "term", "terms", "types"),
+        *(
+            "bufs",
+            "damaged_last",
+            "damaged_term",
+            "next_index",
+            "queue",
+            "recovering",
+            "snapshot",
+            "start",
+            "term",
+            "terms",
+            "types",
+        ),
         "vote",
     )
 
@@ -62,7 +74,8 @@ class Disk:
         self.queue: deque[Operation] = deque()
         self.next_index = 1
         self.recovering = False
-        self.damaged_last = 0  # Index of the last entry before the damage that it recovers from.
+        self.damaged_last = 0  # Index of the last entry before the damage that it recovers from, and the term then.
+        self.damaged_term = 0
 
     @property
     def last(self) -> int:
@@ -75,6 +88,10 @@ class Disk:
             return True
         slot = index - self.start
         return 0 <= slot < len(self.terms) and self.terms[slot] == term
+
+    def may_have_held(self, index: int, term: int) -> bool:
+        """Return whether it recovers from damage to an entry that may have been this one."""
+        return self.recovering and index <= self.damaged_last and term <= self.damaged_term
 
     def load(self) -> tuple[int, EntryBatch]:
         """Return (start index, entries) for a server that starts; entries that end before the snapshot are no use."""
@@ -168,6 +185,7 @@ class Disk:
     def damage(self, dice: Random) -> None:
         """Lose some of the last entries, which the server may have acknowledged; the disk knows that it has."""
         self.damaged_last = max(self.damaged_last, self.last)
+        self.damaged_term = self.term
         self._cut(self.start + dice.randint(0, len(self.terms)))
         self.recovering = True
 

@@ -7,6 +7,8 @@ or, all of them, when the world is healed.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from pyraft import RAFT_VOTER
+
 if TYPE_CHECKING:
     from tests.lib.simulation.node import Node
     from tests.lib.simulation.world import World
@@ -107,7 +109,9 @@ def _apply_fault(world: "World", node: "Node") -> None:
 
 
 def _damage(world: "World", node: "Node") -> None:
-    if not any(other.disk.recovering for other in world.nodes.values()):
+    leader = world.leader()
+    voters = [s.role for s in leader.raft.configuration.servers].count(RAFT_VOTER) if leader is not None else 0
+    if voters >= 3 and not any(other.disk.recovering for other in world.nodes.values()):
         node.crash()
         node.disk.damage(world.random)
 

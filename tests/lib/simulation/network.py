@@ -3,7 +3,8 @@
 Duty: `carry` takes a message that a server has sent and plans its arrivals, none, one or two, each after its own
 latency, so that messages overtake each other. A link may be cut (messages vanish, also those under way) or refuse
 (the send fails); both are one-way. A message may arrive in a later life of its target than it was sent to, which is
-harder than connections are; where disks are damaged it may not, as the way back from that relies on connections.
+harder than connections are; where disks are damaged or servers behave like C's it may not, nor overtake or come twice,
+as what leaders and recovering servers make of it relies on connections.
 """
 
 from typing import TYPE_CHECKING
@@ -22,7 +23,8 @@ class Network:
         self.world = world
         self.cut: set[tuple[int, int]] = set()
         self.refused: set[tuple[int, int]] = set()
-        self.connections = "damage" in world.profile.faults
+        self.connections = "damage" in world.profile.faults or world.profile.c_like > 0
+        self.latest: dict[tuple[int, int], int] = {}
         self.loss = world.profile.loss
         self.duplication = world.profile.duplication
 
@@ -41,7 +43,7 @@ class Network:
         arrivals = 1
         if self.loss and dice.random() < self.loss:
             arrivals = 0
-        elif self.duplication and dice.random() < self.duplication:
+        elif self.duplication and dice.random() < self.duplication and not world.profile.c_like:
             arrivals = 2
         received = RaftMessage()
         received.type = message.type
@@ -54,7 +56,11 @@ class Network:
         received.install_snapshot = message.install_snapshot
         received.timeout_now = message.timeout_now
         for _ in range(arrivals):
-            world.at(dice.randint(*world.profile.latency), self._arrive, link, target, target.life, received)
+            latency = dice.randint(*world.profile.latency)
+            if world.profile.c_like:
+                latency = max(latency, self.latest.get(link, 0) + 1 - world.now)
+                self.latest[link] = world.now + latency
+            world.at(latency, self._arrive, link, target, target.life, received)
         return True
 
     def _arrive(self, link: tuple[int, int], target: "Node", life: int, message: RaftMessage) -> None:

@@ -67,6 +67,8 @@ class Node:
         self.armed: dict[str, int] = {}
         self.power_loss_in = -1
         self.deferred = False
+        self.c_like = False
+        self.installing = False
         self.cut_log = False
         self.pending: dict[int, str] = {}
         self.tick_cb: Any = None
@@ -121,7 +123,9 @@ class Node:
         pyraft.raft_set_pre_vote(r, world.random.random() < profile.pre_vote)
         # Withheld votes are yielded sooner than by default, so that the runs need not last as long.
         r.vote_patience = 3
-        if profile.max_append_bytes:
+        if self.c_like:
+            pyraft.raft_set_max_append_bytes(r, 1 << 40)
+        elif profile.max_append_bytes:
             pyraft.raft_set_max_append_bytes(r, profile.max_append_bytes)
         if profile.max_inflight_bytes:
             pyraft.raft_set_max_inflight_bytes(r, profile.max_inflight_bytes)
@@ -224,6 +228,7 @@ class Node:
         io.time = lambda io: self.offset + int(self.world.now * self.rate)
         io.random = lambda io, low, high: self.world.random.randint(low, high)
         io.report = self._report
+        io.features = 0 if self.c_like else 0xFFFF
         io.recovering = lambda io: self.disk.recovering
         io.recovered = self._recovered
         if self.world.profile.defer:
@@ -297,7 +302,9 @@ class Node:
         if self.up and self.world.now < self.paused_until:
             self.world.at(self.paused_until - self.world.now, self.receive, message)
         elif self.up and self.recv_cb is not None and not self.stopping:
+            self.installing = message.install_snapshot is not None
             self.enter(self.recv_cb, self.io, message)
+            self.installing = False
 
     def _set_term(self, io: RaftIo, term: int) -> int:
         return self._store(term, 0, "term_fault")
@@ -320,11 +327,21 @@ class Node:
     def _send(self, io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
         if self._call("send_fault"):
             return RAFT_IOERR
+        if self.c_like:
+            self._speak_c(message)
         self.world.checks.sends(self, message)
         if message.install_snapshot is not None:
             message.install_snapshot.conf = configuration.copy(message.install_snapshot.conf)
         self.world.at(self.world.random.randint(0, 2), self._sent, self.life, req, message, cb)
         return 0
+
+    def _speak_c(self, message: RaftMessage) -> None:
+        """Make a message what a C server would send: nothing of ours in it, and acknowledging all that is stored."""
+        result = message.append_entries_result
+        if message.append_entries is not None:
+            message.append_entries.whole = False
+        if result is not None and result.rejected == 0 and not self.installing:
+            result.last_log_index = self.raft.last_stored
 
     def _sent(self, life: int, req: Any, message: RaftMessage, cb: Any) -> None:
         if self.late(life, self._sent, life, req, message, cb):

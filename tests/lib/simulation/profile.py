@@ -68,12 +68,12 @@ class Profile:
         self.changes = dice.choice((0, 0, 300, 1000))
         """Mean time between membership changes, transfers and barriers; 0 for none."""
         self.faults = tuple(f for f in FAULTS if dice.random() < 0.35)
-        if "damage" in self.faults:
+        if "damage" in self.faults and self.voters < 3:
             # A server whose disk has lost entries does not vote; the others must be able to do without it.
-            self.changes = 0
-            if self.voters < 3:
-                self.faults = tuple(f for f in self.faults if f != "damage")
+            self.faults = tuple(f for f in self.faults if f != "damage")
         self.fault_interval = dice.choice((30, 60, 100, 200))
+        self.c_like = dice.choice((0.0, 0.0, 0.3, 0.6))
+        """The share of servers like C's: messages go to the end of the log, answers have all that is stored."""
         if dice.random() < 0.15:
             # Many writes under way at once, on disks that fail: what fails, what is cut off, what is sent again?
             self.faults = tuple(f for f in FAULTS if f in self.faults or f in ("append_fault", "slow_disk"))

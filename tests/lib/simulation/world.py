@@ -57,6 +57,9 @@ class World:
         self.checks = Checks(self)
         self.network = Network(self)
         self.nodes = {id: Node(self, id) for id in range(1, self.profile.machines + 1)}
+        for node in self.nodes.values():
+            node.c_like = self.random.random() < self.profile.c_like
+        self.told_why = False
         self._boot()
 
     def _boot(self) -> None:
@@ -149,6 +152,10 @@ class World:
         deadline = self.now + HEALING_TIME
         while not self._settled(probe):
             if self.now > deadline:
+                if any(node.up and node.raft.recovering and node.raft.recovery_told for node in self.nodes.values()):
+                    # Nobody can tell what it has lost, and nobody leads without it: the operator has been told.
+                    self.told_why = True
+                    return
                 raise Violation(f"no progress within {HEALING_TIME} ms after the faults stopped")
             self.step()
         self.checks.all_logs()
