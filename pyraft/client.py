@@ -148,6 +148,9 @@ def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | N
 def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change, int], None] | None) -> int:
     """Add a server to the configuration, as RAFT_SPARE; `cb(req, status)` fires when that is committed.
 
+    A leader that has not committed an entry of its own term yet begins with the change when it has: until then nothing
+    shows of it, and a code of io.append goes to `cb`, as RAFT_LEADERSHIPLOST does when the leadership ends.
+
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
     of raft_configuration_add, codes of io.append. Source: raft.h, dissertation 4.1.
     """
@@ -166,8 +169,8 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
 def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
     """Remove a server from the configuration; `cb(req, status)` fires when that is committed.
 
-    Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req` is under way), RAFT_BADID (not a member), codes of
-    io.append. Source: raft.h.
+    It may have to wait, see raft_add. Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req` is under way),
+    RAFT_BADID (not a member), RAFT_INVALID (no voter would be left), codes of io.append. Source: raft.h.
     """
     replicate.flush(r)
     rv = membership.can_change_configuration(r)
@@ -184,10 +187,12 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
 def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change, int], None] | None) -> int:
     """Give a server another role; `cb(req, status)` fires when that is committed, or has come to nothing.
 
-    A future voter first catches up with the log (4.2.1); RAFT_NOCONNECTION is its status if it does not in time.
+    A future voter first catches up with the log (4.2.1); RAFT_NOCONNECTION is its status if it does not in time. The
+    change may have to wait, see raft_add.
 
     Errors: RAFT_BADROLE (unknown, or what the server has already), RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req`
-    is under way), RAFT_NOTFOUND (not a member), codes of io.append. Source: raft.h.
+    is under way), RAFT_NOTFOUND (not a member), RAFT_INVALID (no voter would be left), codes of io.append.
+    Source: raft.h.
     """
     if not configuration.is_role(role):
         r.errmsg = raft_strerror(RAFT_BADROLE)

@@ -180,8 +180,9 @@ def test_b46_change_that_waits_begins_at_a_tick_when_a_transfer_has_ended(kind: 
         assert untouched(s)
     s.tick()
     assert s.r.transfer is None
-    s.recv(msg.append_entries_result(2, 2, 2))
+    s.recv(msg.append_entries_result(4, 2, 2))
     assert untouched(s), "neither a commit nor a tick"
+    s.r.leader_state.progress[3].match_index = 0
     s.sent()
     s.io.calls.clear()
     s.tick()
@@ -256,12 +257,13 @@ def test_b46_change_waits_for_what_the_commit_brings_to_be_applied() -> None:
     """A callback of that pass still finds the change waiting, and one that ends the leadership ends it."""
     s = fresh()
     done = Statuses()
-    seen: list[bool] = []
-    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, lambda *_: seen.append(begun(s, "add"))) == 0
+    seen: list[int] = []
+    note = seen.append
+    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, lambda *_: note(s.r.configuration_uncommitted_index)) == 0
     s.io.finish_appends()
     assert raft_add(s.r, RaftChange(), 5, "5", done) == 0
     s.recv(msg.append_entries_result(2, 2, 3))
-    assert seen == [False]
+    assert seen == [0]
     assert s.r.configuration_uncommitted_index == 4
     s = fresh()
     assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, lambda *_: [raft_close(s.r, None)]) == 0

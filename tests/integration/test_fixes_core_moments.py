@@ -247,7 +247,17 @@ def test_b49_it_is_obeyed_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["more entries", "other leader", "other term", "conflict", "failed write", "demoted", "last write fails"]
+    "what",
+    [
+        "more entries",
+        "other leader",
+        "impostor",
+        "other term",
+        "conflict",
+        "failed write",
+        "demoted",
+        "last write fails",
+    ],
 )
 def test_b49_it_is_void_when_something_has_changed(what: str) -> None:
     """The sender must still lead in the same term, and the last entry must still be the one named."""
@@ -256,6 +266,8 @@ def test_b49_it_is_void_when_something_has_changed(what: str) -> None:
         s.recv(msg.append_entries(2, 2, 3, 2, 1, msg.commands([2])))
     elif what == "other leader":
         s.recv(msg.append_entries(3, 3, 3, 2))
+    elif what == "impostor":
+        s.recv(msg.append_entries(3, 2, 3, 2))
     elif what == "other term":
         s.recv(msg.request_vote(3, 3, 3, 2, disrupt=True))
     elif what == "conflict":
@@ -397,13 +409,15 @@ def test_b53_one_that_has_become_superfluous_is_acknowledged_at_once() -> None:
     assert s.io.puts == []
 
 
-@pytest.mark.parametrize("what", ["other leader", "other term", "candidate", "unavailable"])
+@pytest.mark.parametrize("what", ["other leader", "impostor", "other term", "candidate", "unavailable"])
 def test_b53_one_of_a_leader_that_is_gone_is_dropped(what: str) -> None:
     """Its sender must be the leader known, in the same term."""
     s = storing()
     s.recv(snapshot(s, 9))
     if what == "other leader":
         s.recv(msg.append_entries(3, 3, 3, 2))
+    elif what == "impostor":
+        s.recv(msg.append_entries(3, 2, 3, 2))
     elif what == "other term":
         s.recv(msg.request_vote(3, 3, 3, 2, disrupt=True))
     elif what == "candidate":
@@ -413,10 +427,11 @@ def test_b53_one_of_a_leader_that_is_gone_is_dropped(what: str) -> None:
         s.io.fail("send", RAFT_IOERR)
         s.recv(msg.append_entries(2, 2, 3, 2))
         assert s.state == RAFT_UNAVAILABLE
+    s.sent()
     s.io.finish_put()
     assert raft_last_index(s.r) == 3
     assert s.r.snapshot.afterwards is None
-    assert s.io.puts == []
+    assert (s.io.puts, s.sent()) == ([], [])
 
 
 def test_b53_one_that_comes_while_another_is_installed_is_dropped() -> None:
@@ -491,3 +506,16 @@ def test_stand_by_that_has_just_heard_its_leader_does_not_doubt_it() -> None:
     s.tick(999)
     s.recv(msg.request_vote(3, 500, 9, 499))
     assert s.r.votes_withheld == 0
+
+
+def test_voter_does_not_doubt_its_leader_but_stands() -> None:
+    """Its own clock tells it when the leader has been silent for too long; others cannot talk it into that."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 1))
+    s.sent()
+    s.io.now += 5000
+    for term in range(2, 3 + 4 * s.r.vote_patience):
+        s.recv(msg.request_vote(3, term, 9, term))
+    assert (s.r.current_term, s.r.votes_withheld) == (1, 0)
+    s.tick()
+    assert s.state == RAFT_CANDIDATE
