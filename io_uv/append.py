@@ -108,6 +108,11 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     if _misaligned(bufs):
         uv.io.errmsg = _MISALIGNED
         return errors.RAFT_INVALID
+    for buf in bufs:
+        if len(buf) > uv.limits.payload:
+            # The others, which are set up alike, would end the connection whenever it comes.
+            uv.io.errmsg = f"a payload of {len(buf)} bytes exceeds the limit of {uv.limits.payload}, see raft_uv_limits"
+            return errors.RAFT_TOOBIG
     if not uv.append_told:
         return 0
     failure = retry.failing(uv)

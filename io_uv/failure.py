@@ -7,10 +7,14 @@ Failure modes: none. A Failure never crosses the RaftIo table: its functions ret
 """
 
 import errno
+import logging
 import os
 from typing import Final
 
-from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE
+from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE, escape_record
+
+# Here, as every module of io_uv comes by: nothing that others have said reaches the log as it is.
+logging.getLogger("io_uv").addFilter(escape_record)
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What system calls say when the disk or a quota is used up."""

@@ -1,18 +1,20 @@
 """Addresses of servers: their parts, and the socket addresses that they stand for.
 
 Duty: an address is `host[:port]`, cut at the first colon as in C, or `[host]:port` with an IPv6 literal. Without a
-port, or with an empty one, the port is 8080. `split` takes it apart, `bind_addresses` resolves what to listen on,
-`literal_addresses` and `resolve` whom to connect to.
+port, or with an empty one, the port is 8080. `split` takes it apart, `check_peer` says whether others could be sent
+there, `bind_addresses` resolves what to listen on, `literal_addresses` and `resolve` whom to connect to.
 
 Happy path: numeric hosts need no resolver and cost a few microseconds. Names are taken as IPv4 first; IPv6 results come
 behind them when connecting, and serve alone for listening where there is nothing else. A look-up on the loop is made
 only by `bind_addresses`, once at start, because listen has to return whether it worked; `resolve` uses a thread.
 
 Failure modes: Failure(RAFT_NAMETOOLONG) for a host above 1024 or a port above 31 bytes. From `bind_addresses`
-Failure(RAFT_INVALID) for an empty address and a port above 65535, Failure(RAFT_IOERR) with the resolver's reason. The
+Failure(RAFT_INVALID) for an empty address and a port that is none, Failure(RAFT_IOERR) with the resolver's reason. The
 name of the resolver's error to the callback of `resolve`.
 """
 
+import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -24,6 +26,11 @@ from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 DEFAULT_PORT: Final = "8080"
 HOST_MAX: Final = 1024
 PORT_MAX: Final = 31
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_DIGITS: Final = re.compile("[0-9]+")
+_SERVICE: Final = re.compile("[A-Za-z0-9-]*[A-Za-z][A-Za-z0-9-]*")
+_HOST: Final = re.compile(r"[\w.-]+")
 
 SockAddr: TypeAlias = tuple[Any, ...]
 """(ip, port), or (ip, port, flow info, scope id) for IPv6, as pyuv.TCP takes it."""
@@ -39,6 +46,8 @@ def split(address: str) -> tuple[str, str]:
         host, port = address[1:end], address[end + 2 :]
     else:
         host, _, port = address.partition(":")
+    if has_control(address):
+        raise Failure(RAFT_INVALID, "control characters in the address")
     if len(host.encode("utf-8", "surrogateescape")) > HOST_MAX:
         raise Failure(RAFT_NAMETOOLONG, f"host name of more than {HOST_MAX} bytes")
     if len(port.encode("utf-8", "surrogateescape")) > PORT_MAX:
@@ -46,9 +55,63 @@ def split(address: str) -> tuple[str, str]:
     return host, port or DEFAULT_PORT
 
 
-def is_beyond(port: str) -> bool:
-    """Return whether a port is a number above 65535. C lets the resolver take it, which drops the upper bits."""
-    return port.isdecimal() and int(port) > 65535
+def has_control(address: str) -> bool:
+    """Return whether there are line ends or other control characters in an address."""
+    return _CONTROL.search(address) is not None
+
+
+def is_port(port: str) -> bool:
+    """Return whether a port is a number up to 65535 or could be the name of a service.
+
+    C lets the resolver judge, which takes "+65616" and " 65616" for numbers and drops their upper bits.
+    """
+    if _DIGITS.fullmatch(port):
+        return int(port) <= 65535
+    return _SERVICE.fullmatch(port) is not None
+
+
+def check_peer(address: str) -> None:
+    """Raise Failure(RAFT_INVALID) for an address at which no other server could ever be reached.
+
+    Stricter than what connecting takes, for the eyes of who adds a server: a port has to be there, as a number above 0
+    or the name of a service that this machine knows, and a host that stands for one machine.
+    """
+    try:
+        host, port = split(address)
+        _check_host(host, bracketed=address.startswith("["))
+        _check_port(address, port)
+    except Failure as failure:
+        raise Failure(RAFT_INVALID, f"no server can be reached at '{address}': {failure.message}") from None
+
+
+def _check_host(host: str, bracketed: bool) -> None:
+    if not host:
+        raise _unusable("there is no host in it (IPv6 addresses need brackets)")
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        # An underscore is no letter of a host name, but names of containers have it.
+        if bracketed or not _HOST.fullmatch(host) or host.strip("0123456789.") == "":
+            raise _unusable(f"'{host}' is no host") from None
+        return
+    if number.is_unspecified or number.is_multicast:
+        raise _unusable(f"{host} stands for no single host")
+
+
+def _check_port(address: str, port: str) -> None:
+    if not address.endswith(f":{port}"):
+        raise _unusable("there is no port in it")
+    if not is_port(port) or (port.isdigit() and int(port) == 0):
+        raise _unusable(f"'{port}' is no port")
+    if not port.isdigit():
+        try:
+            socket.getservbyname(port, "tcp")
+        except (OSError, UnicodeError):
+            raise _unusable(f"'{port}' is neither a port nor a service known here") from None
+
+
+def _unusable(reason: str) -> Failure:
+    return Failure(RAFT_INVALID, reason)
 
 
 def bind_addresses(address: str) -> list[SockAddr]:
@@ -57,8 +120,8 @@ def bind_addresses(address: str) -> list[SockAddr]:
     if not address:
         # C: uv_ip.c:uvIpResolveBindAddresses takes it for all interfaces and port 8080.
         raise Failure(RAFT_INVALID, "the address is empty")
-    if is_beyond(port):
-        raise Failure(RAFT_INVALID, f"port {port} in '{address}' is above 65535")
+    if not is_port(port):
+        raise Failure(RAFT_INVALID, f"port {port} in '{address}' is no number up to 65535")
     flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
     try:
         addresses = _numeric(host, port, flags) if host else _lookup(None, port, socket.AF_INET, flags)

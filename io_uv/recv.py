@@ -8,8 +8,8 @@ long and not there yet is read straight into a buffer of its size.
 Possible failure modes are:
 
 - The peer disconnects, or reading fails: the stream is closed.
-- The bytes are no message, or one that must not reach the core: the stream is closed, with a trace that names the peer,
-  the type of the message, where it began in the stream and what is wrong with it. Nothing else is harmed.
+- The bytes are no message, or one that must not reach the core: the stream is closed, with a trace, and now and then
+  a line in the log, that names peer, type of the message, where it began in the stream and what is wrong with it.
 - More peers are connected than allowed: the oldest connection that never brought a message is closed, or else the one
   that has been silent longest, so that strangers who only connect push out each other.
 - The callback raises: `io.report` hears of it, and reading goes on.
@@ -279,6 +279,11 @@ class Server:
 
     def _drop(self, failure: Failure) -> None:
         trace(self.uv.tracer, f"peer {self.id} at {self.address}: {failure.message}: connection dropped")
+        self.uv.peers.teller.warn(
+            (self.id, self.address, failure.code),
+            "connection of server %d at %s dropped: %s",
+            *(self.id, self.address, failure.message),
+        )
         if not self._reader.stopped:
             self.abort()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from io_uv.fs import DirLock, Failure
+from io_uv.teller import Teller
 from pyraft.tracing import RaftTracer, StderrTracer
 from pyraft.types import RaftIo
 
@@ -21,6 +22,8 @@ class Limits:
     """What an instance accepts from the network and queues for it. All sizes in bytes."""
 
     __slots__ = (
+        "answer_msecs",
+        "answers",
         "connect_msecs",
         "connections",
         "handshake_address",
@@ -42,6 +45,10 @@ class Limits:
         """Time a connection has to complete its handshake, in ms."""
         self.connections = 256
         """Inbound connections at a time, and as many again that have not completed their handshake yet."""
+        self.answers = 16
+        """Connections at a time to servers that are no members, to answer them; as many new ones in 4 s."""
+        self.answer_msecs = 10_000
+        """Time without an answer after which such a connection ends, in ms."""
         self.connect_msecs = 5_000
         """Time that an attempt to connect to one address may take, in ms."""
         self.unanswered_msecs = 10_000
@@ -59,6 +66,18 @@ class Metadata:
         self.version = version
         self.term = term
         self.voted_for = voted_for
+
+
+class Peers:
+    """What is known of others: who the members are (None: nobody has told), and what strangers are still allowed."""
+
+    __slots__ = ("answers_at", "answers_left", "members", "teller")
+
+    def __init__(self, loop: Any) -> None:
+        self.members: dict[int, str] | None = None
+        self.answers_left = 1.0
+        self.answers_at = -(1 << 40)
+        self.teller = Teller(loop)
 
 
 class Uv:
@@ -102,6 +121,7 @@ class Uv:
         "lock",
         "loop",
         "metadata",
+        "peers",
         "prepare_failure",
         "prepare_inflight",
         "prepare_next_counter",
@@ -150,6 +170,7 @@ class Uv:
         self.clients: list[Any] = []
         self.servers: list[Any] = []
         self.dirty_clients: list[Any] = []
+        self.peers = Peers(loop)
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
         # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.
         self.aborting: list[Any] = []
@@ -167,8 +188,7 @@ class Uv:
         self.append_pending_reqs: deque[Any] = deque()
         self.append_writing_reqs: deque[Any] = deque()
         self.append_doomed: list[Any] = []
-        self.append_broken = False
-        self.append_told = False
+        self.append_broken = self.append_told = False
         self.append_start: Callable[[], None] | None = None
         self.writer: Any = None
         self.barriers: deque[Any] = deque()

@@ -36,6 +36,7 @@ def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     transport.listen = tcp_listen.listen
     transport.connect = tcp_connect.connect
     transport.close = _close
+    transport.check_address = _check_address
     return 0
 
 
@@ -79,6 +80,15 @@ def _init(transport: RaftUvTransport, id: int, address: str) -> int:
         except Failure as failure:
             transport.errmsg = errmsg_cut(failure.message)
             return failure.code
+    return 0
+
+
+def _check_address(transport: RaftUvTransport, address: str) -> int:
+    try:
+        ip.check_peer(address)
+    except Failure as failure:
+        transport.errmsg = errmsg_cut(failure.message)
+        return failure.code
     return 0
 
 

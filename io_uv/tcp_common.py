@@ -14,6 +14,7 @@ import socket
 import struct
 from typing import Any, Final
 
+from io_uv import ip
 from io_uv.fs import Failure
 from io_uv.state import Limits
 from io_uv.transport import RaftUvTransport, raft_uv_transport_close_cb
@@ -89,8 +90,11 @@ class Handshake:
         length = buf.find(b"\0", HANDSHAKE_SIZE, end)
         if length < 0:
             raise Failure(RAFT_MALFORMED, "address at offset 24 has no end")
+        address = buf[HANDSHAKE_SIZE:length].decode("utf-8", "surrogateescape")
+        if ip.has_control(address):
+            raise Failure(RAFT_MALFORMED, "control characters in the address at offset 24")
         self.id = id
-        self.address = buf[HANDSHAKE_SIZE:length].decode("utf-8", "surrogateescape")
+        self.address = address
         self.rest = bytes(buf[end:])
         return True
 

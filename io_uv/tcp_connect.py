@@ -50,7 +50,7 @@ def connect(transport: RaftUvTransport, req: RaftUvConnect, id: int, address: st
     except Failure:
         transport.errmsg = errmsg_cut(f"uv_tcp_connect(): Cannot split {address} into host and service")
         return RAFT_NOCONNECTION
-    if not host or ip.is_beyond(port):
+    if not host or not ip.is_port(port):
         transport.errmsg = "uv_tcp_connect(): Cannot initiate getaddrinfo invalid argument"
         return RAFT_NOCONNECTION
     req.cb = cb

@@ -53,10 +53,12 @@ class RaftUvTransport:
       connect; an error that connect returns brings no callback. The stream belongs to cb.
     * `close(t, cb)`: stop accepting, end all connect requests with RAFT_CANCELED, call `cb(t)` when nothing is left.
 
+    * `check_address(t, address) -> int`, ours, optional: whether a server can be reached at an address.
+
     `errmsg` describes the last error. `version` is 1; 0 is refused.
     """
 
-    __slots__ = ("close", "connect", "data", "errmsg", "impl", "init", "listen", "version")
+    __slots__ = ("check_address", "close", "connect", "data", "errmsg", "impl", "init", "listen", "version")
 
     def __init__(self) -> None:
         self.version = TRANSPORT_VERSION
@@ -67,6 +69,7 @@ class RaftUvTransport:
         self.listen: Callable[[Self, raft_uv_accept_cb], int] = UNSET
         self.connect: Callable[[Self, RaftUvConnect, raft_id, str, raft_uv_connect_cb], int] = UNSET
         self.close: Callable[[Self, raft_uv_transport_close_cb], None] = UNSET
+        self.check_address: Callable[[Self, str], int] | None = None
 
 
 raft_uv_accept_cb: TypeAlias = Callable[[RaftUvTransport, raft_id, str, RaftUvStream], None]

@@ -11,6 +11,7 @@ set_vote changes nothing in memory, so that the next attempt writes the same fil
 """
 
 import functools
+import logging
 import operator
 import os
 import random
@@ -45,12 +46,15 @@ from pyraft.types import (
     EntryBatch,
     RaftConfiguration,
     RaftIo,
+    RaftServer,
     RaftSnapshot,
     no_entries,
     raft_io_close_cb,
     raft_io_recv_cb,
     raft_io_tick_cb,
 )
+
+_log: Final = logging.getLogger("io_uv")
 
 _DEFAULT_BLOCK_SIZE: Final = 4096
 
@@ -94,6 +98,8 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.features = 0xFFFF  # Newer relatives keep other things in the rest of that word (encoding).
     io.recovering = _recovering
     io.recovered = _recovered
+    io.check_address = _check_address
+    io.configured = _configured
     return 0
 
 
@@ -354,6 +360,28 @@ def _recovered(io: RaftIo) -> int:
     except Failure as failure:
         return _refuse(io, failure)
     return 0
+
+
+def _check_address(io: RaftIo, address: str) -> int:
+    """RaftIo.check_address: RAFT_INVALID for an address that the transport can never connect to, if it can tell."""
+    transport = io.impl.transport
+    if transport.check_address is None:
+        return 0
+    rv: int = transport.check_address(transport, address)
+    if rv != 0:
+        io.errmsg = transport.errmsg
+    return rv
+
+
+def _configured(io: RaftIo, servers: list[RaftServer]) -> None:
+    """RaftIo.configured: clients exist for members. An address that was never checked here, as with C, is told once."""
+    uv: Uv = io.impl
+    for server in servers:
+        known = uv.peers.members is not None and uv.peers.members.get(server.id) == server.address
+        if server.id != uv.id and not known and _check_address(io, server.address) != 0:
+            _log.warning("server %d of the configuration: %s", server.id, io.errmsg)
+    if not uv.closing:
+        send.configured(uv, {server.id: server.address for server in servers})
 
 
 def _close(io: RaftIo, cb: raft_io_close_cb) -> None:

@@ -31,6 +31,7 @@ INTERPRETED = {"__init__", "_build", "aio", "tracing"}
 
 IO = (
     "append",
+    "client",
     "closing",
     "crc",
     "encoding",

@@ -37,6 +37,7 @@ from pyraft.types import (
     RaftIoSnapshotPut,
     RaftMessage,
     RaftRequest,
+    RaftServer,
     RaftSnapshot,
     raft_io_close_cb,
     raft_io_recv_cb,
@@ -199,6 +200,29 @@ def recovered(r: Raft) -> int:
         return int(function(r.io))
     except BaseException as exc:
         return _io_failed(r, "io.recovered", exc)
+
+
+def check_address(r: Raft, address: str) -> int:
+    """Call io.check_address; without it every address will do."""
+    if r.io.check_address is None:
+        return 0
+    try:
+        rv = int(r.io.check_address(r.io, address))
+    except BaseException as exc:
+        return _io_failed(r, "io.check_address", exc)
+    if rv != 0:
+        r.errmsg = errmsg_cut(r.io.errmsg)
+    return rv
+
+
+def configured(r: Raft, servers: list[RaftServer]) -> None:
+    """Call io.configured."""
+    if r.io.configured is None:
+        return
+    try:
+        r.io.configured(r.io, servers)
+    except BaseException as exc:
+        fail(r, "io.configured", exc)
 
 
 def start(r: Raft, msecs: int, tick: raft_io_tick_cb, recv: raft_io_recv_cb) -> int:

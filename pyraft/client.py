@@ -13,7 +13,7 @@ there or the server is closed there, has had its answer: the function then retur
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from pyraft import configuration, convert, log, membership, progress, replicate, request
+from pyraft import calls, configuration, convert, log, membership, progress, replicate, request
 from pyraft.errors import (
     RAFT_BADID,
     RAFT_BADROLE,
@@ -152,7 +152,8 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     shows of it, and a code of io.append goes to `cb`, as RAFT_LEADERSHIPLOST does when the leadership ends.
 
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
-    of raft_configuration_add, codes of io.append. Source: raft.h, dissertation 4.1.
+    of raft_configuration_add, that of io.check_address (RAFT_INVALID with io_uv, for an address that no server can be
+    reached at), codes of io.append. Source: raft.h, dissertation 4.1.
     """
     replicate.flush(r)
     rv = membership.can_change_configuration(r)
@@ -163,6 +164,10 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     if rv != 0:
         r.errmsg = raft_strerror(rv)
         return rv
+    rv = calls.check_address(r, address)
+    if rv != 0 or r.failed:
+        # C: client.c:raft_add commits any text, and where it leads nowhere that shows much later, if at all.
+        return convert.outcome(r, rv)
     return _submit_change(r, req, conf, 0, cb)
 
 

@@ -1,12 +1,14 @@
 """Error codes, their texts, and the bounded error messages built from them.
 
 Duty: the integers of raft.h that every function returns, `raft_strerror`, their names, and the two operations on an
-error message that the library performs: make it fit its buffer, and put a context in front of it
-("io: load closed segment …"). Codes are plain module integers because the core compares them all the time.
+error message that the library performs: make it fit its buffer, and put a context in front of it ("io: load closed
+segment …"); and `printable`, which escapes what others have said. Codes are plain module integers because the core
+compares them all the time.
 
 Failure modes: none; an unknown code reads "unknown error", an over-long message is cut as in C.
 """
 
+import logging
 from typing import Final
 
 RAFT_NOMEM: Final = 1
@@ -101,8 +103,29 @@ def code_name(errnum: int) -> str:
     return _NAMES.get(errnum, str(errnum)) if isinstance(errnum, int) else str(errnum)
 
 
+def printable(text: str) -> str:
+    """Return `text` with escapes in place of what no text should hold: line ends, control codes, stray surrogates.
+
+    Addresses, names in certificates and names of files come from others: in a log they could pass for lines of its own,
+    or give orders to a terminal. The logs, traces and error messages of both packages go through here.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape_record(record: logging.LogRecord) -> bool:
+    """Make a log record printable: a filter of the loggers `pyraft` and `io_uv`. It lets everything through."""
+    text = record.getMessage()
+    if not text.isprintable():
+        record.msg = printable(text)
+        record.args = None
+    return True
+
+
 def errmsg_cut(message: str) -> str:
-    """Return `message` cut to what C's error buffer holds: 255 bytes of UTF-8, never half a character."""
+    """Return `message` cut to what C's error buffer holds: 255 bytes of UTF-8, never half a character, printable."""
+    message = printable(message)
     if len(message) * 4 < RAFT_ERRMSG_BUF_SIZE:
         return message
     return message.encode("utf-8", "replace")[: RAFT_ERRMSG_BUF_SIZE - 1].decode("utf-8", "ignore")
@@ -113,3 +136,6 @@ def errmsg_wrap(message: str, prefix: str) -> str:
     if len(prefix.encode("utf-8", "replace")) >= RAFT_ERRMSG_BUF_SIZE - (len(_WRAP_SEPARATOR) + 1):
         return errmsg_cut(prefix)
     return errmsg_cut(prefix + _WRAP_SEPARATOR + message)
+
+
+logging.getLogger("pyraft").addFilter(escape_record)

@@ -96,6 +96,27 @@ def rollback(r: Raft) -> int:
     return 0
 
 
+def tell(r: Raft) -> None:
+    """Tell the I/O who the members are, if that has changed since it was told last.
+
+    Called at each tick, not at each of the many places where configurations change: none can be forgotten so, and until
+    then the I/O does no worse than C's, which is never told.
+    """
+    if r.io.configured is None:
+        return
+    if r.told is r.configuration and r.told_uncommitted_index == r.configuration_uncommitted_index:
+        return
+    r.told = r.configuration
+    r.told_uncommitted_index = r.configuration_uncommitted_index
+    servers = list(r.configuration.servers)
+    if r.configuration_uncommitted_index != 0 and r.configuration_committed_index != 0:
+        # 4.1: a configuration that is not committed may be rolled back.
+        rv, before = fetch_last_committed_configuration(r)
+        if rv == 0:
+            servers += [s for s in before.servers if configuration.get(r.configuration, s.id) is None]
+    calls.configured(r, servers)
+
+
 def transfer_init(r: Raft, req: RaftTransfer, id: int, cb: Callable[..., None] | None) -> None:
     """Register a transfer to server `id`."""
     req.cb = cb

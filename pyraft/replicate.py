@@ -31,7 +31,7 @@ from pyraft import (
     request,
     writes,
 )
-from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN
+from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN, RAFT_TOOBIG
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress, RaftWrite
 from pyraft.tracing import trace
@@ -234,6 +234,12 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
     while True:
         entries = log.acquire(r.log, prev_index + 1, r.max_append_bytes, n)
         rv = _send_entries(r, p, server, now, prev_index, prev_term, entries)
+        if rv == RAFT_TOOBIG and entries.bufs:
+            # The server does not stand so large a message, the I/O says (C's never does). It gets heartbeats, so that
+            # it stands by us; the entries are offered again with each.
+            progress.to_probe(p)
+            last_index = log.last_index(r.log)
+            return _send_entries(r, p, server, now, last_index, log.last_term(r.log), no_entries())
         if rv != 0 or p.state != PROGRESS__PIPELINE:
             return rv
         prev_index = p.next_index - 1
@@ -321,8 +327,10 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     args.data = snapshot.bufs[0]
     message = messages.to(server.id, server.address, RAFT_IO_INSTALL_SNAPSHOT)
     message.install_snapshot = args
-    if calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb) != 0:
+    rv = calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb)
+    if rv not in (0, RAFT_TOOBIG):
         progress.abort_snapshot(p)
+    # One that the server does not stand counts as sent: it is read and tried again after the time for installing it.
     convert.settle(r)
 
 

@@ -182,6 +182,12 @@ def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, Raft
         # C: raft.c:raft_bootstrap and raft_recover write it, and no server ever stands (see B51).
         r.errmsg = "the configuration has no voter"
         return RAFT_INVALID
+    for server in conf.servers:
+        rv = calls.check_address(r, server.address)
+        if rv != 0:
+            r.failed = False
+            r.exception = None
+            return rv
     rv = write(r, conf)
     if rv != 0:
         calls.io_errmsg(r)

@@ -9,7 +9,7 @@ a failed self-election leaves the server unavailable. FSM and I/O code may close
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, election, log, recovering, recv, snapshot, tick
+from pyraft import calls, configuration, convert, election, log, membership, recovering, recv, snapshot, tick
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
@@ -87,6 +87,7 @@ def _load(r: Raft) -> int:
 
 
 def _start_io(r: Raft) -> int:
+    membership.tell(r)
     rv = calls.start(r, r.heartbeat_timeout, tick.tick_cb, recv.recv_cb)
     if rv != 0:
         calls.io_errmsg(r)

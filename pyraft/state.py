@@ -291,7 +291,8 @@ class Raft:
     with `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering), `votes_withheld`
     with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was
     logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as
-    it has not, and `exception`: what FSM or I/O code raised, if that is why.
+    it has not, and `exception`: what FSM or I/O code raised, if that is why; `doubted_at` (see recv), `told` and
+    `told_uncommitted_index` (see membership.tell).
     """
 
     __slots__ = (
@@ -346,6 +347,8 @@ class Raft:
         "starting",
         "state",
         "stuck_index",
+        "told",
+        "told_uncommitted_index",
         "tracer",
         "transfer",
         "vote_patience",
@@ -412,3 +415,5 @@ class Raft:
         self.votes_withheld = 0
         self.stuck_index = 0
         self.doubted_at: int | None = None
+        self.told: RaftConfiguration | None = None
+        self.told_uncommitted_index = 0

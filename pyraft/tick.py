@@ -18,6 +18,7 @@ def tick_cb(io: RaftIo) -> None:
     if r.state == RAFT_UNAVAILABLE:
         return
     replicate.flush(r)
+    membership.tell(r)
     rv = 0
     if r.state == RAFT_FOLLOWER:
         rv = _follower(r)

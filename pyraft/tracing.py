@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mypy_extensions import mypyc_attr
 
+from pyraft.errors import printable
+
 if TYPE_CHECKING:
     from typing_extensions import Self  # type checkers bring it along
 
@@ -102,6 +104,6 @@ def trace(tracer: RaftTracer, message: str, level: int = TRACE_DEBUG) -> None:
             path = path[cut:]
             break
     try:
-        tracer.emit(tracer, path, frame.f_lineno, code.co_name, level, message)
+        tracer.emit(tracer, path, frame.f_lineno, code.co_name, level, printable(message))
     except Exception as exc:
         _logger.error("a tracer raised", exc_info=exc)

@@ -419,13 +419,18 @@ class RaftIo:
     a `time` that does not stand still during a turn of the loop, long work is done in pieces; `report(io, exc)`
     receives an exception that a completion callback raised; `recovering(io) -> bool` says, after load, whether entries
     that this server acknowledged may be missing from its log; `recovered(io) -> int` makes durable that none are.
+    `check_address(io, address) -> int` says, before a server is added, whether others can reach it there;
+    `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
+    yet together with those of the one before it: within a tick of every change.
     """
 
     __slots__ = (
         "append",
         "async_work",
         "bootstrap",
+        "check_address",
         "close",
+        "configured",
         "data",
         "defer",
         "errmsg",
@@ -477,6 +482,8 @@ class RaftIo:
         self.report: Callable[[Self, BaseException], None] | None = None
         self.recovering: Callable[[Self], bool] | None = None
         self.recovered: Callable[[Self], int] | None = None
+        self.check_address: Callable[[Self, str], int] | None = None
+        self.configured: Callable[[Self, list[RaftServer]], None] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -9,9 +9,11 @@ from pyraft import (
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_MALFORMED,
+    RAFT_TOOBIG,
     RAFT_UNAVAILABLE,
     RaftBuffer,
     RaftEntry,
+    RaftMessage,
     RaftSnapshot,
     raft_close,
     raft_errmsg,
@@ -24,7 +26,7 @@ from pyraft import (
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
-from tests.lib.solo import BAD_CHANGE, Solo, change, command, configuration, leader
+from tests.lib.solo import BAD_CHANGE, ScriptIo, Solo, change, command, configuration, leader
 
 
 def test_snapshot_during_an_installation_is_not_answered() -> None:
@@ -324,3 +326,65 @@ def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> Non
     s.io.finish_get()
     assert s.state == RAFT_UNAVAILABLE
     assert "not in one piece" in raft_errmsg(s.r)
+
+
+def test_snapshot_that_a_server_does_not_stand_is_not_read_again_at_once() -> None:
+    """If the I/O says that it is too large for its receiver it counts as sent: the disk is left alone for a while."""
+    s = leader(deferring=False)
+    raft_set_snapshot_threshold(s.r, 1)
+    raft_set_snapshot_trailing(s.r, 0)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.io.finish_put()
+    s.recv(msg.append_entries_result(3, 2, 1, rejected=2))
+    s.tick()
+    s.recv(msg.append_entries_result(3, 2, 1, rejected=1))
+    s.tick()
+    raft_set_snapshot_threshold(s.r, 100)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 4))
+    s.io.fail("send", RAFT_TOOBIG)
+    s.io.finish_get()
+    for _ in range(100):
+        s.recv(msg.append_entries_result(2, 2, 4))
+        s.recv(msg.append_entries_result(3, 2, 1, rejected=4))
+        s.tick()
+    assert s.io.gets == []
+    assert sum(message.server_id == 3 for message in s.sent()) > 90
+    s.recv(msg.append_entries_result(2, 2, 4))
+    s.tick(30_000)
+    s.recv(msg.append_entries_result(3, 2, 1, rejected=4))
+    s.tick()
+    assert len(s.io.gets) == 1
+
+
+def test_entries_that_a_server_does_not_stand_do_not_cost_the_leadership() -> None:
+    """If the I/O says that they are too large for their receiver it gets heartbeats, and the entries when they pass."""
+    s = leader(deferring=False)
+    send, stands = s.io.send, False
+
+    def refuse(io: ScriptIo, req: Any, message: RaftMessage, cb: Any) -> int:
+        args = message.append_entries
+        if not stands and message.server_id == 3 and args is not None and args.n_entries > 0:
+            return RAFT_TOOBIG
+        return send(io, req, message, cb)
+
+    s.io.send = refuse
+    s.recv(msg.append_entries_result(3, 2, 2))
+    command(s)
+    s.io.finish_appends()
+    s.sent()
+
+    def beat() -> list[tuple[int, int]]:
+        s.recv(msg.append_entries_result(2, 2, 3))
+        s.recv(msg.append_entries_result(3, 2, 2, rejected=3))
+        s.tick()
+        found = [message.append_entries for message in s.sent() if message.server_id == 3]
+        return [(args.prev_log_index, args.n_entries) for args in found if args is not None]
+
+    assert [beat() for _ in range(20)] == [[(3, 0)]] * 20
+    stands = True
+    assert beat() == [(2, 1)]
+    assert s.state == RAFT_LEADER

@@ -251,7 +251,7 @@ def test_a_message_reaches_a_peer_that_comes_later(f: Sender) -> None:
     port = unused_port()
     outcome = f.submit_send(f.to_peer(f.message(), f"127.0.0.1:{port}"))
     client = f.uv.clients[0]
-    run_until(f.loop, lambda: client.timer.active)
+    run_until(f.loop, lambda: client.stream is None and client.timer.active)
     peer = PeerServer(f.loop, port=port)
     f.wait(outcome)
     assert outcome.statuses == [0]
@@ -355,7 +355,7 @@ def test_a_peer_that_accepts_and_hangs_up_is_not_hammered(f: Sender) -> None:
     outcome = f.submit_send()
     f.peer.accept().close()
     client = f.uv.clients[0]
-    run_until(f.loop, lambda: client.timer.active)
+    run_until(f.loop, lambda: client.stream is None and client.timer.active)
     assert outcome.calls
     assert f.peer.nobody_waits()
 
@@ -376,7 +376,7 @@ def test_one_short_connection_after_a_lasting_one_is_forgiven(f: Sender) -> None
     again = f.peer.accept()
     again.read_handshake()
     again.close()
-    run_until(f.loop, lambda: client.timer.active)
+    run_until(f.loop, lambda: client.stream is None and client.timer.active)
     assert f.peer.nobody_waits()
 
 
@@ -399,7 +399,7 @@ def test_one_failed_attempt_after_a_lasting_connection_is_forgiven(f: Sender, mo
 
     monkeypatch.setattr(f.transport, "connect", to_nobody)
     connection.close()
-    run_until(f.loop, lambda: client.timer.active)
+    run_until(f.loop, lambda: client.stream is None and client.timer.active)
     assert attempts == [False, False]
 
 

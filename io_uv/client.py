@@ -1,0 +1,387 @@
+"""A client: the connection to one server, whether there is one at the moment or not.
+
+Duty: connect, and connect again; gather the messages of a turn of the loop and write them with one call; call each back
+once. A client exists for a member, and tries for ever, or for somebody else who is being answered: then it makes one
+attempt, and goes when it has not been used for a while.
+
+Happy path: messages wait until the transport has connected, then each turn's are written together. A connection
+counts for good when something has come back on it (over TLS, see tcp_connect), or when it has lasted the retry delay:
+a peer that does not want us accepts the connection all the same, and the system takes what is written.
+
+Failure modes: those at the head of `send`. The logger `io_uv` hears of five failures in a row, or of one for which
+the peer has named a reason that will not go away by itself, and of the end of that; and of messages that a peer does
+not stand, whose size is then refused with growing pauses.
+"""
+
+import logging
+from collections import deque
+from typing import Any, Final, TypeAlias
+
+from io_uv import closing, pyuv
+from io_uv.state import Uv
+from io_uv.transport import RaftUvConnect
+from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
+from pyraft.tracing import trace
+from pyraft.types import RaftIoSend
+
+_log: Final = logging.getLogger("io_uv")
+
+_MAX_PENDING: Final = 3
+_WARN_AFTER: Final = 5
+"""Attempts to connect in a row that fail before the logger hears of it: a server that is restarted is no news."""
+_TLS_ALERT: Final = b"\x15\x03"
+_LARGE: Final = 64 * 1024
+_MAX_LOSSES: Final = 3
+_SETTLED_MSECS: Final = 5_000
+_FIRST_PAUSE_MSECS: Final = 1_000
+_LAST_PAUSE_MSECS: Final = 60_000
+
+Send: TypeAlias = tuple[RaftIoSend, list[Any], int]
+"""A message on its way: request, buffers, their size in bytes."""
+
+
+class Large:
+    """What is known of messages that are too large for a peer, which cannot say so: it ends the connection.
+
+    Three connections in a row that end within seconds of a large message make its size suspect. Messages of that size
+    are refused then, for a second, two, four, up to a minute; in between one is tried.
+    """
+
+    __slots__ = ("_at", "_last", "_losses", "_pause", "_until", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        """The smallest size that is suspect."""
+        self._last = 0  # the largest message of the last seconds, and when it went out
+        self._at = 0
+        self._losses = 0
+        self._pause = 0
+        self._until = 0
+
+    def written(self, now: int, size: int) -> None:
+        """A write has begun whose largest message has so many bytes."""
+        over = now - self._at > _SETTLED_MSECS
+        if over and self._last >= _LARGE and self._last >= self.size:
+            # The connection has stood it.
+            self._losses = self._pause = self.size = 0
+        if over or size >= self._last:
+            self._last, self._at = size, now
+
+    def lost(self, now: int) -> bool:
+        """The connection has ended; return whether that makes a size suspect for the first time."""
+        last, self._last = self._last, 0
+        if last < _LARGE or now - self._at > _SETTLED_MSECS:
+            return False
+        self._losses += 1
+        self.size = min(self.size, last) if self.size else last
+        if self._losses < _MAX_LOSSES:
+            return False
+        first = self._pause == 0
+        self._pause = _FIRST_PAUSE_MSECS if first else min(2 * self._pause, _LAST_PAUSE_MSECS)
+        self._until = now + self._pause
+        return first
+
+    def refuses(self, now: int, size: int) -> bool:
+        """Return whether a message is not to be sent now."""
+        return self._losses >= _MAX_LOSSES and size >= self.size and now < self._until
+
+
+class Client:
+    """`struct uvClient`: the connection to one server, whether there is one at the moment or not."""
+
+    __slots__ = (
+        "address",
+        "answering",
+        "closing",
+        "connected_at",
+        "connecting",
+        "failures",
+        "forgiving",
+        "gathered",
+        "id",
+        "large",
+        "old_stream",
+        "pending",
+        "proven",
+        "reason",
+        "size",
+        "stream",
+        "timer",
+        "told",
+        "used_at",
+        "uv",
+        "writing",
+    )
+
+    def __init__(self, uv: Uv, id: int, address: str, answering: bool = False) -> None:
+        self.uv = uv
+        self.id = id
+        self.address = address
+        self.answering = answering  # somebody who is no member, for as long as that lasts
+        self.used_at: int = uv.loop.now()
+        # Of the next attempt to connect; while connected of the time when that has lasted; None once closed.
+        self.timer: Any = pyuv.Timer(uv.loop)
+        self.connecting = False
+        self.failures = 0  # attempts to connect in a row that failed
+        self.stream: Any = None  # while connected
+        self.old_stream: Any = None  # while it is being closed
+        self.connected_at = 0
+        self.proven = False  # whether the peer has let us in, as far as one can see
+        self.reason = ""  # why it has not, by what it sent back
+        self.told = False  # whether the logger knows that there is no way to the peer
+        self.large = Large()
+        self.forgiving = False  # whether the last connection or attempt was one that lasted
+        self.pending: deque[Send] = deque()  # waiting for a connection
+        self.gathered: list[Send] = []  # to be written at the end of this turn
+        self.writing: deque[list[Send]] = deque()  # one list per write under way
+        self.size = 0  # bytes in all three
+        self.closing = False
+
+    # Messages.
+
+    def submit(self, send: Send) -> None:
+        """Write a message at the end of the turn, or keep it until there is a connection."""
+        self.size += send[2]
+        self.used_at = self.uv.loop.now()
+        if self.stream is None:
+            self.pending.append(send)
+            return
+        if not self.gathered:
+            uv = self.uv
+            if not uv.dirty_clients:
+                uv.end_of_turn.add(lambda: flush(uv))
+            uv.dirty_clients.append(self)
+        self.gathered.append(send)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self.stream is None:
+            return
+        sends, self.gathered = self.gathered, []
+        if not sends:
+            return
+        data = sends[0][1] if len(sends) == 1 else [buf for send in sends for buf in send[1]]
+        self.writing.append(sends)
+        self.large.written(self.uv.loop.now(), max(send[2] for send in sends))
+        try:
+            self.stream.write(data[0] if len(data) == 1 else data, self._write_cb)
+        except pyuv.error.UVError as exc:
+            self.writing.pop()
+            trace(self.uv.tracer, f"write to server {self.id}: {exc.args[1]}")
+            self._disconnect()
+            self._finish(sends, RAFT_IOERR)
+
+    def _write_cb(self, stream: Any, error: int | None) -> None:
+        sends = self.writing.popleft()
+        status = 0
+        if error is not None:
+            status = RAFT_IOERR
+            if not self.closing:
+                if stream is self.stream:
+                    trace(self.uv.tracer, f"write to server {self.id}: {pyuv.errno.strerror(error)}")
+                    self._lost(pyuv.errno.strerror(error))
+            elif error == pyuv.errno.UV_ECANCELED:
+                status = RAFT_CANCELED
+        self._finish(sends, status)
+
+    def _finish(self, sends: list[Send], status: int) -> None:
+        for req, _, size in sends:
+            self.size -= size
+            closing.fire(self.uv, req.cb, req, status)
+
+    # The connection.
+
+    def connect(self) -> None:
+        """Make an attempt to connect, and schedule another one if it cannot be begun."""
+        assert not self.closing
+        assert self.stream is None
+        assert self.old_stream is None
+        assert not self.connecting
+        transport = self.uv.transport
+        self.connecting = True
+        try:
+            rv = transport.connect(transport, RaftUvConnect(), self.id, self.address, self._connect_cb)
+        except Exception as exc:
+            closing.report(self.uv, exc)
+            transport.errmsg = f"{type(exc).__name__}: {exc}"
+            rv = RAFT_NOCONNECTION
+        if rv != 0:
+            self.connecting = False
+            self._failed(transport.errmsg)
+            self._retry_later()
+
+    def _connect_cb(self, req: RaftUvConnect, stream: Any, status: int) -> None:
+        self.connecting = False
+        if self.closing:
+            if status == 0:
+                self.stream = stream
+                self._disconnect()
+            else:
+                self._maybe_destroy()
+            return
+        if status == 0:
+            self.stream = stream
+            self.connected_at = self.uv.loop.now()
+            self.proven = False
+            self.reason = ""
+            if getattr(stream, "welcome", False):
+                self._prove()
+            self.timer.start(self._timer_cb, self._watch_msecs() / 1000, 0)
+            self.gathered.extend(self.pending)
+            self.pending.clear()
+            self.flush()
+            if stream is self.stream:
+                # C: uv_send.c never reads, and notices that a peer is gone only when a write fails.
+                stream.start_read(self._read_cb)
+            return
+        self.large = Large()  # a peer that is away does not refuse messages
+        self._failed(self.uv.transport.errmsg, certain=status == RAFT_UNAUTHORIZED)
+        keep = 0 if self.answering else _MAX_PENDING
+        while len(self.pending) > keep:
+            self._finish([self.pending.popleft()], RAFT_NOCONNECTION)
+        # A callback may have closed everything.
+        if not self.closing:
+            self._connect_again(False)
+
+    def _failed(self, reason: str, certain: bool = False) -> None:
+        """Take note of an attempt to connect that has failed, or of a connection that the peer did not keep.
+
+        `certain` if trying again will not help until an operator has done something.
+        """
+        trace(self.uv.tracer, f"connect to server {self.id} at {self.address}: {reason}")
+        self.failures += 1
+        if not self.told and not self.answering and (certain or self.failures >= _WARN_AFTER):
+            self.told = True
+            _log.warning("server %d at %s cannot be reached, trying on: %s", self.id, self.address, reason)
+
+    def _prove(self) -> None:
+        """The connection is a good one: something has come back, or it has lasted."""
+        if self.proven:
+            return
+        self.proven = True
+        self.failures = 0
+        if self.told:
+            self.told = False
+            _log.warning("server %d at %s is reached", self.id, self.address)
+
+    def _watch_msecs(self) -> int:
+        return self.uv.limits.answer_msecs if self.answering else self.uv.connect_retry_delay
+
+    def _retry_later(self) -> None:
+        if self.answering:
+            # Nobody owes a stranger a second attempt.
+            self.abort()
+            return
+        self.timer.start(self._timer_cb, self.uv.connect_retry_delay / 1000, 0)
+
+    def _timer_cb(self, timer: Any) -> None:
+        if self.stream is None:
+            self.connect()
+            return
+        self._prove()
+        if not self.answering:
+            return
+        idle = self.uv.loop.now() - self.used_at
+        if idle >= self.uv.limits.answer_msecs:
+            self.abort()
+        else:
+            self.timer.start(self._timer_cb, (self.uv.limits.answer_msecs - idle) / 1000, 0)
+
+    def adopt(self) -> None:
+        """The peer has become a member: keep a connection to it from now on."""
+        self.answering = False
+        if self.stream is not None and not self.proven:
+            self.timer.start(self._timer_cb, self._watch_msecs() / 1000, 0)
+
+    def _read_cb(self, stream: Any, data: bytes | None, error: int | None) -> None:
+        """Nothing is expected from the peer but the end of the connection."""
+        if error is None:
+            if data is not None and data[:2] == _TLS_ALERT and not self.proven:
+                self.reason = "it answers with an alert of TLS, which this server does not speak"
+            return
+        if stream is not self.stream:
+            return
+        reason = getattr(stream, "reason", "") or pyuv.errno.strerror(error)
+        trace(self.uv.tracer, f"connection to server {self.id}: {reason}")
+        self._lost(reason)
+
+    def _lost(self, reason: str) -> None:
+        """The peer has ended the connection."""
+        now: int = self.uv.loop.now()
+        if self.large.lost(now):
+            _log.warning(
+                "server %d at %s ends the connection whenever a message of %d bytes comes, which may be above a limit "
+                "of its own (raft_uv_limits); tried again with growing pauses",
+                *(self.id, self.address, self.large.size),
+            )
+        if not self.proven:
+            certain = self.reason != ""
+            self._failed(
+                self.reason or f"it ended the connection after {now - self.connected_at} ms: {reason}", certain
+            )
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Close the connection; another attempt follows unless the client is closing."""
+        assert self.old_stream is None
+        if self.timer is not None and not self.closing:
+            self.timer.stop()
+        self.old_stream, self.stream = self.stream, None
+        self.pending.extend(self.gathered)
+        self.gathered = []
+        self.old_stream.close(self._disconnect_cb)
+
+    def _disconnect_cb(self, stream: Any) -> None:
+        self.old_stream = None
+        if self.closing:
+            self._maybe_destroy()
+            return
+        self._connect_again(self.uv.loop.now() - self.connected_at >= self.uv.connect_retry_delay)
+
+    def _connect_again(self, lasted: bool) -> None:
+        """Connect after a connection or an attempt has ended, at once if it has lasted."""
+        if self.answering:
+            self.abort()
+            return
+        at_once = lasted or self.forgiving
+        # One short connection or failed attempt is forgiven: both ends may reload their certificates at the same time.
+        self.forgiving = lasted
+        if at_once:
+            self.connect()
+        else:
+            # C: uv_send.c:uvClientDisconnectCloseCb connects at once, over and over if the peer accepts and closes.
+            self._retry_later()
+
+    # The end.
+
+    def abort(self) -> None:
+        """Shut the client down: the instance is closing or the server's address has changed."""
+        uv = self.uv
+        uv.clients.remove(self)
+        uv.aborting.append(self)
+        self.closing = True
+        if self.stream is not None:
+            self._disconnect()
+        self.timer.close(self._timer_close_cb)
+
+    def _timer_close_cb(self, timer: Any) -> None:
+        self.timer = None
+        self._maybe_destroy()
+
+    def _maybe_destroy(self) -> None:
+        """Cancel what waits and vanish, if nothing is left that could still call back."""
+        if self.connecting or self.timer is not None or self.old_stream is not None:
+            return
+        assert self.stream is None
+        assert not self.writing
+        sends = list(self.pending)
+        self.pending.clear()
+        self._finish(sends, RAFT_CANCELED)
+        closing.gone(self.uv, self)
+
+
+def flush(uv: Uv) -> None:
+    """Write at once what io.send has gathered in this turn of the loop, one call per server."""
+    clients, uv.dirty_clients = uv.dirty_clients, []
+    for client in clients:
+        client.flush()
