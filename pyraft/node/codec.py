@@ -1,0 +1,272 @@
+"""Values and frames as bytes: what commands carry, what sessions keep, what snapshots hold.
+
+Duty: `Codec` packs and unpacks values: all that msgpack has (None, bool, int, float, str, bytes, list, dict), and as
+extensions tuple, set, frozenset, datetime, date, time, timedelta, UUID, Decimal, integers beyond 64 bits, and the
+dataclasses and enumerations that the program has named. `frame` and `unframe` put packed bytes into a command of the
+log, whose length must be a multiple of 8. Nothing is ever unpickled: bytes can only become values of these types.
+
+Happy path: `codec.pack(value)` -> bytes, `codec.unpack(bytes)` -> an equal value of the same types.
+
+Failure modes: a value of another type is a TypeError that names the type, before anything is sent. Bytes that are no
+value raise Malformed: truncated, longer than the value, nested deeper than MAX_DEPTH, an extension with content that is
+not its own, a class that the program has not named.
+"""
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import struct
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import msgpack
+
+from pyraft.node.errors import Malformed
+
+MAX_DEPTH: Final = 64
+"""How deep extensions may be nested; lists and dicts have msgpack's limit. Deeper ones are refused on both sides."""
+
+FRAME_VERSION: Final = 1
+_FRAME: Final = struct.Struct("<BBHI")
+
+_TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _DECIMAL, _INT, _DATACLASS, _ENUM = range(1, 13)
+
+BELOW: Final = 100
+"""The extension that stands in a snapshot for a member which follows; it is unpacked as what it is."""
+_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_LEAVES: Final = _SCALARS | {
+    datetime.datetime,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    uuid.UUID,
+    decimal.Decimal,
+}
+_TEXTS: Final[dict[int, Callable[[str], Any]]] = {
+    _DATETIME: datetime.datetime.fromisoformat,
+    _DATE: datetime.date.fromisoformat,
+    _TIME: datetime.time.fromisoformat,
+    _DECIMAL: decimal.Decimal,
+}
+
+
+def frame(payload: bytes) -> bytes:
+    """Return `payload` as a command: version, flags, 2 reserved bytes, length (u32), the payload, zeros up to 8."""
+    return _FRAME.pack(FRAME_VERSION, 0, 0, len(payload)) + payload + bytes(-len(payload) % 8)
+
+
+def unframe(data: bytes) -> bytes:
+    """Return the payload of a command. Raises Malformed for another version, flags, or a length that does not fit."""
+    if len(data) < _FRAME.size:
+        raise Malformed(f"a frame of {len(data)} bytes")
+    version, flags, reserved, length = _FRAME.unpack_from(data)
+    if version != FRAME_VERSION or flags != 0 or reserved != 0:
+        raise Malformed(f"a frame of version {version}, flags {flags:#x}: written by a later program")
+    if len(data) - _FRAME.size != length + -length % 8:
+        raise Malformed(f"a frame of {len(data)} bytes for a payload of {length}")
+    return data[_FRAME.size : _FRAME.size + length]
+
+
+class Codec:
+    """Packs and unpacks values; `classes` are the dataclasses and enumerations that may be among them.
+
+    They are known by their names (`__name__`), which must differ. A dataclass must have all its fields in `__init__`;
+    fields that a later version of the class adds need defaults.
+    """
+
+    def __init__(self, classes: Iterable[type] = ()) -> None:
+        self._classes: dict[str, type] = {}
+        for cls in classes:
+            self.add(cls)
+
+    def add(self, cls: type) -> None:
+        """Take one more class. Raises TypeError if it is neither, or another one has its name."""
+        if self._classes.setdefault(cls.__name__, cls) is not cls:
+            raise TypeError(f"two classes are called {cls.__name__}")
+        if not (dataclasses.is_dataclass(cls) or issubclass(cls, enum.Enum)):
+            raise TypeError(f"{cls.__name__} is neither a dataclass nor an Enum")
+
+    def find(self, name: Any) -> type | None:
+        """Return the class of that name."""
+        return self._classes.get(name)
+
+    def objects(self, data: Any) -> Iterator[Any]:
+        """Yield the values that `data` holds one behind the other. Raises Malformed, at the end if one is cut short."""
+        unpacker = msgpack.Unpacker(
+            ext_hook=lambda code, content: self._value(code, content, MAX_DEPTH),
+            strict_map_key=False,
+            max_buffer_size=max(len(data), 1),
+        )
+        unpacker.feed(data)
+        while unpacker.tell() < len(data):
+            try:
+                yield unpacker.unpack()
+            except Malformed:
+                raise
+            except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+                raise Malformed(f"no value at byte {unpacker.tell()}: {str(exc) or type(exc).__name__}") from None
+
+    def is_leaf(self, value: Any) -> bool:
+        """Return whether a value is of a type of this codec that cannot change: no container, no dataclass."""
+        kind = type(value)
+        return kind in _LEAVES or (issubclass(kind, enum.Enum) and self._classes.get(kind.__name__) is kind)
+
+    def pack(self, value: Any) -> bytes:
+        """Return `value` as bytes. Raises TypeError for a type that has no place here, ValueError for deep nesting."""
+        return self._pack(value, MAX_DEPTH)
+
+    def unpack(self, data: Any) -> Any:
+        """Return the value that `data` holds, all of it. Raises Malformed."""
+        return self._unpack(data, MAX_DEPTH)
+
+    # Packing: msgpack asks `default` for everything that is not exactly one of its own types, subclasses included.
+
+    def _pack(self, value: Any, depth: int) -> bytes:
+        if depth <= 0:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+
+        def default(value: Any) -> Any:
+            return self._extension(value, depth - 1)
+
+        try:
+            packed: bytes = msgpack.packb(value, default=default, strict_types=True)
+        except (RecursionError, OverflowError) as exc:
+            raise ValueError(str(exc)) from None
+        except ValueError as exc:
+            if "recursion" in str(exc):
+                raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
+            raise
+        return packed
+
+    def _extension(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        make = _EXTENSIONS.get(kind)
+        if make is not None:
+            return make(self, value, depth)
+        if self._classes.get(kind.__name__) is kind:
+            return self._named(kind, value, depth)
+        if isinstance(value, int) and not isinstance(value, enum.Enum):
+            if kind is not int:
+                return int(value)
+            return msgpack.ExtType(_INT, _big(value))
+        for plain in (str, bytes, float, dict, list, set):  # subclasses travel as what they are made of
+            if isinstance(value, plain) and not isinstance(value, enum.Enum):
+                return _plain(plain, value)
+        if isinstance(value, (bytearray, memoryview)):
+            return bytes(value)
+        raise TypeError(f"a value of type {kind.__qualname__} cannot be packed; a dataclass or Enum has to be named")
+
+    def _named(self, kind: type, value: Any, depth: int) -> Any:
+        if issubclass(kind, enum.Enum):
+            return msgpack.ExtType(_ENUM, self._pack([kind.__name__, value.name], depth))
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return msgpack.ExtType(_DATACLASS, self._pack([kind.__name__, fields], depth))
+
+    # Unpacking.
+
+    def _unpack(self, data: Any, depth: int) -> Any:
+        if depth <= 0:
+            raise Malformed(f"nested deeper than {MAX_DEPTH}")
+
+        def ext_hook(code: int, content: bytes) -> Any:
+            return self._value(code, content, depth - 1)
+
+        try:
+            return msgpack.unpackb(data, ext_hook=ext_hook, strict_map_key=False, use_list=True)
+        except Malformed:
+            raise
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+            raise Malformed(f"no value: {str(exc) or type(exc).__name__}") from None
+
+    def _value(self, code: int, content: bytes, depth: int) -> Any:
+        """Return the value of an extension, whatever else its content turns out to be: Malformed."""
+        try:
+            if code in _TEXTS:
+                return _TEXTS[code](content.decode())
+            if code == _TUPLE:
+                return tuple(self._list(content, depth))
+            if code == _SET:
+                return set(self._list(content, depth))
+            if code == _FROZENSET:
+                return frozenset(self._list(content, depth))
+            if code == _UUID:
+                return uuid.UUID(bytes=content)
+            if code == _INT:
+                return int.from_bytes(content, "little", signed=True)
+            if code == _TIMEDELTA:
+                days, seconds, microseconds = self._list(content, depth)
+                return datetime.timedelta(days, seconds, microseconds)
+            if code in (_DATACLASS, _ENUM):
+                return self._instance(code, content, depth)
+        except Malformed:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            raise Malformed(f"extension {code}: {exc}") from None
+        if code == BELOW:
+            return msgpack.ExtType(code, content)
+        raise Malformed(f"unknown extension {code}")
+
+    def _list(self, content: bytes, depth: int) -> list[Any]:
+        value = self._unpack(content, depth)
+        if type(value) is not list:
+            raise Malformed(f"an extension with a {type(value).__name__} in it")
+        return value
+
+    def _instance(self, code: int, content: bytes, depth: int) -> Any:
+        name, what = self._list(content, depth)
+        cls: Any = self._classes.get(name)
+        if cls is None or issubclass(cls, enum.Enum) != (code == _ENUM):
+            raise Malformed(f"a value of class {name!r}, which this program has not named")
+        if code == _ENUM:
+            return cls[what]
+        return cls(**what)
+
+
+def _big(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+
+
+def _plain(plain: type, value: Any) -> Any:
+    if plain is dict:
+        return dict(value.items())
+    if plain is set:
+        return set(value)
+    return plain(value)
+
+
+def _sorted(codec: Codec, value: Iterable[Any], depth: int) -> bytes:
+    """Pack the members of a set in an order that is the same in every process."""
+    members = sorted(codec._pack(member, depth) for member in value)
+    packer = msgpack.Packer()
+    header: bytes = packer.pack_array_header(len(members))
+    return header + b"".join(members)
+
+
+def _text(code: int) -> Callable[[Codec, Any, int], Any]:
+    def make(codec: Codec, value: Any, depth: int) -> Any:
+        text = str(value) if code == _DECIMAL else value.isoformat()
+        return msgpack.ExtType(code, text.encode())
+
+    return make
+
+
+_EXTENSIONS: Final[dict[type, Callable[[Codec, Any, int], Any]]] = {
+    tuple: lambda codec, value, depth: msgpack.ExtType(_TUPLE, codec._pack(list(value), depth)),
+    set: lambda codec, value, depth: msgpack.ExtType(_SET, _sorted(codec, value, depth)),
+    frozenset: lambda codec, value, depth: msgpack.ExtType(_FROZENSET, _sorted(codec, value, depth)),
+    datetime.datetime: _text(_DATETIME),
+    datetime.date: _text(_DATE),
+    datetime.time: _text(_TIME),
+    decimal.Decimal: _text(_DECIMAL),
+    datetime.timedelta: lambda codec, value, depth: msgpack.ExtType(
+        _TIMEDELTA, codec._pack([value.days, value.seconds, value.microseconds], depth)
+    ),
+    uuid.UUID: lambda codec, value, depth: msgpack.ExtType(_UUID, value.bytes),
+}
+
+
+def is_scalar(value: Any) -> bool:
+    """Return whether a value is one of msgpack's own that cannot change and holds nothing."""
+    return type(value) in _SCALARS

@@ -1,0 +1,61 @@
+"""The errors that callers of machines and nodes meet.
+
+Duty: one exception class for each way in which a call can end other than with its result, so that a program can tell
+"refused, nothing happened" from "nobody knows".
+
+Happy path: none of these is raised.
+
+Failure modes: an exception that a command raises itself is no error of this layer; it reaches the caller as what it is
+(`machine` says which classes travel), or as CommandFailed.
+"""
+
+
+class NodeError(Exception):
+    """The base of what pyraft.node raises by itself."""
+
+
+class CommandFailed(NodeError):
+    """A command raised an exception of a class that does not travel: `kind` is the class's name, `text` its text.
+
+    The command was rolled back and counts as executed: sending it again would raise again.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        self.kind = kind
+        self.text = text
+        super().__init__(kind, text)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}" if self.text else self.kind
+
+
+class Unknown(NodeError):
+    """The time for a call is over and its outcome is not known: it may have happened, may still happen, or never.
+
+    `session.outcome(call)` makes that certain, as long as the session lives.
+    """
+
+
+class SessionExpired(NodeError):
+    """The session is not known to the cluster, or not any more: the call was not executed, and will not be."""
+
+
+class MissingCommand(NodeError):
+    """The log holds a command that the program's code does not have: the server stops until the code is there."""
+
+    def __init__(self, machine: str, command: str, version: int) -> None:
+        self.machine = machine
+        self.command = command
+        self.version = version
+        super().__init__(machine, command, version)
+
+    def __str__(self) -> str:
+        where = f"machine {self.machine!r}" if self.machine else "the program's machine"
+        return (
+            f"the log has command {self.command!r} version {self.version}, and {where} does not; "
+            "start this server again with code that has it"
+        )
+
+
+class Malformed(NodeError, ValueError):
+    """Bytes that should be a value or frame of this layer and are not; the text says what is wrong with them."""

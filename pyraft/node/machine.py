@@ -1,0 +1,286 @@
+"""Machines: what a program replicates, written as a class with commands and queries.
+
+Duty: `Machine` is the base, `command` marks the methods that change its state, `query` those that only look.
+
+    class Shop(Machine):
+        errors = (OutOfStock,)          # exceptions that reach callers as they are, beside built-in ones
+        types = (Item,)                 # dataclasses and enumerations among arguments, results and state
+
+        def __init__(self) -> None:
+            self.stock: dict[str, int] = {}
+
+        @command
+        def take(self, item: str, n: int = 1) -> int: ...
+
+        @take.version(2)
+        def take(self, item: str, n: int = 1, *, gift: bool = False) -> int: ...
+
+        @query
+        def left(self, item: str) -> int: ...
+
+Happy path: on an instance that belongs to a node, `await shop.take("apple")` has the command executed on all servers,
+once, and returns its result. Inside a command, `self.now` is a time that all servers share and `self.random` a
+generator that gives all the same numbers; the clock, `random`, files and the network are not for commands, since each
+server executes them for itself.
+
+Failure modes: a command that raises is taken back and its exception reaches the caller. State is what `tracked` can take
+back; a machine with other state overrides `checkpoint` and `rollback`, `snapshot` and `restore`. A command called by
+another one is a RuntimeError: what both share belongs into a plain method. An instance without a node has no commands
+to offer: RuntimeError.
+"""
+
+import dataclasses
+import datetime
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from pyraft.node.codec import Codec
+from pyraft.node.journal import Journal
+from pyraft.node.tracked import Record, arrive
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound="Machine")
+P2 = ParamSpec("P2")
+R2 = TypeVar("R2")
+
+
+class Caller(Protocol):
+    """Who carries out the calls of a machine's user: a node or a client."""
+
+    def call(self, machine: "Machine", name: str, version: int, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Have a command executed, and return its result."""
+
+    def ask(self, machine: "Machine", name: str, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Have a query answered, linearizably."""
+
+
+class Command(Generic[M, P, R]):
+    """A command of a machine's class, in one or more versions; made by `command`."""
+
+    def __init__(self, function: Callable[Concatenate[M, P], R], version: int = 1) -> None:
+        self.versions: dict[int, Callable[..., Any]] = {version: function}
+        self.newest = version
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    def version(self, number: int) -> "Callable[[Callable[Concatenate[M, P2], R2]], Command[M, P2, R2]]":
+        """Add a newer version, which calls take from then on; entries of the older ones keep their meaning."""
+
+        def add(function: Callable[Concatenate[M, P2], R2]) -> "Command[M, P2, R2]":
+            if number <= self.newest:
+                raise TypeError(f"version {number} of {self.name} does not follow version {self.newest}")
+            newer: Command[M, P2, R2] = Command(function, number)
+            newer.versions.update(self.versions)
+            return newer
+
+        return add
+
+    @overload
+    def __get__(self, machine: None, cls: type) -> "Command[M, P, R]": ...
+    @overload
+    def __get__(self, machine: M, cls: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, machine: Any, cls: type) -> Any:
+        if machine is None:
+            return self
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+            result: Coroutine[Any, Any, R] = machine._caller().call(machine, self.name, self.newest, args, kwargs)
+            return result
+
+        return call
+
+
+class Query(Generic[M, P, R]):
+    """A query of a machine's class; made by `query`."""
+
+    def __init__(self, function: Callable[Concatenate[M, P], R]) -> None:
+        self.function: Callable[..., Any] = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    @overload
+    def __get__(self, machine: None, cls: type) -> "Query[M, P, R]": ...
+    @overload
+    def __get__(self, machine: M, cls: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, machine: Any, cls: type) -> Any:
+        if machine is None:
+            return self
+
+        def ask(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+            answer: Coroutine[Any, Any, R] = machine._caller().ask(machine, self.name, args, kwargs)
+            return answer
+
+        return ask
+
+
+@overload
+def command(function: Callable[Concatenate[M, P], R], /) -> Command[M, P, R]: ...
+@overload
+def command(*, version: int) -> Callable[[Callable[Concatenate[M, P], R]], Command[M, P, R]]: ...
+def command(function: Any = None, /, *, version: int = 1) -> Any:
+    """Make a method a command. `version` is for code that no longer has the versions before."""
+    if function is not None:
+        return Command(function)
+    return lambda function: Command(function, version)
+
+
+def query(function: Callable[Concatenate[M, P], R], /) -> Query[M, P, R]:
+    """Make a method a query: it looks at the state and changes nothing (RuntimeError if it tries)."""
+    return Query(function)
+
+
+class Context:
+    """What a command of a machine may know beside its arguments: the shared time, and a seed for its random numbers."""
+
+    __slots__ = ("_random", "microseconds", "seed")
+
+    def __init__(self, microseconds: int, seed: str) -> None:
+        self.microseconds = microseconds
+        self.seed = seed
+        self._random: random.Random | None = None
+
+    @property
+    def random(self) -> random.Random:
+        """A generator, seeded from the entry."""
+        if self._random is None:
+            self._random = random.Random(self.seed)
+        return self._random
+
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+
+
+class Binding:
+    """What ties a machine to whoever executes its commands: codec, journal, and the caller for its users."""
+
+    __slots__ = ("caller", "codec", "context", "journal", "name")
+
+    def __init__(self, name: str, codec: Codec, journal: Journal) -> None:
+        self.name = name
+        self.codec = codec
+        self.journal = journal
+        self.caller: Caller | None = None
+        self.context: Context | None = None
+
+
+class Machine(Record):
+    """The base of state machines; see the head of this module."""
+
+    errors: ClassVar[tuple[type[Exception], ...]] = ()
+    """Classes of exceptions that reach callers as what they are. Their `args` must be values that can be packed."""
+    types: ClassVar[tuple[type, ...]] = ()
+    """Dataclasses and enumerations that may be arguments, results or state."""
+
+    _node: Binding | None = None
+
+    @property
+    def now(self) -> datetime.datetime:
+        """In a command: when its leader took it, in UTC; the same on all servers, and never earlier than before."""
+        return EPOCH + datetime.timedelta(microseconds=self._context().microseconds)
+
+    @property
+    def random(self) -> random.Random:
+        """In a command: a random generator that gives the same numbers on all servers."""
+        return self._context().random
+
+    def _context(self) -> Context:
+        binding = self._node
+        if binding is None or binding.context is None:
+            raise RuntimeError("only a command has a shared time and random numbers")
+        return binding.context
+
+    def _caller(self) -> Caller:
+        binding = self._node
+        if binding is None or binding.caller is None:
+            raise RuntimeError(f"this {type(self).__name__} belongs to no node")
+        if binding.context is not None:
+            raise RuntimeError("a command cannot call a command or query: share a plain method instead")
+        return binding.caller
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the state is taken back by its journal, that is, `checkpoint` is not overridden."""
+        return type(self).checkpoint is Machine.checkpoint
+
+    # What a machine with state of another kind overrides.
+
+    def checkpoint(self) -> Any:
+        """Prepare for taking back a command; return what `rollback` needs."""
+        assert self._node is not None
+        self._node.journal.begin()
+
+    def rollback(self, checkpoint: Any) -> None:
+        """Put the state back to what it was at the checkpoint."""
+        assert self._node is not None
+        self._node.journal.rollback()
+
+    def keep(self, checkpoint: Any) -> None:
+        """Take the command as done: nobody will roll back to `checkpoint`. Raises TypeError to refuse the new state."""
+        if self.is_tracked:
+            assert self._node is not None
+            self._node.journal.commit()
+
+    def snapshot(self) -> Iterable[bytes] | None:
+        """Return the state as pieces of bytes; the iterable is read in a thread, while commands go on.
+
+        None, the default, has the attributes encoded instead, as they are now.
+        """
+        return None
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Take over a state whose `snapshot` gave out `pieces`."""
+        raise NotImplementedError(f"{type(self).__name__} has a snapshot of its own and no restore")
+
+
+def commands_of(cls: type[Machine]) -> dict[str, Command[Any, ..., Any]]:
+    """Return the commands of a machine's class, those of its bases included, by name."""
+    found: dict[str, Command[Any, ..., Any]] = _marked(cls, Command)
+    return found
+
+
+def queries_of(cls: type[Machine]) -> dict[str, Query[Any, ..., Any]]:
+    """Return the queries of a machine's class, those of its bases included, by name."""
+    found: dict[str, Query[Any, ..., Any]] = _marked(cls, Query)
+    return found
+
+
+def _marked(cls: type[Machine], kind: type) -> Any:
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, kind):
+                found[name] = value
+            else:
+                found.pop(name, None)  # overridden by something else
+    return found
+
+
+def bind(machine: Machine, name: str, codec: Codec) -> Binding:
+    """Tie `machine` to an executor: its state becomes tracked, its types known to `codec`.
+
+    Raises TypeError for state that cannot be tracked and for types that cannot be packed, RuntimeError for a machine
+    that belongs to somebody already.
+    """
+    if machine._node is not None:
+        raise RuntimeError(f"this {type(machine).__name__} belongs to a node already")
+    for cls in machine.types:
+        codec.add(cls)
+
+    def is_immutable(value: Any) -> bool:
+        if codec.is_leaf(value):
+            return True
+        if type(value) in (tuple, frozenset):
+            return all(map(is_immutable, value))
+        if dataclasses.is_dataclass(value) and codec.find(type(value).__name__) is type(value):
+            frozen: bool = getattr(type(value), "__dataclass_params__").frozen  # noqa: B009  # not in its type
+            return frozen and all(is_immutable(getattr(value, field.name)) for field in dataclasses.fields(value))
+        return False
+
+    binding = Binding(name, codec, Journal(is_immutable))
+    if machine.is_tracked:
+        arrive(machine, binding.journal)
+        binding.journal.commit()
+    machine._node = binding
+    return binding

@@ -1,0 +1,86 @@
+"""Sessions: what makes a command count once, however often it had to be sent (dissertation, section 6.3).
+
+Duty: `Sessions` is the machine that remembers, for each session, the outcomes of its calls until they are acknowledged.
+A call carries the session, its number in it, and the number up to which the caller has all outcomes.
+
+Happy path: `open`, then for each call `find` (not there), the command is executed, `store`; later calls acknowledge it,
+and its outcome is forgotten.
+
+Failure modes: a call that comes again gets the outcome of its first execution. A session that has done nothing for
+`ttl` of shared time is forgotten on all servers by the same entry; calls of a session that is not known are refused,
+never executed: they might have been before.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from pyraft.node.machine import Machine, command
+from pyraft.node.tracked import Record
+
+TTL: Final = 3600 * 1_000_000
+"""How long a session lives without a call, in microseconds of shared time."""
+
+MAX_OPEN: Final = 65_536
+"""Outcomes that one session may leave unacknowledged. The one after is refused, so a caller cannot fill the memory."""
+
+
+@dataclass
+class Session(Record):
+    """What is remembered of one session."""
+
+    name: str
+    seen: int
+    """The shared time of its last call, in microseconds."""
+    acknowledged: int = 0
+    outcomes: dict[int, bytes] = field(default_factory=dict)
+
+
+class Sessions(Machine):
+    """The sessions of a cluster, by id; those without a call for longest come first."""
+
+    types = (Session,)
+
+    def __init__(self, ttl: int = TTL) -> None:
+        self.ttl = ttl
+        self.sessions: dict[bytes, Session] = {}
+
+    @command
+    def open(self, id: bytes, name: str = "") -> bool:
+        """Begin a session; returns whether it is new. To open one that is open already changes nothing."""
+        if id in self.sessions:
+            return False
+        self.sessions[id] = Session(name, self._context().microseconds)
+        return True
+
+    @command
+    def close(self, id: bytes) -> bool:
+        """Forget a session; returns whether it was known."""
+        return self.sessions.pop(id, None) is not None
+
+    # Below: what the replica calls for each entry, inside a checkpoint.
+
+    def touch(self, id: bytes, acknowledged: int, now: int) -> Session | None:
+        """Return a session that a call has come from, or None if it is not known."""
+        session = self.sessions.get(id)
+        if session is None:
+            return None
+        if session.seen != now:  # behind all that had no call since
+            self.sessions[id] = self.sessions.pop(id)
+            session = self.sessions[id]
+            session.seen = now
+        if acknowledged > session.acknowledged:
+            session.acknowledged = acknowledged
+            for number in [n for n in session.outcomes if n <= acknowledged]:
+                del session.outcomes[number]
+        return session
+
+    def expire(self, now: int) -> list[bytes]:
+        """Forget the sessions whose time is over; return their ids."""
+        over: list[bytes] = []
+        for id, session in self.sessions.items():
+            if session.seen + self.ttl >= now:
+                break
+            over.append(id)
+        for id in over:
+            del self.sessions[id]
+        return over

@@ -1,0 +1,225 @@
+"""What a machine may keep, and how a value becomes part of it.
+
+Duty: state is a tree of tracked containers (`containers`, `Record`) with immutable values in it. `arrive` takes a value
+into a container, while a command runs; `settle` ends that when the command ends; `adopt` does both at once, for a whole
+value. `Record` is the tracked object: dataclasses that change derive from it, and so does `Machine`.
+
+Happy path: a command puts a plain dict into a tracked one, fills it, and returns; at its end the dict is replaced by a
+tracked one with the same content.
+
+Failure modes: adopt and settle raise TypeError for what could change without notice. State is a tree: a container that
+is in a machine already is copied when it is put into a second place, since a snapshot could not tell that the two were
+one.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final, TypeAlias
+
+from pyraft.node.codec import is_scalar
+from pyraft.node.journal import Journal
+
+Undo: TypeAlias = Callable[[tuple[Callable[..., Any], tuple[Any, ...]]], None]
+
+
+class Tracked:
+    """What all tracked containers have: a journal (None for a Record in no machine yet), and whether it has a place."""
+
+    __slots__ = ()
+
+    plain: ClassVar[type] = object
+    """The built-in type that it stands for."""
+
+    _journal: Any
+    _placed: bool
+
+    def adopt_members(self) -> None:
+        """Replace what was put in, where it is a plain container, by a tracked one."""
+        raise NotImplementedError
+
+    def forget_fresh(self) -> None:
+        """Take what was put in as gone."""
+        raise NotImplementedError
+
+    def content(self) -> Any:
+        """Return the members in a plain copy, which `members` takes."""
+        raise NotImplementedError
+
+    def members(self, content: Any) -> Iterator[Any]:
+        """Iterate over `content`, or over the container itself; over pairs where members have keys."""
+        raise NotImplementedError
+
+
+MAKERS: Final[dict[type, Callable[[Any, Journal], Tracked]]] = {}
+"""Makes a tracked container of a plain one, by the plain one's type; `containers` fills it."""
+
+
+def adopt(value: Any, journal: Journal) -> Any:
+    """Return `value` as the machine of `journal` is to keep it, down to its last member. Raises TypeError."""
+    if is_scalar(value):
+        return value
+    if isinstance(value, Tracked):
+        value = arrive(value, journal)
+        if isinstance(value, Record):
+            value.adopt_members()
+        return value
+    kind = type(value)
+    make = MAKERS.get(kind)
+    if make is not None:
+        return make(value, journal)
+    if kind is tuple:
+        return tuple([adopt(member, journal) for member in value])
+    if not journal.is_immutable(value):
+        raise TypeError(
+            f"a machine cannot keep a {kind.__qualname__}, whose changes nobody would notice: take dict, list, set, "
+            "deque, a frozen dataclass or a Record, or give the machine a checkpoint and rollback of its own"
+        )
+    return value
+
+
+def arrive(value: Any, journal: Journal) -> Any:
+    """Return what is to stand in a container for a value that is put into it while a command runs.
+
+    A tracked container without a place takes this one, one that has a place is copied; all else waits for `settle`.
+    """
+    if not isinstance(value, Tracked):
+        return tuple([arrive(member, journal) for member in value]) if type(value) is tuple else value
+    if isinstance(value, Record) and value._journal is None:  # a new one
+        for name, member in value.content().items():
+            value.__dict__[name] = arrive(member, journal)
+        value.enter(journal)
+        place(value, True)
+        journal.inserted(value)
+        return value
+    if value._journal is journal and not value._placed:
+        place(value, True)
+        return value
+    if isinstance(value, Record):
+        twin = object.__new__(type(value))
+        twin.__dict__.update(value.content())
+        return arrive(twin, journal)
+    return MAKERS[value.plain](value.content(), journal)
+
+
+def settle(value: Any, journal: Journal) -> Any:
+    """Return what is to stand for a value that has arrived, now that the command ends. Raises TypeError like adopt."""
+    return value if isinstance(value, Tracked) else adopt(value, journal)
+
+
+def check_key(key: Any, journal: Journal) -> None:
+    """Raise TypeError if a key of a dict, or member of a set, is something that can change."""
+    if is_scalar(key):
+        return
+    if type(key) is tuple:
+        for member in key:
+            check_key(member, journal)
+    elif not journal.is_immutable(key):
+        raise TypeError(f"a machine cannot keep a {type(key).__qualname__} as a key or in a set")
+
+
+def release(value: Any, undo: Undo) -> None:
+    """Take note that `value` leaves its place: the next one may have it as it is."""
+    if isinstance(value, Tracked):
+        place(value, False)
+        undo((place, (value, True)))
+
+
+def place(value: Any, in_a_place: bool) -> None:
+    """Take note whether a tracked container is in a place."""
+    value._placed = in_a_place
+
+
+class Record(Tracked):
+    """An object whose attributes a machine may change. To be the base of a dataclass:
+
+        @dataclass
+        class Item(Record):
+            name: str
+            count: int = 0
+
+    Outside a machine it is an ordinary object. All its attributes are state, except those of the class.
+    """
+
+    plain = object
+    _journal: Any = None
+    _placed = False
+    _fresh: dict[str, None] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        journal = self._journal
+        if journal is None or name in _OWN:
+            object.__setattr__(self, name, value)
+            return
+        undo = journal.changing(self)
+        state = self.__dict__
+        if name in state:
+            old = state[name]
+            undo((state.__setitem__, (name, old)))
+            release(old, undo)
+        else:
+            undo((state.__delitem__, (name,)))
+        if is_scalar(value):
+            state[name] = value
+            return
+        state[name] = arrive(value, journal)
+        self._note(name)
+
+    def enter(self, journal: Journal) -> None:
+        """Become part of the machine of `journal`: all attributes are new there."""
+        self._fresh = dict.fromkeys(self.content())
+        self._journal = journal
+
+    def __delattr__(self, name: str) -> None:
+        journal = self._journal
+        state = self.__dict__
+        if journal is None or name not in state:
+            object.__delattr__(self, name)
+            return
+        undo = journal.changing(self)
+        undo((_refill, (self, self.content())))
+        release(state[name], undo)
+        del state[name]
+
+    def _note(self, name: str) -> None:
+        if self._fresh is None:
+            self._fresh = {}
+        self._fresh[name] = None
+        self._journal.inserted(self)
+
+    def adopt_members(self) -> None:
+        """Replace attributes that are plain containers by tracked ones."""
+        state = self.__dict__
+        for name in self._fresh or ():
+            if name in state:
+                state[name] = settle(state[name], self._journal)
+        self._fresh = {}
+
+    def forget_fresh(self) -> None:
+        """Take what was put in as gone."""
+        self._fresh = {}
+
+    def content(self) -> dict[str, Any]:
+        """Return the attributes that are state."""
+        return {name: value for name, value in self.__dict__.items() if name not in _OWN}
+
+    def members(self, content: Any) -> Iterator[Any]:
+        """Iterate over the names and values of the attributes that are state."""
+        return iter(content.content().items() if isinstance(content, Record) else content.items())
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.content())
+
+
+_OWN: Final = frozenset({"_journal", "_placed", "_fresh", "_node"})
+"""Attributes of records and machines that are no state."""
+
+
+def _rebuild(cls: type, content: dict[str, Any]) -> Any:
+    record: Any = object.__new__(cls)
+    record.__dict__.update(content)
+    return record
+
+
+def _refill(record: Record, content: dict[str, Any]) -> None:
+    for name in record.content():
+        del record.__dict__[name]
+    record.__dict__.update(content)

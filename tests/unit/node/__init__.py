@@ -1,0 +1,1 @@
+"""Tests of pyraft.node: values, machines, replicas."""

@@ -1,0 +1,342 @@
+"""Entries in, outcomes out: calls that count once, commands that fail, and snapshots of it all."""
+
+import datetime
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from pyraft import RAFT_MALFORMED
+from pyraft.node import sessions
+from pyraft.node.codec import frame
+from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, SessionExpired
+from pyraft.node.machine import EPOCH, Machine, command, query
+from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
+
+SESSION = b"session 1"
+
+
+class OutOfStock(Exception):
+    """Travels, since the machine names it."""
+
+
+class Odd(Exception):
+    """Does not travel."""
+
+
+class Shop(Machine):
+    """A machine with a command of each kind."""
+
+    errors = (OutOfStock,)
+
+    def __init__(self) -> None:
+        self.stock: dict[str, int] = {}
+        self.times: list[datetime.datetime] = []
+
+    @command
+    def put(self, item: str, n: int = 1) -> int:
+        """Add to the stock."""
+        self.stock[item] = self.stock.get(item, 0) + n
+        return self.stock[item]
+
+    @command
+    def fail(self, kind: str) -> None:
+        """Change something, then raise."""
+        self.stock["failed"] = 1
+        raise {"named": OutOfStock("none"), "builtin": LookupError("a", 1), "odd": Odd("text"), "args": KeyError(len)}[
+            kind
+        ]
+
+    @command
+    def stop(self) -> None:
+        """Raise what says nothing about the command."""
+        self.stock["failed"] = 1
+        raise MemoryError
+
+    @command
+    def draw(self) -> tuple[float, datetime.datetime]:
+        """Return what all servers must have alike."""
+        self.times.append(self.now)
+        return self.random.random(), self.now
+
+    @command
+    def nest(self) -> Any:
+        """Try to call a command."""
+        return self.put("x")
+
+    @command
+    def price(self, item: str) -> str:
+        """The first version."""
+        return f"{item}: 1"
+
+    @price.version(2)
+    def price(self, item: str, currency: str) -> str:
+        """The second version."""
+        return f"{item}: 2 {currency}"
+
+    @query
+    def left(self, item: str) -> int:
+        """Look at the stock."""
+        return self.stock.get(item, 0)
+
+
+class Pair:
+    """Two replicas that get the same entries, and must answer the same."""
+
+    def __init__(self) -> None:
+        self.replicas = [Replica({"": Shop()}), Replica({"": Shop()})]
+        self.time = 1_000_000
+        self.do(NO_SESSION, 0, "open", SESSION, machine=SESSIONS)
+
+    def entry(self, *calls: tuple[Any, ...]) -> list[bytes]:
+        """Apply one entry on both; calls are (session, number, acknowledged, machine, command, version, args)."""
+        self.time += 1
+        one = self.replicas[0]
+        data = one.entry(self.time, [[*call[:6], one.codec.pack([list(call[6]), {}])] for call in calls])
+        answers = [replica.do_apply(data) for replica in self.replicas]
+        assert answers[0] == answers[1]
+        assert answers[0][0] == 0
+        return answers[0][1]
+
+    def do(self, session: bytes, number: int, name: str, *args: Any, **more: Any) -> Any:
+        """Execute one call and return its result."""
+        machine = more.get("machine", "")
+        call = session, number, more.get("acknowledged", 0), machine, name, more.get("version", 1), args
+        return self.replicas[0].result(machine, self.entry(call)[0])
+
+    @property
+    def shop(self) -> Any:
+        """The machine of the first replica."""
+        return self.replicas[0].machines[""]
+
+
+def test_a_call_counts_once() -> None:
+    """The same call again gets its first outcome, an acknowledged or foreign one is refused and not executed."""
+    pair = Pair()
+    assert pair.do(SESSION, 1, "put", "apple") == 1
+    assert pair.do(SESSION, 1, "put", "apple") == 1
+    assert pair.do(SESSION, 2, "put", "apple", acknowledged=1) == 2
+    for session, number in ((SESSION, 1), (b"unknown", 3)):
+        with pytest.raises(SessionExpired):
+            pair.do(session, number, "put", "apple")
+    assert pair.shop.stock == {"apple": 2}
+    assert list(pair.replicas[0].sessions.sessions[SESSION].outcomes) == [2]
+
+
+def test_a_failure_counts_once_too() -> None:
+    """A command that failed is not tried again when it is sent again."""
+    pair = Pair()
+    for _ in range(2):
+        with pytest.raises(OutOfStock):
+            pair.do(SESSION, 1, "fail", "named")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("named", OutOfStock("none")),
+        ("builtin", LookupError("a", 1)),
+        ("odd", CommandFailed("Odd", "text")),
+        ("args", CommandFailed("KeyError", "<built-in function len>")),
+    ],
+)
+def test_an_exception_reaches_the_caller_and_changes_nothing(kind: str, expected: Exception) -> None:
+    """Built-in and named classes travel with their arguments, others by name and text; the state is as before."""
+    pair = Pair()
+    with pytest.raises(type(expected)) as info:
+        pair.do(SESSION, 1, "fail", kind)
+    assert info.value.args == expected.args
+    assert pair.shop.stock == {}
+
+
+def test_wrong_arguments_fail_the_call_only() -> None:
+    """Arguments that a command does not take are a TypeError for the caller."""
+    pair = Pair()
+    with pytest.raises(TypeError, match="missing"):
+        pair.do(SESSION, 1, "put")
+    with pytest.raises(TypeError):
+        pair.do(SESSION, 2, "put", "apple", "many")
+    assert pair.shop.stock == {}
+
+
+def test_what_says_nothing_about_the_command_stops_the_server() -> None:
+    """MemoryError is of this server alone, so it must not become an outcome."""
+    pair = Pair()
+    with pytest.raises(MemoryError):
+        pair.do(SESSION, 1, "stop")
+
+
+def test_commands_cannot_call_commands() -> None:
+    """What two commands share is a plain method."""
+    pair = Pair()
+    with pytest.raises(RuntimeError, match=r"cannot call|belongs to no node"):
+        pair.do(SESSION, 1, "nest")
+
+
+def test_time_and_chance_are_shared_and_time_never_goes_back() -> None:
+    """Both replicas draw the same; an entry from a leader whose clock is behind changes no time."""
+    pair = Pair()
+    first, at = pair.do(SESSION, 1, "draw")
+    second, _ = pair.do(SESSION, 2, "draw")
+    assert first != second
+    assert at == EPOCH + datetime.timedelta(microseconds=pair.time - 1)
+    pair.time = 0
+    assert pair.do(SESSION, 3, "draw")[1] >= at
+    with pytest.raises(RuntimeError, match="only a command"):
+        _ = pair.shop.now
+
+
+def test_versions_keep_their_meaning() -> None:
+    """Entries of an older version are executed by its code."""
+    pair = Pair()
+    assert pair.do(SESSION, 1, "price", "apple") == "apple: 1"
+    assert pair.do(SESSION, 2, "price", "apple", "EUR", version=2) == "apple: 2 EUR"
+
+
+def test_a_missing_command_stops_before_anything_of_its_entry_is_done() -> None:
+    """The error names command and version; the same entry is executed as a whole by code that has it."""
+    pair = Pair()
+    calls = [(SESSION, 1, 0, "", "put", 1, ["apple"]), (SESSION, 2, 0, "", "put", 7, ["apple"])]
+    with pytest.raises(MissingCommand, match=r"'put' version 7"):
+        pair.entry(*calls)
+    assert pair.shop.stock == {}
+    with pytest.raises(MissingCommand, match="machine 'other'"):
+        pair.entry((SESSION, 1, 0, "other", "put", 1, []))
+
+
+@pytest.mark.parametrize("data", [b"", bytes(8), frame(b"\xc1"), frame(b"\x01")])
+def test_an_entry_that_is_none_is_malformed(data: bytes) -> None:
+    """An entry of something else than this layer stops the server with a reason."""
+    with pytest.raises((Malformed, TypeError)):
+        Pair().replicas[0].do_apply(data)
+
+
+def test_sessions_expire_by_shared_time() -> None:
+    """A session without a call for longer than its time is forgotten, by the same entry everywhere; others stay."""
+    pair = Pair()
+    pair.do(NO_SESSION, 0, "open", b"other", "shop", machine=SESSIONS)
+    pair.do(SESSION, 1, "put", "apple")
+    pair.time += sessions.TTL - 10
+    pair.do(b"other", 1, "put", "apple")
+    pair.time += 100
+    with pytest.raises(SessionExpired):
+        pair.do(SESSION, 2, "put", "apple")
+    assert list(pair.replicas[0].sessions.sessions) == [b"other"]
+    assert pair.do(NO_SESSION, 0, "close", b"other", machine=SESSIONS) is True
+    assert pair.do(NO_SESSION, 0, "close", b"other", machine=SESSIONS) is False
+
+
+def test_a_session_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number of unacknowledged outcomes calls are refused, and not executed."""
+    monkeypatch.setattr("pyraft.node.replica.MAX_OPEN", 3)
+    pair = Pair()
+    for number in (1, 2, 3):
+        pair.do(SESSION, number, "put", "apple")
+    with pytest.raises(SessionExpired, match="unacknowledged"):
+        pair.do(SESSION, 4, "put", "apple")
+    assert pair.shop.stock == {"apple": 3}
+    assert pair.do(SESSION, 5, "put", "apple", acknowledged=3) == 4
+
+
+def snapshot_of(replica: Replica) -> bytes:
+    """Take a snapshot as the core does."""
+    rv, head = replica.do_snapshot()
+    assert rv == 0
+    rv, pieces = replica.do_snapshot_async(head)
+    assert rv == 0
+    assert replica.do_snapshot_finalize(head) == 0
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_restored_replica_goes_on_as_the_others(seed: int) -> None:
+    """After a snapshot in the middle of random calls, a new replica answers the rest of them as the old ones do."""
+    rng = random.Random(seed)
+    pair = Pair()
+    number = 0
+    for _ in range(6):
+        for _ in range(rng.randrange(20)):
+            number += rng.randrange(2)
+            name, args = rng.choice(
+                [("put", ["a", 1]), ("put", ["b", 2]), ("draw", []), ("fail", ["odd"]), ("put", [])]
+            )
+            pair.entry((SESSION, number, max(0, number - rng.randrange(4)), "", name, 1, args))
+        fresh = Replica({"": Shop()})
+        assert fresh.do_restore(snapshot_of(pair.replicas[0])) == 0
+        pair.replicas[1] = fresh
+    assert snapshot_of(pair.replicas[0]) == snapshot_of(pair.replicas[1])
+
+
+def test_bytes_that_are_no_snapshot_change_nothing() -> None:
+    """A damaged snapshot is refused with a code, and the replica is as it was."""
+    pair = Pair()
+    for n in range(50):
+        pair.do(SESSION, n + 1, "put", f"item {n}")
+    good = snapshot_of(pair.replicas[0])
+    rng = random.Random(1)
+    fresh = Replica({"": Shop()})
+    before = snapshot_of(fresh)
+    refused = 0
+    for _ in range(300):
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        replica = Replica({"": Shop()})
+        if replica.do_restore(bytes(bad[: rng.choice([len(bad), rng.randrange(len(bad))])])) != 0:
+            refused += 1
+            assert snapshot_of(replica) == before
+    assert refused > 100
+    assert fresh.do_restore(b"") == RAFT_MALFORMED
+
+
+class Own(Machine):
+    """A machine whose state is not tracked."""
+
+    def __init__(self) -> None:
+        self.state: list[int] = []
+
+    @command
+    def add(self, n: int) -> int:
+        """Add a number; a negative one is refused."""
+        self.state.append(n)
+        if n < 0:
+            raise ValueError(n)
+        return len(self.state)
+
+    def checkpoint(self) -> Any:
+        """Remember how long the state is."""
+        return len(self.state)
+
+    def rollback(self, checkpoint: Any) -> None:
+        """Cut what came after the checkpoint."""
+        del self.state[checkpoint:]
+
+    def snapshot(self) -> Iterable[bytes]:
+        """Return the numbers, one a piece."""
+        return [str(n).encode() for n in self.state]
+
+    def restore(self, pieces: Iterable[bytes]) -> None:
+        """Take the numbers over."""
+        self.state = [int(piece) for piece in pieces]
+
+
+def test_a_machine_may_keep_its_state_in_its_own_way() -> None:
+    """checkpoint and rollback, snapshot and restore of the machine's own take the place of the tracked ones."""
+    one, two = Replica({"own": Own()}), Replica({"own": Own()})
+    for n in (1, -1, 2):
+        one.do_apply(one.entry(n, [[NO_SESSION, 0, 0, "own", "add", 1, one.codec.pack([[n], {}])]]))
+    machine: Any = one.machines["own"]
+    assert machine.state == [1, 2]
+    assert two.do_restore(snapshot_of(one)) == 0
+    restored: Any = two.machines["own"]
+    assert restored.state == [1, 2]
+
+
+def test_a_machine_belongs_to_one_replica() -> None:
+    """The same instance cannot be in two, and one without a node offers no commands."""
+    shop = Shop()
+    Replica({"": shop})
+    with pytest.raises(RuntimeError, match="already"):
+        Replica({"": shop})
+    with pytest.raises(RuntimeError, match="belongs to no node"):
+        shop.put("apple")
