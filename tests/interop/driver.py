@@ -179,6 +179,10 @@ class Node:
         self._wait(f"request {number}", lambda: number in self._done)
         return self._done[number]
 
+    def ended_well(self, number: int) -> bool:
+        """Return whether a request has ended by now, with success; also after a kill."""
+        return self._done.get(number, (-1, 0))[0] == 0
+
     def call(self, command: str, *arguments: object) -> None:
         """Submit a request that must succeed, and wait for it."""
         code, _ = self.result(self.request(command, *arguments))

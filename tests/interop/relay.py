@@ -22,10 +22,14 @@ from tests.interop.driver import DEADLINE
 class Relay:
     """Passes on what is sent to one member; what this one sends takes the direct way."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, port: int = 0, filled: int = 1 << 62, below: int = 1 << 62) -> None:
         self.backend = backend
         self.passed: Counter[int] = Counter()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.filled = filled
+        """How many more AppendEntries with entries are passed on; then all vanish, and count as passed."""
+        self.below = below
+        """They vanish, too, until one comes that begins below this index."""
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()
         self._inbound: list[socket.socket] = []
@@ -66,12 +70,23 @@ class Relay:
                 type, size = struct.unpack("<QQ", preamble)
                 header = _read(stream, size)
                 payload = _read(stream, formats.payload_size(type, header))
-                outbound = self._pass_on(outbound, handshake, preamble + header + payload)
+                if type != formats.APPEND_ENTRIES or self._lets_through(header):
+                    outbound = self._pass_on(outbound, handshake, preamble + header + payload)
                 if outbound is not None:
                     with self._lock:
                         self.passed[type] += 1
         if outbound is not None:
             outbound.close()
+
+    def _lets_through(self, header: bytes) -> bool:
+        """Return whether an AppendEntries is one of those that are passed on."""
+        _, previous, _, _, n = struct.unpack_from("<5Q", header)
+        if previous >= self.below:
+            return False
+        self.below = 1 << 62
+        if n > 0:
+            self.filled -= 1
+        return self.filled >= 0
 
     def _pass_on(self, outbound: socket.socket | None, handshake: bytes, message: bytes) -> socket.socket | None:
         """Send a message; return the connection, or None if there is none (any more)."""

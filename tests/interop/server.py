@@ -120,6 +120,7 @@ class Server:
             "threshold": lambda n: pyraft.raft_set_snapshot_threshold(self.raft, n),
             "trailing": lambda n: pyraft.raft_set_snapshot_trailing(self.raft, n),
             "install": lambda n: pyraft.raft_set_install_snapshot_timeout(self.raft, n),
+            "append": lambda n: pyraft.raft_set_max_append_bytes(self.raft, n),
             "prevote": lambda n: pyraft.raft_set_pre_vote(self.raft, bool(n)),
             "blob": lambda n: setattr(self.fsm, "blob_size", n),
         }
