@@ -84,6 +84,8 @@ _MULTIPLES_OF_8: Final = bytes(range(0, 256, 8))
 _DISRUPT_LEADER: Final = 1 << 0
 _PRE_VOTE: Final = 1 << 1
 _RESULT_PRE_VOTE: Final = 1 << 0
+# Ours; no relative uses it.
+_RESULT_NO_MEMBER: Final = 1 << 1
 _ENTRY_TYPES: Final = bytes((RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE))
 _LAST: Final = (1 << 63) - 1
 # Names of segments have 16 digits for an index.
@@ -229,7 +231,7 @@ def _encode_request_vote(message: RaftMessage) -> list[Any]:
 def _encode_request_vote_result(message: RaftMessage) -> list[Any]:
     p = message.request_vote_result
     assert p is not None
-    flags = _RESULT_PRE_VOTE if p.pre_vote else 0
+    flags = (_RESULT_PRE_VOTE if p.pre_vote else 0) | (_RESULT_NO_MEMBER if p.no_member else 0)
     granted = 1 if p.vote_granted else 0
     head = (RAFT_IO_REQUEST_VOTE_RESULT, _REQUEST_VOTE_RESULT_SIZE)
     return [_REQUEST_VOTE_RESULT.pack(*head, p.term, granted, flags)]
@@ -315,7 +317,9 @@ def _decode_request_vote_result(message: RaftMessage, buf: Any, at: int, size: i
     else:
         # Newer relatives keep more in this word; its first byte is the flags.
         p.version = RAFT_REQUEST_VOTE_RESULT_VERSION
-        p.pre_vote = buf[at + _REQUEST_VOTE_RESULT_SIZE_V1] & _RESULT_PRE_VOTE != 0
+        flags = buf[at + _REQUEST_VOTE_RESULT_SIZE_V1]
+        p.pre_vote = flags & _RESULT_PRE_VOTE != 0
+        p.no_member = flags & _RESULT_NO_MEMBER != 0
     message.request_vote_result = p
     return [], 0
 

@@ -13,7 +13,7 @@ leader must never contradict it; a write that fails is rejected and its entries 
 from pyraft import apply, calls, convert, election, log, membership, recovering, reply, snapshot, writes
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft, RaftWrite
-from pyraft.tracing import trace
+from pyraft.tracing import TRACE_ERROR, trace
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftAppendEntries
 
 
@@ -160,6 +160,7 @@ def append_cb(req: AppendRequest, status: int) -> None:
         follower.append_in_flight_count -= 1
         if status != 0:
             calls.io_errmsg(r)
+            trace(r.tracer, f"entries from {req.index} on could not be stored: {r.errmsg}", TRACE_ERROR)
             reply.send_to_leader(r, req.prev_log_index + 1, r.last_stored)
         else:
             _append_done(r, req)

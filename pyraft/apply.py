@@ -15,9 +15,10 @@ being installed) ends the pass without error.
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, request, snapshot
+from pyraft import calls, configuration, convert, notice, request, snapshot
 from pyraft.errors import raft_strerror
 from pyraft.state import Raft
+from pyraft.tracing import TRACE_ERROR, trace
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, RAFT_UNAVAILABLE, RAFT_VOTER
 
 _logger = logging.getLogger("pyraft")
@@ -148,14 +149,9 @@ def _tell_failure(r: Raft, index: int, rv: int) -> None:
     if r.failed or r.stuck_index == index:
         return
     r.stuck_index = index
-    _logger.error(
-        "fsm.apply of server %d returned %d (%s) for entry %d: the state machine has failed, neither this entry nor "
-        "any behind it is applied",
-        r.id,
-        rv,
-        raft_strerror(rv),
-        index,
-    )
+    failed = f"returned {rv} ({raft_strerror(rv)}) for entry {index}: the state machine has failed"
+    _logger.error("fsm.apply of server %d %s, neither this entry nor any behind it is applied", r.id, failed)
+    trace(r.tracer, f"fsm.apply {failed}", TRACE_ERROR)
 
 
 def _barrier(r: Raft, index: int) -> None:
@@ -172,6 +168,7 @@ def _change(r: Raft, index: int) -> None:
         r.configuration_uncommitted_index = 0
     r.configuration_committed_index = index
     r.last_applied = index
+    notice.configuration_committed(r, index)
     leader = r.leader_state
     if leader is None:
         return

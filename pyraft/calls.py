@@ -23,6 +23,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap, raft_strerror
 from pyraft.state import Raft, RaftWrite
+from pyraft.tracing import TRACE_FATAL, trace
 from pyraft.types import (
     RAFT_UNAVAILABLE,
     Buffer,
@@ -87,6 +88,7 @@ def fail(r: Raft, what: str, exc: BaseException) -> None:
         r.errmsg = errmsg_cut(f"{what}: {type(exc).__name__}: {exc}")
     consequence = "" if r.state == RAFT_UNAVAILABLE else ", the server stops"
     _logger.error("%s of server %d raised%s", what, r.id, consequence, exc_info=exc)
+    trace(r.tracer, f"{what} raised {type(exc).__name__}: {exc}{consequence}", TRACE_FATAL, 2)
     if not isinstance(exc, Exception):
         raise exc
 

@@ -5,15 +5,16 @@ calls back later, exactly once, or returns a code and never does.
 
 Failure modes: RAFT_NOTLEADER unless this server leads and no transfer is under way; RAFT_BUSY for a request object
 that is under way already, which C does not notice; RAFT_INVALID for arguments that are no such thing (an assertion in
-C); codes of io.append, after which everything is as before. A stop caused by FSM or I/O code that raised inside the
-call is RAFT_SHUTDOWN if there is no other code. A request that is called back inside the call, because its write ends
+C) and for requests of another class; codes of io.append, after which everything is as before. A stop caused by FSM or
+I/O code that raised inside the call is RAFT_SHUTDOWN if there is no other code. A request that is called back inside
+the call, because its write ends
 there or the server is closed there, has had its answer: the function then returns 0, whatever else went wrong.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from pyraft import calls, configuration, convert, log, membership, progress, replicate, request
+from pyraft import calls, configuration, convert, log, membership, notice, progress, replicate, request
 from pyraft.errors import (
     RAFT_BADID,
     RAFT_BADROLE,
@@ -62,9 +63,14 @@ def raft_apply(
     no buffer), codes of io.append ("io: …"). Source: raft.h, dissertation 3.5.
     """
     payloads = _payloads(bufs, n)
-    if payloads is None:
+    if payloads is None or not _is(req, RaftApply):
+        if payloads is not None:
+            return _wrong(r, req, RaftApply)
         r.errmsg = "bufs must be a sequence of at least n bytes-like objects, n at least 1"
         return RAFT_INVALID
+    if len(payloads) != len(bufs) and not r.said.short:
+        # Legal, as in C, but in Python rather a mistake.
+        notice.short(r, len(payloads), len(bufs))
     leader = request.taken_by(r)
     if leader is None:
         return _not_leader(r)
@@ -97,8 +103,18 @@ def _payloads(bufs: Sequence[Buffer], n: int) -> list[bytes] | None:
         return None
 
 
+def _is(req: object, kind: type) -> bool:
+    return isinstance(req, kind)
+
+
+def _wrong(r: Raft, req: object, kind: type) -> int:
+    """Refuse a request of another class, which would be called back with the wrong arguments, if at all."""
+    r.errmsg = f"the request is a {type(req).__name__}, not a {kind.__name__}"
+    return convert.outcome(r, RAFT_INVALID)
+
+
 def _not_leader(r: Raft) -> int:
-    r.errmsg = raft_strerror(RAFT_NOTLEADER)
+    r.errmsg = notice.not_leader(r)
     return convert.outcome(r, RAFT_NOTLEADER)
 
 
@@ -135,6 +151,8 @@ def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | N
     Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), codes of io.append. Source: raft.h.
     """
     replicate.flush(r)
+    if not _is(req, RaftBarrier):
+        return _wrong(r, req, RaftBarrier)
     leader = request.taken_by(r)
     if leader is None:
         return _not_leader(r)
@@ -156,6 +174,8 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     reached at), codes of io.append. Source: raft.h, dissertation 4.1.
     """
     replicate.flush(r)
+    if not _is(req, RaftChange):
+        return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
     if rv != 0:
         return convert.outcome(r, rv)
@@ -178,6 +198,8 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
     RAFT_BADID (not a member), RAFT_INVALID (no voter would be left), codes of io.append. Source: raft.h.
     """
     replicate.flush(r)
+    if not _is(req, RaftChange):
+        return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
     if rv != 0:
         return convert.outcome(r, rv)
@@ -203,6 +225,8 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
         r.errmsg = raft_strerror(RAFT_BADROLE)
         return RAFT_BADROLE
     replicate.flush(r)
+    if not _is(req, RaftChange):
+        return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
     if rv != 0:
         return convert.outcome(r, rv)
@@ -261,6 +285,8 @@ def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer]
     member, this server, or no voter), codes of io.send. Source: raft.h, dissertation 3.10.
     """
     replicate.flush(r)
+    if not _is(req, RaftTransfer):
+        return _wrong(r, req, RaftTransfer)
     leader = request.taken_by(r)
     if leader is None:
         return _not_leader(r)

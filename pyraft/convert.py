@@ -14,10 +14,10 @@ makes the caller go unavailable. Callbacks may call raft_close; whoever fired on
 import logging
 from typing import Final
 
-from pyraft import apply, calls, election, log, membership, progress, replicate, request
+from pyraft import apply, calls, election, log, membership, notice, progress, replicate, request
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
-from pyraft.tracing import trace
+from pyraft.tracing import TRACE_FATAL, trace
 from pyraft.types import (
     RAFT_CANDIDATE,
     RAFT_FOLLOWER,
@@ -54,6 +54,8 @@ def set_state(r: Raft, new_state: int) -> None:
     r.follower_state = FollowerState() if new_state == RAFT_FOLLOWER else None
     r.candidate_state = CandidateState() if new_state == RAFT_CANDIDATE else None
     r.leader_state = LeaderState() if new_state == RAFT_LEADER else None
+    if old_state == RAFT_LEADER and not r.closing:
+        notice.leads_no_more(r)
     calls.fire_state(r, old_state, new_state)
 
 
@@ -123,6 +125,7 @@ def to_leader(r: Raft) -> int:
         if r.leader_state is not leader:
             return 0
     leader.accepting = True
+    notice.leads(r)
     if not election.is_only_voter(r):
         # 6.4: a leader finds out which entries are committed by committing one of its own term.
         return replicate.submit_barrier(r, leader, RaftBarrier(), None)
@@ -146,6 +149,7 @@ def to_unavailable(r: Raft) -> None:
     # What raised is in the log already.
     if not r.closing and not r.failed:
         _logger.error("server %d stops, until it is closed and started again: %s", r.id, r.errmsg)
+        trace(r.tracer, f"stops: {r.errmsg}", TRACE_FATAL)
     if r.state == RAFT_LEADER:
         replicate.flush(r)
     if r.transfer is not None:

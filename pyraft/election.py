@@ -9,7 +9,7 @@ Failure modes: codes of io.set_term and io.set_vote are returned, the term and v
 requests that cannot be sent are ignored, the next round repeats them.
 """
 
-from pyraft import calls, configuration, log, membership, messages, quorum
+from pyraft import calls, configuration, log, membership, messages, notice, quorum
 from pyraft.state import CandidateState, Raft
 from pyraft.tracing import trace
 from pyraft.types import (
@@ -71,6 +71,7 @@ def start(r: Raft) -> int:
             return 0
     reset_timer(r)
     candidate.votes = [i == own for i in range(n_voters)]
+    notice.election(r)
     for server in r.configuration.servers:
         if server.id != r.id and server.role == RAFT_VOTER and r.candidate_state is candidate:
             _request_vote(r, candidate, server)
@@ -126,6 +127,9 @@ def may_stand(r: Raft) -> bool:
     Nothing committed is lost by that: it needs the votes of a majority of the voters of its latest configuration, and
     does not count its own, as any candidate whose latest configuration does not have it (4.2.2).
     """
+    if r.said.removed:
+        # Others have said so, or our own log does: until a leader says otherwise nobody would vote for us.
+        return False
     if is_voter(r):
         return True
     if not out_of_patience(r) or r.configuration_uncommitted_index == 0:

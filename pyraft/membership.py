@@ -9,10 +9,9 @@ entry that cannot be decoded.
 
 from collections.abc import Callable
 
-from pyraft import calls, configuration, log, messages, request
+from pyraft import calls, configuration, log, messages, notice, request
 from pyraft.errors import RAFT_CANTCHANGE, RAFT_NOTLEADER, errmsg_wrap, raft_strerror
 from pyraft.state import LeaderState, Raft
-from pyraft.tracing import trace
 from pyraft.types import (
     RAFT_CHANGE,
     RAFT_IO_TIMEOUT_NOW,
@@ -32,7 +31,7 @@ def can_change_configuration(r: Raft) -> int:
     elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0 or leader.waiting_change is not None:
         rv = RAFT_CANTCHANGE
     if rv != 0:
-        r.errmsg = raft_strerror(rv)
+        r.errmsg = notice.not_leader(r) if rv == RAFT_NOTLEADER else raft_strerror(rv)
         return rv
     assert r.configuration_committed_index > 0
     assert log.last_index(r.log) >= r.configuration_committed_index
@@ -79,6 +78,7 @@ def uncommitted_change(r: Raft, index: int, buf: bytes) -> int:
         return rv
     r.configuration = conf
     r.configuration_uncommitted_index = index
+    notice.configuration_in_force(r, index)
     return 0
 
 
@@ -89,10 +89,10 @@ def rollback(r: Raft) -> int:
     rv, conf = fetch_last_committed_configuration(r)
     if rv != 0:
         return rv
-    if r.tracer.enabled:
-        trace(r.tracer, f"roll back the configuration of index {r.configuration_uncommitted_index}")
+    index = r.configuration_uncommitted_index
     r.configuration = conf
     r.configuration_uncommitted_index = 0
+    notice.configuration_rolled_back(r, index)
     return 0
 
 
@@ -125,6 +125,7 @@ def transfer_init(r: Raft, req: RaftTransfer, id: int, cb: Callable[..., None] |
     req.start = calls.now(r)
     req.send = None
     r.transfer = req
+    notice.transfer_begins(r, req)
 
 
 def transfer_start(r: Raft) -> int:
@@ -152,4 +153,6 @@ def transfer_close(r: Raft) -> None:
     req = r.transfer
     assert req is not None
     r.transfer = None
+    if not r.closing:
+        notice.transfer_ends(r, req)
     calls.fire_transfer(r, req)

@@ -4,7 +4,7 @@ Happy path: the term is in order and `election.vote` decides; the answer goes ou
 Failure modes: refusals are answered too; codes of the stores and of io.send are returned and end in UNAVAILABLE.
 """
 
-from pyraft import calls, election, log, messages, snapshot, term
+from pyraft import calls, election, log, messages, removal, snapshot, term
 from pyraft.state import Raft
 from pyraft.types import RAFT_IO_REQUEST_VOTE_RESULT, RaftRequestVote, RaftRequestVoteResult
 
@@ -19,6 +19,7 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
     result.term = args.term if args.pre_vote and not _must_catch_up(r, args) else r.current_term
     result.vote_granted = granted
     result.pre_vote = args.pre_vote
+    result.no_member = not granted and removal.is_stranger(r, id)
     message = messages.to(id, address, RAFT_IO_REQUEST_VOTE_RESULT)
     message.request_vote_result = result
     rv = messages.send(r, message)

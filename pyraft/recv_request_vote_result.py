@@ -5,7 +5,7 @@ Failure modes: answers from non-voters, of older terms or of the other phase are
 codes of the stores are returned and end in UNAVAILABLE.
 """
 
-from pyraft import configuration, convert, election, replicate, term
+from pyraft import configuration, convert, election, removal, replicate, term
 from pyraft.state import Raft
 from pyraft.types import RAFT_LEADER, RaftRequestVoteResult
 
@@ -22,7 +22,12 @@ def handle(r: Raft, id: int, result: RaftRequestVoteResult) -> int:
         rv, match = term.ensure_matching(r, result.term)
         if rv != 0:
             return rv
-    if r.candidate_state is not candidate or match < 0:
+    if r.candidate_state is not candidate:
+        return 0
+    if result.no_member:
+        removal.note(r, id)
+        return 0
+    if match < 0:
         return 0
     if result.version > 1 and result.pre_vote != candidate.in_pre_vote:
         return 0

@@ -25,6 +25,7 @@ from pyraft import (
     log,
     membership,
     messages,
+    notice,
     progress,
     proof,
     quorum,
@@ -34,7 +35,7 @@ from pyraft import (
 from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN, RAFT_TOOBIG
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress, RaftWrite
-from pyraft.tracing import trace
+from pyraft.tracing import TRACE_ERROR, trace
 from pyraft.types import (
     RAFT_BARRIER,
     RAFT_IO_APPEND_ENTRIES,
@@ -331,6 +332,8 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     if rv not in (0, RAFT_TOOBIG):
         progress.abort_snapshot(p)
     # One that the server does not stand counts as sent: it is read and tried again after the time for installing it.
+    if rv == 0:
+        notice.snapshot_sent(r, server.id, snapshot.index)
     convert.settle(r)
 
 
@@ -350,6 +353,7 @@ def append_cb(req: RaftWrite, status: int) -> None:
     r.writes.remove(req)
     if status != 0:
         calls.io_errmsg(r)
+        trace(r.tracer, f"entries from {req.index} on could not be stored: {r.errmsg}", TRACE_ERROR)
         if req.standing > 0:
             _append_failed(r, req.index, req.standing, status)
     else:
@@ -550,6 +554,7 @@ def _append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration)
     r.configuration_uncommitted_index = index
     if leader.change is not None:
         leader.change.index = index
+    notice.configuration_in_force(r, index)
     rv = trigger(r, index)
     if (rv != 0 or r.failed) and r.leader_state is leader and r.configuration_uncommitted_index == index:
         # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
@@ -558,6 +563,7 @@ def _append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration)
         r.configuration = old_conf
         r.configuration_uncommitted_index = 0
         leader.progress = old_progress
+        notice.configuration_rolled_back(r, index)
     return rv
 
 

@@ -11,7 +11,7 @@ impossible setting, no whole number or out of range: it keeps the old one, raft_
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from pyraft import apply, calls, configuration, convert, election, log, replicate
+from pyraft import apply, calls, configuration, convert, election, log, notice, replicate
 from pyraft import start as starting
 from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft
@@ -79,6 +79,7 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
         r.errmsg = problem
         return rv
     r.initialized = True
+    notice.fsm_version(r)
     return 0
 
 

@@ -13,10 +13,10 @@ refuses it, no new entry can be stored until a retry or a restart succeeds.
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, log, membership, reply, writes
+from pyraft import calls, configuration, convert, log, membership, notice, reply, writes
 from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft, RaftInstall
-from pyraft.tracing import trace
+from pyraft.tracing import TRACE_WARN, trace
 from pyraft.types import (
     RAFT_CHANGE,
     RAFT_UNAVAILABLE,
@@ -180,6 +180,7 @@ def put_cb(req: PutRequest, status: int) -> None:
         if r.snapshot.replacing != 0:
             # The disk's log goes on behind the snapshot now, as ours does (writes.cut_log).
             r.last_stored = snapshot.index
+        notice.snapshot_taken(r, snapshot.index)
     else:
         if r.snapshot.replacing != 0:
             log.truncate(r.log, r.snapshot.replacing)
@@ -208,6 +209,7 @@ def _warn(r: Raft, problem: str) -> None:
         return
     r.snapshot.problem = problem
     _logger.warning("snapshot of server %d at entry %d: %s", r.id, r.last_applied, problem)
+    trace(r.tracer, f"snapshot at entry {r.last_applied}: {problem}", TRACE_WARN)
 
 
 def _finish_taking(r: Raft, snapshot: RaftSnapshot) -> None:
@@ -286,6 +288,7 @@ def install_cb(req: RaftInstall, status: int) -> None:
     else:
         r.snapshot.put = None
         r.snapshot.install = None
+        notice.snapshot_installed(r, snapshot.index)
         r.snapshot.refused_index = 0
         r.snapshot.problem = ""
         # The log that writes still under way, if any, belong to is gone for good.

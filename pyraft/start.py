@@ -9,11 +9,11 @@ a failed self-election leaves the server unavailable. FSM and I/O code may close
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, election, log, membership, recovering, recv, snapshot, tick
+from pyraft import calls, configuration, convert, election, log, membership, notice, recovering, recv, snapshot, tick
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
-from pyraft.tracing import trace
+from pyraft.tracing import TRACE_ERROR, trace
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftConfiguration, RaftSnapshot
 
 _TYPES: Final = frozenset((RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE))
@@ -50,6 +50,7 @@ def raft_start(r: Raft) -> int:
         if rv != 0:
             return _give_up(r, rv)
         _check_identity(r)
+        notice.starts(r)
         r.started = True
         convert.begin(r)
         rv = _maybe_self_elect(r)
@@ -146,6 +147,7 @@ def is_setting(value: object, least: int = 0) -> bool:
 
 def _give_up(r: Raft, rv: int) -> int:
     """Forget what was loaded, and also whether something raised: nothing is running that would have to stop."""
+    trace(r.tracer, f"does not start: {r.errmsg}", TRACE_ERROR)
     r.failed = False
     r.exception = None
     r.recovering = False

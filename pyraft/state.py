@@ -63,13 +63,17 @@ class FollowerState:
 
 
 class CandidateState:
-    """`raft.candidate_state`. `votes` has a flag per voter, in configuration order."""
+    """`raft.candidate_state`. `votes` has a flag per voter, in configuration order.
 
-    __slots__ = ("disrupt_leader", "in_pre_vote", "randomized_election_timeout", "votes")
+    `strangers` (ours): the voters that have said that this server is no member (see removal).
+    """
+
+    __slots__ = ("disrupt_leader", "in_pre_vote", "randomized_election_timeout", "strangers", "votes")
 
     def __init__(self) -> None:
         self.randomized_election_timeout = 0
         self.votes: list[bool] = []
+        self.strangers: set[int] = set()
         self.disrupt_leader = False
         self.in_pre_vote = False
 
@@ -82,7 +86,8 @@ class RaftProgress:
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
     `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof.
     `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`. `streamed`
-    (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
+    (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet. `silent`
+    (ours) says that the log has been told that it does not answer.
     """
 
     __slots__ = (
@@ -98,6 +103,7 @@ class RaftProgress:
         "proven_index",
         "recent_recv",
         "refusals",
+        "silent",
         "snapshot_index",
         "snapshot_last_send",
         "state",
@@ -125,6 +131,7 @@ class RaftProgress:
         self.steps_back = 0
         self.streamed = 0
         self.streamed_index = 0
+        self.silent = False
 
 
 class WaitingChange:
@@ -271,6 +278,24 @@ class ApplyState:
         self.goal = 0
 
 
+class Said:
+    """What the log has been told (ours, see notice).
+
+    Leader and term told last; `rounds` of elections without a leader; whether this server was a `member`, whether it
+    has found out that it was `removed`, and `short`, that a caller gives more buffers than it says.
+    """
+
+    __slots__ = ("leader_id", "leader_term", "member", "removed", "rounds", "short")
+
+    def __init__(self) -> None:
+        self.leader_id = 0
+        self.leader_term = 0
+        self.rounds = 0
+        self.member = False
+        self.removed = False
+        self.short = False
+
+
 class RaftCallbacks:
     """Callbacks that the user registered: `state_cb(r, old_state, new_state)`."""
 
@@ -284,8 +309,8 @@ class RaftCallbacks:
 class Raft:
     """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
 
-    Fields are those of raft.h. Ours: `apply`, `max_append_bytes` and `max_inflight_bytes` (see the setters in server),
-    `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
+    Fields are those of raft.h. Ours: `apply`, `said`, `max_append_bytes` and `max_inflight_bytes` (see the setters in
+    server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
     submission), `initialized`,
     `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
     with `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering), `votes_withheld`
@@ -342,6 +367,7 @@ class Raft:
         "rejecting_index",
         "rejecting_since",
         "resume",
+        "said",
         "snapshot",
         "started",
         "starting",
@@ -414,6 +440,7 @@ class Raft:
         self.vote_patience = 0
         self.votes_withheld = 0
         self.stuck_index = 0
+        self.said = Said()
         self.doubted_at: int | None = None
         self.told: RaftConfiguration | None = None
         self.told_uncommitted_index = 0

@@ -6,9 +6,8 @@ currentTerm = T, convert to follower", and the recording of who leads the term.
 Failure modes: the code of io.set_term, after which neither term nor vote nor state has changed here.
 """
 
-from pyraft import calls, convert, replicate
+from pyraft import calls, convert, notice, replicate
 from pyraft.state import Raft
-from pyraft.tracing import trace
 from pyraft.types import RAFT_FOLLOWER
 
 
@@ -22,16 +21,15 @@ def compare(r: Raft, term: int) -> int:
 def bump(r: Raft, term: int) -> int:
     """Adopt the higher `term`, with no vote cast in it; who is not a follower becomes one."""
     assert term > r.current_term
-    if r.tracer.enabled:
-        trace(r.tracer, f"term {r.current_term} -> {term}")
     # What was applied in this turn still belongs to the old term; it must go out before the term changes.
     replicate.flush(r)
     rv = calls.set_term(r, term)
     if rv != 0:
         calls.io_errmsg(r)
         return rv
-    r.current_term = term
+    former, r.current_term = r.current_term, term
     r.voted_for = 0
+    notice.term(r, former)
     # Nothing is known yet of whoever leads it (see recovering).
     r.rejecting_since = None
     r.accepting_since = None
@@ -56,5 +54,7 @@ def update_leader(r: Raft, id: int, address: str) -> None:
     assert follower is not None
     follower.current_leader.id = id
     follower.current_leader.address = address
+    if r.said.leader_id != id or r.said.leader_term != r.current_term or r.said.removed:
+        notice.follows(r, id, address)
     r.votes_withheld = 0
     r.election_timer_start = calls.now(r)

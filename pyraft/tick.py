@@ -6,10 +6,21 @@ majority still answers, send what is due and watch over a promotion; a transfer 
 Failure modes: an election that cannot store its term or vote makes the server unavailable.
 """
 
-from pyraft import calls, configuration, convert, election, membership, quorum, recovering, replicate, snapshot
+from pyraft import (
+    calls,
+    configuration,
+    convert,
+    election,
+    membership,
+    notice,
+    quorum,
+    recovering,
+    replicate,
+    snapshot,
+)
 from pyraft.errors import RAFT_NOCONNECTION
 from pyraft.state import LeaderState, Raft
-from pyraft.types import RAFT_CANDIDATE, RAFT_FOLLOWER, RAFT_LEADER, RAFT_UNAVAILABLE, RAFT_VOTER, RaftIo
+from pyraft.types import RAFT_CANDIDATE, RAFT_FOLLOWER, RAFT_LEADER, RAFT_SPARE, RAFT_UNAVAILABLE, RAFT_VOTER, RaftIo
 
 
 def tick_cb(io: RaftIo) -> None:
@@ -51,7 +62,10 @@ def _follower(r: Raft) -> int:
 
 def _candidate(r: Raft) -> int:
     """3.4: a candidate that neither wins nor loses within a timeout starts the next round."""
-    return election.start(r) if election.timer_expired(r) else 0
+    if not election.timer_expired(r):
+        return 0
+    notice.election_lost(r)
+    return election.start(r)
 
 
 def _leader(r: Raft) -> None:
@@ -79,6 +93,8 @@ def _has_contact(r: Raft, leader: LeaderState) -> bool:
         p = leader.progress[i]
         if server.id == r.id or (server.role == RAFT_VOTER and p.recent_recv):
             contacts += 1
+        if server.id != r.id and server.role != RAFT_SPARE:
+            notice.silent(r, server, p)
         p.recent_recv = False
     leader.voter_contacts = contacts
     return quorum.is_majority(contacts, configuration.voter_count(r.configuration))

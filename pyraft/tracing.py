@@ -1,7 +1,8 @@
 """Tracers: where the library tells what it does, for debugging.
 
 Duty: `RaftTracer` (raft.h), the two stock tracers of the C library, and the environment variable LIBRAFT_TRACE:
-0 to 5, where 1 shows everything and 5 only fatal records, 0 what has no level as well; unset switches tracing off.
+0 to 5, where 1 shows everything, 2 what happens to the cluster, 3 what should not happen, 4 what fails, 5 what stops a
+server, 0 what has no level as well; unset switches tracing off.
 A caller on a hot path tests `tracer.enabled` before it formats a message, through `trace`.
 
 Failure modes: a LIBRAFT_TRACE that is no number counts as 0, as C's atoi has it. Tracing never fails what it tells
@@ -91,11 +92,14 @@ def raft_tracer_maybe_enable(tracer: RaftTracer, enabled: bool) -> None:
     tracer.level = level if TRACE_NONE <= level <= TRACE_FATAL else TRACE_NONE
 
 
-def trace(tracer: RaftTracer, message: str, level: int = TRACE_DEBUG) -> None:
-    """Emit `message` with the caller's place in the source. Test `tracer.enabled` first where speed matters."""
+def trace(tracer: RaftTracer, message: str, level: int = TRACE_DEBUG, depth: int = 1) -> None:
+    """Emit `message` with the place in the source of the caller, or of a caller `depth` calls up.
+
+    Test `tracer.enabled` first where speed matters.
+    """
     if not tracer.enabled or tracer.emit is None:
         return
-    frame = sys._getframe(1)
+    frame = sys._getframe(depth)
     code = frame.f_code
     path = code.co_filename
     for package in ("pyraft/", "io_uv/"):

@@ -131,11 +131,12 @@ class RaftRequestVote:
 
 
 class RaftRequestVoteResult:
-    """Result of a RequestVote RPC (figure 3.1)."""
+    """Result of a RequestVote RPC (figure 3.1); `no_member` (ours) says that the candidate is none, see removal."""
 
-    __slots__ = ("pre_vote", "term", "version", "vote_granted")
+    __slots__ = ("no_member", "pre_vote", "term", "version", "vote_granted")
 
     def __init__(self) -> None:
+        self.no_member = False
         self.version = RAFT_REQUEST_VOTE_RESULT_VERSION
         self.term = 0
         self.vote_granted = False

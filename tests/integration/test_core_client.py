@@ -96,7 +96,7 @@ def test_apply_on_a_follower_is_refused(new_cluster: NewCluster) -> None:
     """A follower answers RAFT_NOTLEADER, says so in its message, and never fires the callback."""
     c = new_cluster(2).led()
     assert raft_apply(c.raft(1), RaftApply(), [fsms.set_x(123)], 1, unexpected) == RAFT_NOTLEADER
-    assert raft_errmsg(c.raft(1)) == "server is not the leader"
+    assert raft_errmsg(c.raft(1)) == "server is not the leader: server 1 at 1 leads"
     assert c.last_index(1) == 2
 
 

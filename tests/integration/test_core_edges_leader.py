@@ -402,7 +402,7 @@ def test_tracer_hears_what_happens() -> None:
     s.io.fail("send", RAFT_IOERR)
     s.recv(msg.append_entries(2, 1, 1, 1))
     text = "\n".join(lines)
-    for part in ("candidate", "leader", "term 2", "failed", "snapshot", "conflict", "roll back", "stop", "unavailable"):
+    for part in ("candidate", "leader", "term 2", "failed", "snapshot", "conflict", "is void", "stop", "unavailable"):
         assert part in text, part
     if core_replicate.__file__.endswith(".py"):  # compiled code has no frames to tell its place by
         assert all(line.startswith("pyraft/") for line in lines)

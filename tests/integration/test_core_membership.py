@@ -278,7 +278,7 @@ def test_assign_on_a_follower_is_refused(new_cluster: NewCluster) -> None:
     """A follower answers RAFT_NOTLEADER."""
     c = new_cluster(2).led()
     assert raft_assign(c.raft(1), RaftChange(), 3, RAFT_VOTER, unexpected) == RAFT_NOTLEADER
-    assert raft_errmsg(c.raft(1)) == "server is not the leader"
+    assert raft_errmsg(c.raft(1)) == "server is not the leader: server 1 at 1 leads"
 
 
 @covers("raft_assign/unknownId", "raft_assign/badRole", "raft_assign/alreadyHasRole")

@@ -26,6 +26,7 @@ from pyraft import (
     RaftBuffer,
     RaftChange,
     RaftConfiguration,
+    RaftRequest,
     RaftTransfer,
     raft_add,
     raft_apply,
@@ -51,6 +52,7 @@ from pyraft import (
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
+from tests.lib.compiled import COMPILED
 from tests.lib.solo import ScriptIo, Solo, configuration, leader
 
 
@@ -89,7 +91,7 @@ def test_requests_on_a_follower_are_refused() -> None:
     """Every kind of request is RAFT_NOTLEADER on a follower; its log stays as it is."""
     s = Solo()
     assert requests(s.r) == [RAFT_NOTLEADER] * 6
-    assert raft_errmsg(s.r) == "server is not the leader"
+    assert raft_errmsg(s.r) == "server is not the leader: no leader is known"
     assert raft_last_index(s.r) == 1
 
 
@@ -218,10 +220,15 @@ def test_apply_of_what_is_no_buffer_is_invalid(bufs: Any, n: int) -> None:
     ],
 )
 def test_request_that_is_none_leaves_no_trace(submit: Any) -> None:
-    """What is no request raises at the caller, before anything has changed: the next request is served."""
+    """What is no request, or one of another kind, is refused before anything has changed: the next one is served."""
     s = leader()
-    with pytest.raises((AttributeError, TypeError)):
-        submit(s.r, None)
+    for req in (None, RaftRequest()):
+        if COMPILED:
+            with pytest.raises(TypeError):
+                submit(s.r, req)
+        else:
+            assert submit(s.r, req) == RAFT_INVALID
+            assert raft_errmsg(s.r).startswith(f"the request is a {type(req).__name__}, not a Raft")
     assert raft_last_index(s.r) == 2
     assert s.io.names() == []
     assert s.r.leader_state.requests == {}

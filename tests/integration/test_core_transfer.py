@@ -115,7 +115,7 @@ def test_second_transfer_is_refused(new_cluster: NewCluster) -> None:
     c = new_cluster(3).led()
     p = c.transfer(0, 2)
     assert raft_transfer(c.raft(0), RaftTransfer(), 3, unexpected) == RAFT_NOTLEADER
-    assert raft_errmsg(c.raft(0)) == "server is not the leader"
+    assert raft_errmsg(c.raft(0)) == "server is not the leader: it is handing leadership over to server 2"
     assert raft_apply(c.raft(0), RaftApply(), [fsms.set_x(1)], 1, unexpected) == RAFT_NOTLEADER
     c.until_done(p)
     assert c.until_leader(1000) == 1
@@ -151,7 +151,7 @@ def test_transfer_by_a_demoted_leader_is_refused(new_cluster: NewCluster) -> Non
     assert c.until_done(demotion, 1000) == 0
     assert c.applied(0) == 5
     assert raft_transfer(c.raft(0), RaftTransfer(), 2, unexpected) == RAFT_NOTLEADER
-    assert raft_errmsg(c.raft(0)) == "server is not the leader"
+    assert raft_errmsg(c.raft(0)) == "server is not the leader: no leader is known"
 
 
 @covers("raft_transfer/preVote")

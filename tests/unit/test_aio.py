@@ -141,7 +141,8 @@ def test_requests_on_a_follower_raise() -> None:
             w.server.transfer(2),
         ):
             error = await refused(request)
-            assert (error.code, error.message) == (RAFT_NOTLEADER, "server is not the leader")
+            text = "server is not the leader: no leader is known"
+            assert (error.code, error.message) == (RAFT_NOTLEADER, text)
         await w.close()
 
     run(scenario)

@@ -1,0 +1,228 @@
+"""What a server tells in words: the INFO log of the logger `pyraft`, and why it takes no requests.
+
+Duty: one place for the texts of what happens to a server and its cluster: who leads since when, terms, elections that
+came to nothing, configurations in force, snapshots, servers that fall silent and come back, transfers and their
+outcome. The same goes to the tracer, with the level that fits. Nothing is told per command, and what happens again and
+again (elections that nobody wins) ever more rarely.
+
+Happy path: whoever brings a change about calls one function here, after it.
+
+Failure modes: none; what logging raises is logging's own matter.
+"""
+
+import logging
+
+from pyraft import configuration
+from pyraft.errors import RAFT_NOTLEADER, errmsg_cut, raft_strerror
+from pyraft.state import Raft, RaftProgress
+from pyraft.tracing import TRACE_INFO, TRACE_WARN, trace
+from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, ROLE_NAMES, RaftConfiguration, RaftServer, RaftTransfer
+
+_logger = logging.getLogger("pyraft")
+
+
+def info(r: Raft, text: str) -> None:
+    """Log what is good to know, and trace it."""
+    _logger.info("server %d: %s", r.id, text)
+    trace(r.tracer, text, TRACE_INFO, 3)
+
+
+def warn(r: Raft, text: str) -> None:
+    """Log what an operator should look at, and trace it."""
+    _logger.warning("server %d: %s", r.id, text)
+    trace(r.tracer, text, TRACE_WARN, 3)
+
+
+def _name(id: int, address: str | None) -> str:
+    return f"server {id} at {address}" if address else f"server {id}"
+
+
+# Why this server takes no requests.
+
+
+def not_leader(r: Raft) -> str:
+    """Return the text of RAFT_NOTLEADER: who leads as far as this server knows, or why nobody does here."""
+    return errmsg_cut(f"{raft_strerror(RAFT_NOTLEADER)}: {_why_not_leader(r)}")
+
+
+def _why_not_leader(r: Raft) -> str:
+    if r.closing:
+        return "it is closed"
+    if r.state == RAFT_UNAVAILABLE:
+        return f"it has stopped: {r.cause}" if r.cause else "it is not started"
+    if r.state == RAFT_LEADER:
+        if r.transfer is not None:
+            return f"it is handing leadership over to server {r.transfer.id}"
+        return "its leadership begins or ends at this moment"
+    if not r.configuration.servers:
+        return "it has no configuration: it was not bootstrapped, and no leader has reached it"
+    if r.said.removed:
+        return "it was removed from the cluster"
+    leader = "no leader is known"
+    follower = r.follower_state
+    if follower is not None and follower.current_leader.id != 0:
+        leader = f"{_name(follower.current_leader.id, follower.current_leader.address)} leads"
+    elif r.candidate_state is not None:
+        leader = "an election is under way"
+    if configuration.get(r.configuration, r.id) is None:
+        return f"it is no member, and {leader}"
+    return leader
+
+
+def fsm_version(r: Raft) -> None:
+    """The table of the state machine has functions that its version does not, or the other way round."""
+    fsm = r.fsm
+    if fsm.version < 3 and fsm.snapshot_async is not None:
+        warn(r, f"fsm.snapshot_async is not called, as fsm.version is {fsm.version}; it takes 3")
+    elif fsm.version < 2 and fsm.snapshot_finalize is not None:
+        warn(r, f"fsm.snapshot_finalize is not called, as fsm.version is {fsm.version}; it takes 2")
+    elif fsm.version >= 3 and fsm.snapshot_async is None and fsm.snapshot is not None:
+        info(r, "fsm.version is 3 without fsm.snapshot_async: snapshots are taken on the loop, which waits for them")
+
+
+def short(r: Raft, n: int, given: int) -> None:
+    """A caller of raft_apply gives more buffers than `n`: told once, as only the first n are used."""
+    r.said.short = True
+    warn(r, f"raft_apply was given {given} buffers and n = {n}: the others are not used")
+
+
+# Leaders, terms and elections.
+
+
+def starts(r: Raft) -> None:
+    """This server takes part from now on."""
+    r.said.member = configuration.get(r.configuration, r.id) is not None
+    first, last = r.log.offset + 1, r.last_stored
+    entries = f"entries {first} to {last}" if last >= first else "no entries"
+    behind = f" behind a snapshot up to {r.log.snapshot.last_index}" if r.log.snapshot.last_index else ""
+    info(r, f"starts in term {r.current_term} with {entries}{behind}; its configuration: {describe(r.configuration)}")
+
+
+def leads(r: Raft) -> None:
+    """This server leads from now on."""
+    r.said.rounds = 0
+    r.said.leader_id, r.said.leader_term = r.id, r.current_term
+    info(r, f"leads since term {r.current_term}, its log ends with entry {r.last_stored}")
+
+
+def follows(r: Raft, id: int, address: str) -> None:
+    """This server has heard from the leader of its term; told once for each leader and term."""
+    said = r.said
+    said.rounds = 0
+    said.leader_id, said.leader_term = id, r.current_term
+    said.removed = False
+    info(r, f"{_name(id, address)} leads since term {r.current_term}")
+
+
+def leads_no_more(r: Raft) -> None:
+    """This server has stepped down."""
+    info(r, f"does not lead any more, in term {r.current_term}")
+
+
+def term(r: Raft, former: int) -> None:
+    """Another server's higher term was adopted."""
+    info(r, f"term {former} -> {r.current_term}")
+
+
+def election(r: Raft) -> None:
+    """A round of an election begins, told for the first of a row, the second, the fourth, and so on."""
+    candidate = r.candidate_state
+    if candidate is None:
+        return
+    said = r.said
+    said.rounds += 1
+    if said.rounds & (said.rounds - 1) != 0:
+        return
+    voters = configuration.voter_count(r.configuration)
+    phase = f"asks who would vote for it in term {r.current_term + 1}"
+    if not candidate.in_pre_vote:
+        phase = f"stands for election in term {r.current_term}"
+    row = f", round {said.rounds} without a leader" if said.rounds > 1 else ""
+    info(r, f"{phase}, {voters} voters{row}")
+
+
+def election_lost(r: Raft) -> None:
+    """A candidate has not been elected within its timeout."""
+    candidate = r.candidate_state
+    if candidate is None or r.said.rounds & (r.said.rounds - 1) != 0:
+        return
+    votes, voters = candidate.votes.count(True), len(candidate.votes)
+    info(r, f"not elected in term {r.current_term}: {votes} of {voters} votes, its own included")
+
+
+# Members.
+
+
+def describe(conf: RaftConfiguration) -> str:
+    """Return a configuration in words."""
+    return ", ".join(f"{s.id} at {s.address} ({ROLE_NAMES[s.role]})" for s in conf.servers) or "nobody"
+
+
+def configuration_in_force(r: Raft, index: int) -> None:
+    """The configuration of the entry at `index` is in force, not known to be committed yet."""
+    if configuration.get(r.configuration, r.id) is not None:
+        r.said.member = True
+    info(r, f"the configuration of entry {index} is in force: {describe(r.configuration)}")
+
+
+def configuration_rolled_back(r: Raft, index: int) -> None:
+    """The entry with the configuration in force is gone, the one before is back."""
+    info(r, f"the configuration of entry {index} is void, in force is {describe(r.configuration)}")
+
+
+def configuration_committed(r: Raft, index: int) -> None:
+    """The configuration of an entry is committed; that this server is no member any more is told once."""
+    info(r, f"the configuration of entry {index} is committed")
+    if configuration.get(r.configuration, r.id) is not None:
+        r.said.member = True
+    elif r.said.member and r.configuration_uncommitted_index == 0:
+        r.said.member = False
+        removed(r, f"entry {index} has")
+
+
+def removed(r: Raft, by: str) -> None:
+    """This server has found out that it is no member any more."""
+    r.said.removed = True
+    warn(r, f"{by} removed it from the cluster: it waits for a leader, and calls no elections. It can be closed")
+
+
+def silent(r: Raft, server: RaftServer, p: RaftProgress) -> None:
+    """A leader has counted who answered: tell of a server that has fallen silent or come back."""
+    if p.silent == p.recent_recv:
+        p.silent = not p.recent_recv
+        info(r, f"{_name(server.id, server.address)} {'does not answer' if p.silent else 'answers again'}")
+
+
+# Transfers and snapshots.
+
+
+def transfer_begins(r: Raft, req: RaftTransfer) -> None:
+    """A leadership transfer is under way."""
+    info(r, f"hands leadership over to server {req.id}")
+
+
+def transfer_ends(r: Raft, req: RaftTransfer) -> None:
+    """A leadership transfer is over."""
+    follower = r.follower_state
+    if follower is not None and follower.current_leader.id == req.id:
+        info(r, f"server {req.id} has taken over")
+    elif r.state == RAFT_LEADER:
+        warn(r, f"server {req.id} has not taken over, this server leads on")
+    else:
+        warn(r, f"server {req.id} is not known to have taken over")
+
+
+def snapshot_taken(r: Raft, index: int) -> None:
+    """An own snapshot is stored."""
+    info(r, f"has taken a snapshot up to entry {index}")
+
+
+def snapshot_sent(r: Raft, id: int, index: int) -> None:
+    """A snapshot is on its way to a server that is too far behind."""
+    info(r, f"sends server {id} the snapshot up to entry {index}")
+
+
+def snapshot_installed(r: Raft, index: int) -> None:
+    """A leader's snapshot has taken the place of the log."""
+    r.said.member = r.said.member or configuration.get(r.configuration, r.id) is not None
+    info(r, f"has installed the leader's snapshot up to entry {index}; in force is {describe(r.configuration)}")
