@@ -3,7 +3,6 @@
 import gc
 import os
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,8 @@ import pytest
 
 from io_uv.pyuv import Loop
 from pyraft import errors
+from tests.lib.threads import foreign_threads, open_fds
 from tests.lib.uvtest import Outcome, UvIo, run_until
-
-
-def descriptors() -> set[str]:
-    return {
-        os.readlink(f"/proc/self/fd/{fd}")
-        for fd in os.listdir("/proc/self/fd")
-        if os.path.exists(f"/proc/self/fd/{fd}")
-    }
 
 
 def test_close_before_init(tmp_path: Path) -> None:
@@ -87,20 +79,14 @@ def test_nothing_is_left(tmp_path: Path) -> None:
         t.wait_for("open-2", "open-3")
         t.close()
 
-    def threads_left() -> int:
-        for thread in threading.enumerate():
-            if thread.name == "raft-writer":  # was told to end; nobody waits for it
-                thread.join(10)
-        return threading.active_count()
-
     live()
     gc.collect()
-    fds, threads = descriptors(), threads_left()
+    fds, threads = open_fds(), foreign_threads()
     for _ in range(5):
         live()
     gc.collect()
-    assert descriptors() == fds
-    assert threads_left() == threads
+    assert open_fds() == fds
+    assert foreign_threads() == threads
     assert not [name for name in os.listdir(tmp_path) if name.startswith(("open-", "tmp-", ".probe"))]
     loop.close()
 

@@ -164,6 +164,10 @@ class Server:
             say("done", number, status, index)
 
         r = self.raft
+        if command == "next":  # not in server.c: from where on a leader sends
+            number_of = [server.id for server in r.configuration.servers].index(int(arguments[0]))
+            say("done", number, 0, 0 if r.leader_state is None else r.leader_state.progress[number_of].next_index)
+            return
         rv = pyraft.RAFT_INVALID
         if command == "apply":
             rv = pyraft.raft_apply(r, RaftApply(), [bytes.fromhex(arguments[0] if arguments else "")], 1, done)

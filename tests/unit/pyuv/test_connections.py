@@ -18,7 +18,8 @@ from io_uv.pyuv import (
     errno,
     error,
 )
-from tests.unit.pyuv.conftest import CheckedLoop, open_fds
+from tests.lib.threads import open_fds
+from tests.unit.pyuv.conftest import CheckedLoop
 from tests.unit.pyuv.streams import LOCALHOST, connected, listening
 
 

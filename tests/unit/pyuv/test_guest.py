@@ -25,7 +25,7 @@ from io_uv.pyuv import (
     dns,
     error,
 )
-from tests.unit.pyuv.conftest import foreign_threads, open_fds
+from tests.lib.threads import foreign_threads, open_fds
 
 uvloop: Any = importlib.import_module("uvloop")  # what the program, not the guest, chooses to run
 

@@ -27,7 +27,8 @@ from io_uv.pyuv import (
     Timer,
     error,
 )
-from tests.unit.pyuv.conftest import CheckedLoop, open_fds
+from tests.lib.threads import open_fds
+from tests.unit.pyuv.conftest import CheckedLoop
 
 _fd = os.eventfd(0)
 

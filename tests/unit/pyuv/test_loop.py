@@ -23,7 +23,8 @@ from io_uv.pyuv import (
     Prepare,
     Timer,
 )
-from tests.unit.pyuv.conftest import CheckedLoop, open_fds
+from tests.lib.threads import open_fds
+from tests.unit.pyuv.conftest import CheckedLoop
 
 
 def test_run_returns_at_once_when_nothing_is_active(loop: CheckedLoop) -> None:
