@@ -32,6 +32,8 @@ help:
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
 	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
+	@echo "make flaky     run the suite N=10 times in other orders of files, beside none, one and three busy programs: N=... SEED=..."
+	@echo "make mutants   make N=100 small changes in copies of the tree, see that tests notice each: N=... SEED=..."
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
 	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
@@ -129,6 +131,15 @@ cov: $(READY)
 .PHONY: sim
 sim: $(READY)
 	$(BIN)/python -m tests.fuzzy --n $(N) --steps $(STEPS) $(SEED_OPTION) $(ARGS)
+
+# N has another default here than for sim.
+.PHONY: flaky
+flaky: $(READY)
+	$(BIN)/python -m tests.fuzzy.flaky $(if $(filter command line environment,$(origin N)),--n $(N)) $(SEED_OPTION) $(ARGS)
+
+.PHONY: mutants
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants $(if $(filter command line environment,$(origin N)),--n $(N)) $(SEED_OPTION) $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(READY)

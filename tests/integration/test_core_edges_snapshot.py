@@ -307,7 +307,7 @@ def test_leader_that_sends_a_superfluous_snapshot_again_and_again_is_helped_soon
 @pytest.mark.parametrize("n", [0, 2, None])
 def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> None:
     """It is no snapshot that can be sent; whoever made the I/O table is told, with -O too."""
-    s = leader(deferring=False)
+    s = leader()
     raft_set_snapshot_threshold(s.r, 1)
     raft_set_snapshot_trailing(s.r, 0)
     command(s)
@@ -388,3 +388,17 @@ def test_entries_that_a_server_does_not_stand_do_not_cost_the_leadership() -> No
     stands = True
     assert beat() == [(2, 1)]
     assert s.state == RAFT_LEADER
+
+
+def test_buffers_are_given_back_when_the_snapshot_is_over() -> None:
+    """fsm.snapshot_finalize may call into the server, for which no snapshot is under way any more."""
+    s = leader()
+    seen: list[object] = []
+    s.fsm.snapshot_finalize = lambda fsm, bufs: (seen.append(s.r.snapshot.pending), 0)[1]
+    raft_set_snapshot_threshold(s.r, 1)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    assert s.r.snapshot.pending is not None
+    s.io.finish_put()
+    assert seen == [None]

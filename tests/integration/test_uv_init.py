@@ -89,6 +89,16 @@ def test_transport_without_version() -> None:
     loop.close()
 
 
+def test_the_table_has_its_version() -> None:
+    """2, as in C: async_work is there, and the core may call it."""
+    loop = Loop()
+    transport, io = RaftUvTransport(), RaftIo()
+    transport.version = 1
+    assert raft_uv_init(io, loop, "/tmp", transport) == 0
+    assert io.version == 2
+    loop.close()
+
+
 def test_all_functions_are_there(tmp_path: Path) -> None:
     """The table is complete, and the setters set."""
     t = UvIo(tmp_path)

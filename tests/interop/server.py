@@ -13,6 +13,8 @@ from pyraft import Raft, RaftApply, RaftBarrier, RaftChange, RaftConfiguration, 
 
 STATE = struct.Struct("<3Q")
 MASK = (1 << 64) - 1
+WITHOUT_ENTRIES = 64
+"""Bytes of an AppendEntries that is a heartbeat."""
 
 
 class Fsm:
@@ -164,9 +166,8 @@ class Server:
             say("done", number, status, index)
 
         r = self.raft
-        if command == "next":  # not in server.c: from where on a leader sends
-            number_of = [server.id for server in r.configuration.servers].index(int(arguments[0]))
-            say("done", number, 0, 0 if r.leader_state is None else r.leader_state.progress[number_of].next_index)
+        if command == "next":  # not in server.c
+            say("done", number, 0, self.next_for(int(arguments[0])))
             return
         rv = pyraft.RAFT_INVALID
         if command == "apply":
@@ -183,6 +184,16 @@ class Server:
             rv = pyraft.raft_transfer(r, RaftTransfer(), int(arguments[0]), done)
         if rv != 0:
             say("done", number, rv, 0)
+
+    def next_for(self, id: int) -> int:
+        """Return from which entry on the server sends to another one, 0 if it does not, or if entries are queued."""
+        if self.raft.leader_state is None:
+            return 0
+        for client in self.io.impl.clients:
+            if client.id == id and any(size > WITHOUT_ENTRIES for _, _, size in client.pending):
+                return 0
+        i = [server.id for server in self.raft.configuration.servers].index(id)
+        return self.raft.leader_state.progress[i].next_index
 
     def quit(self) -> None:
         if not self.closing:

@@ -32,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show the changes and run nothing")
     parser.add_argument("--measure", action="store_true", help="find out anew which tests execute which lines")
     parser.add_argument("--again", action="store_true", help="run those that survived before again")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant, as long as they took once")
     parser.add_argument("--near", action="store_true", help="leave the tests that start processes out")
     return parser.parse_args()
 
@@ -86,7 +87,7 @@ def main() -> int:
 def _run(options: argparse.Namespace, tree: Tree, texts: dict[str, str], drawn: list[Edit], results: _Results) -> int:
     measured = KEPT / "reach.json.gz"
     found = reach.measure(tree, measured) if options.measure or not measured.exists() else reach.Reach.load(measured)
-    trial = Trial(tree, found, not options.near)
+    trial = Trial(tree, found, options.seconds, not options.near)
     known = survivors.known()
     survived: list[str] = []
     accepted = 0

@@ -81,6 +81,16 @@ class Reach:
         took = dict(self.tests)
         return sum(took[name] for name in names)
 
+    def within(self, budget: float, names: list[str]) -> list[str]:
+        """Return the first of these tests, those that took `budget` seconds together."""
+        took = dict(self.tests)
+        total = 0.0
+        for i, name in enumerate(names):
+            total += took[name]
+            if total > budget:
+                return names[:i]
+        return names
+
     def _former(self, path: str, source: str) -> str:
         """Return the file that was measured: for a new one that with which it has most lines in common."""
         if path in self.sources:

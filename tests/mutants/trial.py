@@ -1,4 +1,5 @@
-"""One trial: a mutant meets the tests that execute its line, then those that start processes, until one fails.
+"""One trial: a mutant meets the tests that execute its line, the fastest first and as many as a budget of seconds
+allows, then those that start processes, until one fails.
 
 A test that fails is run again by itself. If it passes then, it is called unsteady and proves nothing; so does one of
 those that start processes if it fails without the change too. What a run leaves behind, processes included, is gone
@@ -50,9 +51,10 @@ class _Run(NamedTuple):
 class Trial:
     """Judges mutants in a tree."""
 
-    def __init__(self, tree: Tree, reach: Reach, with_rest: bool) -> None:
+    def __init__(self, tree: Tree, reach: Reach, seconds: float, with_rest: bool) -> None:
         self.tree = tree
         self.reach = reach
+        self.budget = seconds
         self.with_rest = with_rest
         self.unsteady: set[str] = set()
         ctypes.CDLL(None).prctl(_ADOPT, 1, 0, 0, 0)
@@ -66,7 +68,7 @@ class Trial:
             self.tree.write(edit.path, source)
 
     def _judge(self, edit: Edit, source: str) -> Verdict:
-        names = self.reach.tests_of(edit.path, source, edit.first, edit.last)
+        names = self.reach.within(self.budget, self.reach.tests_of(edit.path, source, edit.first, edit.last))
         for chunk in chunks([name for name in names if name not in self.unsteady]):
             wall, cpu = self._limits(chunk)
             verdict = self._meet(chunk, wall, cpu, len(names))

@@ -36,6 +36,7 @@ from pyraft import (
     raft_remove,
     raft_transfer,
 )
+from pyraft import convert
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.solo import Solo, configuration
@@ -309,6 +310,15 @@ def test_close_gives_out_and_fails_what_waits() -> None:
     assert closed == [s.r]
     s.io.turn()
     assert calls(s) == []
+
+
+def test_stop_gives_out_and_fails_what_waits() -> None:
+    """A leader that stops for any other reason writes the commands of the turn as raft_close does."""
+    s = leader()
+    p = Applied(s)
+    convert.to_unavailable(s.r)
+    assert p.statuses == [RAFT_LEADERSHIPLOST]
+    assert [call[0] for call in calls(s)] == ["append", "send", "send"]
 
 
 def test_write_that_fails_drops_what_was_deferred_behind_it() -> None:
