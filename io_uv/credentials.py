@@ -120,7 +120,14 @@ def _meet_oneself(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, A
 
 def reason_of(exc: ssl.SSLError) -> str:
     """Return what OpenSSL has to say, as short as it can be."""
-    return getattr(exc, "verify_message", "") or exc.reason or str(exc)
+    reason: str = getattr(exc, "verify_message", "") or exc.reason or str(exc)
+    _, alert, what = reason.partition("_ALERT_")
+    return f"the peer says: {what.lower().replace('_', ' ')}" if alert else reason
+
+
+def is_certain(exc: ssl.SSLError) -> bool:
+    """Return whether trying again will not help: the certificate of one end does not please the other."""
+    return isinstance(exc, ssl.SSLCertVerificationError) or "_ALERT_" in (exc.reason or "")
 
 
 def names_of(certificate: dict[str, Any]) -> str:

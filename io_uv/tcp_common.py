@@ -6,7 +6,10 @@ of its sockets, and calling back the transport's close.
 Happy path: who connects introduces itself and gets no answer: word 1, word own id, word length of the address padded to
 a multiple of 8, the own address closed and padded with NULs.
 
-Failure modes: a handshake that is not exactly one raises Failure(RAFT_MALFORMED).
+Over TLS the acceptor answers: with word 1, or with word 2 and a reason.
+
+Failure modes: a handshake that is not exactly one raises Failure(RAFT_MALFORMED), or RAFT_UNAUTHORIZED for a peer that
+begins with TLS.
 """
 
 import os
@@ -17,16 +20,22 @@ from typing import Any, Final
 from io_uv import ip
 from io_uv.fs import Failure
 from io_uv.state import Limits
+from io_uv.teller import Teller
 from io_uv.transport import RaftUvTransport, raft_uv_transport_close_cb
-from pyraft.errors import RAFT_MALFORMED
+from pyraft.errors import RAFT_MALFORMED, RAFT_UNAUTHORIZED
 from pyraft.tracing import NoopTracer, RaftTracer
 
 PROTOCOL: Final = 1
+WELCOME: Final = struct.pack("<Q", 1)
+REFUSED: Final = 2
+"""What an acceptor answers over TLS, and there only: a C server sends nothing, and reads nothing from who accepts."""
 HANDSHAKE_SIZE: Final = 24
 
 _KEEPALIVE_SECONDS: Final = 10
 _KEEPALIVE_INTERVAL_SECONDS: Final = 5
 _KEEPALIVE_PROBES: Final = 3
+
+MAX_REFUSAL: Final = 1024
 
 _handshake: Final = struct.Struct("<3Q")
 
@@ -49,6 +58,8 @@ class UvTcp:
         self.listeners: list[Any] = []
         self.accepting: dict[Any, None] = {}
         self.sweeper: Any = None
+        self.gate: Any = None
+        self.teller = Teller(loop)
         # Connecting: tcp_connect.
         self.connecting: dict[Any, None] = {}
         # Whatever the close callback waits for besides listeners.
@@ -75,6 +86,8 @@ class Handshake:
         buf = self._buf
         buf += data
         if len(buf) >= 8 and int.from_bytes(buf[:8], "little") != PROTOCOL:
+            if buf[:2] == b"\x16\x03":
+                raise Failure(RAFT_UNAUTHORIZED, "it speaks TLS, which this server does not")
             raise Failure(RAFT_MALFORMED, "unknown protocol version at offset 0")
         if len(buf) < HANDSHAKE_SIZE:
             return False
@@ -104,6 +117,28 @@ def encode_handshake(id: int, address: str) -> bytes:
     name = address.encode("utf-8", "surrogateescape") + b"\0"
     name += bytes(-len(name) % 8)
     return _handshake.pack(PROTOCOL, id, len(name)) + name
+
+
+def encode_refusal(reason: str) -> bytes:
+    """Return what tells a peer over TLS why it is not let in: word 2, word length, text padded with zeros to words."""
+    text = reason.encode("utf-8", "replace")[:MAX_REFUSAL]
+    return struct.pack("<2Q", REFUSED, len(text)) + text + bytes(-len(text) % 8)
+
+
+def decode_answer(data: bytes) -> str | None:
+    """Return "" for a welcome, else why there is none; None while the answer is not complete."""
+    if len(data) < 8:
+        return None
+    if data[:8] == WELCOME:
+        return ""
+    if len(data) < 16:
+        return None
+    word, size = struct.unpack_from("<2Q", data)
+    if word != REFUSED or size > MAX_REFUSAL:
+        return "its answer to our handshake makes no sense"
+    if len(data) < 16 + size:
+        return None
+    return "the peer says: " + data[16 : 16 + size].decode("utf-8", "replace")
 
 
 def tune(handle: Any, limits: Limits) -> None:

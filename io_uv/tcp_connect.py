@@ -1,32 +1,36 @@
 """Connecting to another server.
 
 The happy path of a connect request is: resolve the host, in a thread if it is a name; connect to the first address;
-with TLS agree on keys and see that the certificate names the server; write the handshake; once it is written, call
-back with the stream.
+with TLS agree on keys and see that the certificate names the server; write the handshake; once it is written and, with
+TLS, the peer has answered that we are let in, call back with the stream. Older versions do not answer, and are taken to
+have let us in when they have not hung up within a second.
 
 Possible failure modes are:
 
 - The address cannot be taken apart or has no host: connect returns RAFT_NOCONNECTION, no callback.
 - The host cannot be resolved: RAFT_NOCONNECTION.
 - An address does not answer in time or refuses: the next one is tried; after the last one RAFT_NOCONNECTION.
-- TLS or the write of the handshake fails: RAFT_NOCONNECTION, without trying other addresses.
+- TLS or the write of the handshake fails: RAFT_NOCONNECTION, without trying other addresses. RAFT_UNAUTHORIZED if
+  trying again will not help: one end's certificate does not please the other.
 - The transport is closed: RAFT_CANCELED, unless the request was failing already.
 
 Callbacks come after the handle is closed, thus never inside connect.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
 from io_uv.transport import RaftUvConnect, RaftUvTransport, raft_uv_connect_cb
-from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION, errmsg_cut
+from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED, errmsg_cut
+
+_WELCOME_SECONDS: Final = 1.0
 
 
 class Connect:
     """`struct uvTcpConnect`: a connect request."""
 
-    __slots__ = ("address", "addresses", "handle", "id", "req", "resolving", "status", "stream", "t", "timer")
+    __slots__ = ("address", "addresses", "answer", "handle", "id", "req", "resolving", "status", "stream", "t", "timer")
 
     def __init__(self, t: tcp_common.UvTcp, req: RaftUvConnect, id: int, address: str) -> None:
         self.t = t
@@ -38,6 +42,7 @@ class Connect:
         self.stream: Any = None  # what the caller will get: the handle, or TLS around it
         self.timer: Any = pyuv.Timer(t.loop)
         self.resolving: Any = None
+        self.answer = b""
         self.status: int | None = None  # None while the request may succeed
 
 
@@ -137,7 +142,7 @@ def _secured(r: Connect, reason: str) -> None:
     if r.status is not None:
         return
     if reason:
-        _fail(r, f"uv_tcp_connect(): {reason}")
+        _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if r.stream.certain else RAFT_NOCONNECTION)
     else:
         _introduce(r)
 
@@ -153,15 +158,44 @@ def _handshake_cb(r: Connect, error: int | None) -> None:
         return
     if error is not None:
         _fail(r, f"uv_tcp_connect(): {pyuv.errno.strerror(error)}")
+    elif r.t.security is None:
+        _hand_over(r)
+    else:
+        # With TLS 1.3 nothing so far tells whether the peer takes our certificate. It answers, but for older versions.
+        r.timer.start(lambda timer: _hand_over(r), _WELCOME_SECONDS, 0)
+        r.stream.start_read(lambda stream, data, error: _answer_cb(r, data, error))
+
+
+def _answer_cb(r: Connect, data: bytes | None, error: int | None) -> None:
+    """The acceptor says whether we are let in, or hangs up."""
+    if r.status is not None:
         return
+    if error is not None:
+        reason = r.stream.reason or pyuv.errno.strerror(error)
+        _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if r.stream.certain else RAFT_NOCONNECTION)
+        return
+    r.answer += data or b""
+    refusal = tcp_common.decode_answer(r.answer)
+    if refusal is None:
+        return
+    if refusal:
+        _fail(r, f"uv_tcp_connect(): {refusal}", RAFT_UNAUTHORIZED)
+        return
+    r.stream.welcome = True
+    _hand_over(r)
+
+
+def _hand_over(r: Connect) -> None:
     del r.t.connecting[r]
     r.timer.close()
+    if r.t.security is not None:
+        r.stream.stop_read()
     r.req.cb(r.req, r.stream, 0)
 
 
-def _fail(r: Connect, reason: str) -> None:
+def _fail(r: Connect, reason: str, code: int = RAFT_NOCONNECTION) -> None:
     r.t.transport.errmsg = errmsg_cut(reason)
-    _end(r, RAFT_NOCONNECTION)
+    _end(r, code)
 
 
 def _end(r: Connect, status: int) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 
 from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
+from io_uv.gate import Gate
 from io_uv.transport import RaftUvTransport, raft_uv_accept_cb
-from pyraft.errors import RAFT_IOERR
+from pyraft.errors import RAFT_IOERR, RAFT_UNAUTHORIZED
 from pyraft.tracing import trace
 
 # C: uv_tcp_listen.c:uvTcpBindListen asks for a backlog of 1: peers that connect at the same time wait for a second.
@@ -79,10 +80,11 @@ class Inbound(pyuv.TCP):
 class Incoming:
     """`struct uvTcpIncoming`: an accepted connection whose handshake is under way."""
 
-    __slots__ = ("deadline", "handshake", "stream", "t")
+    __slots__ = ("deadline", "handshake", "host", "stream", "t")
 
-    def __init__(self, t: tcp_common.UvTcp, stream: Any) -> None:
+    def __init__(self, t: tcp_common.UvTcp, stream: Any, host: str) -> None:
         self.t = t
+        self.host = host
         self.stream = stream
         self.handshake = tcp_common.Handshake(t.limits.handshake_address)
         self.deadline = t.loop.now() + t.limits.handshake_msecs
@@ -105,6 +107,8 @@ def listen(transport: RaftUvTransport, cb: raft_uv_accept_cb) -> int:
         _close_listeners(t)
         return failure.code
     t.sweeper = pyuv.Timer(t.loop)
+    if t.security is not None:
+        t.gate = Gate(t.loop)
     return 0
 
 
@@ -116,6 +120,8 @@ def close(t: tcp_common.UvTcp) -> None:
     if t.sweeper is not None:
         t.sweeper.close()
         t.sweeper = None
+    if t.gate is not None:
+        t.gate.close()
 
 
 def _bind_listen(t: tcp_common.UvTcp, address: ip.SockAddr) -> Any:
@@ -156,9 +162,10 @@ def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
         handle.close()
         return
     if len(t.accepting) >= t.limits.connections:
-        _drop(next(iter(t.accepting)), "too many connections without a handshake")
-    stream = handle if t.security is None else t.security.accept(handle)
-    incoming = Incoming(t, stream)
+        _drop(_victim(t), "too many connections without a handshake")
+    host = _host_of(handle)
+    stream = handle if t.security is None else t.security.accept(handle, t.gate, host)
+    incoming = Incoming(t, stream, host)
     t.accepting[incoming] = None
     if not t.sweeper.active:
         t.sweeper.start(lambda timer: _sweep(t), t.limits.handshake_msecs / 1000, 0)
@@ -168,7 +175,8 @@ def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
 def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
     t = incoming.t
     if error is not None:
-        _drop(incoming, incoming.stream.reason or pyuv.errno.strerror(error))
+        reason = incoming.stream.reason or pyuv.errno.strerror(error)
+        _drop(incoming, reason, tell=getattr(incoming.stream, "certain", False))
         return
     assert data is not None
     handshake = incoming.handshake
@@ -178,10 +186,15 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
         if t.security is not None:
             t.security.check(incoming.stream, handshake.id, handshake.address)
     except Failure as failure:
-        _drop(incoming, failure.message)
+        if t.security is not None:
+            incoming.stream.write(tcp_common.encode_refusal(failure.message))
+        _drop(incoming, failure.message, tell=failure.code == RAFT_UNAUTHORIZED)
         return
     stream = incoming.stream
     stream.stop_read()
+    if t.security is not None:
+        t.gate.trust(incoming.host)
+        stream.write(tcp_common.WELCOME)
     _forget(incoming)
     if handshake.rest:
         stream.rewind(handshake.rest)
@@ -199,8 +212,32 @@ def _sweep(t: tcp_common.UvTcp) -> None:
         _drop(incoming, "timed out")
 
 
-def _drop(incoming: Incoming, reason: str) -> None:
+def _victim(t: tcp_common.UvTcp) -> Incoming:
+    """Return the connection that makes room for a new one in a full table: the oldest of the host that has most there.
+
+    So a flood from one host pushes out its own, and among hosts with as many those that no peer has come from before.
+    """
+    counts: dict[str, int] = {}
+    for incoming in t.accepting:
+        counts[incoming.host] = counts.get(incoming.host, 0) + 1
+    known = t.gate.hosts if t.gate is not None else {}
+    worst = max(counts, key=lambda host: (counts[host], host not in known))
+    victim: Incoming = next(incoming for incoming in t.accepting if incoming.host == worst)
+    return victim
+
+
+def _host_of(handle: Any) -> str:
+    try:
+        return str(handle.getpeername()[0])
+    except (pyuv.error.UVError, OSError):
+        return ""
+
+
+def _drop(incoming: Incoming, reason: str, tell: bool = False) -> None:
+    """Close a connection in its handshake; `tell` the log if an operator has to do something about it."""
     t = incoming.t
+    if tell:
+        t.teller.warn((incoming.host, reason), "a peer at %s is not let in: %s", incoming.host, reason)
     if t.tracer.enabled:
         trace(t.tracer, f"handshake of {_peer_name(incoming.stream)}: {reason}")
     _abort(incoming)

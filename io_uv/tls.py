@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from io_uv import pyuv, tcp
-from io_uv.credentials import Files, Path, names_of, names_server, reason_of
+from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of
 from io_uv.fs import Failure
+from io_uv.gate import Gate
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_UNAUTHORIZED, errmsg_cut
 from pyraft.tracing import trace
@@ -121,9 +122,9 @@ class Security:
                 RAFT_INVALID, f"own certificate {path}, of {names_of(own)}, does not name server {id} at {address}"
             )
 
-    def accept(self, handle: Any) -> "TlsStream":
-        """Return the stream of an accepted connection; its first start_read begins the TLS handshake."""
-        return TlsStream(handle, self._server, True, self._streams)
+    def accept(self, handle: Any, gate: Gate, host: str) -> "TlsStream":
+        """Return the stream of a connection accepted from `host`; its first start_read begins the TLS handshake."""
+        return TlsStream(handle, self._server, True, self._streams, gate, host)
 
     def connect(self, handle: Any, id: int, address: str, cb: Callable[["TlsStream", str], None]) -> "TlsStream":
         """Return the stream of a connection made to server `id`, and agree on keys.
@@ -137,6 +138,7 @@ class Security:
                     self.check(stream, id, address)
                 except Failure as failure:
                     reason = failure.message
+                    stream.certain = True
             cb(stream, reason)
 
         stream = TlsStream(handle, self._client, False, self._streams)
@@ -155,7 +157,13 @@ class TlsStream:
     """A TLS connection over a pyuv TCP handle, with those methods of a pyuv stream that raft_uv uses."""
 
     def __init__(
-        self, handle: Any, context: ssl.SSLContext, server_side: bool, streams: "dict[TlsStream, None]"
+        self,
+        handle: Any,
+        context: ssl.SSLContext,
+        server_side: bool,
+        streams: "dict[TlsStream, None]",
+        gate: Gate | None = None,
+        host: str = "",
     ) -> None:
         streams[self] = None
         self._streams = streams
@@ -163,6 +171,11 @@ class TlsStream:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._in, self._out, server_side=server_side)
+        # What makes steps of the handshake wait, on the side of the acceptor.
+        self._gate = gate
+        self._host = host
+        self._steps = 0
+        self._waiting = False
         self._established = False
         self._expired = False
         self._handshake_cb: Callable[[TlsStream, str], None] | None = None
@@ -175,6 +188,10 @@ class TlsStream:
         self._close_cb: Any = None
         self.reason = ""
         """Why TLS failed, if it did."""
+        self.certain = False
+        """Whether trying again will not help."""
+        self.welcome = False
+        """Whether the acceptor has let us in, see tcp_connect."""
 
     @property
     def closed(self) -> bool:
@@ -249,7 +266,31 @@ class TlsStream:
             self._lost(error, pyuv.errno.strerror(error))
             return
         self._in.write(data or b"")
+        if self._gate is None or self._established:
+            self._advance()
+        elif not self._waiting:
+            self._waiting = True
+            # Nothing more is read meanwhile: it would only take memory.
+            self._handle.stop_read()
+            self._gate.ask(self, self._host, self._steps > 0)
+
+    def step(self) -> None:
+        """Go on with the handshake: the gate's turn has come."""
+        self._waiting = False
+        self._steps += 1
+        if self._steps == 1 and not self._is_hello():
+            self.certain = True
+            self._lost(pyuv.errno.UV_EPROTO, "it does not speak TLS, which this server expects")
+            return
+        if not self._expired:
+            self._handle.start_read(self._handle_read_cb)
         self._advance()
+
+    def _is_hello(self) -> bool:
+        """Return whether the connection begins as one of libraft's protocol does not: with a record of TLS."""
+        data = self._in.read()
+        self._in.write(data)
+        return data[:1] == b"\x16"
 
     def _advance(self) -> None:
         """Do what the bytes received allow: a step of the handshake, then reading and writing."""
@@ -275,6 +316,7 @@ class TlsStream:
             self._lost(pyuv.errno.UV_EOF, "end of file")
         except ssl.SSLError as exc:
             self._flush()
+            self.certain = is_certain(exc)
             self._lost(pyuv.errno.UV_EPROTO, reason_of(exc))
         if not self.closed:
             self._flush()
