@@ -23,10 +23,10 @@ once, and returns its result. Inside a command, `self.now` is a time that all se
 generator that gives all the same numbers; the clock, `random`, files and the network are not for commands, since each
 server executes them for itself.
 
-Failure modes: a command that raises is taken back and its exception reaches the caller. State is what `tracked` can take
-back; a machine with other state overrides `checkpoint` and `rollback`, `snapshot` and `restore`. A command called by
-another one is a RuntimeError: what both share belongs into a plain method. An instance without a node has no commands
-to offer: RuntimeError.
+Failure modes: a command that raises is taken back and its exception reaches the caller. State is what `tracked` can
+take back; a machine with other state overrides `checkpoint` and `rollback`, `snapshot` and `restore`. A command called
+by another one is a RuntimeError: what both share belongs into a plain method. An instance without a node has no
+commands to offer: RuntimeError.
 """
 
 import dataclasses

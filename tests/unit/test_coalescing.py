@@ -26,6 +26,7 @@ from pyraft import (
     RaftBarrier,
     RaftChange,
     RaftTransfer,
+    convert,
     raft_add,
     raft_apply,
     raft_assign,
@@ -36,7 +37,6 @@ from pyraft import (
     raft_remove,
     raft_transfer,
 )
-from pyraft import convert
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.solo import Solo, configuration
