@@ -127,13 +127,14 @@ class Peer:
 class FixtureIo:
     """What stands behind one RaftIo table (`io.impl`): durable state, links, latencies, faults, counters.
 
-    `stored` maps indexes to (term, type, payload); what counts is the unbroken run from `start_index` on, as writes may
-    complete out of order when the latency is lowered. `next_index` is the index of the next entry to be appended,
-    counting those on their way. `peers` maps server ids to links.
+    `stored` maps indexes to (term, type, payload); what counts is the unbroken run from `start_index` on. `next_index`
+    is the index of the next entry to be appended, counting those on their way, `append_due` the time before which no
+    further append and no snapshot completes, though the latency be lowered. `peers` maps server ids to links.
     """
 
     __slots__ = (
         "address",
+        "append_due",
         "disk_latency",
         "drop",
         "faults",
@@ -179,6 +180,7 @@ class FixtureIo:
         self.randomized_election_timeout = ELECTION_TIMEOUT + 100 * index
         self.network_latency = NETWORK_LATENCY
         self.disk_latency = DISK_LATENCY
+        self.append_due = 0
         self.work_duration = WORK_DURATION
         self.faults = [-1, -1, -1, -1]
         self.drop = [False] * (MESSAGE_TYPES + 1)
@@ -350,7 +352,9 @@ def _append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: types.r
     request.first = impl.next_index
     request.keep = n
     impl.next_index += n
-    _submit(impl, request, impl.disk_latency)
+    # C: fixture.c:ioMethodAppend lets an append overtake the one before when the latency has been lowered.
+    impl.append_due = max(impl.timeline.time + impl.disk_latency, impl.append_due)
+    _submit(impl, request, impl.append_due - impl.timeline.time)
     return 0
 
 
@@ -369,7 +373,7 @@ def _snapshot_put(
     request = Request(SNAPSHOT_PUT, req, cb)
     request.snapshot = snapshot
     request.trailing = trailing
-    _submit(impl, request, impl.disk_latency)
+    _submit(impl, request, max(impl.disk_latency, impl.append_due - impl.timeline.time))
     return 0
 
 

@@ -17,6 +17,7 @@ from pyraft import (
     RAFT_VOTER,
     RaftApply,
     RaftChange,
+    flags,
     raft_add,
     raft_apply,
     raft_assign,
@@ -450,7 +451,10 @@ def test_10_2_2_messages_are_bounded(limit: int) -> None:
     s.lead()
     term = s.r.current_term
     got = 1
-    s.recv(msg.append_entries_result(3, term, 1, rejected=9))
+    refusal = msg.append_entries_result(3, term, 1, rejected=9)
+    # Of a server that does not announce this the answers would have to be bounded in another way (proof).
+    refusal.append_entries_result.features = flags.PROVEN_ANSWERS
+    s.recv(refusal)
     for _ in range(20):
         s.tick()
         for m in s.sent():
@@ -460,7 +464,9 @@ def test_10_2_2_messages_are_bounded(limit: int) -> None:
             assert args.n_entries * 32 <= limit or args.n_entries == 1
             assert args.prev_log_index == got
             got += args.n_entries
-            s.recv(msg.append_entries_result(3, term, got))
+            answer = msg.append_entries_result(3, term, got)
+            answer.append_entries_result.features = flags.PROVEN_ANSWERS
+            s.recv(answer)
         s.recv(msg.append_entries_result(2, term, 10))
         if got == 10:
             break

@@ -3,6 +3,7 @@
 Each test runs on the fixture's table, in virtual time, and on files and sockets.
 """
 
+import functools
 import itertools
 import socket
 from collections.abc import Callable, Iterator
@@ -171,6 +172,30 @@ def test_append(backend: Backend) -> None:
     assert order == ["a 0", "b 0", "c 0"]
     io = backend.restart()
     assert payloads(io.load(io)) == [b"a" * 8, b"b" * 8, b"c" * 8]
+
+
+def test_order_of_completions(backend: Backend) -> None:
+    """Appends complete in the order of submission, and a put after those before it, though the disk becomes faster."""
+    io = backend.io
+    order: list[str] = []
+    for name, latency in (("a", 100), ("b", 10), ("put", 0), ("c", 5)):
+        if isinstance(backend, FixtureBackend):
+            backend.servers[0].impl.disk_latency = latency
+        done = functools.partial(note, order, name)
+        if name == "put":
+            rv = io.snapshot_put(io, 5, RaftIoSnapshotPut(), snapshot(1, 1, b"content!"), done)
+        else:
+            rv = io.append(io, RaftIoAppend(), [RaftEntry(1, RAFT_COMMAND, name.encode() * 8)], 1, done)
+        assert rv == 0
+    backend.run_until(lambda: len(order) == 4)
+    assert [name for name in order if name != "put"] == ["a", "b", "c"]
+    assert order.index("put") > order.index("b")
+
+
+def note(order: list[str], name: str, req: object, status: int) -> None:
+    """A callback that notes its name, if all went well."""
+    assert status == 0
+    order.append(name)
 
 
 def test_truncate(backend: Backend) -> None:
