@@ -16,6 +16,8 @@ A file that cannot be read is no damage: whatever the disk refuses stops the sta
 """
 
 import logging
+import os
+import re
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -27,10 +29,11 @@ from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo
 from io_uv.state import Metadata
 from pyraft import configuration
-from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_MALFORMED, RAFT_TOOBIG
+from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_INVALID, RAFT_MALFORMED, RAFT_TOOBIG
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot, no_entries
 
 SET_ASIDE_PREFIX: Final = "corrupt-"
+_MEANT: Final = re.compile("metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|" + re.escape(marker.NAME))
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40
 # What is wrong with a file, as opposed to a disk, a limit or a permission that keeps it from being read.
@@ -61,6 +64,17 @@ class _Log:
     def next_index(self) -> int:
         """Index behind the last entry read so far."""
         return self.start_index + len(self.entries)
+
+
+def refuse_links(dir: str) -> None:
+    """Raise Failure(RAFT_INVALID) if a name that means something here is a symbolic link.
+
+    Whoever may make links here could have the server write to any file that it can reach, or take another one for its
+    own. Opening does not follow any; this is for what is only looked at, and says it at the start.
+    """
+    for name in fs.list_dir(dir):
+        if _MEANT.match(name) and os.path.islink(fs.join(dir, name)):
+            raise Failure(RAFT_INVALID, f"{name} in directory '{dir}' is a symbolic link")
 
 
 def clean_up(dir: str) -> None:

@@ -290,9 +290,9 @@ def is_dir(dir: str, name: str) -> bool:
 
 
 def open_file(dir: str, name: str, flags: int) -> int:
-    """Open a file and return its descriptor."""
+    """Open a file, not what a symbolic link of that name leads to, and return its descriptor."""
     try:
-        return open(join(dir, name), flags)
+        return open(join(dir, name), flags | os.O_NOFOLLOW)
     except OSError as exc:
         raise failure("open", exc) from None
 
@@ -429,7 +429,7 @@ def overwrite_file(dir: str, name: str, data: bytes) -> None:
     path = join(dir, name)
     created = False
     try:
-        fd = open(path, os.O_WRONLY)
+        fd = open(path, os.O_WRONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         created = True
         fd = open_file(dir, name, os.O_WRONLY | os.O_CREAT)

@@ -181,7 +181,7 @@ def _fill(uv: state.Uv) -> None:
 def _write_zeros(dir: str, idle: IdleSegment, size: int) -> None:
     """Overwrite the segment with zeros through a descriptor without O_DSYNC, and sync once; in a thread."""
     try:
-        fd = fs.open(os.path.join(dir, idle.name), os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC, 0)
+        fd = fs.open(os.path.join(dir, idle.name), os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW, 0)
         try:
             offset = 0
             while offset < size:

@@ -24,6 +24,7 @@ from io_uv import (
     disk,
     finalize,
     fs,
+    keyfiles,
     marker,
     metadata,
     probe,
@@ -198,9 +199,11 @@ def _open(uv: Uv, id: int, address: str) -> int:
     uv.id = id
     uv.address = address
     fs.check_dir(uv.dir)
+    keyfiles.warn_of_access(uv.dir, fs.stat(uv.dir))
     uv.lock = fs.lock_dir(uv.dir)
     _probe(uv)
     disk.clean_up(uv.dir)
+    disk.refuse_links(uv.dir)
     uv.metadata = metadata.load(uv.dir)
     rv: int = transport.init(transport, id, address)
     return rv
