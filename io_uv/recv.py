@@ -308,11 +308,14 @@ def _accept_cb(uv: Uv, transport: RaftUvTransport, id: int, address: str, stream
     if id == uv.id:
         # Its acknowledgements would count as our own.
         trace(uv.tracer, f"peer at {address} claims to be this server, {id}: connection dropped")
+        uv.peers.teller.warn((id, address), "a peer that says it is at %s claims to be this server, %d", address, id)
         stream.close()
         return
     if len(uv.servers) >= uv.limits.connections:
         silent = min(uv.servers, key=lambda server: server.heard_at)
         trace(uv.tracer, f"peer {silent.id} at {silent.address}: dropped in favour of a new connection")
+        text = "more than %d peers are connected: the one silent longest goes, server %d at %s"
+        uv.peers.teller.warn("connections", text, uv.limits.connections, silent.id, silent.address)
         silent.abort()
     server = Server(uv, id, address, stream)
     uv.servers.append(server)

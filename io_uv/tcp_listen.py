@@ -9,7 +9,7 @@ Possible failure modes are:
 
 - listen cannot resolve or bind one of its addresses: nothing listens, RAFT_IOERR (or RAFT_NAMETOOLONG).
 - A connection sends no valid handshake within the time for it, or breaks: it is closed, with a trace.
-- More connections are in their handshake than allowed: the oldest of them is closed. A peer that really is one needs
+- More connections are in their handshake than allowed: the oldest of the host with most of them is closed. A peer needs
   a moment only; whoever fills the table with silent connections pushes out its own.
 - The transport is closed: connections in their handshake are closed with it.
 """
@@ -20,7 +20,7 @@ from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
 from io_uv.gate import Gate
 from io_uv.transport import RaftUvTransport, raft_uv_accept_cb
-from pyraft.errors import RAFT_IOERR, RAFT_UNAUTHORIZED
+from pyraft.errors import RAFT_IOERR
 from pyraft.tracing import trace
 
 # C: uv_tcp_listen.c:uvTcpBindListen asks for a backlog of 1: peers that connect at the same time wait for a second.
@@ -151,7 +151,9 @@ def _gone(t: tcp_common.UvTcp, thing: Any) -> None:
 def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
     """A connection waits to be accepted, or accepting failed: out of descriptors, for example."""
     if error is not None:
-        trace(t.tracer, f"accept: {pyuv.errno.strerror(error)}")
+        reason = pyuv.errno.strerror(error)
+        trace(t.tracer, f"accept: {reason}")
+        t.teller.warn(("accept", error), "a connection cannot be accepted: %s", reason)
         return
     handle = Inbound(t.loop)
     try:
@@ -162,6 +164,8 @@ def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
         handle.close()
         return
     if len(t.accepting) >= t.limits.connections:
+        text = "more than %d connections are in their handshake: the oldest of the host with most of them goes"
+        t.teller.warn("connections", text, t.limits.connections)
         _drop(_victim(t), "too many connections without a handshake")
     host = _host_of(handle)
     stream = handle if t.security is None else t.security.accept(handle, t.gate, host)
@@ -188,7 +192,7 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
     except Failure as failure:
         if t.security is not None:
             incoming.stream.write(tcp_common.encode_refusal(failure.message))
-        _drop(incoming, failure.message, tell=failure.code == RAFT_UNAUTHORIZED)
+        _drop(incoming, failure.message, tell=True)
         return
     stream = incoming.stream
     stream.stop_read()

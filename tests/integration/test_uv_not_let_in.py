@@ -10,9 +10,10 @@ import pytest
 from io_uv import raft_uv_set_connect_retry_delay, raft_uv_tls_init, tcp_common, tcp_connect, tcp_listen
 from io_uv.gate import Gate
 from io_uv.pyuv import Loop
-from pyraft.errors import RAFT_UNAUTHORIZED
+from pyraft.errors import RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
+from pyraft.types import RAFT_COMMAND, RaftEntry, RaftIoSend
 from tests.lib import messages as m
-from tests.lib.peer import PeerServer, Transport, connect, handshake, port_of
+from tests.lib.peer import PeerServer, Transport, connect, handshake, port_of, unused_port
 from tests.lib.tlstest import Authority, Pair, TlsIo, tls_init, trusting
 from tests.lib.uvtest import UvIo, run_until
 
@@ -103,8 +104,6 @@ def test_plain_against_tls(authority: Authority, pair: Pair, tmp_path: Path, cap
     one = UvIo(tmp_path / "plain", "127.0.0.1:0", 1, pair.loop).start()
     message = m.timeout_now(1, 3, 10, 2)
     message.server_id, message.server_address = 2, two.listens_at
-    from pyraft.types import RaftIoSend
-
     raft_uv_set_connect_retry_delay(one.io, 50)
     assert one.io.send(one.io, RaftIoSend(), message, lambda req, status: None) == 0
     pair.run_until(lambda: said(caplog, "is not let in: TLS: it does not speak TLS, which this server expects"))
@@ -120,8 +119,6 @@ def test_tls_against_plain(authority: Authority, pair: Pair, tmp_path: Path, cap
     assert two.io.start(two.io, 60_000, lambda io: None, lambda io, message: None) == 0
     message = m.timeout_now(1, 3, 10, 2)
     message.server_id, message.server_address = 2, f"127.0.0.1:{port_of(two.transport)}"
-    from pyraft.types import RaftIoSend
-
     assert one.io.send(one.io, RaftIoSend(), message, lambda req, status: None) == 0
     pair.run_until(lambda: said(caplog, "is not let in: it speaks TLS, which this server does not"))
     pair.run_until(lambda: said(caplog, "server 2 at", "cannot be reached, trying on: uv_tcp_connect(): TLS: "))
@@ -135,8 +132,6 @@ def test_connections_that_a_peer_does_not_keep_are_told(tmp_path: Path, caplog: 
     raft_uv_set_connect_retry_delay(one.io, 20)
     message = m.timeout_now(1, 3, 10, 2)
     message.server_id, message.server_address = 2, peer.address
-    from pyraft.types import RaftIoSend
-
     assert one.io.send(one.io, RaftIoSend(), message, lambda req, status: None) == 0
     accepted = 0
     while not caplog.records:
@@ -322,3 +317,34 @@ def test_noise_is_no_news(authority: Authority, pair: Pair, caplog: pytest.LogCa
     plain.wait_end()
     plain.close()
     assert said(caplog, "it does not speak TLS")
+
+
+def test_limits_that_are_met_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of connections, in their handshake and behind it; of the queue; of an address; and an id that is there twice."""
+    one = UvIo(tmp_path, "127.0.0.1:9001").start()
+    one.uv.limits.connections = 2
+    one.uv.limits.queue = 1 << 10
+    assert one.io.start(one.io, 60_000, lambda io: None, lambda io, message: None) == 0
+    port = port_of(one.transport)
+    peers = []
+    for data in (b"", b"", b"", handshake(2, "x"), handshake(3, "x"), handshake(4, "x")):
+        peers.append(connect(one.loop, port))
+        if data:
+            peers[-1].send(data)
+        one.loop.run(2)
+    run_until(one.loop, lambda: said(caplog, "more than 2 connections are in their handshake"))
+    text = "more than 2 peers are connected: the one silent longest goes, server 2 at x"
+    run_until(one.loop, lambda: said(caplog, text))
+    for data in (handshake(1, "elsewhere"), handshake(5, "x" * 5000)):
+        peers.append(connect(one.loop, port))
+        peers[-1].send(data)
+    run_until(one.loop, lambda: said(caplog, "a peer that says it is at elsewhere claims to be this server, 1"))
+    run_until(one.loop, lambda: said(caplog, "is not let in: address of 5008 bytes at offset 16, the limit is 4096"))
+    message = m.append_entries(1, 3, 10, 2, 9, [RaftEntry(3, RAFT_COMMAND, bytes(1000))])
+    message.server_id, message.server_address = 2, f"127.0.0.1:{unused_port()}"
+    codes = [one.io.send(one.io, RaftIoSend(), message, lambda req, status: None) for _ in range(2)]
+    assert codes == [0, RAFT_NOCONNECTION]
+    assert said(caplog, "bytes are queued for server 2, the limit is 1024")
+    for peer in peers:
+        peer.close()
+    one.close()
