@@ -1,5 +1,6 @@
 # Every target sets up what it needs: a virtual environment in .venv with the project and its tools.
-# Settings: PYTHON (interpreter), ARGS (passed on), SECONDS, SERVERS, RATE, SEED (cluster), N, STEPS, SEED (sim).
+# Settings: PYTHON (interpreter), ARGS (passed on), SECONDS, SERVERS, RATE, SEED (cluster), N, STEPS, SEED (sim),
+# SCENARIO, STATES, REPLAY (explore).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +18,9 @@ ATHERIS ?= 60
 FAULT_SECONDS ?= 20
 KILLS ?= 300
 SOAK_SECONDS ?= 3600
+SCENARIO ?=
+STATES ?=
+REPLAY ?=
 SEED ?=
 SEED_OPTION = $(if $(SEED),--seed $(SEED))
 
@@ -34,6 +38,8 @@ help:
 	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
 	@echo "make flaky     run the suite N=10 times in other orders of files, beside none, one and three busy programs: N=... SEED=..."
 	@echo "make mutants   make N=100 small changes in copies of the tree, see that tests notice each: N=... SEED=..."
+	@echo "make explore   every schedule of small clusters up to a bound: SCENARIO=elections STATES=100000 each, or one"
+	@echo "                 schedule, as a story ends with it: REPLAY='elections timeout1 1>2'"
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
 	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
@@ -140,6 +146,11 @@ flaky: $(READY)
 .PHONY: mutants
 mutants: $(READY)
 	$(BIN)/python -m tests.mutants $(if $(filter command line environment,$(origin N)),--n $(N)) $(SEED_OPTION) $(ARGS)
+
+.PHONY: explore
+explore: $(READY)
+	$(BIN)/python -m tests.lib.explorer $(SCENARIO) $(if $(STATES),--states $(STATES)) \
+		$(if $(REPLAY),--replay '$(REPLAY)') $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(READY)
