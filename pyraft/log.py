@@ -152,6 +152,11 @@ def acquire(lg: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -
     return EntryBatch(lg.terms[slot:end], lg.types[slot:end], lg.bufs[slot:end])
 
 
+def lowest_next(lg: RaftLog) -> int:
+    """Return the lowest index from which on entries can be sent: it is held, and the term before it is known."""
+    return lg.offset + 1 if lg.offset in (0, lg.snapshot.last_index) else lg.offset + 2
+
+
 def reaching(lg: RaftLog, index: int, first: int, max_bytes: int, max_entries: int) -> int:
     """Return the lowest index, at least `first`, from which on all up to `index`, which is held, fit (see acquire)."""
     bufs = lg.bufs

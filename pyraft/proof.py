@@ -37,7 +37,32 @@ def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
     """Let the next message start where it should, or so little behind that as it takes to reach so far."""
     target = min(reach(leader, p), log.last_index(r.log))
     if p.next_index < target and not is_announced(p):
-        p.next_index = log.reaching(r.log, target, p.next_index, r.max_append_bytes, log.MAX_ENTRIES)
+        p.next_index = _start(r, target, p.next_index)
+
+
+def step_back(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: int) -> None:
+    """Correct where to go on after a rejection of `index` by a server whose log ends with `last`, in PROBE.
+
+    Where a message from there would not reach far enough, strides that double (B52) lead past where the logs meet, to
+    what either side has compacted. The next message starts as far back as it can then (start_within_reach), but not
+    behind the end of that server's log, and a snapshot is sent only when all of our log has been refused.
+    """
+    lg = r.log
+    lowest = log.lowest_next(lg)
+    target = min(reach(leader, p), log.last_index(lg))
+    if is_announced(p) or p.next_index >= target or index < lowest:
+        return
+    if p.next_index >= lowest and _start(r, target, p.next_index) == p.next_index:
+        return
+    if last < index:
+        p.next_index = last + 1
+        p.steps_back = 0
+    else:
+        p.next_index = max(p.next_index, lowest)
+
+
+def _start(r: Raft, target: int, first: int) -> int:
+    return log.reaching(r.log, target, first, r.max_append_bytes, log.MAX_ENTRIES)
 
 
 def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:

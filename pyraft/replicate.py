@@ -452,6 +452,8 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
         progress_one(r, i)
     # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
     elif progress.maybe_decrement(p, result.rejected, last):
+        if p.state == PROGRESS__PROBE:
+            proof.step_back(r, leader, p, result.rejected, last)
         progress_one(r, i)
 
 

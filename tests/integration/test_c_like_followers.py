@@ -17,11 +17,13 @@ from pyraft import (
     RaftApply,
     RaftChange,
     RaftMessage,
+    RaftSnapshot,
     flags,
     raft_apply,
     raft_assign,
     raft_last_index,
     raft_set_max_append_bytes,
+    raft_start,
 )
 from pyraft.state import RaftProgress
 from tests.lib import fsm
@@ -40,8 +42,9 @@ class CFollower:
     Writes are stored when `store` is called, in order, and answered then, those of earlier terms not at all.
     """
 
-    def __init__(self, term: int, terms: list[int], stored: int) -> None:
+    def __init__(self, term: int, terms: list[int], stored: int, offset: int = 0) -> None:
         self.term = term
+        self.offset = offset  # What it has compacted, it refuses as a predecessor.
         self.terms = terms
         self.stored = stored
         self.commit = 1
@@ -53,7 +56,8 @@ class CFollower:
     def take(self, args: RaftAppendEntries) -> None:
         """Process an AppendEntries of its term, as replicationAppend does."""
         prev = args.prev_log_index
-        if prev > 0 and (prev > len(self.terms) or self.terms[prev - 1] != args.prev_log_term):
+        known = self.offset < prev <= len(self.terms) or prev == 0
+        if not known or (prev > 0 and self.terms[prev - 1] != args.prev_log_term):
             self.answers.append(msg.append_entries_result(3, self.term, self.stored, prev))
             return
         new = [entry.term for entry in args.entries]
@@ -169,6 +173,38 @@ def test_whatever_a_c_server_acknowledges_is_its_leaders(seed: int) -> None:
     assert follower.terms == s.r.log.terms
     assert progress_of(s, 3).proven_index == raft_last_index(s.r)
     assert s.r.commit_index == raft_last_index(s.r)
+
+
+@pytest.mark.parametrize(("ends", "left_over"), [(25, 0), (25, 30), (70, 0), (70, 30)])
+def test_a_c_follower_far_behind_is_given_the_log_in_small_parts_and_no_snapshot(ends: int, left_over: int) -> None:
+    """Both have compacted what is before entry 21; strides that double would lead there, to a superfluous snapshot."""
+    s = Solo(start=False, term=2)
+    snapshot = RaftSnapshot()
+    snapshot.index, snapshot.term = 20, 1
+    snapshot.configuration, snapshot.configuration_index = s.conf, 1
+    snapshot.bufs = [fsm.content(0, 0)]
+    s.io.stored_snapshot = snapshot
+    s.io.start_index = 21
+    s.io.stored = msg.commands([1] * 60 + [2] * 20)
+    assert raft_start(s.r) == 0
+    raft_set_max_append_bytes(s.r, 100)
+    s.tick(1000)
+    s.recv(msg.request_vote_result(2, 3))
+    s.io.finish_appends()
+    s.sent()
+    follower = CFollower(3, [1] * ends + [9] * left_over, ends + left_over, 19)
+    for _ in range(150):
+        s.tick(100)
+        s.recv(msg.append_entries_result(2, 3, 1))
+        assert not s.io.gets, "a snapshot is read"
+        for args in to(s, 3):
+            follower.take(args)
+        while follower.writes:
+            follower.store()
+        while follower.answers:
+            s.recv(follower.answers.pop(0))
+    assert follower.terms[20:] == s.r.log.terms
+    assert progress_of(s, 3).proven_index == raft_last_index(s.r) == 101
 
 
 def test_left_overs_of_a_c_follower_count_for_nothing(new_cluster: NewCluster) -> None:

@@ -29,6 +29,7 @@ from pyraft import (
     Raft,
     RaftMessage,
     log,
+    membership,
 )
 from pyraft.types import EntryBatch
 
@@ -311,13 +312,23 @@ class Checks:
         voters = [s.id for s in r.configuration.servers if s.role == RAFT_VOTER]
         if term != r.current_term and len(voters) > 1:
             self.world.violate(f"server {node.id} commits entry {index} of term {term} in term {r.current_term}")
-        disks = [self.world.nodes[id].disk for id in voters]
-        # A damaged disk had what it acknowledged; until it has it again its server does not vote.
-        holders = sum(d.holds(index, term) or d.may_have_held(index, term) for d in disks)
+        holders = self._holders(voters, index, term)
+        if holders > len(voters) // 2:
+            return
+        if r.configuration_uncommitted_index > index:
+            # A change that has waited for this commitment (B46) has taken effect in the same event, after it.
+            _, before = membership.fetch_last_committed_configuration(r)
+            voters = [s.id for s in before.servers if s.role == RAFT_VOTER]
+            holders = self._holders(voters, index, term)
         if holders <= len(voters) // 2:
             self.world.violate(
                 f"server {node.id} commits entry {index}, which {holders} of {len(voters)} voters have stored"
             )
+
+    def _holders(self, voters: list[int], index: int, term: int) -> int:
+        """Count who has stored an entry. A damaged disk had what it acknowledged; its server does not vote now."""
+        disks = [self.world.nodes[id].disk for id in voters]
+        return sum(d.holds(index, term) or d.may_have_held(index, term) for d in disks)
 
     def _stored(self, node: "Node", r: Raft, view: View) -> None:
         installing = r.snapshot.install is not None
