@@ -381,7 +381,7 @@ def _configured(io: RaftIo, servers: list[RaftServer]) -> None:
     uv: Uv = io.impl
     for server in servers:
         known = uv.peers.members is not None and uv.peers.members.get(server.id) == server.address
-        if server.id != uv.id and not known and _check_address(io, server.address) != 0:
+        if not known and _check_address(io, server.address) != 0:
             _log.warning("server %d of the configuration: %s", server.id, io.errmsg)
     if not uv.closing:
         send.configured(uv, {server.id: server.address for server in servers})

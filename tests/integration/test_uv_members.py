@@ -270,10 +270,11 @@ def test_configurations_of_c_are_taken_with_a_warning(f: Answerer, caplog: pytes
     """C servers add what they like, and the port may be left out there; the logger hears of each once."""
     for _ in range(2):
         f.configured(s1=":9001", s2="127.0.0.1", s3=f.member.address)
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        "server 2 of the configuration: no server can be reached at '127.0.0.1': there is no port in it"
-    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "server 1 of the configuration: no server can be reached at ':9001': there is no host in it"
+        " (IPv6 addresses need brackets)",
+        "server 2 of the configuration: no server can be reached at '127.0.0.1': there is no port in it",
+    ]
     assert f.uv.peers.members == {1: ":9001", 2: "127.0.0.1", 3: f.member.address}
 
 
