@@ -29,7 +29,7 @@ from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo
 from io_uv.state import Metadata
 from pyraft import configuration
-from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_INVALID, RAFT_MALFORMED, RAFT_TOOBIG
+from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_INVALID, RAFT_MALFORMED, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot, no_entries
 
 SET_ASIDE_PREFIX: Final = "corrupt-"
@@ -477,10 +477,14 @@ def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_
     """Append an entry with `conf` to the log of a server that is not running; return its term.
 
     `term` is that of the metadata; the entry gets the higher of it and the log's last (B2).
-    Errors: those of load, RAFT_TOOBIG before anything is touched, RAFT_IOERR.
+    Errors: those of load, RAFT_TOOBIG before anything is touched, RAFT_NOTFOUND for a directory without a log, where
+    nothing was set aside either, RAFT_IOERR.
     """
     _change_entry(conf, term, block_size)
     snapshot, start_index, entries = load(dir, auto_recovery)
+    if snapshot is None and not entries and marker.marker_read(dir) is None:
+        # C: uv.c:uvRecover makes it the first server of a cluster. It is rather the wrong directory.
+        raise Failure(RAFT_NOTFOUND, f"there is no log in {dir}: nothing to recover, raft_bootstrap begins anew")
     # C: uv_segment.c:uvWriteClosedSegment always writes term 1, below entries that may precede it.
     entry = _change_entry(conf, max(last_term(snapshot, entries), term, 1), block_size)
     index = start_index + len(entries)

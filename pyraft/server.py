@@ -159,7 +159,8 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
     """Force `conf` on a stopped server whose cluster has lost its majority, by appending it to the log on disk.
 
     Stop all servers; call this once, on the one with the highest term and the longest log; replace the data
-    directories of the others by a copy of its; start. Errors: as raft_bootstrap, with io.recover. Source: raft.h.
+    directories of the others by a copy of its; start. Errors: as raft_bootstrap, with io.recover; RAFT_NOTFOUND (io_uv)
+    where there is no log. Source: raft.h.
     """
     return _write_offline(r, conf, calls.recover)
 

@@ -14,6 +14,7 @@ import pytest
 import io_uv
 from io_uv import (
     fs,
+    marker,
     raft_uv_init,
     raft_uv_limits,
     raft_uv_set_block_size,
@@ -394,6 +395,22 @@ def test_recover(tmp_path: Path) -> None:
     assert t.io.recover(t.io, two) == 0
     fresh = t.reopen()
     assert [(entry.term, entry.type) for entry in fresh.loaded[5]] == [(1, RAFT_CHANGE), (4, RAFT_CHANGE)]
+    fresh.close()
+
+
+def test_recover_of_a_directory_without_a_log(tmp_path: Path) -> None:
+    """It is the wrong one, as a rule: RAFT_NOTFOUND, and nothing is written. Not if something was set aside."""
+    t = UvIo(tmp_path).start()
+    before = t.names()
+    assert t.io.recover(t.io, configuration()) == errors.RAFT_NOTFOUND
+    assert t.io.errmsg.startswith(f"there is no log in {tmp_path}: nothing to recover")
+    assert t.names() == before
+    assert t.io.set_term(t.io, 3) == 0
+    assert t.io.recover(t.io, configuration()) == errors.RAFT_NOTFOUND
+    marker.marker_set(str(tmp_path), "all of it was damaged")
+    assert t.io.recover(t.io, configuration()) == 0
+    fresh = t.reopen()
+    assert [(entry.term, entry.type) for entry in fresh.loaded[5]] == [(3, RAFT_CHANGE)]
     fresh.close()
 
 

@@ -233,8 +233,6 @@ class Node:
         io.recovered = self._recovered
         if self.world.profile.defer:
             io.defer = self._defer
-        if self.world.profile.words:
-            io.features = 0xFFFF
         if self.world.profile.apply_msecs:
             io.later = self._later
 

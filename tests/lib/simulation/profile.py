@@ -82,8 +82,6 @@ class Profile:
             self.fault_interval = 100
         self.apply_msecs = dice.choice((0, 0, 1, 4, 12))
         """What a command takes to apply, where a backlog is applied in pieces; 0 for no time, and no pieces."""
-        self.words = dice.random() < 0.5
-        """Whether the network carries what C servers do not say (RaftIo.features)."""
 
     def __repr__(self) -> str:
         fields: dict[str, Any] = vars(self)
