@@ -67,17 +67,45 @@ def to_snapshot(p: RaftProgress, snapshot_index: int) -> None:
     """Wait for a snapshot up to `snapshot_index` to be installed."""
     p.state = PROGRESS__SNAPSHOT
     p.snapshot_index = snapshot_index
+    p.snapshot_sent = -1
+    p.snapshot_beat = -1
+    p.snapshot_doubt = -1
     p.lacking = 0
     _empty_window(p)
 
 
-def snapshot_read(p: RaftProgress, index: int) -> None:
+def snapshot_read(p: RaftProgress, index: int, now: int) -> None:
     """Note that a snapshot up to `index` is about to be sent.
 
     C: replication.c:sendSnapshotGetCb goes on to expect an answer about the snapshot that it decided to send, not about
     the one that was read, which may be newer (B48).
     """
     p.snapshot_index = index
+    p.snapshot_sent = now
+    p.snapshot_beat = -1
+    p.snapshot_doubt = -1
+
+
+def beside_snapshot(p: RaftProgress, now: int) -> None:
+    """Note a heartbeat that is about to be sent in SNAPSHOT."""
+    if p.snapshot_sent >= 0 and p.snapshot_beat < 0:
+        p.snapshot_beat = now
+
+
+def snapshot_was_refused(p: RaftProgress, rejected: int, last_index: int, now: int) -> bool:
+    """At any answer in SNAPSHOT: return whether an earlier one was the refusal of the snapshot after all.
+
+    A rejection that was taken for an old heartbeat's may have been the snapshot's, if answers to old heartbeats have
+    been lost. The first answer to a heartbeat beside the snapshot, which tells how long answers take, decides: whatever
+    was sent before the snapshot was answered no later than so long after that.
+    """
+    if rejected == p.snapshot_index:
+        if rejected == p.streamed_index and p.streamed > 0 and p.snapshot_sent >= 0:
+            p.snapshot_doubt = now
+        return False
+    if rejected == 0 and last_index >= p.snapshot_index:
+        return False
+    return p.snapshot_beat >= 0 and now - p.snapshot_beat <= p.snapshot_doubt - p.snapshot_sent
 
 
 def abort_snapshot(p: RaftProgress) -> None:

@@ -1,12 +1,23 @@
 """The answer to an AppendEntries or InstallSnapshot, at the leader.
 
-Happy path: `replicate.update`. Failure modes: answers to somebody who no longer leads, of an older term or from a
-server that is no member are ignored; a higher term is adopted.
+Duty: what the leader knows of the server (progress, proof), and what follows: a commit, a promotion, a transfer, the
+next message.
+
+Happy path: the acknowledgment raises the server's match index, what a majority has stored is committed and applied
+(replicate.commit), and the server is sent what is due.
+
+Failure modes: a rejection leads back through the log; answers to a server that no longer leads, of an older term or
+from a server that is no member are ignored; a higher term is adopted.
 """
 
-from pyraft import configuration, replicate, term
-from pyraft.state import Raft
-from pyraft.types import RaftAppendEntriesResult
+import logging
+
+from pyraft import calls, configuration, log, membership, progress, proof, replicate, term
+from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
+from pyraft.state import LeaderState, Raft, RaftProgress
+from pyraft.types import RAFT_VOTER, RaftAppendEntriesResult
+
+_logger = logging.getLogger("pyraft")
 
 
 def handle(r: Raft, id: int, result: RaftAppendEntriesResult) -> int:
@@ -19,4 +30,106 @@ def handle(r: Raft, id: int, result: RaftAppendEntriesResult) -> int:
     i = configuration.index_of(r.configuration, id)
     if i == len(r.configuration.servers):
         return 0
-    return replicate.update(r, i, result)
+    return _digest(r, i, result)
+
+
+def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
+    """Digest the answer of the i'th server to an AppendEntries or InstallSnapshot of this term."""
+    leader = r.leader_state
+    assert leader is not None
+    server_id = r.configuration.servers[i].id
+    p = leader.progress[i]
+    p.recent_recv = True
+    p.features = result.features
+    if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(
+        p, result.rejected, result.last_log_index, calls.now(r)
+    ):
+        progress.abort_snapshot(p)
+        replicate.progress_one(r, i)
+        return 0
+    if result.rejected > 0:
+        _rejected(r, leader, i, p, result)
+        return 0
+    # A longer log than ours is a left-over of earlier terms.
+    last = min(result.last_log_index, log.last_index(r.log))
+    counts = proof.acknowledged(r, leader, p, last)
+    if not progress.maybe_update(p, last):
+        if counts:
+            replicate.commit(r, leader)
+        return 0
+    if p.state == PROGRESS__PROBE:
+        progress.to_pipeline(p)
+    elif p.state == PROGRESS__SNAPSHOT and progress.snapshot_done(p):
+        progress.to_probe(p)
+    if leader.promotee_id == server_id:
+        replicate.flush(r)
+        rv = _advance_promotion(r)
+        if rv != 0:
+            return rv
+    if r.leader_state is leader:
+        replicate.commit(r, leader)
+    if r.leader_state is leader:
+        _after_update(r, leader, server_id)
+    return 0
+
+
+def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: RaftAppendEntriesResult) -> None:
+    """Go on with the i'th server, which has rejected a message."""
+    last = min(result.last_log_index, log.last_index(r.log))
+    match_index = p.match_index
+    if p.state != PROGRESS__SNAPSHOT:
+        proof.rejected(leader, p, result.rejected)
+    if progress.denies(p, result.rejected, last):
+        _logger.warning(
+            "server %d has lost entries that it had acknowledged: its log ends with %d, it had %d. Server %d sends "
+            "them again. A server whose disk was lost or set back must not come back under its id: what it helped to "
+            "commit may be missing from all others that can be elected",
+            r.configuration.servers[i].id,
+            result.last_log_index,
+            match_index,
+            r.id,
+        )
+        replicate.progress_one(r, i)
+    # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
+    elif progress.maybe_decrement(p, result.rejected, last):
+        if p.state == PROGRESS__PROBE:
+            proof.step_back(r, leader, p, result.rejected, last)
+        replicate.progress_one(r, i)
+
+
+def _after_update(r: Raft, leader: LeaderState, server_id: int) -> None:
+    """Go on with a server that has advanced, unless what was just applied has removed it."""
+    i = configuration.index_of(r.configuration, server_id)
+    if i == len(r.configuration.servers):
+        return
+    p = leader.progress[i]
+    transfer = r.transfer
+    if (
+        transfer is not None
+        and transfer.id == server_id
+        and transfer.send is None
+        and progress.persisted_is_up_to_date(p, log.last_index(r.log))
+        and membership.transfer_start(r) != 0
+        and r.transfer is transfer
+    ):
+        membership.transfer_close(r)
+    if p.state == PROGRESS__PIPELINE and r.leader_state is leader:
+        replicate.progress_one(r, i)
+
+
+def _advance_promotion(r: Raft) -> int:
+    """Promote the server that is catching up, if it has (4.2.1); return the code of io.append for the new entry."""
+    leader = r.leader_state
+    if leader is None or leader.promotee_id == 0 or not membership.update_catch_up_round(r, leader):
+        return 0
+    id = leader.promotee_id
+    conf = configuration.copy(r.configuration)
+    server = configuration.get(conf, id)
+    assert server is not None
+    assert server.role != RAFT_VOTER
+    server.role = RAFT_VOTER
+    leader.promotee_id = 0
+    rv = replicate.append_configuration(r, leader, conf)
+    if rv != 0 and r.leader_state is leader:
+        leader.promotee_id = id
+    return rv

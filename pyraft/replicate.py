@@ -1,10 +1,10 @@
-"""Replication on the leader (3.5): its own disk, the messages to the others, their answers, the commit index.
+"""Replication on the leader (3.5): its own disk, the messages to the others, the commit index, changes.
 
-Duty: `trigger` gives new entries to the disk and then runs a round of sends; `progress` does what is due to one
-server; `update` digests an AppendEntriesResult; completions of our own writes end in `append_cb`.
+Duty: `trigger` gives new entries to the disk and then runs a round of sends; `progress_one` does what is due to one
+server; completions of our own writes end in `append_cb`. Answers come in recv_append_entries_result.
 
 Happy path: trigger → io.append and one AppendEntries per server → results and our write's completion raise match
-indexes → `advance_commit` → apply.run.
+indexes → `commit` → apply.run.
 
 With an io.defer, raft_apply does not trigger: entries wait for the end of the loop turn, when `flush` gives them out
 together. Whatever else moves the core flushes first, so that the order of I/O calls stays that of libraft.
@@ -46,7 +46,6 @@ from pyraft.types import (
     UNSET,
     EntryBatch,
     RaftAppendEntries,
-    RaftAppendEntriesResult,
     RaftBarrier,
     RaftConfiguration,
     RaftInstallSnapshot,
@@ -200,6 +199,8 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
             progress.abort_snapshot(p)
         elif not progress.heartbeat_is_due(p, now, r.heartbeat_timeout):
             return 0
+        else:
+            progress.beside_snapshot(p, now)
         # While a snapshot is under way, heartbeats keep our authority.
         if last_index == p.snapshot_index:
             # C: replication.c:replicationProgress names the snapshot's last entry as the predecessor. The rejection of
@@ -318,7 +319,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
         calls.fail(r, "io.snapshot_get", ValueError("the snapshot that was read is not in one piece"))
         convert.settle(r)
         return
-    progress.snapshot_read(p, snapshot.index)
+    progress.snapshot_read(p, snapshot.index, calls.now(r))
     args = RaftInstallSnapshot()
     args.term = r.current_term
     args.last_index = snapshot.index
@@ -370,7 +371,7 @@ def _append_done(r: Raft, req: RaftWrite) -> None:
     own = configuration.index_of(r.configuration, r.id)
     if own < len(leader.progress):
         leader.progress[own].match_index = leader.progress[own].proven_index = r.last_stored
-    _commit(r, leader)
+    commit(r, leader)
 
 
 def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
@@ -394,105 +395,6 @@ def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
             # A candidacy among voters that are no longer the voters is void.
             convert.to_follower(r)
         membership.rollback(r)
-
-
-# What comes back: the other servers.
-
-
-def update(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
-    """Digest the answer of the i'th server to an AppendEntries or InstallSnapshot of this term."""
-    leader = r.leader_state
-    assert leader is not None
-    server_id = r.configuration.servers[i].id
-    p = leader.progress[i]
-    p.recent_recv = True
-    p.features = result.features
-    if result.rejected > 0:
-        _rejected(r, leader, i, p, result)
-        return 0
-    # A longer log than ours is a left-over of earlier terms.
-    last = min(result.last_log_index, log.last_index(r.log))
-    counts = proof.acknowledged(r, leader, p, last)
-    if not progress.maybe_update(p, last):
-        if counts:
-            _commit(r, leader)
-        return 0
-    if p.state == PROGRESS__PROBE:
-        progress.to_pipeline(p)
-    elif p.state == PROGRESS__SNAPSHOT and progress.snapshot_done(p):
-        progress.to_probe(p)
-    if leader.promotee_id == server_id:
-        flush(r)
-        rv = _advance_promotion(r)
-        if rv != 0:
-            return rv
-    if r.leader_state is leader:
-        _commit(r, leader)
-    if r.leader_state is leader:
-        _after_update(r, leader, server_id)
-    return 0
-
-
-def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: RaftAppendEntriesResult) -> None:
-    """Go on with the i'th server, which has rejected a message."""
-    last = min(result.last_log_index, log.last_index(r.log))
-    match_index = p.match_index
-    if p.state != PROGRESS__SNAPSHOT:
-        proof.rejected(leader, p, result.rejected)
-    if progress.denies(p, result.rejected, last):
-        _logger.warning(
-            "server %d has lost entries that it had acknowledged: its log ends with %d, it had %d. Server %d sends "
-            "them again. A server whose disk was lost or set back must not come back under its id: what it helped to "
-            "commit may be missing from all others that can be elected",
-            r.configuration.servers[i].id,
-            result.last_log_index,
-            match_index,
-            r.id,
-        )
-        progress_one(r, i)
-    # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
-    elif progress.maybe_decrement(p, result.rejected, last):
-        if p.state == PROGRESS__PROBE:
-            proof.step_back(r, leader, p, result.rejected, last)
-        progress_one(r, i)
-
-
-def _after_update(r: Raft, leader: LeaderState, server_id: int) -> None:
-    """Go on with a server that has advanced, unless what was just applied has removed it."""
-    i = configuration.index_of(r.configuration, server_id)
-    if i == len(r.configuration.servers):
-        return
-    p = leader.progress[i]
-    transfer = r.transfer
-    if (
-        transfer is not None
-        and transfer.id == server_id
-        and transfer.send is None
-        and progress.persisted_is_up_to_date(p, log.last_index(r.log))
-        and membership.transfer_start(r) != 0
-        and r.transfer is transfer
-    ):
-        membership.transfer_close(r)
-    if p.state == PROGRESS__PIPELINE and r.leader_state is leader:
-        progress_one(r, i)
-
-
-def _advance_promotion(r: Raft) -> int:
-    """Promote the server that is catching up, if it has (4.2.1); return the code of io.append for the new entry."""
-    leader = r.leader_state
-    if leader is None or leader.promotee_id == 0 or not membership.update_catch_up_round(r, leader):
-        return 0
-    id = leader.promotee_id
-    conf = configuration.copy(r.configuration)
-    server = configuration.get(conf, id)
-    assert server is not None
-    assert server.role != RAFT_VOTER
-    server.role = RAFT_VOTER
-    leader.promotee_id = 0
-    rv = _append_configuration(r, leader, conf)
-    if rv != 0 and r.leader_state is leader:
-        leader.promotee_id = id
-    return rv
 
 
 # Changes of the configuration.
@@ -519,7 +421,7 @@ def carry_out_change(r: Raft, leader: LeaderState) -> int:
     conf = change.configuration
     i = configuration.index_of(r.configuration, change.promotee_id)
     if change.promotee_id == 0 or leader.progress[i].match_index == log.last_index(r.log):
-        return _append_configuration(r, leader, conf)
+        return append_configuration(r, leader, conf)
     # 4.2.1: the first catch-up round of a future voter.
     leader.promotee_id = change.promotee_id
     leader.round_number = 1
@@ -544,7 +446,7 @@ def carry_out_waiting_change(r: Raft) -> None:
         calls.fire(r, req, rv)
 
 
-def _append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) -> int:
+def append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) -> int:
     """Put `conf` in force and append it to the log; a code of io.append leaves everything as it was."""
     old_conf = r.configuration
     old_progress = leader.progress
@@ -569,7 +471,7 @@ def _append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration)
     return rv
 
 
-def _commit(r: Raft, leader: LeaderState) -> None:
+def commit(r: Raft, leader: LeaderState) -> None:
     """Commit and apply what a majority has stored by now, then begin with a change that has waited for that."""
     advanced = advance_commit(r, leader)
     apply.run(r)

@@ -87,7 +87,9 @@ class RaftProgress:
     `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof.
     `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`. `streamed`
     (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet. `silent`
-    (ours) says that the log has been told that it does not answer.
+    (ours) says that the log has been told that it does not answer. `snapshot_sent`, `snapshot_beat` and
+    `snapshot_doubt` (ours) are times, -1 for none: when the snapshot was sent, the first heartbeat after it, and when
+    the last rejection came that may be the snapshot's (progress.snapshot_was_refused).
     """
 
     __slots__ = (
@@ -104,8 +106,11 @@ class RaftProgress:
         "recent_recv",
         "refusals",
         "silent",
+        "snapshot_beat",
+        "snapshot_doubt",
         "snapshot_index",
         "snapshot_last_send",
+        "snapshot_sent",
         "state",
         "steps_back",
         "streamed",
@@ -131,6 +136,9 @@ class RaftProgress:
         self.steps_back = 0
         self.streamed = 0
         self.streamed_index = 0
+        self.snapshot_sent = -1
+        self.snapshot_beat = -1
+        self.snapshot_doubt = -1
         self.silent = False
 
 

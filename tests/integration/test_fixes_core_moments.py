@@ -4,6 +4,8 @@ Messages that were dropped because the server was busy, one index that stood for
 test fails when its repair is taken out; the labels are those of pyraft/README.md.
 """
 
+from typing import Any
+
 import pytest
 
 from pyraft import (
@@ -18,6 +20,7 @@ from pyraft import (
     RAFT_VOTER,
     RaftApply,
     RaftMessage,
+    RaftSnapshot,
     raft_apply,
     raft_close,
     raft_last_applied,
@@ -189,6 +192,67 @@ def test_b48_answers_to_earlier_heartbeats_that_are_lost_are_not_waited_for() ->
     s.recv(msg.append_entries_result(3, 2, 0))
     s.recv(msg.append_entries_result(3, 2, 0, rejected=5))
     assert p.state == PROGRESS__PROBE
+
+
+@pytest.mark.parametrize(("delay", "refused"), [(29, False), (31, True)])
+def test_b48_the_first_heartbeat_beside_the_snapshot_tells_whose_rejection_it_was(delay: int, refused: bool) -> None:
+    """It takes 30 ms to be answered. What comes later than that after the snapshot was sent is the snapshot's."""
+    s = sending()
+    p = s.r.leader_state.progress[2]
+    p.streamed, p.streamed_index = 7, 5
+    s.io.finish_get()
+    s.io.now += delay
+    s.recv(msg.append_entries_result(3, 2, 0, rejected=5))
+    assert p.state == PROGRESS__SNAPSHOT
+    s.tick(100 - delay)
+    s.io.now += 30
+    s.recv(msg.append_entries_result(3, 2, 0))
+    assert p.state == (PROGRESS__PROBE if refused else PROGRESS__SNAPSHOT)
+    s.tick()
+    s.recv(msg.append_entries_result(3, 2, 0))
+    s.tick()
+    assert len(s.io.gets) == (1 if refused else 0)
+
+
+def test_b48_the_acknowledgment_of_the_snapshot_settles_it() -> None:
+    """However late a rejection came before: it was not the snapshot's."""
+    s = sending()
+    p = s.r.leader_state.progress[2]
+    p.streamed, p.streamed_index = 7, 5
+    s.io.finish_get()
+    s.tick()
+    s.io.now += 50
+    s.recv(msg.append_entries_result(3, 2, 0, rejected=5))
+    s.recv(msg.append_entries_result(3, 2, 5))
+    assert (p.state, p.match_index, p.next_index) == (PROGRESS__PROBE, 5, 6)
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_b48_a_refused_snapshot_is_sent_again_soon(newer: bool) -> None:
+    """A whole cluster whose leader is idle, and whose follower was away: heartbeats to it have been lost."""
+    c = Cluster(3).led()
+    c.compact_early(threshold=5, trailing=0)
+    c.until_applied(2, 2, 2000)
+    c.kill(2)
+    while c.raft(0).log.snapshot.last_index == 0:
+        c.until_done(c.add_x(0))
+        c.elapse(100)
+    c.elapse(1000)
+    if newer:
+        c.until_done(c.add_x(0))
+    c.revive(2)
+    io = c.raft(2).io
+    put, refused = io.snapshot_put, []
+
+    def refuse_once(io: Any, trailing: int, req: Any, snapshot: RaftSnapshot, cb: Any) -> Any:
+        if refused:
+            return put(io, trailing, req, snapshot, cb)
+        refused.append(snapshot.index)
+        return put(io, trailing, req, snapshot, lambda req, status: cb(req, RAFT_IOERR))
+
+    io.snapshot_put = refuse_once
+    c.until_applied(2, raft_last_index(c.raft(0)), 2000)
+    assert len(refused) == 1
 
 
 def test_b48_an_idle_leader_sends_its_snapshot_once() -> None:
