@@ -166,11 +166,6 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
         "    return 0 < r.recovery_end <= min(r.last_stored, r.recovery_matched)\n",
         "    return 0 < r.commit_index <= min(r.last_stored, r.recovery_matched)\n",
     ),
-    "believes of a C server's answer what its own message did not prove": (
-        "proof.py",
-        "    if p.next_index < target and not is_announced(p):\n",
-        "    if False:\n",
-    ),
 }
 
 
