@@ -220,7 +220,8 @@ def test_a_directory_whose_metadata_was_lost_is_not_bootstrapped(
     instance = opener()
     assert instance.init() == 0
     assert instance.io.bootstrap(instance.io, conf(1)) == RAFT_CANTBOOTSTRAP
-    text = f"there is {name} but no term: metadata was lost, and votes with it; raft_recover starts over"
+    text = f"there is {name} but no term: metadata was lost, and votes with it"
+    text += "; a new id helps where others are, raft_recover where none is"
     assert instance.io.errmsg == text
     assert {file: data.read(file) for file in data.names} == before
 
@@ -250,7 +251,7 @@ def test_metadata_older_than_log_or_snapshot_are_refused(data: Dir, opener: Open
     assert loaded.rv == RAFT_CORRUPT
     assert loaded.errmsg == (
         "metadata has term 6 but the log ends in term 7: newer metadata was lost, and votes with it;"
-        " raft_recover starts over"
+        " a new id helps where others are, raft_recover where none is"
     )
     data.metadata(1, 5, 7, voted_for=1)
     assert opener.load().rv == 0
