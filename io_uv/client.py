@@ -354,6 +354,14 @@ class Client:
 
     # The end.
 
+    def forget(self) -> None:
+        """In a forked child: have nothing to write, and nobody to write to."""
+        self.closing = True
+        self.stream = self.old_stream = None
+        self.gathered = []
+        self.pending.clear()
+        self.writing.clear()
+
     def abort(self) -> None:
         """Shut the client down: the instance is closing or the server's address has changed."""
         uv = self.uv

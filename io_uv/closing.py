@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from io_uv import state
-from pyraft import errors
 
 
 def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: Any) -> None:
@@ -36,9 +35,9 @@ def report(uv: state.Uv, exc: BaseException) -> None:
 
 
 def refuse(uv: state.Uv) -> int:
-    """Return what is asked for after io.close gets."""
-    uv.io.errmsg = "closed"
-    return errors.RAFT_CANCELED
+    """Set errmsg and return the answer to any call after io.close, RAFT_CANCELED; in a forked child RAFT_SHUTDOWN."""
+    uv.io.errmsg = uv.refusal.message
+    return uv.refusal.code
 
 
 def unlock(uv: state.Uv) -> None:

@@ -22,7 +22,7 @@ class EndOfTurn:
     What a function adds runs as well, behind the others: what the core flushes is written to the sockets then.
     """
 
-    __slots__ = ("_functions", "_handle", "_held", "_idle", "_last", "_later", "_running")
+    __slots__ = ("_forgotten", "_functions", "_handle", "_held", "_idle", "_last", "_later", "_running")
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
@@ -32,6 +32,7 @@ class EndOfTurn:
         self._idle: Any = Idle(loop)
         self._held = False
         self._running = False
+        self._forgotten = False
 
     def add(self, function: Callable[[], None]) -> None:
         """Run `function` at the end of the turn or event, once however often it is added."""
@@ -60,6 +61,8 @@ class EndOfTurn:
         functions, self._later = self._later, []
         handle.stop()
         for i, function in enumerate(functions):
+            if self._forgotten:
+                return
             try:
                 function()
             except BaseException:
@@ -88,6 +91,13 @@ class EndOfTurn:
         self._later.clear()
         self._handle.close(lambda _: self._idle.close(cb))
 
+    def forget(self) -> None:
+        """In a forked child: run nothing any more."""
+        self._forgotten = True
+        self._functions.clear()
+        self._last.clear()
+        self._later.clear()
+
     def _end(self, handle: Any) -> None:
         handle.stop()
         self._run()
@@ -105,6 +115,8 @@ class EndOfTurn:
                     except BaseException:
                         self._functions = functions[i + 1 :] + self._functions
                         raise
+                    if self._forgotten:
+                        return
         finally:
             self._running = False
             if self._functions or self._last:

@@ -19,7 +19,7 @@ import stat as stat_
 from collections.abc import Iterable
 from typing import Any, Final
 
-from io_uv import libc
+from io_uv import descriptors, libc
 from io_uv.failure import FULL
 from io_uv.failure import Failure as Failure
 from io_uv.failure import failure as failure
@@ -52,13 +52,13 @@ _SIZE_NOTE: Final = "user.raft.size"
 
 
 def open(path: str, flags: int, mode: int = _MODE) -> int:
-    """open(2); the descriptor is not inherited by child processes."""
-    return os.open(path, flags | os.O_CLOEXEC, mode)
+    """open(2); the descriptor is not inherited by child processes, whether they execute another program or not."""
+    return descriptors.open(path, flags | os.O_CLOEXEC, mode)
 
 
 def close(fd: int) -> None:
     """close(2)."""
-    os.close(fd)
+    descriptors.close(fd)
 
 
 def read(fd: int, n: int) -> bytes:
@@ -215,13 +215,11 @@ class DirLock:
     def release(self) -> None:
         """Let others use the directory."""
         fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        # A child that was forked meanwhile shares the lock: closing alone would leave it with the child, and the
-        # child must not give up what is its parent's.
-        if os.getpid() == self._pid:
-            with contextlib.suppress(OSError):
-                funlock(fd)
+        if fd < 0 or os.getpid() != self._pid:
+            return  # in a forked child the descriptor was closed at once, and the lock is the parent's
+        # Closing alone would leave the lock with a child that was forked without a word to Python.
+        with contextlib.suppress(OSError):
+            funlock(fd)
         close(fd)
 
     def __del__(self) -> None:

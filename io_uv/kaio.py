@@ -212,6 +212,12 @@ class Context:
         self._free.append(data & 0xFFFF)
         done.append((data >> 16, result))
 
+    def forget(self) -> None:
+        """In a forked child: close the eventfd. The queue is the parent's, and so is the ring, which is mapped here."""
+        os.close(self._event_fd)
+        self._event_fd = -1
+        self._ring = self._ring_events = None
+
     def close(self) -> None:
         """Release the queue. It waits for writes in flight, if any, and tens of ms for the kernel: not on a loop."""
         if self._event_fd >= 0:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from io_uv.fs import DirLock, Failure
 from io_uv.teller import Teller
+from pyraft.errors import RAFT_CANCELED
 from pyraft.tracing import RaftTracer, StderrTracer
 from pyraft.types import RaftIo
 
@@ -106,6 +107,7 @@ class Uv:
         "closed",
         "closing",
         "connect_retry_delay",
+        "copy",
         "dir",
         "direct_io",
         "dirty_clients",
@@ -128,6 +130,7 @@ class Uv:
         "prepare_pool",
         "prepare_reqs",
         "recv_cb",
+        "refusal",
         "retries",
         "retry_timer",
         "segment_size",
@@ -157,8 +160,7 @@ class Uv:
         self.address = ""
         self.limits = Limits()
         # Disk: what probing found, and settings (uv).
-        self.direct_io = False
-        self.async_io = False
+        self.direct_io = self.async_io = False
         self.fallocate = False
         self.zero_fill = False
         self.block_size = 0
@@ -208,12 +210,13 @@ class Uv:
         self.snapshot_get_reqs: list[Any] = []
         self.async_work_reqs: list[Any] = []
         self.snapshot_put_work: Any = None
-        # Tick, end of turn and closing: uv.
+        # Tick, end of turn, closing and forked children: uv, closing, fork.
+        self.copy: Any = None
         self.end_of_turn: Any = None
         self.lock: DirLock | None = None
         self.timer: Any = None
         self.tick_cb: Any = None
         self.recv_cb: Any = None
-        self.closing = False
-        self.closed = False
+        self.closing = self.closed = False
+        self.refusal = Failure(RAFT_CANCELED, "closed")
         self.close_cb: Any = None

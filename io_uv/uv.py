@@ -23,6 +23,7 @@ from io_uv import (
     closing,
     disk,
     finalize,
+    fork,
     fs,
     keyfiles,
     marker,
@@ -75,7 +76,8 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
         io.errmsg = "directory path too long"
         return errors.RAFT_NAMETOOLONG
     io.version = 2
-    io.impl = Uv(io, loop, path, transport)
+    io.impl = uv = Uv(io, loop, path, transport)
+    fork.watch(uv)
     io.init = _init
     io.close = _close
     io.load = _load
@@ -162,11 +164,13 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     """RaftIo.init: look at the directory and lock it, read term and vote, prepare handles.
 
     RAFT_BUSY if the directory is in use, by this very table even; RAFT_CANCELED after io.close: raft_uv_init makes the
-    table anew; RAFT_INVALID for a transport that nobody has filled in.
+    table anew; RAFT_INVALID for a transport that nobody has filled in; RAFT_SHUTDOWN on a loop of the parent process.
     """
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)
+    if uv.loop.inherited:
+        return _refuse(io, Failure(errors.RAFT_SHUTDOWN, fork.TEXT))
     if uv.lock is not None:
         io.errmsg = f"a server uses this table, and directory '{uv.dir}', already"
         return errors.RAFT_BUSY
@@ -225,6 +229,8 @@ def _probe(uv: Uv) -> None:
 def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
     """RaftIo.load: return (rv, term, voted_for, snapshot or None, start_index, entries)."""
     uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv), 0, 0, None, 0, no_entries()
     try:
         found, start_index, entries = disk.load(uv.dir, uv.auto_recovery)
         disk.check_term(uv.metadata, found, entries)
@@ -237,6 +243,8 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
 def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_cb) -> int:
     """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer."""
     uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
     uv.tick_cb = tick
     uv.recv_cb = recv_cb
     rv = recv.start(uv)
@@ -249,6 +257,8 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
 def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
     """RaftIo.bootstrap: make term 1 and the configuration entry durable. RAFT_CANTBOOTSTRAP if there was a term."""
     uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
     if uv.metadata.term != 0:
         io.errmsg = f"metadata contains term {uv.metadata.term}"
         return errors.RAFT_CANTBOOTSTRAP
@@ -262,6 +272,8 @@ def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
 def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
     """RaftIo.recover: append the configuration to the log, for good; io.load comes after it."""
     uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
     try:
         term = disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
         # The operator has declared this log to be the cluster's, whatever else was lost.
@@ -287,6 +299,8 @@ def _set_vote(io: RaftIo, server_id: int) -> int:
 
 def _store(io: RaftIo, term: int, voted_for: int) -> int:
     uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
     fresh = Metadata(uv.metadata.version + 1, term, voted_for)
     try:
         metadata.store(uv.dir, fresh)
@@ -333,7 +347,9 @@ def _report(loop: Loop, exc: BaseException) -> None:
     KeyboardInterrupt and SystemExit come out of the loop's run, as from any callback of the loop, but not before the
     core has ended what it was doing: the server can be closed afterwards.
     """
-    if isinstance(exc, KeyboardInterrupt | SystemExit):
+    if isinstance(exc, KeyboardInterrupt | SystemExit) and loop.inherited:
+        loop.leave(exc)
+    elif isinstance(exc, KeyboardInterrupt | SystemExit):
         Timer(loop).start(lambda timer: _raise(timer, exc), 0.0, 0.0)
     else:
         loop.excepthook(type(exc), exc, exc.__traceback__)
@@ -346,6 +362,10 @@ def _raise(timer: Timer, exc: BaseException) -> None:
 
 def _recovering(io: RaftIo) -> bool:
     """RaftIo.recovering: whether files were set aside with entries that this server may have acknowledged."""
+    uv: Uv = io.impl
+    if uv.closing:
+        closing.refuse(uv)
+        return True
     try:
         stands = marker.marker_read(io.impl.dir) is not None
     except Failure as failure:
@@ -358,6 +378,9 @@ def _recovering(io: RaftIo) -> bool:
 
 def _recovered(io: RaftIo) -> int:
     """RaftIo.recovered: remove the marker that says so."""
+    uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
     try:
         marker.marker_clear(io.impl.dir)
     except Failure as failure:
@@ -392,6 +415,9 @@ def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     loop was closed before.
     """
     uv: Uv = io.impl
+    if uv.loop.inherited:
+        closing.fire(uv, cb, io)
+        return
     assert not uv.closing
     uv.closing = True
     uv.close_cb = cb

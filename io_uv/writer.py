@@ -164,6 +164,15 @@ class Writer:
         if self._write is None:
             self._release()
 
+    def forget(self) -> None:
+        """In a forked child: let go of what is shared with the parent, and of the write that is the parent's."""
+        if self._context is not None:
+            self._context.forget()
+        elif self._event_fd >= 0:
+            os.close(self._event_fd)
+        self._event_fd = -1
+        self._context = self._poll = self._write = self._todo = self._close_cb = None
+
     def _choose(self, write: _Write) -> int:
         """Return which way a write goes: of 1024 the first 8 by AIO, the next 8 by the thread, the rest by the quicker.
 

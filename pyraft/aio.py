@@ -13,6 +13,7 @@ accepted and not finished with what the core answers (RAFT_LEADERSHIPLOST). A se
 state machine or the disk failed, ends all of them with RAFT_SHUTDOWN and the cause, what was raised there as
 `__cause__`; commands may be applied later or never. It is not known to come back. All
 coroutines belong to the server's loop: on another one, or in another thread, they raise RuntimeError and do nothing.
+In a forked child everything raises RAFT_SHUTDOWN, what was waiting there too if the loop goes on in the child.
 """
 
 import asyncio
@@ -55,6 +56,7 @@ from pyraft import (
     raft_state,
     raft_strerror,
     raft_transfer,
+    request,
     start,
 )
 from pyraft.errors import code_name
@@ -98,6 +100,8 @@ class Server:
             self._loop = asyncio.get_running_loop()
         self._check(raft_init(self.raft, io, fsm, id, address))
         raft_register_state_cb(self.raft, self._state_changed)
+        self._forked = io.forked
+        io.forked = self._fork
 
     def __repr__(self) -> str:
         return f"<aio.Server {self.raft.id} at {self.raft.address}, {STATE_NAMES[self.state]}>"
@@ -276,6 +280,8 @@ class Server:
 
     def _end(self) -> RaftError | None:
         """Return why this server will not do anything any more."""
+        if self.raft.forked:
+            return self._stopped()
         if self._closed is not None or self.raft.closing:
             return RaftError(RAFT_CANCELED, "the server is closed")
         return self._stopped()
@@ -314,6 +320,25 @@ class Server:
     def _check(self, rv: int) -> None:
         if rv != 0:
             raise RaftError(rv, raft_errmsg(self.raft))
+
+    def _fork(self, io: RaftIo, reason: str) -> None:
+        """RaftIo.forked: this is a child. It may be about to become another program: no callback is called here."""
+        waiting = request.pending(self.raft)
+        if self._forked is not None:
+            self._forked(io, reason)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed
+                self._loop.call_soon(self._give_up, waiting)
+
+    def _give_up(self, requests: list[RaftRequest]) -> None:
+        """The child's copy of the loop goes on: what waits there is for something that happens in the parent."""
+        for req in requests:
+            req.pending = False
+            if req.cb is not None:
+                req.cb(req, RAFT_LEADERSHIPLOST)
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+        self._notice()
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:
         # Inside the change the new state is not set up yet; who waits is looked at when it is.

@@ -68,6 +68,12 @@ def report(r: Raft, exc: BaseException) -> None:
     _logger.error("a callback of server %d raised", r.id, exc_info=exc)
 
 
+def closed(r: Raft) -> int:
+    """Set errmsg and return RAFT_SHUTDOWN, the answer to calls that come after raft_close, or in a forked child."""
+    r.errmsg = r.cause if r.forked else "closed"
+    return RAFT_SHUTDOWN
+
+
 def io_errmsg(r: Raft) -> None:
     """Take over the I/O implementation's message as "io: …", unless the failure was an exception and has its own."""
     if not r.failed:
@@ -87,6 +93,8 @@ def fail(r: Raft, what: str, exc: BaseException) -> None:
         r.exception = exc
         r.errmsg = errmsg_cut(f"{what}: {type(exc).__name__}: {exc}")
     consequence = "" if r.state == RAFT_UNAVAILABLE else ", the server stops"
+    if r.forked and not isinstance(exc, Exception):
+        raise exc  # a child that ends as it should
     _logger.error("%s of server %d raised%s", what, r.id, consequence, exc_info=exc)
     trace(r.tracer, f"{what} raised {type(exc).__name__}: {exc}{consequence}", TRACE_FATAL, 2)
     if not isinstance(exc, Exception):

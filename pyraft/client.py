@@ -6,9 +6,9 @@ calls back later, exactly once, or returns a code and never does.
 Failure modes: RAFT_NOTLEADER unless this server leads and no transfer is under way; RAFT_BUSY for a request object
 that is under way already, which C does not notice; RAFT_INVALID for arguments that are no such thing (an assertion in
 C) and for requests of another class; codes of io.append, after which everything is as before. A stop caused by FSM or
-I/O code that raised inside the call is RAFT_SHUTDOWN if there is no other code. A request that is called back inside
-the call, because its write ends
-there or the server is closed there, has had its answer: the function then returns 0, whatever else went wrong.
+I/O code that raised inside the call is RAFT_SHUTDOWN if there is no other code, and in a forked child all requests get
+that. A request that is called back inside the call, because its write ends there or the server is closed there, has had
+its answer: the function then returns 0, whatever else went wrong.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ from pyraft.errors import (
     RAFT_BUSY,
     RAFT_INVALID,
     RAFT_NOTFOUND,
-    RAFT_NOTLEADER,
     raft_strerror,
 )
 from pyraft.state import LeaderState, Raft, WaitingChange
@@ -114,8 +113,7 @@ def _wrong(r: Raft, req: object, kind: type) -> int:
 
 
 def _not_leader(r: Raft) -> int:
-    r.errmsg = notice.not_leader(r)
-    return convert.outcome(r, RAFT_NOTLEADER)
+    return convert.outcome(r, request.refuse(r))
 
 
 def _busy(r: Raft) -> int:

@@ -56,7 +56,8 @@ def _realloc(data: Any, ptr: Memory | None, size: int) -> Memory | None:
 def _aligned_alloc(data: Any, alignment: int, size: int) -> Memory | None:
     if alignment > mmap.PAGESIZE or size == 0:
         return None
-    return memoryview(mmap.mmap(-1, size))[:size]
+    # Private: a forked child must not be able to change what its parent is writing to the disk.
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:size]
 
 
 def _aligned_free(data: Any, alignment: int, ptr: Memory) -> None:

@@ -10,7 +10,7 @@ entry that cannot be decoded.
 from collections.abc import Callable
 
 from pyraft import calls, configuration, log, messages, notice, request
-from pyraft.errors import RAFT_CANTCHANGE, RAFT_NOTLEADER, errmsg_wrap, raft_strerror
+from pyraft.errors import RAFT_CANTCHANGE, errmsg_wrap, raft_strerror
 from pyraft.state import LeaderState, Raft
 from pyraft.types import (
     RAFT_CHANGE,
@@ -23,16 +23,13 @@ from pyraft.types import (
 
 
 def can_change_configuration(r: Raft) -> int:
-    """Return 0 if a change may be submitted, else RAFT_NOTLEADER or RAFT_CANTCHANGE."""
+    """Return 0 if a change may be submitted, else RAFT_CANTCHANGE or what request.refuse returns."""
     leader = request.taken_by(r)
-    rv = 0
     if leader is None:
-        rv = RAFT_NOTLEADER
-    elif r.configuration_uncommitted_index != 0 or leader.promotee_id != 0 or leader.waiting_change is not None:
-        rv = RAFT_CANTCHANGE
-    if rv != 0:
-        r.errmsg = notice.not_leader(r) if rv == RAFT_NOTLEADER else raft_strerror(rv)
-        return rv
+        return request.refuse(r)
+    if r.configuration_uncommitted_index != 0 or leader.promotee_id != 0 or leader.waiting_change is not None:
+        r.errmsg = raft_strerror(RAFT_CANTCHANGE)
+        return RAFT_CANTCHANGE
     assert r.configuration_committed_index > 0
     assert log.last_index(r.log) >= r.configuration_committed_index
     return 0

@@ -7,8 +7,8 @@ Happy path: `start` when the entry is appended, `take` when it is applied. Failu
 (`discard`), its write fails (`take` for each index written), or leadership ends (`fail_all`).
 """
 
-from pyraft import calls
-from pyraft.errors import RAFT_LEADERSHIPLOST
+from pyraft import calls, notice
+from pyraft.errors import RAFT_LEADERSHIPLOST, RAFT_NOTLEADER
 from pyraft.state import LeaderState, Raft
 from pyraft.types import RAFT_COMMAND, RaftRequest
 
@@ -20,6 +20,25 @@ def taken_by(r: Raft) -> LeaderState | None:
     """
     leader = r.leader_state
     return leader if leader is not None and leader.accepting and r.transfer is None else None
+
+
+def refuse(r: Raft) -> int:
+    """Set errmsg and return why requests are not taken: RAFT_NOTLEADER, or RAFT_SHUTDOWN in a forked child."""
+    if r.forked:
+        return calls.closed(r)
+    r.errmsg = notice.not_leader(r)
+    return RAFT_NOTLEADER
+
+
+def pending(r: Raft) -> list[RaftRequest]:
+    """Return all requests that have not been called back: in order of submission, then the change and the transfer."""
+    leader = r.leader_state
+    found = [] if leader is None else list(leader.requests.values())
+    if leader is not None and leader.change is not None:
+        found.append(leader.change)
+    if r.transfer is not None:
+        found.append(r.transfer)
+    return found
 
 
 def start(leader: LeaderState, req: RaftRequest, type: int, index: int) -> None:

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from pyraft import apply, calls, configuration, convert, election, log, notice, replicate
 from pyraft import start as starting
-from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
+from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, raft_strerror
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_WARN, StderrTracer, raft_tracer_maybe_enable, trace
 from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_id, raft_index
@@ -49,10 +49,11 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
     rv = _check_arguments(r, fsm, id, address)
     if rv != 0:
         return rv
-    io_data = io.data
+    io_data, io_forked = io.data, io.forked
     _clear(r)
     r.io = io
     io.data = r
+    io.forked = lambda io, reason: _forked(r, reason)
     r.fsm = fsm
     r.tracer = StderrTracer
     raft_tracer_maybe_enable(r.tracer, True)
@@ -73,7 +74,7 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
     rv = calls.init(r)
     if rv != 0:
         calls.io_errmsg(r)
-        io.data = io_data
+        io.data, io.forked = io_data, io_forked
         problem = r.errmsg
         _clear(r)
         r.errmsg = problem
@@ -81,6 +82,22 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
     r.initialized = True
     notice.fsm_version(r)
     return 0
+
+
+def _forked(r: Raft, reason: str) -> None:
+    """RaftIo.forked: be closed, without a word to anybody, as the server goes on in the parent process.
+
+    The state is set by hand: no user is told, and what is pending there is called back there.
+    """
+    r.cause = r.errmsg = reason
+    r.forked = r.closing = True
+    r.initialized = False
+    r.state = RAFT_UNAVAILABLE
+    r.follower_state = r.candidate_state = r.leader_state = None
+    r.transfer = None
+    # If this comes inside fsm.apply, nothing follows what is being applied.
+    r.commit_index = r.last_applied
+    r.apply.waiting = False
 
 
 def _clear(r: Raft) -> None:
@@ -122,8 +139,7 @@ def raft_close(r: _Raft, cb: Callable[[_Raft], None] | None) -> int:
     already, and then `cb` does not fire. Source: raft.h.
     """
     if r.closing:
-        r.errmsg = "closed"
-        return RAFT_SHUTDOWN
+        return calls.closed(r)
     if not r.initialized:
         r.errmsg = "not initialized"
         return RAFT_INVALID
@@ -168,8 +184,7 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
 def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     """Have a server that is not running `write` a configuration."""
     if r.closing:
-        r.errmsg = "closed"
-        return RAFT_SHUTDOWN
+        return calls.closed(r)
     if r.state != RAFT_UNAVAILABLE or r.started or r.starting:
         r.errmsg = "already started"
         return RAFT_BUSY

@@ -10,7 +10,7 @@ import logging
 from typing import Final
 
 from pyraft import calls, configuration, convert, election, log, membership, notice, recovering, recv, snapshot, tick
-from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_wrap
+from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_INVALID, RAFT_IOERR, errmsg_wrap
 from pyraft.log import RaftLog
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_ERROR, trace
@@ -65,8 +65,7 @@ def _unless_closed(r: Raft, rv: int) -> int:
     """Return `rv`, or RAFT_SHUTDOWN if the code that returned it has closed the server."""
     if not r.closing:
         return rv
-    r.errmsg = "closed"
-    return RAFT_SHUTDOWN
+    return calls.closed(r)
 
 
 def _load(r: Raft) -> int:
@@ -98,8 +97,7 @@ def _start_io(r: Raft) -> int:
 def check(r: Raft) -> int:
     """Return why raft_start would refuse at once, or 0. C: start.c:raft_start asserts on all of these."""
     if r.closing:
-        r.errmsg = "closed"
-        return RAFT_SHUTDOWN
+        return calls.closed(r)
     if not r.initialized:
         r.errmsg = "not initialized"
         return RAFT_INVALID

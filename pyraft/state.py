@@ -324,8 +324,9 @@ class Raft:
     with `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering), `votes_withheld`
     with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was
     logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as
-    it has not, and `exception`: what FSM or I/O code raised, if that is why; `doubted_at` (see recv), `told` and
-    `told_uncommitted_index` (see membership.tell).
+    it has not, `exception`: what FSM or I/O code raised, if that is why, and `forked`: this is a dead copy of a server
+    that runs in the parent process (`cause` says so); `doubted_at` (see recv), `told` and `told_uncommitted_index` (see
+    membership.tell).
     """
 
     __slots__ = (
@@ -352,6 +353,7 @@ class Raft:
         "failed",
         "flush",
         "follower_state",
+        "forked",
         "fsm",
         "heartbeat_timeout",
         "id",
@@ -434,6 +436,7 @@ class Raft:
         self.started = False
         self.closing = False
         self.failed = False
+        self.forked = False
         self.cause = ""
         self.exception: BaseException | None = None
         self.writes: list[RaftWrite] = []

@@ -423,6 +423,8 @@ class RaftIo:
     `check_address(io, address) -> int` says, before a server is added, whether others can reach it there;
     `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
     yet together with those of the one before it: within a tick of every change.
+    The other way: `forked(io, reason)`, set by raft_init, has the server be closed without a word, in a process that
+    was forked from the one in which it runs; its requests get RAFT_SHUTDOWN there.
     """
 
     __slots__ = (
@@ -436,6 +438,7 @@ class RaftIo:
         "defer",
         "errmsg",
         "features",
+        "forked",
         "impl",
         "init",
         "later",
@@ -485,6 +488,7 @@ class RaftIo:
         self.recovered: Callable[[Self], int] | None = None
         self.check_address: Callable[[Self, str], int] | None = None
         self.configured: Callable[[Self, list[RaftServer]], None] | None = None
+        self.forked: Callable[[Self, str], None] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

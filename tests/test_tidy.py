@@ -46,7 +46,7 @@ SEAM = {"types", "errors", "configuration", "tracing", "heap"}
 FILE_CALLS = {"close", "fallocate", "fdatasync", "fstat", "fsync", "ftruncate", "listdir", "lstat", "mkdir", "open"}
 FILE_CALLS |= {"posix_fallocate", "pread", "preadv", "pwrite", "pwritev", "read", "readv", "remove", "rename"}
 FILE_CALLS |= {"replace", "rmdir", "scandir", "stat", "statvfs", "truncate", "unlink", "write", "writev"}
-FILE_MODULES = {"fs", "kaio", "libc"}
+FILE_MODULES = {"fs", "descriptors", "kaio", "libc"}
 NOT_FILES = {"io_uv/writer.py": {"os.close"}}  # an eventfd
 """Where io_uv may call the operating system for files, so that tests can record and fail every operation."""
 

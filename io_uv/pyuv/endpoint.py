@@ -11,7 +11,7 @@ callback gets the code (UV_EMFILE), and the connection, which waits in the syste
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
@@ -331,6 +331,15 @@ class Endpoint(Handle):
             self._connect_cb = None
         self._cancel_requests()
         self._settle()
+
+    def _drop(self) -> None:
+        for sock in (self._accepted, self._sock):
+            if sock is not None:
+                sock.close()
+        self._accepted = self._sock = None
+
+    def _descriptors(self) -> Iterable[int]:
+        return () if self._sock is None else (self._sock.fileno(),)
 
     # What Stream adds.
 

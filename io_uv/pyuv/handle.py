@@ -11,8 +11,9 @@ close(). From close() on every method raises HandleClosedError; after the callba
 A subclass says in `_release` what it stops; it reports activity with `_activate` and `_deactivate`.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from io_uv.pyuv import error
 from io_uv.pyuv.loop import Loop
@@ -26,10 +27,13 @@ class Handle:
 
     __slots__ = ("__dict__", "__weakref__", "_active", "_busy", "_close_cb", "_closed", "_done", "_loop", "_ref")
 
+    _harmless: ClassVar[bool] = False  # can be made on a dead loop
+
     def __init__(self, loop: Loop) -> None:
         if not isinstance(loop, Loop):
             raise TypeError("a pyuv.Loop is required; pyuv.Loop(loop) makes one of an asyncio or uvloop loop")
-        loop._check_usable()
+        if not (loop.inherited and self._harmless):
+            loop._check_usable()
         self._loop = loop
         self._active = False
         self._busy = False  # a request is in flight: counts for the loop whatever `ref` says
@@ -74,9 +78,12 @@ class Handle:
     def close(self, callback: "Callable[[Self], object] | None" = None) -> None:
         """Stop the handle and give back what it holds; `callback(handle)` follows once, from the loop.
 
-        Raises HandleClosedError if close was called before, TypeError if callback is neither callable nor None.
+        Raises HandleClosedError if close was called before, TypeError if callback is neither callable nor None. In a
+        forked child it does nothing, so that who cleans up hears no other error than the one that is on its way.
         """
         if self._closed:
+            if self._loop.inherited:
+                return
             raise closed_error()
         if callback is not None and not callable(callback):
             raise TypeError("a callable or None is required")
@@ -110,6 +117,24 @@ class Handle:
 
     def _release(self) -> None:
         """Stop whatever the handle does and free what it holds. Called once, from close."""
+
+    def _forked(self, usable: bool) -> None:
+        """Be closed for good, in a forked child; `usable` says whether the copy of the loop below may be touched."""
+        self._closed = self._done = True
+        self._close_cb = None
+        with contextlib.suppress(Exception):
+            if usable:
+                self._release()
+            else:
+                self._drop()
+        self._active = False
+
+    def _drop(self) -> None:
+        """Close the descriptors, and do nothing else."""
+
+    def _descriptors(self) -> Iterable[int]:
+        """Return the descriptors that the loop watches for the handle, or has watched."""
+        return ()
 
     def _due(self) -> float:
         """Seconds until the handle needs the loop to run even if nothing happens; negative for never."""

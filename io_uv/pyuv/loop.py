@@ -12,10 +12,14 @@ Life: `run` returns when no ref'd active handle, request or closing handle is le
 handles that are left, waits for work in progress and gives everything back; a collected Loop does the same for itself.
 
 Failure: an exception of a callback goes to `excepthook`; KeyboardInterrupt and SystemExit end `run` and come out of it.
+In a forked child a Loop is dead, see `forked`: its handles are closed, without a callback, and `run` raises
+RuntimeError, the one in which it forked, too. A guest's host goes on, if it can.
 """
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 import threading
 import time
@@ -24,11 +28,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import uvloop
 
-from io_uv.pyuv import threadpool
+from io_uv.pyuv import error, forked, threadpool
 from io_uv.pyuv.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -51,8 +55,14 @@ class Loop:
         self._uv: asyncio.AbstractEventLoop = uvloop.new_event_loop() if asyncio_loop is None else asyncio_loop
         self._owned = asyncio_loop is None
         self._closed = False
+        self._inherited = False
+        self._former: asyncio.AbstractEventLoop | None = None  # what was below, in a forked child
+        self._last_words: BaseException | None = None
+        self._others: dict[int, int] = {}  # what the host watches besides, noted before a fork
+        self._thread = threading.get_ident()  # that runs the loop
         self._leaving = False  # close() was called: nothing new may begin
         self._running = False
+        self._ran = False  # at least once
         self._alive = 0  # ref'd active handles and requests in flight
         self._updated = 0
         # Handles: all of them weakly; strongly those that are active, have a request in flight or are closing.
@@ -78,6 +88,7 @@ class Loop:
         self._mailbox = Mailbox()
         ref: weakref.ref[Loop] = weakref.ref(self)
         self._uv.add_reader(self._mailbox.fd, _deliver, ref)
+        forked.watch(self)
 
     @classmethod
     def default_loop(cls) -> "Loop":
@@ -91,6 +102,11 @@ class Loop:
         """Whether this is the default loop."""
         return self is Loop._default
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this is the dead copy of a loop, in a process that was forked from the one that it belongs to."""
+        return self._inherited
+
     # Running.
 
     def run(self, mode: int = UV_RUN_DEFAULT) -> bool:
@@ -102,8 +118,7 @@ class Loop:
         """
         if mode not in (UV_RUN_DEFAULT, UV_RUN_ONCE, UV_RUN_NOWAIT):
             raise ValueError("invalid mode specified")
-        if self._closed:
-            raise RuntimeError("the loop is closed")
+        self._check_open()
         if not self._owned:
             raise RuntimeError("a wrapped loop is run by its owner")
         if self._running:
@@ -114,6 +129,7 @@ class Loop:
         self._mode = mode
         self._begun = True
         self._running = True
+        self._thread = threading.get_ident()
         self._watch()
         self._schedule()
         if mode == UV_RUN_NOWAIT:
@@ -129,9 +145,14 @@ class Loop:
         finally:
             if in_main:
                 _mains.remove(self)
+            self._ran = True
             self._running = self._stopping = False
             self._mode = UV_RUN_DEFAULT
             self._watch()
+            if self._former is not None:
+                self._former.close()
+        if self._inherited:
+            raise self._last_words or RuntimeError(f"the loop is closed: {forked.TEXT}")
         return self.alive
 
     def stop(self) -> None:
@@ -246,6 +267,8 @@ class Loop:
         assert value is not None
         if isinstance(value, KeyboardInterrupt | SystemExit):
             raise value
+        if self._inherited and isinstance(value, error.HandleClosedError):
+            return  # the rest of a function that called back one that forked
         broken = False
         hook: Any
         try:
@@ -273,8 +296,13 @@ class Loop:
 
     # What handles use.
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"the loop is closed: {forked.TEXT}" if self._inherited else "the loop is closed")
+
     def _check_usable(self) -> None:
-        if self._closed or self._leaving:
+        self._check_open()
+        if self._leaving:
             raise RuntimeError("the loop is closed")
 
     def _retain(self) -> None:
@@ -335,12 +363,14 @@ class Loop:
     # The turn.
 
     def _halt(self) -> None:
-        if not self._stopping:
+        if not self._stopping and not self._inherited:
             self._stopping = True
             self._uv.stop()
 
     def _turn(self) -> None:
         """The parts of a turn between two waits: those that end the last turn, then those that begin the next."""
+        if self._inherited:
+            return
         self._scheduled = False
         busy = False
         if self._check_due:
@@ -391,6 +421,8 @@ class Loop:
     def _run_pending(self) -> None:
         pending = self._pending
         for _ in range(len(pending)):
+            if not pending:
+                return  # this is a forked child
             callback, args = pending.popleft()
             try:
                 callback(*args)
@@ -400,6 +432,8 @@ class Loop:
     def _run_closing(self) -> None:
         closing = self._closing
         for _ in range(len(closing)):
+            if not closing:
+                return  # this is a forked child
             closing.popleft()._finish_close()
 
     def _give_back(self) -> None:
@@ -409,6 +443,70 @@ class Loop:
             if self._owned:
                 self._uv.close()
         self._mailbox.close()
+
+    # In a forked child.
+
+    def leave(self, exc: BaseException) -> None:
+        """In a forked child, have the `run` that it forked in, or the host's, end with this exception."""
+        self._last_words = exc
+        if not self._owned and self._former is not None:
+            self._former.call_soon(_raise, exc)
+
+    def _forking(self) -> None:
+        if self._closed:
+            return
+        # In the child it would be too late: the set is shared, and the parent goes on.
+        fd = forked.backend(self._uv)
+        watched = {} if fd is None else forked.watched(fd)
+        ours = {self._mailbox.fd, *(fd for handle in self.handles for fd in handle._descriptors())}
+        self._others = {fd: events for fd, events in watched.items() if fd not in ours}
+
+    def _forked(self) -> None:
+        if self._closed:
+            return
+        self._closed = self._inherited = self._scheduled = True
+        self._leaving = False
+        # A loop that runs in another thread was copied in the middle of anything.
+        usable = self._thread == threading.get_ident() or not (self._running or self._uv.is_running())
+        fd = forked.backend(self._uv)
+        if fd is not None:
+            forked.replace_epoll(fd, {} if self._owned else self._others)
+        if usable:
+            with contextlib.suppress(Exception):
+                self._uv.remove_reader(self._mailbox.fd)
+        for handle in self.handles:
+            handle._forked(usable)
+        self._mailbox.close()
+        phases = (self._idles, self._prepares, self._checks)
+        held: Any
+        for held in (*phases, self._polls, self._handles, self._strong, self._orphans, self._requests):
+            held.clear()
+        self._closing.clear()
+        self._pending.clear()
+        self._alive = 0
+        self._former, self._uv = self._uv, cast(asyncio.AbstractEventLoop, forked.Nowhere())
+        if self._owned:
+            self._bury(self._former, usable)
+
+    def _bury(self, uv: asyncio.AbstractEventLoop, usable: bool) -> None:
+        """Close the copy of a uvloop of ours, or as much of it as is possible."""
+        if not usable or not (self._ran or self._running):
+            # libuv adds its own descriptors in its first turn, through a ring that it shares with the kernel, and so
+            # with the parent, which may be at it just now: closing would be a turn.
+            for fd in (*self._others, forked.backend(uv) or -1):
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            forked.keep_for_ever(uv)
+            return
+        if not self._running:
+            uv.close()
+            return
+        # It forked in one of its callbacks, and ends when that returns. Until then libuv must not register anything.
+        if self in _mains:
+            signal.set_wakeup_fd(-1)  # uvloop's, which it shares with the parent's
+        for fd in forked.descriptors():
+            uv.remove_reader(fd)
+        uv.stop()
 
     def __del__(self) -> None:
         if getattr(self, "_closed", True) or not hasattr(self, "_mailbox"):
@@ -445,6 +543,10 @@ class _Leave:
 
     def __del__(self) -> None:
         self._mailbox.close()
+
+
+def _raise(exc: BaseException) -> None:
+    raise exc
 
 
 _mains: list[Loop] = []

@@ -80,7 +80,7 @@ class Mailbox:
         actions = self._actions
         left = len(actions)
         try:
-            while left:
+            while left and actions:  # none after a fork, in the child
                 left -= 1
                 try:
                     actions.popleft()()

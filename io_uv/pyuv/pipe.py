@@ -225,6 +225,17 @@ class Pipe(Stream):
             self._received.popleft().close()
         super()._release()
 
+    def _forked(self, usable: bool) -> None:
+        self._path = None  # the parent's
+        super()._forked(usable)
+
+    def _drop(self) -> None:
+        while self._received:
+            self._received.popleft().close()
+        while self._queue:
+            _close_all(self._queue.popleft().handles)
+        super()._drop()
+
 
 def _decode(name: str | bytes) -> str:
     return os.fsdecode(name)

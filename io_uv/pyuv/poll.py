@@ -10,7 +10,7 @@ closed one, UV_EEXIST for one that another Poll of the loop watches, UV_ENOTSUP 
 """
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno, error
@@ -88,6 +88,9 @@ class Poll(Handle):
         self._events = 0
         if self._loop._polls.get(self._fd) is self:
             del self._loop._polls[self._fd]
+
+    def _descriptors(self) -> Iterable[int]:
+        return (self._fd,)
 
     def _readable(self) -> None:
         self._happened(UV_READABLE)

@@ -67,6 +67,14 @@ class Signal(Handle):
             _unsubscribe(self, self._signum)
             self._signum = None
 
+    def _forked(self, usable: bool) -> None:
+        global _lock
+        _lock = threading.Lock()  # a thread that is not here may hold the other one
+        super()._forked(usable)
+
+    def _drop(self) -> None:
+        self._release()  # a signal of the child's is not for a loop that does not run
+
     def _fire(self, signum: int) -> None:
         if self._signum == signum and self._callback is not None:  # not stopped meanwhile
             self._callback(self, signum)

@@ -98,7 +98,7 @@ class WorkRequest(Request):
 
 
 class _Pool:
-    __slots__ = ("_lock", "_queue", "_size", "_slow_running", "_slow_waiting", "_threads")
+    __slots__ = ("_lock", "_queue", "_size", "_slow_running", "_slow_waiting", "_threads", "forked")
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -107,6 +107,7 @@ class _Pool:
         self._slow_running = 0
         self._size = _size()
         self._threads: list[threading.Thread] = []
+        self.forked = False
 
     def submit(self, request: Request, slow: bool) -> None:
         if len(self._threads) < self._size and not self._grow():
@@ -143,6 +144,8 @@ class _Pool:
             if request._claim.acquire(blocking=False):
                 request._execute()
                 request._loop._complete(request)
+            if self.forked:  # by the work, and this thread is all that the child has
+                return
             if request._slow:
                 self._next_slow()
             del request  # not kept alive while waiting for the next
@@ -193,6 +196,8 @@ def _shut_down() -> None:
 def _forget() -> None:
     """In a forked child: the parent's threads are not there."""
     global _pool, _pool_lock
+    if _pool is not None:
+        _pool.forked = True
     _pool = None
     _pool_lock = threading.Lock()
     atexit.unregister(_shut_down)

@@ -10,7 +10,7 @@ Failure modes: misuse only: HandleClosedError, ValueError for a negative time, U
 import asyncio
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from io_uv.pyuv import errno, error
 from io_uv.pyuv.handle import Handle, check_callback, closed_error
@@ -24,6 +24,8 @@ class Timer(Handle):
     """`Timer(loop)`: calls back after a given time."""
 
     __slots__ = ("_callback", "_repeat", "_timer", "_when")
+
+    _harmless: ClassVar[bool] = True
 
     def __init__(self, loop: Loop) -> None:
         super().__init__(loop)

@@ -1,6 +1,7 @@
 """Memory functions: the default heap, and one put in its place."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,3 +95,15 @@ def test_memory_that_cannot_be_had_is_none() -> None:
     """None stands for NULL: an alignment above a page, or nothing at all."""
     assert raft_aligned_alloc(1 << 20, 4096) is None
     assert raft_aligned_alloc(512, 0) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # threads of other tests; the child uses none
+def test_aligned_memory_is_not_shared_with_forked_children() -> None:
+    """Entries wait in it for being written."""
+    memory = raft_aligned_alloc(4096, 4096)
+    child = os.fork()
+    if child == 0:
+        memory[:] = b"x" * 4096
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert memory == bytes(4096)

@@ -1,0 +1,100 @@
+"""An asyncio program that forks beside its server: the child is a copy of a coroutine in a copy of a running loop.
+
+`python -m tests.lib.forking_aio HOST HOW DIR`: HOST is asyncio or uvloop, whose loop the server is a guest of. The
+child leaves the program, or goes on in the loop as one that has turned itself into a daemon. Prints what both saw, and
+dies by SIGKILL.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from io_uv import pyuv
+from io_uv.pyuv import forked
+from pyraft import errors
+from pyraft.aio import RaftError
+from tests.integration.test_aio import Member, free_addresses
+
+HOSTS = ("asyncio", "uvloop")
+HOW = ("leaves", "goes on")
+
+
+async def answer(awaitable: Any) -> str:
+    """Return what comes of an awaitable, within five seconds."""
+    try:
+        await asyncio.wait_for(awaitable, 5)
+    except RaftError as exc:
+        return errors.raft_strerror(exc.code)
+    except TimeoutError:
+        return "silence"
+    return "done"
+
+
+async def live(member: Member, under_way: "asyncio.Future[Any]", tell: int) -> None:
+    """The child that goes on: ask everything, and tell."""
+    server = member.server
+    # asyncio forgets in a child that a loop is running, from Python 3.12 on.
+    asyncio._set_running_loop(member.loop._former)
+    said = {
+        "under way": await answer(under_way),
+        "apply": await answer(server.apply(b"in child")),
+        "barrier": await answer(server.barrier()),
+        "wait_leader": await answer(server.wait_leader()),
+        "close": await answer(server.close()),
+        "leads": str(server.is_leader),
+        "sleeps": await answer(asyncio.sleep(0.01)),
+    }
+    os.write(tell, json.dumps(said).encode())
+
+
+class UvloopPolicy(asyncio.DefaultEventLoopPolicy):
+    """Gives asyncio.run a loop of the kind that pyuv has."""
+
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a uvloop."""
+        inner = pyuv.Loop()
+        made: asyncio.AbstractEventLoop = type(inner._uv)()
+        inner.close()
+        return made
+
+
+async def main(how: str, dir: Path) -> None:
+    """Fork with a command under way; see afterwards that the parent works as before."""
+    told, tell = os.pipe()
+    members = free_addresses(1)
+    member = Member(dir, 1, members[1])
+    member.bootstrap(members)
+    await member.server.start()
+    await member.server.wait_leader()
+    done = [await member.server.apply(b"command1")]
+    backend = forked.backend(asyncio.get_running_loop())
+    assert backend is not None
+    before = sorted(forked.watched(backend))
+    under_way = asyncio.ensure_future(member.server.apply(b"command2"))
+    await asyncio.sleep(0)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        if how == "leaves":
+            raise SystemExit(0)
+        await live(member, under_way, tell)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(await asyncio.to_thread(lambda: os.waitpid(child, 0)[1]))
+    done.append(await asyncio.wait_for(under_way, 5))
+    for _ in range(20):
+        done.append(await asyncio.wait_for(member.server.apply(bytes(64 * 1024)), 5))
+    said = json.loads(os.read(told, 10_000)) if how == "goes on" and status == 0 else {}
+    missed = sorted(set(before) - set(forked.watched(backend)))
+    print(json.dumps({"status": status, "done": done, "child": said, "missed": missed}), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    host, how, dir = sys.argv[1:]
+    if host == "uvloop":
+        asyncio.set_event_loop_policy(UvloopPolicy())
+    asyncio.run(main(how, Path(dir)))
