@@ -1,4 +1,4 @@
-"""What the fixture answers when a server refuses something, and its tracing."""
+"""What the fixture answers when a server refuses something, its tracing, and what it finds at once."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 from pyraft import RAFT_FOLLOWER, RAFT_IOERR, RAFT_LEADER, RaftFsm, StderrTracer, raft_state
 from pyraft import fixture as fx
 from tests.lib.cluster import Cluster
-from tests.lib.fsm import PairFsm
+from tests.lib.fsm import PairFsm, add_x
 
 NewCluster = Callable[..., Cluster]
 
@@ -48,3 +48,15 @@ def test_events_can_be_traced(
     c = new_cluster(2).ready()
     assert c.state(0) == RAFT_FOLLOWER
     assert capsys.readouterr().err == ""
+
+
+def test_a_change_of_one_of_the_newest_entries_is_found_at_once(new_cluster: NewCluster) -> None:
+    """By the next step, in a short log and at the end of a long one."""
+    for n in (2, 199):
+        c = new_cluster(3).led()
+        c.apply(0, *[add_x(1)] * n)
+        c.until_applied(3, n + 2, 2000)
+        c.raft(0).log.bufs[-2] = add_x(9)
+        with pytest.raises(AssertionError, match=f"changed entry {n + 1} from"):
+            c.step()
+        c.raft(0).log.bufs[-2] = add_x(1)

@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace, tree: Tree, texts: dict[str, str], drawn: 
     for text in survived:
         print(f"survived: {text}")
     if trial.unsteady:
-        print(f"tests that failed once and passed alone: {sorted(trial.unsteady)}")
+        print(f"tests that passed alone, or failed without the change too: {sorted(trial.unsteady)}")
     total = len(drawn) if options.only is None else 1
     share = 100 * (total - len(survived) - accepted) / max(total, 1)
     print(f"{total} mutants, {share:.1f} % caught, {accepted} survived and are known, {len(survived)} survived")

@@ -1,9 +1,9 @@
 """One trial: a mutant meets the tests that execute its line, the fastest first and as many as a budget of seconds
 allows, then those that start processes, until one fails.
 
-A test that fails is run again by itself. If it passes then, it is called unsteady and proves nothing; so does one of
-those that start processes if it fails without the change too. What a run leaves behind, processes included, is gone
-before the next begins: the tool adopts what its children's children leave running.
+A test that fails is run again by itself, and once without the change. If it passes by itself, or fails without the
+change too, it proves nothing, is called unsteady and is not run any more. What a run leaves behind, processes included,
+is gone before the next begins: the tool adopts what its children's children leave running.
 """
 
 import contextlib
@@ -57,6 +57,7 @@ class Trial:
         self.budget = seconds
         self.with_rest = with_rest
         self.unsteady: set[str] = set()
+        self.sound: set[str] = set()
         ctypes.CDLL(None).prctl(_ADOPT, 1, 0, 0, 0)
 
     def judge(self, edit: Edit, source: str) -> Verdict:
@@ -70,8 +71,7 @@ class Trial:
     def _judge(self, edit: Edit, source: str) -> Verdict:
         names = self.reach.within(self.budget, self.reach.tests_of(edit.path, source, edit.first, edit.last))
         for chunk in chunks([name for name in names if name not in self.unsteady]):
-            wall, cpu = self._limits(chunk)
-            verdict = self._meet(chunk, wall, cpu, len(names))
+            verdict = self._meet(edit, source, chunk, len(names))
             if verdict is not None:
                 return verdict
         if self.with_rest:
@@ -84,7 +84,17 @@ class Trial:
         seconds = self.reach.seconds(names)
         return _WALL + _WALL_FACTOR * seconds, _CPU + _CPU_FACTOR * seconds
 
-    def _meet(self, chunk: list[str], wall: float, cpu: float, count: int) -> Verdict | None:
+    def _is_sound(self, edit: Edit, source: str, test: str) -> bool:
+        """Return whether a test passes without the change; it may have come to fail since the measuring."""
+        if test not in self.sound:
+            self.tree.write(edit.path, source)
+            if self._pytest([test], _REST_SECONDS, _REST_SECONDS).code == 0:
+                self.sound.add(test)
+            self.tree.write(edit.path, edit.apply(source))
+        return test in self.sound
+
+    def _meet(self, edit: Edit, source: str, chunk: list[str], count: int) -> Verdict | None:
+        wall, cpu = self._limits(chunk)
         left = list(chunk)
         while left:
             run = self._pytest(left, wall, cpu)
@@ -92,7 +102,7 @@ class Trial:
                 return None
             if run.code is None or run.test == "":
                 return Verdict(TIMEOUT if run.code is None else CAUGHT, run.test or "the import", count)
-            if self._pytest([run.test], wall, cpu).code != 0:
+            if self._pytest([run.test], wall, cpu).code != 0 and self._is_sound(edit, source, run.test):
                 return Verdict(CAUGHT, run.test, count)
             self.unsteady.add(run.test)
             left = left[left.index(run.test) + 1 :]
@@ -106,10 +116,7 @@ class Trial:
             if run.code is None or run.test == "":
                 return Verdict(TIMEOUT if run.code is None else CAUGHT, run.test or "the import", count)
             again = self._pytest([run.test], _REST_SECONDS, _REST_SECONDS)
-            self.tree.write(edit.path, source)
-            clean = self._pytest([run.test], _REST_SECONDS, _REST_SECONDS)
-            self.tree.write(edit.path, edit.apply(source))
-            if again.code != 0 and clean.code == 0:
+            if again.code != 0 and self._is_sound(edit, source, run.test):
                 return Verdict(CAUGHT, run.test, count)
             self.unsteady.add(run.test)
             run = self._pytest(files, _REST_SECONDS, _REST_SECONDS, skip=known | self.unsteady)

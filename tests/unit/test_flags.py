@@ -41,3 +41,8 @@ def test_sets_have_64_flags() -> None:
     """What does not fit is cut off, as in the C type."""
     assert flags.set(0, 1 << 64) == 0
     assert flags.clear((1 << 65) - 1, 0) == (1 << 64) - 1
+
+
+def test_what_servers_announce_keeps_its_bit() -> None:
+    """Servers of other versions read it from the wire."""
+    assert flags.PROVEN_ANSWERS == 0x8000
