@@ -2,6 +2,11 @@
 
 A mutation is an edit of the source (file, old text, new text), or several, made in a copy. If the text that it changes
 is no longer there, the test says so: then the mutation has to be written anew against the code of today.
+
+Not here are rules that a second one covers, so that 400 clusters end well without them. Tests of their own fail then:
+a follower's bound on what it commits (the leader's message has it too: test_fixes_core), the patience of a server that
+does not know that it votes (test_withheld_votes), and with entries that its snapshot has replaced (the leader goes on
+from the end of such a log: test_core_edges_snapshot, test_progress).
 """
 
 import shutil
@@ -103,11 +108,6 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
         "    rv = calls.truncate(r, index)\n",
         "    rv = 0\n",
     ),
-    "a follower commits more than was shown to match": (
-        "accept.py",
-        "    return min(args.leader_commit, args.prev_log_index + len(args.entries))\n",
-        "    return args.leader_commit\n",
-    ),
     "counts a write whose entries were cut off the log": (
         "writes.py",
         "        req.standing = max(0, min(req.standing, index - req.index))\n",
@@ -132,19 +132,6 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
         "convert.py",
         "            request.fail_all(r, leader)\n",
         "            leader.requests.clear()\n",
-    ),
-    "never votes for who makes it a voter": (
-        "election.py",
-        "        if not is_member(r) or not out_of_patience(r):\n            return 0, False\n",
-        "        return 0, False\n",
-    ),
-    "refuses for ever what its snapshot has replaced, and is asked for it for ever": (
-        "accept.py",
-        "        return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0\n",
-        "        return False, 0\n",
-        "progress.py",
-        "    if rejected <= p.match_index and rejected < last_index:\n",
-        "    if False:\n",
     ),
     "votes although its disk has lost entries": (
         "election.py",
