@@ -109,8 +109,18 @@ def _votes_in(r: Raft, conf: RaftConfiguration) -> bool:
 
 
 def is_member(r: Raft) -> bool:
-    """Return whether this server is in its latest configuration, in whatever role."""
-    return configuration.get(r.configuration, r.id) is not None
+    """Return whether this server is a member, in whatever role, by its latest configuration or the one before.
+
+    The one before, the last committed, counts while the latest is not known to be committed: a leader that removed
+    itself and handed that entry to nobody may be the one whose vote the others need. A server whose disk was replaced
+    is sent such an entry only after it was committed (4.1), and with it all that this server had acknowledged.
+    """
+    if configuration.get(r.configuration, r.id) is not None:
+        return True
+    if r.configuration_uncommitted_index == 0:
+        return False
+    rv, conf = membership.fetch_last_committed_configuration(r)
+    return rv == 0 and configuration.get(conf, r.id) is not None
 
 
 def is_only_voter(r: Raft) -> bool:
@@ -171,8 +181,9 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     if not is_voter(r):
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached
         # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1). To yield
-        # loses nothing: what follows are the rules for any vote, and our log has all that we acknowledged. Of a server
-        # that is no member by its log nobody can say that: there may be none any more, so it never yields.
+        # loses nothing: what follows are the rules for any vote, and our log has all that we acknowledged. An entry in
+        # it that removes us takes nothing away: with the log up to there we should vote, and for more candidates. Of a
+        # server that is no member by its log nobody can say that: there may be none any more, so it never yields.
         count_refusal(r)
         if not is_member(r) or not out_of_patience(r):
             return 0, False

@@ -36,7 +36,12 @@ def can_change_configuration(r: Raft) -> int:
 
 
 def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]:
-    """Return (rv, the configuration committed last), from its entry or, if that is gone, from the copy of the last."""
+    """Return (rv, the configuration committed last), from its entry or, if that is gone, from the copy of the last.
+
+    It is empty if none is known to be committed: on a server that started empty, until a leader has told it.
+    """
+    if r.configuration_committed_index == 0:
+        return 0, RaftConfiguration()
     entry = log.get(r.log, r.configuration_committed_index)
     # Where a failed write has cut it off (writes.cut_log), something else may stand until a leader sends it again.
     if entry is not None and entry.type == RAFT_CHANGE:

@@ -29,7 +29,8 @@ def is_stranger(r: Raft, id: int) -> bool:
     if r.configuration_uncommitted_index == 0:
         return True
     rv, conf = membership.fetch_last_committed_configuration(r)
-    return rv == 0 and configuration.get(conf, id) is None
+    # Empty where none is known to be committed: such a log is too short to know who was a member.
+    return rv == 0 and bool(conf.servers) and configuration.get(conf, id) is None
 
 
 def note(r: Raft, id: int) -> None:

@@ -40,6 +40,18 @@ def two_voters_to_one() -> Solo:
     return s
 
 
+def three_voters_without_1() -> Solo:
+    """Return server 1 of three voters, with a stored entry 2, not committed, that leaves 2 and 3."""
+    conf = RaftConfiguration()
+    assert raft_configuration_add(conf, 2, "2", RAFT_VOTER) == 0
+    assert raft_configuration_add(conf, 3, "3", RAFT_VOTER) == 0
+    s = Solo(start=False)
+    s.io.stored.append(change(1, conf))
+    assert raft_start(s.r) == 0
+    s.io.calls.clear()
+    return s
+
+
 def test_non_voter_doubts_a_leader_that_has_been_silent_for_long() -> None:
     """It never stands itself, so it would take a leader that is gone for one that is there, for ever."""
     s = Solo(RAFT_STANDBY, RAFT_VOTER)
@@ -131,6 +143,74 @@ def test_server_that_is_no_member_by_its_log_never_votes_nor_doubts_the_leader()
     assert s.r.current_term == 1
     s.tick(5000)
     assert s.state == RAFT_FOLLOWER
+
+
+def test_server_whose_removal_is_not_committed_votes_for_a_longer_log() -> None:
+    """Server 2 needs that vote to lead: it has a longer log, and by it 1 is a voter still or again."""
+    s = three_voters_without_1()
+    for term in range(2, 3 + s.r.vote_patience):
+        assert not any(votes(s))
+        s.recv(msg.request_vote(2, term, 3, 1))
+    assert votes(s) == [True]
+    assert (s.r.voted_for, s.io.vote) == (2, 2)
+
+
+def test_server_whose_removal_is_not_committed_withholds_its_vote_from_a_shorter_log() -> None:
+    """The election restriction (3.6.1) never yields: what the removal stands behind may be committed."""
+    s = three_voters_without_1()
+    for term in range(2, 4 * s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 1, 1))
+    assert not any(votes(s))
+    assert s.r.voted_for == 0
+
+
+def test_server_whose_removal_is_not_committed_doubts_a_leader_that_has_been_silent_for_long() -> None:
+    """Otherwise it would take a leader that is gone for one that is there, and be asked in vain for ever."""
+    s = three_voters_without_1()
+    s.recv(msg.append_entries(3, 1, 2, 1))
+    s.sent()
+    s.io.now += 5000
+    for term in range(2, 3 * s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 3, 1))
+    assert any(votes(s))
+    assert s.r.voted_for == 2
+
+
+def test_server_whose_removal_is_committed_never_votes() -> None:
+    """A majority without it has the entry: nobody needs its vote, and it may have lost its disk since."""
+    s = three_voters_without_1()
+    s.recv(msg.append_entries(3, 1, 2, 1, commit=2))
+    assert (s.r.commit_index, s.r.configuration_uncommitted_index) == (2, 0)
+    s.sent()
+    s.io.now += 5000
+    for term in range(2, 4 * s.r.vote_patience):
+        s.recv(msg.request_vote(2, term, 3, 1))
+    assert not any(votes(s))
+    assert s.r.voted_for == 0
+
+
+@pytest.mark.parametrize("ids", [(2, 3), (1, 2, 3)])
+def test_server_that_started_empty_answers_before_any_configuration_is_committed(ids: tuple[int, ...]) -> None:
+    """It has entry 1 by then, and does not know that it is committed: nobody hears from it who is a member."""
+    conf = RaftConfiguration()
+    for id in ids:
+        assert raft_configuration_add(conf, id, str(id), RAFT_VOTER) == 0
+    s = Solo(term=0, start=False)
+    s.io.stored = []
+    s.io.features = 0xFFFF
+    assert raft_start(s.r) == 0
+    s.recv(msg.append_entries(2, 1, 0, 0, entries=[change(1, conf)]))
+    s.io.finish_appends()
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (0, 1)
+    s.sent()
+    s.recv(msg.request_vote(9, 2, 3, 1))
+    [answer] = [m.request_vote_result for m in s.sent()]
+    assert answer is not None
+    assert (answer.vote_granted, answer.no_member) == (False, False)
+    s.io.now += 5000
+    for term in range(2, 4 * s.r.vote_patience):
+        s.recv(msg.request_vote(3, term, 0, 0))
+    assert not any(votes(s))
 
 
 def test_cluster_with_a_replaced_disk_waits_for_the_server_that_has_the_entries(new_cluster: NewCluster) -> None:
