@@ -15,11 +15,11 @@ not stand, whose size is then refused with growing pauses.
 
 import logging
 from collections import deque
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from io_uv import closing, pyuv
 from io_uv.state import Uv
-from io_uv.transport import RaftUvConnect
+from io_uv.transport import RaftUvConnect, RaftUvStream
 from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
 from pyraft.tracing import trace
 from pyraft.types import RaftIoSend
@@ -36,7 +36,7 @@ _SETTLED_MSECS: Final = 5_000
 _FIRST_PAUSE_MSECS: Final = 1_000
 _LAST_PAUSE_MSECS: Final = 60_000
 
-Send: TypeAlias = tuple[RaftIoSend, list[Any], int]
+Send: TypeAlias = tuple[RaftIoSend, list[bytes | memoryview], int]
 """A message on its way: request, buffers, their size in bytes."""
 
 
@@ -120,11 +120,11 @@ class Client:
         self.answering = answering  # somebody who is no member, for as long as that lasts
         self.used_at: int = uv.loop.now()
         # Of the next attempt to connect; while connected of the time when that has lasted; None once closed.
-        self.timer: Any = pyuv.Timer(uv.loop)
+        self.timer: pyuv.Timer | None = pyuv.Timer(uv.loop)
         self.connecting = False
         self.failures = 0  # attempts to connect in a row that failed
-        self.stream: Any = None  # while connected
-        self.old_stream: Any = None  # while it is being closed
+        self.stream: RaftUvStream | None = None  # while connected
+        self.old_stream: RaftUvStream | None = None  # while it is being closed
         self.connected_at = 0
         self.proven = False  # whether the peer has let us in, as far as one can see
         self.reason = ""  # why it has not, by what it sent back
@@ -171,7 +171,7 @@ class Client:
             self._disconnect()
             self._finish(sends, RAFT_IOERR)
 
-    def _write_cb(self, stream: Any, error: int | None) -> None:
+    def _write_cb(self, stream: RaftUvStream, error: int | None) -> None:
         sends = self.writing.popleft()
         status = 0
         if error is not None:
@@ -210,7 +210,7 @@ class Client:
             self._failed(transport.errmsg)
             self._retry_later()
 
-    def _connect_cb(self, req: RaftUvConnect, stream: Any, status: int) -> None:
+    def _connect_cb(self, req: RaftUvConnect, stream: RaftUvStream | None, status: int) -> None:
         self.connecting = False
         if self.closing:
             if status == 0:
@@ -220,13 +220,14 @@ class Client:
                 self._maybe_destroy()
             return
         if status == 0:
+            assert stream is not None
             self.stream = stream
             self.connected_at = self.uv.loop.now()
             self.proven = False
             self.reason = ""
             if getattr(stream, "welcome", False):
                 self._prove()
-            self.timer.start(self._timer_cb, self._watch_msecs() / 1000, 0)
+            self._start_timer(self._watch_msecs())
             self.gathered.extend(self.pending)
             self.pending.clear()
             self.flush()
@@ -272,9 +273,13 @@ class Client:
             # Nobody owes a stranger a second attempt.
             self.abort()
             return
-        self.timer.start(self._timer_cb, self.uv.connect_retry_delay / 1000, 0)
+        self._start_timer(self.uv.connect_retry_delay)
 
-    def _timer_cb(self, timer: Any) -> None:
+    def _start_timer(self, msecs: int) -> None:
+        assert self.timer is not None
+        self.timer.start(self._timer_cb, msecs / 1000, 0)
+
+    def _timer_cb(self, timer: pyuv.Timer) -> None:
         if self.stream is None:
             self.connect()
             return
@@ -285,15 +290,15 @@ class Client:
         if idle >= self.uv.limits.answer_msecs:
             self.abort()
         else:
-            self.timer.start(self._timer_cb, (self.uv.limits.answer_msecs - idle) / 1000, 0)
+            self._start_timer(self.uv.limits.answer_msecs - idle)
 
     def adopt(self) -> None:
         """The peer has become a member: keep a connection to it from now on."""
         self.answering = False
         if self.stream is not None and not self.proven:
-            self.timer.start(self._timer_cb, self._watch_msecs() / 1000, 0)
+            self._start_timer(self._watch_msecs())
 
-    def _read_cb(self, stream: Any, data: bytes | None, error: int | None) -> None:
+    def _read_cb(self, stream: RaftUvStream, data: bytes | None, error: int | None) -> None:
         """Nothing is expected from the peer but the end of the connection."""
         if error is None:
             if data is not None and data[:2] == _TLS_ALERT and not self.proven:
@@ -323,15 +328,17 @@ class Client:
 
     def _disconnect(self) -> None:
         """Close the connection; another attempt follows unless the client is closing."""
+        stream = self.stream
+        assert stream is not None
         assert self.old_stream is None
         if self.timer is not None and not self.closing:
             self.timer.stop()
-        self.old_stream, self.stream = self.stream, None
+        self.old_stream, self.stream = stream, None
         self.pending.extend(self.gathered)
         self.gathered = []
-        self.old_stream.close(self._disconnect_cb)
+        stream.close(self._disconnect_cb)
 
-    def _disconnect_cb(self, stream: Any) -> None:
+    def _disconnect_cb(self, stream: RaftUvStream) -> None:
         self.old_stream = None
         if self.closing:
             self._maybe_destroy()
@@ -370,9 +377,10 @@ class Client:
         self.closing = True
         if self.stream is not None:
             self._disconnect()
+        assert self.timer is not None
         self.timer.close(self._timer_close_cb)
 
-    def _timer_close_cb(self, timer: Any) -> None:
+    def _timer_close_cb(self, timer: pyuv.Timer) -> None:
         self.timer = None
         self._maybe_destroy()
 

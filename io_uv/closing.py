@@ -11,12 +11,11 @@ Failure modes: none of its own.
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from io_uv import state
 
 
-def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: Any) -> None:
+def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: object) -> None:
     """Call `cb(*args)`, if there is one; an exception that it raises goes to `io.report(io, exc)`."""
     if cb is None:
         return
@@ -64,7 +63,7 @@ def maybe_fire(uv: state.Uv) -> None:
     end(uv)
 
 
-def gone(uv: state.Uv, thing: Any) -> None:
+def gone(uv: state.Uv, thing: object) -> None:
     """Say that something that a close waits for, in `aborting`, is no more."""
     uv.aborting.remove(thing)
     maybe_fire(uv)

@@ -12,12 +12,13 @@ few bytes cannot hold (checked before memory is taken). RAFT_NOMEM when the memo
 import mmap
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import lz4.frame
 
 from io_uv.fs import CHUNK, Failure
 from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
+from pyraft.types import BytesLike
 
 MAGIC: Final = struct.pack("<I", 0x184D2204)
 EMPTY_FRAME: Final = bytes.fromhex("04224d186440a700000000055dcc02")
@@ -32,18 +33,18 @@ _HEADER_MAX: Final = 19
 _SMALL: Final = CHUNK
 
 
-def is_compressed(data: Any) -> bool:
+def is_compressed(data: bytes | memoryview | None) -> bool:
     """Return whether the data starts like an LZ4 frame."""
     return data is not None and len(data) >= len(MAGIC) and bytes(data[: len(MAGIC)]) == MAGIC
 
 
-def _pieces(buf: Any) -> Iterator[memoryview]:
+def _pieces(buf: BytesLike) -> Iterator[memoryview]:
     view = memoryview(buf).cast("B")
     for at in range(0, len(view), CHUNK):
         yield view[at : at + CHUNK]
 
 
-def compress(bufs: Sequence[Any]) -> Iterator[bytes]:
+def compress(bufs: Sequence[BytesLike]) -> Iterator[bytes]:
     """Yield the pieces of one frame whose content is the buffers one after the other."""
     total = sum(memoryview(buf).nbytes for buf in bufs)
     if total == 0:

@@ -12,7 +12,9 @@ Failure modes: none.
 
 import zlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
+
+from pyraft.types import BytesLike
 
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _ONES: Final = 0xFFFF_FFFF
@@ -22,14 +24,14 @@ def _reverse32(value: int) -> int:
     return int.from_bytes(value.to_bytes(4, "big").translate(_REVERSED), "little")
 
 
-def crc32_stdlib(data: Any, init: int = 0) -> int:
+def crc32_stdlib(data: BytesLike, init: int = 0) -> int:
     """`crc32` by the standard library."""
     # zlib inverts its register before and after; inverting the value that goes in and comes out undoes both.
     state = _reverse32(init) ^ _ONES
     return _reverse32(zlib.crc32(bytes(data).translate(_REVERSED), state) ^ _ONES)
 
 
-def _best() -> Callable[[Any, int], int]:
+def _best() -> Callable[[BytesLike, int], int]:
     try:
         from fastcrc import crc32 as fast
     except ImportError:
@@ -40,6 +42,6 @@ def _best() -> Callable[[Any, int], int]:
 _crc: Final = _best()
 
 
-def crc32(data: Any, init: int = 0) -> int:
+def crc32(data: BytesLike, init: int = 0) -> int:
     """Return the checksum of a contiguous bytes-like object, continuing from `init`."""
     return _crc(data, init)

@@ -12,8 +12,9 @@ that names the message and the offset in its header; a larger size than the limi
 more, raises Failure(RAFT_TOOBIG). Shorter headers of older versions and longer ones of newer relatives are accepted.
 """
 
+import mmap
 import struct
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from io_uv.fs import Failure
 from io_uv.state import Limits
@@ -33,6 +34,7 @@ from pyraft.types import (
     RAFT_IO_TIMEOUT_NOW,
     RAFT_REQUEST_VOTE_RESULT_VERSION,
     RAFT_REQUEST_VOTE_VERSION,
+    Buffer,
     EntryBatch,
     RaftAppendEntries,
     RaftAppendEntriesResult,
@@ -49,6 +51,8 @@ PREAMBLE_SIZE: Final = 16
 BATCH_HEADER_SIZE: Final = 8
 ENTRY_HEADER_SIZE: Final = 16
 
+Data: TypeAlias = bytes | mmap.mmap
+"""Where messages are decoded from: what was read, or the memory that a long payload was read into."""
 Columns: TypeAlias = tuple[list[int], list[int], list[int]]
 """Terms, types and payload lengths of a batch."""
 
@@ -115,7 +119,7 @@ def encode_batch_header(batch: EntryBatch) -> bytes:
     return _WORD.pack(n) + _encode_entry_headers(batch, n)
 
 
-def decode_batch_header(view: Any, offset: int, n: int) -> Columns:
+def decode_batch_header(view: bytes | memoryview | mmap.mmap, offset: int, n: int) -> Columns:
     """Return terms, types and payload lengths from the header of a batch of `n` entries that starts at `offset`.
 
     `view` is any bytes-like object (quickest: bytes) that holds all of the 8+16n bytes; the count in front, which the
@@ -137,7 +141,7 @@ def decode_batch_header(view: Any, offset: int, n: int) -> Columns:
     return list(terms), list(types), list(lengths)
 
 
-def encode_message(message: RaftMessage) -> list[Any]:
+def encode_message(message: RaftMessage) -> list[bytes | memoryview]:
     """Return the buffers that make up `message` on the wire: preamble and header first, then the payloads untouched.
 
     Always the newest layout, whatever the message's version field says. Raises Failure: RAFT_MALFORMED for a type
@@ -157,7 +161,7 @@ def name_of(type: int) -> str:
     return MESSAGE_NAMES.get(type, f"message of type {type}")
 
 
-def decode_header(type: int, buf: Any, at: int, size: int, limits: Limits) -> tuple[RaftMessage, list[int], int]:
+def decode_header(type: int, buf: Data, at: int, size: int, limits: Limits) -> tuple[RaftMessage, list[int], int]:
     """Decode the header of `size` bytes at buf[at:]; return the message, its entries' lengths and its payload's.
 
     `type` is the low 16 bits of the preamble's type word. Entries, snapshot data, and the peer's id and address are
@@ -174,7 +178,7 @@ def decode_header(type: int, buf: Any, at: int, size: int, limits: Limits) -> tu
     return message, lengths, payload
 
 
-def attach_payload(message: RaftMessage, lengths: list[int], buf: Any, at: int, size: int) -> None:
+def attach_payload(message: RaftMessage, lengths: list[int], buf: Data, at: int, size: int) -> None:
     """Give `message` the payload of `size` bytes at buf[at:]: the entries' bytes, or the snapshot's data as a view.
 
     `buf` is bytes, or a mapping, which entries are copied from. Raises Failure(RAFT_MALFORMED) for an entry of type
@@ -220,7 +224,7 @@ def _encode_entry_headers(batch: EntryBatch, n: int) -> bytes:
         raise Failure(RAFT_TOOBIG, f"entry with a payload of {longest} bytes or a term above 64 bits") from None
 
 
-def _encode_request_vote(message: RaftMessage) -> list[Any]:
+def _encode_request_vote(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.request_vote
     assert p is not None
     flags = (_DISRUPT_LEADER if p.disrupt_leader else 0) | (_PRE_VOTE if p.pre_vote else 0)
@@ -228,7 +232,7 @@ def _encode_request_vote(message: RaftMessage) -> list[Any]:
     return [_REQUEST_VOTE.pack(RAFT_IO_REQUEST_VOTE, _REQUEST_VOTE_SIZE, p.term, p.candidate_id, *last, flags)]
 
 
-def _encode_request_vote_result(message: RaftMessage) -> list[Any]:
+def _encode_request_vote_result(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.request_vote_result
     assert p is not None
     flags = (_RESULT_PRE_VOTE if p.pre_vote else 0) | (_RESULT_NO_MEMBER if p.no_member else 0)
@@ -237,7 +241,7 @@ def _encode_request_vote_result(message: RaftMessage) -> list[Any]:
     return [_REQUEST_VOTE_RESULT.pack(*head, p.term, granted, flags)]
 
 
-def _encode_append_entries(message: RaftMessage) -> list[Any]:
+def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.append_entries
     assert p is not None
     n = len(p.entries)
@@ -252,14 +256,14 @@ def _encode_append_entries(message: RaftMessage) -> list[Any]:
     return [header, *batch.bufs]
 
 
-def _encode_append_entries_result(message: RaftMessage) -> list[Any]:
+def _encode_append_entries_result(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.append_entries_result
     assert p is not None
     head = (RAFT_IO_APPEND_ENTRIES_RESULT, _APPEND_ENTRIES_RESULT_SIZE)
     return [_APPEND_ENTRIES_RESULT.pack(*head, p.term, p.rejected, p.last_log_index, p.features)]
 
 
-def _encode_install_snapshot(message: RaftMessage) -> list[Any]:
+def _encode_install_snapshot(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.install_snapshot
     assert p is not None
     data = _view(p.data)
@@ -271,20 +275,20 @@ def _encode_install_snapshot(message: RaftMessage) -> list[Any]:
     return [_INSTALL_SNAPSHOT.pack(RAFT_IO_INSTALL_SNAPSHOT, size, *args) + conf + tail, data]
 
 
-def _encode_timeout_now(message: RaftMessage) -> list[Any]:
+def _encode_timeout_now(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.timeout_now
     assert p is not None
     head = (RAFT_IO_TIMEOUT_NOW, _TIMEOUT_NOW_SIZE)
     return [_TIMEOUT_NOW.pack(*head, p.term, p.last_log_index, p.last_log_term)]
 
 
-def _view(data: Any) -> memoryview:
+def _view(data: Buffer) -> memoryview:
     if isinstance(data, RaftBuffer):
         return memoryview(data.base).cast("B")[: data.len]
     return memoryview(data).cast("B")
 
 
-def _decode_request_vote(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
+def _decode_request_vote(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     legacy = size == _REQUEST_VOTE_SIZE_V1
     if size < _REQUEST_VOTE_SIZE and not legacy:
         raise _short(size, _REQUEST_VOTE_SIZE)
@@ -304,7 +308,7 @@ def _decode_request_vote(message: RaftMessage, buf: Any, at: int, size: int) -> 
     return [], 0
 
 
-def _decode_request_vote_result(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
+def _decode_request_vote_result(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     legacy = size == _REQUEST_VOTE_RESULT_SIZE_V1
     if size < _REQUEST_VOTE_RESULT_SIZE and not legacy:
         raise _short(size, _REQUEST_VOTE_RESULT_SIZE)
@@ -324,7 +328,7 @@ def _decode_request_vote_result(message: RaftMessage, buf: Any, at: int, size: i
     return [], 0
 
 
-def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
+def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     # The word at the end may be missing. C's is whatever was in the memory, perhaps a word of ours; then `whole` is
     # true of the message all the same, as C's go to the end of the log.
     fixed = _APPEND_ENTRIES_SIZE - 8
@@ -361,7 +365,7 @@ def _decode_append_entries(message: RaftMessage, buf: Any, at: int, size: int) -
     return lengths, payload
 
 
-def _decode_append_entries_result(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
+def _decode_append_entries_result(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     legacy = size == _APPEND_ENTRIES_RESULT_SIZE_V0
     if size < _APPEND_ENTRIES_RESULT_SIZE and not legacy:
         raise _short(size, _APPEND_ENTRIES_RESULT_SIZE)
@@ -379,7 +383,7 @@ def _decode_append_entries_result(message: RaftMessage, buf: Any, at: int, size:
     return [], 0
 
 
-def _decode_install_snapshot(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
+def _decode_install_snapshot(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     # The unused word at the end may be missing here too.
     fixed = _INSTALL_SNAPSHOT_SIZE - 8
     if size < fixed:
@@ -404,7 +408,7 @@ def _decode_install_snapshot(message: RaftMessage, buf: Any, at: int, size: int)
     return [], payload
 
 
-def _decode_timeout_now(message: RaftMessage, buf: Any, at: int, size: int) -> tuple[list[int], int]:
+def _decode_timeout_now(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     if size < _TIMEOUT_NOW_SIZE:
         raise _short(size, _TIMEOUT_NOW_SIZE)
     p = RaftTimeoutNow()

@@ -11,7 +11,6 @@ Failure modes: an exception goes to the loop's excepthook; what has not run yet 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from io_uv.pyuv import Idle, Loop, Prepare
 
@@ -28,8 +27,8 @@ class EndOfTurn:
         self._functions: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
         self._later: list[Callable[[], None]] = []
-        self._handle: Any = Prepare(loop)
-        self._idle: Any = Idle(loop)
+        self._handle = Prepare(loop)
+        self._idle = Idle(loop)
         self._held = False
         self._running = False
         self._forgotten = False
@@ -57,7 +56,7 @@ class EndOfTurn:
             self._idle.start(self._next)
         self._later.append(function)
 
-    def _next(self, handle: Any) -> None:
+    def _next(self, handle: Idle) -> None:
         functions, self._later = self._later, []
         handle.stop()
         for i, function in enumerate(functions):
@@ -84,7 +83,7 @@ class EndOfTurn:
         if (self._functions or self._last) and not self._running:
             self._run()
 
-    def close(self, cb: Callable[[Any], None]) -> None:
+    def close(self, cb: Callable[[Idle], None]) -> None:
         """Forget what has not run; `cb(handle)` follows when nothing is left."""
         self._functions.clear()
         self._last.clear()
@@ -98,7 +97,7 @@ class EndOfTurn:
         self._last.clear()
         self._later.clear()
 
-    def _end(self, handle: Any) -> None:
+    def _end(self, handle: Prepare) -> None:
         handle.stop()
         self._run()
 

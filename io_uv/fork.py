@@ -19,6 +19,7 @@ from io_uv import state
 from io_uv.failure import Failure
 from io_uv.pyuv import forked
 from pyraft import errors
+from pyraft.types import UNSET
 
 TEXT: Final = f"the server is closed: {forked.TEXT}"
 
@@ -45,8 +46,9 @@ class _Copy:
             io.forked(io, TEXT)
         if uv.writer is not None:
             uv.writer.forget()
-        if uv.end_of_turn is not None:
-            uv.end_of_turn.forget()
+        end_of_turn = getattr(uv, "end_of_turn", None)  # not there before io.init
+        if end_of_turn is not None:
+            end_of_turn.forget()
         _forget(uv)
 
 
@@ -58,7 +60,7 @@ def watch(uv: state.Uv) -> None:
 
 def _forget(uv: state.Uv) -> None:
     """Let go whatever is under way: it is under way in the parent."""
-    uv.append_start = None
+    uv.append_start = UNSET
     uv.after_finalize = lambda failure: None
     for requests in (uv.append_pending_reqs, uv.append_writing_reqs, uv.append_doomed, uv.append_segments):
         requests.clear()

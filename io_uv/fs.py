@@ -17,7 +17,7 @@ import fcntl
 import os
 import stat as stat_
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from io_uv import descriptors, libc
 from io_uv.failure import FULL
@@ -32,6 +32,7 @@ from pyraft.errors import (
     RAFT_NOTFOUND,
     RAFT_UNAUTHORIZED,
 )
+from pyraft.types import BytesLike
 
 MAX_DIR_LEN: Final = 894
 """Longest data directory in bytes: C keeps paths in 1024 bytes, of which 128 are for the file name."""
@@ -66,7 +67,7 @@ def read(fd: int, n: int) -> bytes:
     return os.read(fd, n)
 
 
-def readv(fd: int, buffers: list[Any]) -> int:
+def readv(fd: int, buffers: list[memoryview]) -> int:
     """readv(2)."""
     return os.readv(fd, buffers)
 
@@ -76,12 +77,12 @@ def rewind(fd: int) -> None:
     os.lseek(fd, 0, os.SEEK_SET)
 
 
-def write(fd: int, data: Any) -> int:
+def write(fd: int, data: BytesLike) -> int:
     """write(2)."""
     return os.write(fd, data)
 
 
-def pwrite(fd: int, data: Any, offset: int) -> int:
+def pwrite(fd: int, data: BytesLike, offset: int) -> int:
     """pwrite(2)."""
     return os.pwrite(fd, data, offset)
 
@@ -324,7 +325,7 @@ def read_file(dir: str, name: str) -> bytes:
         close(fd)
 
 
-def write_all(fd: int, bufs: Iterable[Any]) -> int:
+def write_all(fd: int, bufs: Iterable[BytesLike]) -> int:
     """Write the buffers one after the other, in whole, and return the number of bytes."""
     total = 0
     for buf in bufs:
@@ -356,7 +357,7 @@ def sync(fd: int, data_only: bool = False) -> None:
         raise failure("fsync", exc) from None
 
 
-def _write_new(path: str, bufs: Iterable[Any]) -> None:
+def _write_new(path: str, bufs: Iterable[BytesLike]) -> None:
     try:
         fd = open(path, O_CREATE_NEW)
     except OSError as exc:
@@ -380,7 +381,7 @@ def _unlink_quietly(path: str) -> None:
         return
 
 
-def make_file(dir: str, name: str, bufs: Iterable[Any]) -> None:
+def make_file(dir: str, name: str, bufs: Iterable[BytesLike]) -> None:
     """Create a file with the given content, durable on return, or leave nothing of that name.
 
     `bufs` may be a generator: large content is written piece by piece. A file that already has the name is an error and
@@ -406,7 +407,7 @@ def make_file(dir: str, name: str, bufs: Iterable[Any]) -> None:
         raise
 
 
-def replace_file(dir: str, name: str, data: Any) -> None:
+def replace_file(dir: str, name: str, data: BytesLike) -> None:
     """Like make_file for a small file that may exist: a power cut leaves the old or the new content."""
     tmp_path = join(dir, TMP_PREFIX + name)
     _unlink_quietly(tmp_path)
@@ -447,7 +448,7 @@ def overwrite_file(dir: str, name: str, data: bytes) -> None:
         sync_dir(dir)
 
 
-def rewrite_file(dir: str, name: str, data: Any) -> None:
+def rewrite_file(dir: str, name: str, data: BytesLike) -> None:
     """Write the start of a file again as it was read, and sync it: it is on the disk then, and not only in the cache.
 
     After a write or sync that failed the kernel may keep content that never reached the disk and takes it for clean, so

@@ -143,16 +143,16 @@ def literal_addresses(host: str, port: str) -> list[SockAddr] | None:
         return None
 
 
-def resolve(loop: Any, host: str, port: str, cb: Callable[[list[SockAddr], str], None]) -> Any:
+def resolve(loop: pyuv.Loop, host: str, port: str, cb: Callable[[list[SockAddr], str], None]) -> pyuv.dns.GAIRequest:
     """Look up, in a thread, all socket addresses to try for a host; the port may be the name of a service.
 
     Calls `cb(addresses, "")`, or `cb([], name)` with the name of the resolver's error, such as EAI_NONAME. Returns a
     request with a cancel method; a look-up that cannot be cancelled any more still calls back.
     """
 
-    def done(found: Any, error: int | None) -> None:
-        if error is not None:
-            cb([], pyuv.errno.errorcode.get(error, "EAI_FAIL").removeprefix("UV_"))
+    def done(found: list[pyuv.dns.AddrinfoResult] | None, error: int | None) -> None:
+        if found is None or error is not None:
+            cb([], pyuv.errno.errorcode.get(error or 0, "EAI_FAIL").removeprefix("UV_"))
             return
         found.sort(key=lambda result: result.family != socket.AF_INET)
         cb([result.sockaddr for result in found], "")

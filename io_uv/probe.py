@@ -14,7 +14,7 @@ the last the texts end with the directory.
 import errno
 import select
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from io_uv import fs, kaio
 from io_uv.fs import Failure
@@ -112,7 +112,7 @@ def _probe_fallocate(dir: str) -> bool:
         _remove(dir, _FALLOCATE_FILE)
 
 
-def _aligned(size: int) -> Any:
+def _aligned(size: int) -> heap.Memory:
     memory = heap.raft_aligned_alloc(size, size)
     if memory is None:
         raise Failure(RAFT_NOMEM, "out of memory")

@@ -17,12 +17,12 @@ Possible failure modes are:
 
 import mmap
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from io_uv import closing, encoding, pyuv, tcp
 from io_uv.fs import Failure
 from io_uv.state import Limits, Uv
-from io_uv.transport import RaftUvTransport
+from io_uv.transport import RaftUvStream, RaftUvTransport
 from pyraft.errors import RAFT_MALFORMED, RAFT_NOMEM, RAFT_TOOBIG, errmsg_cut
 from pyraft.tracing import trace
 from pyraft.types import RaftMessage
@@ -31,6 +31,7 @@ _TYPE_MASK: Final = 0xFFFF
 # Payloads from this size on are read into a buffer of their own, and are not collected in pieces.
 _LARGE: Final = 64 * 1024
 # A buffer for entries, which are copied out of it, is kept for the next message up to this size.
+_T = TypeVar("_T", bytes, int)
 _KEPT: Final = 4 * 1024 * 1024
 
 
@@ -70,8 +71,8 @@ class Reader:
         self._message: RaftMessage | None = None
         self._lengths: list[int] = []
         self._size = 0
-        self._payload: Any = None
-        self._kept: Any = None
+        self._payload: mmap.mmap | None = None
+        self._kept: mmap.mmap | None = None
         # Offsets in the stream, for traces: of the next byte to be parsed, and of the current message.
         self._position = 0
         self._start = 0
@@ -152,7 +153,7 @@ class Reader:
         self._have = len(rest)
         self._need = need
 
-    def _finish(self, data: Any, at: int) -> None:
+    def _finish(self, data: bytes | mmap.mmap, at: int) -> None:
         """The message's payload is complete, at data[at:]."""
         message, size = self._message, self._size
         assert message is not None
@@ -189,6 +190,7 @@ class Reader:
             self.missing = self.missing[n:]
             return
         payload, self._payload, self.missing = self._payload, None, None
+        assert payload is not None
         self._finish(payload, 0)
 
 
@@ -197,7 +199,7 @@ class Server:
 
     __slots__ = ("_reader", "address", "heard_at", "id", "stream", "uv")
 
-    def __init__(self, uv: Uv, id: int, address: str, stream: Any) -> None:
+    def __init__(self, uv: Uv, id: int, address: str, stream: RaftUvStream) -> None:
         self.uv = uv
         self.id = id
         self.address = address
@@ -217,7 +219,7 @@ class Server:
         uv.aborting.append(self)
         self.stream.close(self._close_cb)
 
-    def _close_cb(self, stream: Any) -> None:
+    def _close_cb(self, stream: RaftUvStream) -> None:
         closing.gone(self.uv, self)
 
     def _deliver(self, message: RaftMessage) -> None:
@@ -227,7 +229,7 @@ class Server:
         message.server_address = self.address
         closing.fire(uv, uv.recv_cb, uv.io, message)
 
-    def _read_cb(self, stream: Any, data: bytes | None, error: int | None) -> None:
+    def _read_cb(self, stream: RaftUvStream, data: bytes | None, error: int | None) -> None:
         if error is not None:
             self._lost(error)
             return
@@ -241,7 +243,7 @@ class Server:
             if read_into is not None:
                 read_into(self._alloc_cb, self._read_into_cb)
 
-    def _take(self, take: Callable[[Any], None], what: Any) -> bool:
+    def _take(self, take: Callable[[_T], None], what: _T) -> bool:
         """Have the reader take what has come, as one event; return whether the connection is still good."""
         end_of_turn = self.uv.end_of_turn
         end_of_turn.hold()
@@ -254,12 +256,12 @@ class Server:
             end_of_turn.release()
         return True
 
-    def _alloc_cb(self, stream: Any, suggested_size: int) -> memoryview:
+    def _alloc_cb(self, stream: RaftUvStream, suggested_size: int) -> memoryview:
         missing = self._reader.missing
         assert missing is not None
         return missing
 
-    def _read_into_cb(self, stream: Any, n: int | None, error: int | None) -> None:
+    def _read_into_cb(self, stream: RaftUvStream, n: int | None, error: int | None) -> None:
         if error is not None:
             self._lost(error)
             return
@@ -292,7 +294,9 @@ def start(uv: Uv) -> int:
     """Listen and accept peers; the messages they send go to uv.recv_cb. Returns what the transport's listen does."""
     transport = uv.transport
     tcp.adopt(transport, uv.tracer, uv.limits)
-    rv: int = transport.listen(transport, lambda transport, *peer: _accept_cb(uv, transport, *peer))
+    rv: int = transport.listen(
+        transport, lambda transport, id, address, stream: _accept_cb(uv, transport, id, address, stream)
+    )
     if rv != 0:
         uv.io.errmsg = errmsg_cut(f"listen: {transport.errmsg}" if transport.errmsg else "listen")
     return rv
@@ -304,12 +308,12 @@ def close(uv: Uv) -> None:
         server.abort()
 
 
-def _accept_cb(uv: Uv, transport: RaftUvTransport, id: int, address: str, stream: Any) -> None:
+def _accept_cb(uv: Uv, transport: RaftUvTransport, id: int, address: str, stream: RaftUvStream) -> None:
     if id == uv.id:
         # Its acknowledgements would count as our own.
         trace(uv.tracer, f"peer at {address} claims to be this server, {id}: connection dropped")
         uv.peers.teller.warn((id, address), "a peer that says it is at %s claims to be this server, %d", address, id)
-        stream.close()
+        stream.close(lambda stream: None)
         return
     if len(uv.servers) >= uv.limits.connections:
         silent = min(uv.servers, key=lambda server: server.heard_at)

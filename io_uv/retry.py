@@ -52,8 +52,7 @@ def failed(uv: state.Uv, failure: Failure, try_again: Callable[[state.Uv], None]
 
 def failing(uv: state.Uv) -> Failure | None:
     """Return why closed segments are not in the state they should be in, or None: while so, appends fail with it."""
-    failure: Failure | None = uv.finalize_failure or uv.truncate_failure
-    return failure
+    return uv.finalize_failure or uv.truncate_failure
 
 
 def close(uv: state.Uv) -> None:
@@ -63,16 +62,19 @@ def close(uv: state.Uv) -> None:
         uv.retry_timer = None
 
 
-def _start(uv: state.Uv) -> None:
-    uv.retry_timer.start(lambda _: _expired(uv), uv.disk_retry_delay / 1000, 0.0)
+def _start(uv: state.Uv) -> Timer:
+    timer = uv.retry_timer
+    assert timer is not None
+    timer.start(lambda _: _expired(uv), uv.disk_retry_delay / 1000, 0.0)
+    return timer
 
 
 def _expired(uv: state.Uv) -> None:
-    _start(uv)
+    timer = _start(uv)
     if failing(uv) is None and uv.prepare_failure is None:
         uv.calm += 1
         if uv.calm >= CALM and uv.prepare_inflight is None:
-            uv.retry_timer.stop()
+            timer.stop()
             uv.sick = False
             uv.retries.clear()
             # No more than that: a server that could not store its term or vote meanwhile has stopped for good.

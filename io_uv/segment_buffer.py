@@ -12,7 +12,7 @@ of 4 GiB and more; the buffer is then as before.
 """
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 from io_uv import crc, encoding, kaio, segment
 from io_uv.fs import Failure
@@ -42,6 +42,9 @@ def _encode_head(batch: EntryBatch, payload: bytes) -> bytes:
     return _CHECKSUMS.pack(crc.crc32(header), crc.crc32(payload)) + header
 
 
+_GONE: Final = memoryview(b"")  # of an arena that was given back
+
+
 class Arena:
     """Page-aligned memory from the heap of raft_heap_set; `address` is where it is."""
 
@@ -51,14 +54,14 @@ class Arena:
         memory = heap.raft_aligned_alloc(block_size, size)
         if memory is None:
             raise Failure(errors.RAFT_NOMEM, "out of memory")
-        self.memory: Any = memory
+        self.memory = memory
         self.address = kaio.address_of(memory)
         self.block_size = block_size
         self.size = size
 
     def free(self) -> None:
         """Give the memory back to the heap."""
-        memory, self.memory = self.memory, None
+        memory, self.memory = self.memory, _GONE
         heap.raft_aligned_free(self.block_size, memory)
 
 

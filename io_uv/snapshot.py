@@ -17,7 +17,7 @@ failed with; one that a thread is busy with ends as it ends.
 """
 
 import logging
-from typing import Any, Final
+from typing import Final
 
 from io_uv import append, closing, fs, listing, segment, snapshot_file, state, work
 from io_uv.fs import Failure
@@ -67,7 +67,7 @@ class Put:
         self.barrier = append.Barrier(self.run, self.installs, self.next_index)
         self.written: SnapshotInfo | None = None
         self.failure: Failure | None = None
-        self.timer: Any = None
+        self.timer: Timer | None = None
 
     def next_index(self, former: int) -> int:
         """Return the append index after this put: an install goes on after its snapshot."""
@@ -166,6 +166,7 @@ class Put:
     def stop(self) -> None:
         """Let the timer go."""
         timer, self.timer = self.timer, None
+        assert timer is not None
         timer.close(lambda timer: closing.gone(self.uv, timer))
 
     def end(self, failure: Failure | None) -> None:

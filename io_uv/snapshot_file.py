@@ -25,7 +25,7 @@ from io_uv import compress, crc, fs, sums
 from io_uv.fs import Failure
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOMEM, RAFT_NOTFOUND, RAFT_TOOBIG
-from pyraft.types import RaftConfiguration, RaftSnapshot
+from pyraft.types import BytesLike, RaftConfiguration, RaftSnapshot
 
 FORMAT: Final = 1
 META_SUFFIX: Final = ".meta"
@@ -131,7 +131,7 @@ class _Tally:
             raise
 
 
-def _raw(bufs: Sequence[Any]) -> Iterator[memoryview]:
+def _raw(bufs: Sequence[BytesLike]) -> Iterator[memoryview]:
     for buf in bufs:
         view = memoryview(buf)
         if view.nbytes:
@@ -140,7 +140,7 @@ def _raw(bufs: Sequence[Any]) -> Iterator[memoryview]:
                 yield view[at : at + fs.CHUNK]
 
 
-def _must_frame(bufs: Sequence[Any]) -> bool:
+def _must_frame(bufs: Sequence[BytesLike]) -> bool:
     """Return whether raw data could not be read back: none at all, or some that starts like a frame (B44)."""
     head = b""
     for buf in bufs:

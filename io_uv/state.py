@@ -6,13 +6,27 @@ beside it; other modules read them. No algorithm is here.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from io_uv.fs import DirLock, Failure
+from io_uv.pyuv import Loop, Timer
 from io_uv.teller import Teller
+from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_CANCELED
 from pyraft.tracing import RaftTracer, StderrTracer
-from pyraft.types import RaftIo
+from pyraft.types import UNSET, RaftIo, RaftIoAppend, raft_io_close_cb, raft_io_recv_cb, raft_io_tick_cb
+
+if TYPE_CHECKING:
+    from io_uv.append import AliveSegment, Append, Barrier
+    from io_uv.client import Client
+    from io_uv.end_of_turn import EndOfTurn
+    from io_uv.finalize import DyingSegment
+    from io_uv.prepare import IdleSegment, PrepareCb
+    from io_uv.recv import Server
+    from io_uv.segment_buffer import Arena
+    from io_uv.snapshot import Get, Put
+    from io_uv.truncate import Truncate
+    from io_uv.work import AsyncWork
 
 MAX_SEGMENT_SIZE: Final = 8 * 1024 * 1024
 CONNECT_RETRY_DELAY_MSECS: Final = 1000
@@ -74,11 +88,34 @@ class Peers:
 
     __slots__ = ("answers_at", "answers_left", "members", "teller")
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Loop) -> None:
         self.members: dict[int, str] | None = None
         self.answers_left = 1.0
         self.answers_at = -(1 << 40)
         self.teller = Teller(loop)
+
+
+class BlockWriter(Protocol):
+    """A writer.Writer, or what a test puts in its place."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is in flight."""
+        ...
+
+    def setup(self) -> None:
+        """Get ready for writing; raises Failure."""
+
+    def submit(
+        self, fd: int, arena: "Arena", length: int, offset: int, cb: Callable[[Failure | None], None], /
+    ) -> None:
+        """Write, and call back later."""
+
+    def close(self, cb: Callable[[], None], /) -> None:
+        """Release everything, and call back later."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of what is the parent's."""
 
 
 class Uv:
@@ -150,9 +187,9 @@ class Uv:
         "zero_fill",
     )
 
-    def __init__(self, io: RaftIo, loop: Any, dir: str, transport: Any) -> None:
+    def __init__(self, io: RaftIo, loop: Loop, dir: str, transport: RaftUvTransport) -> None:
         self.io = io
-        self.loop = loop  # io_uv.pyuv.Loop
+        self.loop = loop
         self.dir = dir
         self.transport = transport
         self.tracer: RaftTracer = StderrTracer
@@ -169,54 +206,54 @@ class Uv:
         self.auto_recovery = True
         self.metadata = Metadata()
         # Network: send, recv.
-        self.clients: list[Any] = []
-        self.servers: list[Any] = []
-        self.dirty_clients: list[Any] = []
+        self.clients: list[Client] = []
+        self.servers: list[Server] = []
+        self.dirty_clients: list[Client] = []
         self.peers = Peers(loop)
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
         # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.
-        self.aborting: list[Any] = []
+        self.aborting: list[object] = []
         # Whether the transport was initialised and has not called back its close yet: uv.
         self.transport_open = False
         # Pool of prepared segments: prepare.
-        self.prepare_inflight: Any = None
-        self.prepare_reqs: deque[Any] = deque()
-        self.prepare_pool: deque[Any] = deque()
+        self.prepare_inflight: IdleSegment | None = None
+        self.prepare_reqs: deque[PrepareCb] = deque()
+        self.prepare_pool: deque[IdleSegment] = deque()
         self.prepare_next_counter = 1
         self.prepare_failure: Failure | None = None
         # Append pipeline: append, finalize, truncate.
         self.append_next_index = 1
-        self.append_segments: deque[Any] = deque()
-        self.append_pending_reqs: deque[Any] = deque()
-        self.append_writing_reqs: deque[Any] = deque()
-        self.append_doomed: list[Any] = []
+        self.append_segments: deque[AliveSegment] = deque()
+        self.append_pending_reqs: deque[Append] = deque()
+        self.append_writing_reqs: deque[Append] = deque()
+        self.append_doomed: list[tuple[RaftIoAppend, Failure]] = []
         self.append_broken = self.append_told = False
-        self.append_start: Callable[[], None] | None = None
-        self.writer: Any = None
-        self.barriers: deque[Any] = deque()
-        self.finalize_reqs: deque[Any] = deque()
-        self.finalize_work: Any = None
+        self.append_start: Callable[[], None] = UNSET
+        self.writer: BlockWriter = UNSET
+        self.barriers: deque[Barrier] = deque()
+        self.finalize_reqs: deque[DyingSegment] = deque()
+        self.finalize_work: DyingSegment | None = None
         self.finalize_failure: Failure | None = None
         self.after_finalize: Callable[[Failure | None], None] = lambda failure: None
-        self.truncate_work: Any = None
+        self.truncate_work: Truncate | None = None
         self.truncate_failure: Failure | None = None
         # Trying again what a sick disk refused: retry.
         self.sick = False
         self.calm = 0
         self.retries: list[Callable[[Uv], None]] = []
-        self.retry_timer: Any = None
+        self.retry_timer: Timer | None = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS
         # Snapshots and work: snapshot, work.
-        self.snapshot_get_reqs: list[Any] = []
-        self.async_work_reqs: list[Any] = []
-        self.snapshot_put_work: Any = None
+        self.snapshot_get_reqs: list[Get] = []
+        self.async_work_reqs: list[AsyncWork] = []
+        self.snapshot_put_work: Put | None = None
         # Tick, end of turn, closing and forked children: uv, closing, fork.
-        self.copy: Any = None
-        self.end_of_turn: Any = None
+        self.copy: object = None
+        self.end_of_turn: EndOfTurn
         self.lock: DirLock | None = None
-        self.timer: Any = None
-        self.tick_cb: Any = None
-        self.recv_cb: Any = None
+        self.timer: Timer | None = None
+        self.tick_cb: raft_io_tick_cb = UNSET
+        self.recv_cb: raft_io_recv_cb = UNSET
         self.closing = self.closed = False
         self.refusal = Failure(RAFT_CANCELED, "closed")
-        self.close_cb: Any = None
+        self.close_cb: raft_io_close_cb | None = None

@@ -12,9 +12,10 @@ file may come from a C process. A sidecar that cannot be written is left out: it
 import os
 import struct
 import zlib
-from typing import Any, Final
+from typing import Final
 
 from io_uv import fs
+from pyraft.types import BytesLike
 
 SUFFIX: Final = ".sum"
 
@@ -34,7 +35,7 @@ class Sum:
         self.crc = crc
 
 
-def checksum(data: Any, init: int = 0) -> int:
+def checksum(data: BytesLike, init: int = 0) -> int:
     """Return the CRC-32 of sidecars, continuing from `init`. Other threads run while it computes."""
     return zlib.crc32(data, init)
 

@@ -15,15 +15,22 @@ begins with TLS.
 import os
 import socket
 import struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from io_uv import ip
+from io_uv import ip, pyuv
 from io_uv.fs import Failure
 from io_uv.state import Limits
 from io_uv.teller import Teller
-from io_uv.transport import RaftUvTransport, raft_uv_transport_close_cb
+from io_uv.transport import RaftUvTransport, raft_uv_accept_cb, raft_uv_transport_close_cb
 from pyraft.errors import RAFT_MALFORMED, RAFT_UNAUTHORIZED
 from pyraft.tracing import NoopTracer, RaftTracer
+from pyraft.types import UNSET
+
+if TYPE_CHECKING:
+    from io_uv.gate import Gate
+    from io_uv.tcp_connect import Connect
+    from io_uv.tcp_listen import Incoming
+    from io_uv.tls import Security
 
 PROTOCOL: Final = 1
 WELCOME: Final = struct.pack("<Q", 1)
@@ -43,7 +50,7 @@ _handshake: Final = struct.Struct("<3Q")
 class UvTcp:
     """`struct UvTcp`: what RaftUvTransport.impl points to."""
 
-    def __init__(self, transport: RaftUvTransport, loop: Any) -> None:
+    def __init__(self, transport: RaftUvTransport, loop: pyuv.Loop) -> None:
         self.transport = transport
         self.loop = loop
         self.id = 0
@@ -52,18 +59,18 @@ class UvTcp:
         self.limits = Limits()
         self.tracer: RaftTracer = NoopTracer
         # Wraps both kinds of connection where TLS is on: tls.Security.
-        self.security: Any = None
+        self.security: Security | None = None
         # Listening: tcp_listen.
-        self.accept_cb: Any = None
-        self.listeners: list[Any] = []
-        self.accepting: dict[Any, None] = {}
-        self.sweeper: Any = None
-        self.gate: Any = None
+        self.accept_cb: raft_uv_accept_cb = UNSET
+        self.listeners: list[pyuv.TCP] = []
+        self.accepting: dict[Incoming, None] = {}
+        self.sweeper: pyuv.Timer | None = None
+        self.gate: Gate | None = None
         self.teller = Teller(loop)
         # Connecting: tcp_connect.
-        self.connecting: dict[Any, None] = {}
+        self.connecting: dict[Connect, None] = {}
         # Whatever the close callback waits for besides listeners.
-        self.aborting: set[Any] = set()
+        self.aborting: set[object] = set()
         self.closing = False
         self.close_cb: raft_uv_transport_close_cb | None = None
 
@@ -141,7 +148,7 @@ def decode_answer(data: bytes) -> str | None:
     return "the peer says: " + data[16 : 16 + size].decode("utf-8", "replace")
 
 
-def tune(handle: Any, limits: Limits) -> None:
+def tune(handle: pyuv.TCP, limits: Limits) -> None:
     """Set the options of a connection: no delay for small writes, and an end for connections whose peer is gone.
 
     Raises pyuv.error.UVError or OSError, which on a connection that has just been reset is to be expected.

@@ -17,12 +17,15 @@ Possible failure modes are:
 Callbacks come after the handle is closed, thus never inside connect.
 """
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
 from io_uv.transport import RaftUvConnect, RaftUvTransport, raft_uv_connect_cb
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED, errmsg_cut
+
+if TYPE_CHECKING:
+    from io_uv.tls import TlsStream
 
 _WELCOME_SECONDS: Final = 1.0
 
@@ -38,10 +41,10 @@ class Connect:
         self.id = id
         self.address = address
         self.addresses: list[ip.SockAddr] = []  # still to be tried
-        self.handle: Any = None  # of the current attempt
-        self.stream: Any = None  # what the caller will get: the handle, or TLS around it
-        self.timer: Any = pyuv.Timer(t.loop)
-        self.resolving: Any = None
+        self.handle: pyuv.TCP | None = None  # of the current attempt
+        self.stream: pyuv.TCP | TlsStream | None = None  # what the caller will get: the handle, or TLS around it
+        self.timer = pyuv.Timer(t.loop)
+        self.resolving: pyuv.dns.GAIRequest | None = None
         self.answer = b""
         self.status: int | None = None  # None while the request may succeed
 
@@ -111,13 +114,14 @@ def _failed_address(r: Connect, reason: str) -> None:
     """An address did not work: go on with the next one, or give up."""
     if r.addresses:
         r.timer.stop()
+        assert r.handle is not None
         r.handle.close()
         _try_next(r)
     else:
         _fail(r, f"uv_tcp_connect(): {reason}")
 
 
-def _connect_cb(r: Connect, handle: Any, error: int | None) -> None:
+def _connect_cb(r: Connect, handle: pyuv.TCP, error: int | None) -> None:
     """The TCP connection is established, or could not be."""
     if r.status is not None or handle is not r.handle:
         return
@@ -137,18 +141,24 @@ def _connect_cb(r: Connect, handle: Any, error: int | None) -> None:
         r.stream = t.security.connect(handle, r.id, r.address, lambda stream, reason: _secured(r, reason))
 
 
+def _tls(r: Connect) -> "TlsStream":
+    """Return the stream of a request that uses TLS."""
+    return cast("TlsStream", r.stream)
+
+
 def _secured(r: Connect, reason: str) -> None:
     """TLS is established and the peer is the one that was meant, or not: then `reason` says why."""
     if r.status is not None:
         return
     if reason:
-        _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if r.stream.certain else RAFT_NOCONNECTION)
+        _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if _tls(r).certain else RAFT_NOCONNECTION)
     else:
         _introduce(r)
 
 
 def _introduce(r: Connect) -> None:
     t = r.t
+    assert r.stream is not None
     r.stream.write(tcp_common.encode_handshake(t.id, t.address), lambda stream, error: _handshake_cb(r, error))
 
 
@@ -163,7 +173,7 @@ def _handshake_cb(r: Connect, error: int | None) -> None:
     else:
         # With TLS 1.3 nothing so far tells whether the peer takes our certificate. It answers, but for older versions.
         r.timer.start(lambda timer: _hand_over(r), _WELCOME_SECONDS, 0)
-        r.stream.start_read(lambda stream, data, error: _answer_cb(r, data, error))
+        _tls(r).start_read(lambda stream, data, error: _answer_cb(r, data, error))
 
 
 def _answer_cb(r: Connect, data: bytes | None, error: int | None) -> None:
@@ -171,8 +181,8 @@ def _answer_cb(r: Connect, data: bytes | None, error: int | None) -> None:
     if r.status is not None:
         return
     if error is not None:
-        reason = r.stream.reason or pyuv.errno.strerror(error)
-        _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if r.stream.certain else RAFT_NOCONNECTION)
+        reason = _tls(r).reason or pyuv.errno.strerror(error)
+        _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if _tls(r).certain else RAFT_NOCONNECTION)
         return
     r.answer += data or b""
     refusal = tcp_common.decode_answer(r.answer)
@@ -181,7 +191,7 @@ def _answer_cb(r: Connect, data: bytes | None, error: int | None) -> None:
     if refusal:
         _fail(r, f"uv_tcp_connect(): {refusal}", RAFT_UNAUTHORIZED)
         return
-    r.stream.welcome = True
+    _tls(r).welcome = True
     _hand_over(r)
 
 
@@ -189,7 +199,7 @@ def _hand_over(r: Connect) -> None:
     del r.t.connecting[r]
     r.timer.close()
     if r.t.security is not None:
-        r.stream.stop_read()
+        _tls(r).stop_read()
     r.req.cb(r.req, r.stream, 0)
 
 

@@ -14,7 +14,8 @@ Possible failure modes are:
 - The transport is closed: connections in their handshake are closed with it.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from io_uv import ip, pyuv, tcp_common
 from io_uv.fs import Failure
@@ -22,6 +23,11 @@ from io_uv.gate import Gate
 from io_uv.transport import RaftUvTransport, raft_uv_accept_cb
 from pyraft.errors import RAFT_IOERR
 from pyraft.tracing import trace
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # type checkers bring it along
+
+    from io_uv.tls import TlsStream
 
 # C: uv_tcp_listen.c:uvTcpBindListen asks for a backlog of 1: peers that connect at the same time wait for a second.
 _BACKLOG = 128
@@ -32,17 +38,17 @@ class Inbound(pyuv.TCP):
 
     reason = ""  # tls.TlsStream has one
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: pyuv.Loop) -> None:
         super().__init__(loop)
         self._rest = b""
-        self._rest_cb: Any = None
-        self._idle: Any = None
+        self._rest_cb: Callable[[Any, bytes | None, int | None], object] | None = None
+        self._idle: pyuv.Idle | None = None
 
     def rewind(self, data: bytes) -> None:
         """Have the next start_read deliver `data` before what the socket has."""
         self._rest = data
 
-    def start_read(self, callback: Any) -> None:
+    def start_read(self, callback: "Callable[[Self, bytes | None, int | None], object]") -> None:
         """Start reading, as any pyuv stream does."""
         if not self._rest:
             super().start_read(callback)
@@ -57,15 +63,16 @@ class Inbound(pyuv.TCP):
             return
         super().stop_read()
 
-    def close(self, callback: Any = None) -> None:
+    def close(self, callback: "Callable[[Self], object] | None" = None) -> None:
         """Close the connection."""
         self._drop_idle()
         super().close(callback)
 
-    def _deliver_rest(self, idle: Any) -> None:
+    def _deliver_rest(self, idle: pyuv.Idle) -> None:
         self._drop_idle()
         data, self._rest = self._rest, b""
         callback, self._rest_cb = self._rest_cb, None
+        assert callback is not None
         super().start_read(callback)
         callback(self, data, None)
 
@@ -82,7 +89,7 @@ class Incoming:
 
     __slots__ = ("deadline", "handshake", "host", "stream", "t")
 
-    def __init__(self, t: tcp_common.UvTcp, stream: Any, host: str) -> None:
+    def __init__(self, t: tcp_common.UvTcp, stream: "Inbound | TlsStream", host: str) -> None:
         self.t = t
         self.host = host
         self.stream = stream
@@ -124,7 +131,7 @@ def close(t: tcp_common.UvTcp) -> None:
         t.gate.close()
 
 
-def _bind_listen(t: tcp_common.UvTcp, address: ip.SockAddr) -> Any:
+def _bind_listen(t: tcp_common.UvTcp, address: ip.SockAddr) -> pyuv.TCP:
     listener = pyuv.TCP(t.loop)
     try:
         listener.bind(address)
@@ -143,12 +150,12 @@ def _close_listeners(t: tcp_common.UvTcp) -> None:
     t.listeners = []
 
 
-def _gone(t: tcp_common.UvTcp, thing: Any) -> None:
+def _gone(t: tcp_common.UvTcp, thing: object) -> None:
     t.aborting.discard(thing)
     tcp_common.maybe_fire_close(t)
 
 
-def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
+def _listen_cb(t: tcp_common.UvTcp, listener: pyuv.TCP, error: int | None) -> None:
     """A connection waits to be accepted, or accepting failed: out of descriptors, for example."""
     if error is not None:
         reason = pyuv.errno.strerror(error)
@@ -168,9 +175,13 @@ def _listen_cb(t: tcp_common.UvTcp, listener: Any, error: int | None) -> None:
         t.teller.warn("connections", text, t.limits.connections)
         _drop(_victim(t), "too many connections without a handshake")
     host = _host_of(handle)
-    stream = handle if t.security is None else t.security.accept(handle, t.gate, host)
+    stream: Inbound | TlsStream = handle
+    if t.security is not None:
+        assert t.gate is not None
+        stream = t.security.accept(handle, t.gate, host)
     incoming = Incoming(t, stream, host)
     t.accepting[incoming] = None
+    assert t.sweeper is not None
     if not t.sweeper.active:
         t.sweeper.start(lambda timer: _sweep(t), t.limits.handshake_msecs / 1000, 0)
     stream.start_read(lambda stream, data, error: _read_cb(incoming, data, error))
@@ -188,7 +199,7 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
         if not handshake.feed(data):
             return
         if t.security is not None:
-            t.security.check(incoming.stream, handshake.id, handshake.address)
+            t.security.check(cast("TlsStream", incoming.stream), handshake.id, handshake.address)
     except Failure as failure:
         if t.security is not None:
             incoming.stream.write(tcp_common.encode_refusal(failure.message))
@@ -197,6 +208,7 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
     stream = incoming.stream
     stream.stop_read()
     if t.security is not None:
+        assert t.gate is not None
         t.gate.trust(incoming.host)
         stream.write(tcp_common.WELCOME)
     _forget(incoming)
@@ -211,6 +223,7 @@ def _sweep(t: tcp_common.UvTcp) -> None:
     while t.accepting:
         incoming = next(iter(t.accepting))
         if incoming.deadline > now:
+            assert t.sweeper is not None
             t.sweeper.start(lambda timer: _sweep(t), max(incoming.deadline - now, 1) / 1000, 0)
             return
         _drop(incoming, "timed out")
@@ -230,7 +243,7 @@ def _victim(t: tcp_common.UvTcp) -> Incoming:
     return victim
 
 
-def _host_of(handle: Any) -> str:
+def _host_of(handle: pyuv.TCP) -> str:
     try:
         return str(handle.getpeername()[0])
     except (pyuv.error.UVError, OSError):
@@ -258,10 +271,11 @@ def _forget(incoming: Incoming) -> None:
     t = incoming.t
     del t.accepting[incoming]
     if not t.accepting:
+        assert t.sweeper is not None
         t.sweeper.stop()
 
 
-def _peer_name(stream: Any) -> str:
+def _peer_name(stream: "Inbound | TlsStream") -> str:
     try:
         name = stream.getpeername()
     except (pyuv.error.UVError, OSError):

@@ -10,7 +10,9 @@ Failure modes: none. What is held back is still traced by the callers.
 
 import logging
 from collections.abc import Hashable
-from typing import Any, Final
+from typing import Final
+
+from io_uv.pyuv import Loop
 
 _log: Final = logging.getLogger("io_uv")
 
@@ -23,14 +25,14 @@ _KEYS: Final = 256
 class Teller:
     """What was told when, by the clock of `loop`."""
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._told: dict[Hashable, int] = {}
         self._begin = 0
         self._count = 0
         self._held_back = 0
 
-    def warn(self, key: Hashable, text: str, *args: Any) -> None:
+    def warn(self, key: Hashable, text: str, *args: object) -> None:
         """Log a warning, unless one with this key was logged lately, or too many others were."""
         now: int = self._loop.now()
         if now - self._begin >= _WINDOW_MSECS:

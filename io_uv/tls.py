@@ -19,7 +19,7 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv, tcp
 from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of
@@ -122,11 +122,11 @@ class Security:
                 RAFT_INVALID, f"own certificate {path}, of {names_of(own)}, does not name server {id} at {address}"
             )
 
-    def accept(self, handle: Any, gate: Gate, host: str) -> "TlsStream":
+    def accept(self, handle: pyuv.TCP, gate: Gate, host: str) -> "TlsStream":
         """Return the stream of a connection accepted from `host`; its first start_read begins the TLS handshake."""
         return TlsStream(handle, self._server, True, self._streams, gate, host)
 
-    def connect(self, handle: Any, id: int, address: str, cb: Callable[["TlsStream", str], None]) -> "TlsStream":
+    def connect(self, handle: pyuv.TCP, id: int, address: str, cb: Callable[["TlsStream", str], None]) -> "TlsStream":
         """Return the stream of a connection made to server `id`, and agree on keys.
 
         `cb(stream, "")` follows when that is done and the peer is who it should be, else `cb(stream, reason)`.
@@ -153,12 +153,15 @@ class Security:
             raise Failure(RAFT_UNAUTHORIZED, f"certificate of {names} does not name server {id} at {address}")
 
 
+_WrittenCb: TypeAlias = Callable[["TlsStream", int | None], object]
+
+
 class TlsStream:
     """A TLS connection over a pyuv TCP handle, with those methods of a pyuv stream that raft_uv uses."""
 
     def __init__(
         self,
-        handle: Any,
+        handle: pyuv.TCP,
         context: ssl.SSLContext,
         server_side: bool,
         streams: "dict[TlsStream, None]",
@@ -179,13 +182,13 @@ class TlsStream:
         self._established = False
         self._expired = False
         self._handshake_cb: Callable[[TlsStream, str], None] | None = None
-        self._read_cb: Any = None
+        self._read_cb: Callable[[TlsStream, bytes | None, int | None], object] | None = None
         self._rest = b""
-        self._resume: Any = None  # idle handle that delivers what is here already
-        self._writes: deque[tuple[Iterator[memoryview], Any]] = deque()  # not or not wholly encrypted
+        self._resume: pyuv.Idle | None = None  # idle handle that delivers what is here already
+        self._writes: deque[tuple[Iterator[memoryview], _WrittenCb | None]] = deque()  # not or not wholly encrypted
         self._in_flight = 0
         self._broken: int | None = None  # what ended writing
-        self._close_cb: Any = None
+        self._close_cb: Callable[[TlsStream], object] | None = None
         self.reason = ""
         """Why TLS failed, if it did."""
         self.certain = False
@@ -196,10 +199,9 @@ class TlsStream:
     @property
     def closed(self) -> bool:
         """True from close() on."""
-        closed: bool = self._handle.closed
-        return closed
+        return self._handle.closed
 
-    def getpeername(self) -> Any:
+    def getpeername(self) -> tuple[Any, ...]:
         """The other end's address."""
         return self._handle.getpeername()
 
@@ -229,14 +231,16 @@ class TlsStream:
         """Have the next start_read deliver `data` before what follows it."""
         self._rest = data
 
-    def start_read(self, callback: Any) -> None:
+    def start_read(self, callback: Callable[["TlsStream", bytes | None, int | None], object]) -> None:
         """Call `callback(stream, data, error)` with what arrives, as any pyuv stream does."""
         self._read_cb = callback
         if not self._expired:
             self._handle.start_read(self._handle_read_cb)
         # Decrypted bytes may be waiting, and nothing on the socket would tell.
         if self._resume is None and (self._rest or self._established):
-            self._resume = pyuv.Idle(self._handle.loop)
+            loop = self._handle.loop
+            assert loop is not None
+            self._resume = pyuv.Idle(loop)
             self._resume.start(self._resume_cb)
 
     def stop_read(self) -> None:
@@ -245,14 +249,16 @@ class TlsStream:
         self._drop_resume()
         self._handle.stop_read()
 
-    def _resume_cb(self, idle: Any) -> None:
+    def _resume_cb(self, idle: pyuv.Idle) -> None:
         self._drop_resume()
         if self._expired:
             read_cb, self._read_cb = self._read_cb, None
+            assert read_cb is not None
             read_cb(self, None, _EXPIRED)
             return
         data, self._rest = self._rest, b""
         if data:
+            assert self._read_cb is not None
             self._read_cb(self, data, None)
         self._advance()
 
@@ -261,7 +267,7 @@ class TlsStream:
             self._resume.close()
             self._resume = None
 
-    def _handle_read_cb(self, handle: Any, data: bytes | None, error: int | None) -> None:
+    def _handle_read_cb(self, handle: pyuv.TCP, data: bytes | None, error: int | None) -> None:
         if error is not None:
             self._lost(error, pyuv.errno.strerror(error))
             return
@@ -338,7 +344,7 @@ class TlsStream:
 
     # Writing.
 
-    def write(self, data: Any, callback: Any = None) -> None:
+    def write(self, data: bytes | memoryview | list[bytes | memoryview], callback: "_WrittenCb | None" = None) -> None:
         """Encrypt and send data, bytes-like or a list of such; `callback(stream, error)` when the system has all."""
         if self.closed:
             raise pyuv.error.HandleClosedError(pyuv.errno.UV_EBADF, "Handle is closing/closed")
@@ -360,16 +366,19 @@ class TlsStream:
                 continue
             self._writes.popleft()
             # Nothing in it but the place behind the last piece.
-            self._handle.write(b"", lambda handle, error, cb=callback: self._written(0, error, cb))
+            self._write(b"", callback)
 
     def _flush(self) -> None:
         """Send what the TLS layer has produced."""
         data = self._out.read()
         if data and not self.closed:
             self._in_flight += len(data)
-            self._handle.write(data, lambda handle, error: self._written(len(data), error, None))
+            self._write(data, None)
 
-    def _written(self, size: int, error: int | None, callback: Any) -> None:
+    def _write(self, data: bytes, callback: "_WrittenCb | None") -> None:
+        self._handle.write(data, lambda handle, error: self._written(len(data), error, callback))
+
+    def _written(self, size: int, error: int | None, callback: "_WrittenCb | None") -> None:
         self._in_flight -= size
         if self._broken is None:
             self._broken = error
@@ -380,7 +389,7 @@ class TlsStream:
 
     # The end.
 
-    def close(self, callback: Any = None) -> None:
+    def close(self, callback: Callable[["TlsStream"], object] | None = None) -> None:
         """Close the connection; what is not written is called back with UV_ECANCELED, then `callback(stream)`."""
         self._streams.pop(self, None)
         self._drop_resume()
@@ -388,7 +397,7 @@ class TlsStream:
         self._close_cb = callback
         self._handle.close(self._closed)
 
-    def _closed(self, handle: Any) -> None:
+    def _closed(self, handle: pyuv.TCP) -> None:
         while self._writes:
             _, callback = self._writes.popleft()
             if callback is not None:
@@ -397,9 +406,9 @@ class TlsStream:
             self._close_cb(self)
 
 
-def _pieces(buffers: list[Any]) -> Iterator[memoryview]:
+def _pieces(buffers: list[bytes | memoryview]) -> Iterator[memoryview]:
     """Yield the buffers in pieces worth a call each: small ones joined, large ones cut and not copied."""
-    small: list[Any] = []
+    small: list[bytes | memoryview] = []
     size = 0
     for buf in buffers:
         if len(buf) < _PIECE:

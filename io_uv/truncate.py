@@ -89,7 +89,7 @@ def try_again(uv: state.Uv) -> None:
 
 def close(uv: state.Uv) -> None:
     """Give up a truncate that failed: the next start reads a longer log, as after a crash."""
-    if uv.truncate_failure is not None and not uv.truncate_work.attempt:
+    if uv.truncate_failure is not None and uv.truncate_work is not None and not uv.truncate_work.attempt:
         uv.truncate_failure = None
         uv.truncate_work = None
         append.release_barrier(uv)

@@ -250,6 +250,7 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
     rv = recv.start(uv)
     if rv != 0:
         return rv
+    assert uv.timer is not None
     uv.timer.start(lambda _: uv.tick_cb(io), msecs / 1000, msecs / 1000)
     return 0
 

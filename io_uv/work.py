@@ -58,7 +58,7 @@ def run(uv: state.Uv, function: Callable[[], None], done: Callable[[Failure | No
     uv.loop.queue_work(job.work, job.after)
 
 
-class _AsyncWork:
+class AsyncWork:
     """A RaftIoAsyncWork under way."""
 
     __slots__ = ("req", "status", "uv")
@@ -92,7 +92,7 @@ def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: raft_io_async_work_cb) -> i
     if uv.closing:
         return closing.refuse(uv)
     req.cb = cb
-    work = _AsyncWork(uv, req)
+    work = AsyncWork(uv, req)
     uv.async_work_reqs.append(work)
     run(uv, work.work, work.done)
     return 0

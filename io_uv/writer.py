@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from io_uv import fs, kaio, work
 from io_uv.failure import FULL
@@ -105,7 +105,7 @@ class Writer:
         self._mode = mode
         self._context: kaio.Context | None = None
         self._event_fd = -1
-        self._poll: Any = None
+        self._poll: Poll | None = None
         self._write: _Write | None = None
         self._todo: queue.SimpleQueue[_Write | None] | None = None
         # Results of writes that did not go through AIO.
@@ -227,7 +227,7 @@ class Writer:
         self._done.append(result)
         os.eventfd_write(self._event_fd, 1)
 
-    def _completed(self, poll: Any, events: Any, error: Any) -> None:
+    def _completed(self, poll: Poll, events: int | None, error: int | None) -> None:
         """The eventfd is readable: a write has completed."""
         result: int | None = None
         if self._context is not None:

@@ -217,7 +217,8 @@ def check_address(r: Raft, address: str) -> int:
     if r.io.check_address is None:
         return 0
     try:
-        rv = int(r.io.check_address(r.io, address))
+        function: Function = r.io.check_address
+        rv = int(function(r.io, address))
     except BaseException as exc:
         return _io_failed(r, "io.check_address", exc)
     if rv != 0:

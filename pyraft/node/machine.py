@@ -51,9 +51,11 @@ class Caller(Protocol):
 
     def call(self, machine: "Machine", name: str, version: int, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Have a command executed, and return its result."""
+        ...
 
     def ask(self, machine: "Machine", name: str, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Have a query answered, linearizably."""
+        ...
 
 
 class Command(Generic[M, P, R]):

@@ -1,12 +1,12 @@
 """io.start's recv callback: what peers send, and what becomes of peers that send something else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from io_uv import encoding, raft_uv_set_tracer
+from io_uv import encoding, pyuv, raft_uv_set_tracer
 from io_uv.pyuv import UV_RUN_NOWAIT
 from pyraft.errors import RAFT_IOERR
 from pyraft.tracing import RaftTracer
@@ -282,6 +282,45 @@ def test_a_peer_with_the_own_id_is_dropped(f: Receiver) -> None:
     peer.wait_end()
     assert f.received == []
     assert "claims to be this server" in f.traces[0]
+
+
+class BareStream:
+    """A stream with what `transport` asks of one, and not a parameter more."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.read_cb: Callable[[Any, bytes | None, int | None], object] | None = None
+
+    def write(self, data: Any, callback: Callable[[Any, int | None], object]) -> None:
+        """Do without: who accepts only reads."""
+        raise AssertionError
+
+    def start_read(self, callback: Callable[[Any, bytes | None, int | None], object]) -> None:
+        """Keep the callback."""
+        self.read_cb = callback
+
+    def close(self, callback: Callable[[Any], object]) -> None:
+        """Close at once."""
+        self.closed = True
+        callback(self)
+
+
+def test_streams_of_other_transports_need_no_more_than_their_contract(f: Receiver) -> None:
+    """One that brings a message and ends, one that brings a payload in pieces, and one that is refused at once."""
+    transport = f.uv.transport
+    refused, stream = BareStream(), BareStream()
+    transport.impl.accept_cb(transport, 1, PEER_ADDRESS, refused)
+    assert refused.closed
+    transport.impl.accept_cb(transport, PEER_ID, PEER_ADDRESS, stream)
+    read_cb = stream.read_cb
+    assert read_cb is not None
+    data = wire(m.append_entries(2, 3, 10, 2, 9, [RaftEntry(3, RAFT_COMMAND, bytes(1 << 17))]))
+    read_cb(stream, wire(m.timeout_now(2, 3, 1, 1)) + data[:1000], None)
+    read_cb(stream, data[1000:], None)
+    assert len(f.received) == 2
+    read_cb(stream, None, pyuv.errno.UV_EOF)
+    assert stream.closed
+    assert f.uv.servers == f.uv.aborting == []
 
 
 def test_too_many_connections_push_out_the_silent(f: Receiver) -> None:

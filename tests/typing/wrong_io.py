@@ -68,6 +68,7 @@ transport.listen = lambda t, cb: cb(t, 1, "1")  # wrong
 transport.listen(transport, accepted)  # wrong
 transport.connect = lambda t, req, address, cb: 0  # wrong
 transport.connect = lambda t, req, id, address, cb: cb(req, 0)  # wrong
+transport.check_address = lambda t: 0  # wrong
 transport.close = lambda t: None  # wrong
 transport.close = 3  # wrong
 transport.conect = listen_on_pipes  # wrong
