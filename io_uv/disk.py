@@ -33,7 +33,9 @@ from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_INVALID, RAFT_M
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot, no_entries
 
 SET_ASIDE_PREFIX: Final = "corrupt-"
-_MEANT: Final = re.compile("metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|" + re.escape(marker.NAME))
+_MEANT: Final = re.compile(
+    "metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|" + marker.NAME + "|" + marker.BOOTSTRAP_NAME
+)
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40
 # What is wrong with a file, as opposed to a disk, a limit or a permission that keeps it from being read.
@@ -104,6 +106,10 @@ def _load(dir: str, auto_recovery: bool, repeated: bool) -> tuple[RaftSnapshot |
     snapshot = _load_on_snapshot(log, snapshots)
     # Names that the process before gave and did not live to sync.
     fs.sync_dir(dir)
+    if snapshot is None and not log.entries and marker.bootstrap_stands(dir):
+        _log.warning(
+            "%s: a bootstrap was interrupted; until it is repeated this server can only wait for a leader", dir
+        )
     return snapshot, log.start_index, log.entries
 
 
@@ -437,6 +443,8 @@ def _former_file(dir: str) -> str | None:
 def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
     """Make a pristine directory that of a server whose log has one entry, `conf`, in term 1; return what was stored.
 
+    A directory in which a process has died between the two goes for pristine.
+
     Errors: RAFT_CANTBOOTSTRAP "metadata contains term N", or for a directory whose metadata was lost: the text names a
     file that remained; RAFT_TOOBIG for a configuration that does not fit the first block; RAFT_IOERR. The first three
     leave nothing behind (B20).
@@ -444,17 +452,27 @@ def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
     # C: uv.c:uvBootstrap stores the term before it looks whether the rest can be done, and where both metadata files
     # are gone it puts an entry 1 of term 1 beside whatever is there.
     current = metadata.load(dir)
-    if current.term != 0:
-        raise Failure(RAFT_CANTBOOTSTRAP, f"metadata contains term {current.term}")
     found = _former_file(dir)
+    half = may_be_half_bootstrapped(current) and found is None and marker.bootstrap_stands(dir)
+    if current.term != 0 and not half:
+        raise Failure(RAFT_CANTBOOTSTRAP, f"metadata contains term {current.term}")
     if found is not None:
         raise Failure(RAFT_CANTBOOTSTRAP, f"there is {found} but no term: {_LOST}")
     entry = _change_entry(conf, 1, block_size)
-    stored = Metadata(current.version + 1, 1, 0)
-    # The term first: an entry without metadata is a log whose metadata was lost.
-    metadata.store(dir, stored)
+    # The term first: an entry without metadata is a log whose metadata was lost. C: uv.c:uvBootstrap leaves a directory
+    # that never leads if the process dies between the two, and refuses to bootstrap it again.
+    if not half:
+        marker.bootstrap_begin(dir)
+        current = Metadata(current.version + 1, 1, 0)
+        metadata.store(dir, current)
     segment.write_closed(dir, 1, [entry])
-    return stored
+    marker.bootstrap_end(dir)
+    return current
+
+
+def may_be_half_bootstrapped(stored: Metadata) -> bool:
+    """Return whether metadata are what the first step of a bootstrap leaves."""
+    return (stored.version, stored.term, stored.voted_for) == (1, 1, 0)
 
 
 def last_term(snapshot: RaftSnapshot | None, entries: EntryBatch) -> int:

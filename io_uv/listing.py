@@ -11,7 +11,7 @@ Failure modes: RAFT_IOERR "scan data directory: …" or "stat: …"; `clean` ign
 import builtins
 import os
 
-from io_uv import fs, segment, snapshot_file
+from io_uv import fs, marker, segment, snapshot_file
 from io_uv.fs import Failure
 from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import META_SUFFIX, SnapshotInfo
@@ -43,18 +43,24 @@ def list(dir: str) -> tuple[builtins.list[SnapshotInfo], builtins.list[SegmentIn
 
 
 def clean(dir: str) -> None:
-    """Unlink what no complete operation leaves: tmp files, and files of a snapshot whose partner is missing."""
+    """Unlink what no complete operation leaves: tmp files, files of a snapshot whose partner is missing, and the note
+    of a bootstrap behind its end.
+    """
     names = fs.list_dir(dir)
     present = set(names)
+    if any(info is not None and not info.is_open for info in map(segment.parse_name, names)):
+        present.discard(marker.BOOTSTRAP_NAME)
     for name in names:
-        if name.startswith(fs.TMP_PREFIX) or (_is_ours(name) and _is_orphan(name, present)):
+        if name.startswith(fs.TMP_PREFIX) or (_is_ours(name) and _is_left_over(name, present)):
             try:
                 fs.remove_file(dir, name)
             except Failure:
                 continue
 
 
-def _is_orphan(name: str, present: set[str]) -> bool:
+def _is_left_over(name: str, present: set[str]) -> bool:
+    if name == marker.BOOTSTRAP_NAME:
+        return name not in present
     parsed = snapshot_file.parse_name(name)
     if parsed is None:
         return False

@@ -1,21 +1,32 @@
-"""The mark of a server whose log misses entries that it may have acknowledged.
+"""Files that say of a directory what its log and metadata cannot.
 
 Duty: automatic recovery sets damaged files aside so that a server starts again; entries that it acknowledged may be
 among them, and a voter that forgot them could help to elect a leader that lacks them. Before anything is set
 aside, `marker_set` leaves a durable file that says so; while it stands the server takes no part in elections.
 `marker_clear` removes it, once the log holds again what a leader of a current term has.
 
-The file has a name that libraft ignores. Its text is for people; that it exists is what counts, whatever is in it.
+Bootstrapping is two steps on disk, the term and the first entry. `bootstrap_begin` leaves a durable file before the
+first one: if the process dies between them, the next bootstrap knows that it may go on (`bootstrap_stands`), as nobody
+can have heard of this server. What has a term and no entries without that file has joined a cluster.
 
-Failure modes: Failure(RAFT_IOERR). Without a marker nothing may be set aside.
+The files have names that libraft ignores. Their texts are for people; that they exist is what counts.
+
+Failure modes: Failure(RAFT_IOERR). Without a marker nothing may be set aside, and no term stored.
 """
 
+import contextlib
 from typing import Final
 
 from io_uv import fs
 from io_uv.fs import Failure
 
 NAME: Final = "log-set-aside"
+
+BOOTSTRAP_NAME: Final = "bootstrap-under-way"
+
+_BOOTSTRAP_TEXT: Final = b"""\
+This directory is being bootstrapped, or that was interrupted. Bootstrap it again; it will not lead before.
+"""
 
 _TEXT: Final = """\
 Automatic recovery set files of this server's log aside: entries that it had acknowledged may be missing.
@@ -58,3 +69,22 @@ def marker_clear(dir: str) -> None:
         fs.sync_dir(dir)
     except Failure as exc:
         raise exc.wrap(f"remove {NAME}") from None
+
+
+def bootstrap_begin(dir: str) -> None:
+    """Make durable that a bootstrap is under way."""
+    try:
+        fs.replace_file(dir, BOOTSTRAP_NAME, _BOOTSTRAP_TEXT)
+    except Failure as exc:
+        raise exc.wrap(f"write {BOOTSTRAP_NAME}") from None
+
+
+def bootstrap_stands(dir: str) -> bool:
+    """Return whether a bootstrap has begun of which nobody has noted the end."""
+    return fs.size_of(dir, BOOTSTRAP_NAME) is not None
+
+
+def bootstrap_end(dir: str) -> None:
+    """Remove the file, if that can be done: beside a first entry it means nothing, and `listing.clean` removes it."""
+    with contextlib.suppress(Failure):
+        fs.remove_if_there(dir, BOOTSTRAP_NAME)

@@ -256,11 +256,14 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
 
 
 def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
-    """RaftIo.bootstrap: make term 1 and the configuration entry durable. RAFT_CANTBOOTSTRAP if there was a term."""
+    """RaftIo.bootstrap: make term 1 and the configuration entry durable, or go on with that where it was interrupted.
+
+    RAFT_CANTBOOTSTRAP if there is a term otherwise.
+    """
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)
-    if uv.metadata.term != 0:
+    if uv.metadata.term != 0 and not disk.may_be_half_bootstrapped(uv.metadata):
         io.errmsg = f"metadata contains term {uv.metadata.term}"
         return errors.RAFT_CANTBOOTSTRAP
     try:
