@@ -165,7 +165,7 @@ class Node:
             self.world.at(delay, self._boot_if_down, self.life)
 
     def _boot_if_down(self, life: int) -> None:
-        if self.life == life and not self.up:
+        if self.life == life and not self.up and not self.world.ending:
             self.boot()
 
     def crash_if(self, life: int) -> None:
