@@ -120,8 +120,8 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "allows two configuration changes at a time": (
         "membership.py",
-        "    elif r.configuration_uncommitted_index != 0 or leader.promotee_id",
-        "    elif leader.promotee_id",
+        "    if r.configuration_uncommitted_index != 0 or leader.promotee_id",
+        "    if leader.promotee_id",
     ),
     "does not restore the state machine from a snapshot": (
         "snapshot.py",
