@@ -14,7 +14,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import report, rows, sides
+from tests.benchmarks import processes, report, rows, sides
 from tests.benchmarks.processes import Failed
 
 
@@ -97,7 +97,7 @@ def chosen(pattern: str) -> list[tuple[rows.Group, list[rows.Row]]]:
 
 
 def one(
-    group: rows.Group, wanted: list[rows.Row], side: sides.Side, options: rows.Options, results: report.Results
+    group: rows.Group, wanted: list[rows.Row], side: processes.Side, options: rows.Options, results: report.Results
 ) -> str:
     """Measure rows of a group for a side, once; what went wrong, or nothing."""
     fitting = [row for row in wanted if rows.applies(side, group, row)]

@@ -23,7 +23,7 @@ IDLE_PERIOD_SECONDS = 0.1
 UNBATCHED = "BENCH_UNBATCHED" in os.environ
 
 
-class Counter(SyncObj):  # type: ignore[misc]
+class Counter(SyncObj):
     """Counts what is applied."""
 
     def __init__(self, address: str, others: list[str], dir: str) -> None:

@@ -120,10 +120,10 @@ def picture(results: Results, rows: list[Row], sides: list[str]) -> str:
         return left + width * (math.log2(min(max(value, 1 / 8), 8)) + 3) / 6
 
     for tick in (0.125, 0.25, 0.5, 1, 2, 4, 8):
-        x = place(tick)
+        at = place(tick)
         stroke = "#4a5568" if tick == 1 else "#e2e8f0"
-        parts.append(f'<line x1="{x:.1f}" y1="44" x2="{x:.1f}" y2="{height - 18}" stroke="{stroke}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 5}" text-anchor="middle">{tick:g}x</text>')
+        parts.append(f'<line x1="{at:.1f}" y1="44" x2="{at:.1f}" y2="{height - 18}" stroke="{stroke}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{height - 5}" text-anchor="middle">{tick:g}x</text>')
     for n, row in enumerate(shown):
         y = 50 + step * n
         parts.append(f'<text x="8" y="{y + bar}">{escape(row.name)}</text>')

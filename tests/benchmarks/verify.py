@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.processes import Cluster, Failed
 
@@ -52,7 +53,7 @@ def numbers(dir: Path, journal: str) -> tuple[int, set[int]]:
         covered = _state(dir / newest[0])
     closed = sorted((int(m[1]), m[0]) for m in map(CLOSED.fullmatch, names) if m)
     opened = sorted((int(m[1]), m[0]) for m in map(OPEN.fullmatch, names) if m)
-    found = set()
+    found: set[Any] = set()
     for _, name in closed + opened:
         found.update(_segment((dir / name).read_bytes()))
     return covered, found

@@ -162,7 +162,7 @@ def test_giant_lengths_take_no_memory(cluster: Cluster, what: str) -> None:
     """Announcements of gigabytes, from many connections, are refused or cost nothing before the bytes come."""
     node = cluster.nodes[0]
     giant = Limits().payload
-    conf = encoding.encode_message(m.install_snapshot(2, 1, 1, 1, configuration(), 1, b""))[0]
+    conf = bytes(encoding.encode_message(m.install_snapshot(2, 1, 1, 1, configuration(), 1, b""))[0])
     data = {
         "header": words(1, (1 << 64) - 1),
         "entries": words(1, 64, 1, 0, 0, 0, 1, 1, 1 | (giant & ~7) << 32, 0)[:80] + bytes(1000),

@@ -13,6 +13,7 @@ import io_uv
 import pyraft
 from io_uv import pyuv
 from pyraft import aio
+from tests.lib.fsm import missing
 
 DEADLINE = 20.0
 
@@ -202,7 +203,7 @@ def test_server_whose_state_machine_raised_says_so_to_everybody(tmp_path: Path) 
 
     async def scenario() -> None:
         member = await alone(tmp_path)
-        member.fsm.apply = lambda fsm, buf: fsm.gone
+        member.fsm.apply = lambda fsm, buf: missing(fsm)
         waiting = asyncio.create_task(member.server.wait_until(lambda: False))
         with pytest.raises(aio.RaftError) as caught:
             await member.server.apply(b"command1")
@@ -226,7 +227,7 @@ def test_calls_from_another_thread_are_refused_without_harm(tmp_path: Path) -> N
         methods = (lambda: server.apply(b"command1"), server.barrier, server.wait_leader, server.start, server.close)
         for method in methods:
             with pytest.raises(RuntimeError, match="run_coroutine_threadsafe"):
-                await asyncio.to_thread(lambda m=method: asyncio.run(asyncio.wait_for(m(), DEADLINE)))  # type: ignore[misc]
+                await asyncio.to_thread(lambda m=method: asyncio.run(asyncio.wait_for(m(), DEADLINE)))
         own = asyncio.get_running_loop()
         way = asyncio.to_thread(asyncio.run_coroutine_threadsafe, server.apply(b"command2"), own)
         assert await asyncio.wrap_future(await way) == 1
@@ -273,7 +274,7 @@ def test_followers_know_who_leads(tmp_path: Path) -> None:
         await asyncio.gather(*(m.server.wait_leader() for m in followers))
         await leader_of(followers).server.apply(b"command2")
         for member in followers:
-            await member.server.wait_until(lambda m=member: m.fsm.applied == [b"command1", b"command2"])  # type: ignore[misc]
+            await member.server.wait_until(lambda m=member: m.fsm.applied == [b"command1", b"command2"])
         await asyncio.gather(*(member.close() for member in followers))
 
     run(scenario)

@@ -201,7 +201,7 @@ def test_state_machine_that_fails_in_a_later_piece_stops_a_follower(raising: boo
     later = Later(s)
     s.recv(msg.append_entries(2, 1, 1, 1, 10, msg.commands([1] * 9)))
     s.io.finish_appends()
-    s.fsm.apply = lambda fsm, buf: fsm.gone if raising else (RAFT_IOERR, None)
+    s.fsm.apply = lambda fsm, buf: fsms.missing(fsm) if raising else (RAFT_IOERR, None)
     later.turn()
     assert (s.state, later.waiting) == (RAFT_UNAVAILABLE, [])
 

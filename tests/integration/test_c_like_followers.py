@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,7 +213,7 @@ def test_left_overs_of_a_c_follower_count_for_nothing(new_cluster: NewCluster) -
     c = new_cluster(3).ready()
     send = c.raft(2).io.send
 
-    def as_c(io: object, req: object, message: RaftMessage, cb: object) -> object:
+    def as_c(io: Any, req: Any, message: RaftMessage, cb: Any) -> int:
         result = message.append_entries_result
         if result is not None and result.rejected == 0:
             result.last_log_index = c.raft(2).last_stored

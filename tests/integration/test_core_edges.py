@@ -149,7 +149,7 @@ def test_start_with_a_snapshot_that_is_none_is_corrupt(index: int, term: int, n:
     """Without an index or a term, or in no or several pieces; -O does not change that."""
     s = Solo(start=False)
     found = stored_snapshot(index, s.conf)
-    found.term, found.bufs = term, found.bufs * n
+    found.term, found.bufs = term, list(found.bufs) * n
     s.io.stored_snapshot, s.io.stored, s.io.start_index = found, [], index + 1
     assert raft_start(s.r) == RAFT_CORRUPT
     assert raft_errmsg(s.r) == f"a snapshot at index {index} of term {term} in {n} pieces"

@@ -322,7 +322,7 @@ def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> Non
     if n is None:
         s.io.stored_snapshot = None
     else:
-        s.io.stored_snapshot.bufs = s.io.stored_snapshot.bufs * n
+        s.io.stored_snapshot.bufs = list(s.io.stored_snapshot.bufs) * n
     s.io.finish_get()
     assert s.state == RAFT_UNAVAILABLE
     assert "not in one piece" in raft_errmsg(s.r)

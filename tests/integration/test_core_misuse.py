@@ -253,7 +253,8 @@ def test_request_that_is_none_leaves_no_trace(submit: Any) -> None:
 def test_apply_takes_any_buffer(buf: Any) -> None:
     """Any bytes-like object and a RaftBuffer are taken; extra buffers beyond n are not looked at."""
     s = leader()
-    assert raft_apply(s.r, RaftApply(), [buf, "not looked at"], 1, None) == 0
+    bufs: list[Any] = [buf, "not looked at"]
+    assert raft_apply(s.r, RaftApply(), bufs, 1, None) == 0
     s.io.finish_appends()
     s.recv(msg.append_entries_result(2, 2, 3))
     assert s.fsm.x == 5

@@ -456,7 +456,7 @@ def test_request_that_is_under_way_is_refused(first: str, second: str) -> None:
 def test_request_under_way_is_busy() -> None:
     """The code and its text say what is wrong; other servers in the process refuse the request as well."""
     s, other = leader(), leader()
-    req = command(s)
+    req: Any = command(s)
     for r in (s.r, other.r):
         calls = {
             "apply": lambda r=r: raft_apply(r, req, [fsms.set_x(1)], 1, None),

@@ -21,6 +21,7 @@ from pyraft import (
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
     RaftApply,
+    RaftMessage,
     RaftTransfer,
     raft_apply,
     raft_leader,
@@ -134,7 +135,7 @@ def test_3_3_higher_term_makes_a_follower(state: int, kind: str) -> None:
         pytest.param(msg.request_vote(2, 1, 9, 9), id="RequestVote"),
     ],
 )
-def test_3_3_stale_term_is_refused(message: object) -> None:
+def test_3_3_stale_term_is_refused(message: RaftMessage) -> None:
     """A request with a lower term is refused, and the answer tells the current one."""
     s = Solo(term=5)
     s.recv(message)

@@ -242,7 +242,8 @@ def test_b48_a_refused_snapshot_is_sent_again_soon(newer: bool) -> None:
         c.until_done(c.add_x(0))
     c.revive(2)
     io = c.raft(2).io
-    put, refused = io.snapshot_put, []
+    refused: list[int] = []
+    put = io.snapshot_put
 
     def refuse_once(io: Any, trailing: int, req: Any, snapshot: RaftSnapshot, cb: Any) -> Any:
         if refused:

@@ -362,7 +362,7 @@ def test_each_level_of_the_trace_shows_what_it_promises(level: int) -> None:
     assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
     s.recv(msg.append_entries_result(2, 3, 3))
     s.tick(1000)
-    s.fsm.apply = lambda fsm, buf: fsm.gone
+    s.fsm.apply = lambda fsm, buf: fsms.missing(fsm)
     command(s)
     s.io.finish_appends()
     s.recv(msg.append_entries_result(2, 3, 4))

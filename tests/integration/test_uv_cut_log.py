@@ -53,7 +53,7 @@ def killed(t: UvIo, tmp_path: Path) -> tuple[int | None, int, list[int]]:
     rv, _, _, snapshot, start_index, entries = found.loaded
     assert rv == 0, found.io.errmsg
     found.close()
-    return snapshot and snapshot.index, start_index, numbers(entries)
+    return snapshot.index if snapshot else None, start_index, numbers(entries)
 
 
 def put(t: UvIo, index: int, trailing: int = 1) -> Outcome:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -312,7 +313,7 @@ def test_warnings_about_peers_are_rationed(caplog: pytest.LogCaptureFixture) -> 
         def now(self) -> int:
             return self.time
 
-    clock = Clock()
+    clock: Any = Clock()
     teller = Teller(clock)
     for i in range(1000):
         teller.warn(i // 10, "number %d", i)

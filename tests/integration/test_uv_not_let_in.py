@@ -266,12 +266,10 @@ def test_a_full_table_makes_room_at_the_cost_of_the_host_that_has_most(authority
     assert f.listen() == 0
     t = f.t.impl
 
-    class Stream:
-        """A connection in its handshake."""
-
     def fill(*hosts: str) -> list[Any]:
+        stream: Any = object()
         t.accepting.clear()
-        found = [tcp_listen.Incoming(t, Stream(), host) for host in hosts]
+        found = [tcp_listen.Incoming(t, stream, host) for host in hosts]
         t.accepting.update(dict.fromkeys(found))
         return found
 

@@ -13,7 +13,15 @@ from io_uv import fs, marker, segment
 from tests.lib.disk import Dir
 from tests.lib.uvload import Opener, closed, opened
 
-NAMES = ("make_file", "overwrite_file", "remove_file", "rename_file", "replace_file", "rewrite_file", "sync_dir")
+NAMES: tuple[str, ...] = (
+    "make_file",
+    "overwrite_file",
+    "remove_file",
+    "rename_file",
+    "replace_file",
+    "rewrite_file",
+    "sync_dir",
+)
 NAMES += ("truncate_and_rename",)
 
 

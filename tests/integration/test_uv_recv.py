@@ -143,7 +143,7 @@ def test_messages_follow_each_other_on_a_connection(f: Receiver) -> None:
     peer.send(wire(m.timeout_now(2, 3, 10, 2)))
     f.wait_received(1)
     peer.send(wire(m.timeout_now(2, 3, 11, 2)))
-    assert f.wait_received(2).timeout_now.last_log_index == 11  # type: ignore[union-attr]
+    assert f.wait_received(2).timeout_now.last_log_index == 11
 
 
 def test_many_messages_may_come_at_once(f: Receiver) -> None:
@@ -152,7 +152,7 @@ def test_many_messages_may_come_at_once(f: Receiver) -> None:
     data = b"".join(wire(m.append_entries_result(2, 3, i)) for i in range(1000))
     peer.send_all(handshake(PEER_ID, PEER_ADDRESS) + data)
     f.wait_received(1000)
-    results = [message.append_entries_result.last_log_index for message in f.received]  # type: ignore[union-attr]
+    results = [message.append_entries_result.last_log_index for message in f.received]
     assert results == list(range(1000))
 
 
@@ -164,7 +164,7 @@ def test_a_message_may_come_byte_by_byte(f: Receiver) -> None:
         assert f.received == []
         peer.send(data[i : i + 1])
         f.loop.run(UV_RUN_NOWAIT)
-    entries = f.wait_received().append_entries.entries  # type: ignore[union-attr]
+    entries = f.wait_received().append_entries.entries
     assert isinstance(entries, EntryBatch)
     assert entries.bufs == [b"01234567", b"abcdefgh"]
 
@@ -178,7 +178,7 @@ def test_large_entries_are_read_into_place(f: Receiver, size: int) -> None:
     for i in range(2):
         peer.send_all(wire(message) + wire(m.timeout_now(2, 3, 10, 2)))
         f.wait_received(2 * i + 2)
-        entries = f.received[2 * i].append_entries.entries  # type: ignore[union-attr]
+        entries = f.received[2 * i].append_entries.entries
         assert isinstance(entries, EntryBatch)
         assert entries.bufs == [payload]
 
@@ -188,7 +188,7 @@ def test_a_large_snapshot_is_not_copied(f: Receiver) -> None:
     peer = f.peer()
     data = bytes(range(256)) * 40_000
     peer.send_all(wire(m.install_snapshot(2, 3, 10, 2, configuration(), 1, data)))
-    received = f.wait_received().install_snapshot.data  # type: ignore[union-attr]
+    received = f.wait_received().install_snapshot.data
     assert isinstance(received, memoryview)
     assert received.readonly
     assert received == data
@@ -200,7 +200,7 @@ def test_peers_are_told_apart(f: Receiver) -> None:
     for id, peer in peers.items():
         peer.send(wire(m.timeout_now(2, id, 1, 1)))
     f.wait_received(3)
-    assert all(message.timeout_now.term == message.server_id for message in f.received)  # type: ignore[union-attr]
+    assert all(message.timeout_now.term == message.server_id for message in f.received)
 
 
 # Peers that are none.

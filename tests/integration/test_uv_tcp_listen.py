@@ -295,7 +295,7 @@ def test_too_many_handshakes_push_out_the_oldest(f: Transport) -> None:
     for _ in range(5):
         silent.append(connect(f.loop, f.port))
         n = len(silent)
-        f.run_until(lambda n=n: len(f.t.impl.accepting) == min(n, 3))  # type: ignore[misc]
+        f.run_until(lambda n=n: len(f.t.impl.accepting) == min(n, 3))
     for peer in silent[:2]:
         peer.wait_end()
     peer = connect(f.loop, f.port)

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
 import io_uv
 from io_uv import encoding, fs, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload
+from io_uv.credentials import names_server
 from io_uv.pyuv import Loop
-from io_uv.tls import TlsStream, names_server
+from io_uv.tls import TlsStream
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_NOCONNECTION
 from pyraft.tracing import RaftTracer
 from pyraft.types import RAFT_COMMAND, EntryBatch, RaftEntry, RaftIoSend
 from tests.lib import messages as m
 from tests.lib.peer import Connection, PeerServer, Transport, connect, handshake, port_of, words
-from tests.lib.tlstest import DAY, EKU, NOW, Authority, Pair, expect_no_message, tls_init, trusting
+from tests.lib.tlstest import DAY, NOW, Authority, Pair, expect_no_message, tls_init, trusting
 from tests.lib.uvtest import configuration
 
 
@@ -52,7 +54,7 @@ def test_servers_with_good_certificates_talk(authority: Authority, pair: Pair, n
     pair.run_until(lambda: one.received and two.received and all(outcome.calls for outcome in outcomes))
     assert [outcome.statuses for outcome in outcomes] == [[0], [0]]
     assert (one.received[0].server_id, two.received[0].server_id) == (2, 1)
-    assert two.received[0].timeout_now.last_log_index == 10  # type: ignore[union-attr]
+    assert two.received[0].timeout_now.last_log_index == 10
 
 
 def test_large_payloads_pass_whole(authority: Authority, pair: Pair) -> None:
@@ -68,10 +70,10 @@ def test_large_payloads_pass_whole(authority: Authority, pair: Pair) -> None:
     ]
     pair.run_until(lambda: len(two.received) == 3 and all(outcome.calls for outcome in outcomes))
     assert [outcome.statuses for outcome in outcomes] == [[0]] * 3
-    got = two.received[0].append_entries.entries  # type: ignore[union-attr]
+    got = two.received[0].append_entries.entries
     assert isinstance(got, EntryBatch)
     assert got.bufs == [entry.buf for entry in entries]
-    assert two.received[1].install_snapshot.data == data  # type: ignore[union-attr]
+    assert two.received[1].install_snapshot.data == data
 
 
 def test_closing_cancels_what_is_not_written(authority: Authority, pair: Pair) -> None:
@@ -264,7 +266,7 @@ def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> N
             send(data[at : at + size])
             f.loop.run(2)
 
-    peer.connection.send = send_in_pieces  # type: ignore[method-assign]
+    peer.connection.send = send_in_pieces
     f.run_until(lambda: peer.step(peer.tls.do_handshake))
     peer.tls.write(handshake(1, "127.0.0.1:9001") + b"first")
     peer.tls.write(b" and second")

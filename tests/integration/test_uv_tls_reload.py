@@ -267,7 +267,7 @@ def test_messages_that_are_not_being_written_survive_a_reload(authority: Authori
     one.wait(writing, gathered)
     assert (writing.statuses, gathered.statuses) == ([RAFT_IOERR], [0])
     pair.run_until(lambda: len(two.received) == 2)
-    assert two.received[1].timeout_now.last_log_index == 77  # type: ignore[union-attr]
+    assert two.received[1].timeout_now.last_log_index == 77
 
 
 def test_a_reload_within_a_callback_ends_the_delivery(authority: Authority, lists: Path, pair: Pair) -> None:

@@ -166,7 +166,8 @@ class Node:
         self._send("status")
         words = self._answer().split()
         configuration = {} if words[10] == "-" else dict(_pair(item) for item in words[10].split(","))
-        return Status(*(int(word) for word in words[1:10]), configuration)
+        state, term, leader, last, commit, applied, count, size, chain = map(int, words[1:10])
+        return Status(state, term, leader, last, commit, applied, count, size, chain, configuration)
 
     def request(self, command: str, *arguments: object) -> int:
         """Submit a request and return its number."""

@@ -69,7 +69,7 @@ def test_entries_and_snapshots_are_written_as_c_writes_them(workshop: Workshop, 
     found = []
     for node in (c, py):
         node.run()
-        until("a leader", lambda node=node: node.status().state == LEADER)  # type: ignore[misc]
+        until("a leader", lambda node=node: node.status().state == LEADER)
         for i in range(90):
             node.call("apply", PAYLOADS[i % len(PAYLOADS)].hex())
         node.quit()

@@ -1,11 +1,13 @@
 """A leader of this project whose messages are full, and a C follower that has more in its log than they show."""
 
+from typing import Any
+
 import pytest
 
 from tests.interop.driver import LEADER, Cluster, Node, Workshop, until
 from tests.interop.relay import Relay
 
-SETTINGS = {"election": 1000, "heartbeat": 50, "retry": 100, "threshold": 10_000}
+SETTINGS: dict[str, Any] = {"election": 1000, "heartbeat": 50, "retry": 100, "threshold": 10_000}
 COMMON, LEFT_OVER, NEW = 60, 30, 40
 PAYLOAD = 512
 

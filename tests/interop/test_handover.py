@@ -4,6 +4,7 @@ import random
 import struct
 import zlib
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,13 @@ def kill_under_load(node: Node, history: History) -> None:
 @pytest.mark.parametrize("kinds", [("c", "py", "c"), ("py", "c", "py")], ids=["C Python C", "Python C Python"])
 def test_takes_over(workshop: Workshop, kinds: tuple[str, ...], end: str, compression: int, segment: int) -> None:
     """A directory goes from kind to kind; each loads what the last one wrote, appends, and takes snapshots."""
-    settings = {"threshold": 50, "trailing": 10, "blob": 5000, "segment": segment, "compression": compression}
+    settings: dict[str, Any] = {
+        "threshold": 50,
+        "trailing": 10,
+        "blob": 5000,
+        "segment": segment,
+        "compression": compression,
+    }
     history = History(seed=segment + compression)
     node = workshop.node(kinds[0], 1, **settings)
     node.open()
@@ -78,7 +85,7 @@ def test_takes_over(workshop: Workshop, kinds: tuple[str, ...], end: str, compre
         node = workshop.heir(node, kind)
         history.check(lead(node))
         load(node, history, ENTRIES)
-        until("a snapshot", lambda dir=node.dir: any(dir.glob("snapshot-*.meta")))  # type: ignore[misc]
+        until("a snapshot", lambda dir=node.dir: any(dir.glob("snapshot-*.meta")))
         if end == "SIGKILL" and successor:
             kill_under_load(node, history)
         else:

@@ -1,12 +1,20 @@
 """Servers of this project and of the C library in one cluster."""
 
 import re
+from typing import Any
 
 import pytest
 
 from tests.interop.driver import SPARE, VOTER, Cluster, Failed, Node, Workshop, until
 
-SETTINGS = {"threshold": 150, "trailing": 30, "segment": 262144, "blob": 50_000, "retry": 100, "install": 3000}
+SETTINGS: dict[str, Any] = {
+    "threshold": 150,
+    "trailing": 30,
+    "segment": 262144,
+    "blob": 50_000,
+    "retry": 100,
+    "install": 3000,
+}
 """A leader that happens to send the snapshot before its newest one waits for the install timeout: keep that short."""
 
 MEMBERS = {"3 with one C": ["c", "py", "py"], "3 with two C": ["c", "c", "py"], "5": ["c", "py", "c", "py", "py"]}
@@ -34,7 +42,7 @@ def restart_followers(cluster: Cluster, leader: Node) -> None:
         cluster.acknowledged += sum(leader.result(number)[0] == 0 for number in numbers)
         cluster.apply(50)
         follower.run()
-        until(f"{follower} to catch up", lambda f=follower: cluster.caught_up(f))  # type: ignore[misc]
+        until(f"{follower} to catch up", lambda f=follower: cluster.caught_up(f))
 
 
 def miss_a_snapshot(cluster: Cluster, leader: Node) -> None:
@@ -116,7 +124,7 @@ def test_a_c_follower_whose_snapshot_reaches_further_than_the_leaders_is_not_los
 
     Under a C leader such a C follower gets nothing any more, until another leads.
     """
-    quick = {"election": 300, "heartbeat": 50, "retry": 400, "trailing": 5, "install": 1000}
+    quick: dict[str, Any] = {"election": 300, "heartbeat": 50, "retry": 400, "trailing": 5, "install": 1000}
     leaders = [workshop.node("py", id, threshold=60, **quick) for id in (1, 2)]
     ahead = workshop.node("c", 3, threshold=6, **quick)
     cluster = Cluster([*leaders, ahead], seed=3)

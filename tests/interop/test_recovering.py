@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ CASES = {
 """Of what kind is who holds the entries, of what kind is who misses them, in which segment is the damage."""
 
 
-def trio(workshop: Workshop, *kinds: str, **settings: int) -> tuple[Cluster, Node, Node, Node]:
+def trio(workshop: Workshop, *kinds: str, **settings: Any) -> tuple[Cluster, Node, Node, Node]:
     """A running cluster: two servers of the given kinds and one of ours."""
     nodes = [workshop.node(kind, i + 1, **settings) for i, kind in enumerate([*kinds, "py"])]
     return Cluster(nodes, seed=7), nodes[0], nodes[1], nodes[2]

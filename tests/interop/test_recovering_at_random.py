@@ -9,6 +9,7 @@ import random
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from io_uv import marker
 from tests.interop import formats
 from tests.interop.driver import Cluster, Node, Workshop, until
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "election": 250,
     "heartbeat": 50,
     "retry": 100,
@@ -64,7 +65,7 @@ class Ledger:
     def check(self) -> None:
         """All servers run, have lost their marks, hold the same, and that is something they may hold."""
         for node in self.cluster.nodes:
-            until(f"{node} to lose its mark", lambda node=node: marker.NAME not in node.files())  # type: ignore[misc]
+            until(f"{node} to lose its mark", lambda node=node: marker.NAME not in node.files())
         # Under a C leader a C follower whose snapshot reaches further than the leader's may get nothing any more.
         self.cluster.lead("py")
         status = self.cluster.settle()

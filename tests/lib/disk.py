@@ -14,7 +14,6 @@ from pyraft.types import (
     RAFT_COMMAND,
     RAFT_VOTER,
     Entries,
-    EntryBatch,
     RaftConfiguration,
     RaftEntry,
     RaftServer,
@@ -94,9 +93,9 @@ def snapshot(index: int, term: int = 1, data: Sequence[bytes] = (b"snapshot",), 
     return s
 
 
-def numbers(entries: EntryBatch) -> list[int]:
+def numbers(entries: Entries) -> list[int]:
     """Return the numbers of commands."""
-    return [int.from_bytes(buf[:8], "little") for buf in entries.bufs]
+    return [int.from_bytes(entry.buf[:8], "little") for entry in entries]
 
 
 class Dir:

@@ -106,7 +106,10 @@ def check_installed(sdist: Path, wheel: Path, compiled: bool) -> None:
     assert sdist.name == f"pyraft_uv-{version}.tar.gz"
     say("running the README's programs and a cluster on it")
     with tarfile.open(sdist) as archive:
-        archive.extractall(source, **({"filter": "data"} if sys.version_info >= (3, 12) else {}))
+        if hasattr(tarfile, "data_filter"):  # not before 3.10.12
+            archive.extractall(source, filter="data")
+        else:
+            archive.extractall(source)
     (top,) = source.iterdir()
     for package in ("pyraft", "io_uv"):
         shutil.rmtree(top / package)

@@ -206,7 +206,7 @@ class Story:
             node.io.init = lambda *a: (pyraft.raft_register_state_cb(node.raft, fork), init(*a))[1]
             return start(*args)
 
-        node.start = with_callback  # type: ignore[method-assign]
+        node.start = with_callback
 
     def in_close(self) -> None:
         """The callback of the close of a third server."""

@@ -66,6 +66,11 @@ class PairFsm(RaftFsm):
             self.snapshot_async = _take
 
 
+def missing(fsm: Any) -> Any:
+    """Look for an attribute that is not there, as a function with a mistake in it does."""
+    return fsm.gone
+
+
 def _apply(fsm: PairFsm, buf: bytes) -> tuple[int, Any]:
     if len(buf) != _PAIR.size:
         return -1, None

@@ -77,7 +77,7 @@ class Transport:
         self.connected: list[tuple[Any, int]] = []
         self.closed = False
         self.errors: list[BaseException] = []
-        self.loop.excepthook = self._excepthook  # type: ignore[method-assign]
+        self.loop.excepthook = self._excepthook
 
     def _excepthook(self, typ: Any, value: BaseException, tb: Any) -> None:
         self.errors.append(value)

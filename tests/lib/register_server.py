@@ -232,7 +232,7 @@ def slow_down() -> None:
         raise OSError(errno.EOPNOTSUPP, "")
 
     fs.pwrite = slow
-    kaio.Context.submit = refuse  # type: ignore[method-assign]
+    kaio.Context.submit = refuse
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ class Loaded:
 
     def __init__(self, io: RaftIo) -> None:
         self.rv, self.term, self.voted_for, self.snapshot, self.start_index, entries = io.load(io)
-        self.entries: EntryBatch = entries
+        assert isinstance(entries, EntryBatch)
+        self.entries = entries
         self.errmsg = io.errmsg
 
     def state(self) -> tuple[int, int | None, int, list[int]]:

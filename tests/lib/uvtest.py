@@ -92,7 +92,7 @@ class UvIo:
         self.fill = itertools.count(1)
         self.closed = False
         self.reported: list[BaseException] = []
-        self.loop.excepthook = self._excepthook  # type: ignore[method-assign]
+        self.loop.excepthook = self._excepthook
 
     def _excepthook(self, typ: Any, value: BaseException, tb: Any) -> None:
         self.reported.append(value)

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.mutants.tree import Tree
@@ -46,7 +46,7 @@ class Reach:
     execute it, as the bits of a number. `sources` are the files' lines when they were measured.
     """
 
-    def __init__(self, content: dict[str, object]) -> None:
+    def __init__(self, content: Mapping[str, object]) -> None:
         self.tests: list[tuple[str, float]] = [tuple(pair) for pair in content["tests"]]  # type: ignore[attr-defined]
         self.sources: dict[str, list[str]] = content["sources"]  # type: ignore[assignment]
         self.lines: dict[str, dict[int, int]] = {

@@ -342,7 +342,8 @@ def test_context_manager_that_cannot_start_closes() -> None:
 
     async def scenario() -> None:
         w = World(RAFT_VOTER)
-        w.io.close = lambda io, cb: (w.io.calls.append(("close",)), cb(io))
+        close: Any = lambda io, cb: (w.io.calls.append(("close",)), cb(io))  # noqa: E731
+        w.io.close = close
         w.io.fail("load", RAFT_IOERR)
         with pytest.raises(RaftError, match="load failed"):
             async with w.server:

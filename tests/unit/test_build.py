@@ -1,5 +1,6 @@
 """What a wheel with compiled modules asks for before it is built."""
 
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_headers_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A compiler alone does not do."""
     monkeypatch.setenv("CC", "true")
-    monkeypatch.setattr(_build.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(SystemExit, match="needs Python's headers"):
         _build._extensions()
 

@@ -226,7 +226,8 @@ def test_snapshots_may_be_any_buffers(bufs: list[Any]) -> None:
 def test_snapshot_that_is_no_buffer_stops_the_server(caplog: pytest.LogCaptureFixture) -> None:
     """What fsm.snapshot returns has to be buffers."""
     s = leader()
-    s.fsm.snapshot = lambda fsm: (0, ["text"])
+    bufs: Any = ["text"]
+    s.fsm.snapshot = lambda fsm: (0, bufs)
     raft_set_snapshot_threshold(s.r, 1)
     command(s)
     with caplog.at_level(logging.ERROR):
@@ -248,7 +249,8 @@ def test_exceptions_of_a_self_election_are_an_error_of_the_start() -> None:
 def test_close_from_the_state_callback_of_a_start() -> None:
     """A state callback may close a single voter before it elects itself."""
     s = Solo(RAFT_VOTER, start=False)
-    raft_register_state_cb(s.r, lambda r, old, new: raft_close(r, None) if new == RAFT_FOLLOWER else None)
+    cb: Any = lambda r, old, new: raft_close(r, None) if new == RAFT_FOLLOWER else None  # noqa: E731
+    raft_register_state_cb(s.r, cb)
     raft_start(s.r)
     assert s.state == RAFT_UNAVAILABLE
     assert "set_term" not in s.io.names()

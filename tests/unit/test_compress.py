@@ -183,12 +183,12 @@ def test_large_content_is_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -
     """No step has more than 1 MiB to do, and each gives the interpreter lock up in between."""
     steps: list[int] = []
 
-    class Compressor(lz4.frame.LZ4FrameCompressor):  # type: ignore[misc]
+    class Compressor(lz4.frame.LZ4FrameCompressor):
         def compress(self, data: Any) -> Any:
             steps.append(len(data))
             return super().compress(data)
 
-    class Decompressor(lz4.frame.LZ4FrameDecompressor):  # type: ignore[misc]
+    class Decompressor(lz4.frame.LZ4FrameDecompressor):
         def decompress(self, data: Any, max_length: int = -1) -> Any:
             content = super().decompress(data, max_length)
             steps.append(max(len(data), len(content)))

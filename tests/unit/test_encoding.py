@@ -250,7 +250,7 @@ def test_install_snapshot_comes_back(term: int, last: int, last_term: int, conf_
     assert args.conf_index == conf_index
     assert [(s.id, s.address, s.role) for s in args.conf.servers] == [(1, "1", RAFT_VOTER)]
     assert args.data == data
-    assert not data or args.data.readonly
+    assert not data or memoryview(args.data).readonly
 
 
 def test_older_layouts_are_accepted() -> None:

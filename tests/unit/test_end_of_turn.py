@@ -10,7 +10,7 @@ def run(first: Callable[[EndOfTurn, list[str]], None]) -> list[str]:
     """Call `first(end, log)` in a callback of a loop, and return the log when the loop has nothing left to do."""
     loop = Loop()
     raised: list[str] = []
-    loop.excepthook = lambda typ, value, tb: raised.append(f"raised {value}")  # type: ignore[method-assign, assignment]
+    loop.excepthook = lambda typ, value, tb: raised.append(f"raised {value}")
     end, log = EndOfTurn(loop), raised
     timer = Timer(loop)
 
@@ -142,7 +142,7 @@ def test_the_rest_of_long_work_waits_for_others() -> None:
     """Each piece that is asked for comes in a turn of its own, and timers that are due have theirs between them."""
 
     def first(end: EndOfTurn, log: list[str]) -> None:
-        timer = Timer(end._handle.loop)
+        timer = Timer(end._handle._loop)
 
         def fired(timer: Timer) -> None:
             log.append("timer")

@@ -121,7 +121,7 @@ def test_a_look_up_calls_back_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
     loop = Loop()
     results: dict[str, tuple[object, str]] = {}
     for name in ("known", "unknown", "a..b"):
-        ip.resolve(loop, name, "9001", lambda found, error, name=name: results.update({name: (found, error)}))  # type: ignore[misc]
+        ip.resolve(loop, name, "9001", lambda found, error, name=name: results.update({name: (found, error)}))
     assert results == {}
     run_until(loop, lambda: len(results) == 3)
     assert results["known"] == ([(LO, 9001), ("::1", 9001, 0, 0)], "")

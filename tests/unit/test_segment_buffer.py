@@ -116,7 +116,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     left = [4]
     base = heap.RaftHeap()
 
-    def aligned_alloc(data: object, alignment: int, size: int) -> object:
+    def aligned_alloc(data: object, alignment: int, size: int) -> heap.Memory | None:
         left[0] -= 1
         return base.aligned_alloc(data, alignment, size) if left[0] >= 0 else None
 

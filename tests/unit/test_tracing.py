@@ -73,7 +73,7 @@ def test_a_tracer_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> Non
     trace(RaftTracer(emit, enabled=True), "hello")
     assert "no paper" in caplog.text
     caplog.clear()
-    silent = RaftTracer(enabled=True)
+    silent: Any = RaftTracer(enabled=True)
     silent.emit = None
     trace(silent, "hello")
     assert caplog.text == ""

@@ -130,7 +130,7 @@ class Search:
         known = self._met.get(key)
         if known is None:
             self._met[key] = budget
-        elif type(known) is tuple:
+        elif isinstance(known, tuple):
             if known == budget or all(map(int.__ge__, known, budget)):
                 return False
             self._met[key] = [known, budget]

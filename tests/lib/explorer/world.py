@@ -257,10 +257,10 @@ class World:
         signatures = [self.table.facts(local).signature for local in locals]
         order = sorted(self.identity, key=signatures.__getitem__)
         if len(set(signatures)) == self.n:
-            names = [0] * self.n
+            numbers = [0] * self.n
             for new, old in enumerate(order):
-                names[old] = new
-            chosen = tuple(names)
+                numbers[old] = new
+            chosen = tuple(numbers)
             return self.renamed(state, chosen), chosen
         best: tuple[State, Names] | None = None
         for names in self._orders(signatures, order):

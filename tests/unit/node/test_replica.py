@@ -338,5 +338,6 @@ def test_a_machine_belongs_to_one_replica() -> None:
     Replica({"": shop})
     with pytest.raises(RuntimeError, match="already"):
         Replica({"": shop})
+    put: Any = shop.put
     with pytest.raises(RuntimeError, match="belongs to no node"):
-        shop.put("apple")
+        put("apple")

@@ -227,7 +227,7 @@ def test_options_reach_the_socket_whenever_they_are_set(loop: CheckedLoop) -> No
     client.keepalive(True, 5)
     assert options(client) == (False, True, 5)
     with pytest.raises(TypeError):
-        client.nodelay(1)  # type: ignore[arg-type]
+        client.nodelay(1)
     client.simultaneous_accepts(True)
     client.send_buffer_size = 65536
     assert client.send_buffer_size >= 65536

@@ -159,7 +159,7 @@ def test_exceptions_reach_the_guests_hook(run: Callable[[Program], Any]) -> None
     async def program(loop: Loop) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: pytest.fail("asyncio was told"))
         seen: list[BaseException] = []
-        loop.excepthook = lambda typ, value, tb: seen.append(value)  # type: ignore[method-assign]
+        loop.excepthook = lambda typ, value, tb: seen.append(value)
         Timer(loop).start(lambda _: 1 / 0, 0, 0)
         Idle(loop).start(lambda h: (h.close(), 1 / 0))
         wake = Async(loop, lambda _: 1 / 0)

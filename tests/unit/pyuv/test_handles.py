@@ -125,7 +125,7 @@ def test_close_wants_a_callable(loop: CheckedLoop) -> None:
     """A callback that cannot be called is refused, and the handle stays open."""
     timer = Timer(loop)
     with pytest.raises(TypeError):
-        timer.close(1)  # type: ignore[arg-type]
+        timer.close(1)
     assert not timer.closed
 
 
@@ -189,7 +189,7 @@ def test_a_forgotten_socket_is_closed(loop: CheckedLoop) -> None:
     """The descriptor of a stream that nobody refers to is given back, even if the stream is part of a cycle."""
     before = open_fds()
     for family in (socket.AF_INET, socket.AF_INET6):
-        tcp = TCP(loop, family)
+        tcp: Any = TCP(loop, family)
         tcp.me = tcp
         del tcp
     gc.collect()
@@ -236,7 +236,7 @@ def test_handles_carry_attributes_and_can_be_subclassed(loop: CheckedLoop) -> No
             super().__init__(loop)
             self.fired = 0
 
-    timer = Mine(loop)
+    timer: Any = Mine(loop)
     timer.note = "x"
     timer.start(lambda t: setattr(t, "fired", t.fired + 1), 0.001, 0)
     loop.run()
@@ -248,7 +248,7 @@ def test_a_handle_needs_a_loop_that_is_open(loop: CheckedLoop) -> None:
     with pytest.raises(TypeError):
         Timer()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        Async(loop, 3)  # type: ignore[arg-type]
+        Async(loop, 3)
     gc.collect()
     loop.run(UV_RUN_NOWAIT)
 
@@ -259,6 +259,6 @@ def test_a_handle_needs_a_loop_of_ours() -> None:
     try:
         for wrong in (loop, None):
             with pytest.raises(TypeError, match=r"pyuv\.Loop\(loop\) makes one"):
-                Timer(wrong)  # type: ignore[arg-type]
+                Timer(wrong)
     finally:
         loop.close()

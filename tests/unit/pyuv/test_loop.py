@@ -303,7 +303,7 @@ def test_close_refuses_what_callbacks_begin(loop: CheckedLoop) -> None:
     """A close callback that would start something new meets a closed loop, so close() ends."""
     inner = Loop()
     errors: list[BaseException] = []
-    inner.excepthook = lambda typ, value, tb: errors.append(value)  # type: ignore[method-assign]
+    inner.excepthook = lambda typ, value, tb: errors.append(value)
     timer = Timer(inner)
     timer.start(lambda _: None, 30, 0)
     timer.close(lambda _: Timer(inner).start(lambda _: None, 30, 0))

@@ -196,11 +196,11 @@ def test_what_cannot_be_passed(loop: CheckedLoop) -> None:
     with pytest.raises(error.TCPError):
         passing.write(b"x", None, TCP(loop))
     with pytest.raises(TypeError):
-        passing.write(b"x", None, Idle(loop))  # type: ignore[arg-type]
+        passing.write(b"x", None, Idle(loop))
     with pytest.raises(ValueError, match="byte"):
         passing.write(b"", None, TCP(loop, socket.AF_INET))
     with pytest.raises(TypeError):
-        Pipe(loop, 1)  # type: ignore[arg-type]
+        Pipe(loop, 1)
     assert (passing.ipc, pipe.ipc) == (True, False)
     other.close()
     b.close()

@@ -94,7 +94,8 @@ def test_start_read_into_tells_of_the_end(loop: CheckedLoop) -> None:
     pipe.start_read_into(lambda h, _: bytearray(0), lambda h, n, code: calls.append((n, code)))
     loop.run()
     assert calls == [(None, errno.UV_ENOBUFS)]
-    pipe.start_read_into(lambda h, _: 1 / 0, lambda h, n, code: calls.append((n, code)))  # type: ignore[arg-type]
+    alloc: Any = lambda h, _: 1 / 0  # noqa: E731
+    pipe.start_read_into(alloc, lambda h, n, code: calls.append((n, code)))
     loop.run()
     assert not pipe.active
     assert [type(exc) for exc in loop.errors] == [ZeroDivisionError]

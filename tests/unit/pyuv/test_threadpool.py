@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_finished_work_is_not_kept(loop: CheckedLoop) -> None:
 
     big: Big | None = Big()
     ref = weakref.ref(big)
-    loop.queue_work(big, big)  # type: ignore[arg-type]
+    loop.queue_work(big, big)
     big = None
     loop.run()
     loop.queue_work(lambda: None)
@@ -101,9 +102,9 @@ def test_finished_work_is_not_kept(loop: CheckedLoop) -> None:
 def test_what_is_not_callable_is_refused(loop: CheckedLoop) -> None:
     """TypeError for either callback."""
     with pytest.raises(TypeError):
-        loop.queue_work(1)  # type: ignore[arg-type]
+        loop.queue_work(1)
     with pytest.raises(TypeError):
-        loop.queue_work(print, 1)  # type: ignore[arg-type]
+        loop.queue_work(print, 1)
 
 
 PROGRAM = """
@@ -204,7 +205,7 @@ def test_closing_a_loop_cancels_what_has_not_begun_and_waits_for_the_rest() -> N
 
 def test_getaddrinfo_is_asynchronous(loop: CheckedLoop) -> None:
     """The result is a list of AddrinfoResult; fields as in pyuv."""
-    answers: list[object] = []
+    answers: list[tuple[Any, int | None]] = []
     dns.getaddrinfo(
         loop,
         "127.0.0.1",
@@ -215,7 +216,7 @@ def test_getaddrinfo_is_asynchronous(loop: CheckedLoop) -> None:
     )
     assert answers == []
     loop.run()
-    (result, code) = answers[0]  # type: ignore[misc]
+    (result, code) = answers[0]
     assert code is None
     assert len(result) == 1
     assert result[0].family == socket.AF_INET
@@ -239,14 +240,15 @@ def test_a_name_that_does_not_exist_is_a_code(loop: CheckedLoop) -> None:
 
 def test_getaddrinfo_checks_its_arguments(loop: CheckedLoop) -> None:
     """TypeError and ValueError at once, nothing in flight."""
+    getaddrinfo: Any = dns.getaddrinfo
     with pytest.raises(TypeError):
-        dns.getaddrinfo(loop, 1, 1)  # type: ignore[arg-type]
+        getaddrinfo(loop, 1, 1)
     with pytest.raises(TypeError):
-        dns.getaddrinfo(loop, "x", 1.5)  # type: ignore[arg-type]
+        getaddrinfo(loop, "x", 1.5)
     with pytest.raises(ValueError, match="port"):
         dns.getaddrinfo(loop, "x", 65536)
     with pytest.raises(TypeError):
-        dns.getaddrinfo(loop, "x", 1, callback=1)  # type: ignore[arg-type]
+        getaddrinfo(loop, "x", 1, callback=1)
     assert not loop.alive
 
 

@@ -134,10 +134,10 @@ def test_times_under_a_millisecond_are_warned_of(loop: CheckedLoop) -> None:
 def test_a_callback_must_be_callable(loop: CheckedLoop) -> None:
     """start() refuses what cannot be called, whatever the handle."""
     starts: list[Callable[[], object]] = [
-        lambda: Timer(loop).start(1, 0, 0),  # type: ignore[arg-type]
-        lambda: Idle(loop).start(None),  # type: ignore[arg-type]
-        lambda: Poll(loop, 0).start(UV_READABLE, "x"),  # type: ignore[arg-type]
-        lambda: Signal(loop).start(1, 2),  # type: ignore[arg-type]
+        lambda: Timer(loop).start(1, 0, 0),
+        lambda: Idle(loop).start(None),
+        lambda: Poll(loop, 0).start(UV_READABLE, "x"),
+        lambda: Signal(loop).start(1, 2),
     ]
     for start in starts:
         with pytest.raises(TypeError):

@@ -69,7 +69,7 @@ def test_other_data_are_refused(loop: CheckedLoop, data: Any, exception: type[Ex
     with pytest.raises(exception):
         pipe.write(data)
     with pytest.raises(TypeError):
-        pipe.write(b"x", 1)  # type: ignore[arg-type]
+        pipe.write(b"x", 1)
     pipe.close()
     loop.run()
     assert other.recv(10) == b""
