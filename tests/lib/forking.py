@@ -314,7 +314,7 @@ def calls(node: Node) -> dict[str, Callable[[], Any]]:
         "io.recover": lambda: io.recover(io, conf),
         "io.set_term": lambda: io.set_term(io, 99),
         "io.set_vote": lambda: io.set_vote(io, 1),
-        "io.send": lambda: io.send(io, pyraft.RaftIoSend(), None, nothing),
+        "io.send": lambda: io.send(io, pyraft.RaftIoSend(), pyraft.RaftMessage(), nothing),
         "io.append": lambda: io.append(io, pyraft.RaftIoAppend(), [entry], 1, nothing),
         "io.truncate": lambda: io.truncate(io, 1),
         "io.snapshot_put": lambda: io.snapshot_put(io, 0, pyraft.RaftIoSnapshotPut(), snapshot, nothing),
