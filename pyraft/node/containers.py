@@ -14,7 +14,7 @@ process. Copies (`copy`, `deepcopy`, pickle) are plain.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pyraft.node.codec import is_scalar
 from pyraft.node.journal import Journal
@@ -294,7 +294,7 @@ class _Rewrite:
         target = self._target
         for at, member in enumerate(target):
             if isinstance(member, Tracked):
-                target._replace(at, arrive(member, target._journal))
+                target.put_at(at, arrive(member, target._journal))
         target._all_fresh = True
         target._journal.inserted(target)
 
@@ -313,7 +313,63 @@ def _refill(target: Any, content: list[Any]) -> None:
     plain.extend(target, content)
 
 
-class TrackedList(list[Any], Tracked):
+class _Sequence(Tracked):
+    """What a tracked list and deque have in common: changes that move members are rewrites of the whole."""
+
+    __slots__ = ()
+
+    plain: ClassVar[Any]
+
+    def __delitem__(self, index: Any) -> None:
+        with _Rewrite(self):
+            self.plain.__delitem__(self, index)
+
+    def insert(self, index: Any, member: Any) -> None:
+        """Add a member before `index`."""
+        member = _incoming(member, self._journal)
+        with _Rewrite(self):
+            self.plain.insert(self, index, member)
+
+    def extend(self, members: Iterable[Any]) -> None:
+        """Add members at the end, at the right one of a deque."""
+        this: Any = self
+        for member in list(members):
+            this.append(member)
+
+    def clear(self) -> None:
+        """Remove all members."""
+        with _Rewrite(self):
+            self.plain.clear(self)
+
+    def reverse(self) -> None:
+        """Turn the order of the members round."""
+        with _Rewrite(self):
+            self.plain.reverse(self)
+
+    def __iadd__(self, members: Iterable[Any]) -> Any:
+        self.extend(members)
+        return self
+
+    def __imul__(self, times: Any) -> Any:
+        with _Rewrite(self):
+            self.plain.__imul__(self, times)
+        return self
+
+    def put_at(self, at: int, member: Any) -> None:
+        """Put `member` in place of another one, without a note."""
+        self.plain.__setitem__(self, at, member)
+
+    def content(self) -> list[Any]:
+        """Return the members in a plain list."""
+        this: Any = self
+        return list(this)
+
+    def members(self, content: Any) -> Iterator[Any]:
+        """Iterate over the members."""
+        return iter(content)
+
+
+class TrackedList(_Sequence, list[Any]):
     """A list in a machine."""
 
     __slots__ = ("_all_fresh", "_fresh", "_journal", "_placed")
@@ -358,48 +414,14 @@ class TrackedList(list[Any], Tracked):
         release(old, undo)
         self._put(index, value, lambda value: list.__setitem__(self, index, value))
 
-    def __delitem__(self, index: Any) -> None:
-        with _Rewrite(self):
-            super().__delitem__(index)
-
-    def extend(self, members: Iterable[Any]) -> None:
-        """Add members at the end."""
-        for member in list(members):
-            self.append(member)
-
-    def insert(self, index: Any, member: Any) -> None:
-        """Add a member before `index`."""
-        member = _incoming(member, self._journal)
-        with _Rewrite(self):
-            super().insert(index, member)
-
     def remove(self, member: Any) -> None:
         """Remove the first member that is equal to `member`."""
         del self[self.index(member)]
-
-    def clear(self) -> None:
-        """Remove all members."""
-        with _Rewrite(self):
-            super().clear()
-
-    def reverse(self) -> None:
-        """Turn the order of the members round."""
-        with _Rewrite(self):
-            super().reverse()
 
     def sort(self, *, key: Any = None, reverse: bool = False) -> None:
         """Sort the members."""
         with _Rewrite(self):
             super().sort(key=key, reverse=reverse)
-
-    def __iadd__(self, members: Iterable[Any]) -> Any:  # type: ignore[misc]  # as the built-in type has it
-        self.extend(members)
-        return self
-
-    def __imul__(self, times: Any) -> Any:  # type: ignore[misc]  # as the built-in type has it
-        with _Rewrite(self):
-            super().__imul__(times)
-        return self
 
     def __reduce__(self) -> Any:
         return list, (list(self),)
@@ -411,9 +433,6 @@ class TrackedList(list[Any], Tracked):
         put(arrive(member, self._journal))
         self._fresh[at] = None
         self._journal.inserted(self)
-
-    def _replace(self, at: int, member: Any) -> None:
-        super().__setitem__(at, member)
 
     def adopt_members(self) -> None:
         """Replace what was put in, where it is a plain container, by a tracked one."""
@@ -427,16 +446,8 @@ class TrackedList(list[Any], Tracked):
         self._fresh = {}
         self._all_fresh = False
 
-    def content(self) -> list[Any]:
-        """Return the members in a plain list."""
-        return list(self)
 
-    def members(self, content: Any) -> Iterator[Any]:
-        """Iterate over the members."""
-        return iter(content)
-
-
-class TrackedDeque(deque[Any], Tracked):
+class TrackedDeque(_Sequence, deque[Any]):
     """A deque in a machine."""
 
     __slots__ = ("_all_fresh", "_journal", "_new_left", "_new_right", "_placed")
@@ -494,54 +505,20 @@ class TrackedDeque(deque[Any], Tracked):
         with _Rewrite(self):
             super().__setitem__(index, value)
 
-    def __delitem__(self, index: Any) -> None:
-        with _Rewrite(self):
-            super().__delitem__(index)
-
-    def extend(self, members: Iterable[Any]) -> None:
-        """Add members at the right end."""
-        for member in list(members):
-            self.append(member)
-
     def extendleft(self, members: Iterable[Any]) -> None:
         """Add members at the left end, one after the other."""
         for member in list(members):
             self.appendleft(member)
-
-    def insert(self, index: int, member: Any) -> None:
-        """Add a member before `index`."""
-        member = _incoming(member, self._journal)
-        with _Rewrite(self):
-            super().insert(index, member)
 
     def remove(self, member: Any) -> None:
         """Remove the first member that is equal to `member`."""
         with _Rewrite(self):
             super().remove(member)
 
-    def clear(self) -> None:
-        """Remove all members."""
-        with _Rewrite(self):
-            super().clear()
-
-    def reverse(self) -> None:
-        """Turn the order of the members round."""
-        with _Rewrite(self):
-            super().reverse()
-
     def rotate(self, n: int = 1) -> None:
         """Move the members `n` places to the right, round the end."""
         with _Rewrite(self):
             super().rotate(n)
-
-    def __iadd__(self, members: Iterable[Any]) -> Any:  # type: ignore[misc]  # as the built-in type has it
-        self.extend(members)
-        return self
-
-    def __imul__(self, times: Any) -> Any:
-        with _Rewrite(self):
-            super().__imul__(times)
-        return self
 
     def copy(self) -> deque[Any]:  # type: ignore[override]  # a plain one
         """Return the members in a plain deque."""
@@ -561,9 +538,6 @@ class TrackedDeque(deque[Any], Tracked):
     def __reduce__(self) -> Any:
         return deque, (list(self), self.maxlen)
 
-    def _replace(self, at: int, member: Any) -> None:
-        super().__setitem__(at, member)
-
     def adopt_members(self) -> None:
         """Replace what was put in, where it is a plain container, by a tracked one."""
         size = len(self)
@@ -579,14 +553,6 @@ class TrackedDeque(deque[Any], Tracked):
         """Take what was put in as gone."""
         self._new_left = self._new_right = 0
         self._all_fresh = False
-
-    def content(self) -> list[Any]:
-        """Return the members in a plain list."""
-        return list(self)
-
-    def members(self, content: Any) -> Iterator[Any]:
-        """Iterate over the members."""
-        return iter(content)
 
 
 MAKERS.update({dict: TrackedDict, set: TrackedSet, list: TrackedList, deque: TrackedDeque})

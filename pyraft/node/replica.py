@@ -18,7 +18,7 @@ the server is started with code that has it. A snapshot that cannot be read leav
 
 import builtins
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
@@ -56,7 +56,7 @@ class Replica(RaftFsm):
         self._count = 0
         self._commands: dict[tuple[str, str], Any] = {}
         self._errors: dict[str, dict[str, type[Exception]]] = {}
-        self._frozen: list[tuple[str, Machine, Any]] | None = None
+        self._frozen: list[tuple[Machine, Any]] | None = None
         for name, machine in self.machines.items():
             bind(machine, name, self.codec)
             self._errors[name] = {cls.__name__: cls for cls in type(machine).errors}
@@ -176,16 +176,14 @@ class Replica(RaftFsm):
         """Keep the state as it is now, for `do_snapshot_async`; returns the head of the snapshot."""
         assert self._frozen is None
         self._frozen = []
-        for name, machine in self.machines.items():
+        for machine in self.machines.values():
             own = machine.snapshot()
             if own is None:
                 assert machine._node is not None
                 assert machine.is_tracked
                 machine._node.journal.start_snapshot()
                 own = snapshot.write(machine, self.codec, snapshot.Frozen(machine._node.journal))
-                self._frozen.append((name, machine, own))
-            else:
-                self._frozen.append((name, machine, own))
+            self._frozen.append((machine, own))
         head = [_MAGIC, _FORMAT, self.microseconds, self._count, list(self.machines)]
         return 0, [self.codec.pack(head)]
 
@@ -193,7 +191,7 @@ class Replica(RaftFsm):
         """Encode the state, in a thread."""
         assert self._frozen is not None
         pieces = list(bufs)
-        for _, machine, own in self._frozen:
+        for machine, own in self._frozen:
             if machine.is_tracked and machine._node is not None and machine._node.journal.frozen is not None:
                 pieces.extend(own)
             else:
@@ -203,7 +201,7 @@ class Replica(RaftFsm):
 
     def do_snapshot_finalize(self, bufs: Any) -> int:
         """Keep nothing any more of the state that was encoded."""
-        for _, machine, _ in self._frozen or ():
+        for machine, _ in self._frozen or ():
             if machine._node is not None:
                 machine._node.journal.end_snapshot()
         self._frozen = None
@@ -248,11 +246,6 @@ class Replica(RaftFsm):
         if name != type(machine).__name__:
             raise Malformed(f"a snapshot of a {name}, not of a {type(machine).__name__}")
         return content
-
-
-def pieces_of(bufs: Iterable[Any]) -> bytes:
-    """Return a snapshot's pieces as one."""
-    return b"".join(bufs)
 
 
 def _text(exc: Exception) -> str:
