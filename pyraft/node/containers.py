@@ -42,18 +42,20 @@ class TrackedDict(dict[Any, Any], Tracked):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         undo = self._journal.changing(self)
-        if key in self:
+        if key not in self:
+            new = arrive(value, self._journal)
+            undo((dict.__delitem__, (self, key)))
+        elif value is self[key]:
+            return
+        else:
             old = self[key]
+            new = arrive(value, self._journal)
             undo((dict.__setitem__, (self, key, old)))
             release(old, undo)
-        else:
-            undo((dict.__delitem__, (self, key)))
-        if is_scalar(value) and is_scalar(key):
-            super().__setitem__(key, value)
-            return
-        super().__setitem__(key, arrive(value, self._journal))
-        self._fresh[key] = None
-        self._journal.inserted(self)
+        super().__setitem__(key, new)
+        if not (is_scalar(new) and is_scalar(key)):
+            self._fresh[key] = None
+            self._journal.inserted(self)
 
     def __delitem__(self, key: Any) -> None:
         if key not in self:
@@ -385,8 +387,11 @@ class TrackedList(_Sequence, list[Any]):
 
     def append(self, member: Any) -> None:
         """Add a member at the end."""
-        self._journal.changing(self)((list.pop, (self,)))
-        self._put(len(self), member, super().append)
+        undo = self._journal.changing(self)
+        new = arrive(member, self._journal)
+        undo((list.pop, (self,)))
+        super().append(new)
+        self._note(len(self) - 1, new)
 
     def pop(self, index: Any = -1) -> Any:
         """Remove a member and return it."""
@@ -410,9 +415,13 @@ class TrackedList(_Sequence, list[Any]):
         old = self[index]
         index = range(len(self))[index]
         undo = self._journal.changing(self)
+        if value is old:
+            return
+        new = arrive(value, self._journal)
         undo((list.__setitem__, (self, index, old)))
         release(old, undo)
-        self._put(index, value, lambda value: list.__setitem__(self, index, value))
+        super().__setitem__(index, new)
+        self._note(index, new)
 
     def remove(self, member: Any) -> None:
         """Remove the first member that is equal to `member`."""
@@ -426,13 +435,10 @@ class TrackedList(_Sequence, list[Any]):
     def __reduce__(self) -> Any:
         return list, (list(self),)
 
-    def _put(self, at: int, member: Any, put: Any) -> None:
-        if is_scalar(member):
-            put(member)
-            return
-        put(arrive(member, self._journal))
-        self._fresh[at] = None
-        self._journal.inserted(self)
+    def _note(self, at: int, member: Any) -> None:
+        if not is_scalar(member):
+            self._fresh[at] = None
+            self._journal.inserted(self)
 
     def adopt_members(self) -> None:
         """Replace what was put in, where it is a plain container, by a tracked one."""
@@ -467,8 +473,10 @@ class TrackedDeque(_Sequence, deque[Any]):
             with _Rewrite(self):
                 super().append(member)
             return
-        self._journal.changing(self)((deque.pop, (self,)))
-        super().append(arrive(member, self._journal))
+        undo = self._journal.changing(self)
+        new = arrive(member, self._journal)
+        undo((deque.pop, (self,)))
+        super().append(new)
         self._new_right += 1
         self._journal.inserted(self)
 
@@ -479,8 +487,10 @@ class TrackedDeque(_Sequence, deque[Any]):
             with _Rewrite(self):
                 super().appendleft(member)
             return
-        self._journal.changing(self)((deque.popleft, (self,)))
-        super().appendleft(arrive(member, self._journal))
+        undo = self._journal.changing(self)
+        new = arrive(member, self._journal)
+        undo((deque.popleft, (self,)))
+        super().appendleft(new)
         self._new_left += 1
         self._journal.inserted(self)
 

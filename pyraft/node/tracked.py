@@ -79,6 +79,8 @@ def adopt(value: Any, journal: Journal) -> Any:
 def arrive(value: Any, journal: Journal) -> Any:
     """Return what is to stand in a container for a value that is put into it while a command runs.
 
+    To be called before the change is noted: it may raise, and nothing must be taken back then.
+
     A tracked container without a place takes this one, one that has a place is copied; all else waits for `settle`.
     """
     if not isinstance(value, Tracked):
@@ -151,17 +153,19 @@ class Record(Tracked):
             return
         undo = journal.changing(self)
         state = self.__dict__
-        if name in state:
+        if name not in state:
+            new = arrive(value, journal)
+            undo((state.__delitem__, (name,)))
+        elif value is state[name]:
+            return
+        else:
             old = state[name]
+            new = arrive(value, journal)
             undo((state.__setitem__, (name, old)))
             release(old, undo)
-        else:
-            undo((state.__delitem__, (name,)))
-        if is_scalar(value):
-            state[name] = value
-            return
-        state[name] = arrive(value, journal)
-        self._note(name)
+        state[name] = new
+        if not is_scalar(new):
+            self._note(name)
 
     def enter(self, journal: Journal) -> None:
         """Become part of the machine of `journal`: all attributes are new there."""

@@ -311,3 +311,35 @@ def test_a_set_iterates_in_the_order_of_insertion() -> None:
     assert list(state.set) == [1, *words]
     run(state, lambda: state.set.pop())
     assert list(state.set) == words
+
+
+def test_a_value_that_cannot_come_in_leaves_nothing_to_take_back() -> None:
+    """A change that fails before it is made, and is caught by the command, does not take back another one later."""
+    state = machine()
+    before = plain(state)
+
+    class Refusing(Record):
+        """A record whose content cannot be had."""
+
+        def content(self) -> dict[str, Any]:
+            """Raise."""
+            raise Refused
+
+    def change(put: Callable[[], Any]) -> None:
+        with pytest.raises(Refused):
+            put()
+        raise Refused
+
+    puts: list[Callable[[], Any]] = [
+        lambda: state.list.append(Refusing()),
+        lambda: state.list.__setitem__(0, Refusing()),
+        lambda: state.deque.append(Refusing()),
+        lambda: state.deque.appendleft(Refusing()),
+        lambda: state.dict.update(new=Refusing()),
+        lambda: state.dict.update(a=Refusing()),
+        lambda: setattr(state, "new", Refusing()),
+        lambda: setattr(state, "number", Refusing()),
+    ]
+    for put in puts:
+        run(state, lambda put=put: change(put))
+        assert plain(state) == before
