@@ -107,14 +107,17 @@ powercut: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -q tests $(ARGS)
 
-# The tests are copied beside the compiled packages, so that nothing is imported from the sources.
+# The tests are copied beside the compiled packages, so that nothing is imported from the sources. Those that are about
+# the source tree have nothing to look at there.
+OF_THE_SOURCES := tests/test_tidy.py tests/unit/test_build.py tests/unit/test_mutants.py
+
 .PHONY: compiled
 compiled: $(READY)
 	rm -rf $(COMPILED)
 	PYRAFT_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 		--target $(COMPILED) .
 	cp -r tests examples Makefile README.md LICENSE pyproject.toml $(COMPILED)
-	cd $(COMPILED) && PYTHONPATH=. $(abspath $(BIN))/python -m pytest -q tests --ignore tests/test_tidy.py $(ARGS)
+	cd $(COMPILED) && PYTHONPATH=. $(abspath $(BIN))/python -m pytest -q tests $(OF_THE_SOURCES:%=--ignore %) $(ARGS)
 
 # A Python of each version is looked for on the PATH and among pyenv's; $(VENV)'s own version is left to make check. The
 # quick tiers are those that an interpreter or a dependency can break: not the long runs of fuzzy, nor mixed clusters.

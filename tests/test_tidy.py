@@ -6,7 +6,6 @@ They are checked on the source itself, by its syntax tree; nothing is imported e
 import ast
 import importlib
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib import header_names as names
+from tests.lib.source import source_files
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pyraft", "io_uv")
@@ -330,20 +330,9 @@ def test_exports_the_header(module: str, header: set[str], additions: dict[str, 
 
 
 def text_files() -> list[Path]:
-    """Every text file under version control, or that would be."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.split("\n")
-    if listed == [""]:  # an unpacked archive
-        return [
-            p for p in ROOT.rglob("*") if p.suffix in {".py", ".md", ".toml", ".c", ".h"} and ".venv" not in p.parts
-        ]
+    """Every text file of the source tree."""
     binary = {".gz", ".xz", ".bin", ".png", ".snapshot"}
-    return [ROOT / name for name in listed if name and (ROOT / name).is_file() and Path(name).suffix not in binary]
+    return [path for path in source_files() if path.suffix not in binary]
 
 
 def test_text_has_no_unfinished_business() -> None:

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from tests.lib.source import ROOT
 from tests.mutants import reach, survivors
 from tests.mutants.changes import Edit
 from tests.mutants.sample import draw, sources
-from tests.mutants.tree import ROOT, Tree
+from tests.mutants.tree import Tree
 from tests.mutants.trial import SURVIVED, Trial
 
 KEPT = ROOT / "build" / "mutants"

@@ -1,15 +1,15 @@
 """A copy of the working tree in which mutants live, so that the tree itself is never changed.
 
-The copy has what git knows of or would take, as it is on disk now. Everything that tests leave (temporary files, caches
+The copy has the files of the source tree, as they are on disk now. Everything that tests leave (temporary files, caches
 of bytecode) lands in the copy's scratch directory or dies with the copy.
 """
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.lib.source import ROOT, source_files
+
 PACKAGES = ("pyraft", "io_uv")
 
 
@@ -21,10 +21,10 @@ class Tree:
         self.root = top / "tree"
         self.scratch = top / "tmp"
         self.scratch.mkdir(parents=True)
-        for name in _files():
-            target = self.root / name
+        for path in source_files():
+            target = self.root / path.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
+            shutil.copy2(path, target)
 
     def environment(self) -> dict[str, str]:
         """Return the variables for a process that runs on the copy."""
@@ -50,14 +50,3 @@ class Tree:
     def remove_at(top: Path) -> None:
         """Remove a copy, whole or not."""
         shutil.rmtree(top, ignore_errors=True)
-
-
-def _files() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
-    return [name for name in dict.fromkeys(listed) if name and (ROOT / name).is_file()]
