@@ -484,11 +484,17 @@ def advance_commit(r: Raft, leader: LeaderState) -> bool:
 
     C: replication.c:replicationQuorum tests only the index just acknowledged, so an index that a majority holds but
     nobody just named stays uncommitted (B7).
+
+    The only voter commits what it has stored in whatever term, as `convert.to_leader` does: a write of an earlier term
+    of its own may end late. Entries of an old term can give way to another leader's in figure 8 because that one was
+    elected by voters without them; here every election needs the vote of the one server that has them.
     """
     servers = r.configuration.servers
     matches = [leader.progress[i].proven_index for i in range(len(servers)) if servers[i].role == RAFT_VOTER]
     index = min(quorum.majority_index(matches), log.last_index(r.log))
-    if index > r.commit_index and log.term_of(r.log, index) == r.current_term:
-        r.commit_index = index
-        return True
-    return False
+    if index <= r.commit_index:
+        return False
+    if log.term_of(r.log, index) != r.current_term and not election.is_only_voter(r):
+        return False
+    r.commit_index = index
+    return True

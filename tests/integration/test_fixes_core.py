@@ -382,6 +382,34 @@ def test_b34_single_voter_leads_in_a_new_term_after_a_failed_write() -> None:
     assert (s.r.current_term, s.io.term, s.io.vote) == (3, 3, 1)
 
 
+@pytest.mark.parametrize("role", [RAFT_STANDBY, RAFT_SPARE])
+def test_b34_an_only_voters_old_write_commits_when_it_ends(role: int) -> None:
+    """What the only voter has stored is committed, in whatever term it was written; no further command is needed."""
+    s = leader(RAFT_VOTER, role)
+    apply(s)
+    s.recv(msg.append_entries(2, 3, 2, 2))
+    s.tick(2000)
+    assert (s.state, s.r.current_term, s.r.commit_index) == (RAFT_LEADER, 4, 1)
+    s.io.finish_append()
+    assert (s.r.commit_index, len(s.fsm.applied)) == (2, 1)
+    s.io.finish_appends()
+
+
+def test_b34_an_old_change_commits_too_and_ends_the_way_of_the_next() -> None:
+    """A change whose write outlived its term is committed like any entry, and another may follow."""
+    s = leader(RAFT_VOTER)
+    assert raft_add(s.r, RaftChange(), 2, "2", None) == 0
+    s.recv(msg.append_entries(2, 3, 2, 2))
+    s.tick(2000)
+    assert (s.state, s.r.configuration_uncommitted_index) == (RAFT_LEADER, 2)
+    s.io.finish_append()
+    assert (s.r.configuration_uncommitted_index, s.r.configuration_committed_index) == (0, 2)
+    noted = Noted()
+    assert raft_assign(s.r, RaftChange(), 2, RAFT_STANDBY, noted) == 0
+    s.io.finish_appends()
+    assert s.r.configuration.n == 2
+
+
 def test_b35_write_behind_a_gap_is_not_counted() -> None:
     """What is stored advances only without gaps, however many entries a write has."""
     s = Solo()
