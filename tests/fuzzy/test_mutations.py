@@ -75,8 +75,8 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
     ),
     "commits an entry of an old term by counting": (
         "replicate.py",
-        "    if index > r.commit_index and log.term_of(r.log, index) == r.current_term:\n",
-        "    if index > r.commit_index:\n",
+        "    if log.term_of(r.log, index) != r.current_term and not election.is_only_voter(r):\n",
+        "    if False:\n",
     ),
     "counts stand-bys as voters": (
         "replicate.py",
