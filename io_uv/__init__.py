@@ -14,15 +14,19 @@ Failure modes: those of the functions; importing needs nothing but the package a
 
 from io_uv import _install as _install  # first: it says so if pyraft is not ours
 from io_uv import pyuv
+from io_uv.guests import raft_uv_serve, raft_uv_upgrade
 from io_uv.state import Limits
 from io_uv.tcp import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address
 from io_uv.tls import raft_uv_tls_init, raft_uv_tls_reload
 from io_uv.transport import (
     RaftUvConnect,
+    RaftUvDuplex,
+    RaftUvGuest,
     RaftUvStream,
     RaftUvTransport,
     raft_uv_accept_cb,
     raft_uv_connect_cb,
+    raft_uv_serve_cb,
     raft_uv_transport_close_cb,
 )
 from io_uv.uv import (
@@ -40,6 +44,8 @@ from io_uv.uv import (
 __all__ = [
     "Limits",
     "RaftUvConnect",
+    "RaftUvDuplex",
+    "RaftUvGuest",
     "RaftUvStream",
     "RaftUvTransport",
     "pyuv",
@@ -48,6 +54,8 @@ __all__ = [
     "raft_uv_connect_cb",
     "raft_uv_init",
     "raft_uv_limits",
+    "raft_uv_serve",
+    "raft_uv_serve_cb",
     "raft_uv_set_auto_recovery",
     "raft_uv_set_block_size",
     "raft_uv_set_connect_retry_delay",
@@ -60,4 +68,5 @@ __all__ = [
     "raft_uv_tls_init",
     "raft_uv_tls_reload",
     "raft_uv_transport_close_cb",
+    "raft_uv_upgrade",
 ]

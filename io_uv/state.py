@@ -41,6 +41,7 @@ class Limits:
         "answers",
         "connect_msecs",
         "connections",
+        "guests",
         "handshake_address",
         "handshake_msecs",
         "header",
@@ -60,6 +61,8 @@ class Limits:
         """Time a connection has to complete its handshake, in ms."""
         self.connections = 256
         """Inbound connections at a time, and as many again that have not completed their handshake yet."""
+        self.guests = 256
+        """Accepted connections of other protocols at a time, see raft_uv_serve."""
         self.answers = 16
         """Connections at a time to servers that are no members, to answer them; as many new ones in 4 s."""
         self.answer_msecs = 10_000

@@ -8,11 +8,11 @@ Happy path: init, set_bind_address, then the functions of the table: `init`, `li
 
 Plain TCP protects nothing: whoever reaches the port can claim any id. See `tls` for a transport that checks.
 
-Failure modes: close calls back once all listeners and all connections that nobody owns yet are closed; connections that
-were handed over are their owners'.
+Failure modes: close calls back once all listeners, all connections that nobody owns yet and all guests are closed;
+connections that were handed to raft are its own.
 """
 
-from io_uv import ip, tcp_connect, tcp_listen
+from io_uv import guests, ip, tcp_connect, tcp_listen
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
 from io_uv.state import Limits
@@ -99,4 +99,5 @@ def _close(transport: RaftUvTransport, cb: raft_uv_transport_close_cb) -> None:
     t.close_cb = cb
     tcp_listen.close(t)
     tcp_connect.close(t)
+    guests.close(t)
     maybe_fire_close(t)

@@ -15,13 +15,21 @@ begins with TLS.
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from io_uv import ip, pyuv
 from io_uv.fs import Failure
 from io_uv.state import Limits
 from io_uv.teller import Teller
-from io_uv.transport import RaftUvTransport, raft_uv_accept_cb, raft_uv_transport_close_cb
+from io_uv.transport import (
+    RaftUvGuest,
+    RaftUvHandshake,
+    RaftUvTransport,
+    raft_uv_accept_cb,
+    raft_uv_serve_cb,
+    raft_uv_transport_close_cb,
+)
 from pyraft.errors import RAFT_MALFORMED, RAFT_UNAUTHORIZED
 from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import UNSET
@@ -47,6 +55,20 @@ MAX_REFUSAL: Final = 1024
 _handshake: Final = struct.Struct("<3Q")
 
 
+class StockHandshake:
+    """libraft's way of beginning a connection between servers."""
+
+    answered = True
+
+    def encode(self, id: int, address: str) -> bytes:
+        """Return what server `id` says first."""
+        return encode_handshake(id, address)
+
+    def reader(self, limit: int) -> "Handshake":
+        """Return the reader of one handshake."""
+        return Handshake(limit)
+
+
 class UvTcp:
     """`struct UvTcp`: what RaftUvTransport.impl points to."""
 
@@ -67,8 +89,13 @@ class UvTcp:
         self.sweeper: pyuv.Timer | None = None
         self.gate: Gate | None = None
         self.teller = Teller(loop)
+        # Other protocols on the port: guests.
+        self.services: dict[int | Callable[[int], bool], raft_uv_serve_cb] = {}
+        self.guests: dict[RaftUvGuest, None] = {}
         # Connecting: tcp_connect.
         self.connecting: dict[Connect, None] = {}
+        # How connections between servers begin, both ways: tcp_connect, tcp_listen.
+        self.handshake: RaftUvHandshake = StockHandshake()
         # Whatever the close callback waits for besides listeners.
         self.aborting: set[object] = set()
         self.closing = False
@@ -166,9 +193,18 @@ def tune(handle: pyuv.TCP, limits: Limits) -> None:
         sock.close()
 
 
+def call_both(callback: Callable[[Any], object] | None, stream: object, gone_cb: Callable[[], object]) -> None:
+    """Call back the close of a stream, then whoever counts streams, whatever the first one raises."""
+    try:
+        if callback is not None:
+            callback(stream)
+    finally:
+        gone_cb()
+
+
 def maybe_fire_close(t: UvTcp) -> None:
     """Call back the transport's close if it was called and nothing is left to wait for."""
-    if not t.closing or t.aborting or t.listeners:
+    if not t.closing or t.aborting or t.listeners or t.guests:
         return
     assert not t.accepting
     assert not t.connecting

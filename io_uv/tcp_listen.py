@@ -3,7 +3,7 @@
 The happy path of an inbound connection is: a listener accepts it; its bytes are collected until the handshake is
 complete, in whatever pieces they come; with TLS the peer's certificate must name the server that the handshake claims
 to come from; then the accept callback gets id, address and stream. What the peer sent behind the handshake is delivered
-by the stream first.
+by the stream first. A first word that somebody serves makes the connection a guest instead (`guests`).
 
 Possible failure modes are:
 
@@ -17,10 +17,10 @@ Possible failure modes are:
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from io_uv import ip, pyuv, tcp_common
+from io_uv import guests, ip, pyuv, tcp_common
 from io_uv.fs import Failure
 from io_uv.gate import Gate
-from io_uv.transport import RaftUvTransport, raft_uv_accept_cb
+from io_uv.transport import RaftUvHandshakeReader, RaftUvTransport, raft_uv_accept_cb
 from pyraft.errors import RAFT_IOERR
 from pyraft.tracing import trace
 
@@ -40,6 +40,8 @@ class Inbound(pyuv.TCP):
 
     def __init__(self, loop: pyuv.Loop) -> None:
         super().__init__(loop)
+        self.gone_cb: Callable[[], object] | None = None
+        """Called once the connection is closed, behind the callback of close."""
         self._rest = b""
         self._rest_cb: Callable[[Any, bytes | None, int | None], object] | None = None
         self._idle: pyuv.Idle | None = None
@@ -66,7 +68,11 @@ class Inbound(pyuv.TCP):
     def close(self, callback: "Callable[[Self], object] | None" = None) -> None:
         """Close the connection."""
         self._drop_idle()
-        super().close(callback)
+        gone_cb = self.gone_cb
+        if gone_cb is None:
+            super().close(callback)
+        else:
+            super().close(lambda stream: tcp_common.call_both(callback, stream, gone_cb))
 
     def _deliver_rest(self, idle: pyuv.Idle) -> None:
         self._drop_idle()
@@ -87,13 +93,14 @@ class Inbound(pyuv.TCP):
 class Incoming:
     """`struct uvTcpIncoming`: an accepted connection whose handshake is under way."""
 
-    __slots__ = ("deadline", "handshake", "host", "stream", "t")
+    __slots__ = ("deadline", "handshake", "host", "received", "stream", "t")
 
     def __init__(self, t: tcp_common.UvTcp, stream: "Inbound | TlsStream", host: str) -> None:
         self.t = t
         self.host = host
         self.stream = stream
-        self.handshake = tcp_common.Handshake(t.limits.handshake_address)
+        self.received = b""
+        self.handshake: RaftUvHandshakeReader | None = None  # once the first word is known, and raft's
         self.deadline = t.loop.now() + t.limits.handshake_msecs
 
 
@@ -194,27 +201,64 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
         _drop(incoming, reason, tell=getattr(incoming.stream, "certain", False))
         return
     assert data is not None
+    if incoming.handshake is None:
+        incoming.received += data
+        if len(incoming.received) < guests.WORD_SIZE or _is_guest(incoming):
+            return
+        incoming.handshake, data = t.handshake.reader(t.limits.handshake_address), incoming.received
     handshake = incoming.handshake
     try:
         if not handshake.feed(data):
             return
         if t.security is not None:
             t.security.check(cast("TlsStream", incoming.stream), handshake.id, handshake.address)
-    except Failure as failure:
-        if t.security is not None:
-            incoming.stream.write(tcp_common.encode_refusal(failure.message))
-        _drop(incoming, failure.message, tell=True)
+    except (Failure, ValueError) as failure:
+        _refuse(incoming, failure.message if isinstance(failure, Failure) else str(failure))
         return
-    stream = incoming.stream
+    except BaseException:
+        _drop(incoming, "what reads its handshake raised")
+        raise
+    _let_in(incoming, handshake)
+
+
+def _is_guest(incoming: Incoming) -> bool:
+    """Hand the connection over if somebody serves its first word; return whether that is so."""
+    t, stream, received = incoming.t, incoming.stream, incoming.received
+    try:
+        cb = guests.find(t, int.from_bytes(received[: guests.WORD_SIZE], "little"))
+    except BaseException:
+        _drop(incoming, "what looks at its first word raised")
+        raise
+    if cb is None:
+        return False
+    stream.stop_read()
+    if t.gate is not None:
+        t.gate.trust(incoming.host)
+    _forget(incoming)
+    guests.welcome(t, stream, received, incoming.host, cb)
+    return True
+
+
+def _let_in(incoming: Incoming, handshake: RaftUvHandshakeReader) -> None:
+    """The handshake is complete, and the peer who it says: hand the connection over."""
+    t, stream = incoming.t, incoming.stream
     stream.stop_read()
     if t.security is not None:
         assert t.gate is not None
         t.gate.trust(incoming.host)
-        stream.write(tcp_common.WELCOME)
+        if t.handshake.answered:
+            stream.write(tcp_common.WELCOME)
     _forget(incoming)
     if handshake.rest:
         stream.rewind(handshake.rest)
     t.accept_cb(t.transport, handshake.id, handshake.address, stream)
+
+
+def _refuse(incoming: Incoming, reason: str) -> None:
+    """The peer is not let in, and is told so where it listens."""
+    if incoming.t.security is not None and incoming.t.handshake.answered:
+        incoming.stream.write(tcp_common.encode_refusal(reason))
+    _drop(incoming, reason, tell=True)
 
 
 def _sweep(t: tcp_common.UvTcp) -> None:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
-from io_uv import pyuv, tcp
+from io_uv import pyuv, tcp, tcp_common
 from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of
 from io_uv.fs import Failure
 from io_uv.gate import Gate
@@ -191,6 +191,8 @@ class TlsStream:
         self._close_cb: Callable[[TlsStream], object] | None = None
         self.reason = ""
         """Why TLS failed, if it did."""
+        self.gone_cb: Callable[[], object] | None = None
+        """Called once the connection is closed, behind the callback of close."""
         self.certain = False
         """Whether trying again will not help."""
         self.welcome = False
@@ -391,6 +393,8 @@ class TlsStream:
 
     def close(self, callback: Callable[["TlsStream"], object] | None = None) -> None:
         """Close the connection; what is not written is called back with UV_ECANCELED, then `callback(stream)`."""
+        if self.closed:
+            raise pyuv.error.HandleClosedError(pyuv.errno.UV_EBADF, "Handle is closing/closed")
         self._streams.pop(self, None)
         self._drop_resume()
         self._read_cb = self._handshake_cb = None
@@ -402,7 +406,9 @@ class TlsStream:
             _, callback = self._writes.popleft()
             if callback is not None:
                 callback(self, pyuv.errno.UV_ECANCELED)
-        if self._close_cb is not None:
+        if self.gone_cb is not None:
+            tcp_common.call_both(self._close_cb, self, self.gone_cb)
+        elif self._close_cb is not None:
             self._close_cb(self)
 
 

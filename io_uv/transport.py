@@ -7,6 +7,10 @@ only reads.
 A stream is a pyuv TCP or Pipe handle, or whatever has the same `write(data, callback)`, `start_read(callback)`,
 `close(callback)`, `closed` and their callback signatures; raft_uv uses nothing else of it, except, where they exist,
 `start_read_into` for long payloads and `reason`, a text that says more than the number of an error.
+
+Ours, for the stock transports: `RaftUvGuest` is a connection of another protocol on the same port (`guests`),
+`RaftUvDial` a request for a stream to an address (`tcp_connect`), `RaftUvHandshake` how a connection between servers
+begins (`tcp_common` has libraft's).
 """
 
 from collections.abc import Callable
@@ -31,6 +35,89 @@ class RaftUvStream(Protocol):
     def start_read(self, callback: Callable[[Any, bytes | None, int | None], object], /) -> object: ...
 
     def close(self, callback: Callable[[Any], object], /) -> object: ...
+
+
+class RaftUvDuplex(RaftUvStream, Protocol):
+    """A stream that is used in both directions: reading may stop, and `callback(stream)` of close may be left out."""
+
+    def stop_read(self) -> object: ...
+
+    def close(self, callback: Callable[[Any], object] | None = None, /) -> object: ...
+
+
+class RaftUvGuest:
+    """An accepted connection that speaks another protocol than raft's, see raft_uv_serve. Ours.
+
+    The protocol owns `stream` and may close it at any time; the transport closes it too, when it is closed itself.
+    Whoever does, `closed_cb(guest)` follows once, from the loop, before the close callback of the transport.
+    """
+
+    __slots__ = ("certificate", "closed_cb", "data", "host", "received", "stream", "transport")
+
+    def __init__(
+        self,
+        transport: "RaftUvTransport",
+        stream: RaftUvDuplex,
+        received: bytes,
+        host: str,
+        certificate: dict[str, Any],
+    ) -> None:
+        self.transport = transport
+        self.stream = stream
+        self.received = received
+        """All that has come, from the first word on; what follows is the stream's to deliver."""
+        self.host = host
+        """The address that the peer connects from, without the port; empty if it is gone already."""
+        self.certificate = certificate
+        """The peer's verified certificate, as ssl.SSLObject.getpeercert has it; empty without TLS."""
+        self.closed_cb: Callable[[RaftUvGuest], object] | None = None
+        self.data: Any = None
+
+
+class RaftUvDial:
+    """A request for a stream to server `id` (0: whoever is there) at `address`; `cb(req, stream, status)`. Ours.
+
+    `cancel()`, set by who takes the request, ends it: cb follows with RAFT_CANCELED, or with what had happened already.
+    `errmsg` says why there is no stream.
+    """
+
+    __slots__ = ("address", "cancel", "cb", "data", "errmsg", "id")
+
+    def __init__(self) -> None:
+        self.id: raft_id = 0
+        self.address = ""
+        self.errmsg = ""
+        self.data: Any = None
+        self.cb: Callable[[Self, RaftUvDuplex | None, int], object] = UNSET
+        self.cancel: Callable[[], object] | None = None
+
+
+class RaftUvHandshakeReader(Protocol):
+    """What reads one inbound handshake."""
+
+    id: raft_id
+    address: str
+    rest: bytes
+    """What has come behind the handshake."""
+
+    def feed(self, data: bytes, /) -> bool:
+        """Take some bytes; True once id, address and rest are known. ValueError, with a reason, if it cannot be one."""
+        ...
+
+
+class RaftUvHandshake(Protocol):
+    """How connections between servers begin, see raft_uv_set_handshake. It has 8 bytes at least."""
+
+    answered: bool
+    """Whether over TLS the acceptor answers, as io_uv's do."""
+
+    def encode(self, id: raft_id, address: str, /) -> bytes:
+        """Return what server `id` says first on a connection that it opens."""
+        ...
+
+    def reader(self, limit: int, /) -> RaftUvHandshakeReader:
+        """Return the reader of one handshake whose address takes `limit` bytes at most."""
+        ...
 
 
 class RaftUvConnect:
@@ -75,3 +162,6 @@ class RaftUvTransport:
 raft_uv_accept_cb: TypeAlias = Callable[[RaftUvTransport, raft_id, str, RaftUvStream], None]
 raft_uv_connect_cb: TypeAlias = Callable[[RaftUvConnect, RaftUvStream | None, int], None]
 raft_uv_transport_close_cb: TypeAlias = Callable[[RaftUvTransport], None]
+raft_uv_serve_cb: TypeAlias = Callable[[RaftUvTransport, RaftUvGuest], object]
+raft_uv_dial_cb: TypeAlias = Callable[[RaftUvDial, RaftUvDuplex | None, int], object]
+raft_uv_dialer: TypeAlias = Callable[[RaftUvTransport, RaftUvDial], int]

@@ -73,12 +73,18 @@ UV_H_TYPES = words("raft_uv_accept_cb raft_uv_connect_cb raft_uv_transport_close
 UV_H_STRUCTS = words("raft_uv_connect raft_uv_transport")
 UV_ADDITIONS: dict[str, str] = {
     "RaftUvStream": "what a transport hands over, where C has uv_stream_t",
+    "RaftUvDuplex": "a stream that is used in both directions",
+    "RaftUvGuest": "an accepted connection of another protocol",
     "Limits": "what peers may send and what is queued for them",
     "pyuv": "the loop that everything runs on",
     "raft_uv_limits": "returns the limits of an instance",
+    "raft_uv_serve": "another protocol on the transport's port",
+    "raft_uv_serve_cb": "who takes its connections",
+    "raft_uv_upgrade": "hands such a connection on to raft",
     "raft_uv_tls_init": "TLS beside plain TCP",
     "raft_uv_tls_reload": "renewed certificates without a restart",
 }
+UV_ADDED_TYPES = words("raft_uv_serve_cb")
 
 FIXTURE_H_FUNCTIONS = words("""
 raft_fixture_add_entry raft_fixture_alive raft_fixture_append_fault raft_fixture_bootstrap raft_fixture_close

@@ -356,6 +356,27 @@ transport = io_uv.RaftUvTransport()
 io_uv.raft_uv_tcp_init(transport, loop)
 io_uv.raft_uv_tls_init(transport, loop, "cert.pem", "key.pem", "ca.pem")
 io_uv.raft_uv_init(disk, loop, "data", transport)
+
+
+def serve(t: io_uv.RaftUvTransport, guest: io_uv.RaftUvGuest) -> None:
+    """Answer a guest, or find out that it is a server."""
+
+    def read_cb(stream: io_uv.RaftUvDuplex, data: bytes | None, error: int | None) -> None:
+        if data is None:
+            stream.close()
+        elif data == b"server":
+            io_uv.raft_uv_upgrade(guest, 7, "127.0.0.1:7", data[6:])
+        else:
+            stream.write(data, lambda stream, error: None)
+
+    guest.closed_cb = lambda guest: print(guest.host, guest.certificate.get("subjectAltName"))
+    guest.stream.start_read(read_cb)
+
+
+io_uv.raft_uv_serve(transport, 0x2A, serve)
+io_uv.raft_uv_serve(transport, lambda word: word > 1 << 32, serve)
+io_uv.raft_uv_serve(transport, 0x2A, None)
+io_uv.raft_uv_limits(disk).guests = 16
 io_uv.raft_uv_set_tracer(disk, Lines())
 io_uv.raft_uv_limits(disk).queue = 1 << 20
 

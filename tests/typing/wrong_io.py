@@ -30,6 +30,24 @@ io_uv.raft_uv_tls_init(transport, loop, "cert.pem", "key.pem")  # wrong
 io_uv.raft_uv_tls_init(transport, loop, b"cert", "key.pem", "ca.pem")  # wrong
 io_uv.raft_uv_tls_reload(loop)  # wrong
 
+# Other protocols on the port.
+
+
+def for_guest(t: io_uv.RaftUvTransport, guest: io_uv.RaftUvGuest) -> None:
+    """Take a guest."""
+
+
+io_uv.raft_uv_serve(loop, 7, for_guest)  # wrong
+io_uv.raft_uv_serve(transport, "word", for_guest)  # wrong
+io_uv.raft_uv_serve(transport, lambda: True, for_guest)  # wrong
+io_uv.raft_uv_serve(transport, lambda word: word.upper(), for_guest)  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda guest: None)  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.write(b"x"))  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.write(b"x"))  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.start_read(lambda stream, data: None))  # wrong
+io_uv.raft_uv_serve(transport, 7)  # wrong
+io_uv.raft_uv_upgrade(transport, 1, "127.0.0.1:1")  # wrong
+
 # Transports.
 
 
