@@ -319,7 +319,7 @@ def test_noise_is_no_news(authority: Authority, pair: Pair, caplog: pytest.LogCa
 
 def test_limits_that_are_met_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of connections, in their handshake and behind it; of the queue; of an address; and an id that is there twice."""
-    one = UvIo(tmp_path, "127.0.0.1:9001").start()
+    one = UvIo(tmp_path, "127.0.0.1:0").start()
     one.uv.limits.connections = 2
     one.uv.limits.queue = 1 << 10
     assert one.io.start(one.io, 60_000, lambda io: None, lambda io, message: None) == 0
