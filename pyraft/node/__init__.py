@@ -1,6 +1,6 @@
-"""Machines: what a Python program replicates, as a class with commands and queries.
+"""Machines and nodes: what a Python program replicates, as a class with commands and queries, and what carries it.
 
-    from pyraft.node import Machine, command, query
+    from pyraft.node import Machine, Node, command, query
 
     class Shop(Machine):
         def __init__(self) -> None:
@@ -13,30 +13,56 @@
             self.stock[item] -= n
             return self.stock[item]
 
-`machine` has the classes, `replica` executes committed entries on them, once per session and number, and takes
-snapshots while commands go on; `codec`, `journal`, `tracked` and `containers` are what they stand on. This layer may
-import io_uv and asyncio, and nothing of the core imports it.
+        @query
+        def left(self, item: str) -> int:
+            return self.stock.get(item, 0)
 
-What is not there yet: a node, that is, what ties a replica to a server, a port and the other members.
+    async with Node("data/1", Shop()) as node:     # the directory was made by `init`, once
+        await node.machine.take("apple")
+        await node.machine.left("apple")
+
+README.md beside this file says what there is and what is not there yet. This layer may import io_uv and asyncio, and
+nothing of the core imports it.
 """
 
-from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, NodeError, SessionExpired, Unknown
+from pyraft.node.errors import (
+    CommandFailed,
+    Malformed,
+    MissingCommand,
+    NodeError,
+    Refused,
+    SessionExpired,
+    Stopped,
+    Unavailable,
+    Unknown,
+)
+from pyraft.node.founding import init
+from pyraft.node.identity import Identity
 from pyraft.node.machine import Command, Machine, Query, command, query
+from pyraft.node.node import Node
 from pyraft.node.replica import Replica
+from pyraft.node.settings import Settings
 from pyraft.node.tracked import Record
 
 __all__ = [
     "Command",
     "CommandFailed",
+    "Identity",
     "Machine",
     "Malformed",
     "MissingCommand",
+    "Node",
     "NodeError",
     "Query",
     "Record",
+    "Refused",
     "Replica",
     "SessionExpired",
+    "Settings",
+    "Stopped",
+    "Unavailable",
     "Unknown",
     "command",
+    "init",
     "query",
 ]

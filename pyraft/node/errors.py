@@ -32,8 +32,26 @@ class CommandFailed(NodeError):
 class Unknown(NodeError):
     """The time for a call is over and its outcome is not known: it may have happened, may still happen, or never.
 
-    `session.outcome(call)` makes that certain, as long as the session lives.
+    `sent` is False if the call has never left this program: then it has not happened and will not. Otherwise
+    `node.outcome(exc)` makes it certain: it has the call done if it was not, once, and returns its result.
     """
+
+    def __init__(self, text: str, call: object = None, *, sent: bool = True) -> None:
+        self.call = call
+        self.sent = sent
+        super().__init__(text)
+
+
+class Unavailable(NodeError):
+    """A read, or a change of the members, could not be done in its time: no leader was there, or none answered."""
+
+
+class Refused(NodeError):
+    """A directory, a node or a member does not do what was asked of it; the text says why, and what would help."""
+
+
+class Stopped(NodeError):
+    """The node is closed, or has stopped by itself, with the cause: it takes no call. `__cause__` has what happened."""
 
 
 class SessionExpired(NodeError):

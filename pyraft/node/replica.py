@@ -25,7 +25,7 @@ from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.node import snapshot
 from pyraft.node.codec import Codec, frame, unframe
 from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, SessionExpired
-from pyraft.node.machine import Context, Machine, bind, commands_of
+from pyraft.node.machine import Context, Machine, bind, commands_of, queries_of
 from pyraft.node.sessions import MAX_OPEN, Sessions
 
 RESULT, RAISED, FAILED, EXPIRED, FULL = range(5)
@@ -35,6 +35,9 @@ SESSIONS: Final = "pyraft.sessions"
 
 NO_SESSION: Final = b""
 """The session of calls that may be executed more than once: to open a session, for one."""
+
+MAX_OUTCOME: Final = 4 << 20
+"""How large a packed result may be: it is kept until it is acknowledged, and travels. Larger ones fail the command."""
 
 _MAGIC: Final = "pyraft.node"
 _FORMAT: Final = 1
@@ -134,6 +137,8 @@ class Replica(RaftFsm):
         try:
             args, kwargs = self.codec.unpack(arguments)
             outcome = self.codec.pack([RESULT, function(machine, *args, **kwargs)])
+            if len(outcome) > MAX_OUTCOME:
+                raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
             machine.keep(checkpoint)
         except MemoryError:
             raise
@@ -143,6 +148,16 @@ class Replica(RaftFsm):
         finally:
             binding.context = None
         return outcome
+
+    def knows(self, machine: str, command: str, version: int) -> bool:
+        """Return whether this program has a command: one that it does not have must not get into the log."""
+        found = self._commands.get((machine, command))
+        return found is not None and version in found.versions
+
+    def ask(self, machine: Machine, query: str, args: Any, kwargs: Any) -> Any:
+        """Answer a query from the state as it is now; return a copy, which the machine's user may change."""
+        answer = queries_of(type(machine))[query].function(machine, *args, **kwargs)
+        return answer if self.codec.is_leaf(answer) else self.codec.unpack(self.codec.pack(answer))
 
     def _raised(self, name: str, exc: Exception) -> bytes:
         cls = type(exc)

@@ -1,0 +1,176 @@
+"""What carries out the calls of a machine's users: arguments in, results or exceptions out, each counted once.
+
+Duty: `Calls` checks and packs arguments, gives calls their session and number, waits for outcomes until the deadline,
+and turns them into results. Nodes and clients have one each; they differ in the path that the calls take.
+
+Happy path: `await shop.take("apple")` is `await calls.call(shop, "take", 1, ("apple",), {})`.
+
+Failure modes: arguments that do not fit the method, or cannot be packed, are a TypeError, too large ones a ValueError,
+and nothing is sent. A deadline that passes is `Unknown`; `outcome` makes that certain. A session that the cluster has
+forgotten is replaced by a new one; a call that may have been executed under the old one ends with Unknown, the others
+go on. Cancelling a call takes nothing back.
+"""
+
+import asyncio
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from pyraft.node.deadlines import Deadlines
+from pyraft.node.errors import Unknown
+from pyraft.node.machine import Machine, commands_of
+from pyraft.node.outbox import Call, Outbox, Path, Session
+from pyraft.node.replica import EXPIRED, SESSIONS, Replica
+from pyraft.node.settings import Settings
+
+_TIMEOUT: ContextVar[float | None] = ContextVar("timeout", default=None)
+
+_SHAPES: Final = 1024
+"""Shapes of argument lists that are remembered as fitting."""
+
+
+class Calls:
+    """The calls of one node or client; see the head of this module."""
+
+    def __init__(self, replica: Replica, find: Callable[[], Path | None], settings: Settings, name: str = "") -> None:
+        self._replica = replica
+        self._codec = replica.codec
+        self._settings = settings
+        self._name = name
+        self._shapes: set[tuple[type, str, int, int, tuple[str, ...]]] = set()
+        self._expired = self._codec.pack([EXPIRED])
+        self._session = self._new_session()
+        self.deadlines = Deadlines()
+        self.outbox = Outbox(find, settings.pending_calls, settings.pending_bytes)
+
+    def close(self, failure: Callable[[], BaseException]) -> None:
+        """End all calls with `failure()`."""
+        self.outbox.close(failure)
+        self.deadlines.close()
+
+    async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
+        """Have a command executed, once, and return its result."""
+        arguments = self._pack(machine, name, version, args, kwargs)
+        seconds = self.timeout()
+        binding = machine._node
+        assert binding is not None
+        while True:
+            if self.outbox.is_full:
+                await self._wait_for_room(name, seconds)
+            session = self._session
+            call = session.begin(binding.name, name, version, arguments)
+            self._open(session)
+            outcome = await self._outcome(call, seconds)
+            if outcome != self._expired:
+                return self._replica.result(binding.name, outcome)
+            self._renew(call)
+
+    async def outcome(self, unknown: Unknown) -> Any:
+        """Return the result of a call that has ended with Unknown, or raise its exception; see `Node.outcome`."""
+        call = unknown.call
+        if not isinstance(call, Call) or call.session is None:
+            raise ValueError("this call was never sent: it has not happened, and will not")
+        if not call.session.is_unresolved(call):
+            raise Unknown(f"nobody can know any more what became of {call.command}()", None)
+        outcome = await self._outcome(call, self.timeout())
+        if outcome == self._expired:
+            raise Unknown(f"the session of {call.command}() is over: nobody can know what became of it", None)
+        return self._replica.result(call.machine, outcome)
+
+    def timeout(self) -> float:
+        """Return how long a call may take here, in seconds."""
+        seconds = _TIMEOUT.get()
+        return self._settings.timeout_seconds if seconds is None else seconds
+
+    # Below: the parts of a call.
+
+    def _pack(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> bytes:
+        shape = (type(machine), name, version, len(args), tuple(kwargs))
+        if shape not in self._shapes:
+            function = commands_of(type(machine))[name].versions[version]
+            inspect.signature(function).bind(machine, *args, **kwargs)
+            if len(self._shapes) >= _SHAPES:
+                self._shapes.clear()
+            self._shapes.add(shape)
+        arguments = self._codec.pack([args if type(args) is list else list(args), kwargs])
+        if len(arguments) > self._settings.command_bytes:
+            raise ValueError(
+                f"the arguments of {name}() take {len(arguments)} bytes, more than the {self._settings.command_bytes} "
+                "of Settings.command_bytes"
+            )
+        return arguments
+
+    async def _wait_for_room(self, name: str, seconds: float) -> None:
+        text = f"no room for {name}() in time: {self._settings.pending_calls} calls wait for their outcome already"
+        waiting: list[asyncio.Future[None]] = []
+
+        def began(future: asyncio.Future[None]) -> None:
+            waiting.append(future)
+            self.deadlines.add(future, seconds, lambda future: future.set_exception(Unknown(text, sent=False)))
+
+        try:
+            await self.outbox.room(began)
+        finally:
+            for future in waiting:
+                self.deadlines.discard(future)
+
+    async def _outcome(self, call: Call, seconds: float) -> bytes:
+        session = call.session
+        assert session is not None
+        future = self.outbox.put(call)
+        self.deadlines.add(future, seconds, call.late)
+        try:
+            outcome = await future
+        except Unknown as exc:
+            if exc.sent:
+                session.leave(call)
+            else:
+                session.end(call)
+            raise
+        except BaseException:
+            session.end(call)  # cancelled, or the node is closed: nobody asks any more
+            raise
+        finally:
+            self.deadlines.discard(future)
+            self.outbox.release(call)
+        session.end(call)
+        return outcome
+
+    def _new_session(self) -> Session:
+        return Session(os.urandom(16), self._name)
+
+    def _open(self, session: Session) -> None:
+        """Have a session opened ahead of its first call. Opening one again changes nothing."""
+        if session.opened:
+            return
+        session.opened = True
+        call = Call(None, 0, SESSIONS, "open", 1, self._codec.pack([[session.id, session.name], {}]))
+        future = self.outbox.put(call)
+        future.add_done_callback(lambda future: self._opened(call, future))
+
+    def _opened(self, call: Call, future: "asyncio.Future[bytes]") -> None:
+        self.outbox.release(call)
+        if not future.cancelled():
+            future.exception()  # its callers get the same
+
+    def _renew(self, call: Call) -> None:
+        """Take a new session, as the cluster has forgotten that of `call`."""
+        if self._session is call.session:
+            self._session = self._new_session()
+        if call.sends > 1:
+            raise Unknown(f"the session of {call.command}() is over: nobody can know what became of it", None)
+
+
+@contextmanager
+def timeout(seconds: float) -> Iterator[None]:
+    """Give the calls in this block so many seconds each."""
+    if type(seconds) not in (int, float) or not 0 < seconds <= 86_400:
+        raise ValueError(f"a timeout must be more than 0 and at most 86400 seconds, and is {seconds!r}")
+    token = _TIMEOUT.set(seconds)
+    try:
+        yield
+    finally:
+        _TIMEOUT.reset(token)

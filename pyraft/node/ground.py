@@ -1,0 +1,63 @@
+"""What a server of this layer stands on: loop, transport, I/O and core, and the order in which they begin and end.
+
+Duty: `Ground` makes them for a data directory on the running asyncio loop, asyncio's own or uvloop's.
+
+Happy path: `ground = Ground(directory)`, `server = ground.server(fsm, identity)`, at the end `await ground.close()`.
+
+Failure modes: a directory that another server uses is Refused, with the process that has it. Other errors are those of
+`pyraft.aio`. Whatever was made is closed.
+"""
+
+import asyncio
+import os
+
+import io_uv
+from io_uv import pyuv
+from pyraft import RAFT_BUSY, RaftFsm, RaftIo, aio, raft_set_pre_vote
+from pyraft.node.errors import Refused
+from pyraft.node.identity import Directory, Identity, holder
+
+
+class Ground:
+    """Loop, transport and I/O for one data directory, and the server on them."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = os.fspath(directory)
+        self.loop = pyuv.Loop(asyncio.get_running_loop())
+        self.transport = io_uv.RaftUvTransport()
+        self.io = RaftIo()
+        self._server: aio.Server | None = None
+        try:
+            _check(io_uv.raft_uv_tcp_init(self.transport, self.loop), self.transport.errmsg)
+            _check(io_uv.raft_uv_init(self.io, self.loop, self.directory, self.transport), self.io.errmsg)
+        except BaseException:
+            self.loop.close()
+            raise
+
+    def server(self, fsm: RaftFsm, identity: Identity) -> aio.Server:
+        """Return the server, not started yet; it has the directory for itself."""
+        try:
+            self._server = aio.Server(self.io, fsm, identity.id, identity.address)
+        except aio.RaftError as exc:
+            if exc.code != RAFT_BUSY:
+                raise
+            pid = holder(self.directory)
+            who = "another server" if pid is None else "this process" if pid == os.getpid() else f"process {pid}"
+            raise Refused(f"directory '{self.directory}' is in use by {who}") from None
+        raft_set_pre_vote(self._server.raft, True)
+        return self._server
+
+    async def close(self) -> None:
+        """Close the server, then what it stands on."""
+        try:
+            if self._server is not None:
+                await self._server.close()
+        finally:
+            io_uv.raft_uv_close(self.io)
+            io_uv.raft_uv_tcp_close(self.transport)
+            self.loop.close()
+
+
+def _check(rv: int, text: str) -> None:
+    if rv != 0:
+        raise aio.RaftError(rv, text)

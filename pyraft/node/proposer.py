@@ -1,0 +1,104 @@
+"""The leader's side of calls: many of them, from here and from other nodes, become few entries of the log.
+
+Duty: `Proposer` takes groups of calls, puts what has come in one turn of the loop, and while entries are under way,
+into one entry, and tells each group its outcomes.
+
+Happy path: `send(calls, done)`; at the end of the turn `raft_apply`; when the entry is applied, `done(outcomes)`, one
+for each call, in order.
+
+Failure modes: `done(None)` says that the outcomes are not known: this server does not lead, or not any more, or its
+disk failed. What has been sent may still be executed; sessions see to it that sending it again is harmless. `done` is
+never called inside `send`.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from pyraft import Raft, RaftApply, aio, raft_apply
+from pyraft.node.replica import Replica
+
+Wire: TypeAlias = "list[Any]"
+"""A call as it travels: [session, number, acknowledged, machine, command, version, packed arguments]."""
+
+Done: TypeAlias = Callable[["list[bytes] | None"], None]
+
+MAX_CALLS: Final = 2048
+"""Calls in an entry, but for what the last group has beyond that."""
+
+MAX_BYTES: Final = 512 * 1024
+"""The same, by the size of their arguments."""
+
+UNDER_WAY: Final = 2
+"""Entries that are not applied yet, before further calls wait to share the next one."""
+
+Group: TypeAlias = "tuple[list[Wire], Done]"
+
+
+class Proposer:
+    """What a node has its calls executed with while it leads."""
+
+    def __init__(self, server: aio.Server, replica: Replica) -> None:
+        self._raft: Raft = server.raft
+        self._replica = replica
+        self._loop = asyncio.get_running_loop()
+        self._groups: deque[Group] = deque()
+        self._under_way = 0
+        self._due = False
+        self._closed = False
+
+    def send(self, calls: list[Wire], done: Done) -> None:
+        """Have `calls` executed; `done(outcomes or None)` follows."""
+        self._groups.append((calls, done))
+        if not self._due and (self._closed or self._under_way < UNDER_WAY):
+            self._due = True
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Take nothing more; what waits is answered with None."""
+        self._closed = True
+        self._give_up()
+
+    def _give_up(self) -> None:
+        groups, self._groups = self._groups, deque()
+        for _, done in groups:
+            done(None)
+
+    def _flush(self) -> None:
+        self._due = False
+        if self._closed:
+            self._give_up()
+            return
+        while self._groups and self._under_way < UNDER_WAY:
+            self._propose(self._take())
+
+    def _take(self) -> list[Group]:
+        """Take the groups for one entry."""
+        taken: list[Group] = []
+        calls = size = 0
+        while self._groups and calls < MAX_CALLS and size < MAX_BYTES:
+            group = self._groups.popleft()
+            taken.append(group)
+            calls += len(group[0])
+            size += sum([len(call[6]) for call in group[0]])
+        return taken
+
+    def _propose(self, groups: list[Group]) -> None:
+        calls = groups[0][0] if len(groups) == 1 else [call for group in groups for call in group[0]]
+        entry = self._replica.entry(time.time_ns() // 1000, calls)
+        self._under_way += 1
+        rv = raft_apply(self._raft, RaftApply(), [entry], 1, lambda req, status, result: self._applied(groups, result))
+        if rv != 0:
+            self._applied(groups, None)
+
+    def _applied(self, groups: list[Group], outcomes: list[bytes] | None) -> None:
+        self._under_way -= 1
+        at = 0
+        for calls, done in groups:
+            done(None if outcomes is None else outcomes[at : at + len(calls)])
+            at += len(calls)
+        if self._groups and not self._due:
+            self._due = True
+            self._loop.call_soon(self._flush)

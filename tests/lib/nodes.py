@@ -1,0 +1,107 @@
+"""What tests of nodes share: a machine, loops of both kinds, and directories of members.
+
+Duty: `Shop` is a machine with commands and queries of each kind; `run` gives a scenario a loop, asyncio's or uvloop's,
+and a deadline.
+
+Failure modes: a scenario that hangs fails after 60 seconds.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from io_uv import pyuv
+from pyraft.node import Machine, Settings, command, query
+
+LOOPS = ("asyncio", "uvloop")
+
+QUICK = Settings(heartbeat_msecs=20, election_timeout_msecs=200)
+"""Settings of tests that wait for elections."""
+
+
+class Shop(Machine):
+    """A stock, by item, and what was noted."""
+
+    def __init__(self) -> None:
+        self.stock: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    @command
+    def put(self, item: str, n: int = 1) -> int:
+        """Add to the stock."""
+        self.stock[item] = self.stock.get(item, 0) + n
+        return self.stock[item]
+
+    @command
+    def take(self, item: str, n: int = 1) -> int:
+        """Take from the stock, or raise LookupError."""
+        if self.stock.get(item, 0) < n:
+            raise LookupError(item)
+        self.stock[item] -= n
+        return self.stock[item]
+
+    @command
+    def note(self, text: str) -> int:
+        """Keep a text."""
+        self.notes.append(text)
+        return len(self.notes)
+
+    @command
+    def burst(self) -> bytes:
+        """Return more than can travel, having noted it."""
+        self.notes.append("burst")
+        return bytes(5 << 20)
+
+    @query
+    def left(self, item: str) -> int:
+        """Look at the stock of one item."""
+        return self.stock.get(item, 0)
+
+    @query
+    def all(self) -> dict[str, int]:
+        """Return the stock."""
+        return self.stock
+
+    @query
+    def spoil(self) -> None:
+        """Try to change something, as a query must not."""
+        self.stock["spoiled"] = 1
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]], kind: str = "asyncio") -> None:
+    """Run a scenario on a loop of its own."""
+
+    async def main() -> None:
+        await asyncio.wait_for(scenario(), 60)
+
+    loop = new_loop(kind)
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """Return a loop of asyncio or of uvloop."""
+    if kind == "asyncio":
+        return asyncio.new_event_loop()
+    owner = pyuv.Loop()
+    cls = type(owner._uv)
+    owner.close()
+    return cls()
+
+
+async def until(test: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until `test()` is true."""
+
+    async def poll() -> None:
+        while not test():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(poll(), seconds)
+
+
+async def all_of(*awaitables: Awaitable[Any]) -> list[Any]:
+    """Await all of them at once."""
+    return list(await asyncio.gather(*awaitables))
