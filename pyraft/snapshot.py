@@ -192,8 +192,8 @@ def put_cb(req: PutRequest, status: int) -> None:
 
 
 def _go_on(r: Raft) -> None:
-    """If our own snapshot is done with, handle the leader's that came meanwhile."""
-    if r.snapshot.pending is None and r.snapshot.afterwards is not None:
+    """If the snapshot under way is done with, handle the leader's that came meanwhile."""
+    if r.snapshot.pending is None and r.snapshot.put is None and r.snapshot.afterwards is not None:
         handle, r.snapshot.afterwards = r.snapshot.afterwards, None
         handle()
 
@@ -225,6 +225,16 @@ def _finish_taking(r: Raft, snapshot: RaftSnapshot) -> None:
 def is_installing(r: Raft) -> bool:
     """Return whether a snapshot that replaces the log is on its way to our disk."""
     return r.snapshot.install is not None or r.snapshot.replacing != 0
+
+
+def nobody_answers(r: Raft) -> bool:
+    """Return whether a leader's snapshot that is put off now gets no answer by what is under way.
+
+    That is so while our own is taken, and while that of an earlier term's leader is installed, which does not answer
+    to a leader of ours. The one under way in our term answers for one that its leader has sent again.
+    """
+    install = r.snapshot.install
+    return r.snapshot.pending is not None or (install is not None and install.term != r.current_term)
 
 
 def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
@@ -297,6 +307,7 @@ def install_cb(req: RaftInstall, status: int) -> None:
     if req.term == r.current_term and not r.failed:
         reply.send_to_leader(r, rejected, r.last_stored)
     convert.settle(r)
+    _go_on(r)
 
 
 def _put_back(r: Raft, req: RaftInstall) -> None:
