@@ -185,7 +185,10 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
         # it that removes us takes nothing away: with the log up to there we should vote, and for more candidates. Of a
         # server that is no member by its log nobody can say that: there may be none any more, so it never yields.
         count_refusal(r)
-        if not is_member(r) or not out_of_patience(r):
+        if not is_member(r):
+            notice.withholds(r, args.candidate_id)
+            return 0, False
+        if not out_of_patience(r):
             return 0, False
     # C: election.c:electionVote grants a second vote in the term to the target of our own transfer, so that two
     # leaders can share a term (B11). One vote per term (3.4).

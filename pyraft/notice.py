@@ -11,14 +11,29 @@ Failure modes: none; what logging raises is logging's own matter.
 """
 
 import logging
+from typing import Final
 
-from pyraft import configuration
+from pyraft import calls, configuration
 from pyraft.errors import RAFT_NOTLEADER, errmsg_cut, raft_strerror
 from pyraft.state import Raft, RaftProgress
 from pyraft.tracing import TRACE_INFO, TRACE_WARN, trace
-from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, ROLE_NAMES, RaftConfiguration, RaftServer, RaftTransfer
+from pyraft.types import (
+    RAFT_LEADER,
+    RAFT_SPARE,
+    RAFT_UNAVAILABLE,
+    RAFT_VOTER,
+    ROLE_NAMES,
+    RaftConfiguration,
+    RaftServer,
+    RaftTransfer,
+)
 
 _logger = logging.getLogger("pyraft")
+
+_LOST_ROUNDS: Final = 16
+"""How many elections in a row come to nothing before an operator should look at it."""
+_PATIENCE: Final = 10
+"""After how many election timeouts without a leader a server that does not stand says that it waits for one."""
 
 
 def info(r: Raft, text: str) -> None:
@@ -61,12 +76,23 @@ def _why_not_leader(r: Raft) -> str:
     leader = "no leader is known"
     follower = r.follower_state
     if follower is not None and follower.current_leader.id != 0:
-        leader = f"{_name(follower.current_leader.id, follower.current_leader.address)} leads"
+        leader = _known_leader(r, _name(follower.current_leader.id, follower.current_leader.address))
     elif r.candidate_state is not None:
         leader = "an election is under way"
     if configuration.get(r.configuration, r.id) is None:
         return f"it is no member, and {leader}"
     return leader
+
+
+def _known_leader(r: Raft, name: str) -> str:
+    """Say how sure it is that the leader that a follower has in mind, as in C (B12), still leads."""
+    if r.said.leader_term != r.current_term:
+        return f"{name} led term {r.said.leader_term}, and who leads term {r.current_term} is not known"
+    silent = calls.now(r) - r.election_timer_start
+    if silent >= 2 * r.election_timeout:
+        # A voter has stood by then, and forgotten it.
+        return f"{name} led, but has been silent for {silent} ms"
+    return f"{name} leads"
 
 
 def fsm_version(r: Raft) -> None:
@@ -110,7 +136,7 @@ def follows(r: Raft, id: int, address: str) -> None:
     said = r.said
     said.rounds = 0
     said.leader_id, said.leader_term = id, r.current_term
-    said.removed = False
+    said.removed = said.waits = False
     info(r, f"{_name(id, address)} leads since term {r.current_term}")
 
 
@@ -142,12 +168,49 @@ def election(r: Raft) -> None:
 
 
 def election_lost(r: Raft) -> None:
-    """A candidate has not been elected within its timeout."""
+    """A candidate has not been elected within its timeout; of a long row this is no news that passes by itself."""
     candidate = r.candidate_state
     if candidate is None or r.said.rounds & (r.said.rounds - 1) != 0:
         return
     votes, voters = candidate.votes.count(True), len(candidate.votes)
-    info(r, f"not elected in term {r.current_term}: {votes} of {voters} votes, its own included")
+    text = f"not elected in term {r.current_term}: {votes} of {voters} votes, its own included"
+    if r.said.rounds != _LOST_ROUNDS:
+        info(r, text)
+        return
+    asked = [server for server in r.configuration.servers if server.role == RAFT_VOTER]
+    lacking = [_name(s.id, s.address) for s, vote in zip(asked, candidate.votes, strict=False) if not vote]
+    warn(r, f"{text}, {r.said.rounds} rounds without a leader; missing: {', '.join(lacking)}")
+
+
+def waits(r: Raft, msecs: int) -> None:
+    """A server that is no voter has heard of no leader for so long; told once in a row, as only a leader can end it."""
+    if r.said.waits or r.said.removed or msecs < _PATIENCE * r.election_timeout:
+        return
+    r.said.waits = True
+    server = configuration.get(r.configuration, r.id)
+    if not r.configuration.servers:
+        # A spare as well as a server that is to be added, or was forgotten.
+        info(r, f"waits, for {msecs} ms now: it was not bootstrapped, and no leader has reached it")
+    elif server is not None and server.role != RAFT_SPARE:
+        # To a spare no leader has anything to say, and who is no member was told at the start, or when it was removed.
+        text = "either none can be elected, or it was removed meanwhile, which nobody tells a server that has no vote"
+        warn(r, f"has heard of no leader for {msecs} ms: {text}")
+
+
+def withholds(r: Raft, id: int) -> None:
+    """A server that is no member by its log was asked for its vote, which it never gives; told once."""
+    if r.said.withholds or (r.configuration.servers and r.votes_withheld <= r.vote_patience):
+        return
+    r.said.withholds = True
+    why = "it is no member by its log"
+    if not r.configuration.servers:
+        why = "it has no log: it was not bootstrapped, or its disk was replaced or emptied"
+    warn(
+        r,
+        f"withholds its vote from server {id}: {why}. It votes when a leader has given it the log. If none can be "
+        "elected without this vote, bring the other members back; only if that is impossible, raft_recover on the "
+        "member with the longest log makes a cluster of what is left, and what only lost disks held is lost for good",
+    )
 
 
 # Members.

@@ -237,11 +237,12 @@ class SnapshotState:
     """`raft.snapshot`: settings, and the snapshot that is being taken (`pending`) or stored (`put`), if any.
 
     `install` (ours) is `put` while that stores a leader's snapshot. `afterwards` (ours) handles a leader's snapshot
-    that came while our own is being taken, or that of an earlier leader stored, if any. `refused_index` (ours) is the last index of a snapshot that the disk
-    holds but the FSM failed to restore, else 0. `refusals` (ours) counts the messages rejected in a row because our
-    snapshot has replaced the entry before theirs. `problem` (ours) is the failure that was logged last, empty after a
-    success. `replacing` (ours): the first entry, in our own snapshot that is being stored, that the disk has failed to
-    store meanwhile, else 0; the snapshot is to take the place of the disk's log then.
+    that came while our own is being taken, or that of an earlier leader stored, if any. `refused_index` (ours) is the
+    last index of a snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the
+    messages rejected in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is the
+    failure that was logged last, empty after a success. `replacing` (ours): the first entry, in our own snapshot that
+    is being stored, that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the
+    disk's log then.
     """
 
     __slots__ = (
@@ -290,10 +291,11 @@ class Said:
     """What the log has been told (ours, see notice).
 
     Leader and term told last; `rounds` of elections without a leader; whether this server was a `member`, whether it
-    has found out that it was `removed`, and `short`, that a caller gives more buffers than it says.
+    has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and
+    `short`, that a caller gives more buffers than it says.
     """
 
-    __slots__ = ("leader_id", "leader_term", "member", "removed", "rounds", "short")
+    __slots__ = ("leader_id", "leader_term", "member", "removed", "rounds", "short", "waits", "withholds")
 
     def __init__(self) -> None:
         self.leader_id = 0
@@ -302,6 +304,8 @@ class Said:
         self.member = False
         self.removed = False
         self.short = False
+        self.waits = False
+        self.withholds = False
 
 
 class RaftCallbacks:

@@ -54,7 +54,7 @@ def update_leader(r: Raft, id: int, address: str) -> None:
     assert follower is not None
     follower.current_leader.id = id
     follower.current_leader.address = address
-    if r.said.leader_id != id or r.said.leader_term != r.current_term or r.said.removed:
+    if r.said.leader_id != id or r.said.leader_term != r.current_term or r.said.removed or r.said.waits:
         notice.follows(r, id, address)
     r.votes_withheld = 0
     r.election_timer_start = calls.now(r)

@@ -50,7 +50,10 @@ def _follower(r: Raft) -> int:
     if r.recovering:
         recovering.waiting(r)
         return 0
-    if not election.timer_expired(r) or not election.may_stand(r):
+    if not election.timer_expired(r):
+        return 0
+    if not election.may_stand(r):
+        notice.waits(r, calls.now(r) - r.election_timer_start)
         return 0
     assert r.follower_state is not None
     if snapshot.is_installing(r) or r.follower_state.append_in_flight_count > 0:

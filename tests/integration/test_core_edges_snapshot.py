@@ -40,6 +40,37 @@ def test_snapshot_during_an_installation_is_not_answered() -> None:
     assert s.state == RAFT_FOLLOWER
 
 
+def acknowledged(s: Solo) -> int:
+    """Return up to where the one answer to server 3 acknowledges."""
+    result = s.reply().append_entries_result
+    assert result.rejected == 0
+    return result.last_log_index
+
+
+@pytest.mark.parametrize("status", [0, RAFT_IOERR])
+def test_snapshot_of_a_new_leader_waits_for_that_of_the_leader_before(status: int) -> None:
+    """What is being installed answers to nobody in the new term; the new leader would wait for its timeout (B53)."""
+    s = Solo(terms=[2, 2], term=2)
+    s.recv(msg.install_snapshot(2, 2, 9, 2, s.conf, 1, fsms.content(7, 0)))
+    s.recv(msg.append_entries(3, 3, 20, 3))
+    s.recv(msg.install_snapshot(3, 3, 12, 2, s.conf, 1, fsms.content(8, 0)))
+    s.sent()
+    s.io.finish_put(status)
+    s.io.finish_put()
+    assert (raft_last_index(s.r), s.fsm.x, s.io.puts) == (12, 8, [])
+    assert acknowledged(s) == 12
+
+
+def test_snapshot_that_two_leaders_have_sent_is_acknowledged_to_the_second() -> None:
+    """It is the one that the leader before has sent."""
+    s = Solo(terms=[2, 2], term=2)
+    s.recv(msg.install_snapshot(2, 2, 9, 2, s.conf, 1, fsms.content(7, 0)))
+    s.recv(msg.install_snapshot(3, 3, 9, 2, s.conf, 1, fsms.content(7, 0)))
+    s.io.finish_put()
+    assert acknowledged(s) == 9
+    assert s.io.puts == []
+
+
 def test_snapshot_that_is_not_newer_is_acknowledged() -> None:
     """A snapshot at or below the own one is acknowledged without more ado."""
     s = Solo()

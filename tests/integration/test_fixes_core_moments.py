@@ -509,30 +509,6 @@ def test_b53_one_that_comes_while_another_is_installed_is_dropped() -> None:
     assert (raft_last_index(s.r), s.io.puts) == (9, [])
 
 
-@pytest.mark.parametrize("status", [0, RAFT_IOERR])
-def test_b53_one_of_a_new_leader_waits_for_that_of_the_leader_before(status: int) -> None:
-    """What is being installed answers to nobody in the new term; the new leader would wait for its timeout."""
-    s = Solo(terms=[2, 2], term=2)
-    s.recv(snapshot(s, 9))
-    s.recv(msg.append_entries(3, 3, 20, 3))
-    s.recv(snapshot(s, 12, src=3, term=3, x=8))
-    s.sent()
-    s.io.finish_put(status)
-    s.io.finish_put()
-    assert (raft_last_index(s.r), s.fsm.x, s.io.puts) == (12, 8, [])
-    assert results(s.sent()) == [(0, 12)]
-
-
-def test_b53_one_of_a_new_leader_that_has_become_superfluous_is_acknowledged() -> None:
-    """It is the one that the leader before has sent."""
-    s = Solo(terms=[2, 2], term=2)
-    s.recv(snapshot(s, 9))
-    s.recv(snapshot(s, 9, src=3, term=3))
-    s.io.finish_put()
-    assert results(s.sent()) == [(0, 9)]
-    assert s.io.puts == []
-
-
 def test_b53_a_disk_that_is_busy_is_no_own_snapshot() -> None:
     """RAFT_BUSY from io.snapshot_put for the leader's snapshot keeps nothing back."""
     s = Solo(terms=[2], term=2)

@@ -1,0 +1,142 @@
+"""States that only others, or an operator, can end: each is said once, at WARNING, and again after it had ended."""
+
+import logging
+
+import pytest
+
+from pyraft import (
+    RAFT_FOLLOWER,
+    RAFT_NOTLEADER,
+    RAFT_SPARE,
+    RAFT_STANDBY,
+    RAFT_VOTER,
+    Raft,
+    RaftApply,
+    raft_apply,
+    raft_errmsg,
+    raft_init,
+    raft_set_pre_vote,
+    raft_start,
+)
+from tests.lib import fsm as fsms
+from tests.lib import messages as msg
+from tests.lib.solo import ScriptIo, Solo, change, configuration
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged at WARNING since the last time."""
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    caplog.clear()
+    return lines
+
+
+def refusal(r: Raft) -> str:
+    """Return why a server takes no command."""
+    assert raft_apply(r, RaftApply(), [fsms.add_x(1)], 1, None) == RAFT_NOTLEADER
+    return raft_errmsg(r).partition(": ")[2]
+
+
+def started(id: int, *roles: int) -> ScriptIo:
+    """Return the I/O of a started server whose log has a configuration with these roles, or none."""
+    io = ScriptIo()
+    if roles:
+        io.term = 1
+        io.stored = [change(1, configuration(*roles))]
+    assert raft_init(r := Raft(), io, fsms.PairFsm(), id, str(id)) == 0
+    assert raft_start(r) == 0
+    return io
+
+
+def tick(io: ScriptIo, n: int) -> None:
+    """Let n heartbeat intervals pass."""
+    for _ in range(n):
+        io.now += 100
+        io.on_tick(io)
+
+
+def test_server_without_a_log_says_that_it_withholds_its_vote(caplog: pytest.LogCaptureFixture) -> None:
+    """At once, as there may never be a leader without it: with two voters, or with most disks replaced."""
+    io = started(2)
+    for term in range(1, 100):
+        io.on_recv(io, msg.request_vote(1, term, 5, 1))
+        assert not io.messages[-1].request_vote_result.vote_granted
+    [line] = warnings(caplog)
+    assert line.startswith("server 2: withholds its vote from server 1: it has no log")
+    assert "raft_recover" in line
+
+
+def test_server_that_is_no_member_by_its_log_says_so_when_it_is_asked_again_and_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once or twice a server may ask that has not heard of the removal yet."""
+    io = started(3, RAFT_VOTER, RAFT_VOTER)
+    assert warnings(caplog) == ["server 3 is not in the configuration on its disk, which has 1, 2"]
+    for term in range(2, 12):
+        io.on_recv(io, msg.request_vote(1, term, 5, 1))
+    assert warnings(caplog) == []
+    for term in range(12, 80):
+        io.on_recv(io, msg.request_vote(1, term, 5, 1))
+    [line] = warnings(caplog)
+    assert "withholds its vote from server 1: it is no member by its log" in line
+
+
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_candidate_that_nobody_elects_names_who_is_missing(caplog: pytest.LogCaptureFixture, pre_vote: bool) -> None:
+    """After 16 rounds in a row without a leader."""
+    s = Solo(RAFT_VOTER, RAFT_VOTER, RAFT_STANDBY, RAFT_VOTER)
+    raft_set_pre_vote(s.r, pre_vote)
+    for _ in range(15):
+        s.tick(2000)
+    assert warnings(caplog) == []
+    for _ in range(100):
+        s.tick(2000)
+        s.recv(msg.request_vote_result(4, s.r.current_term + pre_vote, granted=False, pre_vote=pre_vote))
+    [line] = warnings(caplog)
+    assert line.endswith("16 rounds without a leader; missing: server 2 at 2, server 4 at 4")
+
+
+def test_stand_by_says_that_it_waits_for_a_leader(caplog: pytest.LogCaptureFixture) -> None:
+    """It does not stand, and if it was removed while it was away nobody tells it."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER)
+    s.recv(msg.append_entries(2, 1, 1, 1))
+    tick(s.io, 99)
+    assert warnings(caplog) == []
+    tick(s.io, 100)
+    [line] = warnings(caplog)
+    assert line.startswith("server 1: has heard of no leader for 10000 ms")
+    s.recv(msg.append_entries(2, 1, 1, 1))
+    tick(s.io, 100)
+    assert len(warnings(caplog)) == 1
+    assert s.state == RAFT_FOLLOWER
+
+
+def test_others_that_wait(caplog: pytest.LogCaptureFixture) -> None:
+    """A spare hears of no leader anyway, nor does who is to be added; and who is no member is told when it starts."""
+    tick(started(3, RAFT_VOTER, RAFT_VOTER), 200)
+    assert len(warnings(caplog)) == 1
+    tick(started(1, RAFT_SPARE, RAFT_VOTER), 200)
+    assert warnings(caplog) == []
+    caplog.set_level(logging.INFO, "pyraft")
+    tick(started(2), 200)
+    assert sum("it was not bootstrapped" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_not_leader_does_not_name_a_leader_of_an_earlier_term() -> None:
+    """A follower that adopts a higher term keeps its leader in mind, as in C (B12)."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1))
+    s.recv(msg.request_vote(3, 2, 5, 1, disrupt=True))
+    assert refusal(s.r) == "server 2 at 2 led term 1, and who leads term 2 is not known"
+    s.recv(msg.append_entries(3, 2, 1, 1))
+    assert refusal(s.r) == "server 3 at 3 leads"
+
+
+def test_not_leader_says_how_long_the_leader_has_been_silent() -> None:
+    """A server that never stands never forgets it."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER)
+    s.recv(msg.append_entries(2, 1, 1, 1, 1, [change(1, configuration(RAFT_STANDBY, RAFT_VOTER))]))
+    s.io.finish_appends()
+    s.tick(1900)
+    assert refusal(s.r) == "server 2 at 2 leads"
+    s.tick(100)
+    assert refusal(s.r) == "server 2 at 2 led, but has been silent for 2000 ms"
