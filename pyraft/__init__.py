@@ -2,7 +2,7 @@
 
 A server is a `Raft` object driven through a `RaftIo` table, for which `io_uv` has an implementation on disk and
 network and `pyraft.fixture` a simulated one; the application is a `RaftFsm` table. Functions, constants and argument
-order are those of raft.h; README.md next to this file lists what differs and why.
+order are those of raft.h; DEVIATIONS.md next to this file lists what differs and why.
 """
 
 from pyraft import _install

@@ -360,6 +360,29 @@ def test_text_names_no_place_outside_the_repository() -> None:
         assert hosts <= URL_HOSTS, f"{relative(path)} links to {sorted(hosts - URL_HOSTS)}"
 
 
+def anchors(path: Path) -> set[str]:
+    """Return the names of a Markdown file's headings as links have them."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of a Markdown file leads to a file that is there, and to a heading that it has."""
+    found = 0
+    for path in text_files():
+        if path.suffix != ".md":
+            continue
+        for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+            if link.startswith("https://"):
+                continue
+            name, _, heading = link.partition("#")
+            target = path.parent / name if name else path
+            assert target.exists(), f"{relative(path)} links to {name}, which is not there"
+            assert not heading or heading in anchors(target), f"{relative(path)} links to {link}: no such heading"
+            found += 1
+    assert found > 20
+
+
 def test_top_level_is_what_it_should_be() -> None:
     """Prose lives beside the code it explains and benchmarks among the tests: no further folder, no further file."""
     expected = {".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "examples", "io_uv", "pyproject.toml"}

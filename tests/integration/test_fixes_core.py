@@ -1,4 +1,4 @@
-"""The defects of the C core that pyraft repairs, one by one; the labels are those of pyraft/README.md.
+"""The defects of the C core that pyraft repairs, one by one; the labels are those of pyraft/DEVIATIONS.md.
 
 Each test fails when its repair is taken out.
 """

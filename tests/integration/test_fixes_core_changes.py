@@ -1,7 +1,7 @@
 """The defects B46, B47 and B51 of the C core: what a leader may decide about the cluster, and when.
 
 B46 is a hole in the algorithm: a change before an entry of the leader's own term is committed. Each test fails when its
-repair is taken out; the labels are those of pyraft/README.md.
+repair is taken out; the labels are those of pyraft/DEVIATIONS.md.
 """
 
 from collections.abc import Callable

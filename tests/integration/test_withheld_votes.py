@@ -1,4 +1,4 @@
-"""Votes that C servers withhold for ever, and who ends that: see `vote_patience` and pyraft/README.md."""
+"""Votes that C servers withhold for ever, and who ends that: see `vote_patience` and pyraft/DEVIATIONS.md."""
 
 from collections.abc import Callable
 

@@ -73,7 +73,10 @@ def check_wheel(wheel: Path, compiled: bool) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     ours = ("pyraft/", "io_uv/", "pyraft_uv-", "pyraft_uv.libs/")
     assert [name for name in names if not name.startswith(ours) and "__mypyc." not in name] == []
-    for name in ("pyraft/py.typed", "io_uv/py.typed", "pyraft/README.md", "io_uv/README.md", "io_uv/pyuv/README.md"):
+    documents = [
+        path.relative_to(ROOT).as_posix() for top in ("pyraft", "io_uv") for path in (ROOT / top).rglob("*.md")
+    ]
+    for name in ("pyraft/py.typed", "io_uv/py.typed", *documents):
         assert name in names, name
     assert any(name.endswith(".so") for name in names) == compiled
 

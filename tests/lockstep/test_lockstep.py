@@ -1,8 +1,8 @@
 """The core behaves like the C library's, event by event: 302 random scenarios, every line of every trace equal.
 
-178 traces were printed by libraft 0.18.1's own deterministic cluster, with the defects repaired that pyraft/README.md
-lists as B4, B7, B8, B9, B11, B34 and B35. Where B36 and B46 to B53 make a difference, and for 60 scenarios of
-membership churn, they come from a core written independently, which is equal to the C core in all others.
+178 traces were printed by libraft 0.18.1's own deterministic cluster, with the defects repaired that are in
+pyraft/DEVIATIONS.md as B4, B7, B8, B9, B11, B34 and B35. Where B36 and B46 to B53 make a difference, and for 60
+scenarios of membership churn, they come from a core written independently, which is equal to the C core in all others.
 One scenario alone: `pytest tests/lockstep -k seed17` (or `hard2004`, `churn48`).
 """
 
