@@ -16,16 +16,28 @@ from io_uv import _install as _install  # first: it says so if pyraft is not our
 from io_uv import pyuv
 from io_uv.guests import raft_uv_serve, raft_uv_upgrade
 from io_uv.state import Limits
-from io_uv.tcp import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address
-from io_uv.tls import raft_uv_tls_init, raft_uv_tls_reload
+from io_uv.tcp import (
+    raft_uv_set_dialer,
+    raft_uv_set_handshake,
+    raft_uv_tcp_close,
+    raft_uv_tcp_init,
+    raft_uv_tcp_set_bind_address,
+)
+from io_uv.tcp_connect import raft_uv_dial
+from io_uv.tls import raft_uv_tls_init, raft_uv_tls_reload, raft_uv_tls_set_policy
 from io_uv.transport import (
     RaftUvConnect,
+    RaftUvDial,
     RaftUvDuplex,
     RaftUvGuest,
+    RaftUvHandshake,
+    RaftUvHandshakeReader,
     RaftUvStream,
     RaftUvTransport,
     raft_uv_accept_cb,
     raft_uv_connect_cb,
+    raft_uv_dial_cb,
+    raft_uv_dialer,
     raft_uv_serve_cb,
     raft_uv_transport_close_cb,
 )
@@ -44,14 +56,20 @@ from io_uv.uv import (
 __all__ = [
     "Limits",
     "RaftUvConnect",
+    "RaftUvDial",
     "RaftUvDuplex",
     "RaftUvGuest",
+    "RaftUvHandshake",
+    "RaftUvHandshakeReader",
     "RaftUvStream",
     "RaftUvTransport",
     "pyuv",
     "raft_uv_accept_cb",
     "raft_uv_close",
     "raft_uv_connect_cb",
+    "raft_uv_dial",
+    "raft_uv_dial_cb",
+    "raft_uv_dialer",
     "raft_uv_init",
     "raft_uv_limits",
     "raft_uv_serve",
@@ -59,6 +77,8 @@ __all__ = [
     "raft_uv_set_auto_recovery",
     "raft_uv_set_block_size",
     "raft_uv_set_connect_retry_delay",
+    "raft_uv_set_dialer",
+    "raft_uv_set_handshake",
     "raft_uv_set_segment_size",
     "raft_uv_set_snapshot_compression",
     "raft_uv_set_tracer",
@@ -67,6 +87,7 @@ __all__ = [
     "raft_uv_tcp_set_bind_address",
     "raft_uv_tls_init",
     "raft_uv_tls_reload",
+    "raft_uv_tls_set_policy",
     "raft_uv_transport_close_cb",
     "raft_uv_upgrade",
 ]

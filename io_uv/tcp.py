@@ -12,12 +12,20 @@ Failure modes: close calls back once all listeners, all connections that nobody 
 connections that were handed to raft are its own.
 """
 
-from io_uv import guests, ip, tcp_connect, tcp_listen
+from collections.abc import Callable
+
+from io_uv import guests, ip, tcp_connect, tcp_dial, tcp_listen
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
 from io_uv.state import Limits
 from io_uv.tcp_common import UvTcp, maybe_fire_close
-from io_uv.transport import TRANSPORT_VERSION, RaftUvTransport, raft_uv_transport_close_cb
+from io_uv.transport import (
+    TRANSPORT_VERSION,
+    RaftUvHandshake,
+    RaftUvTransport,
+    raft_uv_dialer,
+    raft_uv_transport_close_cb,
+)
 from pyraft.errors import RAFT_INVALID, errmsg_cut
 from pyraft.tracing import RaftTracer
 
@@ -31,7 +39,8 @@ def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
         transport.errmsg = f"Invalid version: {transport.version}"
         return RAFT_INVALID
     transport.errmsg = ""
-    transport.impl = UvTcp(transport, loop)
+    t = transport.impl = UvTcp(transport, loop)
+    t.dialer = tcp_dial.dial
     transport.init = _init
     transport.listen = tcp_listen.listen
     transport.connect = tcp_connect.connect
@@ -59,6 +68,53 @@ def raft_uv_tcp_set_bind_address(transport: RaftUvTransport, address: str) -> in
         return RAFT_INVALID
     t.bind_address = address
     return 0
+
+
+def raft_uv_set_dialer(
+    transport: RaftUvTransport,
+    dialer: raft_uv_dialer,
+    check_address: Callable[[RaftUvTransport, str], int] | None = None,
+) -> int:
+    """Have `dialer(transport, req)` open the streams to addresses, raft's and those of raft_uv_dial. Ours.
+
+    For proxies, HTTP upgrades, Unix sockets, maps of addresses, a TLS of one's own. `req` is a RaftUvDial: the dialer
+    sets `req.cancel`, returns 0 and calls `req.cb(req, stream, status)` once, never inside itself or cancel: with a
+    stream and 0; or, when nothing of the attempt is left, with None, a code and a text in `req.errmsg`: RAFT_CANCELED
+    after a cancel, RAFT_UNAUTHORIZED if trying again will not help, else RAFT_NOCONNECTION. After any other code that
+    it returns there is no callback. It is cancelled after `limits.connect_msecs`. On a transport of raft_uv_tls_init
+    TLS is spoken on what it opens, which must be a pyuv TCP or Pipe handle.
+
+    Addresses may be any text then; `check_address(transport, address)` says which ones can be members': 0, or
+    RAFT_INVALID and a text in transport.errmsg. Where the server listens, `raft_uv_tcp_set_bind_address` says.
+
+    Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    """
+    t = transport.impl
+    if not isinstance(t, UvTcp):
+        return _not_stock(transport)
+    t.dialer = dialer
+    t.dialer_limited = True
+    transport.check_address = check_address
+    return 0
+
+
+def raft_uv_set_handshake(transport: RaftUvTransport, handshake: RaftUvHandshake) -> int:
+    """Have connections between servers begin as `handshake` says, in both directions. Ours.
+
+    What it encodes is written on the streams that this server opens; its readers read what peers begin with, unless
+    the first word is served (raft_uv_serve), within the limits for handshakes. Call it before raft_start. RAFT_INVALID
+    if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    """
+    t = transport.impl
+    if not isinstance(t, UvTcp):
+        return _not_stock(transport)
+    t.handshake = handshake
+    return 0
+
+
+def _not_stock(transport: RaftUvTransport) -> int:
+    transport.errmsg = "not a stock transport"
+    return RAFT_INVALID
 
 
 def adopt(transport: RaftUvTransport, tracer: RaftTracer, limits: Limits) -> None:

@@ -27,6 +27,7 @@ from io_uv.transport import (
     RaftUvHandshake,
     RaftUvTransport,
     raft_uv_accept_cb,
+    raft_uv_dialer,
     raft_uv_serve_cb,
     raft_uv_transport_close_cb,
 )
@@ -92,8 +93,10 @@ class UvTcp:
         # Other protocols on the port: guests.
         self.services: dict[int | Callable[[int], bool], raft_uv_serve_cb] = {}
         self.guests: dict[RaftUvGuest, None] = {}
-        # Connecting: tcp_connect.
+        # Connecting: tcp_connect. A dialer that is not the stock one has a time limit from outside.
         self.connecting: dict[Connect, None] = {}
+        self.dialer: raft_uv_dialer = UNSET
+        self.dialer_limited = False
         # How connections between servers begin, both ways: tcp_connect, tcp_listen.
         self.handshake: RaftUvHandshake = StockHandshake()
         # Whatever the close callback waits for besides listeners.

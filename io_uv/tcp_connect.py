@@ -1,28 +1,35 @@
 """Connecting to another server.
 
-The happy path of a connect request is: resolve the host, in a thread if it is a name; connect to the first address;
-with TLS agree on keys and see that the certificate names the server; write the handshake; once it is written and, with
-TLS, the peer has answered that we are let in, call back with the stream. Older versions do not answer, and are taken to
-have let us in when they have not hung up within a second.
+The happy path of a connect request is: the dialer opens a stream to the address (`tcp_dial`, or whoever was given to
+raft_uv_set_dialer); with TLS agree on keys and see that the certificate names the server; write the handshake; once it
+is written and, with TLS, the peer has answered that we are let in, call back with the stream. Older versions do not
+answer, and are taken to have let us in when they have not hung up within a second. raft_uv_dial stops behind TLS.
 
 Possible failure modes are:
 
-- The address cannot be taken apart or has no host: connect returns RAFT_NOCONNECTION, no callback.
-- The host cannot be resolved: RAFT_NOCONNECTION.
-- An address does not answer in time or refuses: the next one is tried; after the last one RAFT_NOCONNECTION.
-- TLS or the write of the handshake fails: RAFT_NOCONNECTION, without trying other addresses. RAFT_UNAUTHORIZED if
-  trying again will not help: one end's certificate does not please the other.
+- The dialer refuses: connect returns its code, no callback.
+- It finds no way, or an own one takes too long: RAFT_NOCONNECTION.
+- TLS or the write of the handshake fails: RAFT_NOCONNECTION. RAFT_UNAUTHORIZED if trying again will not help: one end's
+  certificate does not please the other.
 - The transport is closed: RAFT_CANCELED, unless the request was failing already.
 
-Callbacks come after the handle is closed, thus never inside connect.
+Callbacks come after everything of the request is closed, thus never inside connect.
 """
 
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from io_uv import ip, pyuv, tcp_common
-from io_uv.fs import Failure
-from io_uv.transport import RaftUvConnect, RaftUvTransport, raft_uv_connect_cb
-from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED, errmsg_cut
+from io_uv import pyuv, tcp_common
+from io_uv.transport import (
+    RaftUvConnect,
+    RaftUvDial,
+    RaftUvDuplex,
+    RaftUvTransport,
+    raft_uv_connect_cb,
+    raft_uv_dial_cb,
+)
+from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED, errmsg_cut
+from pyraft.types import raft_id
 
 if TYPE_CHECKING:
     from io_uv.tls import TlsStream
@@ -31,21 +38,28 @@ _WELCOME_SECONDS: Final = 1.0
 
 
 class Connect:
-    """`struct uvTcpConnect`: a connect request."""
+    """`struct uvTcpConnect`: a request of raft, which introduces the own server, or of raft_uv_dial."""
 
-    __slots__ = ("address", "addresses", "answer", "handle", "id", "req", "resolving", "status", "stream", "t", "timer")
+    __slots__ = ("address", "answer", "dial", "done", "id", "introduces", "reason", "status", "stream", "t", "timer")
 
-    def __init__(self, t: tcp_common.UvTcp, req: RaftUvConnect, id: int, address: str) -> None:
+    def __init__(
+        self,
+        t: tcp_common.UvTcp,
+        id: raft_id,
+        address: str,
+        introduces: bool,
+        done: Callable[[RaftUvDuplex | None, int], object],
+    ) -> None:
         self.t = t
-        self.req = req
         self.id = id
         self.address = address
-        self.addresses: list[ip.SockAddr] = []  # still to be tried
-        self.handle: pyuv.TCP | None = None  # of the current attempt
-        self.stream: pyuv.TCP | TlsStream | None = None  # what the caller will get: the handle, or TLS around it
+        self.introduces = introduces
+        self.done = done
+        self.dial: RaftUvDial | None = None  # while the dialer is at work
+        self.stream: RaftUvDuplex | TlsStream | None = None  # what the caller will get: what was dialled, or TLS on it
         self.timer = pyuv.Timer(t.loop)
-        self.resolving: pyuv.dns.GAIRequest | None = None
         self.answer = b""
+        self.reason = ""
         self.status: int | None = None  # None while the request may succeed
 
 
@@ -53,92 +67,115 @@ def connect(transport: RaftUvTransport, req: RaftUvConnect, id: int, address: st
     """Implementation of RaftUvTransport.connect. The head of this module says what it returns and calls back."""
     t: tcp_common.UvTcp = transport.impl
     assert not t.closing
-    try:
-        host, port = ip.split(address)
-    except Failure:
-        transport.errmsg = errmsg_cut(f"uv_tcp_connect(): Cannot split {address} into host and service")
-        return RAFT_NOCONNECTION
-    if not host or not ip.is_port(port):
-        transport.errmsg = "uv_tcp_connect(): Cannot initiate getaddrinfo invalid argument"
-        return RAFT_NOCONNECTION
     req.cb = cb
-    r = Connect(t, req, id, address)
-    t.connecting[r] = None
-    addresses = ip.literal_addresses(host, port)
-    if addresses is None:
-        r.resolving = ip.resolve(t.loop, host, port, lambda addresses, error: _resolved(r, addresses, error))
+    return _begin(Connect(t, id, address, True, lambda stream, status: req.cb(req, stream, status)))
+
+
+def raft_uv_dial(transport: RaftUvTransport, req: RaftUvDial, id: raft_id, address: str, cb: raft_uv_dial_cb) -> int:
+    """Open a stream to server `id` at `address`, for a protocol of one's own, as the transport does for raft. Ours.
+
+    The transport's dialer opens it; over TLS the peer's certificate must name the server, or with an id of 0 only be
+    signed by one of the authorities. Nothing is written on it. `cb(req, stream, status)` follows, never inside this;
+    the stream is the caller's. `req.cancel()` ends the request with RAFT_CANCELED, and so does the transport's close;
+    `req.errmsg` says what went wrong.
+
+    Errors, here or in the callback: RAFT_NOCONNECTION; RAFT_UNAUTHORIZED if a certificate, of either end, is not taken;
+    RAFT_CANCELED once the transport is closed; RAFT_INVALID if it is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    """
+    t = transport.impl
+    if not isinstance(t, tcp_common.UvTcp):
+        req.errmsg = transport.errmsg = "not a stock transport"
+        return RAFT_INVALID
+    if t.closing:
+        req.errmsg = transport.errmsg = "closed"
+        return RAFT_CANCELED
+    req.id, req.address, req.cb = id, address, cb
+
+    def done(stream: RaftUvDuplex | None, status: int) -> None:
+        req.cancel = None
+        req.errmsg = transport.errmsg if status != 0 else ""
+        req.cb(req, stream, status)
+
+    r = Connect(t, id, address, False, done)
+    rv = _begin(r)
+    if rv == 0:
+        req.cancel = lambda: _cancel(r)
     else:
-        r.addresses = addresses
-        _try_next(r)
-    return 0
+        req.errmsg = transport.errmsg
+    return rv
 
 
 def close(t: tcp_common.UvTcp) -> None:
-    """Cancel all connect requests. A look-up that a thread has begun is not waited for."""
+    """Cancel all requests."""
     for r in list(t.connecting):
         _end(r, RAFT_CANCELED)
 
 
-def _resolved(r: Connect, addresses: list[ip.SockAddr], error: str) -> None:
-    r.resolving = None
-    if r.status is not None:
-        return
-    if error:
-        _fail(r, f"uv_getaddrinfo(): {error}")
-        return
-    r.addresses = addresses
-    _try_next(r)
+def _cancel(r: Connect) -> None:
+    if r.status is None and r in r.t.connecting:
+        _end(r, RAFT_CANCELED)
 
 
-def _try_next(r: Connect) -> None:
-    """Connect to the first of the remaining addresses."""
+def _begin(r: Connect) -> int:
     t = r.t
-    handle = r.handle = pyuv.TCP(t.loop)
+    dial = r.dial = RaftUvDial()
+    dial.id, dial.address = r.id, r.address
+    dial.cb = lambda dial, stream, status: _dialled(r, stream, status)
+    t.connecting[r] = None
     try:
-        handle.connect(r.addresses.pop(0), lambda handle, error: _connect_cb(r, handle, error))
-    except (pyuv.error.UVError, ValueError) as exc:
-        _failed_address(r, str(exc.args[-1]))
-        return
-    r.timer.start(lambda timer: _timer_cb(r), t.limits.connect_msecs / 1000, 0)
+        rv = t.dialer(t.transport, dial)
+    except BaseException:
+        _forget(r)
+        raise
+    if rv != 0:
+        t.transport.errmsg = errmsg_cut(dial.errmsg)
+        _forget(r)
+    elif r.dial is not None and t.dialer_limited:
+        _limit(r)
+    return rv
+
+
+def _forget(r: Connect) -> None:
+    r.timer.close()
+    del r.t.connecting[r]
+
+
+def _limit(r: Connect) -> None:
+    r.timer.start(lambda timer: _timer_cb(r), r.t.limits.connect_msecs / 1000, 0)
 
 
 def _timer_cb(r: Connect) -> None:
-    reason = pyuv.errno.strerror(pyuv.errno.UV_ETIMEDOUT)
-    if r.stream is None:
-        _failed_address(r, reason)
-    else:
-        _fail(r, f"uv_tcp_connect(): {reason}")
+    _fail(r, f"uv_tcp_connect(): {pyuv.errno.strerror(pyuv.errno.UV_ETIMEDOUT)}")
 
 
-def _failed_address(r: Connect, reason: str) -> None:
-    """An address did not work: go on with the next one, or give up."""
-    if r.addresses:
-        r.timer.stop()
-        assert r.handle is not None
-        r.handle.close()
-        _try_next(r)
-    else:
-        _fail(r, f"uv_tcp_connect(): {reason}")
-
-
-def _connect_cb(r: Connect, handle: pyuv.TCP, error: int | None) -> None:
-    """The TCP connection is established, or could not be."""
-    if r.status is not None or handle is not r.handle:
+def _dialled(r: Connect, stream: RaftUvDuplex | None, status: int) -> None:
+    """The dialer is done, or has given up."""
+    dial, r.dial = r.dial, None
+    if dial is None or r.status is not None:
+        if stream is not None:
+            # It came too late, or a second time.
+            stream.close(lambda stream: _closed(r) if dial is not None else None)
+        elif dial is not None:
+            if status not in (0, RAFT_CANCELED) and r.status == RAFT_CANCELED:
+                r.status, r.reason = _code(status), dial.errmsg
+            _closed(r)
         return
-    if error is not None:
-        _failed_address(r, pyuv.errno.strerror(error))
+    if stream is None:
+        _fail(r, dial.errmsg or f"the dialer says {status}", _code(status))
         return
-    t = r.t
-    try:
-        tcp_common.tune(handle, t.limits)
-    except (pyuv.error.UVError, OSError) as exc:
-        _failed_address(r, str(exc.args[-1]))
-        return
-    if t.security is None:
-        r.stream = handle
-        _introduce(r)
+    r.stream = stream
+    _limit(r)
+    security = r.t.security
+    if security is None:
+        _ready(r)
+    elif isinstance(stream, pyuv.TCP | pyuv.Pipe):
+        r.stream = security.connect(stream, r.id, r.address, lambda stream, reason: _secured(r, reason))
     else:
-        r.stream = t.security.connect(handle, r.id, r.address, lambda stream, reason: _secured(r, reason))
+        _fail(r, f"TLS needs a TCP or Pipe handle, not a {type(stream).__name__}")
+
+
+def _code(status: int) -> int:
+    return RAFT_UNAUTHORIZED if status == RAFT_UNAUTHORIZED else RAFT_NOCONNECTION
 
 
 def _tls(r: Connect) -> "TlsStream":
@@ -153,13 +190,18 @@ def _secured(r: Connect, reason: str) -> None:
     if reason:
         _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if _tls(r).certain else RAFT_NOCONNECTION)
     else:
-        _introduce(r)
+        _ready(r)
 
 
-def _introduce(r: Connect) -> None:
+def _ready(r: Connect) -> None:
+    """The stream is open: introduce the own server on it, or hand it over as it is."""
     t = r.t
     assert r.stream is not None
-    r.stream.write(tcp_common.encode_handshake(t.id, t.address), lambda stream, error: _handshake_cb(r, error))
+    if r.introduces:
+        stream: Any = r.stream
+        stream.write(t.handshake.encode(t.id, t.address), lambda stream, error: _handshake_cb(r, error))
+    else:
+        _hand_over(r)
 
 
 def _handshake_cb(r: Connect, error: int | None) -> None:
@@ -168,7 +210,7 @@ def _handshake_cb(r: Connect, error: int | None) -> None:
         return
     if error is not None:
         _fail(r, f"uv_tcp_connect(): {pyuv.errno.strerror(error)}")
-    elif r.t.security is None:
+    elif r.t.security is None or not r.t.handshake.answered:
         _hand_over(r)
     else:
         # With TLS 1.3 nothing so far tells whether the peer takes our certificate. It answers, but for older versions.
@@ -196,32 +238,35 @@ def _answer_cb(r: Connect, data: bytes | None, error: int | None) -> None:
 
 
 def _hand_over(r: Connect) -> None:
-    del r.t.connecting[r]
-    r.timer.close()
+    _forget(r)
     if r.t.security is not None:
         _tls(r).stop_read()
-    r.req.cb(r.req, r.stream, 0)
+    stream: Any = r.stream
+    r.done(stream, 0)
 
 
 def _fail(r: Connect, reason: str, code: int = RAFT_NOCONNECTION) -> None:
-    r.t.transport.errmsg = errmsg_cut(reason)
+    r.reason = reason
     _end(r, code)
 
 
 def _end(r: Connect, status: int) -> None:
     """Close what the request holds; it is called back with `status` after that."""
     r.status = status
-    del r.t.connecting[r]
+    _forget(r)
     r.t.aborting.add(r)
-    if r.resolving is not None:
-        r.resolving.cancel()
-    r.timer.close()
-    stream = r.stream or r.handle or pyuv.TCP(r.t.loop)
+    if r.dial is not None:
+        # The dialer calls back, or its request would be forgotten: close waits for that.
+        if r.dial.cancel is not None:
+            r.dial.cancel()
+        return
+    stream: Any = r.stream or pyuv.TCP(r.t.loop)
     stream.close(lambda stream: _closed(r))
 
 
 def _closed(r: Connect) -> None:
     assert r.status is not None
     r.t.aborting.discard(r)
-    r.req.cb(r.req, None, r.status)
+    r.t.transport.errmsg = errmsg_cut(r.reason or "canceled")
+    r.done(None, r.status)
     tcp_common.maybe_fire_close(r.t)

@@ -33,6 +33,7 @@ _READ_SIZE: Final = 64 * 1024
 _PIECE: Final = 128 * 1024
 # What may be encrypted and not yet taken by the system: more would only hold memory twice.
 _WINDOW: Final = 1024 * 1024
+Policy: TypeAlias = Callable[[dict[str, Any], int, str], bool]
 _EXPIRED: Final = pyuv.errno.UV_ECONNABORTED
 
 
@@ -89,12 +90,29 @@ def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
     return 0
 
 
+def raft_uv_tls_set_policy(transport: RaftUvTransport, policy: Policy) -> int:
+    """Have `policy(certificate, id, address)` say whose a certificate is, in place of the names in it. Ours.
+
+    `certificate` is as ssl.SSLObject.getpeercert has it, verified by one of the authorities. The policy returns whether
+    it may be that of server `id` at `address`, and is asked about peers, in both directions, and about the own one. A
+    cluster whose servers share a certificate has one that says yes. Call it before raft_init.
+    RAFT_INVALID, with a text, if the transport is not one of raft_uv_tls_init.
+    """
+    security = getattr(transport.impl, "security", None)
+    if security is None:
+        transport.errmsg = "not a TLS transport"
+        return RAFT_INVALID
+    security.policy = policy
+    return 0
+
+
 class Security:
     """Certificates, and how connections are wrapped and judged. Raises Failure(RAFT_INVALID) for bad files."""
 
     def __init__(self, certificate: Path, key: Path, authorities: Path, crl: Path | None = None) -> None:
         self._files = Files(certificate, key, authorities, crl)
         self._identity: tuple[int, str] | None = None
+        self.policy: Policy = names_server
         self._server, self._client, self._own = self._files.load()
         self._streams: dict[TlsStream, None] = {}  # all that are not closed
 
@@ -116,7 +134,7 @@ class Security:
         return len(streams)
 
     def _check_name(self, own: dict[str, Any], id: int, address: str) -> None:
-        if not names_server(own, id, address):
+        if not self.policy(own, id, address):
             path = os.fspath(self._files.certificate)
             raise Failure(
                 RAFT_INVALID, f"own certificate {path}, of {names_of(own)}, does not name server {id} at {address}"
@@ -126,14 +144,17 @@ class Security:
         """Return the stream of a connection accepted from `host`; its first start_read begins the TLS handshake."""
         return TlsStream(handle, self._server, True, self._streams, gate, host)
 
-    def connect(self, handle: pyuv.TCP, id: int, address: str, cb: Callable[["TlsStream", str], None]) -> "TlsStream":
+    def connect(
+        self, handle: pyuv.TCP | pyuv.Pipe, id: int, address: str, cb: Callable[["TlsStream", str], None]
+    ) -> "TlsStream":
         """Return the stream of a connection made to server `id`, and agree on keys.
 
-        `cb(stream, "")` follows when that is done and the peer is who it should be, else `cb(stream, reason)`.
+        `cb(stream, "")` follows when that is done and the peer is who it should be, else `cb(stream, reason)`. With an
+        id of 0 it may be anybody whom an authority vouches for.
         """
 
         def handshake_cb(stream: TlsStream, reason: str) -> None:
-            if not reason:
+            if not reason and id != 0:
                 try:
                     self.check(stream, id, address)
                 except Failure as failure:
@@ -148,7 +169,7 @@ class Security:
     def check(self, stream: "TlsStream", id: int, address: str) -> None:
         """Raise Failure(RAFT_UNAUTHORIZED) unless the peer's certificate names that server."""
         certificate = stream.certificate()
-        if not names_server(certificate, id, address):
+        if not self.policy(certificate, id, address):
             names = names_of(certificate)
             raise Failure(RAFT_UNAUTHORIZED, f"certificate of {names} does not name server {id} at {address}")
 
@@ -161,7 +182,7 @@ class TlsStream:
 
     def __init__(
         self,
-        handle: pyuv.TCP,
+        handle: pyuv.TCP | pyuv.Pipe,
         context: ssl.SSLContext,
         server_side: bool,
         streams: "dict[TlsStream, None]",
@@ -203,7 +224,7 @@ class TlsStream:
         """True from close() on."""
         return self._handle.closed
 
-    def getpeername(self) -> tuple[Any, ...]:
+    def getpeername(self) -> tuple[Any, ...] | str:
         """The other end's address."""
         return self._handle.getpeername()
 
@@ -269,7 +290,7 @@ class TlsStream:
             self._resume.close()
             self._resume = None
 
-    def _handle_read_cb(self, handle: pyuv.TCP, data: bytes | None, error: int | None) -> None:
+    def _handle_read_cb(self, handle: pyuv.TCP | pyuv.Pipe, data: bytes | None, error: int | None) -> None:
         if error is not None:
             self._lost(error, pyuv.errno.strerror(error))
             return
@@ -401,7 +422,7 @@ class TlsStream:
         self._close_cb = callback
         self._handle.close(self._closed)
 
-    def _closed(self, handle: pyuv.TCP) -> None:
+    def _closed(self, handle: pyuv.TCP | pyuv.Pipe) -> None:
         while self._writes:
             _, callback = self._writes.popleft()
             if callback is not None:

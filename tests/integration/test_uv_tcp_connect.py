@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import tcp_connect
+from io_uv import tcp_dial
 from io_uv.pyuv import UV_RUN_NOWAIT
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION
 from tests.lib.covers import covers
@@ -183,13 +183,13 @@ def test_closing_does_not_wait_for_a_name_server(f: Transport, monkeypatch: pyte
 def test_closing_while_a_failed_request_ends(f: Transport, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that has failed but whose handle is not closed yet keeps its RAFT_NOCONNECTION."""
     monkeypatch.setattr(socket, "getaddrinfo", resolver({}))
-    end = tcp_connect._end
+    end = tcp_dial._end
 
-    def end_and_close(request: tcp_connect.Connect, status: int) -> None:
-        end(request, status)
+    def end_and_close(attempt: tcp_dial.Attempt, status: int) -> None:
+        end(attempt, status)
         f.begin_close()
 
-    monkeypatch.setattr(tcp_connect, "_end", end_and_close)
+    monkeypatch.setattr(tcp_dial, "_end", end_and_close)
     assert f.connect(f"{host}:{unused_port()}") == 0
     f.run_until(lambda: f.closed)
     assert f.wait_connected() == (None, RAFT_NOCONNECTION)
@@ -202,8 +202,10 @@ def test_closing_during_the_second_attempt(f: Transport, peer: PeerServer, monke
     addresses = [("127.0.0.1", unused_port()), ("127.0.0.1", peer.port)]
     monkeypatch.setattr(socket, "getaddrinfo", resolver({"any-host": addresses}))
     assert f.connect("any-host:9001") == 0
-    [request] = f.t.impl.connecting
-    f.run_until(lambda: request.handle is not None and not request.addresses)
+    attempts: list[tcp_dial.Attempt] = []
+    try_next = tcp_dial._try_next
+    monkeypatch.setattr(tcp_dial, "_try_next", lambda attempt: (attempts.append(attempt), try_next(attempt)))
+    f.run_until(lambda: len(attempts) == 2)
     f.begin_close()
     assert f.wait_connected() == (None, RAFT_CANCELED)
 

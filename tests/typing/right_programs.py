@@ -377,6 +377,51 @@ io_uv.raft_uv_serve(transport, 0x2A, serve)
 io_uv.raft_uv_serve(transport, lambda word: word > 1 << 32, serve)
 io_uv.raft_uv_serve(transport, 0x2A, None)
 io_uv.raft_uv_limits(disk).guests = 16
+
+
+def unix_dial(t: io_uv.RaftUvTransport, req: io_uv.RaftUvDial) -> int:
+    """Reach servers by Unix sockets."""
+    pipe = io_uv.pyuv.Pipe(loop)
+    req.cancel = lambda: pipe.close(lambda pipe: req.cb(req, None, io_uv.pyuv.errno.UV_ECANCELED))
+    pipe.connect(req.address, lambda pipe, error: req.cb(req, pipe, 0))
+    return 0
+
+
+class Greeting:
+    """A beginning of one's own."""
+
+    answered = False
+
+    def encode(self, id: int, address: str) -> bytes:
+        """Introduce a server."""
+        return bytes(8)
+
+    def reader(self, limit: int) -> io_uv.RaftUvHandshakeReader:
+        """Read as libraft does."""
+        raise NotImplementedError
+
+
+io_uv.raft_uv_set_dialer(transport, unix_dial)
+io_uv.raft_uv_set_dialer(transport, unix_dial, lambda t, address: int(not address))
+io_uv.raft_uv_set_handshake(transport, Greeting())
+io_uv.raft_uv_tls_set_policy(transport, lambda certificate, id, address: "subject" in certificate)
+
+
+class Errand(io_uv.RaftUvDial):
+    """A dial that knows what it is for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purpose = "questions"
+
+
+def dialled(req: io_uv.RaftUvDial, stream: io_uv.RaftUvDuplex | None, status: int) -> None:
+    """Be the callback of a dial."""
+    if stream is not None:
+        stream.stop_read()
+
+
+io_uv.raft_uv_dial(transport, Errand(), 0, "127.0.0.1:1", dialled)
 io_uv.raft_uv_set_tracer(disk, Lines())
 io_uv.raft_uv_limits(disk).queue = 1 << 20
 

@@ -48,6 +48,37 @@ io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.start_read(lambd
 io_uv.raft_uv_serve(transport, 7)  # wrong
 io_uv.raft_uv_upgrade(transport, 1, "127.0.0.1:1")  # wrong
 
+# How streams are opened and how connections begin.
+
+
+def dial(t: io_uv.RaftUvTransport, req: io_uv.RaftUvConnect) -> int:
+    """Take a request of another class."""
+    return 0
+
+
+class Halfway:
+    """Lacks the reader."""
+
+    answered = True
+
+    def encode(self, id: int, address: str) -> bytes:
+        """Introduce nobody."""
+        return b""
+
+
+io_uv.raft_uv_set_dialer(transport, dial)  # wrong
+io_uv.raft_uv_set_dialer(transport, lambda t, req: None)  # wrong
+io_uv.raft_uv_set_dialer(transport, lambda t, req: req.cb(req, 0))  # wrong
+io_uv.raft_uv_set_dialer(transport, lambda t, req: 0, lambda address: 0)  # wrong
+io_uv.raft_uv_set_handshake(transport, Halfway())  # wrong
+io_uv.raft_uv_set_handshake(transport, b"hello")  # wrong
+io_uv.raft_uv_dial(transport, io_uv.RaftUvDial(), "127.0.0.1:1", lambda req, stream, status: None)  # wrong
+io_uv.raft_uv_dial(transport, io_uv.RaftUvConnect(), 0, "x", lambda req, stream, status: None)  # wrong
+io_uv.raft_uv_dial(transport, io_uv.RaftUvDial(), 0, "x", lambda req, stream: None)  # wrong
+io_uv.raft_uv_dial(transport, io_uv.RaftUvDial(), 0, "x", lambda req, stream, status: stream.stop_read())  # wrong
+io_uv.RaftUvDial().cancel = 3  # wrong
+io_uv.raft_uv_tls_set_policy(transport, lambda certificate, id: True)  # wrong
+
 # Transports.
 
 
