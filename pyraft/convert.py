@@ -152,6 +152,10 @@ def to_unavailable(r: Raft) -> None:
         trace(r.tracer, f"stops: {r.errmsg}", TRACE_FATAL)
     if r.state == RAFT_LEADER:
         replicate.flush(r)
+    if r.leader_state is not None:
+        # C: membership.c:membershipLeadershipTransferClose calls back first, and what that submits is taken: a further
+        # transfer is then never called back (B33).
+        r.leader_state.accepting = False
     if r.transfer is not None:
         membership.transfer_close(r)
     if _leave(r, RAFT_UNAVAILABLE):

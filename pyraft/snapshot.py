@@ -303,8 +303,8 @@ def install_cb(req: RaftInstall, status: int) -> None:
         r.snapshot.problem = ""
         # The log that writes still under way, if any, belong to is gone for good.
         writes.void(r, 0)
-    # In another term there may be another leader; it did not ask.
-    if req.term == r.current_term and not r.failed:
+    # In another term there may be another leader; it did not ask. And fsm.restore may have closed the server.
+    if req.term == r.current_term and not r.failed and r.follower_state is not None:
         reply.send_to_leader(r, rejected, r.last_stored)
     convert.settle(r)
     _go_on(r)
