@@ -1,13 +1,16 @@
-"""`python -m pyraft --version`: which version this is, of which library, and whether it is compiled.
+"""The command `pyraft`, which is `python -m pyraft`: directories of members, and which version this is.
 
-Duty: that, and to say where to go on.
+Duty: `pyraft init` and `pyraft join` (`node.commands`); `--version` says which version this is, of which library, and
+whether it is compiled.
 
-Failure modes: any other argument is a usage error, exit code 2.
+Failure modes: other arguments are a usage error, exit code 2; the commands have 1 for what they could not do.
 """
 
 import argparse
+import sys
 
 from pyraft import __version__, _install, raft_version_number, types
+from pyraft.node import commands
 
 
 def main() -> None:
@@ -16,7 +19,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m pyraft", description="The Raft consensus algorithm; see the README.")
     version = _install.describe(__version__, raft_version_number(), compiled)
     parser.add_argument("--version", action="version", version=version)
-    parser.parse_args()
+    commands.add_to(parser)
+    args = parser.parse_args()
+    if "run" in args:
+        sys.exit(args.run(args))
     parser.print_help()
 
 

@@ -362,6 +362,10 @@ class Server:
 
         return call
 
+    def notice(self) -> None:
+        """Ask the tests of wait_until now: for users whose state machine has changed."""
+        self._notice()
+
     def _notice(self) -> None:
         for waiter in list(self._waiters):
             test, future = waiter

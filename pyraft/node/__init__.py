@@ -25,6 +25,7 @@ README.md beside this file says what there is and what is not there yet. This la
 nothing of the core imports it.
 """
 
+from pyraft.node.council import Member
 from pyraft.node.errors import (
     CommandFailed,
     Malformed,
@@ -36,7 +37,7 @@ from pyraft.node.errors import (
     Unavailable,
     Unknown,
 )
-from pyraft.node.founding import init
+from pyraft.node.founding import init, join
 from pyraft.node.identity import Identity
 from pyraft.node.machine import Command, Machine, Query, command, query
 from pyraft.node.node import Node
@@ -50,6 +51,7 @@ __all__ = [
     "Identity",
     "Machine",
     "Malformed",
+    "Member",
     "MissingCommand",
     "Node",
     "NodeError",
@@ -64,5 +66,6 @@ __all__ = [
     "Unknown",
     "command",
     "init",
+    "join",
     "query",
 ]

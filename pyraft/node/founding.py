@@ -1,13 +1,13 @@
-"""How a data directory becomes a member's: `init` begins a cluster.
+"""How a data directory becomes a member's: `init` begins a cluster, `join` adds a member to one.
 
 Duty: `init` makes a cluster with one member, once. Nothing else ever bootstraps: a node that is started on a directory
 without a member in it is refused, so a member that lost its disk cannot begin a second cluster under the old address.
 
-Happy path: `identity = await init("data/1", "10.0.0.1:9001")`; the directory is made if there is none. The identity is
-durable in phase FOUNDING, then the log's first entry, then phase MEMBER.
+Happy path: `await init("data/1", "10.0.0.1:9001")`; once a node runs there, `await join("data/2", "10.0.0.2:9001",
+"10.0.0.1:9001")`. The directory is made if there is none, and its identity durable before anything else happens.
 
-Failure modes: a directory that holds anything else, or a member, is Refused. An init that was interrupted anywhere is
-completed by the next one with the same address, under the same ids; the node refuses to start on it until then.
+Failure modes: a directory that holds anything else, or another member, is Refused. What was interrupted anywhere is
+completed by the next call with the same address, under the same ids; no node starts on the directory until then.
 """
 
 import os
@@ -19,7 +19,9 @@ from pyraft.node.errors import Refused
 from pyraft.node.ground import Ground
 from pyraft.node.identity import (
     FOUNDING,
+    JOINED,
     JOINING,
+    LEFT,
     MEMBER,
     NODE_FILE,
     Directory,
@@ -30,6 +32,7 @@ from pyraft.node.identity import (
     write,
 )
 from pyraft.node.replica import Replica
+from pyraft.node.route import Route, persist
 
 
 async def init(directory: Directory, address: str) -> Identity:
@@ -70,6 +73,58 @@ async def init(directory: Directory, address: str) -> Identity:
     finally:
         await ground.close()
     return identity
+
+
+async def join(directory: Directory, address: str, *via: str, timeout_seconds: float = 30.0) -> Identity:
+    """Make a directory that of a new member of the cluster that is found at one of the addresses `via`.
+
+    Others reach the member at `address` (HOST:PORT). Until a node is started on the directory it has no part in
+    anything; then it catches up, and becomes a voter or stands by. Returns who the member is; if it has joined already,
+    nothing is done.
+
+    Raises Refused if the directory is another member's or not empty, or no member at `via` will have us; Unavailable if
+    the time passes first. Joining again, with the same address, goes on.
+    """
+    make_directory(directory)
+    found = read(directory)
+    if found is not None and found.phase in (JOINED, MEMBER) and found.address == address:
+        return found
+    if found is None:
+        require_empty(directory)
+        identity = Identity(new_id(), address, "", JOINING, via)
+    elif found.phase != JOINING:
+        raise Refused(describe(directory, found))
+    elif found.address != address:
+        raise Refused(
+            f"'{os.fspath(directory)}' was joining with address {found.address}, and that was interrupted: run join "
+            "again with that address, or empty the directory"
+        )
+    else:
+        identity = found.at(JOINING, members=via)
+    ground = Ground(directory)
+    try:
+        check_address(ground, address)
+        ground.server(Replica({}), identity)
+        take_over(directory, found, identity)
+        cluster, members = await _ask_to_join(identity, timeout_seconds)
+        identity = identity.at(JOINED, cluster=cluster, members=members)
+        write(directory, identity)
+    finally:
+        await ground.close()
+    return identity
+
+
+async def _ask_to_join(identity: Identity, seconds: float) -> tuple[str, tuple[str, ...]]:
+    """Have the leader add us; return the cluster's id and where its members are."""
+    route = Route(lambda: None, lambda: list(identity.members), lambda: None, id=identity.id)
+    try:
+        answer = await persist(lambda: route.ask("join", identity.id, identity.address), seconds, route.refusal)
+    finally:
+        await route.close()
+    match answer:
+        case [str(cluster), [*members]] if all(type(member) is str for member in members):
+            return cluster, tuple(members)
+    raise Refused(f"an answer that is none: {answer!r:.200}")
 
 
 def make_directory(directory: Directory) -> None:
@@ -115,4 +170,6 @@ def describe(directory: Directory, identity: Identity) -> str:
         return f"the init of {where} was interrupted: run it again, with --address {identity.address}"
     if identity.phase == JOINING:
         return f"the join of {where} was interrupted: run it again, with --address {identity.address}"
+    if identity.phase == LEFT:
+        return f"member {identity.id}, in {where}, has left cluster {identity.cluster}: take an empty directory"
     return f"{where} belongs to member {identity.id} at {identity.address} of cluster {identity.cluster} already"

@@ -5,7 +5,8 @@ Duty: `Identity` is the member's id, its address, the cluster's id and how far t
 nobody's: a node never starts there, so a member that lost its disk does not come back as if nothing had happened.
 
 Happy path: `pyraft init` goes FOUNDING, MEMBER; `pyraft join` goes JOINING, JOINED, and the node makes that MEMBER once
-its log has begun. Each step is durable before the next one begins, so that whatever a kill interrupts is seen.
+its log has begun; `leave` makes it LEFT. Each step is durable before the next one begins, so that whatever a kill
+interrupts is seen.
 
 Failure modes: a file that is damaged, or of a later version, raises Refused, with its path. A write that fails raises
 OSError, and the old file stands.
@@ -25,8 +26,8 @@ from pyraft.node.errors import Refused
 NODE_FILE: Final = "node.json"
 FORMAT: Final = 1
 
-FOUNDING, MEMBER, JOINING, JOINED = "founding", "member", "joining", "joined"
-_PHASES: Final = (FOUNDING, MEMBER, JOINING, JOINED)
+FOUNDING, MEMBER, JOINING, JOINED, LEFT = "founding", "member", "joining", "joined", "left"
+_PHASES: Final = (FOUNDING, MEMBER, JOINING, JOINED, LEFT)
 
 Directory: TypeAlias = "str | os.PathLike[str]"
 

@@ -18,10 +18,14 @@ import asyncio
 import contextlib
 import functools
 import logging
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable
+from typing import Any, Final, Generic, TypeVar
 
+import io_uv
 from pyraft import (
     RAFT_CORRUPT,
+    RAFT_NOCONNECTION,
+    RAFT_SPARE,
     RAFT_VOTER,
     RaftIo,
     aio,
@@ -32,20 +36,27 @@ from pyraft import (
 )
 from pyraft.node import caller
 from pyraft.node.caller import Calls
-from pyraft.node.errors import Refused, Stopped, Unavailable, Unknown
+from pyraft.node.council import Council, Member
+from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.ground import Ground
-from pyraft.node.identity import JOINED, MEMBER, NODE_FILE, Directory, Identity, read, write
+from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity, read, write
+from pyraft.node.link import Elsewhere
 from pyraft.node.machine import Machine
 from pyraft.node.outbox import Path
 from pyraft.node.proposer import Proposer
 from pyraft.node.reads import Reads
 from pyraft.node.replica import Replica
+from pyraft.node.route import Route, persist
+from pyraft.node.service import Service
 from pyraft.node.settings import Settings
 
 M = TypeVar("M", bound=Machine)
 
 _logger = logging.getLogger("pyraft")
+
+_HAND_OVERS: Final = 3
+"""Attempts to have another member lead before a leader goes. Each takes up to an election timeout."""
 
 
 class Node(Generic[M]):
@@ -65,7 +76,8 @@ class Node(Generic[M]):
         self._identity: Identity | None = None
         self._ground: Ground | None = None
         self._server: aio.Server | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._looking = False
         self._cause: BaseException | None = None
         self._closing = asyncio.Lock()
 
@@ -138,6 +150,11 @@ class Node(Generic[M]):
         self._reads = Reads(self._round)
         self._calls = Calls(self._replica, self._find, self.settings, self.name)
         self._proposer = Proposer(server, self._replica)
+        self._route = Route(self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id)
+        self._service = Service(server, ground.transport, self._replica, self._proposer, identity.cluster)
+        self._council = Council(server, self.settings, identity.cluster)
+        self._service.answers = {**self._council.answers, "index": self._index}
+        self._replica.apply = self._apply
         self._server = server
         try:
             await server.start()
@@ -152,20 +169,24 @@ class Node(Generic[M]):
         for machine in self._replica.machines.values():
             assert machine._node is not None
             machine._node.caller = self
-        self._watcher = asyncio.get_running_loop().create_task(self._watch(server))
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._watch(server)), loop.create_task(self._take_part())]
 
     async def _close(self) -> None:
         self._cause = self._cause or Stopped("the node is closed")
         for machine in self._replica.machines.values():
             if machine._node is not None:
                 machine._node.caller = None
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         if self._server is not None:
             self._calls.close(self._failure)
             self._reads.close(self._failure)
             self._proposer.close()
+            await self._route.close()
+            await self._service.close()
         ground, self._ground = self._ground, None
         if ground is not None:
             await ground.close()
@@ -175,9 +196,13 @@ class Node(Generic[M]):
         if server is None or not server.is_leader:
             return
         voters = [s for s in server.raft.configuration.servers if s.role == RAFT_VOTER and s.id != self.id]
-        if voters:
-            with contextlib.suppress(aio.RaftError):
+        for _ in range(_HAND_OVERS if voters else 0):
+            try:
                 await server.transfer()
+                return
+            except aio.RaftError as exc:
+                if exc.code != RAFT_NOCONNECTION:  # that one has not taken over in time, and this one leads on
+                    return
 
     def _member(self) -> Identity:
         """Return who this directory belongs to; Refused if that is nobody who could start."""
@@ -194,6 +219,8 @@ class Node(Generic[M]):
 
     def _set(self, server: aio.Server) -> None:
         settings = self.settings
+        # A member that comes back is to be found at once, not after a second.
+        io_uv.raft_uv_set_connect_retry_delay(server.io, settings.heartbeat_msecs)
         raft_set_heartbeat_timeout(server.raft, settings.heartbeat_msecs)
         raft_set_election_timeout(server.raft, settings.election_timeout_msecs)
         raft_set_snapshot_threshold(server.raft, settings.snapshot_entries)
@@ -272,14 +299,24 @@ class Node(Generic[M]):
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
         """Have a query answered, linearizably: what `await node.machine.query(…)` does."""
+        await self._caught_up(name)
+        return self._replica.ask(machine, name, args, kwargs)
+
+    async def ready(self) -> None:
+        """Wait until this member has all that is acknowledged by now: in a rolling restart, the moment for the next.
+
+        Raises Unavailable if the time passes first.
+        """
+        await self._caught_up("ready")
+
+    async def _caught_up(self, what: str) -> None:
         future = self._reads.wait()
         deadlines = self._calls.deadlines
-        deadlines.add(future, self._calls.timeout(), lambda future: future.set_exception(self._unavailable(name)))
+        deadlines.add(future, self._calls.timeout(), lambda future: future.set_exception(self._unavailable(what)))
         try:
             await future
         finally:
             deadlines.discard(future)
-        return self._replica.ask(machine, name, args, kwargs)
 
     async def outcome(self, unknown: Unknown) -> Any:
         """Make certain what has become of a call: have it done if it was not, once, and return its result.
@@ -293,11 +330,111 @@ class Node(Generic[M]):
         """`with node.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
         return caller.timeout(seconds)
 
+    # Members.
+
+    async def members(self) -> list[Member]:
+        """Return the members, as the leader sees them. Raises Unavailable if none answers in time."""
+        return [Member(*member) for member in await self._errand("members")]
+
+    async def remove(self, id: int) -> None:
+        """Remove a member; the leader hands over first. One that is none any more is fine."""
+        await self._errand("remove", id)
+
+    async def promote(self, id: int) -> str:
+        """Have a member vote, if there are fewer than Settings.voters, else stand by; return which."""
+        return str(await self._errand("promote", id))
+
+    async def demote(self, id: int) -> None:
+        """Have a member stand by; the leader hands over first."""
+        await self._errand("demote", id)
+
+    async def transfer(self, id: int = 0) -> int:
+        """Have another member lead, 0 for any; return which one does."""
+        return int(await self._errand("transfer", id))
+
+    async def leave(self) -> None:
+        """Have this member removed for good, and stop. Its directory is of no use any more."""
+        await self.remove(self.id)
+        self._identity = self._own().at(LEFT)
+        write(self.directory, self._identity)
+        await self.close()
+
+    async def _errand(self, what: str, *arguments: Any) -> Any:
+        """Have whoever leads answer a question, or carry out a change."""
+        if self._cause is not None:
+            raise self._failure()
+
+        def attempt() -> Awaitable[Any]:
+            if self.server.is_leader:
+                return self._service.answers[what](*arguments)
+            return self._route.ask(what, *arguments)
+
+        return await persist(attempt, self._calls.timeout(), self._route.refusal)
+
+    async def _take_part(self) -> None:
+        """See to it that a member that has joined gets its role, now that it can catch up."""
+        own = [s for s in self.server.raft.configuration.servers if s.id == self.id]
+        if own and own[0].role != RAFT_SPARE:
+            return
+        while True:
+            try:
+                role = await self._errand("promote", self.id)
+            except Unavailable:
+                continue
+            except NodeError as exc:
+                _logger.error("member %d gets no role in its cluster: %s", self.id, exc)
+                return
+            _logger.info("member %d is a %s now", self.id, role)
+            return
+
+    # The way to the leader.
+
     def _find(self) -> Path | None:
-        return self._proposer if self.server.is_leader else None
+        return self._proposer if self.server.is_leader else self._route.find()
+
+    def _leader_elsewhere(self) -> str | None:
+        """Return where raft knows the leader to be, if that is another member."""
+        id, address = self.server.leader
+        return None if id == self.id else address
+
+    def _others(self) -> list[str]:
+        """Return where there may be members that know more."""
+        known = [s.address for s in self.server.raft.configuration.servers if s.id != self.id]
+        return known or [address for address in self._own().members if address != self.address]
+
+    def _ready(self) -> None:
+        self._calls.outbox.wake()
+        self._reads.wake()
 
     async def _round(self) -> None:
-        await self.server.barrier()
+        """See to it that all that is acknowledged by now is applied here."""
+        server = self.server
+        if server.is_leader:
+            await server.barrier()
+            return
+        index = await self._route.ask("index")
+        if type(index) is not int:
+            raise Unavailable("an index that is none")
+        await server.wait_until(lambda: server.raft.last_applied >= index)
+
+    async def _index(self) -> int:
+        """Return an index up to which all that is acknowledged by now has been applied."""
+        if not self.server.is_leader:
+            raise Elsewhere(self.server.leader[1])
+        await self._reads.wait()
+        return self.server.raft.last_applied
+
+    def _apply(self, fsm: Any, buf: Any) -> Any:
+        result = self._replica.do_apply(buf)
+        if not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
+        return result
+
+    def _look(self) -> None:
+        self._looking = False
+        if self._server is not None:
+            self._server.notice()
 
     def _unavailable(self, name: str) -> Unavailable:
         leader, address = self.leader

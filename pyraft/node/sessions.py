@@ -20,6 +20,9 @@ from pyraft.node.tracked import Record
 TTL: Final = 3600 * 1_000_000
 """How long a session lives without a call, in microseconds of shared time."""
 
+MAX_NAME: Final = 64
+"""How long ids and names of sessions may be."""
+
 MAX_OPEN: Final = 65_536
 """Outcomes that one session may leave unacknowledged. The one after is refused, so a caller cannot fill the memory."""
 
@@ -47,6 +50,8 @@ class Sessions(Machine):
     @command
     def open(self, id: bytes, name: str = "") -> bool:
         """Begin a session; returns whether it is new. To open one that is open already changes nothing."""
+        if type(id) is not bytes or not 0 < len(id) <= MAX_NAME or type(name) is not str or len(name) > MAX_NAME:
+            raise ValueError(f"the id of a session is 1 to {MAX_NAME} bytes, its name a text of up to {MAX_NAME}")
         if id in self.sessions:
             return False
         self.sessions[id] = Session(name, self._context().microseconds)

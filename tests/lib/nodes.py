@@ -8,10 +8,14 @@ Failure modes: a scenario that hangs fails after 60 seconds.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from io_uv import pyuv
-from pyraft.node import Machine, Settings, command, query
+from pyraft.node import Machine, Node, Settings, command, init, join, query
+from pyraft.node.council import ROLES
+from pyraft.node.identity import read
+from tests.lib.uvnode import free_addresses
 
 LOOPS = ("asyncio", "uvloop")
 
@@ -105,3 +109,58 @@ async def until(test: Callable[[], object], seconds: float = 30) -> None:
 async def all_of(*awaitables: Awaitable[Any]) -> list[Any]:
     """Await all of them at once."""
     return list(await asyncio.gather(*awaitables))
+
+
+class Nodes:
+    """A cluster of nodes in this process, on directories below `dir`; `async with` closes them, the leader last."""
+
+    def __init__(self, dir: Path, *, settings: Settings = QUICK) -> None:
+        self.dir = dir
+        self.settings = settings
+        self.addresses = free_addresses(9)
+        self.nodes: dict[int, Node[Shop]] = {}
+
+    async def __aenter__(self) -> "Nodes":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for node in sorted(self.nodes.values(), key=lambda node: node._server is not None and node.is_leader):
+            await node.close()
+
+    async def start(self, number: int) -> Node[Shop]:
+        """Start a node on its directory, made by init (the first) or join where there is none."""
+        where = self.dir / str(number)
+        if read(where) is None:
+            if number == 1:
+                await init(where, self.addresses[1])
+            else:
+                await join(where, self.addresses[number], *[node.address for node in self.nodes.values()])
+        node = Node(where, Shop(), settings=self.settings)
+        await node.__aenter__()
+        self.nodes[number] = node
+        return node
+
+    async def grow(self, n: int) -> list[Node[Shop]]:
+        """Start nodes 1 to n and wait until all of them vote."""
+        for number in range(1, n + 1):
+            await self.start(number)
+        await until(lambda: all(self.roles(node) == ["voter"] * n for node in self.nodes.values()))
+        return [self.nodes[number] for number in range(1, n + 1)]
+
+    def roles(self, node: Node[Shop]) -> list[str]:
+        """Return the roles of all members as a node knows them."""
+        return [ROLES[server.role] for server in node.server.raft.configuration.servers]
+
+    def leader(self) -> Node[Shop]:
+        """Return the node that leads."""
+        (node,) = [node for node in self.nodes.values() if node.is_leader]
+        return node
+
+    def followers(self) -> list[Node[Shop]]:
+        """Return those that do not lead."""
+        return [node for node in self.nodes.values() if not node.is_leader]
+
+    async def vanish(self, number: int) -> None:
+        """Close a node without its handing over anything."""
+        node = self.nodes.pop(number)
+        await node._close()
