@@ -93,6 +93,7 @@ class Server:
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._busy = asyncio.Lock()
         self._closed: asyncio.Future[None] | None = None
+        self._loading: asyncio.Future[Any] | None = None
         self._ticked = 0
         """The I/O's time at the last tick."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,12 +137,14 @@ class Server:
             self._check(start.check(self.raft))
             io = self.io
             io_load, io_start = io.load, io.start
-            loading = loop.run_in_executor(None, io_load, io)
+            loading = self._loading = loop.run_in_executor(None, io_load, io)
             try:
                 loaded = await asyncio.shield(loading)
             except asyncio.CancelledError:
                 await asyncio.wait([loading])  # close() must not find it still reading
                 raise
+            finally:
+                self._loading = None
             io.load = lambda io: loaded
             io.start = lambda io, msecs, tick, recv: io_start(io, msecs, self._ticking(tick), self._noticing(recv))
             try:
@@ -338,6 +341,9 @@ class Server:
                 req.cb(req, RAFT_LEADERSHIPLOST)
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+        end = self._stopped()
+        if end is not None and self._loading is not None and not self._loading.done():
+            self._loading.set_exception(end)  # the thread that reads was left behind
         self._notice()
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:

@@ -443,7 +443,8 @@ class Raft:
         self.forked = False
         self.cause = ""
         self.exception: BaseException | None = None
-        self.writes: list[RaftWrite] = []
+        # The first one ends first: of a list it takes as long as there are others.
+        self.writes: deque[RaftWrite] = deque()
         self.recovering = False
         self.accepting_since: int | None = None
         self.recovery_term = 0

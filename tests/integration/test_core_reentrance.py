@@ -87,7 +87,7 @@ def test_leader_applies_what_is_written_inside_the_call(deferring: bool) -> None
     s.io.turn()
     assert done.seen == [0]
     assert s.fsm.x == 5
-    assert s.r.writes == []
+    assert not s.r.writes
     assert s.state == RAFT_LEADER
 
 
@@ -111,7 +111,7 @@ def test_callback_of_a_write_inside_the_call_may_submit(deferring: bool) -> None
     assert order.index("barrier") < order.index("third")
     assert s.fsm.x == 111
     assert raft_last_applied(s.r) == raft_last_index(s.r) == len(s.io.stored)
-    assert s.r.writes == []
+    assert not s.r.writes
 
 
 @pytest.mark.parametrize("deferring", [False, True])
@@ -126,7 +126,7 @@ def test_write_that_fails_inside_the_call_ends_the_leadership(deferring: bool) -
     assert done.seen == [RAFT_IOERR]
     assert s.state == RAFT_FOLLOWER
     assert raft_last_index(s.r) == last
-    assert s.r.writes == []
+    assert not s.r.writes
 
 
 def test_change_that_is_written_inside_the_call_is_committed() -> None:
@@ -175,7 +175,7 @@ def test_follower_acknowledges_what_is_written_inside_the_call() -> None:
     assert result is not None
     assert (result.rejected, result.last_log_index) == (0, 3)
     assert s.r.follower_state.append_in_flight_count == 0
-    assert s.r.writes == []
+    assert not s.r.writes
     assert raft_last_applied(s.r) == 3
 
 
@@ -211,17 +211,17 @@ def test_refused_write_is_forgotten() -> None:
     s = leader()
     s.io.fail("append", RAFT_IOERR)
     assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, None) == RAFT_IOERR
-    assert s.r.writes == []
+    assert not s.r.writes
     s.io.raises("append", Boom())
     done = Statuses()
     assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, done) == RAFT_IOERR
     assert done.seen == []
-    assert s.r.writes == []
+    assert not s.r.writes
     s = alone()
     s.io.append = completing(rv=RAFT_IOERR)
     assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, done) == 0
     assert done.seen == [0]
-    assert s.r.writes == []
+    assert not s.r.writes
 
 
 # Closed from inside

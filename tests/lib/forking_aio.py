@@ -1,7 +1,8 @@
 """An asyncio program that forks beside its server: the child is a copy of a coroutine in a copy of a running loop.
 
 `python -m tests.lib.forking_aio HOST HOW DIR`: HOST is asyncio or uvloop, whose loop the server is a guest of. The
-child leaves the program, or goes on in the loop as one that has turned itself into a daemon. Prints what both saw, and
+child leaves the program, or goes on in the loop as one that has turned itself into a daemon, with a command under way
+or from the start of the server on, while a thread reads its log. Prints what both saw, and
 dies by SIGKILL.
 """
 
@@ -20,7 +21,7 @@ from pyraft.aio import RaftError
 from tests.integration.test_aio import Member, free_addresses
 
 HOSTS = ("asyncio", "uvloop")
-HOW = ("leaves", "goes on")
+HOW = ("leaves", "goes on", "goes on from start")
 
 
 async def answer(awaitable: Any) -> str:
@@ -68,7 +69,15 @@ async def main(how: str, dir: Path) -> None:
     members = free_addresses(1)
     member = Member(dir, 1, members[1])
     member.bootstrap(members)
-    await member.server.start()
+    starting = asyncio.ensure_future(member.server.start())
+    if how == "goes on from start":
+        await asyncio.sleep(0)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            await live(member, starting, tell)
+            os._exit(0)
+    await starting
     await member.server.wait_leader()
     done = [await member.server.apply(b"command1")]
     backend = forked.backend(asyncio.get_running_loop())
@@ -76,7 +85,8 @@ async def main(how: str, dir: Path) -> None:
     before = sorted(forked.watched(backend))
     under_way = asyncio.ensure_future(member.server.apply(b"command2"))
     await asyncio.sleep(0)
-    child = os.fork()
+    if how != "goes on from start":
+        child = os.fork()
     if child == 0:
         signal.alarm(20)
         if how == "leaves":
@@ -87,7 +97,7 @@ async def main(how: str, dir: Path) -> None:
     done.append(await asyncio.wait_for(under_way, 5))
     for _ in range(20):
         done.append(await asyncio.wait_for(member.server.apply(bytes(64 * 1024)), 5))
-    said = json.loads(os.read(told, 10_000)) if how == "goes on" and status == 0 else {}
+    said = json.loads(os.read(told, 10_000)) if how != "leaves" and status == 0 else {}
     missed = sorted(set(before) - set(forked.watched(backend)))
     print(json.dumps({"status": status, "done": done, "child": said, "missed": missed}), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
