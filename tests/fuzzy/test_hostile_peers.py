@@ -13,7 +13,7 @@ import pytest
 from io_uv import encoding
 from io_uv.pyuv import UV_RUN_NOWAIT, UV_RUN_ONCE, Loop
 from io_uv.state import Limits
-from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, raft_leader
+from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, raft_leader, raft_set_election_timeout
 from pyraft.types import RaftMessage
 from tests.fuzzy import hostile
 from tests.lib import messages as m
@@ -276,6 +276,9 @@ def test_a_peer_that_stops_reading_costs_bounded_memory(tmp_path: Path) -> None:
     run_until(loop, lambda: leader_of(nodes) is not None)
     leader = leader_of(nodes)
     assert leader is not None
+    for node in nodes:
+        # From here on nobody is to be deposed because the machine was slow for a moment.
+        raft_set_election_timeout(node.raft, 60_000)
     for i in range(20):
         assert leader.try_apply(i, 512 * 1024) == 0
     gc.collect()
