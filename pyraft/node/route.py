@@ -46,6 +46,7 @@ class Route:
         self._connecting: tuple[str, asyncio.Task[None]] | None = None
         self._hint: str | None = None
         self._turn = 0
+        self._why = "there is no connection to a member yet"
         self._closed = False
         self.refusals: dict[str, Refused] = {}
         """What members said that would not have us, by their addresses, until one has."""
@@ -79,7 +80,7 @@ class Route:
         if link is not None:
             return link.ask(what, *arguments)
         future = self._loop.create_future()
-        future.set_exception(Lost("there is no connection to a member"))
+        future.set_exception(Lost(self._why))
         return future
 
     def refusal(self) -> Refused | None:
@@ -118,6 +119,7 @@ class Route:
 
     def _failed(self, address: str, exc: Exception) -> None:
         self._turn += 1
+        self._why = f"no connection to a member, the last attempt: {exc}"
         if self._hint == address:
             self._hint = None
         if isinstance(exc, Refused):
