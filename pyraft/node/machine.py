@@ -31,6 +31,7 @@ commands to offer: RuntimeError.
 
 import dataclasses
 import datetime
+import functools
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -87,11 +88,10 @@ class Command(Generic[M, P, R]):
         if machine is None:
             return self
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-            result: Coroutine[Any, Any, R] = machine._caller().call(machine, self.name, self.newest, args, kwargs)
-            return result
+        return functools.partial(self._call, machine)
 
-        return call
+    def _call(self, machine: "Machine", *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return machine._caller().call(machine, self.name, self.newest, args, kwargs)
 
 
 class Query(Generic[M, P, R]):
@@ -110,11 +110,10 @@ class Query(Generic[M, P, R]):
         if machine is None:
             return self
 
-        def ask(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-            answer: Coroutine[Any, Any, R] = machine._caller().ask(machine, self.name, args, kwargs)
-            return answer
+        return functools.partial(self._ask, machine)
 
-        return ask
+    def _ask(self, machine: "Machine", *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return machine._caller().ask(machine, self.name, args, kwargs)
 
 
 @overload

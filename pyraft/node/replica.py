@@ -46,7 +46,17 @@ _FORMAT: Final = 1
 class Replica(RaftFsm):
     """The machines of a node, by name."""
 
-    __slots__ = ("_commands", "_count", "_errors", "_frozen", "codec", "machines", "microseconds", "sessions")
+    __slots__ = (
+        "_commands",
+        "_count",
+        "_errors",
+        "_frozen",
+        "_queries",
+        "codec",
+        "machines",
+        "microseconds",
+        "sessions",
+    )
 
     def __init__(self, machines: Mapping[str, Machine]) -> None:
         """Tie `machines` to this replica. Raises as `machine.bind` does."""
@@ -58,6 +68,7 @@ class Replica(RaftFsm):
         """The shared time: that of the last entry."""
         self._count = 0
         self._commands: dict[tuple[str, str], Any] = {}
+        self._queries: dict[tuple[str, str], Any] = {}
         self._errors: dict[str, dict[str, type[Exception]]] = {}
         self._frozen: list[tuple[Machine, Any]] | None = None
         for name, machine in self.machines.items():
@@ -65,6 +76,8 @@ class Replica(RaftFsm):
             self._errors[name] = {cls.__name__: cls for cls in type(machine).errors}
             for command in commands_of(type(machine)).values():
                 self._commands[name, command.name] = command
+            for query in queries_of(type(machine)).values():
+                self._queries[name, query.name] = query.function
         self.apply = Replica.do_apply
         self.snapshot = Replica.do_snapshot
         self.snapshot_async = Replica.do_snapshot_async
@@ -83,8 +96,19 @@ class Replica(RaftFsm):
         for call in calls:
             self._find(call[3], call[4], call[5])  # all of an entry or nothing
         self.microseconds = max(self.microseconds, microseconds)
-        self._housekeep()
-        return 0, [self._call(*call) for call in calls]
+        sessions = self.sessions
+        checkpoint = sessions.checkpoint()  # one for all calls of the entry: what they change here is not taken back
+        sessions.expire(self.microseconds)
+        outcomes = []
+        for call in calls:
+            if call[3] != SESSIONS:
+                outcomes.append(self._call(*call))
+                continue
+            sessions.keep(checkpoint)  # its own command has a checkpoint of its own
+            outcomes.append(self._call_sessions(*call))
+            checkpoint = sessions.checkpoint()
+        sessions.keep(checkpoint)
+        return 0, outcomes
 
     def _find(self, machine: str, command: str, version: int) -> Any:
         found = self._commands.get((machine, command))
@@ -93,39 +117,30 @@ class Replica(RaftFsm):
             raise MissingCommand(machine, command, version)
         return function
 
-    def _housekeep(self) -> None:
-        checkpoint = self.sessions.checkpoint()
-        self.sessions.expire(self.microseconds)
-        self.sessions.keep(checkpoint)
-
     def _call(
-        self, session: bytes, number: int, acknowledged: int, machine: str, command: str, version: int, arguments: bytes
+        self, id: bytes, number: int, acknowledged: int, machine: str, command: str, version: int, arguments: bytes
     ) -> bytes:
+        """Execute a call of a program's machine, or return the outcome of one that must not be executed."""
         self._count += 1
-        if session != NO_SESSION:
-            known = self._recall(session, number, acknowledged)
-            if known is not None:
-                return known
-        outcome = self._execute(machine, command, version, arguments)
-        if session != NO_SESSION:
-            checkpoint = self.sessions.checkpoint()
-            entry = self.sessions.sessions.get(session)
-            if entry is not None:  # the command may have closed it
-                entry.outcomes[number] = outcome
-            self.sessions.keep(checkpoint)
+        if id == NO_SESSION:
+            return self._execute(machine, command, version, arguments)
+        session = self.sessions.touch(id, acknowledged, self.microseconds)
+        if session is None or number <= session.acknowledged:
+            return self.codec.pack([EXPIRED])  # it may have been executed, and nobody can know
+        outcomes = session.outcomes
+        outcome = outcomes.get(number)
+        if outcome is None:
+            if len(outcomes) >= MAX_OPEN:
+                return self.codec.pack([FULL])
+            outcome = outcomes[number] = self._execute(machine, command, version, arguments)
         return outcome
 
-    def _recall(self, id: bytes, number: int, acknowledged: int) -> bytes | None:
-        """Return the outcome of a call that must not be executed: it has been, or nobody can know; else None."""
-        checkpoint = self.sessions.checkpoint()
-        session = self.sessions.touch(id, acknowledged, self.microseconds)
-        self.sessions.keep(checkpoint)
-        if session is None or number <= session.acknowledged:
-            return self.codec.pack([EXPIRED])
-        known = session.outcomes.get(number)
-        if known is None and len(session.outcomes) >= MAX_OPEN:
-            return self.codec.pack([FULL])
-        return known
+    def _call_sessions(
+        self, id: bytes, number: int, acknowledged: int, machine: str, command: str, version: int, arguments: bytes
+    ) -> bytes:
+        """Execute a call of the sessions themselves: harmless when it comes again, so none of these is remembered."""
+        self._count += 1
+        return self._execute(machine, command, version, arguments)
 
     def _execute(self, name: str, command: str, version: int, arguments: bytes) -> bytes:
         machine = self.machines[name]
@@ -156,7 +171,8 @@ class Replica(RaftFsm):
 
     def ask(self, machine: Machine, query: str, args: Any, kwargs: Any) -> Any:
         """Answer a query from the state as it is now; return a copy, which the machine's user may change."""
-        answer = queries_of(type(machine))[query].function(machine, *args, **kwargs)
+        assert machine._node is not None
+        answer = self._queries[machine._node.name, query](machine, *args, **kwargs)
         return answer if self.codec.is_leaf(answer) else self.codec.unpack(self.codec.pack(answer))
 
     def _raised(self, name: str, exc: Exception) -> bytes:
