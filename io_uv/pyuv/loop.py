@@ -11,6 +11,9 @@ UV_RUN_ONCE, announces itself (`_woke`), so that the next turn is run.
 Life: `run` returns when no ref'd active handle, request or closing handle is left, or after `stop`. `close` closes the
 handles that are left, waits for work in progress and gives everything back; a collected Loop does the same for itself.
 
+Where a sandbox refuses what libuv cannot do without (eventfd, epoll), `Loop()` makes one of asyncio's own loops
+instead, and `Loop.refusal` says why: everything works, slower.
+
 Failure: an exception of a callback goes to `excepthook`; KeyboardInterrupt and SystemExit end `run` and come out of it.
 In a forked child a Loop is dead, see `forked`: its handles are closed, without a callback, and `run` raises
 RuntimeError, the one in which it forked, too. A guest's host goes on, if it can.
@@ -19,6 +22,7 @@ RuntimeError, the one in which it forked, too. A guest's host goes on, if it can
 import asyncio
 import contextlib
 import os
+import selectors
 import signal
 import sys
 import threading
@@ -32,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import uvloop
 
-from io_uv.pyuv import error, forked, threadpool
+from io_uv.pyuv import error, forked, threadpool, wakeup
 from io_uv.pyuv.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -52,7 +56,9 @@ class Loop:
     _default: ClassVar["Loop | None"] = None
 
     def __init__(self, asyncio_loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self._uv: asyncio.AbstractEventLoop = uvloop.new_event_loop() if asyncio_loop is None else asyncio_loop
+        self.refusal: tuple[str, OSError] | None = None
+        """What is refused here that a uvloop needs, and the error, if this loop is one of asyncio's for that reason."""
+        self._uv: asyncio.AbstractEventLoop = self._new_loop() if asyncio_loop is None else asyncio_loop
         self._owned = asyncio_loop is None
         self._closed = False
         self._inherited = False
@@ -89,6 +95,13 @@ class Loop:
         ref: weakref.ref[Loop] = weakref.ref(self)
         self._uv.add_reader(self._mailbox.fd, _deliver, ref)
         forked.watch(self)
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        self.refusal = wakeup.uvloop_refusal()
+        if self.refusal is None:
+            return uvloop.new_event_loop()
+        polled = self.refusal[0].startswith("epoll") and hasattr(selectors, "PollSelector")
+        return asyncio.SelectorEventLoop(selectors.PollSelector() if polled else None)
 
     @classmethod
     def default_loop(cls) -> "Loop":
@@ -211,9 +224,9 @@ class Loop:
 
     def fileno(self) -> int:
         """Descriptor of the poll backend, of a loop that owns its uvloop. Raises RuntimeError otherwise."""
-        if not self._owned or self._closed:
+        backend = forked.backend(self._uv) if self._owned and not self._closed else None
+        if backend is None:
             raise RuntimeError("no descriptor to be had")
-        backend: int = self._uv._get_backend_id()  # type: ignore[attr-defined]
         return backend
 
     def get_timeout(self) -> float:

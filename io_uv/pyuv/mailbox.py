@@ -1,9 +1,9 @@
 """Mailbox: how other threads have something called by the loop.
 
 Duty: `post(action)` from any thread, signal handler or finaliser; the loop calls the action, in the order of posting.
-One wake-up serves all that is posted before the loop gets to it. The wake-up is an eventfd that the loop watches (a
-pipe where there is none): a third cheaper than call_soon_threadsafe, whose own wake-up is written while the GIL is held
-and so sends the loop's thread to wait for it.
+One wake-up serves all that is posted before the loop gets to it. The wake-up is an eventfd that the loop watches
+(`wakeup`; a pipe where there is none): a third cheaper than call_soon_threadsafe, whose own wake-up is written while
+the GIL is held and so sends the loop's thread to wait for it.
 
 No lock: the deque is atomic, and a thread in the middle of waking holds a reference to the descriptor, which is closed
 when the last reference goes. A lock would be held while the wake-up lets go of the GIL, and every thread would meet it.
@@ -14,11 +14,10 @@ Failure modes: post() to a closed mailbox answers False and drops the action.
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+
+from io_uv.pyuv import wakeup
 
 Action = Callable[[], object]
-
-_ONE: Final = b"\1\0\0\0\0\0\0\0"  # any number but 0 does for an eventfd, any 8 bytes for a pipe
 
 
 class _Descriptor(int):
@@ -46,13 +45,9 @@ class Mailbox:
         self._sent = False
         self._fd: _Descriptor | None
         self._waker: _Descriptor | None
-        if hasattr(os, "eventfd"):
-            self._fd = self._waker = _Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-        else:
-            reader, writer = os.pipe()
-            self._fd, self._waker = _Descriptor(reader), _Descriptor(writer)
-            os.set_blocking(reader, False)
-            os.set_blocking(writer, False)
+        reader, writer, _ = wakeup.open_pair()
+        self._fd = _Descriptor(reader)
+        self._waker = self._fd if writer == reader else _Descriptor(writer)
         _open.update((self._fd, self._waker))
 
     @property
@@ -68,7 +63,7 @@ class Mailbox:
         self._actions.append(action)
         if not self._sent:
             self._sent = True
-            os.write(waker, _ONE)
+            os.write(waker, wakeup.TOKEN)
         return True
 
     def deliver(self, uncaught: Callable[[], None]) -> None:
@@ -89,7 +84,7 @@ class Mailbox:
         finally:
             if left and self._waker is not None:  # interrupted (Ctrl-C): the rest is for the next time
                 self._sent = True
-                os.write(self._waker, _ONE)
+                os.write(self._waker, wakeup.TOKEN)
 
     def close(self) -> None:
         """Take no more, and give the descriptors back."""

@@ -5,7 +5,8 @@ Addresses are tuples (ip, port) or (ip, port, flowinfo, scope_id); the ip is a l
 resolved by `io_uv.pyuv.dns` first.
 
 Failure modes: TCPError with the system's code. As in libuv an address in use is reported by listen or connect, not by
-bind. A bound or listening server leaves a port that can be bound again at once (SO_REUSEADDR).
+bind. A bound or listening server leaves a port that can be bound again at once (SO_REUSEADDR), unless a sandbox refuses
+to set options: `TCP.refusal` says so then.
 """
 
 import socket
@@ -27,12 +28,14 @@ UV_TCP_IPV6ONLY: Final = 1
 class TCP(Stream):
     """`TCP(loop, family=AF_UNSPEC)`: a TCP handle; with a family its socket is made at once."""
 
-    __slots__ = ("_options",)
+    __slots__ = ("_options", "refusal")
 
     _error: ClassVar[type[error.UVError]] = error.TCPError
 
     def __init__(self, loop: Loop, family: int = socket.AF_UNSPEC) -> None:
         super().__init__(loop)
+        self.refusal: OSError | None = None
+        """Why bind could not set SO_REUSEADDR, without which a port is free a minute later."""
         self._options: list[tuple[int, int, int]] = []  # set before there was a socket
         if family != socket.AF_UNSPEC:
             if family not in (socket.AF_INET, socket.AF_INET6):
@@ -50,15 +53,23 @@ class TCP(Stream):
         if sock.family != family:
             raise self._fail(errno.UV_EINVAL)
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, flags & UV_TCP_IPV6ONLY)
+            self._set_bind_options(sock, family, flags & UV_TCP_IPV6ONLY)
             sock.bind(address)
         except OSError as exc:
             code = errno.from_os_error(exc)
             if code != errno.UV_EADDRINUSE:
                 raise self._fail(code) from None
             self._delayed_error = code
+
+    def _set_bind_options(self, sock: socket.socket, family: int, only6: int) -> None:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only6)
+        except OSError as exc:
+            if only6:
+                raise
+            self.refusal = exc
 
     def connect(self, address: tuple[Any, ...], callback: "Callable[[Self, int | None], object]") -> None:
         """Connect to an address; `callback(tcp, error)` says how it ended. Writes may be queued before."""

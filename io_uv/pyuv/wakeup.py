@@ -1,0 +1,50 @@
+"""Wake-ups: a descriptor that one thread writes to and a loop watches.
+
+Duty: `open_pair` returns an eventfd, or a pipe where none is to be had; `uvloop_refusal` tells whether a uvloop can be
+made here. Who asked closes what it got.
+
+Failure modes: OSError where there is no pipe either (no descriptors are left, say).
+"""
+
+import errno
+import os
+import select
+from typing import Final
+
+TOKEN: Final = b"\1\0\0\0\0\0\0\0"
+"""What is written to wake: any number but 0 does for an eventfd, any 8 bytes for a pipe. 8 bytes are read."""
+
+_SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What passes, as opposed to a refusal."""
+
+
+def open_pair() -> tuple[int, int, OSError | None]:
+    """Return the descriptor to watch and read, the one to write, the same for an eventfd, and why it is none."""
+    refusal: OSError | None = None
+    if hasattr(os, "eventfd"):
+        try:
+            fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as exc:
+            refusal = exc.with_traceback(None)  # which has the frames of whoever keeps it
+        else:
+            return fd, fd, None
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    return reader, writer, refusal
+
+
+def uvloop_refusal() -> tuple[str, OSError] | None:
+    """Return the call that a sandbox refuses to libuv, which cannot do without, and the error; None if it has all."""
+    try:
+        select.epoll().close()
+    except OSError as exc:
+        return None if exc.errno in _SHORTAGE else ("epoll_create1", exc.with_traceback(None))
+    try:
+        reader, writer, refusal = open_pair()
+    except OSError:
+        return None
+    os.close(reader)
+    if writer != reader:
+        os.close(writer)
+    return None if refusal is None else ("eventfd", refusal)
