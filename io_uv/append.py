@@ -23,6 +23,7 @@ from typing import Final
 
 from io_uv import closing, finalize, fs, prepare, retry, state
 from io_uv.fs import Failure
+from io_uv.refusal import STATX, refused
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
@@ -300,7 +301,7 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
     )
     # Asked while the disk is at work, so that it takes no time. C acknowledges what goes into a file that nobody will
     # find again.
-    segment.removed = _is_removed(segment.fd)
+    segment.removed = _is_removed(uv, segment.fd)
 
 
 def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
@@ -344,10 +345,17 @@ def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         _fail(uv, done, failure)
 
 
-def _is_removed(fd: int) -> bool:
+def _is_removed(uv: state.Uv, fd: int) -> bool:
     """Return whether somebody has removed the file, with its directory maybe, while it is in use."""
+    if STATX not in uv.refusals:
+        try:
+            return fs.links(fd) == 0
+        except OSError as exc:
+            if not refused(exc):
+                return False
+            uv.refusals.note(STATX, exc)
     try:
-        return fs.links(fd) == 0
+        return fs.fstat(fd).st_nlink == 0
     except OSError:
         return False
 

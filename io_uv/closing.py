@@ -12,7 +12,7 @@ Failure modes: none of its own.
 import sys
 from collections.abc import Callable
 
-from io_uv import state
+from io_uv import refusal, state
 
 
 def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: object) -> None:
@@ -41,6 +41,7 @@ def refuse(uv: state.Uv) -> int:
 
 def unlock(uv: state.Uv) -> None:
     """Give the directory back."""
+    refusal.end(uv.refusals)
     if uv.lock is not None:
         uv.lock.release()
         uv.lock = None

@@ -68,7 +68,8 @@ def _close_segment(dir: str, dying: DyingSegment) -> None:
         if dying.used == 0:
             fs.remove_file(dir, name)
         else:
-            fs.truncate_and_rename(dir, name, dying.used, segment.closed_name(dying.first_index, dying.last_index))
+            new_name = segment.closed_name(dying.first_index, dying.last_index)
+            fs.truncate_and_rename(dir, name, dying.used, new_name, True)
         dying.moved = True
     fs.sync_dir(dir)
 

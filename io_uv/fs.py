@@ -12,25 +12,24 @@ Failure modes: every failure carries a code and a text with libuv's wording ("op
 After a failed fsync nothing is assumed about the file: a caller that goes on must write the data again.
 """
 
-import contextlib
+import errno
 import fcntl
 import os
 import stat as stat_
+import struct
 from collections.abc import Iterable
 from typing import Final
 
-from io_uv import descriptors, libc
+from io_uv import descriptors, libc, refusal
 from io_uv.failure import FULL
 from io_uv.failure import Failure as Failure
 from io_uv.failure import failure as failure
 from io_uv.failure import strerror as strerror
+from io_uv.refusal import DIRECT, FALLOCATE, XATTR, Refusals
 from pyraft.errors import (
-    RAFT_BUSY,
     RAFT_INVALID,
     RAFT_IOERR,
     RAFT_NOSPACE,
-    RAFT_NOTFOUND,
-    RAFT_UNAUTHORIZED,
 )
 from pyraft.types import BytesLike
 
@@ -47,7 +46,10 @@ O_CREATE_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 """Flags of open for a file that must not exist yet."""
 
 _MODE: Final = 0o600
-_SIZE_NOTE: Final = "user.raft.size"
+SIZE_NOTE: Final = "user.raft.size"
+"""Attribute of segments of ours, see note_size."""
+# struct flock: type, whence, start, length, owner; the owner of an OFD lock has no number.
+_FLOCK: Final = struct.Struct("@hhqqi0q")
 
 # ---- one system call each --------------------------------------------------------------------------------------------
 
@@ -103,8 +105,8 @@ def ftruncate(fd: int, size: int) -> None:
 
 
 def fallocate(fd: int, offset: int, size: int) -> None:
-    """posix_fallocate(3)."""
-    os.posix_fallocate(fd, offset, size)
+    """fallocate(2)."""
+    libc.fallocate(fd, offset, size)
 
 
 def rename(old: str, new: str) -> None:
@@ -157,6 +159,14 @@ def set_direct(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
 
 
+def leave_direct(fd: int) -> bool:
+    """Switch the descriptor back from direct I/O to the page cache; return whether it was direct."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_DIRECT:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    return bool(flags & os.O_DIRECT)
+
+
 def flock(fd: int) -> None:
     """flock(2): exclusive, without waiting."""
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,6 +175,17 @@ def flock(fd: int) -> None:
 def funlock(fd: int) -> None:
     """flock(2): give the lock up."""
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def ofd_lock(fd: int, kind: int) -> None:
+    """fcntl(2), F_OFD_SETLK: take the lock (F_RDLCK, F_WRLCK) of the whole file, or give it up (F_UNLCK)."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+
+
+def ofd_conflict(fd: int, kind: int) -> bool:
+    """fcntl(2), F_OFD_GETLK: return whether somebody else has a lock that excludes such a one."""
+    found: bytes = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+    return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
 
 def file_system(fd: int) -> int:
@@ -180,72 +201,6 @@ def join(dir: str, name: str) -> str:
     if len(os.fsencode(dir)) > MAX_DIR_LEN or len(os.fsencode(name)) > MAX_NAME_LEN or "\0" in dir or "\0" in name:
         raise Failure(RAFT_INVALID, f"path too long: {name}")
     return f"{dir}/{name}"
-
-
-def check_dir(dir: str) -> None:
-    """Check that `dir` is a directory whose mode lets its owner write.
-
-    Errors: RAFT_NOTFOUND, RAFT_UNAUTHORIZED (no access to the path), RAFT_INVALID (no directory, or not writable),
-    RAFT_IOERR. Source: uv_fs.c.
-    """
-    try:
-        mode = stat(dir).st_mode
-    except FileNotFoundError:
-        raise Failure(RAFT_NOTFOUND, f"directory '{dir}' does not exist") from None
-    except PermissionError:
-        raise Failure(RAFT_UNAUTHORIZED, f"can't access directory '{dir}'") from None
-    except NotADirectoryError:
-        raise Failure(RAFT_INVALID, f"path '{dir}' is not a directory") from None
-    except (OSError, ValueError) as exc:
-        raise failure(f"can't stat '{dir}'", exc) from None
-    if not stat_.S_ISDIR(mode):
-        raise Failure(RAFT_INVALID, f"path '{dir}' is not a directory")
-    if not mode & stat_.S_IWUSR:
-        raise Failure(RAFT_INVALID, f"directory '{dir}' is not writable")
-
-
-class DirLock:
-    """Exclusive use of a data directory, until release(), or until this object or its process ends."""
-
-    __slots__ = ("_fd", "_pid")
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._pid = os.getpid()
-
-    def release(self) -> None:
-        """Let others use the directory."""
-        fd, self._fd = self._fd, -1
-        if fd < 0 or os.getpid() != self._pid:
-            return  # in a forked child the descriptor was closed at once, and the lock is the parent's
-        # Closing alone would leave the lock with a child that was forked without a word to Python.
-        with contextlib.suppress(OSError):
-            funlock(fd)
-        close(fd)
-
-    def __del__(self) -> None:
-        self.release()
-
-
-def lock_dir(dir: str) -> DirLock:
-    """Take exclusive use of `dir`; RAFT_BUSY if another instance has it, in this process or in another one.
-
-    C does without. A server that is started twice then reads, and so closes, the segments that the first is writing:
-    what that acknowledges from then on is lost.
-    """
-    try:
-        fd = open(dir, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as exc:
-        raise failure(f"open directory '{dir}'", exc) from None
-    lock = DirLock(fd)
-    try:
-        flock(fd)
-    except BlockingIOError:
-        raise Failure(RAFT_BUSY, f"directory '{dir}' is in use by another server") from None
-    except OSError:
-        # This file system has no locks; C has none anywhere.
-        pass
-    return lock
 
 
 def sync_dir(dir: str) -> None:
@@ -462,48 +417,68 @@ def rewrite_file(dir: str, name: str, data: BytesLike) -> None:
         close(fd)
 
 
-def note_size(fd: int, size: int) -> None:
+def note_size(fd: int, size: int, refusals: Refusals) -> None:
     """Record, in an attribute of the file that C ignores, that it has `size` bytes, durably so already.
 
-    The note says that this library made the file, and that nobody but a vandal makes it shorter. Where the file system
-    keeps no attributes nothing is recorded.
+    The note says that this library made the file, and that nobody but a vandal makes it shorter. Where no attributes
+    are to be had nothing is recorded.
     """
-    try:
-        setxattr(fd, _SIZE_NOTE, str(size).encode())
-    except OSError:
+    if XATTR in refusals:
         return
-
-
-def _forget_size(fd: int) -> None:
-    """Remove the note, durably, before the file is cut.
-
-    The sync is made in any case: an attempt before this one may have removed the note and not lived to sync it.
-    """
-    if noted_size(fd) != 0:
-        try:
-            removexattr(fd, _SIZE_NOTE)
-        except OSError as exc:
-            raise failure("removexattr", exc) from None
-    sync(fd)
-
-
-def noted_size(fd: int) -> int:
-    """Return what note_size recorded for the file, 0 if nothing."""
     try:
-        text = getxattr(fd, _SIZE_NOTE)
-    except OSError:
+        setxattr(fd, SIZE_NOTE, str(size).encode())
+    except OSError as exc:
+        if refusal.refused(exc):
+            refusals.note(XATTR, exc, "fsetxattr")
+
+
+def noted_size(fd: int, refusals: Refusals) -> int:
+    """Return what note_size recorded for the file, 0 if nothing, or if that cannot be read here."""
+    try:
+        text = getxattr(fd, SIZE_NOTE)
+    except OSError as exc:
+        if refusal.refused(exc):
+            refusals.note(XATTR, exc, "fgetxattr")
         return 0
     return int(text) if text.isdigit() else 0
 
 
-def _no_space(exc: OSError, size: int) -> Failure | None:
-    if exc.errno in FULL:
-        return Failure(RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
-    return None
+def _forget_size(fd: int, refusals: Refusals, own: bool) -> bool:
+    """Remove the note, durably, before the file is cut. Return whether it is certain that none stands.
+
+    `own` says that this server made the file. The sync is made in any case: an attempt before this one may have removed
+    the note and not lived to sync it.
+    """
+    try:
+        getxattr(fd, SIZE_NOTE)
+        removexattr(fd, SIZE_NOTE)
+    except OSError as exc:
+        if refusal.refused(exc):
+            refusals.note(XATTR, exc, "fremovexattr")
+            return own and refusals.never_noted
+        if exc.errno != errno.ENODATA:
+            raise failure("removexattr", exc) from None
+    sync(fd)
+    return True
+
+
+def _fallocate(fd: int, size: int, refusals: Refusals) -> bool:
+    """Allocate the blocks; return False if that is refused."""
+    try:
+        fallocate(fd, 0, size)
+    except OSError as exc:
+        if not refusal.refused(exc):
+            raise
+        refusals.note(FALLOCATE, exc)
+        return False
+    return True
 
 
 def _emulate_fallocate(fd: int, size: int) -> None:
-    block = min(os.fstatvfs(fd).f_bsize or 512, 4096)
+    try:
+        block = min(os.fstatvfs(fd).f_bsize or 512, 4096)
+    except OSError:
+        block = 512  # no file system has smaller ones
     offset = (size - 1) % block
     while offset < size:
         pwrite(fd, b"\0", offset)
@@ -513,36 +488,53 @@ def _emulate_fallocate(fd: int, size: int) -> None:
 def allocate_file(dir: str, name: str, size: int, use_fallocate: bool, direct: bool = False) -> int:
     """Create a file of `size` zero bytes and return a descriptor for synchronous writes (O_DSYNC), direct if asked.
 
-    Without fallocate(2) one byte is written per block instead. The directory is left to the caller to sync.
+    Without fallocate(2) one byte is written per block instead, without O_DIRECT the descriptor goes through the page
+    cache: see `refusal`. The directory is left to the caller to sync.
     Errors: RAFT_NOSPACE "not enough space to allocate N bytes", or what `failure` says; no file is left behind.
     """
     path = join(dir, name)
+    refusals = refusal.at(dir)
+    use_fallocate = use_fallocate and FALLOCATE not in refusals
     fd = open_file(dir, name, O_CREATE_NEW | (os.O_DSYNC if use_fallocate else 0))
     try:
         try:
-            if use_fallocate:
-                fallocate(fd, 0, size)
-            else:
+            if use_fallocate and not _fallocate(fd, size, refusals):
+                use_fallocate = False
+                close(fd)
+                fd = -1
+                fd = open_file(dir, name, os.O_WRONLY)
+            if not use_fallocate:
                 _emulate_fallocate(fd, size)
             sync(fd)
-            note_size(fd, size)
+            note_size(fd, size, refusals)
         except OSError as exc:
-            raise _no_space(exc, size) or failure("posix_allocate", exc) from None
+            if exc.errno in FULL:
+                raise Failure(RAFT_NOSPACE, f"not enough space to allocate {size} bytes") from None
+            raise failure("posix_allocate", exc) from None
         if not use_fallocate:
             close(fd)
             fd = -1
             fd = open_file(dir, name, os.O_WRONLY | os.O_DSYNC)
         if direct:
-            try:
-                set_direct(fd)
-            except OSError as exc:
-                raise failure("fcntl", exc) from None
+            try_direct(fd, refusals)
     except BaseException:
         if fd >= 0:
             close(fd)
         _unlink_quietly(path)
         raise
     return fd
+
+
+def try_direct(fd: int, refusals: Refusals) -> None:
+    """Switch a descriptor to direct I/O, unless that is refused: what is written goes through the page cache then."""
+    if DIRECT in refusals:
+        return
+    try:
+        set_direct(fd)
+    except OSError as exc:
+        if not refusal.refused(exc):
+            raise failure("fcntl", exc) from None
+        refusals.note(DIRECT, exc)
 
 
 def remove_file(dir: str, name: str) -> None:
@@ -571,11 +563,17 @@ def rename_file(dir: str, name: str, new_name: str) -> None:
         raise failure("rename", exc) from None
 
 
-def truncate_file(dir: str, name: str, size: int) -> None:
-    """Cut a file to `size` bytes, durably."""
+def truncate_file(dir: str, name: str, size: int, own: bool = False) -> None:
+    """Cut a file to `size` bytes, durably; `own` if this server made it.
+
+    A note of its size must not outlive the cut: with it the file would be taken for damaged. Where attributes are
+    refused and a note may stand, a copy without it takes the file's place.
+    """
     fd = open_file(dir, name, os.O_RDWR)
     try:
-        _forget_size(fd)
+        if not _forget_size(fd, refusal.at(dir), own):
+            replace_file(dir, name, read_exactly(fd, size))
+            return
         try:
             ftruncate(fd, size)
         except OSError as exc:
@@ -585,7 +583,7 @@ def truncate_file(dir: str, name: str, size: int) -> None:
         close(fd)
 
 
-def truncate_and_rename(dir: str, name: str, size: int, new_name: str) -> None:
+def truncate_and_rename(dir: str, name: str, size: int, new_name: str, own: bool = False) -> None:
     """Cut a file to `size` bytes, durably, then rename it; the directory is left to the caller to sync."""
-    truncate_file(dir, name, size)
+    truncate_file(dir, name, size, own)
     rename_file(dir, name, new_name)

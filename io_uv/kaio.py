@@ -8,10 +8,12 @@ the lock up and fetching it back would cost more. So only non-blocking writes (`
 Happy path: Context(n) once, then submit(...) and reap() for each write; close() when nothing is in flight any more.
 
 Failure modes: OSError with the errno of the system call: EAGAIN from Context (no AIO events left on the machine,
-fs.aio-max-nr), EAGAIN from submit (the write would block), EOPNOTSUPP and EINVAL (file system without support);
-ENOSYS where the kernel or the processor is not supported. The caller keeps the memory alive until the completion.
+fs.aio-max-nr), EAGAIN from submit (nothing is free, or it is refused), EOPNOTSUPP and EINVAL (file system without
+support), ENOSYS where the kernel or the processor is not supported, and whatever a sandbox says; `called` tells to
+which call. A write that would block completes with EAGAIN. The caller keeps the memory alive until the completion.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -28,6 +30,8 @@ _NUMBERS: Final = {
     "loongarch64": (0, 1, 4, 2),
     "ppc64le": (227, 228, 229, 230),
 }
+_NAMES: Final = ("io_setup", "io_destroy", "io_getevents", "io_submit")
+_SETUP, _DESTROY, _GETEVENTS, _SUBMIT = range(4)
 
 _IOCB_CMD_PWRITE: Final = 1
 _IOCB_FLAG_RESFD: Final = 1
@@ -70,20 +74,25 @@ _found: Final = _syscalls()
 def _call(which: int, *args: int, blocking: bool = False) -> int:
     """Make system call number `which` of _NUMBERS' columns; raise OSError if it fails."""
     if _found is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), _NAMES[which])
     keeping, yielding, numbers = _found
-    return _repeat(yielding if blocking else keeping, (numbers[which], *args, *(0,) * (5 - len(args))))
+    return _repeat(yielding if blocking else keeping, (numbers[which], *args, *(0,) * (5 - len(args))), _NAMES[which])
 
 
-def _repeat(call: Any, args: tuple[int, ...]) -> int:
-    """Make a system call until no signal interrupts it; raise OSError if it fails."""
+def called(exc: OSError) -> str:
+    """Return the name of the system call that an exception of this module is about."""
+    return str(exc.filename or _NAMES[_SETUP])
+
+
+def _repeat(call: Any, args: tuple[int, ...], name: str) -> int:
+    """Make a system call until no signal interrupts it; raise OSError if it fails, with the name for `called`."""
     while True:
         rv: int = call(*args)
         if rv >= 0:
             return rv
         code = ctypes.get_errno()
         if code != errno.EINTR:
-            raise OSError(code, os.strerror(code))
+            raise OSError(code, os.strerror(code), name)
 
 
 def address_of(buffer: Any) -> int:
@@ -125,14 +134,17 @@ class Context:
     def __init__(self, n: int) -> None:
         assert n > 0
         self._n = n
-        handle = ctypes.c_ulong(0)
-        _call(0, n, ctypes.addressof(handle))
-        self._ctx = handle.value
         try:
             self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, "eventfd") from None
+        handle = ctypes.c_ulong(0)
+        try:
+            _call(_SETUP, n, ctypes.addressof(handle))
         except OSError:
-            _call(1, self._ctx)
+            os.close(self._event_fd)
             raise
+        self._ctx = handle.value
         # Everything that a submission or a collection needs is allocated once and patched.
         self._iocbs = ctypes.create_string_buffer(_IOCB_SIZE * n)
         first = ctypes.addressof(self._iocbs)
@@ -140,7 +152,7 @@ class Context:
         assert _found is not None
         self._call_submit, _, numbers = _found
         at = ctypes.addressof(self._pointers)
-        self._submissions = [(numbers[3], self._ctx, 1, at + 8 * i, 0, 0) for i in range(n)]
+        self._submissions = [(numbers[_SUBMIT], self._ctx, 1, at + 8 * i, 0, 0) for i in range(n)]
         self._events = ctypes.create_string_buffer(_EVENT_SIZE * n)
         self._timeout = (ctypes.c_long * 2)(0, 0)
         self._ring, self._ring_events = _map_ring(self._ctx)
@@ -182,22 +194,35 @@ class Context:
             _IOCB_FLAG_RESFD,
             self._event_fd,
         )
-        _repeat(self._call_submit, self._submissions[slot])
+        _repeat(self._call_submit, self._submissions[slot], _NAMES[_SUBMIT])
         self._free.pop()
 
-    def reap(self) -> list[tuple[int, int]]:
-        """Return (tag, result) of all completed writes without waiting: bytes written, or a negative errno."""
+    def heard(self) -> bool:
+        """Return whether a completion was told since the last time, or a thread has written to the eventfd."""
         try:
-            os.eventfd_read(self._event_fd)
+            return os.eventfd_read(self._event_fd) > 0
         except BlockingIOError:
-            return self._collect()  # asked without having been told: the queue knows better
-        return self._collect()
+            return False
+
+    def reap(self) -> list[tuple[int, int]]:
+        """Return (tag, result) of all completed writes without waiting: bytes written, or a negative errno.
+
+        OSError: a completion was told, but io_getevents is refused, so that its result cannot be had.
+        """
+        heard = self.heard()  # asked without having been told: the queue knows better
+        try:
+            return self._collect()
+        except OSError:
+            if heard:
+                raise
+            return []
 
     def _collect(self) -> list[tuple[int, int]]:
         done: list[tuple[int, int]] = []
         ring = self._ring
         if ring is None:
-            n = _call(2, self._ctx, 0, self._n, ctypes.addressof(self._events), ctypes.addressof(self._timeout))
+            events, timeout = ctypes.addressof(self._events), ctypes.addressof(self._timeout)
+            n = _call(_GETEVENTS, self._ctx, 0, self._n, events, timeout)
             for i in range(n):
                 self._take(self._events, i, done)
             return done
@@ -219,9 +244,13 @@ class Context:
         self._ring = self._ring_events = None
 
     def close(self) -> None:
-        """Release the queue. It waits for writes in flight, if any, and tens of ms for the kernel: not on a loop."""
+        """Release the queue. It waits for writes in flight, if any, and tens of ms for the kernel: not on a loop.
+
+        Where the kernel does not take it back, which nothing can be done about, it does so at the end of the process.
+        """
         if self._event_fd >= 0:
             os.close(self._event_fd)
             self._event_fd = -1
             self._ring = self._ring_events = None  # about to be unmapped
-            _call(1, self._ctx, blocking=True)
+            with contextlib.suppress(OSError):
+                _call(_DESTROY, self._ctx, blocking=True)

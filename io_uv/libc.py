@@ -1,11 +1,12 @@
-"""Two calls of the C library that the os module does not have.
+"""Calls of the C library that the os module does not have, or not in this form.
 
-Duty: `fs` offers them as file_system and links, so that tests can make them fail.
+Duty: `fs` offers them as file_system, links and fallocate, so that tests can make them fail.
 
 Failure modes: OSError with the errno of the system call.
 """
 
 import ctypes
+import errno
 import os
 import struct
 import sys
@@ -22,6 +23,18 @@ _STATX_LINKS: Final = struct.Struct("<16xI" if sys.byteorder == "little" else ">
 _statx: Final[Any] = getattr(_libc, "statx", None)
 
 
+def _find_fallocate() -> Any:
+    # Threads wait in it, without the interpreter lock.
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if call is not None:
+        call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return call
+
+
+_fallocate: Final = _find_fallocate()
+
+
 def _check(rv: int) -> None:
     if rv != 0:
         code = ctypes.get_errno()
@@ -34,6 +47,17 @@ def fstatfs_type(fd: int) -> int:
     buf = ctypes.create_string_buffer(256)
     _check(_libc.fstatfs(fd, buf))
     return ctypes.c_ulong.from_buffer(buf).value
+
+
+def fallocate(fd: int, offset: int, size: int) -> None:
+    """fallocate(2). posix_fallocate(3) hides that it is not supported: it writes to every block, synced each time."""
+    if _fallocate is None:
+        os.posix_fallocate(fd, offset, size)
+        return
+    while _fallocate(fd, 0, offset, size) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
 
 
 def links(fd: int) -> int:

@@ -18,7 +18,7 @@ import os
 import struct
 from typing import Final
 
-from io_uv import crc, encoding, fs, segment
+from io_uv import crc, encoding, fs, refusal, segment
 from io_uv.fs import Failure
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOMEM
 from pyraft.types import EntryBatch, no_entries
@@ -180,7 +180,7 @@ def read(dir: str, name: str) -> OpenContent:
     try:
         fd = fs.open_file(dir, name, os.O_RDONLY)
         try:
-            noted = fs.noted_size(fd)
+            noted = fs.noted_size(fd, refusal.at(dir))
             data = fs.read_exactly(fd, fs.fstat(fd).st_size)
         finally:
             fs.close(fd)

@@ -24,6 +24,7 @@ from typing import Final, TypeAlias
 
 from io_uv import closing, fs, retry, segment, state, work
 from io_uv.fs import Failure
+from io_uv.refusal import DIRECT, refused
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
 
@@ -167,7 +168,7 @@ def _discard(uv: state.Uv, idle: IdleSegment) -> None:
 
 def _fill(uv: state.Uv) -> None:
     """Have the oldest segment of the reserve that is not filled yet filled in a thread."""
-    if not uv.zero_fill or any(idle.filling for idle in uv.prepare_pool):
+    if not uv.zero_fill or DIRECT in uv.refusals or any(idle.filling for idle in uv.prepare_pool):
         return
     idle = next((idle for idle in uv.prepare_pool if not idle.filled), None)
     if idle is None:
@@ -175,19 +176,23 @@ def _fill(uv: state.Uv) -> None:
     idle.filling = True
     uv.aborting.append(idle)
     size = uv.segment_size // uv.block_size * uv.block_size
-    work.run(uv, lambda: _write_zeros(uv.dir, idle, size), lambda failure: _filled(uv, idle, failure))
+    work.run(uv, lambda: _write_zeros(uv, idle, size), lambda failure: _filled(uv, idle, failure))
 
 
-def _write_zeros(dir: str, idle: IdleSegment, size: int) -> None:
-    """Overwrite the segment with zeros through a descriptor without O_DSYNC, and sync once; in a thread."""
+def _write_zeros(uv: state.Uv, idle: IdleSegment, size: int) -> None:
+    """Overwrite the segment with zeros through a descriptor without O_DSYNC, and sync once; in a thread.
+
+    Where direct I/O turns out to be refused it is zeros already, only not written ones.
+    """
     try:
-        fd = fs.open(os.path.join(dir, idle.name), os.O_WRONLY | os.O_DIRECT | os.O_NOFOLLOW, 0)
+        fd = fs.open_file(uv.dir, idle.name, os.O_WRONLY)
         try:
+            fs.try_direct(fd, uv.refusals)
             offset = 0
-            while offset < size:
+            while offset < size and DIRECT not in uv.refusals:
                 piece = _ZEROS[: min(FILL_PIECE, size - offset)]
                 began = time.monotonic()
-                offset += fs.pwrite(fd, piece, offset)
+                offset += _direct_write(uv, fd, piece, offset)
                 if idle.stop.wait((time.monotonic() - began) * FILL_PAUSE):
                     return
             fs.fdatasync(fd)
@@ -195,6 +200,16 @@ def _write_zeros(dir: str, idle: IdleSegment, size: int) -> None:
             fs.close(fd)
     except OSError as exc:
         raise fs.failure("write", exc) from None
+
+
+def _direct_write(uv: state.Uv, fd: int, piece: memoryview, offset: int) -> int:
+    try:
+        return fs.pwrite(fd, piece, offset)
+    except OSError as exc:
+        if not refused(exc):
+            raise
+        uv.refusals.note(DIRECT, exc, "a write with O_DIRECT")
+        return 0
 
 
 def _filled(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:

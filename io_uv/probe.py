@@ -1,14 +1,15 @@
 """What the file system of the data directory can do.
 
 Duty: find out, with files that are gone again at once, whether fallocate(2) works, whether writes can go around the
-page cache (O_DIRECT) and in which block size, and whether they can be submitted without blocking (Linux AIO with
-RWF_NOWAIT and RWF_DSYNC). The type of the file system tells the rest: whether it copies on write, or is in memory.
+page cache (O_DIRECT) and in which block size, whether they can be submitted without blocking (Linux AIO with RWF_NOWAIT
+and RWF_DSYNC), and whether files have attributes. The type of the file system tells the rest: whether it copies on
+write, or is in memory.
 
 Happy path on ext4 and XFS: fallocate, 4096, asynchronous. On tmpfs: fallocate, no direct I/O, hence not asynchronous.
 
-Failure modes: RAFT_NOSPACE or RAFT_IOERR "create I/O capabilities probe file: …", RAFT_IOERR "probe Direct I/O: …" or
-"probe Async I/O: io_setup: …", RAFT_NOMEM where there is no memory for the write. But for
-the last the texts end with the directory.
+Failure modes: what is refused is done without, and `refusal` tells the log. RAFT_NOSPACE or RAFT_IOERR "create I/O
+capabilities probe file: …", RAFT_IOERR "probe Direct I/O: …" or "probe Async I/O: …" for a disk that fails otherwise,
+RAFT_NOMEM where there is no memory for the write. But for the last the texts end with the directory.
 """
 
 import errno
@@ -18,8 +19,9 @@ from typing import Final, TypeVar
 
 from io_uv import fs, kaio
 from io_uv.fs import Failure
+from io_uv.refusal import DIRECT, FALLOCATE, FSTATFS, STATX, XATTR, Refusals, at, refused
 from pyraft import heap
-from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
+from pyraft.errors import RAFT_NOMEM
 
 _T = TypeVar("_T")
 
@@ -33,6 +35,8 @@ _ZFS: Final = 0x2FC12FC1
 _UBIFS: Final = 0x24051905
 _BTRFS: Final = 0x9123683E
 _BCACHEFS: Final = 0xCA451A4E
+
+_UNTOLD_MSECS: Final = 1000
 
 
 class Capabilities:
@@ -52,18 +56,21 @@ class Capabilities:
         self.in_memory = kind == _TMPFS
 
 
-def probe(dir: str) -> Capabilities:
-    """Return what the file system of `dir` can do. Files of an interrupted probe are removed first."""
+def probe(dir: str, refusals: Refusals | None = None) -> Capabilities:
+    """Return what the file system of `dir` can do. Files of an interrupted probe are removed first.
+
+    What is refused is noted in `refusals`, by default those of the server that has the directory.
+    """
     try:
-        return _probe(dir)
+        return _probe(dir, at(dir) if refusals is None else refusals)
     except Failure as exc:
         if exc.code == RAFT_NOMEM:
             raise
         raise Failure(exc.code, f"{exc.message}, in directory '{dir}'") from None
 
 
-def _probe(dir: str) -> Capabilities:
-    can_fallocate = _probe_fallocate(dir)
+def _probe(dir: str, refusals: Refusals) -> Capabilities:
+    can_fallocate = _probe_fallocate(dir, refusals)
     _remove(dir, _FILE)
     try:
         fd = fs.allocate_file(dir, _FILE, _FILE_SIZE, can_fallocate)
@@ -71,15 +78,17 @@ def _probe(dir: str) -> Capabilities:
         raise exc.wrap("create I/O capabilities probe file") from None
     try:
         _remove(dir, _FILE)
-        kind, direct_io = _wrapped("probe Direct I/O", _probe_direct, fd)
+        _probe_notes(fd, refusals)
+        _probe_links(fd, refusals)
+        kind, direct_io = _wrapped("probe Direct I/O", _probe_direct, fd, refusals)
         # Without direct I/O a submission may block, which makes it useless on a loop.
-        async_io = direct_io != 0 and _wrapped("probe Async I/O", _probe_async, fd, direct_io)
+        async_io = direct_io != 0 and _wrapped("probe Async I/O", _probe_async, fd, direct_io, refusals)
         return Capabilities(direct_io, async_io, can_fallocate, kind)
     finally:
         fs.close(fd)
 
 
-def _wrapped(prefix: str, fn: Callable[..., _T], *args: int) -> _T:
+def _wrapped(prefix: str, fn: Callable[..., _T], *args: int | Refusals) -> _T:
     try:
         return fn(*args)
     except Failure as exc:
@@ -93,7 +102,7 @@ def _remove(dir: str, name: str) -> None:
         return
 
 
-def _probe_fallocate(dir: str) -> bool:
+def _probe_fallocate(dir: str, refusals: Refusals) -> bool:
     """Return whether fallocate works; other problems are left for the steps that follow to report."""
     _remove(dir, _FALLOCATE_FILE)
     try:
@@ -102,7 +111,9 @@ def _probe_fallocate(dir: str) -> bool:
         return False
     try:
         fs.fallocate(fd, 0, _FILE_SIZE)
-    except OSError:
+    except OSError as exc:
+        if refused(exc):
+            refusals.note(FALLOCATE, exc)
         return False
     else:
         return True
@@ -120,60 +131,120 @@ def _aligned(size: int) -> heap.Memory:
     return memory
 
 
-def _probe_direct(fd: int) -> tuple[int, int]:
-    """Return the type of the file system, and the largest block size with which a direct write works, 0 if none."""
+def _probe_notes(fd: int, refusals: Refusals) -> None:
+    """Find out whether the notes of sizes can be made and removed again; if not, this server makes none."""
+    call = "fsetxattr"
     try:
-        kind = fs.file_system(fd)
+        fs.setxattr(fd, fs.SIZE_NOTE, b"0")
+        call = "fgetxattr"
+        fs.getxattr(fd, fs.SIZE_NOTE)
+        call = "fremovexattr"
+        fs.removexattr(fd, fs.SIZE_NOTE)
     except OSError as exc:
-        raise fs.failure("fstatfs", exc) from None
+        if refused(exc):
+            refusals.note(XATTR, exc, call)
+            refusals.never_noted = True
+
+
+def _probe_links(fd: int, refusals: Refusals) -> None:
+    """Find out whether statx works: it is called after every write."""
+    try:
+        fs.links(fd)
+    except OSError as exc:
+        if refused(exc):
+            refusals.note(STATX, exc)
+
+
+def _file_system(fd: int, refusals: Refusals) -> int:
+    """Return the type of the file system, 0 if that is not told here."""
+    try:
+        return fs.file_system(fd)
+    except OSError as exc:
+        if not refused(exc):
+            raise fs.failure("fstatfs", exc) from None
+        refusals.note(FSTATFS, exc)
+        return 0
+
+
+def _probe_direct(fd: int, refusals: Refusals) -> tuple[int, int]:
+    """Return the type of the file system, and the largest block size with which a direct write works, 0 if none.
+
+    C: uv_fs.c:probeDirectIO goes on without O_DIRECT on tmpfs, ZFS and UBIFS only, where EINVAL is no news.
+    """
+    kind = _file_system(fd, refusals)
     try:
         fs.set_direct(fd)
     except OSError as exc:
-        if exc.errno != errno.EINVAL:
+        if not refused(exc):
             raise fs.failure("fcntl", exc) from None
-        if kind not in (_TMPFS, _ZFS, _UBIFS):
-            raise Failure(RAFT_IOERR, f"unsupported file system: {kind:x}") from None
+        if exc.errno != errno.EINVAL or kind not in (_TMPFS, _ZFS, _UBIFS):
+            refusals.note(DIRECT, exc)
         return kind, 0
     for size in _BLOCK_SIZES:
         memory = _aligned(size)
         try:
             fs.write(fd, memory)
         except OSError as exc:
-            if exc.errno in (errno.EIO, errno.EOPNOTSUPP):
+            if exc.errno in (errno.EIO, errno.EOPNOTSUPP) and size != _BLOCK_SIZES[-1]:
                 continue
-            if exc.errno == errno.EINVAL and size == _BLOCK_SIZES[0]:
-                # Overlays such as shiftfs accept the flag and fail the write.
-                return kind, 0
-            raise fs.failure("write", exc) from None
+            # Overlays such as shiftfs accept the flag and fail the write.
+            if exc.errno != errno.EIO and not refused(exc):
+                raise fs.failure("write", exc) from None
+            refusals.note(DIRECT, exc)
+            return kind, 0
         finally:
             heap.raft_aligned_free(size, memory)
         return kind, size
     return kind, 0
 
 
-def _probe_async(fd: int, size: int) -> bool:
+def _probe_async(fd: int, size: int, refusals: Refusals) -> bool:
     """Return whether a direct write can be submitted without blocking and made durable on its own."""
     try:
         context = kaio.Context(1)
     except OSError as exc:
-        raise fs.failure("io_setup", exc) from None
+        return _no_async(refusals, exc, kaio.called(exc))
+    memory = _aligned_for(context, size)
     try:
-        memory = _aligned(size)
-        try:
-            context.submit(fd, memory, size, 0, nowait=True, dsync=True)
-        except OSError as exc:
-            if exc.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                return False
-            raise fs.failure("io_submit", exc) from None
-        poll = select.poll()
-        poll.register(context.fileno(), select.POLLIN)
-        done: list[tuple[int, int]] = []
-        while not done:
-            poll.poll()
-            done = context.reap()
-        heap.raft_aligned_free(size, memory)
-        result = done[0][1]
-        # A write that would have blocked shows that the flag is known; such writes go to a thread.
-        return result > 0 or result == -errno.EAGAIN
+        context.submit(fd, memory, size, 0, nowait=True, dsync=True)
+        result = _result_of(context)
+    except OSError as exc:
+        return _no_async(refusals, exc, kaio.called(exc) if exc.filename else "io_submit")
     finally:
         context.close()
+        heap.raft_aligned_free(size, memory)
+    if result < 0 and result != -errno.EAGAIN:
+        refusals.note_aio(OSError(-result, ""), "io_submit")
+    # A write that would have blocked shows that the flag is known; such writes go to a thread.
+    return result > 0 or result == -errno.EAGAIN
+
+
+def _aligned_for(context: kaio.Context, size: int) -> heap.Memory:
+    try:
+        return _aligned(size)
+    except Failure:
+        context.close()
+        raise
+
+
+def _result_of(context: kaio.Context) -> int:
+    """Wait for the one write, and return its result."""
+    poll = select.poll()
+    poll.register(context.fileno(), select.POLLIN)
+    while True:
+        try:
+            told = poll.poll(_UNTOLD_MSECS)
+        except OSError as exc:
+            raise OSError(exc.errno, exc.strerror, "poll") from None
+        done = context.reap()
+        if done and not told:
+            raise OSError(errno.ENOSYS, "", "io_submit")  # a completion that nobody is told of is of no use
+        if done:
+            return done[0][1]
+
+
+def _no_async(refusals: Refusals, exc: OSError, call: str) -> bool:
+    if not refused(exc):
+        raise fs.failure(call, exc) from None
+    refusals.note_aio(exc, call)
+    return False

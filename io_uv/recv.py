@@ -293,7 +293,7 @@ class Server:
 def start(uv: Uv) -> int:
     """Listen and accept peers; the messages they send go to uv.recv_cb. Returns what the transport's listen does."""
     transport = uv.transport
-    tcp.adopt(transport, uv.tracer, uv.limits)
+    tcp.adopt(transport, uv.tracer, uv.limits, uv.refusals)
     rv: int = transport.listen(
         transport, lambda transport, id, address, stream: _accept_cb(uv, transport, id, address, stream)
     )

@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from io_uv.fs import DirLock, Failure
+from io_uv.directory import DirLock
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Timer
+from io_uv.refusal import Refusals
 from io_uv.teller import Teller
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_CANCELED
@@ -171,6 +173,7 @@ class Uv:
         "prepare_reqs",
         "recv_cb",
         "refusal",
+        "refusals",
         "retries",
         "retry_timer",
         "segment_size",
@@ -196,8 +199,7 @@ class Uv:
         self.dir = dir
         self.transport = transport
         self.tracer: RaftTracer = StderrTracer
-        self.id = 0
-        self.address = ""
+        self.id, self.address = 0, ""
         self.limits = Limits()
         # Disk: what probing found, and settings (uv).
         self.direct_io = self.async_io = False
@@ -259,4 +261,5 @@ class Uv:
         self.recv_cb: raft_io_recv_cb = UNSET
         self.closing = self.closed = False
         self.refusal = Failure(RAFT_CANCELED, "closed")
+        self.refusals = Refusals(dir)
         self.close_cb: raft_io_close_cb | None = None

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from io_uv import guests, ip, tcp_connect, tcp_dial, tcp_listen
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
+from io_uv.refusal import Refusals
 from io_uv.state import Limits
 from io_uv.tcp_common import UvTcp, maybe_fire_close
 from io_uv.transport import (
@@ -117,12 +118,13 @@ def _not_stock(transport: RaftUvTransport) -> int:
     return RAFT_INVALID
 
 
-def adopt(transport: RaftUvTransport, tracer: RaftTracer, limits: Limits) -> None:
-    """Have a stock transport report to `tracer` and keep to `limits`; other transports are left alone."""
+def adopt(transport: RaftUvTransport, tracer: RaftTracer, limits: Limits, refusals: Refusals) -> None:
+    """Have a stock transport report to `tracer` and `refusals`, and keep to `limits`; others are left alone."""
     t = transport.impl
     if isinstance(t, UvTcp):
         t.tracer = tracer
         t.limits = limits
+        t.refusals = refusals
 
 
 def _init(transport: RaftUvTransport, id: int, address: str) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from io_uv import ip, pyuv
 from io_uv.fs import Failure
+from io_uv.refusal import Refusals, refused
 from io_uv.state import Limits
 from io_uv.teller import Teller
 from io_uv.transport import (
@@ -81,6 +82,7 @@ class UvTcp:
         self.bind_address: str | None = None
         self.limits = Limits()
         self.tracer: RaftTracer = NoopTracer
+        self.refusals = Refusals("transport")
         # Wraps both kinds of connection where TLS is on: tls.Security.
         self.security: Security | None = None
         # Listening: tcp_listen.
@@ -178,20 +180,34 @@ def decode_answer(data: bytes) -> str | None:
     return "the peer says: " + data[16 : 16 + size].decode("utf-8", "replace")
 
 
-def tune(handle: pyuv.TCP, limits: Limits) -> None:
+_LATE: Final = "a peer that vanishes is noticed late"
+
+
+def tune(handle: pyuv.TCP, t: UvTcp) -> None:
     """Set the options of a connection: no delay for small writes, and an end for connections whose peer is gone.
 
-    Raises pyuv.error.UVError or OSError, which on a connection that has just been reset is to be expected.
+    An option that a sandbox or an old kernel refuses is done without. Raises OSError or pyuv.error.UVError otherwise,
+    which on a connection that has just been reset is to be expected.
     """
     # C: uv_tcp_connect.c and uv_tcp_listen.c set no options at all: small messages wait for the acknowledgement of
     # their predecessor, and a peer that vanished without a word is noticed after a quarter of an hour.
-    handle.nodelay(True)
-    handle.keepalive(True, _KEEPALIVE_SECONDS)
-    sock = socket.socket(fileno=os.dup(handle.fileno()))
+    options = (
+        ("TCP_NODELAY", socket.IPPROTO_TCP, socket.TCP_NODELAY, 1, "small messages may wait for others"),
+        ("SO_KEEPALIVE", socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1, _LATE),
+        ("TCP_KEEPIDLE", socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS, _LATE),
+        ("TCP_KEEPINTVL", socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS, _LATE),
+        ("TCP_KEEPCNT", socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES, _LATE),
+        ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, t.limits.unanswered_msecs, _LATE),
+    )
+    sock = socket.socket(handle.family, socket.SOCK_STREAM, fileno=os.dup(handle.fileno()))
     try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limits.unanswered_msecs)
+        for name, level, option, value, instead in options:
+            try:
+                sock.setsockopt(level, option, value)
+            except OSError as exc:
+                if not refused(exc):
+                    raise
+                t.refusals.note(name, exc, instead=instead)
     finally:
         sock.close()
 

@@ -107,7 +107,7 @@ def _connect_cb(a: Attempt, handle: pyuv.TCP, error: int | None) -> None:
         _failed_address(a, pyuv.errno.strerror(error))
         return
     try:
-        tcp_common.tune(handle, a.t.limits)
+        tcp_common.tune(handle, a.t)
     except (pyuv.error.UVError, OSError) as exc:
         _failed_address(a, str(exc.args[-1]))
         return

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # C: uv_tcp_listen.c:uvTcpBindListen asks for a backlog of 1: peers that connect at the same time wait for a second.
 _BACKLOG = 128
+_NO_REUSE = "a restart may find the address in use for a minute"
 
 
 class Inbound(pyuv.TCP):
@@ -142,6 +143,8 @@ def _bind_listen(t: tcp_common.UvTcp, address: ip.SockAddr) -> pyuv.TCP:
     listener = pyuv.TCP(t.loop)
     try:
         listener.bind(address)
+        if listener.refusal is not None:
+            t.refusals.note("SO_REUSEADDR", listener.refusal, instead=_NO_REUSE)
         listener.listen(lambda handle, error: _listen_cb(t, handle, error), _BACKLOG)
     except pyuv.error.UVError as exc:
         listener.close()
@@ -172,7 +175,7 @@ def _listen_cb(t: tcp_common.UvTcp, listener: pyuv.TCP, error: int | None) -> No
     handle = Inbound(t.loop)
     try:
         listener.accept(handle)
-        tcp_common.tune(handle, t.limits)
+        tcp_common.tune(handle, t)
     except (pyuv.error.UVError, OSError) as exc:
         trace(t.tracer, f"accept: {exc}")
         handle.close()

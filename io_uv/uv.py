@@ -21,6 +21,7 @@ from typing import Final
 from io_uv import (
     append,
     closing,
+    directory,
     disk,
     finalize,
     fork,
@@ -30,6 +31,7 @@ from io_uv import (
     metadata,
     probe,
     recv,
+    refusal,
     retry,
     send,
     snapshot,
@@ -39,6 +41,7 @@ from io_uv import (
 from io_uv.end_of_turn import EndOfTurn
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop, Timer
+from io_uv.refusal import EVENTFD, LOOP, NO_EVENTFD_AT_ALL, Refusals
 from io_uv.state import Limits, Metadata, Uv
 from io_uv.transport import RaftUvTransport
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
@@ -202,15 +205,28 @@ def _open(uv: Uv, id: int, address: str) -> int:
         raise Failure(errors.RAFT_INVALID, "the transport is not initialized, see raft_uv_tcp_init")
     uv.id = id
     uv.address = address
-    fs.check_dir(uv.dir)
+    directory.check_dir(uv.dir)
     keyfiles.warn_of_access(uv.dir, fs.stat(uv.dir))
-    uv.lock = fs.lock_dir(uv.dir)
+    uv.refusals = Refusals(uv.dir)
+    uv.lock = directory.lock_dir(uv.dir, uv.refusals)
+    refusal.begin(uv.refusals)
+    _note_loop(uv)
     _probe(uv)
     disk.clean_up(uv.dir)
     disk.refuse_links(uv.dir)
     uv.metadata = metadata.load(uv.dir)
     rv: int = transport.init(transport, id, address)
     return rv
+
+
+def _note_loop(uv: Uv) -> None:
+    """Take note of what is refused to the loop."""
+    if uv.loop.refusal is not None:
+        call, exc = uv.loop.refusal
+        if call == EVENTFD:
+            uv.refusals.note(EVENTFD, exc, instead=NO_EVENTFD_AT_ALL)
+        else:
+            uv.refusals.note(LOOP, exc, call)
 
 
 def _probe(uv: Uv) -> None:
@@ -223,7 +239,7 @@ def _probe(uv: Uv) -> None:
     # Zeros that are written ahead help only where a later write goes to the same place.
     uv.zero_fill = uv.direct_io and uv.fallocate and not found.in_memory and not found.copy_on_write
     mode = AIO if uv.async_io else IN_PLACE if found.in_memory else THREAD
-    uv.writer = Writer(uv.loop, mode)
+    uv.writer = Writer(uv.loop, mode, uv.refusals)
 
 
 def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:

@@ -10,10 +10,13 @@ Which of these two is quicker depends on the machine's load, so they are tried i
 
 Happy path: setup() once, submit(), the callback with None; close() at the end.
 
+What is refused (`refusal`) is done another way, for good, and nothing is lost by it: without io_setup, io_submit or an
+eventfd the thread makes the writes, a write whose completion io_getevents keeps to itself too, once more; a write that
+O_DIRECT is refused to goes through the page cache, where O_DSYNC makes it as durable, and that segment stays there.
+
 Failure modes, all with a Failure to the callback: an error is RAFT_IOERR "write failed: -5" (RAFT_NOSPACE if the disk
 is full), a short write RAFT_NOSPACE "short write: …"; RAFT_TOOMANY if the thread is needed and cannot be started, which
-the next write tries again. setup() raises Failure: RAFT_TOOMANY when the machine has no AIO events left, else
-RAFT_IOERR; it may be called again.
+the next write tries again. setup() raises Failure(RAFT_IOERR) if there is no descriptor; it may be called again.
 """
 
 import errno
@@ -28,8 +31,10 @@ from typing import Final, TypeAlias
 from io_uv import fs, kaio, work
 from io_uv.failure import FULL
 from io_uv.fs import Failure
-from io_uv.pyuv import UV_READABLE, Loop, Poll
+from io_uv.pyuv import UV_READABLE, Loop, Poll, wakeup
 from io_uv.pyuv.errno import UV_EAGAIN
+from io_uv.refusal import AIO as ASYNC
+from io_uv.refusal import DIRECT, EVENTFD, REFUSED, Refusals, refused
 from io_uv.segment_buffer import Arena
 from pyraft import errors
 
@@ -62,12 +67,29 @@ class _Write:
         # Why it was not even begun.
         self.failure: Failure | None = None
 
-    def make(self) -> int:
+    def make(self, refusals: Refusals) -> int:
         """Write, blocking; return the number of bytes or a negative errno."""
+        data = self.arena.memory[: self.length]
         try:
-            return fs.pwrite(self.fd, self.arena.memory[: self.length], self.offset)
+            return fs.pwrite(self.fd, data, self.offset)
+        except OSError as exc:
+            if not refused(exc) or not _leave_direct(self.fd):
+                return -(exc.errno or errno.EIO)
+            refusal = exc
+        try:
+            done = fs.pwrite(self.fd, data, self.offset)
         except OSError as exc:
             return -(exc.errno or errno.EIO)
+        refusals.note(DIRECT, refusal, "a write with O_DIRECT")
+        return done
+
+
+def _leave_direct(fd: int) -> bool:
+    """Have the descriptor write through the page cache from now on; return False if it does already, or must not."""
+    try:
+        return fs.leave_direct(fd)
+    except OSError:
+        return False
 
 
 def _judge(write: _Write, result: int) -> Failure | None:
@@ -95,16 +117,22 @@ class Writer:
         "_loop",
         "_mode",
         "_poll",
+        "_refusals",
         "_times",
         "_todo",
+        "_turned_away",
+        "_waker",
         "_write",
     )
 
-    def __init__(self, loop: Loop, mode: int) -> None:
+    def __init__(self, loop: Loop, mode: int, refusals: Refusals | None = None) -> None:
         self._loop = loop
         self._mode = mode
+        self._refusals = Refusals("") if refusals is None else refusals
         self._context: kaio.Context | None = None
+        # What the loop watches, and what the thread writes to: the same for an eventfd.
         self._event_fd = -1
+        self._waker = -1
         self._poll: Poll | None = None
         self._write: _Write | None = None
         self._todo: queue.SimpleQueue[_Write | None] | None = None
@@ -113,6 +141,8 @@ class Writer:
         # Which way writes go while none is tried, how many were submitted, and how long those of the trial took.
         self._best = THREAD
         self._count = -1
+        # Submissions in a row that were answered with EAGAIN.
+        self._turned_away = 0
         self._times: tuple[list[float], list[float]] = ([], [])
         self._close_cb: Callable[[], None] | None = None
 
@@ -125,37 +155,62 @@ class Writer:
         """Get ready for writing, if not done yet; raises Failure."""
         if self._poll is not None:
             return
-        if self._mode == AIO:
-            try:
-                self._context = kaio.Context(1)
-            except OSError as exc:
-                if exc.errno == errno.EAGAIN:
-                    raise Failure(errors.RAFT_TOOMANY, "AIO events user limit exceeded") from None
-                raise fs.failure("io_setup", exc) from None
-            self._event_fd = self._context.fileno()
+        if self._mode == AIO and ASYNC not in self._refusals and DIRECT not in self._refusals:
+            self._context = self._new_context()
+        if self._context is not None:
+            self._event_fd = self._waker = self._context.fileno()
         else:
             try:
-                self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._event_fd, self._waker, refusal = wakeup.open_pair()
             except OSError as exc:
                 raise fs.failure("eventfd", exc) from None
+            if refusal is not None:
+                self._refusals.note(EVENTFD, refusal)
         self._poll = Poll(self._loop, self._event_fd)
         self._poll.start(UV_READABLE, self._completed)
+
+    def _new_context(self) -> "kaio.Context | None":
+        """Return a context, None if it is refused: the thread writes then.
+
+        C: uv_writer.c:UvWriterInit fails with RAFT_TOOMANY when the machine has no AIO events left.
+        """
+        try:
+            return kaio.Context(1)
+        except OSError as exc:
+            if not refused(exc):
+                raise fs.failure(kaio.called(exc), exc) from None
+            self._refusals.note_aio(exc, kaio.called(exc))
+            return None
 
     def submit(self, fd: int, arena: Arena, length: int, offset: int, cb: WriteCb) -> None:
         """Write the first `length` bytes of the arena at `offset`; `cb(failure or None)` follows, never inside this."""
         assert self._write is None
         write = self._write = _Write(fd, arena, length, offset, cb)
-        if self._context is not None and self._choose(write) == AIO:
-            try:
-                self._context.submit(fd, arena.address, length, offset)
-                write.way = AIO
-            except OSError:
-                # It would block, or cannot be done this way: the thread's attempt tells what is the matter.
-                self._hand_over(write)
+        if self._may_submit() and self._choose(write) == AIO:
+            self._submit(write)
         elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
-            self._finish(write.make())
+            self._finish(write.make(self._refusals))
         else:
             self._hand_over(write)
+
+    def _may_submit(self) -> bool:
+        """Return whether AIO can be used: a write that is not direct would block in its submission."""
+        return self._context is not None and ASYNC not in self._refusals and DIRECT not in self._refusals
+
+    def _submit(self, write: _Write) -> None:
+        """Have AIO make a write. What it does not take goes to the thread, whose attempt tells what is the matter."""
+        assert self._context is not None
+        try:
+            self._context.submit(write.fd, write.arena.address, write.length, write.offset)
+        except OSError as exc:
+            # No write is under way besides, so EAGAIN every time is a refusal.
+            self._turned_away = self._turned_away + 1 if exc.errno == errno.EAGAIN else 0
+            if self._turned_away >= _TRIAL or (refused(exc) and exc.errno != errno.EAGAIN):
+                self._refusals.note_aio(exc, "io_submit")
+            self._hand_over(write)
+            return
+        self._turned_away = 0
+        write.way = AIO
 
     def close(self, cb: Callable[[], None]) -> None:
         """Release everything when the write in flight, if any, has completed; then `cb()`, never inside this."""
@@ -168,9 +223,9 @@ class Writer:
         """In a forked child: let go of what is shared with the parent, and of the write that is the parent's."""
         if self._context is not None:
             self._context.forget()
-        elif self._event_fd >= 0:
-            os.close(self._event_fd)
-        self._event_fd = -1
+        else:
+            self._close_descriptors()
+        self._event_fd = self._waker = -1
         self._context = self._poll = self._write = self._todo = self._close_cb = None
 
     def _choose(self, write: _Write) -> int:
@@ -220,27 +275,24 @@ class Writer:
             write = todo.get()
             if write is None:
                 return
-            self._finish(write.make())
+            self._finish(write.make(self._refusals))
             del write  # not kept alive while waiting for the next
 
     def _finish(self, result: int) -> None:
         self._done.append(result)
-        os.eventfd_write(self._event_fd, 1)
+        os.write(self._waker, wakeup.TOKEN)
 
     def _completed(self, poll: Poll, events: int | None, error: int | None) -> None:
         """The eventfd is readable: a write has completed."""
-        result: int | None = None
-        if self._context is not None:
-            for _, value in self._context.reap():
-                result = value
-        else:
-            os.eventfd_read(self._event_fd)
+        result = self._reap()
         if self._done:
             result = self._done.popleft()
         write = self._write
         if result is None or write is None:
             return
-        if result == -errno.EAGAIN and write.way == AIO:
+        if write.way == AIO and -result in REFUSED:
+            if result != -errno.EAGAIN:  # it would have blocked
+                self._refusals.note_aio(OSError(-result, ""), "io_submit")
             self._hand_over(write)
             return
         self._write = None
@@ -249,6 +301,31 @@ class Writer:
         if self._close_cb is not None:
             self._release()
         write.cb(_judge(write, result))
+
+    def _reap(self) -> int | None:
+        """Take note of the wake-up, and return the result of a write that AIO has made."""
+        if self._context is None:
+            os.read(self._event_fd, 8)
+            return None
+        write = self._write
+        if write is None or write.way != AIO:
+            self._context.heard()
+            return None
+        try:
+            done = self._context.reap()
+        except OSError as exc:
+            # It has been made, or has failed: the eventfd tells of nothing else, and nothing else is under way. To
+            # make it again is safe only because of that, as the next write may begin in the same block.
+            self._refusals.note_aio(exc, kaio.called(exc))
+            self._hand_over(write)
+            return None
+        return done[-1][1] if done else None
+
+    def _close_descriptors(self) -> None:
+        """Close what was opened without a context."""
+        for fd in {self._event_fd, self._waker}:
+            if fd >= 0:
+                os.close(fd)
 
     def _release(self) -> None:
         if self._todo is not None:
@@ -264,8 +341,8 @@ class Writer:
         """In a thread of the pool: the kernel takes its time to give an AIO context up."""
         if self._context is not None:
             self._context.close()
-        elif self._event_fd >= 0:
-            os.close(self._event_fd)
+        else:
+            self._close_descriptors()
 
     def _released(self, code: int | None) -> None:
         if code is not None:

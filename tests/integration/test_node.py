@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from io_uv import fs
+from io_uv import directory, fs
 from pyraft import RAFT_LEADERSHIPLOST, aio
 from pyraft.node import CommandFailed, Machine, Node, Refused, Settings, Stopped, Unavailable, Unknown, command, init
 from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Identity, read, write
@@ -430,7 +430,7 @@ def test_holder_of_a_lock_is_found(tmp_path: Path) -> None:
     """The process that has a directory's lock is known, where the system tells."""
     from pyraft.node.identity import holder
 
-    lock = fs.lock_dir(os.fspath(tmp_path))
+    lock = directory.lock_dir(os.fspath(tmp_path))
     try:
         assert holder(tmp_path) in (os.getpid(), None)
     finally:

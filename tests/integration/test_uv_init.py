@@ -13,6 +13,7 @@ import pytest
 
 import io_uv
 from io_uv import (
+    directory,
     fs,
     marker,
     raft_uv_init,
@@ -465,8 +466,8 @@ def test_directory_in_use_is_refused_until_it_is_closed(tmp_path: Path) -> None:
 
 def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
     """It is free as soon as that process is dead, however it died."""
-    lock = f"lock = fs.lock_dir({str(tmp_path)!r})"
-    script = f"import sys; from io_uv import fs; {lock}; print(flush=True); sys.stdin.read()"
+    lock = f"lock = directory.lock_dir({str(tmp_path)!r})"
+    script = f"import sys; from io_uv import directory; {lock}; print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -479,14 +480,14 @@ def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # threads of other tests; the child uses none
 def test_forked_child_neither_keeps_the_directory_nor_gives_it_up(tmp_path: Path) -> None:
     """The lock is the process's that took it, although a child inherits the descriptor."""
-    lock = fs.lock_dir(str(tmp_path))
+    lock = directory.lock_dir(str(tmp_path))
     child = os.fork()
     if child == 0:
         lock.release()
         os._exit(0)
     os.waitpid(child, 0)
     with pytest.raises(Failure, match="in use"):
-        fs.lock_dir(str(tmp_path))
+        directory.lock_dir(str(tmp_path))
     end, begin = os.pipe()
     child = os.fork()
     if child == 0:
@@ -495,7 +496,7 @@ def test_forked_child_neither_keeps_the_directory_nor_gives_it_up(tmp_path: Path
         os._exit(0)
     try:
         lock.release()
-        fs.lock_dir(str(tmp_path)).release()
+        directory.lock_dir(str(tmp_path)).release()
     finally:
         os.close(begin)
         os.waitpid(child, 0)
@@ -507,22 +508,23 @@ def test_init_that_fails_leaves_the_directory_to_others(tmp_path: Path) -> None:
     (tmp_path / "metadata1").write_bytes(bytes(33))
     t = UvIo(tmp_path)
     assert t.init() == errors.RAFT_CORRUPT
-    fs.lock_dir(str(tmp_path)).release()
+    directory.lock_dir(str(tmp_path)).release()
     t.begin_close()
     t.loop.close()
 
 
-def test_file_system_without_locks_is_used_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in C, then."""
+def test_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C locks nothing anywhere; here a second server would not be noticed, and would destroy what the first writes."""
 
-    def unsupported(fd: int) -> None:
+    def unsupported(*args: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr(fs, "flock", unsupported)
-    first, second = UvIo(tmp_path).start(), UvIo(tmp_path)
-    assert second.init() == 0
-    second.close()
-    first.close()
+    monkeypatch.setattr(fs, "ofd_lock", unsupported)
+    code, text = refused(tmp_path)
+    assert code == errors.RAFT_IOERR
+    assert text.startswith(f"directory '{tmp_path}' cannot be locked against a second server")
+    assert os.listdir(tmp_path) == []
 
 
 def test_init_of_a_table_in_use_changes_nothing(tmp_path: Path) -> None:
@@ -567,7 +569,7 @@ def test_close_after_the_loop(tmp_path: Path) -> None:
     t.append(1)
     t.loop.close()
     assert t.begin_close().calls == [(t.io,)]
-    fs.lock_dir(str(tmp_path)).release()
+    directory.lock_dir(str(tmp_path)).release()
     UvIo(tmp_path).start().close()
 
 

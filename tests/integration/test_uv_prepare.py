@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, prepare, raft_uv_set_segment_size
+from io_uv.refusal import REFUSED
 from pyraft import errors
 from tests.lib.uvtest import UvIo, numbers, run_until
 
@@ -141,3 +142,32 @@ def test_made_durable_before_it_is_used(tmp_path: Path, monkeypatch: pytest.Monk
         assert t.names() == []
     t.append()
     t.close()
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@pytest.mark.parametrize("name", ["set_direct", "pwrite"])
+def test_filling_ends_where_direct_writes_are_refused(
+    t: UvIo, filler: Filler, monkeypatch: pytest.MonkeyPatch, code: int, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The segments are used as they are, nothing is tried again, and the log hears of it once."""
+    asked: list[int] = []
+    call = getattr(fs, name)
+
+    def refuse(fd: int, *args: Any) -> Any:
+        if name == "set_direct" or threading.current_thread().name.startswith("pyuv-worker"):
+            asked.append(fd)
+            raise OSError(code, "")
+        return call(fd, *args)
+
+    monkeypatch.setattr(fs, name, refuse)
+    for _ in range(3):
+        t.append(1, SIZE // 2)
+    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and not t.uv.aborting and t.uv.prepare_inflight is None)
+    assert len(asked) == 1
+    assert t.uv.prepare_failure is None
+    told = [record.getMessage() for record in caplog.records if record.name == "io_uv"]
+    assert len(told) == 1
+    assert "O_DIRECT is refused here" in told[0]
+    fresh = t.reopen()
+    assert numbers(fresh.loaded[5]) == [1, 2, 3]
+    fresh.close()

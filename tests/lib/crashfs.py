@@ -262,13 +262,22 @@ class MemoryFs:
     def set_direct(self, fd: int) -> None:
         return None
 
+    def leave_direct(self, fd: int) -> bool:
+        return False
+
     def flock(self, fd: int) -> None:
         return None
+
+    def ofd_lock(self, fd: int, kind: int) -> None:
+        return None
+
+    def ofd_conflict(self, fd: int, kind: int) -> bool:
+        return False
 
 
 _CALLS: tuple[str, ...] = ("open", "close", "read", "rewind", "write", "pwrite", "fsync", "ftruncate", "fallocate")
 _CALLS += ("rename", "unlink", "stat", "fstat", "links", "listdir", "getxattr", "setxattr", "removexattr")
-_CALLS += ("file_system", "set_direct", "flock")
+_CALLS += ("file_system", "set_direct", "leave_direct", "flock", "ofd_lock", "ofd_conflict")
 
 
 class _NoContext:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from io_uv import fs, libc
+from io_uv import directory, fs, libc
 from io_uv.fs import Failure
+from io_uv.refusal import Refusals
 from pyraft.errors import (
     RAFT_INVALID,
     RAFT_IOERR,
@@ -133,7 +134,7 @@ def test_running_out_of_memory_is_its_own_code() -> None:
 @covers("UvFsCheckDir/exists")
 def test_an_existing_directory_is_fine(dir: str) -> None:
     """No Failure."""
-    fs.check_dir(dir)
+    directory.check_dir(dir)
 
 
 @covers("UvFsCheckDir/doesNotExist", "UvFsCheckDir/notDirPrefix", "UvFsCheckDir/notDir")
@@ -149,7 +150,7 @@ def test_an_existing_directory_is_fine(dir: str) -> None:
 def test_what_is_no_directory_is_refused(path: str, code: int, text: str) -> None:
     """With the path in the text."""
     with refused(code, text):
-        fs.check_dir(path)
+        directory.check_dir(path)
 
 
 @covers("UvFsCheckDir/permissionDenied")
@@ -161,7 +162,7 @@ def test_a_directory_out_of_reach_is_unauthorized(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(fs, "stat", stat)
     with refused(RAFT_UNAUTHORIZED, "can't access directory '/x'"):
-        fs.check_dir("/x")
+        directory.check_dir("/x")
 
 
 @covers("UvFsCheckDir/notWritable")
@@ -169,7 +170,7 @@ def test_a_directory_without_the_owners_write_bit_is_invalid(dir: str) -> None:
     """For root too."""
     os.chmod(dir, 0o500)
     with refused(RAFT_INVALID, f"directory '{dir}' is not writable"):
-        fs.check_dir(dir)
+        directory.check_dir(dir)
     os.chmod(dir, 0o700)
 
 
@@ -354,7 +355,7 @@ def test_a_file_is_allocated(dir: str, use_fallocate: bool, size: int) -> None:
     fs.close(fd)
     assert fs.read_file(dir, "foo") == bytes(size)
     fd = fs.open_file(dir, "foo", os.O_RDONLY)
-    assert fs.noted_size(fd) in (size, 0)
+    assert fs.noted_size(fd, Refusals(dir)) in (size, 0)
     fs.close(fd)
 
 
@@ -428,7 +429,7 @@ def test_a_file_is_cut_and_synced_before_it_is_renamed(dir: str, calls: Recorder
     ]
     assert fs.read_file(dir, "closed") == bytes(80)
     fd = fs.open_file(dir, "closed", os.O_RDONLY)
-    assert fs.noted_size(fd) == 0
+    assert fs.noted_size(fd, Refusals(dir)) == 0
     fs.close(fd)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from io_uv import fs, kaio, probe
 from io_uv.fs import Failure
+from io_uv.refusal import AIO, DIRECT, EVENTFD, FSTATFS, REFUSED, STATX, XATTR, Refusals
 from pyraft import heap
 from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE
 from tests.lib.covers import covers
@@ -80,16 +81,67 @@ def test_file_systems_that_are_known_to_lack_direct_writes_are_used_without(
     assert (found.direct_io, found.async_io) == (0, False)
 
 
-def test_other_file_systems_without_direct_writes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text has the type."""
-    fail(monkeypatch, "set_direct", errno.EINVAL)
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@pytest.mark.parametrize("name", ["set_direct", "write"])
+def test_where_direct_writes_are_refused_they_are_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, name: str
+) -> None:
+    """The flag or the first write with it, by whatever file system or sandbox (in C it is no start on most of them)."""
+    fail(monkeypatch, name, code)
     monkeypatch.setattr(fs, "file_system", lambda fd: 0x137F)
+    refusals = Refusals(str(tmp_path))
+    found = probe.probe(str(tmp_path), refusals)
+    assert (found.direct_io, found.async_io) == (0, False)
+    assert DIRECT in refusals
+
+
+def test_another_error_of_the_flag_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is sick."""
+    fail(monkeypatch, "set_direct", errno.EIO)
     with pytest.raises(Failure) as caught:
         probe.probe(str(tmp_path))
     assert (caught.value.code, caught.value.message) == (
         RAFT_IOERR,
-        f"probe Direct I/O: unsupported file system: 137f, in directory '{tmp_path}'",
+        f"probe Direct I/O: fcntl: i/o error, in directory '{tmp_path}'",
     )
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+def test_a_file_system_that_is_not_told_is_an_ordinary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Neither in memory nor one that copies on write."""
+    fail(monkeypatch, "file_system", code)
+    refusals = Refusals(str(tmp_path))
+    found = probe.probe(str(tmp_path), refusals)
+    assert (found.copy_on_write, found.in_memory) == (False, False)
+    assert FSTATFS in refusals
+    with monkeypatch.context() as patch:
+        fail(patch, "file_system", errno.EIO)
+        with pytest.raises(Failure, match="probe Direct I/O: fstatfs: i/o error"):
+            probe.probe(str(tmp_path))
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@pytest.mark.parametrize("name", ["setxattr", "getxattr", "removexattr"])
+def test_attributes_are_used_if_they_can_be_made_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, name: str
+) -> None:
+    """A note that could not be removed again would have a segment taken for damaged."""
+    fail(monkeypatch, name, code)
+    refusals = Refusals(str(tmp_path))
+    probe.probe(str(tmp_path), refusals)
+    assert XATTR in refusals
+    assert refusals.never_noted
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+def test_statx_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """It is called after each write."""
+    fail(monkeypatch, "links", code)
+    refusals = Refusals(str(tmp_path))
+    probe.probe(str(tmp_path), refusals)
+    assert STATX in refusals
 
 
 @pytest.mark.parametrize(("codes", "expected"), [((errno.EIO,), 2048), ((errno.EIO, errno.EOPNOTSUPP), 1024)])
@@ -98,6 +150,7 @@ def test_smaller_blocks_are_tried(
 ) -> None:
     """After EIO and EOPNOTSUPP only."""
     left = list(codes)
+    refusals = Refusals(str(tmp_path))
 
     def write(fd: int, data: Any) -> int:
         if left:
@@ -105,7 +158,8 @@ def test_smaller_blocks_are_tried(
         return len(data)
 
     monkeypatch.setattr(fs, "write", write)
-    assert probe.probe(str(tmp_path)).direct_io == expected
+    assert probe.probe(str(tmp_path), refusals).direct_io == expected
+    assert DIRECT not in refusals
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
@@ -159,20 +213,40 @@ def test_a_failing_fallocate_is_emulated(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @covers("UvFsProbeCapabilities/noResources")
-def test_no_asynchronous_contexts_left_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in C; fs.aio-max-nr is too low then."""
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@pytest.mark.parametrize("call", ["io_setup", "eventfd"])
+def test_without_asynchronous_contexts_the_thread_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
+) -> None:
+    """In C it is no start, also with EAGAIN, that is when fs.aio-max-nr is used up."""
     if probe.probe(str(tmp_path)).direct_io == 0:
         pytest.skip("needs direct I/O")
 
     def exhausted(n: int) -> None:
-        raise error(errno.EAGAIN)
+        raise OSError(code, os.strerror(code), call)
+
+    monkeypatch.setattr(kaio, "Context", exhausted)
+    refusals = Refusals(str(tmp_path))
+    found = probe.probe(str(tmp_path), refusals)
+    assert (found.direct_io > 0, found.async_io) == (True, False)
+    assert AIO in refusals
+    assert (EVENTFD in refusals) == (call == "eventfd")
+
+
+def test_another_error_of_the_context_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors are left, say."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+
+    def exhausted(n: int) -> None:
+        raise OSError(errno.EMFILE, "", "eventfd")
 
     monkeypatch.setattr(kaio, "Context", exhausted)
     with pytest.raises(Failure) as caught:
         probe.probe(str(tmp_path))
     assert (caught.value.code, caught.value.message) == (
         RAFT_IOERR,
-        f"probe Async I/O: io_setup: resource temporarily unavailable, in directory '{tmp_path}'",
+        f"probe Async I/O: eventfd: too many open files, in directory '{tmp_path}'",
     )
 
 
@@ -181,9 +255,11 @@ class FakeContext:
 
     submit_error = 0
     result = 0
+    reap_error = 0
+    told = 1
 
     def __init__(self, n: int) -> None:
-        self._fd = os.eventfd(1)
+        self._fd = os.eventfd(self.told)
 
     def fileno(self) -> int:
         return self._fd
@@ -194,6 +270,8 @@ class FakeContext:
             raise error(self.submit_error)
 
     def reap(self) -> list[tuple[int, int]]:
+        if self.reap_error:
+            raise OSError(self.reap_error, "", "io_getevents")
         return [(0, self.result)]
 
     def close(self) -> None:
@@ -206,8 +284,8 @@ class FakeContext:
         (0, 4096, True),
         (0, -errno.EAGAIN, True),
         (0, -errno.EIO, False),
-        (errno.EOPNOTSUPP, 0, False),
-        (errno.EINVAL, 0, False),
+        *((code, 0, False) for code in sorted(REFUSED)),
+        *((0, -code, False) for code in sorted(REFUSED - {errno.EAGAIN})),
     ],
 )
 def test_a_write_that_would_have_blocked_counts_as_asynchronous(
@@ -219,7 +297,34 @@ def test_a_write_that_would_have_blocked_counts_as_asynchronous(
     monkeypatch.setattr(FakeContext, "submit_error", submit_error)
     monkeypatch.setattr(FakeContext, "result", result)
     monkeypatch.setattr(kaio, "Context", FakeContext)
-    assert probe.probe(str(tmp_path)).async_io is expected
+    refusals = Refusals(str(tmp_path))
+    assert probe.probe(str(tmp_path), refusals).async_io is expected
+    assert (AIO in refusals) is not expected
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+def test_results_that_cannot_be_had_are_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """io_getevents is refused, or poll(2) is."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+    monkeypatch.setattr(FakeContext, "reap_error", code)
+    monkeypatch.setattr(kaio, "Context", FakeContext)
+    refusals = Refusals(str(tmp_path))
+    assert probe.probe(str(tmp_path), refusals).async_io is False
+    assert AIO in refusals
+
+
+def test_completions_that_nobody_is_told_of_are_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that plays Linux may forget about the eventfd: the loop would wait for ever."""
+    if probe.probe(str(tmp_path)).direct_io == 0:
+        pytest.skip("needs direct I/O")
+    monkeypatch.setattr(probe, "_UNTOLD_MSECS", 1)
+    monkeypatch.setattr(FakeContext, "told", 0)
+    monkeypatch.setattr(FakeContext, "result", 4096)
+    monkeypatch.setattr(kaio, "Context", FakeContext)
+    refusals = Refusals(str(tmp_path))
+    assert probe.probe(str(tmp_path), refusals).async_io is False
+    assert AIO in refusals
 
 
 def test_another_error_at_submission_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

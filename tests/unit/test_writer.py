@@ -1,6 +1,7 @@
 """Writes to open segments: Linux AIO, a thread, or in place."""
 
 import errno
+import fcntl
 import os
 import queue
 import threading
@@ -14,6 +15,7 @@ import pytest
 from io_uv import fs, kaio
 from io_uv.fs import Failure
 from io_uv.pyuv import Loop
+from io_uv.refusal import REFUSED, Refusals
 from io_uv.segment_buffer import Arena
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
@@ -34,7 +36,7 @@ class File:
         fs.set_direct(self.fd)
         self.path = path
         self.loop = Loop()
-        self.writer = Writer(self.loop, mode)
+        self.writer = Writer(self.loop, mode, Refusals("/data"))
 
     def write(self, fill: bytes, offset: int, blocks: int = 1) -> Outcome:
         arena = Arena(BLOCK, blocks * BLOCK)
@@ -112,24 +114,211 @@ def test_beyond_the_end(new_file: Callable[[int], File], mode: int) -> None:
 
 
 @covers("UvWriterInit/noResources", "append/ioSetupError")
-def test_no_aio_events_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AIO events setup fails with RAFT_TOOMANY, and works later."""
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@pytest.mark.parametrize("call", ["io_setup", "eventfd"])
+def test_no_context(
+    new_file: Callable[[int], File],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    call: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without io_setup, of AIO events for example, or without its eventfd the thread writes (C: RAFT_TOOMANY)."""
 
     def refuse(n: int) -> Any:
-        raise OSError(errno.EAGAIN, "")
+        raise OSError(code, "", call)
+
+    monkeypatch.setattr(kaio, "Context", refuse)
+    file = new_file(AIO)
+    for i in range(20):
+        assert file.finish(file.write(bytes([i]), BLOCK)) is None
+    assert file.path.read_bytes() == bytes(BLOCK) + bytes([19]) * BLOCK
+    assert [text.split(" is refused")[0] for text in told(caplog)] == [f"/data: {call}"]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM])
+def test_no_context_for_now(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """What passes is an error of setup, and AIO is used when it has passed."""
+
+    def refuse(n: int) -> Any:
+        raise OSError(code, "", "io_setup")
 
     loop = Loop()
     writer = Writer(loop, AIO)
     with monkeypatch.context() as patch:
         patch.setattr(kaio, "Context", refuse)
-        with pytest.raises(Failure) as info:
+        with pytest.raises(Failure, match="io_setup: ") as info:
             writer.setup()
-    assert (info.value.code, info.value.message) == (errors.RAFT_TOOMANY, "AIO events user limit exceeded")
+    assert info.value.code == errors.RAFT_IOERR
     writer.setup()
+    assert writer._context is not None
     closed: list[bool] = []
     writer.close(lambda: closed.append(True))
     run_until(loop, lambda: closed)
     loop.close()
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@MODES
+def test_no_eventfd(
+    new_file: Callable[[int], File],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    code: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A pipe tells the loop; both its ends are closed in the end."""
+
+    def refuse(*args: int) -> int:
+        raise OSError(code, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "eventfd", refuse)
+        file = new_file(mode)
+    ends = {file.writer._event_fd, file.writer._waker}
+    assert len(ends) == 2
+    for i in range(4):
+        assert file.finish(file.write(bytes([i]), 0)) is None
+    assert file.path.read_bytes()[:BLOCK] == bytes([3]) * BLOCK
+    assert [text.split(" is refused")[0] for text in told(caplog)] == ["/data: eventfd"]
+    file.close()
+    for fd in ends:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    file.writer = Writer(file.loop, THREAD)
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED - {errno.EAGAIN}))
+@pytest.mark.parametrize("at", ["submission", "completion"])
+def test_submission_refused_in_the_midst(
+    new_file: Callable[[int], File],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    at: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The thread makes that write and all that follow, and the kernel is not asked again."""
+    file = new_file(AIO)
+    submit, reap, asked = kaio.Context.submit, kaio.Context.reap, []
+
+    def fails(*args: Any) -> None:
+        asked.append(True)
+        if at == "submission" and len(asked) > 2:
+            raise OSError(code, "", "io_submit")
+        submit(*args)
+
+    monkeypatch.setattr(kaio.Context, "submit", fails)
+    if at == "completion":
+        monkeypatch.setattr(
+            kaio.Context, "reap", lambda self: [(tag, -code if len(asked) > 2 else n) for tag, n in reap(self)]
+        )
+    for i in range(30):
+        assert file.finish(file.write(bytes([i]), 0)) is None
+        assert file.path.read_bytes()[:BLOCK] == bytes([i]) * BLOCK
+    assert len(asked) == 3
+    assert [text.split(" is refused")[0] for text in told(caplog)] == ["/data: io_submit"]
+
+
+def test_submission_refused_with_eagain(
+    new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One write under way always finds a place: eight refusals in a row are meant."""
+    file = new_file(AIO)
+    asked: list[bool] = []
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        asked.append(True)
+        raise OSError(errno.EAGAIN, "", "io_submit")
+
+    monkeypatch.setattr(kaio.Context, "submit", refuse)
+    for _ in range(1100):
+        assert file.finish(file.write(b"a", 0)) is None
+    assert len(asked) == 8
+    assert [text.split(" is refused")[0] for text in told(caplog)] == ["/data: io_submit"]
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+def test_results_refused_in_the_midst(
+    new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write of which nobody can tell how it ended is made again, when it has ended."""
+    file = new_file(AIO)
+    file.writer._context._ring = None
+    called, made = kaio._call, []
+    pwrite = fs.pwrite
+    monkeypatch.setattr(fs, "pwrite", lambda *args: (made.append(args[0]), pwrite(*args))[1])
+    assert file.finish(file.write(b"a", 0)) is None
+    assert made == []
+
+    def refuse(which: int, *args: int, **options: bool) -> int:
+        if kaio._NAMES[which] == "io_getevents":
+            raise OSError(code, "", "io_getevents")
+        return called(which, *args, **options)
+
+    monkeypatch.setattr(kaio, "_call", refuse)
+    for i in range(20):
+        assert file.finish(file.write(bytes([i]), 0)) is None
+        assert file.path.read_bytes()[:BLOCK] == bytes([i]) * BLOCK
+    assert len(made) == 20
+    assert [text.split(" is refused")[0] for text in told(caplog)] == ["/data: io_getevents"]
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@MODES
+def test_direct_writes_refused_to_one_file(
+    new_file: Callable[[int], File],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    code: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is written through the page cache, synchronously as before; nobody tries O_DIRECT on it again, nor AIO."""
+    file = new_file(mode)
+    pwrite, refused = fs.pwrite, []
+
+    def fails(fd: int, data: Any, offset: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(offset)
+            raise OSError(code, "")
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(fs, "pwrite", fails)
+
+    def submit(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EAGAIN, "", "io_submit")
+
+    monkeypatch.setattr(kaio.Context, "submit", submit)
+    for i in range(20):
+        assert file.finish(file.write(bytes([i]), BLOCK)) is None
+        assert file.path.read_bytes() == bytes(BLOCK) + bytes([i]) * BLOCK
+    assert refused == [BLOCK]
+    flags = fcntl.fcntl(file.fd, fcntl.F_GETFL)
+    assert not flags & os.O_DIRECT
+    assert flags & os.O_DSYNC
+    assert [text.split(" is refused")[0] for text in told(caplog)] == ["/data: a write with O_DIRECT"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS])
+def test_a_direct_write_that_fails_is_not_made_again(
+    new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Only a refusal is."""
+    file = new_file(THREAD)
+    made: list[int] = []
+
+    def fails(fd: int, data: Any, offset: int) -> int:
+        made.append(fd)
+        raise OSError(code, "")
+
+    monkeypatch.setattr(fs, "pwrite", fails)
+    assert file.finish(file.write(b"a", 0)) is not None
+    assert len(made) == 1
+    assert fcntl.fcntl(file.fd, fcntl.F_GETFL) & os.O_DIRECT
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the logger io_uv was told."""
+    return [record.getMessage() for record in caplog.records if record.name == "io_uv"]
 
 
 @covers("UvWriterSubmit/noResources")
