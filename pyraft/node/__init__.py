@@ -25,6 +25,7 @@ README.md beside this file says what there is and what is not there yet. This la
 nothing of the core imports it.
 """
 
+from pyraft.node.client import Client, connect
 from pyraft.node.council import Member
 from pyraft.node.errors import (
     CommandFailed,
@@ -43,9 +44,11 @@ from pyraft.node.machine import Command, Machine, Query, command, query
 from pyraft.node.node import Node
 from pyraft.node.replica import Replica
 from pyraft.node.settings import Settings
+from pyraft.node.tls import Tls
 from pyraft.node.tracked import Record
 
 __all__ = [
+    "Client",
     "Command",
     "CommandFailed",
     "Identity",
@@ -62,9 +65,11 @@ __all__ = [
     "SessionExpired",
     "Settings",
     "Stopped",
+    "Tls",
     "Unavailable",
     "Unknown",
     "command",
+    "connect",
     "init",
     "join",
     "query",

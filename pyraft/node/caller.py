@@ -14,18 +14,23 @@ go on. Cancelling a call takes nothing back.
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pyraft.node.deadlines import Deadlines
-from pyraft.node.errors import Unknown
+from pyraft.node.errors import SessionExpired, Unknown
 from pyraft.node.machine import Machine, commands_of
 from pyraft.node.outbox import Call, Outbox, Path, Session
 from pyraft.node.replica import EXPIRED, SESSIONS, Replica
+from pyraft.node.sessions import MAX_NAME
 from pyraft.node.settings import Settings
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NAMED: "ContextVar[Numbered | None]" = ContextVar("named", default=None)
 _TIMEOUT: ContextVar[float | None] = ContextVar("timeout", default=None)
 
 _SHAPES: Final = 1024
@@ -60,7 +65,7 @@ class Calls:
         while True:
             if self.outbox.is_full:
                 await self._wait_for_room(name, seconds)
-            session = self._session
+            session = _NAMED.get() or self._session
             call = session.begin(binding.name, name, version, arguments)
             self._open(session)
             outcome = await self._outcome(call, seconds)
@@ -79,6 +84,10 @@ class Calls:
         if outcome == self._expired:
             raise Unknown(f"the session of {call.command}() is over: nobody can know what became of it", None)
         return self._replica.result(call.machine, outcome)
+
+    def named(self, name: str, acknowledged: int) -> "Named":
+        """Return a session with numbers of the caller's own."""
+        return Named(self, name, acknowledged)
 
     def timeout(self) -> float:
         """Return how long a call may take here, in seconds."""
@@ -158,10 +167,73 @@ class Calls:
 
     def _renew(self, call: Call) -> None:
         """Take a new session, as the cluster has forgotten that of `call`."""
-        if self._session is call.session:
+        if isinstance(call.session, Numbered):
+            call.session.forgotten(call)
+        elif self._session is call.session:
             self._session = self._new_session()
         if call.sends > 1:
             raise Unknown(f"the session of {call.command}() is over: nobody can know what became of it", None)
+
+
+class Numbered(Session):
+    """The session of one call whose number its caller has chosen."""
+
+    def __init__(self, id: bytes, name: str, number: int, acknowledged: int) -> None:
+        super().__init__(id, name)
+        self.acknowledged = acknowledged
+        self._number = number
+        self._again = False
+
+    def begin(self, machine: str, command: str, version: int, arguments: bytes) -> Call:
+        """Return the call."""
+        return Call(self, self._number, machine, command, version, arguments)
+
+    def end(self, call: Call) -> None:
+        """Nothing: what is acknowledged is the caller's to say."""
+
+    def leave(self, call: Call) -> None:
+        """Nothing: the call can be made again at any time."""
+
+    def is_unresolved(self, call: Call) -> bool:
+        """The outcome can be asked for as long as the session lives."""
+        return True
+
+    def forgotten(self, call: Call) -> None:
+        """The cluster does not execute the call: open the session again, once; else the call was acknowledged."""
+        if self._again:
+            raise SessionExpired(f"call {call.number} of session {self.name!r} was acknowledged, and is forgotten")
+        self._again = True
+        self.opened = False
+
+
+class Named:
+    """A session under a name that any program may use, with numbers of the caller's own; see `Node.session`."""
+
+    def __init__(self, calls: Calls, name: str, acknowledged: int) -> None:
+        if not 0 < len(name.encode()) <= MAX_NAME - 1:
+            raise ValueError(f"the name of a session is 1 to {MAX_NAME - 1} bytes long, and is {name!r:.80}")
+        self.name = name
+        self.acknowledged = acknowledged
+        """The number up to which no outcome is wanted any more. May be set, to larger ones."""
+        self._calls = calls
+
+    async def call(
+        self, number: int, method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call a command of a machine as call `number` of this session, from 1; return its result.
+
+        Made again, by whom and when ever, it is not executed again but returns the same result.
+        """
+        if type(number) is not int or not self.acknowledged < number < 1 << 63:
+            raise ValueError(
+                f"the number of a call follows those acknowledged ({self.acknowledged}), and is {number!r}"
+            )
+        id = b"=" + self.name.encode()
+        token = _NAMED.set(Numbered(id, self.name, number, self.acknowledged))
+        try:
+            return await method(*args, **kwargs)
+        finally:
+            _NAMED.reset(token)
 
 
 @contextmanager

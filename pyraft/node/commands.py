@@ -18,6 +18,7 @@ from pyraft.aio import RaftError
 from pyraft.node.errors import NodeError
 from pyraft.node.founding import init, join
 from pyraft.node.identity import Identity
+from pyraft.node.tls import Tls
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--via", metavar="HOST:PORT", required=True, action="append", help=text)
     text = "how long to wait for a leader, in seconds (30)"
     other.add_argument("--timeout", metavar="SECONDS", type=float, default=30.0, help=text)
+    for name, text in (
+        ("cert", "its certificate"),
+        ("key", "its key"),
+        ("ca", "the authorities"),
+        ("crl", "their lists"),
+    ):
+        other.add_argument(f"--{name}", metavar="FILE", help=f"with TLS: {text}, a PEM file")
     one.set_defaults(run=_init)
     other.set_defaults(run=_join)
 
@@ -42,7 +50,12 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _join(args: argparse.Namespace) -> int:
-    return _tell(join(args.directory, args.address, *args.via, timeout_seconds=args.timeout), "joined cluster")
+    files = [args.cert, args.key, args.ca]
+    if any(files) and not all(files):
+        print("pyraft: with TLS --cert, --key and --ca are needed", file=sys.stderr)
+        return 1
+    tls = Tls(args.cert, args.key, args.ca, args.crl) if all(files) else None
+    return _tell(join(args.directory, args.address, *args.via, timeout_seconds=args.timeout, tls=tls), "joined cluster")
 
 
 def _tell(doing: "Coroutine[Any, Any, Identity]", what: str) -> int:

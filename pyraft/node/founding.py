@@ -11,6 +11,7 @@ completed by the next call with the same address, under the same ids; no node st
 """
 
 import os
+import ssl
 from pathlib import Path
 
 from io_uv import fs
@@ -33,6 +34,7 @@ from pyraft.node.identity import (
 )
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
+from pyraft.node.tls import Tls
 
 
 async def init(directory: Directory, address: str) -> Identity:
@@ -75,7 +77,9 @@ async def init(directory: Directory, address: str) -> Identity:
     return identity
 
 
-async def join(directory: Directory, address: str, *via: str, timeout_seconds: float = 30.0) -> Identity:
+async def join(
+    directory: Directory, address: str, *via: str, timeout_seconds: float = 30.0, tls: Tls | None = None
+) -> Identity:
     """Make a directory that of a new member of the cluster that is found at one of the addresses `via`.
 
     Others reach the member at `address` (HOST:PORT). Until a node is started on the directory it has no part in
@@ -101,12 +105,12 @@ async def join(directory: Directory, address: str, *via: str, timeout_seconds: f
         )
     else:
         identity = found.at(JOINING, members=via)
-    ground = Ground(directory)
+    ground = Ground(directory, tls)
     try:
         check_address(ground, address)
         ground.server(Replica({}), identity)
         take_over(directory, found, identity)
-        cluster, members = await _ask_to_join(identity, timeout_seconds)
+        cluster, members = await _ask_to_join(identity, timeout_seconds, None if tls is None else tls.context())
         identity = identity.at(JOINED, cluster=cluster, members=members)
         write(directory, identity)
     finally:
@@ -114,9 +118,11 @@ async def join(directory: Directory, address: str, *via: str, timeout_seconds: f
     return identity
 
 
-async def _ask_to_join(identity: Identity, seconds: float) -> tuple[str, tuple[str, ...]]:
+async def _ask_to_join(
+    identity: Identity, seconds: float, secure: ssl.SSLContext | None
+) -> tuple[str, tuple[str, ...]]:
     """Have the leader add us; return the cluster's id and where its members are."""
-    route = Route(lambda: None, lambda: list(identity.members), lambda: None, id=identity.id)
+    route = Route(lambda: None, lambda: list(identity.members), lambda: None, id=identity.id, secure=secure)
     try:
         answer = await persist(lambda: route.ask("join", identity.id, identity.address), seconds, route.refusal)
     finally:

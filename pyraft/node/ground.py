@@ -16,19 +16,22 @@ from io_uv import pyuv
 from pyraft import RAFT_BUSY, RaftFsm, RaftIo, aio, raft_set_pre_vote
 from pyraft.node.errors import Refused
 from pyraft.node.identity import Directory, Identity, holder
+from pyraft.node.tls import Tls
 
 
 class Ground:
     """Loop, transport and I/O for one data directory, and the server on them."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, tls: Tls | None = None) -> None:
         self.directory = os.fspath(directory)
         self.loop = pyuv.Loop(asyncio.get_running_loop())
         self.transport = io_uv.RaftUvTransport()
         self.io = RaftIo()
         self._server: aio.Server | None = None
         try:
-            _check(io_uv.raft_uv_tcp_init(self.transport, self.loop), self.transport.errmsg)
+            fill = io_uv.raft_uv_tcp_init if tls is None else tls.fill
+            if fill(self.transport, self.loop) != 0:
+                raise Refused(self.transport.errmsg)
             _check(io_uv.raft_uv_init(self.io, self.loop, self.directory, self.transport), self.io.errmsg)
         except BaseException:
             self.loop.close()

@@ -11,9 +11,11 @@ SILENCE seconds, pings unanswered, though something was due; and when the other 
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from io_uv import credentials
 from pyraft.node import wire
 from pyraft.node.errors import Malformed, NodeError, Refused
 from pyraft.node.proposer import Done, Wire
@@ -46,8 +48,9 @@ def split(address: str) -> tuple[str, int]:
 class Link(asyncio.Protocol):
     """One connection; see the head of this module."""
 
-    def __init__(self, address: str, cluster: str) -> None:
+    def __init__(self, address: str, cluster: str, secure: ssl.SSLContext | None = None) -> None:
         self.address = address
+        self._secure = secure
         self.cluster = cluster
         """The cluster's id; where we have none yet, that of the other end once it has greeted us."""
         self.peer = 0
@@ -67,13 +70,13 @@ class Link(asyncio.Protocol):
         self._heard = 0.0
 
     @classmethod
-    async def open(cls, address: str, cluster: str = "", id: int = 0) -> "Link":
-        """Connect to a member and greet it. `id` is ours, 0 if we are no member."""
+    async def open(cls, address: str, cluster: str = "", id: int = 0, secure: ssl.SSLContext | None = None) -> "Link":
+        """Connect to a member and greet it. `id` is ours, 0 if we are no member; `secure` has it use TLS."""
         host, port = split(address)
-        link = cls(address, cluster)
+        link = cls(address, cluster, secure)
 
         async def connect() -> None:
-            await link._loop.create_connection(lambda: link, host, port)
+            await link._loop.create_connection(lambda: link, host, port, ssl=secure)
             link._write(wire.WORD.to_bytes(8, "little") + wire.pack(wire.HELLO, wire.VERSION, cluster, id))
             await link._greeted
 
@@ -173,6 +176,13 @@ class Link(asyncio.Protocol):
                 Refused(f"the server at {self.address} is of cluster {cluster[:40]}, and this one is of {self.cluster}")
             )
             return
+        if self._secure is not None:
+            assert self._transport is not None
+            certificate = self._transport.get_extra_info("peercert") or {}
+            if not credentials.names_server(certificate, self.peer, self.address):
+                names = credentials.names_of(certificate)
+                self._greeted.set_exception(Refused(f"the certificate at {self.address} is that of {names}"))
+                return
         self.cluster = cluster
         self._open = True
         self._greeted.set_result(None)

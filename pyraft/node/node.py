@@ -34,8 +34,9 @@ from pyraft import (
     raft_set_snapshot_threshold,
     raft_set_snapshot_trailing,
 )
+from pyraft.errors import printable
 from pyraft.node import caller
-from pyraft.node.caller import Calls
+from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Council, Member
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
@@ -50,6 +51,7 @@ from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
 from pyraft.node.settings import Settings
+from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
 
@@ -62,7 +64,15 @@ _HAND_OVERS: Final = 3
 class Node(Generic[M]):
     """One member, open inside `async with`."""
 
-    def __init__(self, directory: Directory, machine: M, *, settings: Settings | None = None, name: str = "") -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        machine: M,
+        *,
+        settings: Settings | None = None,
+        name: str = "",
+        tls: Tls | None = None,
+    ) -> None:
         """A node on a directory that `init` or `join` has made; nothing is touched before `async with`.
 
         `machine` becomes this node's: a machine that belongs to a node already is a RuntimeError, one whose state
@@ -72,6 +82,7 @@ class Node(Generic[M]):
         self.machine = machine
         self.settings = settings or Settings()
         self.name = name
+        self._tls = tls
         self._replica = Replica({"": machine})
         self._identity: Identity | None = None
         self._ground: Ground | None = None
@@ -143,17 +154,18 @@ class Node(Generic[M]):
         if self._ground is not None or self._cause is not None:
             raise RuntimeError("a node is started once")
         identity = self._identity = self._member()
-        ground = self._ground = Ground(self.directory)
+        secure = None if self._tls is None else self._tls.context()
+        ground = self._ground = Ground(self.directory, self._tls)
         server = ground.server(self._replica, identity)
         self._set(server)
         self._look_at_log(ground.io, identity)
         self._reads = Reads(self._round)
         self._calls = Calls(self._replica, self._find, self.settings, self.name)
         self._proposer = Proposer(server, self._replica)
-        self._route = Route(self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id)
+        self._route = Route(self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id, secure)
         self._service = Service(server, ground.transport, self._replica, self._proposer, identity.cluster)
         self._council = Council(server, self.settings, identity.cluster)
-        self._service.answers = {**self._council.answers, "index": self._index}
+        self._service.answers = {**self._council.answers, "index": self._index, "query": self._query}
         self._replica.apply = self._apply
         self._server = server
         try:
@@ -301,6 +313,22 @@ class Node(Generic[M]):
         """Have a query answered, linearizably: what `await node.machine.query(…)` does."""
         await self._caught_up(name)
         return self._replica.ask(machine, name, args, kwargs)
+
+    async def _query(self, machine: str, name: str, arguments: bytes) -> bytes:
+        """Answer the query of a client, with an outcome as commands have it."""
+        if not self._replica.asks(machine, name):
+            raise Refused(f"the program of this member has no query {printable(str(name)[:80])}")
+        await self._caught_up(name)
+        return self._replica.answer(machine, name, arguments)
+
+    def session(self, name: str, acknowledged: int = 0) -> Named:
+        """Return a session whose calls have numbers of the caller's own: `await session.call(17, shop.take, "apple")`.
+
+        A call with the same name and number counts once, whichever program makes it, also after a crash: the outcome is
+        kept until a later call of the session acknowledges it (`acknowledged`: all numbers up to it), and for an hour
+        after the last call at most.
+        """
+        return self._calls.named(name, acknowledged)
 
     async def ready(self) -> None:
         """Wait until this member has all that is acknowledged by now: in a rolling restart, the moment for the next.

@@ -169,6 +169,23 @@ class Replica(RaftFsm):
         found = self._commands.get((machine, command))
         return found is not None and version in found.versions
 
+    def asks(self, machine: str, query: str) -> bool:
+        """Return whether this program has a query."""
+        return (machine, query) in self._queries
+
+    def answer(self, machine: str, query: str, arguments: bytes) -> bytes:
+        """Answer a query whose arguments have come packed; return an outcome, as of a command."""
+        try:
+            args, kwargs = self.codec.unpack(arguments)
+            outcome = self.codec.pack([RESULT, self._queries[machine, query](self.machines[machine], *args, **kwargs)])
+            if len(outcome) > MAX_OUTCOME:
+                raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
+        except MemoryError:
+            raise
+        except Exception as exc:
+            return self._raised(machine, exc)
+        return outcome
+
     def ask(self, machine: Machine, query: str, args: Any, kwargs: Any) -> Any:
         """Answer a query from the state as it is now; return a copy, which the machine's user may change."""
         assert machine._node is not None

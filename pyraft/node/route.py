@@ -11,6 +11,7 @@ One that refuses us is logged, once for each reason.
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ class Route:
         ready: Callable[[], object],
         cluster: str = "",
         id: int = 0,
+        secure: ssl.SSLContext | None = None,
     ) -> None:
         """`leader()` is the leader's address where raft knows it, `members()` those at which members may be.
 
@@ -41,6 +43,7 @@ class Route:
         self._ready = ready
         self.cluster = cluster
         self._id = id
+        self._secure = secure
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._connecting: tuple[str, asyncio.Task[None]] | None = None
@@ -100,7 +103,7 @@ class Route:
 
     async def _connect(self, address: str) -> None:
         try:
-            link = await Link.open(address, self.cluster, self._id)
+            link = await Link.open(address, self.cluster, self._id, self._secure)
         except (OSError, NodeError) as exc:
             self._failed(address, exc)
             return

@@ -20,7 +20,7 @@ import io_uv
 from pyraft import aio
 from pyraft.errors import printable
 from pyraft.node import replica, wire
-from pyraft.node.errors import Malformed, NodeError, Refused
+from pyraft.node.errors import Malformed, NodeError, Refused, Unavailable
 from pyraft.node.link import Elsewhere
 from pyraft.node.proposer import Proposer, Wire
 from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
@@ -259,6 +259,8 @@ class Visitor:
             status, value = wire.DONE, await function(*arguments)
         except Elsewhere as exc:
             status, value = wire.NOT_HERE, exc.leader
+        except Unavailable:
+            status, value = wire.NOT_HERE, None
         except (NodeError, aio.RaftError, TypeError, ValueError) as exc:
             status, value = wire.FAILED, str(exc)[:500]
         if not self._closed:

@@ -1,0 +1,113 @@
+"""A client: calls and queries from a program that is no member.
+
+Duty: `connect` makes a `Client`, which finds the leader by any member's address, and again when it is lost.
+
+    async with connect(["10.0.0.1:9001", "10.0.0.2:9001"], Shop()) as client:
+        await client.machine.take("apple")
+
+Happy path: as above. The machine is of the same class as the members'; its state stays empty, as the members have it.
+Calls count once and queries are linearizable, as on a node.
+
+Failure modes: those of a node's calls and queries. A cluster that will not have this client, or where nobody is, shows
+in the first call: Unknown, not sent, or Unavailable. `async with` itself connects to nothing.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from pyraft.node import caller
+from pyraft.node.caller import Calls, Named
+from pyraft.node.council import Member
+from pyraft.node.errors import Malformed, Stopped, Unknown
+from pyraft.node.machine import Machine
+from pyraft.node.replica import Replica
+from pyraft.node.route import Route, persist
+from pyraft.node.settings import Settings
+from pyraft.node.tls import Tls
+
+M = TypeVar("M", bound=Machine)
+
+
+class Client(Generic[M]):
+    """A program's way to a cluster, open inside `async with`; made by `connect`."""
+
+    def __init__(
+        self, addresses: Sequence[str], machine: M, settings: Settings | None, name: str, tls: Tls | None
+    ) -> None:
+        self.machine = machine
+        self._addresses = list(addresses)
+        self._settings = settings or Settings()
+        self._name = name
+        self._tls = tls
+        self._replica = Replica({"": machine})
+        self._open = False
+
+    async def __aenter__(self) -> "Client[M]":
+        if self._open:
+            raise RuntimeError("this client is open already")
+        context = None if self._tls is None else self._tls.context()
+        self._route = Route(lambda: None, lambda: self._addresses, self._ready, secure=context)
+        self._calls = Calls(self._replica, self._route.find, self._settings, self._name)
+        self._open = True
+        for machine in self._replica.machines.values():
+            assert machine._node is not None
+            machine._node.caller = self
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._open = False
+        for machine in self._replica.machines.values():
+            assert machine._node is not None
+            machine._node.caller = None
+        self._calls.close(lambda: Stopped("the client is closed"))
+        await self._route.close()
+
+    async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
+        """Have a command executed: what `await client.machine.command(…)` does."""
+        return await self._calls.call(machine, name, version, args, kwargs)
+
+    async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
+        """Have a query answered, linearizably: what `await client.machine.query(…)` does."""
+        assert machine._node is not None
+        arguments = self._replica.codec.pack([list(args), kwargs])
+        outcome = await self._errand("query", machine._node.name, name, arguments)
+        if type(outcome) is not bytes:
+            raise Malformed("an answer that is none")
+        return self._replica.result(machine._node.name, outcome)
+
+    async def outcome(self, unknown: Unknown) -> Any:
+        """Make certain what has become of a call, as `Node.outcome` does."""
+        return await self._calls.outcome(unknown)
+
+    async def members(self) -> list[Member]:
+        """Return the members, as the leader sees them. Raises Unavailable if none answers in time."""
+        return [Member(*member) for member in await self._errand("members")]
+
+    def session(self, name: str, acknowledged: int = 0) -> Named:
+        """Return a session whose calls have numbers of the caller's own, as `Node.session` does."""
+        return self._calls.named(name, acknowledged)
+
+    def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
+        """`with client.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
+        return caller.timeout(seconds)
+
+    async def _errand(self, what: str, *arguments: Any) -> Any:
+        if not self._open:
+            raise Stopped("the client is closed")
+        return await persist(lambda: self._route.ask(what, *arguments), self._calls.timeout(), self._route.refusal)
+
+    def _ready(self) -> None:
+        self._calls.outbox.wake()
+
+
+def connect(
+    addresses: Sequence[str], machine: M, *, settings: Settings | None = None, name: str = "", tls: Tls | None = None
+) -> Client[M]:
+    """Return a client of the cluster that is found at some of `addresses` (HOST:PORT), for `async with`.
+
+    `machine` is of the class that the members have, and becomes this client's; `name` says of its session whose it is.
+    """
+    if isinstance(addresses, str) or not addresses:
+        raise ValueError("addresses are a list of HOST:PORT, with one at least")
+    return Client(addresses, machine, settings, name, tls)
