@@ -4,6 +4,7 @@ They are checked on the source itself, by its syntax tree; nothing is imported e
 """
 
 import ast
+import functools
 import importlib
 import re
 import sys
@@ -63,6 +64,7 @@ def core_files() -> list[Path]:
     return [path for path in python_files("pyraft") if path.parent == ROOT / "pyraft"]
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
@@ -382,6 +384,108 @@ def test_links_lead_somewhere() -> None:
             assert not heading or heading in anchors(target), f"{relative(path)} links to {link}: no such heading"
             found += 1
     assert found > 20
+
+
+PLACES = (".", *CODE)
+"""What paths in prose are relative to."""
+
+HANDED_OVER = {"fsm", "io", "loop", "message", "node", "uv"}
+"""What stands in prose in front of a field of a struct, not of a module's function."""
+
+SEARCHES = {
+    "own-term commits": "pyraft/PAPER.md",
+    "vote durability": "pyraft/PAPER.md",
+    "conflicting suffix": "pyraft/PAPER.md",
+    "pre-vote and terms": "pyraft/PAPER.md",
+    "figure 8": "pyraft/PAPER.md",
+    "snapshot install": "pyraft/PAPER.md",
+    "removed servers": "pyraft/CALLBACKS.md",
+    "order on close": "pyraft/CALLBACKS.md",
+    "full disk": "pyraft/CALLBACKS.md",
+    "calls from callbacks": "pyraft/CALLBACKS.md",
+    "AppendEntries header": "io_uv/FORMATS.md",
+}
+"""What a stranger looks for, and where it must be found by these words."""
+
+
+def names_in_modules() -> dict[str, set[str]]:
+    """Return per module of the packages, by the end of its name, what it defines, fields and methods of classes too."""
+    found: dict[str, set[str]] = {}
+    for path in python_files(*PACKAGES):
+        names = found.setdefault(path.parent.name if path.stem == "__init__" else path.stem, set())
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+                names.add(node.id if isinstance(node, ast.Name) else node.attr)
+            elif isinstance(node, ast.ImportFrom):
+                names |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def unknown_names(text: str, modules: dict[str, set[str]], tests: set[str]) -> list[str]:
+    """Return what stands in backquotes in `text` and looks like a name of this project's, but is none."""
+    everything = set().union(names.RAFT_H_STRUCTS, names.UV_H_STRUCTS, modules, *modules.values())
+    unknown = []
+    for name in re.findall(r"`([\w./…]+)(?:\([^`]*\))?`", text):
+        module, _, rest = re.sub(r"^(pyraft|io_uv)\.(?=\w)", "", name).partition(".")
+        if rest in ("h", "c", "json", "md", "toml"):
+            continue
+        if name.startswith("test_") or "/test_" in name:
+            test = name.rpartition("/")[2]
+            if not any(known == test or (test.endswith("…") and known.startswith(test[:-1])) for known in tests):
+                unknown.append(name)
+        elif name.endswith(".py"):
+            if module not in modules and name not in tests and not any((ROOT / top / name).exists() for top in PLACES):
+                unknown.append(name)
+        elif "/" in name or "…" in name:
+            continue
+        elif module in modules and rest and module not in HANDED_OVER:
+            first, *others = rest.split(".")
+            if first not in modules[module] or not all(other in everything for other in others):
+                unknown.append(name)
+        elif re.match(r"(raft_|Raft)\w+$|RAFT_\w+$", name) and name not in everything:
+            unknown.append(name)
+    return unknown
+
+
+def test_names_in_the_documents_exist() -> None:
+    """What the READMEs and tables beside the code call by name is there: modules' functions, C's names, tests."""
+    modules = names_in_modules()
+    tests = {path.name for path in python_files("tests", "examples")} | {path.stem for path in python_files("tests")}
+    tests |= {function.name for path in python_files("tests") for function in definitions(tree_of(path))}
+    for path in text_files():
+        if path.suffix == ".md" and path.name != "CHANGES.md":
+            unknown = unknown_names(path.read_text(), modules, tests | {"test_bN_"})
+            assert not unknown, f"{relative(path)} speaks of {unknown}"
+
+
+def test_unknown_names_are_found() -> None:
+    """The search passes what exists and what is no name of ours, and finds each kind of what does not exist."""
+    modules = {"election": {"vote", "raft_x", "Votes"}, "io": {"x"}}
+    assert unknown_names("`election.vote` `raft_x` `election.Votes` `io.nothing` `os.fork` `a b`", modules, set()) == []
+    tests = {"test_a_b", "test_a.py"}
+    assert unknown_names("`test_a_b` `test_a.py` `unit/test_a.py` `test_a_…` `raft_x(r)`", modules, tests) == []
+    wrong = [
+        "election.veto",
+        "raft_y",
+        "RaftY",
+        "RAFT_Y",
+        "test_c",
+        "unit/test_c.py",
+        "test_c_…",
+        "raft_z(r)",
+        "no.py",
+        "lib/no.py",
+    ]
+    for name in wrong:
+        assert unknown_names(f"`{name}`", modules, tests) != [], name
+
+
+def test_a_stranger_finds_it_with_one_search() -> None:
+    """Each subject stands under the words that people look for, in the file that treats of it."""
+    for words, name in SEARCHES.items():
+        assert words.lower() in (ROOT / name).read_text().lower(), f"{name}: nothing about {words}"
 
 
 def test_top_level_is_what_it_should_be() -> None:

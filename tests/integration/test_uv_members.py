@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import raft_uv_limits, raft_uv_set_connect_retry_delay
+from io_uv import raft_uv_limits, raft_uv_set_connect_retry_delay, raft_uv_tcp_set_bind_address
 from io_uv.client import Client, Large
 from io_uv.pyuv import Loop
 from io_uv.teller import Teller
@@ -39,6 +39,7 @@ class Answerer(UvIo):
 
     def __init__(self, dir: Path) -> None:
         super().__init__(dir, "127.0.0.1:9001")
+        assert raft_uv_tcp_set_bind_address(self.transport, "127.0.0.1:0") == 0  # 9001 is but a name
         self.start()
         raft_uv_set_connect_retry_delay(self.io, 1)
         self.member, self.claimed = PeerServer(self.loop), PeerServer(self.loop)

@@ -86,6 +86,19 @@ def test_times_are_checked(one: Authority, two: Authority) -> None:
     assert judge(new, one) == f"list 1, of {name(one)}, is not valid before 2094-03-01T00:00:01Z"
 
 
+def test_a_list_is_valid_from_its_first_second_until_its_last(one: Authority) -> None:
+    """At the time of its next update it has expired."""
+    begin = NOW.replace(microsecond=0)
+    data, second = one.revocations(begin=begin, end=begin + DAY), begin.timestamp()
+    authorities = [ssl.PEM_cert_to_DER_cert(one.path.read_text())]
+    length = DAY.total_seconds()
+    for now in (second, second + length - 1):
+        assert crl.select(data, authorities, now) == [data]
+    for now, reason in ((second - 1, "not valid before"), (second + length, "expired at")):
+        with pytest.raises(Failure, match=reason):
+            crl.select(data, authorities, now)
+
+
 def test_a_valid_list_makes_up_for_others_of_its_authority(one: Authority) -> None:
     """Old lists may stay in the file, and far ends, which are written in another form, count."""
     old = one.revocations(begin=NOW - 3 * DAY, end=NOW - DAY)

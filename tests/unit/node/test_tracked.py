@@ -293,6 +293,42 @@ def test_what_cannot_be_tracked_is_refused_when_the_command_ends(value: Any) -> 
     run(state, lambda: state.list.append(1))
 
 
+MISSES: list[Callable[[Any], Any]] = [
+    lambda state: state.dict.pop("missing"),
+    lambda state: state.dict.__delitem__("missing"),
+    lambda state: [state.dict.popitem() for _ in range(3)],
+    lambda state: state.set.remove("missing"),
+    lambda state: [state.set.pop() for _ in range(2)],
+    lambda state: state.list.remove("missing"),
+    lambda state: [state.list.pop() for _ in range(4)],
+    lambda state: state.list.__delitem__(3),
+    lambda state: [state.deque.popleft() for _ in range(3)],
+    lambda state: delattr(state, "missing"),
+    lambda state: delattr(state.item, "missing"),
+]
+
+
+@pytest.mark.parametrize("miss", range(len(MISSES)))
+def test_what_is_not_there_is_missed_as_in_plain_containers(miss: int) -> None:
+    """To take out what is not there raises what the built-in type raises, and the command is taken back."""
+    state, alone = machine(), State()
+    before = plain(state)
+    with pytest.raises((LookupError, AttributeError, ValueError)) as expected:
+        MISSES[miss](alone)
+    with pytest.raises(type(expected.value)):
+        run(state, lambda: MISSES[miss](state))
+    assert plain(state) == before
+
+
+def test_a_record_of_no_machine_is_a_plain_object() -> None:
+    """Attributes come, change and go as everybody's do, until it is put in somewhere."""
+    item = Item("alone")
+    item.name = "other"
+    assert item.content() == {"name": "other", "tags": []}
+    del item.tags
+    assert item.content() == {"name": "other"}
+
+
 def test_copies_are_plain() -> None:
     """copy, deepcopy and pickle give plain containers, which may leave the machine."""
     state = machine()

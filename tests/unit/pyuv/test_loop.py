@@ -115,6 +115,30 @@ def test_a_prepare_does_not_keep_the_loop_spinning(loop: CheckedLoop) -> None:
     assert 1 <= counts["check"] <= counts["prepare"]
 
 
+@pytest.mark.parametrize("mode", [UV_RUN_DEFAULT, UV_RUN_ONCE])
+def test_a_stop_in_a_timer_ends_the_run_behind_its_turn(loop: CheckedLoop, mode: int) -> None:
+    """A timer begins a turn, so prepare and check come once more; with UV_RUN_ONCE it ends the only one there is."""
+    order: list[str] = []
+
+    def fire(timer: Timer) -> None:
+        order.append("timer")
+        loop.stop()
+        timer.close()
+
+    def begin(_: Prepare) -> None:
+        if not order:
+            Timer(loop).start(fire, 0.001, 0)
+        order.append("prepare")
+
+    prepare, check, other = Prepare(loop), Check(loop), Timer(loop)
+    other.start(lambda _: None, 60, 0)
+    prepare.start(begin)
+    check.start(lambda _: order.append("check"))
+    assert loop.run(mode) is True
+    turn = ["prepare", "check"]
+    assert order == ([*turn, "timer", *turn] if mode == UV_RUN_DEFAULT else [*turn, "timer"])
+
+
 def test_stop_before_run_makes_run_return(loop: CheckedLoop) -> None:
     """A stop that finds no running loop is for the next run, and for that one only."""
     timer = Timer(loop)

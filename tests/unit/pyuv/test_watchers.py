@@ -166,6 +166,23 @@ def test_phase_handles_start_and_stop_each_other(loop: CheckedLoop, kind: Any) -
     assert calls == ["first", "first", "third"]
 
 
+@pytest.mark.parametrize("kind", [Prepare, Idle])
+def test_a_phase_handle_started_by_an_event_is_called_before_the_next_wait(loop: CheckedLoop, kind: Any) -> None:
+    """It does not take another event, here one of a timer that is far away."""
+    calls: list[str] = []
+    handle, event, far = kind(loop), Timer(loop), Timer(loop)
+
+    def called(_: Any) -> None:
+        calls.append("called")
+        handle.close()
+        far.close()
+
+    far.start(lambda _: (calls.append("far"), handle.close()), 10, 0)
+    event.start(lambda t: t.start(lambda _: handle.start(called), 0.001, 0), 0.001, 0)
+    loop.run()
+    assert calls == ["called"]
+
+
 def test_a_phase_handle_started_twice_is_called_once(loop: CheckedLoop) -> None:
     """A second start replaces the callback."""
     calls: list[str] = []

@@ -248,3 +248,18 @@ def test_a_writing_stream_lives_without_references(loop: CheckedLoop) -> None:
     size += len(drain(other))
     assert (codes, size) == ([None], 1_000_000)
     other.close()
+
+
+@pytest.mark.parametrize("method", ["write", "shutdown"])
+def test_a_callback_that_cannot_be_called_is_refused(loop: CheckedLoop, method: str) -> None:
+    """Nothing is sent and nothing ends; without a callback, or with None, it does."""
+    pipe, other = pair(loop)
+    data = [b"x"] if method == "write" else []
+    with pytest.raises(TypeError, match="callable"):
+        getattr(pipe, method)(*data, 1)
+    pipe.write(b"still open", None)
+    pipe.shutdown(None)
+    loop.run()
+    assert other.recv(100) == b"still open"
+    assert other.recv(100) == b""
+    other.close()
