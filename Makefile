@@ -37,6 +37,7 @@ help:
 	@echo "                 dependencies that are allowed, 3.13 with -X dev -W error"
 	@echo "make dist      build an sdist and a wheel, check both, and leave them in dist/"
 	@echo "make wheels    a compiled wheel for each Python of VERSIONS, manylinux where that can be had"
+	@echo "make docs      the reference of all public names, from their docstrings, in build/docs; a warning ends it"
 	@echo "make lint      ruff (rules and format), mypy --strict and pyright"
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
@@ -181,6 +182,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+.PHONY: docs
+docs: $(READY)
+	rm -rf build/docs
+	PYTHONWARNINGS=error $(BIN)/python -m pdoc --output-directory build/docs \
+		pyraft pyraft.aio pyraft.fixture pyraft.node io_uv
+	@echo "see build/docs/index.html"
 
 .PHONY: format
 format: $(READY)
