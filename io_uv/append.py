@@ -82,7 +82,7 @@ class AliveSegment:
         self.next_block = 0
         # Whether the file was found to be gone when the last write was under way.
         self.removed = False
-        # What is durable: bytes and index of the last entry.
+        # The durable part: bytes and index of the last entry.
         self.written = 0
         self.last_index = first_index - 1
 
@@ -104,7 +104,7 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
 
     The first append that a sick disk makes fail is let through and fails by its callback: that is what makes a leader
     step down, so that a server with a healthy disk takes over. Only then are others refused at once, until a write has
-    succeeded: a server that leads again has written something, and has to be told again.
+    succeeded: leading again implies a successful write, so a new leader again gets one asynchronous failure.
     """
     if _misaligned(bufs):
         uv.io.errmsg = _MISALIGNED
@@ -131,9 +131,9 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
 def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_append_cb) -> int:
     """RaftIo.append: store the first `n` entries behind the last ones; `cb(req, status)` when they are durable.
 
-    Returned at once, without a callback: RAFT_INVALID for no entries, too few, or a payload whose length is no multiple
-    of 8; RAFT_TOOBIG for one of 4 GiB and more; RAFT_NOMEM; RAFT_TOOMANY without AIO events; RAFT_CANCELED after
-    io.close. Through the callback: RAFT_NOSPACE, RAFT_IOERR, RAFT_TOOMANY without threads, RAFT_CANCELED.
+    Returned at once, without a callback: RAFT_INVALID for no entries, too few, or a payload whose length is not a
+    multiple of 8; RAFT_TOOBIG for one of 4 GiB and more; RAFT_NOMEM; RAFT_TOOMANY without AIO events; RAFT_CANCELED
+    after io.close. Through the callback: RAFT_NOSPACE, RAFT_IOERR, RAFT_TOOMANY without threads, RAFT_CANCELED.
     """
     uv: state.Uv = io.impl
     if uv.closing:
@@ -335,8 +335,8 @@ def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
             closing.fire(uv, request.req.cb, request.req, 0)
     else:
         trace(uv.tracer, f"write: {failure.message}", TRACE_WARN)
-        # What failed may be on the disk all the same. Until this segment is cut behind its last good entry nothing may
-        # be written to the next: after a crash both would be read, one behind the other. C does not wait.
+        # The failed part may be on the disk all the same. Until this segment is cut behind its last good entry nothing
+        # may be written to the next: after a crash both would be read, one behind the other. C does not wait.
         uv.append_broken = True
         _finalize(uv, segment)
         # Raft wants entries stored in order, so all that wait fail as well. C rewinds the index group by group.

@@ -28,7 +28,7 @@ _log: Final = logging.getLogger("io_uv")
 
 _MAX_PENDING: Final = 3
 _WARN_AFTER: Final = 5
-"""Attempts to connect in a row that fail before the logger hears of it: a server that is restarted is no news."""
+"""Attempts to connect in a row that fail before the logger hears of it: a server that restarts is not worth a line."""
 _TLS_ALERT: Final = b"\x15\x03"
 _LARGE: Final = 64 * 1024
 _MAX_LOSSES: Final = 3
@@ -41,7 +41,7 @@ Send: TypeAlias = tuple[RaftIoSend, list[bytes | memoryview], int]
 
 
 class Large:
-    """What is known of messages that are too large for a peer, which cannot say so: it ends the connection.
+    """Messages that are too large for a peer, as far as is known: it cannot say so, it ends the connection.
 
     Three connections in a row that end within seconds of a large message make its size suspect. Messages of that size
     are refused then, for a second, two, four, up to a minute; in between one is tried.
@@ -117,7 +117,7 @@ class Client:
         self.uv = uv
         self.id = id
         self.address = address
-        self.answering = answering  # somebody who is no member, for as long as that lasts
+        self.answering = answering  # a server that is not a member, for as long as it is answered
         self.used_at: int = uv.loop.now()
         # Of the next attempt to connect; while connected of the time when that has lasted; None once closed.
         self.timer: pyuv.Timer | None = pyuv.Timer(uv.loop)

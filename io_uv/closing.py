@@ -65,7 +65,7 @@ def maybe_fire(uv: state.Uv) -> None:
 
 
 def gone(uv: state.Uv, thing: object) -> None:
-    """Say that something that a close waits for, in `aborting`, is no more."""
+    """Say that something that a close waits for, in `aborting`, is gone."""
     uv.aborting.remove(thing)
     maybe_fire(uv)
 

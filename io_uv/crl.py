@@ -30,7 +30,7 @@ _LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----
 _X509_CRL: Final = b"X509 CRL"
 
 _Signer: TypeAlias = tuple[x509.Name, bytes]
-"""Who makes lists: a name and a key, as an authority may keep its name with a new key."""
+"""The maker of lists: a name and a key, as an authority may keep its name with a new key."""
 _Rank: TypeAlias = tuple[datetime, int]
 
 
@@ -70,7 +70,7 @@ def select(data: bytes, certificates: Sequence[bytes], now: float) -> list[bytes
         except Failure as failure:
             raise _invalid(f"list {i}{failure.message}") from None
         except Exception as exc:
-            # cryptography has many words for bytes that are no list, or none that it can judge.
+            # cryptography has many words for bytes that are not a list, or none that it can judge.
             raise _invalid(f"list {i} is malformed: {exc}") from None
         if reason:
             stale[signer] = f"list {i}{reason}"

@@ -3,8 +3,8 @@
 Duty: `open` and `close` of `fs`, with a note of what is open. A child closes everything at once, whether a server, a
 request or a thread that stayed behind has used it: closing a copy changes nothing for the parent (see `fork`).
 
-Happy path: the note is made behind the system call. What a thread was opening or closing when the fork came is looked
-for by its path, as then only the system knows.
+Happy path: the note is made behind the system call. A descriptor that a thread was opening or closing when the
+fork came is looked for by its path, as then only the system knows.
 
 Failure modes: OSError of the system calls. Without /proc such a descriptor of a thread stays open in the child.
 """

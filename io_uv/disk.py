@@ -12,7 +12,7 @@ Failure modes: RAFT_CORRUPT, RAFT_MALFORMED and RAFT_IOERR, with a text that nam
 newest snapshot is passed over if an older one and the log hold everything (B19). With `auto_recovery` a damaged
 segment at the end of the log is set aside and the load repeated, once: first a marker is made durable (`marker`),
 because entries that this server acknowledged may go with it. The logger `io_uv` hears of every file that is set aside.
-A file that cannot be read is no damage: whatever the disk refuses stops the start, and nothing is set aside for it.
+A file that cannot be read does not count as damaged: the error stops the start, and nothing is set aside for it.
 """
 
 import logging
@@ -38,7 +38,7 @@ _MEANT: Final = re.compile(
 )
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40
-# What is wrong with a file, as opposed to a disk, a limit or a permission that keeps it from being read.
+# Faults of a file, as opposed to a disk, a limit or a permission that keeps it from being read.
 _DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED)
 
 _LOST: Final = "metadata was lost, and votes with it; a new id helps where others are, raft_recover where none is"
@@ -426,7 +426,7 @@ def _change_entry(conf: RaftConfiguration, term: int, block_size: int) -> EntryB
 def _former_file(dir: str) -> str | None:
     """Return the name of a file that only a server with a term leaves, None if there is none.
 
-    Open segments that were made and never written to are no evidence, and neither are tmp files.
+    Open segments that were made and never written to prove nothing, and neither do tmp files.
     """
     snapshots, segments = listing.list(dir)
     for info in segments:

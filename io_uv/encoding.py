@@ -182,7 +182,7 @@ def attach_payload(message: RaftMessage, lengths: list[int], buf: Data, at: int,
     """Give `message` the payload of `size` bytes at buf[at:]: the entries' bytes, or the snapshot's data as a view.
 
     `buf` is bytes, or a mapping, which entries are copied from. Raises Failure(RAFT_MALFORMED) for an entry of type
-    CHANGE whose payload is no configuration.
+    CHANGE whose payload is not a configuration.
     """
     if message.install_snapshot is not None:
         message.install_snapshot.data = memoryview(buf)[at : at + size].toreadonly()

@@ -18,7 +18,7 @@ from io_uv.pyuv import Idle, Loop, Prepare
 class EndOfTurn:
     """Functions to run once at the end of this turn or event, in the order in which they were first added.
 
-    What a function adds runs as well, behind the others: what the core flushes is written to the sockets then.
+    A function that is added by one of them runs as well, behind the others: so the core's flush reaches the sockets.
     """
 
     __slots__ = ("_forgotten", "_functions", "_handle", "_held", "_idle", "_last", "_later", "_running")

@@ -17,7 +17,7 @@ from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE, escape_record
 logging.getLogger("io_uv").addFilter(escape_record)
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-"""What system calls say when the disk or a quota is used up."""
+"""Errors of system calls when the disk or a quota is used up."""
 
 # libuv's texts where they differ from the lower-cased ones of the C library.
 _TEXTS: Final = {

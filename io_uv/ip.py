@@ -90,7 +90,7 @@ def _check_host(host: str, bracketed: bool) -> None:
     try:
         number = ipaddress.ip_address(host)
     except ValueError:
-        # An underscore is no letter of a host name, but names of containers have it.
+        # Host names have no underscores by the rules, but names of containers have.
         if bracketed or not _HOST.fullmatch(host) or host.strip("0123456789.") == "":
             raise _unusable(f"'{host}' is no host") from None
         return

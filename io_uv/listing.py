@@ -1,4 +1,4 @@
-"""What a data directory holds: snapshots, segments, and left-overs.
+"""The content of a data directory: snapshots, segments, and left-overs.
 
 Duty: `list` lists the snapshots and segments of a directory, sorted so that the newest is last; `clean` removes
 what interrupted operations left behind. Names that are none of ours are ignored, as are those of 128 bytes and more.

@@ -24,7 +24,7 @@ from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOMEM
 from pyraft.types import EntryBatch, no_entries
 
 SECTOR: Final = 512
-"""What a disk writes as one, at least."""
+"""The least that a disk writes as one."""
 
 UNWRITTEN: Final = 0
 INTACT: Final = 1
@@ -35,7 +35,7 @@ _WORD: Final = segment.WORD
 
 
 class OpenContent:
-    """What an open segment holds.
+    """The content of an open segment.
 
     `entries` are the good ones, `used` the bytes that they take from the start of `data`, `problem` why it is DAMAGED,
     or what a TORN one's incomplete batch lacks.
@@ -167,7 +167,7 @@ def _judge_batches(data: bytes, noted: int) -> OpenContent:
         return content
     content.problem = problem
     if problem.code == RAFT_MALFORMED:
-        # What is not understood is not thus torn, however the data behind such a header looks.
+        # An unknown entry is not torn by that, however the data behind such a header looks.
         content.verdict = DAMAGED
         return content
     torn = _torn(data, content.used) or (noted == 0 and not holds_batch(data, content.used + _WORD))

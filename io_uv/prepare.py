@@ -110,7 +110,7 @@ def _create(uv: state.Uv) -> None:
     def make() -> None:
         fd = fs.allocate_file(uv.dir, idle.name, size, uv.fallocate, uv.direct_io)
         try:
-            # What gets written into the segment is durable only if its name is.
+            # Writes to the segment are durable only if its name is.
             fs.sync_dir(uv.dir)
         except Failure:
             fs.close(fd)

@@ -65,7 +65,7 @@ def open_name(counter: int) -> str:
 
 
 def parse_name(filename: str) -> SegmentInfo | None:
-    """Return what a file name says, None if it is no segment's. Closed names need no leading zeros, as in C."""
+    """Return what a file name says, None if it is not a segment's. Closed names need no leading zeros, as in C."""
     match = _CLOSED.fullmatch(filename)
     if match is not None:
         first, last = int(match[1]), int(match[2])
@@ -297,8 +297,8 @@ def keep_trailing(dir: str, infos: Sequence[SegmentInfo], last_index: int, trail
 def remove_closed(dir: str, infos: Sequence[SegmentInfo], last_index: int) -> None:
     """Remove all closed segments after the install of a snapshot that ends at `last_index`; durable on return.
 
-    What reaches beyond the snapshot goes first, newest first and each durably before the next: a power cut leaves a
-    log that starts where it did, which loading then finishes off, never one with a hole behind the snapshot.
+    Segments that reach beyond the snapshot go first, newest first and each durably before the next: a power cut leaves
+    a log that starts where it did, which loading then finishes off, never one with a hole behind the snapshot.
     """
     closed = [info for info in infos if not info.is_open]
     for info in reversed(closed):

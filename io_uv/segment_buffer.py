@@ -116,7 +116,7 @@ class SegmentBuffer:
         The first write of a segment has its first batch only. So a segment that lost its first sector to a power cut
         holds no whole batch, and one that holds a batch without it is known to be damaged (B38).
 
-        The arena must not be touched until given_back() is called. What is appended from now on goes into the other
+        The arena must not be touched until given_back() is called. Entries appended from now on go into the other
         one, behind a copy of the last block where that is not full.
         """
         assert self._taken is None

@@ -7,14 +7,14 @@ call at the turn's end; call back when the system has taken them.
 Possible failure modes are:
 
 - The message has no encoding: io.send returns RAFT_MALFORMED or RAFT_TOOBIG. More is queued for that server than
-  allowed, because it is away or reads too slowly, or it is no member and too many such want answers at a time:
+  allowed, because it is away or reads too slowly, or it is not a member and too many such want answers at a time:
   RAFT_NOCONNECTION. It does not stand messages of this size: RAFT_TOOBIG, for a while. io.close was called:
   RAFT_CANCELED. No callback.
 - There is no connection: the message waits. After each attempt to connect that failed only the newest 3 keep waiting,
   the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay, the first time
   after a lasting connection at once.
 - A write fails, or the peer closes, which the client notices by reading: RAFT_IOERR for all under way; it reconnects.
-- The target is no member any more, its address changes, or io.close: what is being written and then what waits fails
+- The target is not a member any more, its address changes, or io.close: what is being written and then what waits fails
   with RAFT_CANCELED, after stream, timer and connect request have ended, never inside the call.
 """
 
@@ -36,7 +36,7 @@ from pyraft.types import (
 )
 
 _ANSWERS: Final = (RAFT_IO_APPEND_ENTRIES_RESULT, RAFT_IO_REQUEST_VOTE_RESULT)
-"""What goes to whoever has asked; all else goes to members."""
+"""Messages that go to whoever has asked; all others go to members."""
 _GIVEN_UP: Final = 5
 """Failures in a row after which a member's answers are tried at the address that it names itself."""
 _BUSY_MSECS: Final = 1_000
@@ -95,7 +95,7 @@ def _client_for(uv: Uv, message: RaftMessage) -> Client | None:
     if message.type not in _ANSWERS:
         # The core sends these to members only, at the addresses of its configuration.
         return _member(uv, id, address)
-    # What a peer says of its own address counts only as long as nobody knows better: it may be a stranger, who wants
+    # A peer's word on its own address counts only as long as nobody knows better: it may be a stranger, who wants
     # us to call somebody else.
     known = None if uv.peers.members is None else uv.peers.members.get(id)
     if known is not None:
@@ -127,7 +127,7 @@ def _member(uv: Uv, id: int, address: str) -> Client:
 
 
 def _stranger(uv: Uv, id: int, address: str) -> Client | None:
-    """Return a new client for who is no member, within what there may be of these."""
+    """Return a new client for a server that is not a member, within what there may be of these."""
     now: int = uv.loop.now()
     answering = [client for client in uv.clients if client.answering]
     if len(answering) >= uv.limits.answers:

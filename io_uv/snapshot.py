@@ -127,7 +127,7 @@ class Put:
             snapshots, segments = listing.list(uv.dir)
             newer = snapshot_file.newer(snapshots, self.written)
             if newer:
-                # Terms have run backwards. What is loaded is that one, on the log behind it.
+                # Terms have run backwards. The next start loads that one, on the log behind it.
                 raise Failure(errors.RAFT_CORRUPT, f"{newer[-1].data_name} passes for newer")
             snapshot_file.remove_old(uv.dir, snapshots)
             if not self.installs:

@@ -37,7 +37,7 @@ KEEP: Final = 2
 _NAME: Final = re.compile(r"snapshot-(\d{1,20})-(\d{1,20})-(\d{1,20})(\.meta|\.sum)?", re.ASCII)
 _META: Final = struct.Struct("<QQQQ")
 _CHECKED: Final = struct.Struct("<QQ")
-# What one read(2) delivers at most; beyond it the content goes into a mapping, piece by piece.
+# One read(2) delivers at most this; beyond it the content goes into a mapping, piece by piece.
 _ONE_READ: Final = 0x7FFF_F000
 
 

@@ -36,7 +36,7 @@ DISK_RETRY_DELAY_MSECS: Final = 1000
 
 
 class Limits:
-    """What an instance accepts from the network and queues for it. All sizes in bytes."""
+    """The limits of what an instance accepts from the network and queues for it. All sizes in bytes."""
 
     __slots__ = (
         "answer_msecs",
@@ -66,7 +66,7 @@ class Limits:
         self.guests = 256
         """Accepted connections of other protocols at a time, see raft_uv_serve."""
         self.answers = 16
-        """Connections at a time to servers that are no members, to answer them; as many new ones in 4 s."""
+        """Connections at a time to servers that are not members, to answer them; as many new ones in 4 s."""
         self.answer_msecs = 10_000
         """Time without an answer after which such a connection ends, in ms."""
         self.connect_msecs = 5_000
@@ -78,7 +78,7 @@ class Limits:
 
 
 class Metadata:
-    """What metadata1 and metadata2 hold: a version that counts the stores, the term and the vote (0: none)."""
+    """The content of metadata1 and metadata2: a version that counts the stores, the term and the vote (0: none)."""
 
     __slots__ = ("term", "version", "voted_for")
 

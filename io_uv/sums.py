@@ -5,8 +5,8 @@ moves freely between them. A sidecar has 24 bytes: magic "raftsum" and format 1,
 the file it belongs to (the version of a metadata file, the size of a snapshot), the CRC-32 (zlib's) of the file's
 content, and the CRC-32 of the 20 bytes before.
 
-Failure modes: none that matter. What is missing, torn or of another format reads as None, which means "unknown": the
-file may come from a C process. A sidecar that cannot be written is left out: it guards data, it is none.
+Failure modes: none that matter. A sidecar that is missing, torn or of another format reads as None, which means
+"unknown": the file may come from a C process. A sidecar that cannot be written is left out: it only guards data.
 """
 
 import os
@@ -26,7 +26,7 @@ SIZE: Final = _LAYOUT.size + _CRC.size
 
 
 class Sum:
-    """What a sidecar says: `of`, the state of the file that it belongs to, and the CRC of the content then."""
+    """The content of a sidecar: `of`, the state of the file that it belongs to, and the CRC of the content then."""
 
     __slots__ = ("crc", "of")
 

@@ -5,7 +5,7 @@ can do wrong as often as it likes, under as many names; the log must neither be 
 
 Happy path: the key names the peer and what is wrong; a text that was held back is counted, and the next one says so.
 
-Failure modes: none. What is held back is still traced by the callers.
+Failure modes: none. Lines that are held back are still traced by the callers.
 """
 
 import logging
@@ -23,7 +23,7 @@ _KEYS: Final = 256
 
 
 class Teller:
-    """What was told when, by the clock of `loop`."""
+    """The lines that were told, and when, by the clock of `loop`."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

@@ -31,7 +31,7 @@ from pyraft.tracing import trace
 
 _READ_SIZE: Final = 64 * 1024
 _PIECE: Final = 128 * 1024
-# What may be encrypted and not yet taken by the system: more would only hold memory twice.
+# So much may be encrypted and not yet taken by the system: more would only hold memory twice.
 _WINDOW: Final = 1024 * 1024
 Policy: TypeAlias = Callable[[dict[str, Any], int, str], bool]
 _EXPIRED: Final = pyuv.errno.UV_ECONNABORTED
@@ -195,7 +195,7 @@ class TlsStream:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._in, self._out, server_side=server_side)
-        # What makes steps of the handshake wait, on the side of the acceptor.
+        # The gate that makes steps of the handshake wait, on the side of the acceptor.
         self._gate = gate
         self._host = host
         self._steps = 0

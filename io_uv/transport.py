@@ -25,7 +25,7 @@ TRANSPORT_VERSION: Final = 1
 
 
 class RaftUvStream(Protocol):
-    """What raft_uv needs of a connection, as above; for type checkers only. What a call returns is not looked at."""
+    """A connection as raft_uv needs it, see above; for type checkers only. Results of calls are not looked at."""
 
     @property
     def closed(self) -> bool: ...
@@ -77,8 +77,8 @@ class RaftUvGuest:
 class RaftUvDial:
     """A request for a stream to server `id` (0: whoever is there) at `address`; `cb(req, stream, status)`. Ours.
 
-    `cancel()`, set by who takes the request, ends it: cb follows with RAFT_CANCELED, or with what had happened already.
-    `errmsg` says why there is no stream.
+    `cancel()`, set by the one that takes the request, ends it: cb follows with RAFT_CANCELED, or with what had
+    happened already. `errmsg` says why there is no stream.
     """
 
     __slots__ = ("address", "cancel", "cb", "data", "errmsg", "id")
@@ -93,12 +93,12 @@ class RaftUvDial:
 
 
 class RaftUvHandshakeReader(Protocol):
-    """What reads one inbound handshake."""
+    """The reader of one inbound handshake."""
 
     id: raft_id
     address: str
     rest: bytes
-    """What has come behind the handshake."""
+    """The bytes that have come behind the handshake."""
 
     def feed(self, data: bytes, /) -> bool:
         """Take some bytes; True once id, address and rest are known. ValueError, with a reason, if it cannot be one."""

@@ -117,7 +117,7 @@ def raft_uv_close(io: RaftIo) -> None:
 def raft_uv_set_block_size(io: RaftIo, size: int) -> None:
     """Set the block size in bytes of disk writes. raft_init replaces it by what probing finds. Source: raft/uv.h.
 
-    This and the other setters raise TypeError for what is no integer; C's compiler does that.
+    This and the other setters raise TypeError for anything but an integer; C's compiler does that.
     """
     io.impl.block_size = operator.index(size)
 

@@ -8,13 +8,13 @@ them. Without it the wheel is pure Python. mypy has to be there, so build withou
 
 An sdist gets everything that is under version control, the tests and examples too: `make dist` builds and checks both.
 
-What stays interpreted of io_uv: what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
+Of io_uv stays interpreted what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
 which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes, weak references and
 finalisers, which mypyc's classes cannot or do badly. All compiled modules are one group: calls between them are those
 of C functions, so a test cannot replace a function or a global of a compiled module.
 
 Failure modes: without mypy, a C compiler or Python's headers the build fails at once and says which is missing, and so
-it does for a PYRAFT_COMPILE that is neither a yes nor a no: who asks for compiled modules never gets other ones.
+it does for a PYRAFT_COMPILE that is neither a yes nor a no: a build that was to be compiled never is something else.
 """
 
 import os
@@ -30,13 +30,13 @@ from setuptools.command.sdist import sdist
 SWITCH = "PYRAFT_COMPILE"
 YES = ("1", "true", "yes", "on")
 NO = ("", "0", "false", "no", "off")
-"""What the switch may be, in capitals too."""
+"""The values of the switch, in capitals too."""
 
 IN_SDIST = (".ci/run", ".gitignore", "Makefile", "examples", "tests")
-"""What setuptools does not put into an sdist by itself."""
+"""Files that setuptools does not put into an sdist by itself."""
 
 INTERPRETED = {"__init__", "__main__", "_build", "_install", "aio", "tracing"}
-"""What stays as it is of pyraft: it gains nothing, is all waiting, or looks at the frames of its callers."""
+"""The interpreted modules of pyraft: they gain nothing, are all waiting, or look at the frames of their callers."""
 
 IO = (
     "append",
@@ -52,7 +52,7 @@ IO = (
     "state",
     "writer",
 )
-"""What is compiled of io_uv."""
+"""The compiled modules of io_uv."""
 
 
 def asked_for() -> bool:

@@ -60,7 +60,7 @@ def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
         return True, 0
     if term == 0 and args.prev_log_index <= log.snapshot_index(r.log):
         # C: replication.c:checkLogMatchingProperty rejects all that our own snapshot has replaced. A leader whose
-        # snapshot reaches less far can then have nothing to go on from, for ever. What is committed matches.
+        # snapshot reaches less far can then have nothing to go on from, for ever. Committed entries match.
         r.snapshot.refusals += 1
         return r.snapshot.refusals > snapshot.MAX_REFUSALS, 0
     if term != 0 and args.prev_log_index <= r.commit_index:

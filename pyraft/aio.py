@@ -1,7 +1,7 @@
 """An asyncio front: requests as awaitables, errors as exceptions. It adds no logic of its own.
 
 Duty: `Server` wraps one `Raft` whose RaftIo runs on the asyncio loop that is running (io_uv: a
-`pyuv.Loop(asyncio.get_running_loop())`). A request is a future that its callback resolves. Who leads can change with
+`pyuv.Loop(asyncio.get_running_loop())`). A request is a future that its callback resolves. The leader can change with
 any tick, message or finished write; waiters are looked at after each of them.
 
 Happy path: `server = Server(io, fsm, id, address)`, for a new cluster `server.bootstrap(conf)`, `await server.start()`,
@@ -64,7 +64,7 @@ from pyraft.types import STATE_NAMES
 
 
 class RaftError(Exception):
-    """What the C API says with a code: `code` is a RAFT_* number, `message` the text that goes with it."""
+    """The C API's code as an exception: `code` is a RAFT_* number, `message` the text that goes with it."""
 
     def __init__(self, code: int, message: str = "") -> None:
         self.code = code
@@ -111,7 +111,7 @@ class Server:
         try:
             await self.start()
         except BaseException:
-            # Nobody else will: without an entry there is no exit.
+            # Nobody else will: __aexit__ follows only a successful __aenter__.
             await self.close()
             raise
         return self
@@ -165,7 +165,7 @@ class Server:
                 self._notice()
             await asyncio.shield(self._closed)
 
-    # Who leads.
+    # The leader.
 
     @property
     def state(self) -> int:
@@ -225,7 +225,7 @@ class Server:
     async def apply(self, *bufs: Buffer) -> Any:
         """Have commands committed and applied, as one batch; return what fsm.apply answered for the first.
 
-        Raises RaftError: RAFT_INVALID (no command, one that is no bytes-like object, or a length that is no multiple of
+        Raises RaftError: RAFT_INVALID (no command, one that is not bytes-like, or a length that is not a multiple of
         8), RAFT_NOTLEADER, RAFT_CANCELED (not started, or closed): nothing was done; RAFT_LEADERSHIPLOST (it may be
         applied later, or never), or the code of a failed write; RAFT_SHUTDOWN from a server that has stopped by itself:
         nothing was done if it had before, it may be applied later or never if it stopped meanwhile.
@@ -392,4 +392,4 @@ def _check_buffer(number: int, buf: Any) -> None:
     try:
         memoryview(buf.base if isinstance(buf, RaftBuffer) else buf)
     except TypeError:
-        raise RaftError(RAFT_INVALID, f"command {number} is no bytes-like object but {type(buf).__name__}") from None
+        raise RaftError(RAFT_INVALID, f"command {number} is not a bytes-like object but {type(buf).__name__}") from None

@@ -7,8 +7,8 @@ Happy path: for each entry from last_applied+1 to the commit index, in order: th
 Then, if enough has been applied since the last snapshot, the next one is begun. With an io.later a long backlog is
 applied in pieces, and heartbeats, elections and messages go on between them.
 
-Failure modes: an FSM error ends the pass and is returned; the next pass starts with the same entry. As in C that is
-all, on a leader nobody is called back, so it is logged, once per entry. An entry that is not in memory (a snapshot is
+Failure modes: an FSM error ends the pass and is returned; the next pass starts with the same entry. As in C, a leader's
+clients are not called back, so the failure is logged, once per entry. An entry that is not in memory (a snapshot is
 being installed) ends the pass without error.
 """
 
@@ -28,7 +28,7 @@ SLICE_MSECS: Final = 10
 """After so long the rest of a backlog waits for a later turn of the loop."""
 
 _PAUSE_MSECS: Final = 1
-"""What is between two events of one turn of the loop at most; after more others have had their turn."""
+"""The longest pause between two events of one turn of the loop; after a longer one others have had their turn."""
 
 _MAX_STEP: Final = 32
 """Entries that are applied without a look at the clock, at most."""

@@ -407,7 +407,7 @@ def fsm_snapshot(r: Raft) -> tuple[int, list[bytes | memoryview]]:
 
 
 def fsm_snapshot_async(fsm: RaftFsm, bufs: Sequence[BytesLike]) -> tuple[int, Sequence[BytesLike]]:
-    """Call fsm.snapshot_async, in a worker thread; with a code, `bufs` come back. What it raises goes to the caller."""
+    """Call fsm.snapshot_async, in a worker thread; with a code, `bufs` come back. Its exceptions reach the caller."""
     assert fsm.snapshot_async is not None
     function: Function = fsm.snapshot_async
     rv, fresh = function(fsm, bufs)
@@ -436,7 +436,7 @@ def fsm_restore(r: Raft, buf: BytesLike) -> int:
 
 
 def readable(bufs: Sequence[Buffer]) -> list[bytes | memoryview]:
-    """Return buffers as read-only bytes-like objects, without copying; TypeError on what is no buffer."""
+    """Return buffers as read-only bytes-like objects, without copying; TypeError on anything but a buffer."""
     return [_readable(buf) for buf in bufs]
 
 

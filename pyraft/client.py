@@ -4,7 +4,7 @@ Duty: check, append to the log in memory, register the request, hand over to `re
 calls back later, exactly once, or returns a code and never does.
 
 Failure modes: RAFT_NOTLEADER unless this server leads and no transfer is under way; RAFT_BUSY for a request object
-that is under way already, which C does not notice; RAFT_INVALID for arguments that are no such thing (an assertion in
+that is under way already, which C does not notice; RAFT_INVALID for arguments of the wrong kind (an assertion in
 C) and for requests of another class; codes of io.append, after which everything is as before. A stop caused by FSM or
 I/O code that raised inside the call is RAFT_SHUTDOWN if there is no other code, and in a forked child all requests get
 that. A request that is called back inside the call, because its write ends there or the server is closed there, has had
@@ -76,7 +76,7 @@ def raft_apply(
     if req.pending:
         return _busy(r)
     index = log.last_index(r.log) + 1
-    # Before the log changes: a `req` that is no request raises here, and leaves no entry behind.
+    # Before the log changes: anything but a request raises here, and leaves no entry behind.
     req.cb = cb
     request.start(leader, req, RAFT_COMMAND, index)
     log.append_commands(r.log, r.current_term, payloads)

@@ -46,7 +46,7 @@ def raft_configuration_add(c: RaftConfiguration, id: raft_id, address: str, role
     RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS; ours: RAFT_INVALID (an address that cannot be encoded: no string, or
     with a NUL or a lone surrogate in it). Source: raft.h.
     """
-    # C: configuration.c:configurationAdd asserts on id 0; an assertion in a library is no answer to bad input.
+    # C: configuration.c:configurationAdd asserts on id 0; a library does not answer bad input with an assertion.
     if not is_role(role):
         return RAFT_BADROLE
     if not is_id(id):
@@ -98,7 +98,12 @@ def check(c: RaftConfiguration) -> int:
 
 
 def raft_configuration_encode(c: RaftConfiguration) -> tuple[int, bytes]:
-    """Return (0, blob) with the form that `encode` describes; (rv, b"") if `c` is none, see `check`. Source: raft.h."""
+    """Return (0, blob), the form that the module's head describes; (rv, b"") for a configuration that is not valid.
+
+    Errors (ours; C asserts): RAFT_INVALID (empty, or an element is not a RaftServer with an address), RAFT_BADID,
+    RAFT_BADROLE, RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS: what raft_configuration_add has for such a server.
+    Source: raft.h.
+    """
     # C: configuration.c:configurationEncode asserts that it is not empty.
     rv = check(c)
     return rv, b"" if rv != 0 else encode(c)
@@ -119,7 +124,7 @@ def index_of(c: RaftConfiguration, id: int) -> int:
 
 
 def index_of_voter(c: RaftConfiguration, id: int) -> int:
-    """Return the position of server `id` among the voters only, or n if it is no voter."""
+    """Return the position of server `id` among the voters only, or n if it is not a voter."""
     position = 0
     for server in c.servers:
         if server.id == id:

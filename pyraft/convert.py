@@ -62,7 +62,7 @@ def set_state(r: Raft, new_state: int) -> None:
 def _leave(r: Raft, new_state: int) -> bool:
     """Wind the current state up; return False if a callback has brought about `new_state` or the end meanwhile."""
     if r.state == RAFT_LEADER:
-        # What was applied in this turn has to reach the disk and the peers in this term.
+        # Commands of this turn have to reach the disk and the peers in this term.
         replicate.flush(r)
         leader = r.leader_state
         if leader is not None:
@@ -146,7 +146,7 @@ def to_unavailable(r: Raft) -> None:
     if not r.closing:
         # Before the requests: their callbacks say what has become of them, and find here why.
         r.cause = r.errmsg or "for an unknown reason"
-    # What raised is in the log already.
+    # An exception is in the log already.
     if not r.closing and not r.failed:
         _logger.error("server %d stops, until it is closed and started again: %s", r.id, r.errmsg)
         trace(r.tracer, f"stops: {r.errmsg}", TRACE_FATAL)

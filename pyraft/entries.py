@@ -4,7 +4,8 @@ Duty: what stands wherever C has a raft_buffer (`Buffer`, `RaftBuffer`, `as_byte
 (`Entries`, `EntryBatch`). The library keeps payloads as `bytes`. Others import all of this from `types`, where the rest
 of raft.h is.
 
-Failure modes: `as_bytes` raises TypeError on what is no buffer; callers at the API border turn it into RAFT_INVALID.
+Failure modes: `as_bytes` raises TypeError on anything but a buffer; callers at the border make that
+RAFT_INVALID.
 """
 
 from abc import ABCMeta
@@ -33,13 +34,13 @@ class RaftBuffer:
 
 
 Buffer: TypeAlias = BytesLike | RaftBuffer
-"""What is accepted wherever C takes a raft_buffer."""
+"""The types that are accepted wherever C takes a raft_buffer."""
 
 
 def as_bytes(buf: Buffer) -> bytes:
     """Return the content of a buffer as `bytes`: itself if it is bytes, else a copy.
 
-    Raises TypeError on what is no buffer, ValueError on a RaftBuffer longer than its base or a released memoryview,
+    Raises TypeError on anything but a buffer, ValueError on a RaftBuffer longer than its base or a released memoryview,
     BufferError on memory that is not contiguous.
     """
     if type(buf) is bytes:
@@ -118,7 +119,7 @@ class EntryBatch:
 cast(ABCMeta, Sequence).register(EntryBatch)
 
 Entries: TypeAlias = Sequence[RaftEntry] | EntryBatch
-"""What stands where C has an array of raft_entry."""
+"""The types that stand where C has an array of raft_entry."""
 
 
 def no_entries() -> EntryBatch:

@@ -473,7 +473,7 @@ def raft_fixture_saturated(f: RaftFixture, i: int, j: int) -> bool:
 
 
 def raft_fixture_kill(f: RaftFixture, i: int) -> None:
-    """Kill server `i`: it ticks no more and its links are saturated both ways. What its disk has pending completes."""
+    """Kill server `i`: it ticks no more and its links are saturated both ways. Pending disk operations complete."""
     for j in range(len(f.servers)):
         if j != i:
             raft_fixture_saturate(f, i, j)

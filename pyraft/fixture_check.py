@@ -1,4 +1,4 @@
-"""What a fixture checks after every step: who leads, Election Safety, Leader Append-Only (figure 3.2).
+"""The checks of a fixture after every step: the leader, Election Safety, Leader Append-Only (figure 3.2).
 
 Duty: `find_leader` looks the stable leader up and checks that no term has two leaders; `LeaderLog` is a copy of the
 leader's log that follows it as it grows, and says when an entry of the past has changed.

@@ -125,7 +125,7 @@ class Peer:
 
 
 class FixtureIo:
-    """What stands behind one RaftIo table (`io.impl`): durable state, links, latencies, faults, counters.
+    """The server behind one RaftIo table (`io.impl`): durable state, links, latencies, faults, counters.
 
     `stored` maps indexes to (term, type, payload); what counts is the unbroken run from `start_index` on. `next_index`
     is the index of the next entry to be appended, counting those on their way, `append_due` the time before which no

@@ -9,7 +9,7 @@ Failure modes: none; bits above 63 are cut off, as in C.
 from typing import Final
 
 DEFAULT_FEATURES: Final = 0
-"""What the C library announces, and this one over an I/O that does not carry these words (RaftIo.features)."""
+"""The features of the C library, and of this one over an I/O that does not carry these words (RaftIo.features)."""
 
 PROVEN_ANSWERS: Final = 1 << 15
 """Its answers to AppendEntries count what the message showed to match, not all that is stored (ours, B8)."""

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from mypy_extensions import mypyc_attr
 
 Memory: TypeAlias = bytearray | memoryview
-"""What an allocation is: something to write bytes into."""
+"""An allocation: something to write bytes into."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -139,7 +139,7 @@ def append_configuration(lg: RaftLog, term: int, conf: RaftConfiguration) -> Non
 def acquire(lg: RaftLog, index: int, max_bytes: int = 0, max_entries: int = 0) -> EntryBatch:
     """Return the entries from `index` on, none if it is not held.
 
-    `max_bytes` (see weight) and `max_entries` limit them, but one is always returned; 0 is no limit.
+    `max_bytes` (see weight) and `max_entries` limit them, but one is always returned; 0 means no limit.
     """
     slot = index - lg.base - 1
     end = len(lg.bufs)

@@ -1,4 +1,4 @@
-"""What a server tells in words: the INFO log of the logger `pyraft`, and why it takes no requests.
+"""A server in words: the INFO log of the logger `pyraft`, and why it takes no requests.
 
 Duty: one place for the texts of what happens to a server and its cluster: who leads since when, terms, elections that
 came to nothing, configurations in force, snapshots, servers that fall silent and come back, transfers and their
@@ -168,7 +168,7 @@ def election(r: Raft) -> None:
 
 
 def election_lost(r: Raft) -> None:
-    """A candidate has not been elected within its timeout; of a long row this is no news that passes by itself."""
+    """A candidate has not been elected within its timeout; a long row of these does not pass by itself."""
     candidate = r.candidate_state
     if candidate is None or r.said.rounds & (r.said.rounds - 1) != 0:
         return
@@ -183,7 +183,7 @@ def election_lost(r: Raft) -> None:
 
 
 def waits(r: Raft, msecs: int) -> None:
-    """A server that is no voter has heard of no leader for so long; told once in a row, as only a leader can end it."""
+    """Tell, once in a row, that a server without a vote has heard of no leader so long: only a leader can end it."""
     if r.said.waits or r.said.removed or msecs < _PATIENCE * r.election_timeout:
         return
     r.said.waits = True
@@ -192,13 +192,13 @@ def waits(r: Raft, msecs: int) -> None:
         # A spare as well as a server that is to be added, or was forgotten.
         info(r, f"waits, for {msecs} ms now: it was not bootstrapped, and no leader has reached it")
     elif server is not None and server.role != RAFT_SPARE:
-        # To a spare no leader has anything to say, and who is no member was told at the start, or when it was removed.
+        # A spare hears from no leader, and a server that is not a member was told so at the start or at its removal.
         text = "either none can be elected, or it was removed meanwhile, which nobody tells a server that has no vote"
         warn(r, f"has heard of no leader for {msecs} ms: {text}")
 
 
 def withholds(r: Raft, id: int) -> None:
-    """A server that is no member by its log was asked for its vote, which it never gives; told once."""
+    """A server that is not a member by its log was asked for its vote, which it never gives; told once."""
     if r.said.withholds or (r.configuration.servers and r.votes_withheld <= r.vote_patience):
         return
     r.said.withholds = True
@@ -234,7 +234,7 @@ def configuration_rolled_back(r: Raft, index: int) -> None:
 
 
 def configuration_committed(r: Raft, index: int) -> None:
-    """The configuration of an entry is committed; that this server is no member any more is told once."""
+    """The configuration of an entry is committed; if this server is not a member any more, that is told once."""
     info(r, f"the configuration of entry {index} is committed")
     if configuration.get(r.configuration, r.id) is not None:
         r.said.member = True
@@ -244,7 +244,7 @@ def configuration_committed(r: Raft, index: int) -> None:
 
 
 def removed(r: Raft, by: str) -> None:
-    """This server has found out that it is no member any more."""
+    """This server has found out that it is not a member any more."""
     r.said.removed = True
     warn(r, f"{by} removed it from the cluster: it waits for a leader, and calls no elections. It can be closed")
 

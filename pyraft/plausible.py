@@ -2,7 +2,7 @@
 
 Duty: `problem` says what is impossible about a message, before anything is done with it. Terms only rise, and are
 stored before they are used: one message with the last term there is would leave no term for the next election, on
-any server, for ever. What is accepted always has successors that are accepted too.
+any server, for ever. An accepted term always has successors that are accepted too.
 
 Happy path: a term is at most 2^32 elections ahead of ours, which at one per ms takes 50 days, and beyond 2^62 at most
 2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. Entries and snapshots
@@ -27,7 +27,7 @@ def problem(current_term: int, message: RaftMessage) -> str:
     """Return what is impossible about a message to a server in this term; "" if nothing is."""
     result = message.append_entries_result
     if result is not None and result.term <= current_term:
-        # What a busy leader gets all the time.
+        # A busy leader gets these all the time.
         return ""
     term = _term_of(message)
     if term > current_term + TERM_STEP or (term > FARTHEST and term > current_term + LAST_TERM_STEP):

@@ -1,4 +1,4 @@
-"""What a leader knows about each server's log, as a small state machine (raft.h's struct raft_progress).
+"""A leader's knowledge of each server's log, as a small state machine (raft.h's struct raft_progress).
 
 Duty: decide when something is due to a server and where to go on after what it answered. Nothing here does I/O or
 knows a clock; callers pass the time.
@@ -207,9 +207,9 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
         return False
     if rejected <= p.match_index and rejected < last_index:
         # C: progress.c:progressMaybeDecrement goes back behind what was acknowledged, down to its snapshot, for ever if
-        # that is superfluous. Who has acknowledged an entry, has later ones and refuses it has a snapshot in its place;
-        # once or twice such a refusal may as well be an old one that was long on its way. To yield changes only what is
-        # sent next, and that has to match like anything else.
+        # that is superfluous. A server that acknowledged an entry, holds later ones and rejects it must have compacted
+        # it. One or two such rejections may be old ones that were long on their way. To yield changes only what is sent
+        # next, and that has to match like anything else.
         p.refusals += 1
         if p.refusals > MAX_REFUSALS:
             p.next_index = last_index + 1

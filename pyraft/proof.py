@@ -1,4 +1,4 @@
-"""What the answer of a follower proves to its leader, whatever kind of server it is (README.md has the whole table).
+"""The conclusions that a leader may draw from the answers of followers of any kind (README.md has the whole table).
 
 Servers of this project announce (flags.PROVEN_ANSWERS) that they acknowledge no more than a message showed to match.
 A C server acknowledges all that it has stored (B8). Under a C leader that is sound, as its messages go to the end of

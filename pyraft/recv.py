@@ -5,7 +5,7 @@ Afterwards, see whether the message has completed a leadership transfer.
 
 Failure modes: messages to an unavailable server, of an unknown type or from a server without an ID are dropped, and so
 are, with a line in the log now and then, those whose numbers no honest server can have sent (see plausible).
-RAFT_NOCONNECTION from a handler (a reply could not be sent) is no error.
+RAFT_NOCONNECTION from a handler (a reply could not be sent) is not an error.
 """
 
 import logging

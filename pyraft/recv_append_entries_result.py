@@ -7,7 +7,7 @@ Happy path: the acknowledgment raises the server's match index, what a majority 
 (replicate.commit), and the server is sent what is due.
 
 Failure modes: a rejection leads back through the log; answers to a server that no longer leads, of an older term or
-from a server that is no member are ignored; a higher term is adopted.
+from servers that are not members are ignored; a higher term is adopted.
 """
 
 import logging

@@ -29,7 +29,7 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
 
 
 def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
-    """Return whether only its term keeps a candidate for a pre-vote, whose log is longer than ours, from leading.
+    """Return True if a pre-vote candidate has the longer log and lacks only our term.
 
     C: recv_request_vote.c:recvRequestVote never tells it a term. If it has the longer log and we the higher term, and
     no majority is without one of us, then both refuse each other's pre-votes for ever. To yield tells a term, which

@@ -32,7 +32,7 @@ def handle(r: Raft, id: int, result: RaftRequestVoteResult) -> int:
     if result.version > 1 and result.pre_vote != candidate.in_pre_vote:
         return 0
     if candidate.in_pre_vote and result.term > r.current_term + 1:
-        # We asked for the next term; who is further ahead than that has refused.
+        # We asked for the next term; a server that is further ahead than that has refused.
         return term.bump(r, result.term)
     if not result.vote_granted or not election.tally(r, voter_index):
         return 0

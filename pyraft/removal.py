@@ -21,7 +21,7 @@ from pyraft.state import Raft
 
 
 def is_stranger(r: Raft, id: int) -> bool:
-    """Return whether to tell server `id`, which asks for a vote, that it is no member."""
+    """Return whether to tell server `id`, which asks for a vote, that it is not a member."""
     if r.io.features == 0 or not election.knows_leader(r) or not election.is_voter(r):
         return False
     if not r.configuration.servers or configuration.get(r.configuration, id) is not None:
@@ -34,7 +34,7 @@ def is_stranger(r: Raft, id: int) -> bool:
 
 
 def note(r: Raft, id: int) -> None:
-    """Take note that voter `id` says that this candidate is no member."""
+    """Take note that voter `id` says that this candidate is not a member."""
     candidate = r.candidate_state
     assert candidate is not None
     candidate.strangers.add(id)

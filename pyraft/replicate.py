@@ -84,7 +84,7 @@ class SnapshotGetRequest(RaftIoSnapshotGet):
         self.server_id = server_id
 
 
-# What goes out.
+# Sending.
 
 
 def trigger(r: Raft, index: int) -> int:
@@ -214,7 +214,7 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
     prev_index = p.next_index - 1
     prev_term = log.term_of(lg, prev_index)
     if prev_term == 0 and (prev_index > 0 or log.snapshot_index(lg) > 0):
-        # The entry before next_index is compacted away. A snapshot is heavy: only for who is known to be there.
+        # The entry before next_index is compacted away. A snapshot is heavy: only a server that answers gets one.
         if p.recent_recv:
             return _send_snapshot(r, p, server, now)
         return _send_entries(r, p, server, now, last_index, log.last_term(lg), no_entries())
@@ -345,7 +345,7 @@ def send_snapshot_cb(req: SendRequest, status: int) -> None:
         progress.abort_snapshot(p)
 
 
-# What comes back: our own disk.
+# Our own disk: the ends of writes.
 
 
 def append_cb(req: RaftWrite, status: int) -> None:
@@ -379,7 +379,7 @@ def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
     leader = r.leader_state
     if leader is not None:
         leader.accepting = False
-        # What is deferred comes after the entries that failed: written now, it would take their place on disk.
+        # Deferred entries come after those that failed: written now, they would take their place on disk.
         leader.deferred_index = 0
         for i in range(index, index + n):
             req = request.take(r, i)
@@ -392,7 +392,7 @@ def _append_failed(r: Raft, index: int, n: int, status: int) -> None:
     # C: replication.c:appendLeaderCb leaves the configuration of an entry in force that is gone (B4).
     if r.configuration_uncommitted_index >= index:
         if r.candidate_state is not None:
-            # A candidacy among voters that are no longer the voters is void.
+            # A candidacy under a configuration that is out of force is void.
             convert.to_follower(r)
         membership.rollback(r)
 
@@ -405,8 +405,8 @@ def change_is_ready(r: Raft) -> bool:
 
     C: client.c:clientChangeConfiguration and raft_assign do that at once, also on a leader that has committed no entry
     of its own term yet. A change of an earlier leader may then be in force elsewhere, and two changes from one base,
-    each on a majority of its own, commit two histories (B46; Ongaro's correction of 2015 to 4.1). What the only voter
-    has stored is committed.
+    each on a majority of its own, commit two histories (B46; Ongaro's correction of 2015 to 4.1). All that the only
+    voter has stored is committed.
     """
     if r.transfer is not None:
         return False

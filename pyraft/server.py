@@ -3,9 +3,9 @@
 Duty: the functions of raft.h that neither move the log nor talk to peers. Times are milliseconds.
 
 Happy path: raft_init, setters, raft_bootstrap once per cluster, raft_start (see start), raft_close.
-Failure modes: an object whose raft_init was refused is as new, or as it was, but for raft_errmsg, and the table keeps
-its `data`; after raft_close there is no way back but another raft_init. A server that has been started does not take an
-impossible setting, no whole number or out of range: it keeps the old one, raft_errmsg says so. Before, raft_start does.
+Failure modes: an object whose raft_init was refused is unchanged except for raft_errmsg, and so is the table's `data`.
+After raft_close only another raft_init leads back. A started server refuses a setting that is not a whole number or is
+out of range: it keeps the old one, and raft_errmsg says so. Before, such a setting is stored, and raft_start refuses.
 """
 
 from collections.abc import Callable
@@ -176,7 +176,7 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
 
     Stop all servers; call this once, on the one with the highest term and the longest log; replace the data
     directories of the others by a copy of its; start. Errors: as raft_bootstrap, with io.recover; RAFT_NOTFOUND (io_uv)
-    where there is no log. Source: raft.h.
+    without a log. Source: raft.h.
     """
     return _write_offline(r, conf, calls.recover)
 
@@ -217,7 +217,7 @@ def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, Raft
 
 
 def _takes(r: Raft, what: str, value: object, least: int = 0) -> bool:
-    """Return whether to take a setting over: if it is possible, or raft_start is still to look at it.
+    """Return whether to store a setting: before raft_start any value is, afterwards only a valid one.
 
     C's setters are void and take what fits an unsigned; an impossible one there stops a server or makes it spin.
     """

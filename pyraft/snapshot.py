@@ -5,7 +5,7 @@ last, stored by the I/O, after which the log drops all but `trailing` entries. I
 once, the snapshot stored, the FSM restored from it, the leader answered.
 
 Failure modes: a snapshot that cannot be taken or stored is tried again after a later apply; RAFT_BUSY from the FSM
-is no error. What else goes wrong is logged, unless it is what went wrong the last time. An installation that fails
+is not an error. Other problems are logged, unless the same one was logged last. An installation that fails
 puts the former log back and is reported to the leader as a rejection. If the disk has the snapshot but the FSM
 refuses it, no new entry can be stored until a retry or a restart succeeds.
 """
@@ -243,7 +243,7 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
         # Either the leader will try again, or `SnapshotState.afterwards` does.
         return RAFT_BUSY, True, args.last_index
     if log.snapshot_index(r.log) >= args.last_index:
-        # A leader that sends it again each time that it gives an installation up gets fewer chances.
+        # Count this as a third of the allowed refusals: the leader resends after every time-out.
         r.snapshot.refusals += MAX_REFUSALS // 3
         return 0, False, 0
     # C: replication.c:replicationInstallSnapshot takes a higher local term for proof that the entries are here (B9);

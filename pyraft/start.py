@@ -33,9 +33,9 @@ def raft_start(r: Raft) -> int:
 
     Errors: codes of io.load and io.start ("io: …"), of fsm.restore and, on a single voter, of io.set_term and
     io.set_vote. Ours: RAFT_INVALID (not initialised, or the heartbeat timeout is not between 0 and the election
-    timeout, or the install timeout is 0, or another setting is no whole number or below 0), RAFT_BUSY (started before,
-    or being started), RAFT_SHUTDOWN (closed, also meanwhile), RAFT_CORRUPT (a log without a term, or a single voter
-    whose disk may have lost entries that it acknowledged). Source: raft.h.
+    timeout, or the install timeout is 0, or another setting is below 0 or not a whole number), RAFT_BUSY (started
+    before, or being started), RAFT_SHUTDOWN (closed, also meanwhile), RAFT_CORRUPT (a log without a term, or a single
+    voter whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
     rv = check(r)
     if rv != 0:
@@ -177,7 +177,7 @@ def _check_recovering(r: Raft) -> int:
 def _check_loaded(r: Raft, found: RaftSnapshot | None, start_index: int, entries: EntryBatch) -> int:
     """Refuse what no server can begin with.
 
-    C: start.c:raft_start and log.c:logStart assert; what is on disk is no matter for assertions.
+    C: start.c:raft_start and log.c:logStart assert; the content of a disk is not for assertions to judge.
     """
     first = 1
     if found is not None:

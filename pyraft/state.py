@@ -65,7 +65,7 @@ class FollowerState:
 class CandidateState:
     """`raft.candidate_state`. `votes` has a flag per voter, in configuration order.
 
-    `strangers` (ours): the voters that have said that this server is no member (see removal).
+    `strangers` (ours): the voters that have said that this server is not a member (see removal).
     """
 
     __slots__ = ("disrupt_leader", "in_pre_vote", "randomized_election_timeout", "strangers", "votes")
@@ -272,7 +272,7 @@ class SnapshotState:
 
 
 class ApplyState:
-    """What is applied of a backlog before other work has its turn (ours, see apply).
+    """The part of a backlog that is applied before other work has its turn (ours, see apply).
 
     `waiting` says that the rest is applied in a later turn. Entries have been applied without a pause since `began` and
     up to `ended` (io.time). `goal` is the commit index of when the backlog was begun.
@@ -288,7 +288,7 @@ class ApplyState:
 
 
 class Said:
-    """What the log has been told (ours, see notice).
+    """The facts that the log has been told (ours, see notice).
 
     Leader and term told last; `rounds` of elections without a leader; whether this server was a `member`, whether it
     has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and

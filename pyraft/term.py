@@ -19,9 +19,9 @@ def compare(r: Raft, term: int) -> int:
 
 
 def bump(r: Raft, term: int) -> int:
-    """Adopt the higher `term`, with no vote cast in it; who is not a follower becomes one."""
+    """Adopt the higher `term`, with no vote cast in it; a candidate or leader becomes a follower."""
     assert term > r.current_term
-    # What was applied in this turn still belongs to the old term; it must go out before the term changes.
+    # Commands of this turn still belong to the old term; they must go out before the term changes.
     replicate.flush(r)
     rv = calls.set_term(r, term)
     if rv != 0:

@@ -57,7 +57,7 @@ def _follower(r: Raft) -> int:
         return 0
     assert r.follower_state is not None
     if snapshot.is_installing(r) or r.follower_state.append_in_flight_count > 0:
-        # What is on its way to disk came from a leader; wait for it.
+        # Entries on their way to disk came from a leader; wait for them.
         election.reset_timer(r)
         return 0
     return convert.to_candidate(r, False)

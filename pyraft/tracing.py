@@ -5,7 +5,7 @@ Duty: `RaftTracer` (raft.h), the two stock tracers of the C library, and the env
 server, 0 what has no level as well; unset switches tracing off.
 A caller on a hot path tests `tracer.enabled` before it formats a message, through `trace`.
 
-Failure modes: a LIBRAFT_TRACE that is no number counts as 0, as C's atoi has it. Tracing never fails what it tells
+Failure modes: a LIBRAFT_TRACE that is not a number counts as 0, as C's atoi has it. Tracing never fails what it tells
 about: a record that stderr does not take (a full disk, a closed pipe) is lost, what a user's tracer raises is logged.
 """
 

@@ -255,7 +255,7 @@ class RaftSnapshot:
 
 
 UNSET: Final[Any] = None
-"""What a function is before it is assigned, of the type that it has afterwards."""
+"""The value of a function before it is assigned, of the type that it has afterwards."""
 
 
 # Requests of the core to an I/O implementation. Functions of a subclass take that subclass: hence Self, and in tables.
@@ -327,7 +327,7 @@ class RaftIoAsyncWork:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class RaftRequest:
-    """What all client requests share: `data` is the user's, `type` the entry type, `index` the entry's index.
+    """The base of all client requests: `data` is the user's, `type` the entry type, `index` the entry's index.
 
     `pending` (ours) is True from the call that takes the request until its callback fires; till then no other takes it.
     """

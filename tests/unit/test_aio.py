@@ -156,7 +156,7 @@ def test_apply_of_nonsense_raises() -> None:
         await w.lead()
         text: Any = "text"
         error = await refused(w.server.apply(fsms.add_x(1), text))
-        assert (error.code, error.message) == (RAFT_INVALID, "command 2 is no bytes-like object but str")
+        assert (error.code, error.message) == (RAFT_INVALID, "command 2 is not a bytes-like object but str")
         assert (await refused(w.server.apply())).code == RAFT_INVALID
         await w.close()
 
