@@ -39,9 +39,11 @@ from pyraft.node.errors import (
     Unknown,
 )
 from pyraft.node.founding import init, join
+from pyraft.node.handles import Counter, Lock, Map
 from pyraft.node.identity import Identity
 from pyraft.node.machine import Command, Machine, Query, command, query
 from pyraft.node.node import Node
+from pyraft.node.recipes import Conflict
 from pyraft.node.replica import Replica
 from pyraft.node.settings import Settings
 from pyraft.node.tls import Tls
@@ -51,9 +53,13 @@ __all__ = [
     "Client",
     "Command",
     "CommandFailed",
+    "Conflict",
+    "Counter",
     "Identity",
+    "Lock",
     "Machine",
     "Malformed",
+    "Map",
     "Member",
     "MissingCommand",
     "Node",

@@ -20,7 +20,9 @@ from pyraft.node import caller
 from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Member
 from pyraft.node.errors import Malformed, Stopped, Unknown
+from pyraft.node.handles import Counter, Map
 from pyraft.node.machine import Machine
+from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.settings import Settings
@@ -40,7 +42,8 @@ class Client(Generic[M]):
         self._settings = settings or Settings()
         self._name = name
         self._tls = tls
-        self._replica = Replica({"": machine})
+        self._recipes = Recipes()
+        self._replica = Replica({"": machine, RECIPES: self._recipes})
         self._open = False
 
     async def __aenter__(self) -> "Client[M]":
@@ -87,6 +90,14 @@ class Client(Generic[M]):
     def session(self, name: str, acknowledged: int = 0) -> Named:
         """Return a session whose calls have numbers of the caller's own, as `Node.session` does."""
         return self._calls.named(name, acknowledged)
+
+    def map(self, name: str) -> Map:
+        """Return the map of that name, which the cluster has."""
+        return Map(self._recipes, name)
+
+    def counter(self, name: str) -> Counter:
+        """Return the counter of that name, which the cluster has."""
+        return Counter(self._recipes, name)
 
     def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
         """`with client.timeout(0.5):` gives the calls and queries in the block so many seconds each."""

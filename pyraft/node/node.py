@@ -18,7 +18,8 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 import io_uv
@@ -41,12 +42,14 @@ from pyraft.node.council import Council, Member
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.ground import Ground
+from pyraft.node.handles import Counter, Lock, Map, elect
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity, read, write
 from pyraft.node.link import Elsewhere
 from pyraft.node.machine import Machine
 from pyraft.node.outbox import Path
 from pyraft.node.proposer import Proposer
 from pyraft.node.reads import Reads
+from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
@@ -54,8 +57,12 @@ from pyraft.node.settings import Settings
 from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
+R = TypeVar("R")
 
 _logger = logging.getLogger("pyraft")
+
+_EXPIRE_SECONDS: Final = 0.5
+"""How often a leader looks for recipes that have ended."""
 
 _HAND_OVERS: Final = 3
 """Attempts to have another member lead before a leader goes. Each takes up to an election timeout."""
@@ -83,7 +90,8 @@ class Node(Generic[M]):
         self.settings = settings or Settings()
         self.name = name
         self._tls = tls
-        self._replica = Replica({"": machine})
+        self._recipes = Recipes()
+        self._replica = Replica({"": machine, RECIPES: self._recipes})
         self._identity: Identity | None = None
         self._ground: Ground | None = None
         self._server: aio.Server | None = None
@@ -182,7 +190,7 @@ class Node(Generic[M]):
             assert machine._node is not None
             machine._node.caller = self
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watch(server)), loop.create_task(self._take_part())]
+        self._tasks = [loop.create_task(task) for task in (self._watch(server), self._take_part(), self._expire())]
 
     async def _close(self) -> None:
         self._cause = self._cause or Stopped("the node is closed")
@@ -357,6 +365,44 @@ class Node(Generic[M]):
     def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
         """`with node.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
         return caller.timeout(seconds)
+
+    # Recipes.
+
+    def map(self, name: str) -> Map:
+        """Return the map of that name, which all members share."""
+        return Map(self._recipes, name)
+
+    def counter(self, name: str) -> Counter:
+        """Return the counter of that name, which all members share."""
+        return Counter(self._recipes, name)
+
+    def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
+        """Return a lock for `async with`, which one holder in the cluster has at a time.
+
+        It is kept as long as this program runs and reaches the cluster, and ends up to `ttl` seconds after that.
+        """
+        return Lock(self._recipes, name, ttl, self._until, self.timeout)
+
+    async def elect(self, name: str, job: Callable[[], Coroutine[Any, Any, R]], *, ttl: float = 10.0) -> R:
+        """Run `job()` on one node at a time of those that ask for it under that name, and return its result.
+
+        It is cancelled when this node loses the lock behind it, and run again once the node has that again.
+        """
+        return await elect(self.lock(name, ttl=ttl), job)
+
+    async def _until(self, test: Callable[[], bool]) -> None:
+        try:
+            await self.server.wait_until(test)
+        except aio.RaftError:
+            raise self._failure() from None
+
+    async def _expire(self) -> None:
+        """As the leader, have removed from the recipes what has ended."""
+        while True:
+            await asyncio.sleep(_EXPIRE_SECONDS)
+            if self.server.is_leader and self._recipes.is_due(time.time_ns() // 1000):
+                with contextlib.suppress(NodeError):
+                    await self._recipes.expire()
 
     # Members.
 

@@ -1,0 +1,213 @@
+"""What every cluster has beside the program's machine: maps, counters and locks, by name.
+
+Duty: `Recipes` is the machine behind them, an example of how to write one's own. `handles` has what programs use.
+
+Happy path: commands as their names say. A map's values have revisions, which never come twice, and may have a time to
+live; a lock is held until a time, under a token that is larger than all before.
+
+Failure modes: a change that expects another revision raises Conflict, and nothing is changed. Times are those that all
+servers share, which follow the leaders' clocks: what has ended is gone for every command from then on, and for queries
+when `expire` was executed, which the leader sees to within a second or two.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pyraft.node.machine import Machine, command, query
+from pyraft.node.tracked import Record
+
+RECIPES: Final = "pyraft.recipes"
+"""The name of the machine."""
+
+_SECOND: Final = 1_000_000
+_LOCK: Final = ""
+"""Stands for the name of a map where a lock ends."""
+
+
+class Conflict(Exception):
+    """A value has another revision than was expected: `revision`, 0 if there is none."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        super().__init__(revision)
+
+    def __str__(self) -> str:
+        return f"the revision is {self.revision}" if self.revision else "there is no value"
+
+
+@dataclass
+class Value(Record):
+    """A value of a map."""
+
+    value: Any
+    revision: int
+    until: int = 0
+    """When it ends, in microseconds of shared time; 0 for never."""
+
+
+@dataclass
+class Held(Record):
+    """A lock that is held."""
+
+    owner: bytes
+    token: int
+    until: int
+
+
+class Recipes(Machine):
+    """Maps, counters and locks; see the head of this module."""
+
+    types = (Value, Held)
+    errors = (Conflict,)
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.token = 0
+        self.maps: dict[str, dict[str, Value]] = {}
+        self.counters: dict[str, int] = {}
+        self.locks: dict[str, Held] = {}
+        self.ends: dict[int, dict[tuple[str, str], None]] = {}
+        """What ends in which second, as it was meant at some time: map and key, or _LOCK and the lock."""
+
+    # Maps.
+
+    @command
+    def map_set(self, name: str, key: str, value: Any, ttl: float | None = None, revision: int | None = None) -> int:
+        """Set a value; return its revision. With a `revision`, only if the value there has that one (0: none)."""
+        self._expect(name, key, revision)
+        self.revision += 1
+        until = 0 if ttl is None else self._end(name, key, ttl)
+        if name not in self.maps:
+            self.maps[name] = {}
+        self.maps[name][key] = Value(value, self.revision, until)
+        return self.revision
+
+    @command
+    def map_delete(self, name: str, key: str, revision: int | None = None) -> bool:
+        """Remove a value; return whether there was one. With a `revision`, only if it has that one."""
+        self._expect(name, key, revision)
+        there = self._value(name, key) is not None
+        self._drop(name, key)
+        if there:
+            self.revision += 1
+        return there
+
+    @query
+    def map_get(self, name: str, key: str) -> tuple[Any, int] | None:
+        """Return a value and its revision."""
+        value = self.maps.get(name, {}).get(key)
+        return None if value is None else (value.value, value.revision)
+
+    @query
+    def map_items(self, name: str, prefix: str = "") -> dict[str, Any]:
+        """Return the values whose keys begin with `prefix`, in the order of the keys."""
+        values = self.maps.get(name, {})
+        return {key: values[key].value for key in sorted(values) if key.startswith(prefix)}
+
+    def _value(self, name: str, key: str) -> Value | None:
+        value = self.maps.get(name, {}).get(key)
+        return None if value is None or 0 < value.until <= self._now() else value
+
+    def _expect(self, name: str, key: str, revision: int | None) -> None:
+        if revision is not None:
+            value = self._value(name, key)
+            there = 0 if value is None else value.revision
+            if there != revision:
+                raise Conflict(there)
+
+    def _drop(self, name: str, key: str) -> None:
+        values = self.maps.get(name)
+        if values is not None and values.pop(key, None) is not None and not values:
+            del self.maps[name]
+
+    # Counters.
+
+    @command
+    def counter_add(self, name: str, n: int = 1) -> int:
+        """Add to a counter; return what it is then."""
+        self.counters[name] = self.counters.get(name, 0) + n
+        return self.counters[name]
+
+    @query
+    def counter_get(self, name: str) -> int:
+        """Return what a counter is."""
+        return self.counters.get(name, 0)
+
+    # Locks.
+
+    @command
+    def lock_acquire(self, name: str, owner: bytes, ttl: float) -> int:
+        """Take a lock, if nobody else has it; return its token, 0 if somebody has."""
+        held = self._held(name)
+        if held is None:
+            self.token += 1
+            self.locks[name] = Held(owner, self.token, self._end(_LOCK, name, ttl))
+            return self.token
+        if held.owner != owner:
+            return 0
+        held.until = self._end(_LOCK, name, ttl)
+        return held.token
+
+    @command
+    def lock_extend(self, name: str, token: int, ttl: float) -> bool:
+        """Keep a lock for longer; return whether it is held under that token."""
+        held = self._held(name)
+        if held is None or held.token != token:
+            return False
+        held.until = self._end(_LOCK, name, ttl)
+        return True
+
+    @command
+    def lock_release(self, name: str, owner: bytes) -> bool:
+        """Give a lock back; return whether it was held."""
+        held = self.locks.get(name)
+        if held is None or held.owner != owner:
+            return False
+        del self.locks[name]
+        return True
+
+    @query
+    def lock_token(self, name: str) -> int:
+        """Return the token of who holds a lock, 0 if nobody does."""
+        held = self.locks.get(name)
+        return 0 if held is None else held.token
+
+    def _held(self, name: str) -> Held | None:
+        held = self.locks.get(name)
+        return None if held is None or held.until <= self._now() else held
+
+    # Ends.
+
+    def is_due(self, microseconds: int) -> bool:
+        """Return whether there is something for `expire` to do at that time."""
+        return bool(self.ends) and min(self.ends) * _SECOND <= microseconds
+
+    @command
+    def expire(self) -> None:
+        """Remove what has ended by now."""
+        now = self._now()
+        for second in sorted(second for second in self.ends if second * _SECOND <= now):
+            for name, key in list(self.ends.pop(second)):
+                if name == _LOCK:
+                    held = self.locks.get(key)
+                    if held is not None and held.until <= now:
+                        del self.locks[key]
+                else:
+                    value = self.maps.get(name, {}).get(key)
+                    if value is not None and 0 < value.until <= now:
+                        self._drop(name, key)
+                        self.revision += 1
+
+    def _end(self, name: str, key: str, ttl: float) -> int:
+        """Return when something ends that begins now, and take note of that."""
+        if not 0 < ttl <= 1e9:  # a NaN is not
+            raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, and is {ttl!r}")
+        until = self._now() + int(ttl * _SECOND)
+        second = until // _SECOND + 1
+        if second not in self.ends:
+            self.ends[second] = {}
+        self.ends[second][name, key] = None
+        return until
+
+    def _now(self) -> int:
+        return self._context().microseconds
