@@ -290,24 +290,47 @@ def install_cb(req: RaftInstall, status: int) -> None:
         calls.io_errmsg(r)
         rejected = snapshot.index
         _put_back(r, req)
+    elif snapshot.index < r.last_applied:
+        _installed_behind(r, snapshot)
+        _installed(r, snapshot)
     elif restore(r, snapshot) != 0:
         _warn(r, f"the leader's is installed, but not restored: {r.errmsg}")
         rejected = snapshot.index
         _put_back(r, req)
         r.snapshot.refused_index = snapshot.index
     else:
-        r.snapshot.put = None
-        r.snapshot.install = None
-        notice.snapshot_installed(r, snapshot.index)
-        r.snapshot.refused_index = 0
-        r.snapshot.problem = ""
-        # The log that writes still under way, if any, belong to is gone for good.
-        writes.void(r, 0)
+        _installed(r, snapshot)
     # In another term there may be another leader; it did not ask. And fsm.restore may have closed the server.
     if req.term == r.current_term and not r.failed and r.follower_state is not None:
         reply.send_to_leader(r, rejected, r.last_stored)
     convert.settle(r)
     _go_on(r)
+
+
+def _installed(r: Raft, snapshot: RaftSnapshot) -> None:
+    """Note that a leader's snapshot has taken the place of the log."""
+    r.snapshot.put = None
+    r.snapshot.install = None
+    notice.snapshot_installed(r, snapshot.index)
+    r.snapshot.refused_index = 0
+    r.snapshot.problem = ""
+    # The log that writes still under way, if any, belong to is gone for good.
+    writes.void(r, 0)
+
+
+def _installed_behind(r: Raft, snapshot: RaftSnapshot) -> None:
+    """Go on with a log that begins before the end of what is applied, and with the state machine as it is.
+
+    C: replication.c:replicationInstallSnapshot and installSnapshotCb take the commit index back to the snapshot, and
+    the state machine with it, which only ever go forward (figure 3.1). Our disk had failed to store entries that the
+    others committed and we applied; what the snapshot lacks of them is committed, so the leader sends the same again.
+    """
+    r.last_stored = snapshot.index
+    if snapshot.configuration_index == r.configuration_committed_index:
+        r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
+    # A newer one that is committed has left the log before, and writes.cut_log has kept it.
+    r.configuration = configuration.copy(r.configuration_last_snapshot)
+    r.configuration_uncommitted_index = 0
 
 
 def _put_back(r: Raft, req: RaftInstall) -> None:

@@ -155,7 +155,10 @@ def test_configuration_that_was_committed_behind_the_snapshot_is_kept() -> None:
 
 @pytest.mark.parametrize("index", [3, 4])
 def test_snapshot_that_gives_lost_entries_back_is_installed(index: int) -> None:
-    """An entry that was committed here and then cut off is unknown, which is not another: it contradicts nothing."""
+    """An entry that was committed here and then cut off is unknown, which is not another: it contradicts nothing.
+
+    Where it ends before what is applied, the state machine does not go back to it.
+    """
     s = leader()
     for value in (1, 2):
         command(s, value)
@@ -165,8 +168,24 @@ def test_snapshot_that_gives_lost_entries_back_is_installed(index: int) -> None:
     assert ends(s) == (2, 2, 0)
     s.recv(msg.install_snapshot(2, 3, index, 2, s.conf, 1, fsms.content(7, 8)))
     s.io.finish_put()
-    assert (s.state, ends(s), raft_last_applied(s.r)) == (RAFT_FOLLOWER, (index, index, index), index)
-    assert (s.fsm.x, s.fsm.y) == (7, 8)
+    assert (s.state, ends(s), s.r.commit_index, raft_last_applied(s.r)) == (RAFT_FOLLOWER, (index, index, index), 4, 4)
+    assert (s.fsm.x, s.fsm.y) == ((7, 8) if index == 4 else (3, 0))
+    s.recv(msg.append_entries(2, 3, index, 2, 5, msg.commands([2, 3][index - 3 :])))
+    s.io.finish_appends()
+    assert (ends(s), raft_last_applied(s.r)) == ((5, 5, index), 5)
+
+
+def test_configuration_behind_a_snapshot_that_is_installed_late_stays_in_force() -> None:
+    """It was committed, then its entry was cut off; one that is not committed yet goes with the log that had it."""
+    s = leader()
+    command(s)
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    committed(s, 4)
+    s.io.finish_append(RAFT_IOERR)
+    s.recv(msg.install_snapshot(2, 3, 3, 2, s.conf, 1, fsms.content(7, 8)))
+    s.io.finish_put()
+    assert (ends(s), s.r.configuration_committed_index, raft_last_applied(s.r)) == ((3, 3, 3), 4, 4)
+    assert [server.id for server in s.r.configuration.servers] == [1, 2, 3, 9]
 
 
 def test_snapshot_that_contradicts_an_entry_that_is_here_stops_the_server() -> None:
