@@ -13,6 +13,7 @@ voter, and those beside a snapshot that name no predecessor (B48). `acknowledged
 """
 
 from pyraft import flags, log
+from pyraft.progress import PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress
 
 
@@ -78,6 +79,18 @@ def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
 def rejected(leader: LeaderState, p: RaftProgress, index: int) -> None:
     """Take note that a server did not have our entry `index`."""
     p.lacking = min(reach(leader, p), index)
+
+
+def shown(leader: LeaderState, p: RaftProgress, last: int) -> int:
+    """Return from where to go on after an acknowledgment up to `last`, an index of our log, before `acknowledged`.
+
+    C: replication.c:replicationUpdate believes it. The heartbeat of an only voter may match where an old leader's
+    entries go on at a C server, which acknowledges these. An entry of ours that takes such an index meanwhile would
+    count as sent, and the server's refusals of it as old ones, for ever.
+    """
+    if p.loose == 0 or is_announced(p) or p.state == PROGRESS__SNAPSHOT:
+        return last
+    return min(last, max(p.match_index, leader.first_index - 1))
 
 
 def acknowledged(r: Raft, leader: LeaderState, p: RaftProgress, last: int) -> bool:

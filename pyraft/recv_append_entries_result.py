@@ -52,8 +52,9 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
         return 0
     # A longer log than ours is a left-over of earlier terms.
     last = min(result.last_log_index, log.last_index(r.log))
+    shown = proof.shown(leader, p, last)
     counts = proof.acknowledged(r, leader, p, last)
-    if not progress.maybe_update(p, last):
+    if not progress.maybe_update(p, shown):
         if counts:
             replicate.commit(r, leader)
         return 0

@@ -263,11 +263,39 @@ def test_heartbeats_that_prove_nothing_are_counted() -> None:
     s.io.finish_appends()
     p = progress_of(s, 2)
     s.recv(msg.append_entries_result(2, s.r.current_term, 9))
-    assert (p.match_index, p.proven_index) == (4, 4)  # Committed by the only voter itself.
+    # What the only voter has committed counts by itself; where to go on is told by the heartbeat.
+    assert (p.match_index, p.proven_index) == (3, 4)
     assert raft_assign(s.r, RaftChange(), 2, RAFT_VOTER, None) == 0
     s.io.finish_appends()
     s.tick(100)
     assert s.r.commit_index == 4
+
+
+@pytest.mark.parametrize("left_over", [1, 2, 9])
+def test_left_overs_of_a_c_follower_are_not_taken_for_what_comes_next(left_over: int) -> None:
+    """An entry that is appended before the answer comes is sent, also if nothing follows it."""
+    s = Solo(RAFT_VOTER, RAFT_STANDBY, terms=(1, 1))
+    s.io.features = flags.PROVEN_ANSWERS
+    follower = CFollower(s.r.current_term, [1, 1, 1] + [7] * left_over, 3 + left_over)
+    s.tick(100)
+    [heartbeat] = to(s, 2)
+    assert raft_apply(s.r, RaftApply(), [fsm.add_x(1)], 1, None) == 0
+    s.io.finish_appends()
+    sent = [heartbeat]
+    for _ in range(5):
+        for args in sent:
+            follower.take(args)
+        while follower.writes:
+            follower.store()
+        for answer in follower.answers:
+            answer.server_id = 2
+            s.recv(answer)
+        follower.answers = []
+        sent = to(s, 2)
+        s.tick(100)
+        sent += to(s, 2)
+    assert follower.terms == s.r.log.terms
+    assert follower.commit == 4
 
 
 def test_an_answer_to_a_heartbeat_that_proves_nothing_does_not_commit() -> None:
