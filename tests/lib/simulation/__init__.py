@@ -8,7 +8,10 @@ one cluster from one seed: every choice comes from it, so a run repeats to the l
 * `node`: one server, its RaftIo table, its lives from boot to crash;
 * `network`: links that cut, lose, duplicate and reorder;
 * `machine`: the state machine, a key-value store that knows how many commands it has applied;
-* `clients`: who submits commands, membership changes, transfers, barriers, and records the history;
+* `themes`: what a seed is about, so that each kind of world happens often;
+* `clients`: who submits commands, and records the history;
+* `admin`: who changes the members, transfers the leadership, sets barriers;
 * `nemesis`: who breaks things;
-* `checks`: the invariants.
+* `checks`: the invariants;
+* `prompt`: what must not take long.
 """

@@ -58,7 +58,7 @@ class View:
 
 
 class Checks:
-    """All that is known about a world. `committed` holds the terms of the committed entries, index 1 first."""
+    """All that is known about a world. `committed` holds the terms of the committed entries behind index `base`."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
@@ -66,11 +66,18 @@ class Checks:
         self.leaders: dict[int, tuple[int, int]] = {}
         self.votes: dict[tuple[int, int], int] = {}
         self.entries: dict[tuple[int, int], tuple[int, bytes, int]] = {}
+        # The index before the first of them; what is up to there is in the snapshot that all begin with.
+        self.base = world.profile.first_index
         self.committed: list[int] = []
         # In which term each of them was committed first, as far as anybody knew.
         self.committed_in: list[int] = []
         self.commands: list[tuple[int, bytes]] = []
         self.elections = 0
+
+    @property
+    def end(self) -> int:
+        """The index of the last committed entry."""
+        return self.base + len(self.committed)
 
     # Told by servers, possibly in the middle of a call of the core.
 
@@ -79,6 +86,8 @@ class Checks:
         view = self.views[node.id] = View()
         view.term = node.disk.term
         disk = node.disk
+        if disk.snapshot is not None:
+            view.commit = min(self.base, disk.snapshot.index)
         previous = 0
         for i, term in enumerate(disk.terms):
             self._meet(node, disk.start + i, term, disk.types[i], disk.bufs[i], previous, disk.start + i == 1)
@@ -124,8 +133,8 @@ class Checks:
     def recovered(self, node: "Node") -> None:
         """A server whose disk had lost entries says that it has all back that it may have helped to commit."""
         disk = node.disk
-        for index in range(1, min(disk.damaged_last, len(self.committed)) + 1):
-            term = self.committed[index - 1]
+        for index in range(self.base + 1, min(disk.damaged_last, self.end) + 1):
+            term = self.committed[index - self.base - 1]
             if term <= disk.damaged_term and not disk.holds(index, term):
                 self.world.violate(f"server {node.id} thinks that it has recovered, but lacks the entry {index}")
                 return
@@ -145,6 +154,7 @@ class Checks:
         if message.request_vote is not None and not message.request_vote.pre_vote:
             if (disk.term, disk.vote) != (message.request_vote.term, node.id):
                 self.world.violate(f"server {node.id} asks for votes without having stored its own")
+            self._without_its_disk(node, message.request_vote.term)
             self._vote(node, message.request_vote.term, node.id)
         elif message.request_vote_result is not None:
             result = message.request_vote_result
@@ -153,9 +163,13 @@ class Checks:
             later = log.term_of(candidate.log, candidate.last_stored) > node.raft.recovery_term
             if result.vote_granted and disk.recovering and not later:
                 self.world.violate(f"server {node.id} votes although its disk has lost entries")
+            if result.vote_granted and not r.configuration.servers:
+                # Perhaps it had acknowledged entries, on a disk that was replaced.
+                self.world.violate(f"server {node.id} votes, and knows of no cluster that it is a member of")
             if result.vote_granted and not result.pre_vote:
                 if (disk.term, disk.vote) != (result.term, message.server_id):
                     self.world.violate(f"server {node.id} grants a vote to {message.server_id} that is not stored")
+                self._without_its_disk(node, result.term)
                 self._vote(node, result.term, message.server_id)
         elif message.append_entries_result is not None:
             self._acknowledges(node, message)
@@ -165,6 +179,11 @@ class Checks:
                 self.world.violate(f"server {node.id} says of more that it is committed than the message goes to")
         if r.current_term > disk.term:
             self.world.violate(f"server {node.id} speaks in term {r.current_term}, which is not stored")
+
+    def _without_its_disk(self, node: "Node", term: int) -> None:
+        """A server whose disk was replaced votes before it has all again, or for the second time: all bets are off."""
+        if node.disk.lacks_what_it_had or term <= node.disk.wiped_term:
+            self.world.abandoned = f"server {node.id} votes in term {term}, without the disk that it had"
 
     def _vote(self, node: "Node", term: int, candidate: int) -> None:
         voted_for = self.votes.setdefault((node.id, term), candidate)
@@ -181,7 +200,7 @@ class Checks:
         term = log.term_of(node.raft.log, index)
         # A snapshot that a server need not install, as it has the entries in memory, is acknowledged even if they are
         # not stored yet. What it covers is committed without this server, so nothing hangs on it.
-        if index > len(self.committed) and not node.disk.holds(index, term):
+        if index > self.end and not node.disk.holds(index, term):
             self.world.violate(f"server {node.id} acknowledges entry {index}, which is not on its disk")
         # Log Matching, at the moment it matters: the leader of that term will count this.
         if leader.up and leader.raft.state == RAFT_LEADER and leader.raft.current_term == result.term:
@@ -231,9 +250,10 @@ class Checks:
 
     def _completeness(self, node: "Node", r: Raft) -> None:
         """If an entry is committed in a term, it is in the logs of the leaders of all higher terms (figure 3.2)."""
-        for index in range(r.log.offset + 1, len(self.committed) + 1):
+        for index in range(max(r.log.offset, self.base) + 1, self.end + 1):
+            slot = index - self.base - 1
             # Votes may arrive so late that a leader of a lower term is elected meanwhile; it commits nothing.
-            if self.committed_in[index - 1] < r.current_term and log.term_of(r.log, index) != self.committed[index - 1]:
+            if self.committed_in[slot] < r.current_term and log.term_of(r.log, index) != self.committed[slot]:
                 self.world.violate(f"Leader Completeness: server {node.id} leads without the committed entry {index}")
                 return
 
@@ -266,7 +286,7 @@ class Checks:
         view.last = last
         view.offset = lg.offset
         view.tail = lg.bufs[-1] if lg.bufs else None
-        if sum(i > len(self.committed) for i in view.changes) > 1 and len(self.committed) > 0:
+        if sum(i > self.end for i in view.changes) > 1 and self.end > 0:
             self.world.violate(f"server {node.id} has two uncommitted configurations, at {view.changes[-2:]}")
 
     def _meet(
@@ -291,11 +311,11 @@ class Checks:
     def _commit(self, node: "Node", r: Raft, view: View) -> None:
         if r.commit_index < view.commit:
             self.world.violate(f"server {node.id} goes back from commit {view.commit} to {r.commit_index}")
-        before = len(self.committed)
-        for index in range(view.commit + 1, r.commit_index + 1):
+        before = self.end
+        for index in range(max(view.commit, self.base) + 1, r.commit_index + 1):
             term = log.term_of(r.log, index)
             if index <= before:
-                if term not in (0, self.committed[index - 1]):
+                if term not in (0, self.committed[index - self.base - 1]):
                     self.world.violate(f"State Machine Safety: server {node.id} commits another entry {index}")
             elif term == 0:
                 self.world.violate(f"server {node.id} commits entry {index}, which nobody has committed and it lacks")

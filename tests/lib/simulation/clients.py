@@ -1,9 +1,8 @@
-"""Who uses a simulated cluster: clients with a history, bursts, and an administrator.
+"""Who uses a simulated cluster: clients with a history, and bursts of commands.
 
 Duty: `Client` submits one command at a time to whoever seems to lead, records invocation and response, gives up after
-a while and goes on. `Burst` submits several commands in one raft_apply. `Admin` adds, assigns, removes, transfers
-and sets barriers. `Tracked` makes sure that every accepted request calls back exactly once, and never before the call
-that submitted it has returned.
+a while and goes on. `Burst` submits several commands in one raft_apply. `Tracked` makes sure that every accepted
+request calls back exactly once, and never before the call that submitted it has returned.
 
 Failure modes: a command that was refused has no effect and leaves no trace in the history; one whose answer never
 came, or was an error, may have taken effect at any later time: its response is open.
@@ -13,16 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import pyraft
-from pyraft import (
-    RAFT_LEADER,
-    RAFT_SPARE,
-    RAFT_STANDBY,
-    RAFT_VOTER,
-    RaftApply,
-    RaftBarrier,
-    RaftChange,
-    RaftTransfer,
-)
+from pyraft import RaftApply
 from tests.lib.linearizability import CAS, GET, KINDS, PUT, Operation
 from tests.lib.simulation import machine
 
@@ -84,7 +74,7 @@ class Client:
     def act(self, attempt: int) -> None:
         """Submit the next command, unless an answer came or this is over."""
         world, dice = self.world, self.world.random
-        if attempt != self.attempt or world.healed:
+        if attempt != self.attempt or world.calm:
             return
         self.attempt += 1
         node = world.pick_leader()
@@ -146,7 +136,7 @@ class Burst:
     def act(self) -> None:
         """Submit some requests of some commands."""
         world, dice = self.world, self.world.random
-        if world.healed:
+        if world.calm:
             return
         world.at(dice.randint(1, world.profile.election), self.act)
         for _ in range(dice.randint(1, 5)):
@@ -157,46 +147,6 @@ class Burst:
             keys = [BURST_KEY + dice.randrange(8) for _ in range(n)]
             bufs = [machine.encode(PUT, key, world.next_number(), 1, 0, dice.choice((0, 9))) for key in keys]
             Tracked(world, node, f"burst of {n}").submit(pyraft.raft_apply, node.raft, RaftApply(), bufs, n)
-
-
-class Admin:
-    """Changes the configuration, transfers leadership, sets barriers. Never takes the last voter away."""
-
-    def __init__(self, world: "World") -> None:
-        self.world = world
-        if world.profile.changes:
-            world.at(500, self.act)
-
-    def act(self) -> None:
-        """Do one random thing."""
-        world, dice = self.world, self.world.random
-        if world.healed:
-            return
-        world.at(int(dice.expovariate(1 / world.profile.changes)) + 1, self.act)
-        node = world.pick_leader()
-        if node is None or node.raft.state != RAFT_LEADER:
-            return
-        r = node.raft
-        members = {s.id: s.role for s in r.configuration.servers}
-        voters = [id for id, role in members.items() if role == RAFT_VOTER]
-        id = dice.randint(1, world.profile.machines)
-        what = dice.random()
-        if what < 0.15:
-            Tracked(world, node, "barrier").submit(pyraft.raft_barrier, r, RaftBarrier())
-        elif what < 0.35:
-            Tracked(world, node, "transfer").submit(pyraft.raft_transfer, r, RaftTransfer(), dice.choice((0, id)))
-        elif id not in members:
-            target = world.nodes[id]
-            if not target.booted:
-                target.boot()
-            Tracked(world, node, f"add {id}").submit(pyraft.raft_add, r, RaftChange(), id, target.address)
-        elif members[id] == RAFT_VOTER and len(voters) < 2:
-            return
-        elif what < 0.5:
-            Tracked(world, node, f"remove {id}").submit(pyraft.raft_remove, r, RaftChange(), id)
-        else:
-            role = dice.choice((RAFT_VOTER, RAFT_VOTER, RAFT_STANDBY, RAFT_SPARE))
-            Tracked(world, node, f"assign {id} {role}").submit(pyraft.raft_assign, r, RaftChange(), id, role)
 
 
 class Probe:

@@ -9,14 +9,16 @@ log on a real disk, an operation is durable only if all before it are.
 
 Failure modes: a failed append stores nothing, or a part that nobody was told about and that a later write overwrites
 or a restart finds; what was queued behind it is void (see `fail`). Term and vote are durable when the call returns,
-or, if it fails, perhaps durable nevertheless. `damage` loses durable entries, and the disk says so from then on.
+or, if it fails, perhaps durable nevertheless. `damage` loses durable entries, and the disk says so from then on; a
+`replacement` has lost everything, and nobody says so.
 """
 
 from collections import deque
 from random import Random
 from typing import Any, Final
 
-from pyraft.types import EntryBatch, RaftSnapshot
+from pyraft import configuration
+from pyraft.types import RAFT_CHANGE, RAFT_VOTER, EntryBatch, RaftConfiguration, RaftSnapshot
 
 APPEND: Final = 0
 TRUNCATE: Final = 1
@@ -61,6 +63,9 @@ class Disk:
             "types",
         ),
         "vote",
+        "wiped_last",
+        "wiped_last_term",
+        "wiped_term",
     )
 
     def __init__(self) -> None:
@@ -76,6 +81,9 @@ class Disk:
         self.recovering = False
         self.damaged_last = 0  # Index of the last entry before the damage that it recovers from, and the term then.
         self.damaged_term = 0
+        self.wiped_last = 0  # Index and term of the last entry of the disk that was replaced by this one, its term.
+        self.wiped_last_term = 0
+        self.wiped_term = 0
 
     @property
     def last(self) -> int:
@@ -90,8 +98,22 @@ class Disk:
         return 0 <= slot < len(self.terms) and self.terms[slot] == term
 
     def may_have_held(self, index: int, term: int) -> bool:
-        """Return whether it recovers from damage to an entry that may have been this one."""
+        """Return whether it has lost an entry that may have been this one, to damage or with its former disk."""
+        if self.lacks_what_it_had and index <= self.wiped_last and term <= self.wiped_term:
+            return True
         return self.recovering and index <= self.damaged_last and term <= self.damaged_term
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last durable entry, in the snapshot if it is not here; 0 for an empty disk."""
+        if self.terms:
+            return self.terms[-1]
+        return self.snapshot.term if self.snapshot is not None else 0
+
+    @property
+    def lacks_what_it_had(self) -> bool:
+        """Whether its former disk may have had what this one has not: whose log ends later has all of it (5.4)."""
+        return (self.last_term, self.last) < (self.wiped_last_term, self.wiped_last)
 
     def load(self) -> tuple[int, EntryBatch]:
         """Return (start index, entries) for a server that starts; entries that end before the snapshot are no use."""
@@ -184,10 +206,29 @@ class Disk:
 
     def damage(self, dice: Random) -> None:
         """Lose some of the last entries, which the server may have acknowledged; the disk knows that it has."""
+        index = self.start + dice.randint(0, len(self.terms))
+        conf = self._configuration(index)
+        if conf is None or [s.role for s in conf.servers].count(RAFT_VOTER) < 2:
+            return  # What seems to be the only voter does not start any more.
         self.damaged_last = max(self.damaged_last, self.last)
         self.damaged_term = self.term
-        self._cut(self.start + dice.randint(0, len(self.terms)))
+        self._cut(index)
         self.recovering = True
+
+    def _configuration(self, index: int) -> RaftConfiguration | None:
+        """Return the newest configuration before entry `index`."""
+        for slot in range(index - self.start - 1, -1, -1):
+            if self.types[slot] == RAFT_CHANGE:
+                return configuration.decode(self.bufs[slot])[1]
+        return self.snapshot.configuration if self.snapshot is not None else None
+
+    def replacement(self) -> "Disk":
+        """Return the empty disk that takes the place of this one."""
+        disk = Disk()
+        mine, former = (self.last_term, self.last), (self.wiped_last_term, self.wiped_last)
+        disk.wiped_last_term, disk.wiped_last = max(mine, former)
+        disk.wiped_term = max(self.term, self.wiped_term)
+        return disk
 
     def _store(self, first: int, batch: EntryBatch, n: int) -> None:
         if n == 0:

@@ -50,6 +50,10 @@ class Machine(RaftFsm):
         if version >= 3 and asynchronous:
             self.snapshot_async = self._snapshot_async
 
+    def empty(self) -> bytes:
+        """Return a snapshot of the state before the first command."""
+        return _STATE.pack(0, 0, 0)
+
     def _apply(self, _: RaftFsm, buf: bytes) -> tuple[int, Any]:
         if self.fail_apply:
             self.fail_apply = False

@@ -74,7 +74,11 @@ def _pause(world: "World", node: "Node") -> None:
 
 
 def _partition(world: "World", node: "Node") -> None:
-    side = {id for id in world.nodes if world.random.random() < 0.5}
+    cut_off(world, {id for id in world.nodes if world.random.random() < 0.5})
+
+
+def cut_off(world: "World", side: set[int]) -> None:
+    """Cut all links between these servers and the others."""
     world.network.cut |= {(i, j) for i in world.nodes for j in world.nodes if (i in side) != (j in side)}
 
 
@@ -109,11 +113,29 @@ def _apply_fault(world: "World", node: "Node") -> None:
 
 
 def _damage(world: "World", node: "Node") -> None:
+    """Lose entries; where one recovers already, or they are too few to do without this one, if the profile says so."""
+    recovering = sum(other.disk.recovering for other in world.nodes.values() if other is not node)
+    if recovering > 1 or (not world.profile.several and (recovering > 0 or _voters(world) < 3)):
+        return
+    node.crash()
+    node.disk.damage(world.random)
+
+
+def _wipe(world: "World", node: "Node") -> None:
+    """Replace the disk of a member, one at a time and only where others can lead; sometimes all stop together."""
+    if _voters(world) < 3 or any(other.disk.lacks_what_it_had for other in world.nodes.values()):
+        return
+    if world.random.random() < 0.5:
+        for other in world.nodes.values():
+            if other.up and not other.stopping and other is not node and world.random.random() < 0.5:
+                other.crash()
+    node.crash()
+    node.disk = node.disk.replacement()
+
+
+def _voters(world: "World") -> int:
     leader = world.leader()
-    voters = [s.role for s in leader.raft.configuration.servers].count(RAFT_VOTER) if leader is not None else 0
-    if voters >= 3 and not any(other.disk.recovering for other in world.nodes.values()):
-        node.crash()
-        node.disk.damage(world.random)
+    return 0 if leader is None else [s.role for s in leader.raft.configuration.servers].count(RAFT_VOTER)
 
 
 ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
@@ -128,4 +150,5 @@ ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
     "power_loss": _power_loss,
     "apply_fault": _apply_fault,
     "damage": _damage,
+    "wipe": _wipe,
 }

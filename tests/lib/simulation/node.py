@@ -15,20 +15,25 @@ from typing import TYPE_CHECKING, Any, Final
 import pyraft
 from pyraft import (
     RAFT_CANCELED,
+    RAFT_CORRUPT,
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_NOCONNECTION,
     RAFT_NOTFOUND,
     RAFT_UNAVAILABLE,
     Raft,
+    RaftAppendEntries,
     RaftIo,
     RaftMessage,
     RaftSnapshot,
+    RaftTimeoutNow,
     configuration,
+    log,
 )
-from pyraft.types import RAFT_CHANGE, EntryBatch
+from pyraft.types import RAFT_CHANGE, RAFT_IO_APPEND_ENTRIES, RAFT_IO_TIMEOUT_NOW, EntryBatch
 from tests.lib.simulation.disk import APPEND, PUT, Disk
 from tests.lib.simulation.machine import Machine
+from tests.lib.simulation.network import in_turn
 
 if TYPE_CHECKING:
     from tests.lib.simulation.world import World
@@ -68,6 +73,15 @@ class Node:
         self.power_loss_in = -1
         self.deferred = False
         self.c_like = False
+        self.c_commits: dict[Any, tuple[int, int]] = {}
+        """The term and leader_commit of the messages whose entries a server like C's is writing."""
+        self.message: RaftMessage | None = None
+        """The message that is being handled."""
+        self.latest_send: dict[tuple[int, int], tuple[int, float]] = {}
+        self.silent = False
+        """Whether what it sends goes nowhere."""
+        self.gave_up = False
+        """Whether it does not start, as it may have lost entries and seems to be the only voter."""
         self.installing = False
         self.cut_log = False
         self.pending: dict[int, str] = {}
@@ -89,9 +103,20 @@ class Node:
     # Lives.
 
     def bootstrap(self, conf: pyraft.RaftConfiguration) -> None:
-        """Put the first entry on the disk."""
-        self.disk.term = 1
-        self.disk.terms, self.disk.types, self.disk.bufs = [1], [RAFT_CHANGE], [configuration.encode(conf)]
+        """Put the first entry on the disk, or a snapshot if the profile has the cluster begin with one."""
+        profile = self.world.profile
+        self.disk.term = profile.first_term
+        if profile.first_index == 0:
+            terms = [profile.first_term]
+            self.disk.terms, self.disk.types, self.disk.bufs = terms, [RAFT_CHANGE], [configuration.encode(conf)]
+            return
+        snapshot = RaftSnapshot()
+        snapshot.index = snapshot.configuration_index = profile.first_index
+        snapshot.term = profile.first_term
+        snapshot.configuration = configuration.copy(conf)
+        snapshot.bufs = [Machine(self, 1, False).empty()]
+        self.disk.snapshot = snapshot
+        self.disk.start = profile.first_index + 1
 
     def boot(self) -> None:
         """Start a new life from what is on disk."""
@@ -102,6 +127,8 @@ class Node:
         self.lost = self.faulted = self.stopping = self.restart_planned = self.deferred = False
         self.armed.clear()
         self.pending.clear()
+        self.c_commits.clear()
+        self.silent = False
         self.power_loss_in = -1
         self.paused_until = 0
         self.disk_free = world.now
@@ -131,12 +158,16 @@ class Node:
             pyraft.raft_set_max_inflight_bytes(r, profile.max_inflight_bytes)
         world.checks.booted(self)
         rv = self.enter(pyraft.raft_start, r)
-        if rv != 0 and self.up and not self.faulted:
+        if rv == RAFT_CORRUPT and self.disk.recovering:
+            self.gave_up, self.up = True, False
+            self.life += 1
+        elif rv != 0 and self.up and not self.faulted:
             world.violate(f"server {self.id} does not start: {rv} {pyraft.raft_errmsg(r)}")
 
     def _state_changed(self, r: Raft, old: int, new: int) -> None:
         if new == RAFT_LEADER:
             self.world.checks.leads(self, r.current_term)
+            self.world.elected(self)
 
     def crash(self) -> None:
         """End this life at once: memory is lost, and what the disk had not done yet, but for a random prefix."""
@@ -228,7 +259,7 @@ class Node:
         io.time = lambda io: self.offset + int(self.world.now * self.rate)
         io.random = lambda io, low, high: self.world.random.randint(low, high)
         io.report = self._report
-        io.features = 0 if self.c_like else 0xFFFF
+        io.features = 0xFFFF
         io.recovering = lambda io: self.disk.recovering
         io.recovered = self._recovered
         if self.world.profile.defer:
@@ -303,8 +334,48 @@ class Node:
             self.world.at(self.paused_until - self.world.now, self.receive, message)
         elif self.up and self.recv_cb is not None and not self.stopping:
             self.installing = message.install_snapshot is not None
+            self.message = message
+            self.world.prompt.arrives(self, message)
             self.enter(self.recv_cb, self.io, message)
             self.installing = False
+            self.message = None
+            if self.c_like and message.append_entries is not None:
+                args = message.append_entries
+                if log.term_of(self.raft.log, args.prev_log_index) == args.prev_log_term or args.prev_log_index == 0:
+                    self._commit_like_c(args.term, args.leader_commit)
+
+    def _commit_like_c(self, term: int, leader_commit: int) -> None:
+        """After a message that has matched: commit all that is stored, also behind its end, as C does.
+
+        The core does not; so it is told, by a message that ends where C would go to, and not asked for an answer.
+        """
+        r = self.raft
+        index = min(leader_commit, r.last_stored)
+        if not self.up or r.current_term != term or r.follower_state is None or index <= r.commit_index:
+            return
+        leader = r.follower_state.current_leader
+        if leader.id == 0 or r.snapshot.install is not None or r.recovering:
+            return  # To one that recovers, a message without entries would say where the leader's log ends.
+        args = RaftAppendEntries()
+        args.term, args.prev_log_index, args.leader_commit = term, index, index
+        args.prev_log_term = log.term_of(r.log, index)
+        message = RaftMessage()
+        message.type, message.server_id = RAFT_IO_APPEND_ENTRIES, leader.id
+        message.server_address = self.world.nodes[leader.id].address
+        message.append_entries = args
+        self.silent = True
+        self.enter(self.recv_cb, self.io, message)
+        self.silent = False
+
+    def transfer_like_old_c(self, id: int) -> None:
+        """Send what libraft before 0.18 does as soon as all is sent: TimeoutNow, whether it is stored there or not."""
+        r = self.raft
+        args = RaftTimeoutNow()
+        args.term, args.last_log_index, args.last_log_term = r.current_term, log.last_index(r.log), log.last_term(r.log)
+        message = RaftMessage()
+        message.type, message.server_id, message.server_address = RAFT_IO_TIMEOUT_NOW, id, self.world.nodes[id].address
+        message.timeout_now = args
+        self._send(self.io, None, message, None)
 
     def _set_term(self, io: RaftIo, term: int) -> int:
         return self._store(term, 0, "term_fault")
@@ -329,10 +400,18 @@ class Node:
             return RAFT_IOERR
         if self.c_like:
             self._speak_c(message)
+        if self.silent:
+            return 0
         self.world.checks.sends(self, message)
+        self.world.prompt.send(self, message)
         if message.install_snapshot is not None:
             message.install_snapshot.conf = configuration.copy(message.install_snapshot.conf)
-        self.world.at(self.world.random.randint(0, 2), self._sent, self.life, req, message, cb)
+        delay = self.world.random.randint(0, 2)
+        if self.world.network.connections:
+            when, tie = in_turn(self.world, delay, self.latest_send, (self.life, message.server_id))
+            self.world.at_turn(when, tie, self._sent, self.life, req, message, cb)
+        else:
+            self.world.at(delay, self._sent, self.life, req, message, cb)
         return 0
 
     def _speak_c(self, message: RaftMessage) -> None:
@@ -340,11 +419,19 @@ class Node:
         result = message.append_entries_result
         if message.append_entries is not None:
             message.append_entries.whole = False
-        if result is not None and result.rejected == 0 and not self.installing:
+        if message.request_vote_result is not None:
+            message.request_vote_result.no_member = False
+        if result is None:
+            return
+        result.features = 0
+        if result.rejected == 0 and not self.installing:
             result.last_log_index = self.raft.last_stored
 
     def _sent(self, life: int, req: Any, message: RaftMessage, cb: Any) -> None:
-        if self.late(life, self._sent, life, req, message, cb):
+        if self.up and self.life == life and self.world.now < self.paused_until:
+            self.world.at_turn(self.paused_until, -1.0, self._sent, life, req, message, cb)
+            return
+        if not self.up or self.life != life:
             return
         if self.stopping:
             status = RAFT_CANCELED
@@ -359,6 +446,9 @@ class Node:
         if req.index != self.disk.next_index:
             self.world.violate(f"server {self.id} appends entry {req.index}, the disk is at {self.disk.next_index}")
         batch = EntryBatch.of(entries, n)
+        if self.c_like and self.message is not None and self.message.append_entries is not None:
+            args = self.message.append_entries
+            self.c_commits[req] = (args.term, args.leader_commit)
         self.world.checks.appends(self, req.index, batch)
         self.disk.append(req, cb, batch)
         self._operate()
@@ -396,12 +486,17 @@ class Node:
                 op.status = RAFT_IOERR
                 if op.kind == APPEND:
                     self.disk.fail(op, self.world.random, RAFT_IOERR)
-                elif op.trailing == 0:
-                    self.disk.next_index = op.first
+                else:
+                    self.world.prompt.put_failed(self)
+                    if op.trailing == 0:
+                        self.disk.next_index = op.first
             else:
                 self.disk.perform(op)
         if op.cb is not None:
             self.enter(op.cb, op.req, op.status)
+            commit = self.c_commits.pop(op.req, None)
+            if commit is not None and op.status == 0:
+                self._commit_like_c(*commit)
 
     def _snapshot_get(self, io: RaftIo, req: Any, cb: Any) -> int:
         self._call()

@@ -1,11 +1,14 @@
 """What kind of cluster a seed stands for.
 
 Each seed draws its own mixture: most faults are off in most runs, so that one kind can show without being drowned by
-the others, and every combination comes up sooner or later. All times are in virtual milliseconds.
+the others, and every combination comes up sooner or later. Then its theme, if it has one, changes what it is about
+(see `themes`). All times are in virtual milliseconds.
 """
 
 from random import Random
 from typing import Any, Final
+
+from tests.lib.simulation import themes
 
 MAX_SERVERS: Final = 7
 
@@ -35,7 +38,39 @@ FAULTS: Final = (
 class Profile:
     """The settings of one run."""
 
-    def __init__(self, dice: Random) -> None:
+    def __init__(self, dice: Random, seed: int) -> None:
+        self._plain()
+        self._draw(dice)
+        themes.apply(self, seed)
+
+    def _plain(self) -> None:
+        """Set what only themes change."""
+        self.theme = "plain"
+        self.transfers = 0
+        """Mean time between transfers of their own, 0 for none but those among the changes."""
+        self.eager = 0.0
+        """How likely a change or a transfer is in the first moments of a leadership."""
+        self.cut_off = 0.0
+        """How likely it is that a new leader is cut off from some servers in these moments."""
+        self.direction = ""
+        """"grow" or "shrink": to all servers or down to one, and back again."""
+        self.several = False
+        """Whether more than one server may recover from damage at a time."""
+        self.busy = False
+        """Whether clients go on when the faults stop."""
+        self.idle = False
+        """Whether nothing is submitted after the faults until all members are equal."""
+        self.wipe_at_rest = False
+        """Whether a member's disk is replaced when the faults have stopped and all is equal."""
+        self.ids: tuple[int, ...] = ()
+        """Ids of all servers, 1, 2, … if empty."""
+        self.first_index = 0
+        """The snapshot index with which a cluster begins, 0 for one that begins with entry 1."""
+        self.first_term = 1
+        self.unreachable = False
+        """Whether indexes are beyond those that a snapshot may have, so that whoever needs one stays behind."""
+
+    def _draw(self, dice: Random) -> None:
         self.servers = dice.choice((1, 2, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7))
         self.voters = dice.randint(1, self.servers)
         if dice.random() < 0.6:

@@ -14,14 +14,25 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any, Final
 
-from pyraft import RAFT_LEADER, RAFT_SPARE, RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, raft_configuration_add
+from pyraft import (
+    RAFT_LEADER,
+    RAFT_SPARE,
+    RAFT_STANDBY,
+    RAFT_VOTER,
+    RaftConfiguration,
+    raft_configuration_add,
+    raft_last_index,
+)
 from tests.lib.linearizability import Operation
+from tests.lib.simulation import standstill
+from tests.lib.simulation.admin import Admin
 from tests.lib.simulation.checks import Checks
-from tests.lib.simulation.clients import Admin, Burst, Client, Probe
+from tests.lib.simulation.clients import Burst, Client, Probe
 from tests.lib.simulation.nemesis import Nemesis, mend
 from tests.lib.simulation.network import Network
 from tests.lib.simulation.node import Node
 from tests.lib.simulation.profile import Profile
+from tests.lib.simulation.prompt import Prompt
 
 HEALING_TIME: Final = 180_000
 """Virtual ms within which a healed cluster has to apply a command on all members."""
@@ -40,7 +51,7 @@ class World:
         self.seed = seed
         self.planned_steps = steps
         self.random = Random(f"simulation {seed}")
-        self.profile = Profile(self.random)
+        self.profile = Profile(self.random, seed)
         self.now = 0
         self.steps = 0
         self.number = 0
@@ -54,27 +65,33 @@ class World:
         self.history: list[Operation] = []
         self.last_seen: dict[int, int] = {}
         self.tracing = bool(os.environ.get("TRACE"))
+        self.calm = False
+        self.abandoned = ""
+        """Why the run ends early: somebody has done what the READMEs forbid, and what follows proves nothing."""
         self.checks = Checks(self)
+        self.prompt = Prompt(self)
         self.network = Network(self)
-        self.nodes = {id: Node(self, id) for id in range(1, self.profile.machines + 1)}
+        ids = self.profile.ids or tuple(range(1, self.profile.machines + 1))
+        self.nodes = {id: Node(self, id) for id in ids[: self.profile.machines]}
         for node in self.nodes.values():
             node.c_like = self.random.random() < self.profile.c_like
-        self.told_why = False
+        self.told_why = ""
         self._boot()
 
     def _boot(self) -> None:
         conf = RaftConfiguration()
-        for id in range(1, self.profile.servers + 1):
-            role = RAFT_VOTER if id <= self.profile.voters else self.random.choice((RAFT_STANDBY, RAFT_SPARE))
-            raft_configuration_add(conf, id, self.nodes[id].address, role)
-        for id in range(1, self.profile.servers + 1):
-            self.nodes[id].bootstrap(conf)
-            self.at(self.random.randint(0, 200), self.nodes[id].boot)
+        members = list(self.nodes.values())[: self.profile.servers]
+        for i, node in enumerate(members):
+            role = RAFT_VOTER if i < self.profile.voters else self.random.choice((RAFT_STANDBY, RAFT_SPARE))
+            raft_configuration_add(conf, node.id, node.address, role)
+        for node in members:
+            node.bootstrap(conf)
+            self.at(self.random.randint(0, 200), node.boot)
         for id in range(self.profile.clients):
             Client(self, id)
         if self.profile.noise:
             Burst(self)
-        Admin(self)
+        self.admin = Admin(self)
         Nemesis(self)
 
     # What everybody uses.
@@ -83,6 +100,11 @@ class World:
         """Have `fn(*args)` called in `msecs`; what is due at the same time happens in random order."""
         self.number += 1
         heappush(self.heap, (self.now + msecs, self.random.random(), self.number, fn, args))
+
+    def at_turn(self, when: int, tie: float, fn: Callable[..., None], *args: Any) -> None:
+        """Have `fn(*args)` called at `when`; what is due at the same time with the same `tie` happens in this order."""
+        self.number += 1
+        heappush(self.heap, (when, tie, self.number, fn, args))
 
     def next_number(self) -> int:
         """Return a number that was never returned before."""
@@ -97,6 +119,10 @@ class World:
     def violate(self, text: str) -> None:
         """Note that an invariant is broken; the step ends with it."""
         self.violations.append(text)
+
+    def elected(self, node: Node) -> None:
+        """Be told, within a call of the core, that a server leads."""
+        self.admin.elected(node)
 
     def leader(self) -> Node | None:
         """Return the leader of the highest term, if any."""
@@ -125,14 +151,16 @@ class World:
             node = self.touched.pop()
             self.checks.after(node)
             node.check_available()
+            self.prompt.after(node)
             if self.tracing:
                 print(f"          {node!r}", flush=True)
-        if self.violations:
+        if self.violations and not self.abandoned:
             raise Violation(self.violations[0])
 
     def heal(self) -> None:
         """No more faults: all servers run, all links and disks work."""
         self.healed = True
+        self.calm = not self.profile.busy
         mend(self)
         self.network.loss = self.network.duplication = 0.0
         self.profile.bad_machines = False
@@ -143,26 +171,75 @@ class World:
             node.paused_until = 0
             if node.machine is not None:
                 node.machine.fail_apply = False
-            if node.booted and not node.up:
+            if node.booted and not node.up and not node.gave_up:
                 node.boot()
 
     def settle(self) -> None:
-        """Wait until a new command is applied by all members."""
+        """Wait until all members are equal, if nobody submits anything, and until they all apply a new command."""
+        equal = "the members do not become equal while nothing happens"
+        if self.profile.idle and not self.profile.unreachable and not self._wait(self._equal, equal):
+            return
+        if self.profile.wipe_at_rest:
+            self._wipe_one()
+            if not self._wait(self._equal, "a member that has come back empty stays behind while nothing happens"):
+                return
         probe = Probe(self)
-        deadline = self.now + HEALING_TIME
-        while not self._settled(probe):
+        if not self._wait(lambda: self._settled(probe), "no progress"):
+            return
+        limit = 20 * self.profile.election + 5 * self.profile.install_timeout
+        if self._wait(self._recovered, "a server recovers for ever under a leader that is never idle", limit):
+            self.calm = True
+            self.checks.all_logs()
+
+    def _wait(self, test: Callable[[], bool], problem: str, limit: int = HEALING_TIME) -> bool:
+        """Go on until the test is true; False if that need not be so, as the log says why or the run is abandoned."""
+        deadline = self.now + limit
+        while not self.abandoned:
+            if test():
+                return True
             if self.now > deadline:
-                if any(node.up and node.raft.recovering and node.raft.recovery_told for node in self.nodes.values()):
-                    # Nobody can tell what it has lost, and nobody leads without it: the operator has been told.
-                    self.told_why = True
-                    return
-                raise Violation(f"no progress within {HEALING_TIME} ms after the faults stopped")
+                self.told_why = standstill.reason(self)
+                if not self.told_why:
+                    raise Violation(f"{problem}: {limit} ms after the faults stopped")
+                return False
             self.step()
-        self.checks.all_logs()
+        return False
+
+    def _equal(self) -> bool:
+        """Return whether all members that get entries have stored and applied what their leader has."""
+        leader = self.leader()
+        if leader is None:
+            return False
+        r = leader.raft
+        members = [self.nodes[s.id] for s in r.configuration.servers if s.role != RAFT_SPARE]
+        last = raft_last_index(r)
+        # Left-overs behind that do no harm, and go when something else takes their place.
+        return all(n.up and n.raft.last_applied == last <= n.raft.last_stored for n in members)
+
+    def _recovered(self) -> bool:
+        """Return whether no member recovers that gets entries."""
+        leader = self.leader()
+        if leader is None:
+            return False
+        members = [self.nodes[s.id] for s in leader.raft.configuration.servers if s.role != RAFT_SPARE]
+        return not any(node.up and node.raft.recovering for node in members)
+
+    def _wipe_one(self) -> None:
+        """Replace the disk of a member so quickly that its leader does not notice."""
+        leader = self.leader()
+        assert leader is not None
+        others = [n for n in self.nodes.values() if n.up and n is not leader]
+        if others:
+            node = self.random.choice(others)
+            node.crash()
+            node.disk = node.disk.replacement()
+            node.boot()
 
     def _settled(self, probe: Probe) -> bool:
         if not probe.index or probe.leader is None or not probe.leader.up:
             return False
+        if self.profile.unreachable:
+            return True
         members = probe.leader.raft.configuration.servers
         return all(
             self.nodes[s.id].up and self.nodes[s.id].raft.last_applied >= probe.index
@@ -178,17 +255,20 @@ class World:
                 node.stop()
         while any(node.up for node in self.nodes.values()):
             self.step()
-        if self.violations:
+        if self.violations and not self.abandoned:
             raise Violation(self.violations[0])
 
     def run(self) -> "World":
         """Do everything; Violation with the whole story if something is wrong."""
         try:
-            while self.steps < self.planned_steps and self.heap:
+            while self.steps < self.planned_steps and self.heap and not self.abandoned:
                 self.step()
-            self.heal()
-            self.settle()
-            self.close()
+            if not self.abandoned:
+                self.heal()
+                self.settle()
+            if not self.abandoned:
+                self.calm = True
+                self.close()
         except AssertionError as exc:
             raise Violation(self.story(exc)) from exc
         return self

@@ -1,0 +1,195 @@
+"""What must not take long, and not be done again and again, although nothing of it is wrong.
+
+Duty: `Prompt` hears of every message that is sent, arrives or is lost, and looks at a server after each of its events.
+
+* a leader that looks for the end of what a follower shares with it is there in few steps (B52), if the follower
+  answers as ours do: for C's the steps are bounded otherwise (pyraft.proof);
+* the same snapshot is not sent again and again to a server that is still storing it (B48);
+* a server that could not store a snapshot is sent something else, or it again, after a few heartbeats (B48);
+* a snapshot that arrives is installed, or answered, as soon as the server has none of its own under way (B53);
+* a TimeoutNow is obeyed when the writes have ended (B49).
+
+Failure modes: handed to `World.violate`. Whatever the network or a disk does to a server or its messages starts the
+count of steps anew, and what depends on a life or a term ends with it.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from pyraft import RAFT_LEADER, RAFT_VOTER, RaftMessage, configuration, log
+from pyraft.progress import PROGRESS__SNAPSHOT
+
+if TYPE_CHECKING:
+    from tests.lib.simulation.node import Node
+    from tests.lib.simulation.world import World
+
+MAX_STEPS_BACK: Final = 16
+"""Rejections in a row, each of an earlier entry than the one before: with steps that double a log of 30,000."""
+
+MAX_SENDS: Final = 8
+"""How often the same snapshot is sent within the time for installing it."""
+
+PATIENCE: Final = 6
+"""Heartbeat intervals, and round trips, in which a leader has gone on after a refusal, a follower after its own."""
+
+
+class Prompt:
+    """The watch over a world. Keys are (id, id) of the sender and the target of a leader's messages."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        # Who was where: lives and term; the last index refused, and how many falling ones there were.
+        self.steps: dict[tuple[int, int], tuple[tuple[int, int, int], int, int]] = {}
+        # Lives, term and index of the snapshot; when it was sent first, and how often since then.
+        self.sends: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]] = {}
+        # By follower: what it could not store: life, index.
+        self.failed: dict[int, tuple[int, int]] = {}
+        # Leader's life and term, when it heard of the refusal.
+        self.refused: dict[tuple[int, int], tuple[int, int, int]] = {}
+        # By follower: its life, the term, who sent it, and since when nothing is in the way.
+        self.offered: dict[int, tuple[int, int, int, int]] = {}
+        # By follower: life, term, sender, last entry.
+        self.summoned: dict[int, tuple[int, int, int, int, int]] = {}
+        self.worst_steps = self.worst_sends = 0
+
+    def lost(self, link: tuple[int, int]) -> None:
+        """A message did not arrive."""
+        for key in (link, link[::-1]):
+            self.steps.pop(key, None)
+            self.sends.pop(key, None)
+            self.refused.pop(key, None)
+
+    def put_failed(self, node: "Node") -> None:
+        """A snapshot could not be stored."""
+        install = node.raft.snapshot.install
+        self.failed.pop(node.id, None)
+        if install is not None:
+            self.failed[node.id] = (node.life, install.snapshot.index)
+        for key in list(self.sends):
+            if key[1] == node.id:
+                del self.sends[key]
+
+    def sent_snapshot(self, node: "Node", message: RaftMessage) -> None:
+        """A leader sends a snapshot."""
+        args, world = message.install_snapshot, self.world
+        target = world.nodes[message.server_id]
+        assert args is not None
+        key, what = (node.id, target.id), (node.life, target.life, args.term, args.last_index)
+        before = self.sends.get(key)
+        if before is None or before[0] != what or world.now - before[1] >= world.profile.install_timeout:
+            self.sends[key] = (what, world.now, 1)
+            return
+        n = before[2] + 1
+        self.sends[key] = (what, before[1], n)
+        self.worst_sends = max(self.worst_sends, n)
+        if n > MAX_SENDS:
+            world.violate(
+                f"server {node.id} sends snapshot {args.last_index} to {target.id} for the {n}th time in "
+                f"{world.now - before[1]} ms"
+            )
+
+    def send(self, node: "Node", message: RaftMessage) -> None:
+        """A server has sent a message."""
+        if message.install_snapshot is not None:
+            self.sent_snapshot(node, message)
+        elif message.append_entries_result is not None:
+            self.offered.pop(node.id, None)
+
+    def arrives(self, node: "Node", message: RaftMessage) -> None:
+        """A message is about to be handled."""
+        r, world = node.raft, self.world
+        if message.append_entries_result is not None:
+            self._answer(node, message)
+        elif message.install_snapshot is not None and message.install_snapshot.term >= r.current_term:
+            offer = (node.life, message.install_snapshot.term, message.server_id, world.now)
+            self.offered[node.id] = offer
+        elif message.timeout_now is not None:
+            args, follower = message.timeout_now, r.follower_state
+            is_leaders = follower is not None and follower.current_leader.id == message.server_id
+            if is_leaders and args.term == r.current_term and not r.recovering:
+                what = (node.life, args.term, message.server_id, args.last_log_index, args.last_log_term)
+                self.summoned[node.id] = what
+
+    def _answer(self, node: "Node", message: RaftMessage) -> None:
+        """The answer to an AppendEntries or a snapshot reaches a server."""
+        r, world = node.raft, self.world
+        result = message.append_entries_result
+        assert result is not None
+        if r.state != RAFT_LEADER or result.term != r.current_term:
+            return
+        other = world.nodes[message.server_id]
+        key, what = (node.id, other.id), (node.life, other.life, r.current_term)
+        failed = self.failed.get(other.id)
+        if failed is not None and failed == (other.life, result.rejected):
+            self.refused[key] = (node.life, r.current_term, world.now)
+            del self.failed[other.id]
+        before = self.steps.get(key)
+        if result.rejected == 0 or other.c_like or before is None or before[0] != what:
+            self.steps[key] = (what, result.rejected or 1 << 65, 0)
+        elif result.rejected < before[1]:
+            self.steps[key] = (what, result.rejected, before[2] + 1)
+            self.worst_steps = max(self.worst_steps, before[2] + 1)
+            if before[2] >= MAX_STEPS_BACK:
+                world.violate(
+                    f"server {node.id} goes back through its log to find what {other.id} shares, "
+                    f"and is at {result.rejected} in the {before[2] + 1}th step"
+                )
+
+    def after(self, node: "Node") -> None:
+        """Look at a server after an event."""
+        if not node.up or node.stopping:
+            return
+        if node.raft.state == RAFT_LEADER:
+            self._leader(node)
+        if node.id in self.summoned:
+            self._summoned(node)
+        if node.id in self.offered:
+            self._offered(node)
+
+    def _limit(self) -> int:
+        profile = self.world.profile
+        return PATIENCE * (profile.heartbeat + 2 * profile.latency[1])
+
+    def _leader(self, node: "Node") -> None:
+        r = node.raft
+        assert r.leader_state is not None
+        for key, (life, term, since) in list(self.refused.items()):
+            if key[0] != node.id:
+                continue
+            i = configuration.index_of(r.configuration, key[1])
+            if (life, term) != (node.life, r.current_term) or i == len(r.configuration.servers):
+                del self.refused[key]
+                continue
+            p = r.leader_state.progress[i]
+            # Its clock is another one, so count from the last time that anything was sent because of the snapshot.
+            if p.state != PROGRESS__SNAPSHOT or self.sends.get(key, ((), 0, 0))[1] >= since:
+                del self.refused[key]
+            elif self.world.now - since > self._limit() and self.world.now >= node.paused_until:
+                self.world.violate(
+                    f"server {node.id} heard {self.world.now - since} ms ago that {key[1]} has no snapshot"
+                )
+
+    def _summoned(self, node: "Node") -> None:
+        life, term, sender, last_index, last_term = self.summoned[node.id]
+        r, follower = node.raft, node.raft.follower_state
+        if life != node.life or follower is None or r.current_term != term or follower.current_leader.id != sender:
+            del self.summoned[node.id]
+            return
+        if follower.append_in_flight_count > 0:
+            return
+        del self.summoned[node.id]
+        server = configuration.get(r.configuration, r.id)
+        is_voter = server is not None and server.role == RAFT_VOTER
+        at_end = (log.last_index(r.log), log.last_term(r.log)) == (last_index, last_term)
+        installing = r.snapshot.install is not None or r.snapshot.replacing != 0
+        if is_voter and at_end and not installing:
+            self.world.violate(f"server {node.id} has stored all and does not obey the TimeoutNow of {sender}")
+
+    def _offered(self, node: "Node") -> None:
+        life, term, sender, since = self.offered[node.id]
+        r, follower = node.raft, node.raft.follower_state
+        if life != node.life or follower is None or r.current_term != term or follower.current_leader.id != sender:
+            del self.offered[node.id]
+        elif r.snapshot.pending is not None or r.snapshot.put is not None:
+            self.offered[node.id] = (life, term, sender, self.world.now)
+        elif self.world.now - since > self._limit():
+            self.world.violate(f"server {node.id} has neither installed nor answered a snapshot of server {sender}")
