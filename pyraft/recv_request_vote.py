@@ -50,10 +50,11 @@ def _doubts_leader(r: Raft) -> bool:
     it stands, but a server that is no voter, or does not know yet that it is one, never stands (see election.vote). To
     doubt costs a live leader its term at worst (4.2.3 is about that alone); the vote has its own rules.
     """
-    if r.follower_state is None or election.is_voter(r) or not election.is_member(r):
+    if r.follower_state is None or not election.is_member(r) or not election.timer_expired(r):
         return False
-    if not election.timer_expired(r):
-        return False
+    if election.is_voter(r):
+        # One that recovers does not stand either, and its vote may be needed for a log that is better than its own was.
+        return r.recovering
     election.count_refusal(r)
     return election.out_of_patience(r)
 

@@ -257,6 +257,23 @@ def test_a_recovering_voter_votes_for_a_log_that_is_better_than_its_own_ever_was
     assert solo.io.vote == 2
 
 
+@pytest.mark.parametrize("pre_vote", [False, True])
+def test_a_recovering_voter_doubts_a_leader_that_fell_silent(pre_vote: bool) -> None:
+    """It never stands, at which others forget their leader: it would refuse a vote that it may give, for ever."""
+    solo = started()
+    solo.recv(msg.append_entries(2, 5, 9, 4, 1))
+    solo.sent()
+    solo.recv(msg.request_vote(3, 6, 7, 4, pre_vote=pre_vote))
+    assert not solo.reply().request_vote_result.vote_granted
+    assert solo.r.current_term == 5
+    solo.tick(1000)
+    solo.sent()
+    solo.recv(msg.request_vote(3, 6, 2, 3, pre_vote=pre_vote))
+    assert not solo.reply().request_vote_result.vote_granted
+    solo.recv(msg.request_vote(3, 7, 7, 4, pre_vote=pre_vote))
+    assert solo.reply().request_vote_result.vote_granted
+
+
 def test_the_log_says_once_that_a_recovering_voter_may_be_what_keeps_a_leader_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
