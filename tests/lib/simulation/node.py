@@ -118,6 +118,11 @@ class Node:
         self.disk.snapshot = snapshot
         self.disk.start = profile.first_index + 1
 
+    def first_boot(self) -> None:
+        """Start the first life, unless somebody has been quicker."""
+        if not self.booted:
+            self.boot()
+
     def boot(self) -> None:
         """Start a new life from what is on disk."""
         world, profile = self.world, self.world.profile

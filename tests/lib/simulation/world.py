@@ -86,7 +86,7 @@ class World:
             raft_configuration_add(conf, node.id, node.address, role)
         for node in members:
             node.bootstrap(conf)
-            self.at(self.random.randint(0, 200), node.boot)
+            self.at(self.random.randint(0, 200), node.first_boot)
         for id in range(self.profile.clients):
             Client(self, id)
         if self.profile.noise:
