@@ -15,6 +15,7 @@ from tests.lib.simulation import world
 from tests.lib.simulation.disk import Disk
 from tests.lib.simulation.node import Node
 from tests.lib.simulation.profile import FAULTS
+from tests.lib.simulation.themes import THEMES
 
 STEPS = 2000
 
@@ -71,11 +72,13 @@ def test_the_runs_reach_what_they_are_meant_to_reach(monkeypatch: pytest.MonkeyP
     seen["commands"] = sum(len(w.checks.commands) for w in worlds)
     seen["deferring"] = sum(w.profile.defer for w in worlds)
     seen["pre-voting"] = sum(w.profile.pre_vote > 0 for w in worlds)
+    seen.update(w.profile.theme for w in worlds)
     for fault in FAULTS:
         seen[fault] = sum(fault in w.profile.faults for w in worlds)
     wanted = {"elections": 400, "commands": 8000, "truncations": 20, "snapshots installed": 50, "failed writes": 20}
     wanted |= {"crashes": 200, "power losses in a call": 20, "stops": 50, "snapshots taken": 500, "deferring": 20}
-    wanted |= {"snapshots not installed": 1, "pre-voting": 40, **dict.fromkeys(FAULTS, 20)}
+    wanted |= {"snapshots not installed": 1, "pre-voting": 40, **dict.fromkeys(FAULTS, 10)}
+    wanted |= dict.fromkeys(THEMES, 3)
     missed = {what: seen[what] for what, least in wanted.items() if seen[what] < least}
     assert not missed, f"too few: {missed}"
 
