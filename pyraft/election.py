@@ -137,8 +137,9 @@ def may_stand(r: Raft) -> bool:
     Nothing committed is lost by that: it needs the votes of a majority of the voters of its latest configuration, and
     does not count its own, as any candidate whose latest configuration does not have it (4.2.2).
     """
-    if r.said.removed:
-        # Others have said so, or our own log does: until a leader says otherwise nobody would vote for us.
+    if r.said.removed or r.filling:
+        # Others have said so, or our own log does: until a leader says otherwise nobody would vote for us. Or there
+        # was no log at the start, and what there is now may be less than this server had (recovering.begin_empty).
         return False
     if is_voter(r):
         return True

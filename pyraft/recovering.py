@@ -5,7 +5,7 @@ candidate or obey TimeoutNow, and votes only where its log as it was could not h
 and acknowledges entries like any follower. The functions here decide from the leader's messages when that is over.
 
 Happy path: the leader fills the log up until the rule of `_is_complete` holds; io.recovered makes that durable, and the
-server is a full voter again. libraft has none of this.
+server is a full voter again. libraft has none of this. A server that starts without a log is treated so, too.
 
 Failure modes: a leader that remembers our acknowledgments takes our rejections for old ones and sends nothing (C's, and
 ours for some heartbeats); one of the term in which we stopped may never say where its log ends (C's, never idle). Both
@@ -59,6 +59,27 @@ def begin(r: Raft) -> None:
     )
 
 
+def begin_empty(r: Raft) -> None:
+    """Take note, at the start, that there is no log.
+
+    This may be a new server, or a voter whose disk was replaced, which has lost what it acknowledged. A leader fills up
+    either, in several messages (B31; C's is one). A new one becomes a voter when it has caught up; the other is one
+    from the first configuration on that it gets, with a part of what it acknowledged. So neither votes or stands before
+    it has all that its leader had. If metadata were lost as well, nobody knows the term in which it stopped; that of
+    the leader who begins to fill it up stands for it (`meets`). What of that term it acknowledged came from this
+    leader, so rule (2) holds; for rule (1) the term has to be a later one. Nothing of this outlives the process: one
+    that stops half filled goes on as a voter with what it has, as C's does behind a snapshot.
+    """
+    r.recovering = r.filling = True
+    r.recovery_term = 0
+
+
+def meets(r: Raft) -> None:
+    """Take note of a leader of the current term, the one that begins to fill this server up if it is empty."""
+    if r.filling and log.last_index(r.log) == 0:
+        r.recovery_term = r.current_term
+
+
 def heard(r: Raft, args: RaftAppendEntries) -> None:
     """Take note of an AppendEntries of the current term, before it is looked at."""
     end = args.prev_log_index + len(args.entries)
@@ -72,7 +93,7 @@ def accepted(r: Raft, args: RaftAppendEntries) -> int:
     r.rejecting_since = None
     r.recovery_matched = max(r.recovery_matched, args.prev_log_index + len(args.entries))
     rv = stored(r)
-    if rv != 0 or not r.recovering or r.recovery_end != 0 or r.current_term > r.recovery_term:
+    if rv != 0 or not r.recovering or r.filling or r.recovery_end != 0 or r.current_term > r.recovery_term:
         return rv
     now = calls.now(r)
     if r.accepting_since is None:
@@ -86,6 +107,10 @@ def stored(r: Raft) -> int:
     """See whether the recovery is over, after something was stored or shown to match; return 0 or what is fatal."""
     if not _is_complete(r):
         return 0
+    if r.filling:
+        r.recovering = r.filling = False
+        trace(r.tracer, f"has all that its leader had, up to {r.last_stored}", TRACE_INFO)
+        return 0
     rv = calls.recovered(r)
     if rv == 0:
         r.recovering = False
@@ -97,7 +122,8 @@ def stored(r: Raft) -> int:
 
 def rejected(r: Raft, args: RaftAppendEntries) -> int:
     """Take note of an AppendEntries that did not match; return 0 or the code of io.set_term."""
-    if snapshot.is_installing(r):
+    if r.filling or snapshot.is_installing(r):
+        # Nobody takes the rejections of a new server for old ones.
         r.rejecting_since = None
         return 0
     now = calls.now(r)
@@ -116,13 +142,17 @@ def waiting(r: Raft) -> None:
     if r.recovery_told or calls.now(r) - r.election_timer_start < _PATIENCE * r.election_timeout:
         return
     r.recovery_told = True
+    lost = "has lost entries that it may have acknowledged"
+    if r.filling:
+        lost = "was started without a log, has been given a part of it, and may have acknowledged more before"
     _logger.warning(
-        "server %d is recovering: it has lost entries that it may have acknowledged, so it withholds its vote until a "
-        "leader has given them back, and no leader has been heard of for %d ms. It may be that none can be elected "
-        "without this vote: with two voters it is so, or if one of three has left the voters and not told the others. "
+        "server %d is recovering: it %s, so it withholds its vote until a leader has given them back, and no leader "
+        "has been heard of for %d ms. It may be that none can be elected without this vote: with two voters it is so, "
+        "or if one of three has left the voters and not told the others. "
         "Bring all other members back, above all those that have been away. Only if that is impossible, raft_recover "
         "on the member with the longest log makes a cluster of what is left; what only lost disks held, acknowledged "
         "entries too, is lost for good then",
         r.id,
+        lost,
         calls.now(r) - r.election_timer_start,
     )

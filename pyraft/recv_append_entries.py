@@ -50,5 +50,7 @@ def follow(r: Raft, id: int, address: str) -> int:
         convert.to_follower(r)
     if r.follower_state is not None:
         term.update_leader(r, id, address)
+        if r.recovering:
+            recovering.meets(r)
         return 0
     return RAFT_SHUTDOWN

@@ -148,7 +148,7 @@ def _give_up(r: Raft, rv: int) -> int:
     trace(r.tracer, f"does not start: {r.errmsg}", TRACE_ERROR)
     r.failed = False
     r.exception = None
-    r.recovering = False
+    r.recovering = r.filling = False
     r.log = RaftLog()
     r.configuration = RaftConfiguration()
     r.configuration_last_snapshot = RaftConfiguration()
@@ -168,6 +168,8 @@ def _check_recovering(r: Raft) -> int:
         return rv
     if r.recovering:
         recovering.begin(r)
+    elif log.last_index(r.log) == 0:
+        recovering.begin_empty(r)
     if r.recovering and election.is_only_voter(r):
         r.errmsg = errmsg_wrap(r.io.errmsg, _ONLY_VOTER)
         return RAFT_CORRUPT

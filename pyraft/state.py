@@ -323,14 +323,13 @@ class Raft:
 
     Fields are those of raft.h. Ours: `apply`, `said`, `max_append_bytes` and `max_inflight_bytes` (see the setters in
     server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
-    submission), `initialized`,
-    `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
-    with `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering), `votes_withheld`
-    with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for which fsm.apply was
-    logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by itself, empty as long as
-    it has not, `exception`: what FSM or I/O code raised, if that is why, and `forked`: this is a dead copy of a server
-    that runs in the parent process (`cause` says so); `doubted_at` (see recv), `told` and `told_uncommitted_index` (see
-    membership.tell).
+    submission), `initialized`, `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code
+    has raised), `recovering` with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*`
+    (see recovering), `votes_withheld` with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the
+    last entry for which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said when the server
+    stopped by itself, empty as long as it has not, `exception`: what FSM or I/O code raised, if that is why, and
+    `forked`: this is a dead copy of a server that runs in the parent process (`cause` says so); `doubted_at` (see
+    recv), `told` and `told_uncommitted_index` (see membership.tell).
     """
 
     __slots__ = (
@@ -355,6 +354,7 @@ class Raft:
         "errmsg",
         "exception",
         "failed",
+        "filling",
         "flush",
         "follower_state",
         "forked",
@@ -446,6 +446,7 @@ class Raft:
         # The first one ends first: of a list it takes as long as there are others.
         self.writes: deque[RaftWrite] = deque()
         self.recovering = False
+        self.filling = False
         self.accepting_since: int | None = None
         self.recovery_term = 0
         self.recovery_end = 0

@@ -47,7 +47,7 @@ def tick_cb(io: RaftIo) -> None:
 
 def _follower(r: Raft) -> int:
     """3.4: a voter that hears nothing for an election timeout stands as a candidate."""
-    if r.recovering:
+    if r.recovering and (not r.filling or election.is_voter(r)):
         recovering.waiting(r)
         return 0
     if not election.timer_expired(r):

@@ -295,11 +295,15 @@ def test_leader_that_cannot_store_its_barrier_at_once() -> None:
 
 
 def test_vote_of_a_server_with_nothing() -> None:
-    """A voter with an empty log grants any candidate its vote (it cannot be more up to date)."""
+    """A voter with an empty log cannot be more up to date; but it does not vote before a leader has filled it up."""
     s = Solo(start=False)
     s.io.stored = []
     assert raft_start(s.r) == 0
     s.r.configuration = s.conf
+    s.r.recovery_term = 3
+    s.recv(msg.request_vote(2, 2, 0, 3))
+    assert not s.reply().request_vote_result.vote_granted
+    s.r.recovering = s.r.filling = False
     s.recv(msg.request_vote(2, 2, 0, 0))
     assert s.reply().request_vote_result.vote_granted
 
