@@ -34,7 +34,7 @@ from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapsho
 
 SET_ASIDE_PREFIX: Final = "corrupt-"
 _MEANT: Final = re.compile(
-    "metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|" + marker.NAME + "|" + marker.BOOTSTRAP_NAME
+    f"metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|{marker.NAME}|{marker.BOOTSTRAP_NAME}|{marker.FILLING_NAME}"
 )
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40

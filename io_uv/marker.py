@@ -9,6 +9,10 @@ Bootstrapping is two steps on disk, the term and the first entry. `bootstrap_beg
 first one: if the process dies between them, the next bootstrap knows that it may go on (`bootstrap_stands`), as nobody
 can have heard of this server. What has a term and no entries without that file has joined a cluster.
 
+A server that starts without a log may be a member whose disk was replaced: `filling_set` leaves a durable file before a
+leader gives it the first entry. Should it stop before it has all of them, that file says at the next start that entries
+are missing (`filling_stands`), as the marker does; `marker_clear` removes both.
+
 The files have names that libraft ignores. Their texts are for people; that they exist is what counts.
 
 Failure modes: Failure(RAFT_IOERR). Without a marker nothing may be set aside, and no term stored.
@@ -26,6 +30,14 @@ BOOTSTRAP_NAME: Final = "bootstrap-under-way"
 
 _BOOTSTRAP_TEXT: Final = b"""\
 This directory is being bootstrapped, or that was interrupted. Bootstrap it again; it will not lead before.
+"""
+
+FILLING_NAME: Final = "log-incomplete"
+
+_FILLING_TEXT: Final = b"""\
+This server began without a log, and a leader is giving it one. It does not vote before it has all of it, and then
+removes this file. Should it refuse to start meanwhile, as the only voter by what it has, it is a member whose disk was
+replaced: have the others remove it, and add it under a new id, with an empty directory.
 """
 
 _TEXT: Final = """\
@@ -63,12 +75,26 @@ def marker_read(dir: str) -> str | None:
 
 
 def marker_clear(dir: str) -> None:
-    """Remove the marker, durably; no error if none stands."""
+    """Remove the marker, durably, and what filling_set has left; no error if none stands."""
     try:
         fs.remove_if_there(dir, NAME)
+        fs.remove_if_there(dir, FILLING_NAME)
         fs.sync_dir(dir)
     except Failure as exc:
         raise exc.wrap(f"remove {NAME}") from None
+
+
+def filling_set(dir: str) -> None:
+    """Make durable that this server, which has no log, is about to be given one."""
+    try:
+        fs.replace_file(dir, FILLING_NAME, _FILLING_TEXT)
+    except Failure as exc:
+        raise exc.wrap(f"write {FILLING_NAME}") from None
+
+
+def filling_stands(dir: str) -> bool:
+    """Return whether that was not finished."""
+    return fs.size_of(dir, FILLING_NAME) is not None
 
 
 def bootstrap_begin(dir: str) -> None:

@@ -104,6 +104,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.features = 0xFFFF  # Newer relatives keep other things in the rest of that word (encoding).
     io.recovering = _recovering
     io.recovered = _recovered
+    io.filling = _filling
     io.check_address = _check_address
     io.configured = _configured
     return 0
@@ -381,23 +382,41 @@ def _raise(timer: Timer, exc: BaseException) -> None:
 
 
 def _recovering(io: RaftIo) -> bool:
-    """RaftIo.recovering: whether files were set aside with entries that this server may have acknowledged."""
+    """RaftIo.recovering: whether entries are missing that this server may have acknowledged.
+
+    Files were set aside, or it was stopped while a leader filled up an empty log.
+    """
     uv: Uv = io.impl
     if uv.closing:
         closing.refuse(uv)
         return True
     try:
-        stands = marker.marker_read(io.impl.dir) is not None
+        if marker.marker_read(uv.dir) is not None:
+            io.errmsg = f"files were set aside, see {marker.NAME} for what to do"
+            return True
+        if uv.append_next_index > 1 and marker.filling_stands(uv.dir):
+            io.errmsg = f"it stopped before a leader had given it all of its log, see {marker.FILLING_NAME}"
+            return True
     except Failure as failure:
         _refuse(io, failure)
         return True
-    if stands:
-        io.errmsg = f"files were set aside, see {marker.NAME} for what to do"
-    return stands
+    return False
+
+
+def _filling(io: RaftIo) -> int:
+    """RaftIo.filling: leave a note that the log is about to be filled up."""
+    uv: Uv = io.impl
+    if uv.closing:
+        return closing.refuse(uv)
+    try:
+        marker.filling_set(uv.dir)
+    except Failure as failure:
+        return _refuse(io, failure)
+    return 0
 
 
 def _recovered(io: RaftIo) -> int:
-    """RaftIo.recovered: remove the marker that says so."""
+    """RaftIo.recovered: remove what says so."""
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)

@@ -212,6 +212,17 @@ def recovered(r: Raft) -> int:
         return _io_failed(r, "io.recovered", exc)
 
 
+def filling(r: Raft) -> int:
+    """Call io.filling."""
+    if r.io.filling is None:
+        return 0
+    try:
+        function: Function = r.io.filling
+        return int(function(r.io))
+    except BaseException as exc:
+        return _io_failed(r, "io.filling", exc)
+
+
 def check_address(r: Raft, address: str) -> int:
     """Call io.check_address; without it every address will do."""
     if r.io.check_address is None:

@@ -67,17 +67,27 @@ def begin_empty(r: Raft) -> None:
     from the first configuration on that it gets, with a part of what it acknowledged. So neither votes or stands before
     it has all that its leader had. If metadata were lost as well, nobody knows the term in which it stopped; that of
     the leader who begins to fill it up stands for it (`meets`). What of that term it acknowledged came from this
-    leader, so rule (2) holds; for rule (1) the term has to be a later one. Nothing of this outlives the process: one
-    that stops half filled goes on as a voter with what it has, as C's does behind a snapshot.
+    leader, so rule (2) holds; for rule (1) the term has to be a later one. A server that stops half filled recovers
+    when it starts again, if the I/O can note that (io.filling); without it, it goes on as a voter with what it has.
     """
     r.recovering = r.filling = True
     r.recovery_term = 0
 
 
-def meets(r: Raft) -> None:
-    """Take note of a leader of the current term, the one that begins to fill this server up if it is empty."""
-    if r.filling and log.last_index(r.log) == 0:
-        r.recovery_term = r.current_term
+def meets(r: Raft) -> int:
+    """Take note of a leader of the current term, the one that begins to fill this server up if it is empty.
+
+    Return 0 or the code of io.filling.
+    """
+    if not r.filling or log.last_index(r.log) > 0:
+        return 0
+    if r.recovery_term == 0:
+        rv = calls.filling(r)
+        if rv != 0:
+            calls.io_errmsg(r)
+            return rv
+    r.recovery_term = r.current_term
+    return 0
 
 
 def heard(r: Raft, args: RaftAppendEntries) -> None:
@@ -107,12 +117,11 @@ def stored(r: Raft) -> int:
     """See whether the recovery is over, after something was stored or shown to match; return 0 or what is fatal."""
     if not _is_complete(r):
         return 0
-    if r.filling:
+    rv = 0 if r.filling and r.io.filling is None else calls.recovered(r)
+    if rv == 0 and r.filling:
         r.recovering = r.filling = False
         trace(r.tracer, f"has all that its leader had, up to {r.last_stored}", TRACE_INFO)
-        return 0
-    rv = calls.recovered(r)
-    if rv == 0:
+    elif rv == 0:
         r.recovering = False
         _logger.info("server %d has all entries back, up to %d", r.id, r.last_stored)
         trace(r.tracer, f"all entries are back, up to {r.last_stored}", TRACE_INFO)

@@ -50,7 +50,5 @@ def follow(r: Raft, id: int, address: str) -> int:
         convert.to_follower(r)
     if r.follower_state is not None:
         term.update_leader(r, id, address)
-        if r.recovering:
-            recovering.meets(r)
-        return 0
+        return recovering.meets(r) if r.filling else 0
     return RAFT_SHUTDOWN

@@ -419,7 +419,9 @@ class RaftIo:
     nothing); `later(io, fn) -> int` has `fn()` called once, when timers and messages have had their turn: with it, and
     a `time` that does not stand still during a turn of the loop, long work is done in pieces; `report(io, exc)`
     receives an exception that a completion callback raised; `recovering(io) -> bool` says, after load, whether entries
-    that this server acknowledged may be missing from its log; `recovered(io) -> int` makes durable that none are.
+    that this server acknowledged may be missing from its log; `recovered(io) -> int` makes durable that none are;
+    `filling(io) -> int` makes durable that a server which has no log is about to be given one: as long as `recovered`
+    has not been called, and there is a log, `recovering` is true at later starts.
     `check_address(io, address) -> int` says, before a server is added, whether others can reach it there;
     `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
     yet together with those of the one before it: within a tick of every change.
@@ -438,6 +440,7 @@ class RaftIo:
         "defer",
         "errmsg",
         "features",
+        "filling",
         "forked",
         "impl",
         "init",
@@ -486,6 +489,7 @@ class RaftIo:
         self.report: Callable[[Self, BaseException], None] | None = None
         self.recovering: Callable[[Self], bool] | None = None
         self.recovered: Callable[[Self], int] | None = None
+        self.filling: Callable[[Self], int] | None = None
         self.check_address: Callable[[Self, str], int] | None = None
         self.configured: Callable[[Self, list[RaftServer]], None] | None = None
         self.forked: Callable[[Self, str], None] | None = None
