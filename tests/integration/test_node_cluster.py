@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pyraft import RAFT_LEADERSHIPLOST, aio
 from pyraft.node import Node, Refused, Unavailable, Unknown, init, join
 from pyraft.node.identity import JOINED, MEMBER, read
 from tests.lib.nodes import LOOPS, QUICK, Nodes, Shop, all_of, run, until
@@ -32,6 +33,46 @@ def test_calls_and_queries_on_any_node(tmp_path: Path, kind: str) -> None:
             assert sorted(results) == list(range(1, 601))
 
     run(scenario, kind)
+
+
+def test_queries_wait_for_what_is_acknowledged(tmp_path: Path) -> None:
+    """A leader answers only behind a round that shows that it still leads; a follower only once it has what the leader
+    had at that.
+    """
+
+    async def lost() -> None:
+        raise aio.RaftError(RAFT_LEADERSHIPLOST)
+
+    async def scenario() -> None:
+        async with Nodes(tmp_path) as cluster:
+            await cluster.grow(2)
+            leader, (follower,) = cluster.leader(), cluster.followers()
+            assert await follower.machine.put("apple") == 1
+            barrier = leader.server.barrier
+            leader.server.barrier = lost
+            for node in (leader, follower):
+                with node.timeout(0.3), pytest.raises(Unavailable):
+                    await node.machine.left("apple")
+                with node.timeout(0.3), pytest.raises(Unavailable):
+                    await node.ready()
+            leader.server.barrier = barrier
+            index = follower.server.raft.last_applied + 10
+            leader._service.answers = {**leader._service.answers, "index": lambda: at(index)}
+            query = asyncio.ensure_future(follower.machine.left("apple"))
+            await asked.wait()
+            await follower.members()  # whose answer comes behind the index
+            while not query.done():
+                assert follower.server.raft.last_applied < index + 50
+                await leader.machine.put("pear")
+            assert follower.server.raft.last_applied >= index
+            assert await query == 1
+
+    async def at(index: int) -> int:
+        asked.set()
+        return index
+
+    asked = asyncio.Event()
+    run(scenario)
 
 
 @loops

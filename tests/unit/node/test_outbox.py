@@ -1,0 +1,164 @@
+"""Calls on their way: what the outbox does with a path that answers, loses, is missing, or is full."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pyraft.node.errors import Stopped
+from pyraft.node.outbox import GROUP_CALLS, GROUPS, UNRESOLVED, Call, Outbox, Session
+
+
+class Road:
+    """A path by hand: it keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[list[Any], Callable[[Any], None]]] = []
+
+    def send(self, calls: list[Any], done: Callable[[Any], None]) -> None:
+        """Keep a group."""
+        self.sent.append((calls, done))
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+async def turns(n: int = 5) -> None:
+    """Let the loop go round."""
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def call(session: Session, text: bytes = b"") -> Call:
+    return session.begin("", "note", 1, text)
+
+
+def test_place_of_one_who_is_cancelled_goes_to_the_next() -> None:
+    """Who is cancelled at the moment at which there is room lets the next one have it."""
+
+    async def scenario() -> None:
+        outbox = Outbox(lambda: None, 1, 1000)
+        session = Session(b"s")
+        first = call(session)
+        outbox.put(first)
+        assert outbox.is_full
+        waiting = [asyncio.ensure_future(outbox.room(lambda future: None)) for _ in range(3)]
+        await turns()
+        outbox.release(first)
+        waiting[0].cancel()
+        await waiting[1]
+        assert not waiting[2].done()
+        second = call(session)
+        outbox.put(second)
+        outbox.release(second)
+        await waiting[2]
+        outbox.close(Stopped)
+
+    run(scenario)
+
+
+def test_groups_that_are_lost_go_first_again() -> None:
+    """Calls keep their order when a group's outcomes are lost; those whose caller is gone are not sent again."""
+
+    async def scenario() -> None:
+        road = Road()
+        outbox = Outbox(lambda: road, 10_000, 1 << 20)
+        session = Session(b"s")
+        calls = [call(session) for _ in range(5)]
+        futures = [outbox.put(c) for c in calls[:3]]
+        await turns()
+        futures += [outbox.put(c) for c in calls[3:]]
+        await turns()
+        assert [[wire[1] for wire in group] for group, _ in road.sent] == [[1, 2, 3], [4, 5]]
+        futures[1].cancel()
+        road.sent[0][1](None)
+        await asyncio.gather(*[asyncio.sleep(0.05)])
+        assert [wire[1] for wire in road.sent[2][0]] == [1, 3]
+        road.sent[1][1]([b"4", b"5"])
+        road.sent[2][1]([b"1", b"3"])
+        assert [futures[n].result() for n in (0, 2, 3, 4)] == [b"1", b"3", b"4", b"5"]
+        assert [c.sends for c in calls] == [2, 1, 2, 1, 1]
+        outbox.close(Stopped)
+
+    run(scenario)
+
+
+def test_so_many_groups_may_be_under_way() -> None:
+    """No more than GROUPS groups are without an answer, none has more than GROUP_CALLS calls; the rest waits."""
+
+    async def scenario() -> None:
+        road = Road()
+        outbox = Outbox(lambda: road, 1 << 20, 1 << 30)
+        session = Session(b"s")
+        total = GROUP_CALLS * (GROUPS + 2)
+        futures = [outbox.put(call(session)) for _ in range(total)]
+        await turns()
+        assert [len(group) for group, _ in road.sent] == [GROUP_CALLS] * GROUPS
+        answered = 0
+        while answered < len(road.sent):
+            group, done = road.sent[answered]
+            done([b"x"] * len(group))
+            answered += 1
+            await turns()
+            assert len(road.sent) - answered <= GROUPS
+        assert sum(len(group) for group, _ in road.sent) == total
+        assert all(future.done() for future in futures)
+        outbox.close(Stopped)
+
+    run(scenario)
+
+
+def test_without_a_path_calls_wait_until_there_is_one() -> None:
+    """A path that comes is used when the outbox is woken; a closed outbox ends what waits, and whoever comes."""
+
+    async def scenario() -> None:
+        roads: list[Road] = []
+        outbox = Outbox(lambda: roads[0] if roads else None, 10, 1000)
+        session = Session(b"s")
+        future = outbox.put(call(session))
+        await turns()
+        roads.append(Road())
+        outbox.wake()
+        await turns()
+        assert len(roads[0].sent) == 1
+        roads[0].sent[0][1]([b"done"])
+        assert await future == b"done"
+        waiting = outbox.put(call(session))
+        room = [outbox.put(call(session)) for _ in range(9)]
+        queued = asyncio.ensure_future(outbox.room(lambda future: None))
+        await turns()
+        outbox.close(lambda: Stopped("closed"))
+        for end in (waiting, *room, queued, outbox.put(call(session))):
+            with pytest.raises(Stopped):
+                await end
+        with pytest.raises(Stopped):
+            await outbox.room(lambda future: None)
+        roads[0].sent[-1][1](None)  # too late to matter
+
+    run(scenario)
+
+
+def test_sessions_acknowledge_what_nobody_waits_for() -> None:
+    """Up to the lowest number that is open or unresolved; the oldest unresolved one is given up beyond a limit."""
+    session = Session(b"s")
+    calls = [call(session) for _ in range(5)]
+    assert session.acknowledged == 0
+    session.end(calls[1])
+    session.end(calls[0])
+    assert session.acknowledged == 2
+    session.leave(calls[2])
+    session.end(calls[3])
+    session.end(calls[4])
+    assert session.acknowledged == 2
+    assert session.is_unresolved(calls[2])
+    session.end(calls[2])
+    assert session.acknowledged == 5
+    assert not session.is_unresolved(calls[2])
+    left = [call(session) for _ in range(UNRESOLVED + 1)]
+    for one in left:
+        session.leave(one)
+    assert not session.is_unresolved(left[0])
+    assert session.is_unresolved(left[1])
+    assert session.acknowledged == left[0].number
