@@ -311,9 +311,11 @@ class Server:
             if status == 0:
                 future.set_result(result)
             else:
-                # The core's code says what has become of the request, not why. No other end of a request is a stop.
-                stopped = self._stopped() if status == RAFT_LEADERSHIPLOST else None
-                future.set_exception(stopped or RaftError(status))
+                # The core's code says what has become of the request, not why. No other end of a request is a stop; and
+                # where a write has failed, or a promotion, the core has just said why.
+                lost = status == RAFT_LEADERSHIPLOST
+                stopped = self._stopped() if lost else None
+                future.set_exception(stopped or RaftError(status, "" if lost else raft_errmsg(self.raft)))
 
         rv = submit(self.raft, req, *args, done)
         if rv != 0:

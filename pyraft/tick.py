@@ -109,6 +109,8 @@ def _watch_promotion(r: Raft, leader: LeaderState, now: int) -> None:
     too_slow = leader.round_number == r.max_catch_up_rounds and duration > r.election_timeout
     if not too_slow and duration <= r.max_catch_up_round_duration:
         return
+    if leader.change is not None:
+        r.errmsg = f"server {leader.promotee_id} has not caught up in time, in round {leader.round_number}"
     leader.promotee_id = 0
     leader.round_index = 0
     leader.round_number = 0

@@ -338,6 +338,28 @@ def test_close_answers_everybody(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_failed_write_says_what_the_disk_has_said(tmp_path: Path) -> None:
+    """The code says that it was the disk; the text says which file, and why."""
+
+    async def scenario() -> None:
+        member = await alone(tmp_path)
+        append = member.io.append
+
+        def failing(io: Any, req: Any, entries: Any, n: int, cb: Any) -> int:
+            def failed(req: Any, status: int) -> None:
+                io.errmsg = "write segment: disk on fire"
+                cb(req, pyraft.RAFT_IOERR)
+
+            return append(io, req, entries, n, failed)
+
+        member.io.append = failing
+        with pytest.raises(aio.RaftError, match="RAFT_IOERR: io: write segment: disk on fire"):
+            await member.server.apply(b"command1")
+        await member.close()
+
+    run(scenario)
+
+
 def test_start_that_is_cancelled_leaves_a_server_to_close(tmp_path: Path) -> None:
     """A start that is cancelled while the log is read ends only when the thread has, so that close finds it at rest."""
     reading = threading.Event()

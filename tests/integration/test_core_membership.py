@@ -358,6 +358,7 @@ def test_promotion_of_a_dead_server_fails(new_cluster: NewCluster) -> None:
     start = c.time
     c.kill(2)
     assert c.until_done(p, 10000) == RAFT_NOCONNECTION
+    assert raft_errmsg(c.raft(0)) == "server 3 has not caught up in time, in round 1"
     assert 5000 < c.time - start <= 5100
     assert c.roles(0)[3] == RAFT_SPARE
     assert c.until_done(c.remove(0, 3)) == 0
