@@ -81,7 +81,10 @@ class RaftError(Exception):
 class Server:
     """One server. `raft` is the struct behind it, for everything that does not wait: setters, raft_last_index, …
 
-    Settings like raft_set_snapshot_threshold(server.raft, n) go between construction and start.
+    Settings like raft_set_snapshot_threshold(server.raft, n) go between construction and start. Methods raise RaftError
+    with the codes of the C functions that they name. Beside these all requests raise RAFT_NOTLEADER from a server that
+    does not lead, RAFT_CANCELED from one that is not started or closed, RAFT_SHUTDOWN from one that has stopped by
+    itself, with the cause, and RAFT_LEADERSHIPLOST when the leadership ends: they may be carried out all the same.
     """
 
     def __init__(self, io: RaftIo, fsm: RaftFsm, id: int, address: str) -> None:
@@ -219,8 +222,7 @@ class Server:
         finally:
             self._waiters.remove(waiter)
 
-    # Requests. All of them raise RAFT_NOTLEADER from a server that does not lead, RAFT_CANCELED from one that is not
-    # started or closed, RAFT_SHUTDOWN from one that has stopped by itself, with the cause.
+    # Requests.
 
     async def apply(self, *bufs: Buffer) -> Any:
         """Have commands committed and applied, as one batch; return what fsm.apply answered for the first.

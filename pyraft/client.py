@@ -58,8 +58,10 @@ def raft_apply(
     raft_uv needs payloads that are multiples of 8 bytes. With an io.defer, disk and network follow at the end of the
     loop turn.
 
-    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), RAFT_INVALID (n below 1 or above len(bufs), or something is
-    no buffer), codes of io.append ("io: …"). Source: raft.h, dissertation 3.5.
+    Errors: RAFT_NOTLEADER (raft_errmsg says who leads, or why nobody does here), RAFT_BUSY (`req` is under way; ours),
+    RAFT_INVALID (n below 1 or above len(bufs), an element is not a buffer, `req` is not a RaftApply; ours),
+    RAFT_SHUTDOWN (FSM or I/O code raised inside the call, or this is a forked child; ours), codes of io.append
+    ("io: …"). Source: raft.h, dissertation 3.5.
     """
     payloads = _payloads(bufs, n)
     if payloads is None or not _is(req, RaftApply):
@@ -146,7 +148,8 @@ def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
 def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:
     """Append a barrier entry; `cb(req, status)` fires when it, and so all before it, is applied.
 
-    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), codes of io.append. Source: raft.h.
+    Its status is 0, RAFT_LEADERSHIPLOST, or that of a failed write. Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under
+    way), RAFT_INVALID (`req` is not a RaftBarrier), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h.
     """
     replicate.flush(r)
     if not _is(req, RaftBarrier):
@@ -168,8 +171,9 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     shows of it, and a code of io.append goes to `cb`, as RAFT_LEADERSHIPLOST does when the leadership ends.
 
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
-    of raft_configuration_add, that of io.check_address (RAFT_INVALID with io_uv, for an address that no server can be
-    reached at), codes of io.append. Source: raft.h, dissertation 4.1.
+    of raft_configuration_add (RAFT_BADID, RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS, RAFT_INVALID), that of
+    io.check_address (RAFT_INVALID with io_uv, for an address that no server can be reached at), RAFT_INVALID (`req` is
+    not a RaftChange), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.1.
     """
     replicate.flush(r)
     if not _is(req, RaftChange):
@@ -193,7 +197,8 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
     """Remove a server from the configuration; `cb(req, status)` fires when that is committed.
 
     It may have to wait, see raft_add. Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req` is under way),
-    RAFT_BADID (not a member), RAFT_INVALID (no voter would be left), codes of io.append. Source: raft.h.
+    RAFT_BADID (not a member), RAFT_INVALID (no voter would be left, or `req` is not a RaftChange), RAFT_SHUTDOWN as
+    raft_apply, codes of io.append. Source: raft.h, dissertation 4.1, 4.2.2.
     """
     replicate.flush(r)
     if not _is(req, RaftChange):
@@ -216,8 +221,8 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
     change may have to wait, see raft_add.
 
     Errors: RAFT_BADROLE (unknown, or what the server has already), RAFT_NOTLEADER, RAFT_CANTCHANGE, RAFT_BUSY (`req`
-    is under way), RAFT_NOTFOUND (not a member), RAFT_INVALID (no voter would be left), codes of io.append.
-    Source: raft.h.
+    is under way), RAFT_NOTFOUND (not a member), RAFT_INVALID (no voter would be left, or `req` is not a RaftChange),
+    RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.2.1.
     """
     if not configuration.is_role(role):
         r.errmsg = raft_strerror(RAFT_BADROLE)
@@ -241,7 +246,7 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
 
 
 def raft_promote(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
-    """Make a server a voter: raft_assign with RAFT_VOTER (ours; raft_promote of older versions of the C library)."""
+    """Make a server a voter: raft_assign with RAFT_VOTER, and its errors (ours; older versions of raft.h have it)."""
     return raft_assign(r, req, id, RAFT_VOTER, cb)
 
 
@@ -276,11 +281,12 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, promotee_i
 def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:
     """Hand the leadership to voter `id`, or with 0 to the one that is furthest.
 
-    `cb(req)` fires when the target is seen to lead, after an election timeout, or when this server stops; ask
-    raft_leader whether it worked. Meanwhile requests get RAFT_NOTLEADER.
+    `cb(req)` fires when the target is seen to lead, after an election timeout, when the target cannot be told, or when
+    this server leads again or stops; ask raft_leader whether it worked. Meanwhile requests get RAFT_NOTLEADER.
 
-    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), RAFT_NOTFOUND (id 0 and no other voter), RAFT_BADID (no
-    member, this server, or no voter), codes of io.send. Source: raft.h, dissertation 3.10.
+    Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under way), RAFT_NOTFOUND (id 0 and no other voter), RAFT_BADID (not a
+    member, not a voter, or this server), RAFT_INVALID (`req` is not a RaftTransfer), RAFT_SHUTDOWN as raft_apply, codes
+    of io.send. Source: raft.h, dissertation 3.10.
     """
     replicate.flush(r)
     if not _is(req, RaftTransfer):

@@ -175,8 +175,9 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
     """Force `conf` on a stopped server whose cluster has lost its majority, by appending it to the log on disk.
 
     Stop all servers; call this once, on the one with the highest term and the longest log; replace the data
-    directories of the others by a copy of its; start. Errors: as raft_bootstrap, with io.recover; RAFT_NOTFOUND (io_uv)
-    without a log. Source: raft.h.
+    directories of the others by a copy of its; start. Errors: RAFT_BUSY (started), codes of io.recover ("io: …"; with
+    io_uv RAFT_NOTFOUND without a log); ours, as raft_bootstrap: RAFT_SHUTDOWN, RAFT_INVALID, those of
+    raft_configuration_add. Source: raft.h.
     """
     return _write_offline(r, conf, calls.recover)
 

@@ -1,0 +1,68 @@
+"""What the docstrings of public functions say of codes: each function that can fail names some, each has been provoked.
+
+Provoked means: a test module calls the function, or its coroutine in pyraft.aio, and names the code. That is a coarse
+measure, but it finds a code that nobody has ever seen a function return, and a function that says nothing.
+"""
+
+import inspect
+import re
+from types import ModuleType
+
+import pytest
+
+import io_uv
+import pyraft
+from pyraft import errors
+from tests.lib.source import ROOT
+
+CODES = {name for name in vars(errors) if re.fullmatch(r"RAFT_[A-Z]+", name)}
+
+CANNOT_FAIL = {"raft_digest", "raft_last_applied", "raft_last_index", "raft_role", "raft_state", "raft_version_number"}
+CANNOT_FAIL |= {"raft_voter_contacts", "raft_uv_set_snapshot_compression"}
+"""Functions whose number is not a code, or always 0."""
+
+OF_ANOTHER = {"raft_promote": "raft_assign"}
+"""Functions whose docstring names another one for its errors."""
+
+
+def functions(module: ModuleType) -> dict[str, str]:
+    """Return the docstrings of a module's public functions that return a number, alone or in front of something."""
+    found = {}
+    for name in module.__all__:
+        function = getattr(module, name)
+        returns = str(getattr(function, "__annotations__", {}).get("return", ""))
+        if inspect.isroutine(function) and re.match(r"<class 'int'>|tuple\[int|int", returns):
+            found[name] = inspect.getdoc(function) or ""
+    return found
+
+
+FUNCTIONS = functions(pyraft) | functions(io_uv)
+MODULES = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+
+
+def named(text: str) -> set[str]:
+    """Return the codes that a docstring names."""
+    return CODES & set(re.findall(r"RAFT_[A-Z]+", text))
+
+
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - CANNOT_FAIL - {"raft_leader"}))
+def test_a_function_that_can_fail_names_its_codes(name: str) -> None:
+    """With no code at all nobody would know what to expect; where a function comes from is said as well."""
+    text = FUNCTIONS[name]
+    assert named(text) or OF_ANOTHER.get(name, "?") in text, name
+    assert re.search(r"raft\.h|uv\.h|\b[Oo]urs\b", text), f"{name} says neither its header nor that it is ours"
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_the_codes_it_names_are_provoked(name: str) -> None:
+    """Some test module has both the function and the code."""
+    short = re.compile(rf"\b{name}\(|\.{name.removeprefix('raft_')}\(")
+    callers = [text for text in MODULES if short.search(text)]
+    missing = {code for code in named(FUNCTIONS[name]) if not any(code in text for text in callers)}
+    assert not missing, f"no test of {name} speaks of {sorted(missing)}"
+
+
+def test_the_lists_are_up_to_date() -> None:
+    """What cannot fail exists, and is not listed for nothing."""
+    assert set(FUNCTIONS) >= CANNOT_FAIL
+    assert {name for name in CANNOT_FAIL if named(FUNCTIONS[name])} == set()
