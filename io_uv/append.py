@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from io_uv import closing, finalize, fs, prepare, retry, state
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import STATX, refused
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
 from pyraft import errors

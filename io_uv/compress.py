@@ -16,7 +16,8 @@ from typing import Final
 
 import lz4.frame
 
-from io_uv.fs import CHUNK, Failure
+from io_uv.failure import Failure
+from io_uv.fs import CHUNK
 from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
 from pyraft.types import BytesLike
 

@@ -18,7 +18,7 @@ import time
 from typing import Any, Final, TypeAlias
 
 from io_uv import ip, keyfiles
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_INVALID
 
 ID_PREFIX: Final = "raft-server-"

@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_INVALID
 
 _LABEL: Final = re.compile(rb"-----BEGIN ([^\r\n]*?)-----")

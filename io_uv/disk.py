@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from io_uv import fs, listing, marker, metadata, open_segment, segment, snapshot_file
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED, TORN, UNWRITTEN, OpenContent
 from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo

@@ -16,7 +16,7 @@ import mmap
 import struct
 from typing import Final, TypeAlias
 
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.state import Limits
 from pyraft import configuration
 from pyraft.errors import RAFT_MALFORMED, RAFT_TOOBIG

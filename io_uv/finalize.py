@@ -13,7 +13,7 @@ io.close comes first, one more attempt is made, and if that fails the rest is le
 """
 
 from io_uv import closing, fs, retry, segment, state, work
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 
 
 class DyingSegment:

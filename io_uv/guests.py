@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from io_uv import ip, tcp_common
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.tcp_common import UvTcp
 from io_uv.transport import RaftUvGuest, RaftUvTransport, raft_uv_serve_cb
 from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_MALFORMED, errmsg_cut

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 
 DEFAULT_PORT: Final = "8080"

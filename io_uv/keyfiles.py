@@ -20,8 +20,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from io_uv import fs
-from io_uv.failure import failure
-from io_uv.fs import Failure
+from io_uv.failure import Failure, failure
 from pyraft.errors import RAFT_INVALID
 
 _log: Final = logging.getLogger("io_uv")

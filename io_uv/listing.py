@@ -12,7 +12,7 @@ import builtins
 import os
 
 from io_uv import fs, marker, segment, snapshot_file
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import META_SUFFIX, SnapshotInfo
 

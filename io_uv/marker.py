@@ -22,7 +22,7 @@ import contextlib
 from typing import Final
 
 from io_uv import fs
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 
 NAME: Final = "log-set-aside"
 

@@ -16,7 +16,7 @@ import struct
 from typing import Final
 
 from io_uv import fs, sums
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.state import Metadata
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED
 

@@ -19,7 +19,7 @@ import struct
 from typing import Final
 
 from io_uv import crc, encoding, fs, refusal, segment
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOMEM
 from pyraft.types import EntryBatch, no_entries
 

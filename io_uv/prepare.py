@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from io_uv import closing, fs, retry, segment, state, work
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import DIRECT, refused
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace

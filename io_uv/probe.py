@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from io_uv import fs, kaio
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import DIRECT, FALLOCATE, FSTATFS, STATX, XATTR, Refusals, at, refused
 from pyraft import heap
 from pyraft.errors import RAFT_NOMEM

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from io_uv import closing, encoding, pyuv, tcp
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.state import Limits, Uv
 from io_uv.transport import RaftUvStream, RaftUvTransport
 from pyraft.errors import RAFT_MALFORMED, RAFT_NOMEM, RAFT_TOOBIG, errmsg_cut

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from io_uv import closing, state
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Timer
 from pyraft.errors import RAFT_CANCELED
 from pyraft.tracing import TRACE_WARN, trace

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from io_uv import crc, encoding, fs
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_CORRUPT
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, no_entries
 

@@ -15,7 +15,7 @@ import struct
 from typing import Final
 
 from io_uv import crc, encoding, kaio, segment
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft import errors, heap
 from pyraft.types import EntryBatch
 

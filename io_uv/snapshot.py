@@ -20,7 +20,7 @@ import logging
 from typing import Final
 
 from io_uv import append, closing, fs, listing, segment, snapshot_file, state, work
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Timer
 from io_uv.snapshot_file import SnapshotInfo
 from pyraft import errors

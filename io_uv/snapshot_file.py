@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from io_uv import compress, crc, fs, sums
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOMEM, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import BytesLike, RaftConfiguration, RaftSnapshot

@@ -15,7 +15,7 @@ connections that were handed to raft are its own.
 from collections.abc import Callable
 
 from io_uv import guests, ip, tcp_connect, tcp_dial, tcp_listen
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from io_uv.refusal import Refusals
 from io_uv.state import Limits

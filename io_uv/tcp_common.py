@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from io_uv import ip, pyuv
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import Refusals, refused
 from io_uv.state import Limits
 from io_uv.teller import Teller

@@ -14,7 +14,7 @@ Callbacks come after the handle is closed, thus never inside dial or cancel.
 """
 
 from io_uv import ip, pyuv, tcp_common
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.transport import RaftUvDial, RaftUvTransport
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from io_uv import guests, ip, pyuv, tcp_common
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.gate import Gate
 from io_uv.transport import RaftUvHandshakeReader, RaftUvTransport, raft_uv_accept_cb
 from pyraft.errors import RAFT_IOERR

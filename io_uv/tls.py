@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv, tcp, tcp_common
 from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.gate import Gate
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_UNAUTHORIZED, errmsg_cut

@@ -11,7 +11,7 @@ failed, need no removal: nothing is done then.
 """
 
 from io_uv import append, closing, listing, retry, segment, state, work
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft import errors
 from pyraft.types import RaftIo
 

@@ -39,7 +39,7 @@ from io_uv import (
     work,
 )
 from io_uv.end_of_turn import EndOfTurn
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Timer
 from io_uv.refusal import EVENTFD, LOOP, NO_EVENTFD_AT_ALL, Refusals
 from io_uv.state import Limits, Metadata, Uv

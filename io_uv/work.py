@@ -13,7 +13,7 @@ can be started for ends with RAFT_TOOMANY, one that was waiting when the loop wa
 from collections.abc import Callable
 
 from io_uv import closing, state
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import errno
 from pyraft import errors
 from pyraft.types import RaftIo, RaftIoAsyncWork, raft_io_async_work_cb

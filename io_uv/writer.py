@@ -29,8 +29,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from io_uv import fs, kaio, work
-from io_uv.failure import FULL
-from io_uv.fs import Failure
+from io_uv.failure import FULL, Failure
 from io_uv.pyuv import UV_READABLE, Loop, Poll, wakeup
 from io_uv.pyuv.errno import UV_EAGAIN
 from io_uv.refusal import AIO as ASYNC

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import io_uv
 from io_uv import credentials, pyuv
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.node.errors import Refused
 
 Path: TypeAlias = str | os.PathLike[str]

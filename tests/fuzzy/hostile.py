@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from io_uv import compress, crc, encoding, metadata, open_segment, segment, sums
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.recv import Reader
 from io_uv.state import Limits
 from io_uv.tcp_common import Handshake

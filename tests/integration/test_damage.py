@@ -12,7 +12,7 @@ from typing import TypeAlias
 import pytest
 
 from io_uv import finalize
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from tests.lib.crashfs import Image, MemoryFs, installed
 from tests.lib.power_cut import Expected, Found
 from tests.lib.power_cut_scripts import Script

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Timer
 from pyraft import errors
 from pyraft.types import RaftBuffer, RaftIoAppend

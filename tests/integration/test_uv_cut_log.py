@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from io_uv import segment
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft import errors
 from tests.lib.uvtest import Outcome, UvIo, numbers
 

@@ -23,7 +23,7 @@ from io_uv import (
     raft_uv_set_segment_size,
     raft_uv_tcp_init,
 )
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from io_uv.transport import RaftUvTransport
 from pyraft import errors, heap

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from io_uv import fs, sums
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_INVALID
 from tests.lib.uvtest import UvIo
 

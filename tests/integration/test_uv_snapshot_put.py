@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from io_uv import fs, raft_uv_set_snapshot_compression, snapshot_file
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft import errors
 from pyraft.types import RaftIoSnapshotGet, RaftIoSnapshotPut, RaftSnapshot
 from tests.lib.covers import covers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from io_uv import fs, retry, segment
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft import errors
 from tests.lib.covers import covers
 from tests.lib.uvtest import UvIo, numbers, run_until

@@ -21,7 +21,7 @@ from typing import Any
 import pyraft
 from io_uv import pyuv, raft_uv_close, raft_uv_init, raft_uv_tcp_close
 from io_uv.directory import lock_dir
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Prepare, Signal, Timer, forked
 from pyraft import errors
 from tests.lib.uvnode import Node, Numbers, free_addresses

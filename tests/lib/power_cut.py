@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from io_uv import disk, marker, metadata, segment
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.state import Metadata
 from pyraft.types import (
     RAFT_COMMAND,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from io_uv import compress
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_IOERR
 from tests.lib.covers import covers
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from io_uv import crl
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_INVALID
 from tests.lib.tlstest import DAY, NOW, Authority
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from io_uv import directory, fs
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import FLOCK, OFD_LOCK, REFUSED, Refusals
 from pyraft.errors import RAFT_BUSY, RAFT_IOERR
 from tests.lib.threads import open_fds

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, refusal
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import DIRECT, FALLOCATE, REFUSED, XATTR, Refusals
 from pyraft.errors import RAFT_IOERR, RAFT_NOSPACE
 from tests.lib.threads import open_fds

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from io_uv import encoding
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.state import Limits
 from pyraft import configuration
 from pyraft.errors import RAFT_MALFORMED, RAFT_TOOBIG

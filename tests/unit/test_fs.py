@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from io_uv import directory, fs, libc
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import Refusals
 from pyraft.errors import (
     RAFT_INVALID,

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from io_uv import ip
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 from tests.lib.peer import resolver

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from io_uv import fs, listing
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from pyraft.errors import RAFT_IOERR
 from tests.lib.disk import Dir, commands
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from io_uv import fs, marker, metadata, sums
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.state import Metadata
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED
 from tests.lib.disk import Dir, words

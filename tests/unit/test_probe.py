@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, kaio, probe
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.refusal import AIO, DIRECT, EVENTFD, FSTATFS, REFUSED, STATX, XATTR, Refusals
 from pyraft import heap
 from pyraft.errors import RAFT_IOERR, RAFT_NOMEM, RAFT_NOSPACE

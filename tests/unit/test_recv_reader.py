@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from io_uv import encoding
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.recv import Reader
 from io_uv.state import Limits
 from io_uv.tcp_common import Handshake

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from io_uv import fs, open_segment, segment
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
 from io_uv.segment import SegmentInfo
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOSPACE

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from io_uv import crc
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.segment_buffer import SegmentBuffer, batch_size
 from pyraft import errors, heap
 from pyraft.types import EntryBatch

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from io_uv import compress, fs, snapshot_file
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.snapshot_file import SnapshotInfo
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOSPACE, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import RaftConfiguration, RaftServer, RaftSnapshot

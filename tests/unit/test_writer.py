@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, kaio
-from io_uv.fs import Failure
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from io_uv.refusal import REFUSED, Refusals
 from io_uv.segment_buffer import Arena
