@@ -21,7 +21,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from io_uv import closing, finalize, fs, prepare, retry, state
+from io_uv import callbacks, closing, finalize, fs, prepare, retry, state
 from io_uv.failure import Failure
 from io_uv.refusal import STATX, refused
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
@@ -187,7 +187,7 @@ def _fail_doomed(uv: state.Uv) -> None:
     uv.append_doomed.clear()
     for req, failure in doomed:
         uv.io.errmsg = errors.errmsg_cut(failure.message)
-        closing.fire(uv, req.cb, req, failure.code)
+        callbacks.fire(uv, req.cb, req, failure.code)
 
 
 def _last(uv: state.Uv) -> AliveSegment | None:
@@ -332,7 +332,7 @@ def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         segment.last_index = last_index
         uv.append_told = False
         for request in done:
-            closing.fire(uv, request.req.cb, request.req, 0)
+            callbacks.fire(uv, request.req.cb, request.req, 0)
     else:
         trace(uv.tracer, f"write: {failure.message}", TRACE_WARN)
         # The failed part may be on the disk all the same. Until this segment is cut behind its last good entry nothing
@@ -387,7 +387,7 @@ def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
         segment.finalize = True
     uv.io.errmsg = errors.errmsg_cut(failure.message)
     for request in failed:
-        closing.fire(uv, request.req.cb, request.req, failure.code)
+        callbacks.fire(uv, request.req.cb, request.req, failure.code)
 
 
 def _finalize(uv: state.Uv, segment: AliveSegment) -> None:

@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from typing import Final, TypeAlias
 
-from io_uv import closing, pyuv
+from io_uv import callbacks, closing, pyuv
 from io_uv.state import Uv
 from io_uv.transport import RaftUvConnect, RaftUvStream
 from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
@@ -187,7 +187,7 @@ class Client:
     def _finish(self, sends: list[Send], status: int) -> None:
         for req, _, size in sends:
             self.size -= size
-            closing.fire(self.uv, req.cb, req, status)
+            callbacks.fire(self.uv, req.cb, req, status)
 
     # The connection.
 
@@ -202,7 +202,7 @@ class Client:
         try:
             rv = transport.connect(transport, RaftUvConnect(), self.id, self.address, self._connect_cb)
         except Exception as exc:
-            closing.report(self.uv, exc)
+            callbacks.report(self.uv, exc)
             transport.errmsg = f"{type(exc).__name__}: {exc}"
             rv = RAFT_NOCONNECTION
         if rv != 0:

@@ -1,7 +1,7 @@
-"""Calling back: completion callbacks, and the one close callback that waits for everything else.
+"""The end of an instance: the one close callback that waits for everything else.
 
-Duty: `fire` runs a user's callback so that an exception in it reaches `io.report` and leaves the pipeline alone;
-`maybe_fire` runs the callback of io.close once nothing of the instance is left.
+Duty: `maybe_fire` runs the callback of io.close once nothing of the instance is left; `refuse` is the answer of a table
+that was closed.
 
 Whoever removes something that a close waits for (a handle in `aborting`, a segment, a job, the timer) calls
 `maybe_fire` right after. It is free to call it at any time: it does nothing unless io.close was called.
@@ -9,28 +9,7 @@ Whoever removes something that a close waits for (a handle in `aborting`, a segm
 Failure modes: none of its own.
 """
 
-import sys
-from collections.abc import Callable
-
-from io_uv import refusal, state
-
-
-def fire(uv: state.Uv, cb: Callable[..., None] | None, *args: object) -> None:
-    """Call `cb(*args)`, if there is one; an exception that it raises goes to `io.report(io, exc)`."""
-    if cb is None:
-        return
-    try:
-        cb(*args)
-    except Exception as exc:
-        report(uv, exc)
-
-
-def report(uv: state.Uv, exc: BaseException) -> None:
-    """Hand an exception of user code to `io.report`, or to sys.excepthook where the table has none."""
-    if uv.io.report is not None:
-        uv.io.report(uv.io, exc)
-    else:
-        sys.excepthook(type(exc), exc, exc.__traceback__)
+from io_uv import callbacks, refusal, state
 
 
 def refuse(uv: state.Uv) -> int:
@@ -75,4 +54,4 @@ def end(uv: state.Uv) -> None:
     uv.closed = True
     unlock(uv)
     cb, uv.close_cb = uv.close_cb, None
-    fire(uv, cb, uv.io)
+    callbacks.fire(uv, cb, uv.io)

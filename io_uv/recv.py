@@ -19,7 +19,7 @@ import mmap
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from io_uv import closing, encoding, pyuv, tcp
+from io_uv import callbacks, closing, encoding, pyuv, tcp
 from io_uv.failure import Failure
 from io_uv.state import Limits, Uv
 from io_uv.transport import RaftUvStream, RaftUvTransport
@@ -227,7 +227,7 @@ class Server:
         self.heard_at = uv.loop.now()
         message.server_id = self.id
         message.server_address = self.address
-        closing.fire(uv, uv.recv_cb, uv.io, message)
+        callbacks.fire(uv, uv.recv_cb, uv.io, message)
 
     def _read_cb(self, stream: RaftUvStream, data: bytes | None, error: int | None) -> None:
         if error is not None:

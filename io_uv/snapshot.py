@@ -19,7 +19,7 @@ failed with; one that a thread is busy with ends as it ends.
 import logging
 from typing import Final
 
-from io_uv import append, closing, fs, listing, segment, snapshot_file, state, work
+from io_uv import append, callbacks, closing, fs, listing, segment, snapshot_file, state, work
 from io_uv.failure import Failure
 from io_uv.pyuv import Timer
 from io_uv.snapshot_file import SnapshotInfo
@@ -82,7 +82,7 @@ class Put:
         """The barrier's turn."""
         uv = self.uv
         if uv.closing:
-            closing.fire(uv, self.req.cb, self.req, errors.RAFT_CANCELED)
+            callbacks.fire(uv, self.req.cb, self.req, errors.RAFT_CANCELED)
             return
         uv.snapshot_put_work = self
         work.run(uv, self.store, self.after)
@@ -179,7 +179,7 @@ class Put:
             if self.installs and uv.append_next_index == self.snapshot.index + 1:
                 # The core puts its former log back and goes on from there (B6).
                 uv.append_next_index = self.former_next_index
-        closing.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
+        callbacks.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
         append.release_barrier(uv)
 
 
@@ -233,9 +233,9 @@ class Get:
         uv.snapshot_get_reqs.remove(self)
         if failure is not None:
             uv.io.errmsg = errors.errmsg_wrap(failure.message, "get snapshot")
-            closing.fire(uv, self.req.cb, self.req, None, failure.code)
+            callbacks.fire(uv, self.req.cb, self.req, None, failure.code)
         else:
-            closing.fire(uv, self.req.cb, self.req, self.snapshot, 0)
+            callbacks.fire(uv, self.req.cb, self.req, self.snapshot, 0)
         closing.maybe_fire(uv)
 
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from io_uv import (
     append,
+    callbacks,
     closing,
     directory,
     disk,
@@ -455,7 +456,7 @@ def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     """
     uv: Uv = io.impl
     if uv.loop.inherited:
-        closing.fire(uv, cb, io)
+        callbacks.fire(uv, cb, io)
         return
     assert not uv.closing
     uv.closing = True

@@ -12,7 +12,7 @@ can be started for ends with RAFT_TOOMANY, one that was waiting when the loop wa
 
 from collections.abc import Callable
 
-from io_uv import closing, state
+from io_uv import callbacks, closing, state
 from io_uv.failure import Failure
 from io_uv.pyuv import errno
 from pyraft import errors
@@ -78,7 +78,7 @@ class AsyncWork:
             status = failure.code
             uv.io.errmsg = errors.errmsg_wrap(failure.message, "async work")
         uv.async_work_reqs.remove(self)
-        closing.fire(uv, req.cb, req, status)
+        callbacks.fire(uv, req.cb, req, status)
         closing.maybe_fire(uv)
 
 

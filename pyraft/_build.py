@@ -40,6 +40,7 @@ INTERPRETED = {"__init__", "__main__", "_build", "_install", "aio", "tracing"}
 
 IO = (
     "append",
+    "callbacks",
     "client",
     "closing",
     "crc",
