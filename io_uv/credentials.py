@@ -1,4 +1,4 @@
-"""What a server proves itself with, and what it believes others by: certificates, authorities, revocation lists.
+"""The means by which a server proves itself and believes others: certificates, authorities, revocation lists.
 
 Duty: `Files` makes the two contexts of a TLS transport, for accepting and for connecting, out of an operator's files;
 `names_server` says whether a certificate is a given server's.
@@ -27,7 +27,7 @@ Path: TypeAlias = str | os.PathLike[str]
 
 
 class Files:
-    """What an operator gives: paths, each of which is read once per load."""
+    """The files that an operator gives: paths, each of which is read once per load."""
 
     def __init__(self, certificate: Path, key: Path, authorities: Path, crl: Path | None) -> None:
         self.certificate = certificate

@@ -1,9 +1,9 @@
 """Doing something once at the end of the loop's turn, or of an event, or in a later turn.
 
 Duty: `EndOfTurn` runs functions after everything that is due in this turn has been handled and before the loop waits
-again. What many callbacks of a turn ask for is thus done once: `RaftIo.defer` is made of it. Whoever handles an event
-that brings all at once, such as a read with many messages or the end of a write, says so with hold() and release():
-what is asked for in between is done right after, without another round of the loop.
+again. A request of many callbacks of a turn is thus carried out once: `RaftIo.defer` is made of it. The handler of an
+event that brings all at once, such as a read with many messages or the end of a write, says so with hold() and
+release(): requests in between are carried out right after, without another round of the loop.
 
 Happy path: add(function), any number of times; it runs once. add_last(function) for what may wait for all that.
 later(function) is for the rest of long work: it runs when timers and events that wait by then have been handled.

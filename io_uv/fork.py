@@ -25,7 +25,7 @@ TEXT: Final = f"the server is closed: {forked.TEXT}"
 
 
 class _Copy:
-    """What is watched for an instance: compiled, it cannot be referred to weakly itself."""
+    """The watched stand-in for an instance: compiled, it cannot be referred to weakly itself."""
 
     __slots__ = ("__weakref__", "uv")
 

@@ -407,7 +407,7 @@ def rewrite_file(dir: str, name: str, data: BytesLike) -> None:
     """Write the start of a file again as it was read, and sync it: it is on the disk then, and not only in the cache.
 
     After a write or sync that failed the kernel may keep content that never reached the disk and takes it for clean, so
-    that a sync alone changes nothing. Who reads such content must not act on it before this.
+    that a sync alone changes nothing. A reader of such content must not act on it before this.
     """
     fd = open_file(dir, name, os.O_WRONLY)
     try:

@@ -1,6 +1,6 @@
 """Other protocols on the transport's port.
 
-Duty: what becomes of an accepted connection whose first word says that it is no raft peer's. `raft_uv_serve` registers
+Duty: an accepted connection whose first word is not a raft peer's finds its protocol here. `raft_uv_serve` registers
 who takes such connections, `raft_uv_upgrade` hands one on to raft when its protocol says that a server is behind it.
 
 Happy path: a listener accepts a connection; over TLS the peer's certificate is verified; the first 8 bytes are the
@@ -11,8 +11,8 @@ do closes one of their connections.
 
 Failure modes: words that nobody has registered are refused, with a line in the log at a bounded rate. Before the word
 is complete, time and number of connections are limited as for handshakes. Where the table of guests is full, the host
-with most of them loses its newest, be it the one that has just come. What a callback raises closes its connection and
-goes to the loop's excepthook.
+with most of them loses its newest, be it the one that has just come. An exception of a callback closes its connection
+and goes to the loop's excepthook.
 """
 
 from collections.abc import Callable

@@ -92,7 +92,7 @@ def _check_host(host: str, bracketed: bool) -> None:
     except ValueError:
         # Host names have no underscores by the rules, but names of containers have.
         if bracketed or not _HOST.fullmatch(host) or host.strip("0123456789.") == "":
-            raise _unusable(f"'{host}' is no host") from None
+            raise _unusable(f"'{host}' is not a host") from None
         return
     if number.is_unspecified or number.is_multicast:
         raise _unusable(f"{host} stands for no single host")
@@ -102,7 +102,7 @@ def _check_port(address: str, port: str) -> None:
     if not address.endswith(f":{port}"):
         raise _unusable("there is no port in it")
     if not is_port(port) or (port.isdigit() and int(port) == 0):
-        raise _unusable(f"'{port}' is no port")
+        raise _unusable(f"'{port}' is not a port")
     if not port.isdigit():
         try:
             socket.getservbyname(port, "tcp")
@@ -121,7 +121,7 @@ def bind_addresses(address: str) -> list[SockAddr]:
         # C: uv_ip.c:uvIpResolveBindAddresses takes it for all interfaces and port 8080.
         raise Failure(RAFT_INVALID, "the address is empty")
     if not is_port(port):
-        raise Failure(RAFT_INVALID, f"port {port} in '{address}' is no number up to 65535")
+        raise Failure(RAFT_INVALID, f"port {port} in '{address}' is not a number up to 65535")
     flags = socket.AI_PASSIVE | socket.AI_NUMERICSERV
     try:
         addresses = _numeric(host, port, flags) if host else _lookup(None, port, socket.AF_INET, flags)

@@ -7,7 +7,7 @@ aside, `marker_set` leaves a durable file that says so; while it stands the serv
 
 Bootstrapping is two steps on disk, the term and the first entry. `bootstrap_begin` leaves a durable file before the
 first one: if the process dies between them, the next bootstrap knows that it may go on (`bootstrap_stands`), as nobody
-can have heard of this server. What has a term and no entries without that file has joined a cluster.
+can have heard of this server. A directory with a term, without entries and without that file has joined a cluster.
 
 A server that starts without a log may be a member whose disk was replaced: `filling_set` leaves a durable file before a
 leader gives it the first entry. Should it stop before it has all of them, that file says at the next start that entries

@@ -8,7 +8,7 @@ long and not there yet is read straight into a buffer of its size.
 Possible failure modes are:
 
 - The peer disconnects, or reading fails: the stream is closed.
-- The bytes are no message, or one that must not reach the core: the stream is closed, with a trace, and now and then
+- The bytes are not a message, or one that must not reach the core: the stream is closed, with a trace, and now and then
   a line in the log, that names peer, type of the message, where it began in the stream and what is wrong with it.
 - More peers are connected than allowed: the oldest connection that never brought a message is closed, or else the one
   that has been silent longest, so that strangers who only connect push out each other.

@@ -133,14 +133,14 @@ def _stranger(uv: Uv, id: int, address: str) -> Client | None:
     if len(answering) >= uv.limits.answers:
         oldest = min(answering, key=lambda client: (client.stream is not None, client.used_at))
         if oldest.stream is not None and now - oldest.used_at < _BUSY_MSECS:
-            uv.io.errmsg = f"{len(answering)} servers that are no members are being answered already"
+            uv.io.errmsg = f"{len(answering)} servers that are not members are being answered already"
             return None
         oldest.abort()
     earned = (now - uv.peers.answers_at) * uv.limits.answers / _REFILL_MSECS
     uv.peers.answers_at = now
     uv.peers.answers_left = min(uv.peers.answers_left + earned, float(uv.limits.answers))
     if uv.peers.answers_left < 1:
-        uv.io.errmsg = "too many servers that are no members want answers at once"
+        uv.io.errmsg = "too many servers that are not members want answers at once"
         return None
     uv.peers.answers_left -= 1
     return _new(uv, Client(uv, id, address, answering=True))

@@ -89,7 +89,7 @@ class Metadata:
 
 
 class Peers:
-    """What is known of others: who the members are (None: nobody has told), and what strangers are still allowed."""
+    """The knowledge of others: who the members are (None: nobody has told), and what strangers are still allowed."""
 
     __slots__ = ("answers_at", "answers_left", "members", "teller")
 

@@ -176,7 +176,7 @@ def out_of_patience(r: Raft) -> bool:
 def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
     """Decide on a RequestVote whose term is in order; return (rv, granted). A vote granted is stored first."""
     if r.recovering and args.last_log_term <= r.recovery_term:
-        # Our log may lack what we helped to commit, so it is no measure for a candidate's. But a log that ends with a
+        # Our log may lack what we helped to commit, so it does not measure a candidate's. But a log that ends with a
         # later term than we had when we started is better than ours could ever have been (3.6.1).
         return 0, False
     if not is_voter(r):
@@ -184,7 +184,7 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
         # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1). To yield
         # loses nothing: what follows are the rules for any vote, and our log has all that we acknowledged. An entry in
         # it that removes us takes nothing away: with the log up to there we should vote, and for more candidates. Of a
-        # server that is no member by its log nobody can say that: there may be none any more, so it never yields.
+        # server that is not a member by its log nobody can say that: there may be none any more, so it never yields.
         count_refusal(r)
         if not is_member(r):
             notice.withholds(r, args.candidate_id)

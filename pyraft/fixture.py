@@ -412,9 +412,9 @@ def raft_fixture_start_elect(f: RaftFixture, i: int) -> None:
     r = raft_fixture_get(f, i)
     require(f.leader_id == 0, f"server {f.leader_id} is the leader already")
     member = configuration.get(r.configuration, r.id)
-    require(member is not None and member.role == RAFT_VOTER, f"server {r.id} is no voter")
+    require(member is not None and member.role == RAFT_VOTER, f"server {r.id} is not a voter")
     for s in f.servers:
-        require(s.raft.state == RAFT_FOLLOWER, f"server {s.id} is no follower")
+        require(s.raft.state == RAFT_FOLLOWER, f"server {s.id} is not a follower")
     assert r.follower_state is not None
     # The timer must not have expired in the past.
     elapsed = f.timeline.time - r.election_timer_start
@@ -433,7 +433,7 @@ def raft_fixture_depose(f: RaftFixture) -> None:
     """Make the stable leader step down, by losing the results of AppendEntries; it must take 3 s at most."""
     require(f.leader_id != 0, "there is no leader to depose")
     leader = f.servers[f.leader_id - 1]
-    require(leader.raft.state == RAFT_LEADER, f"server {leader.id} is no leader any more")
+    require(leader.raft.state == RAFT_LEADER, f"server {leader.id} is not the leader any more")
     _double_election_timeouts(f, leader.id - 1)
     others = [s for s in f.servers if s is not leader]
     for s in others:
@@ -584,7 +584,7 @@ def _double_election_timeouts(f: RaftFixture, i: int) -> None:
     """Give all servers but `i`, which must be followers, twice the election timeout."""
     for j, s in enumerate(f.servers):
         if j != i:
-            require(s.raft.state == RAFT_FOLLOWER, f"server {s.id} is no follower")
+            require(s.raft.state == RAFT_FOLLOWER, f"server {s.id} is not a follower")
             assert s.raft.follower_state is not None
             s.raft.follower_state.randomized_election_timeout = 2 * s.raft.election_timeout
 

@@ -80,7 +80,7 @@ def _why_not_leader(r: Raft) -> str:
     elif r.candidate_state is not None:
         leader = "an election is under way"
     if configuration.get(r.configuration, r.id) is None:
-        return f"it is no member, and {leader}"
+        return f"it is not a member, and {leader}"
     return leader
 
 
@@ -202,7 +202,7 @@ def withholds(r: Raft, id: int) -> None:
     if r.said.withholds or (r.configuration.servers and r.votes_withheld <= r.vote_patience):
         return
     r.said.withholds = True
-    why = "it is no member by its log"
+    why = "it is not a member by its log"
     if not r.configuration.servers:
         why = "it has no log: it was not bootstrapped, or its disk was replaced or emptied"
     warn(

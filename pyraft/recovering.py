@@ -125,7 +125,7 @@ def stored(r: Raft) -> int:
         r.recovering = False
         _logger.info("server %d has all entries back, up to %d", r.id, r.last_stored)
         trace(r.tracer, f"all entries are back, up to {r.last_stored}", TRACE_INFO)
-    # A disk that fails here is no reason to stop: the next heartbeat tries again.
+    # A disk that fails here does not stop the server: the next heartbeat tries again.
     return rv if r.failed else 0
 
 

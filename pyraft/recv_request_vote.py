@@ -47,8 +47,8 @@ def _doubts_leader(r: Raft) -> bool:
     """Return whether the leader that this server knows has been silent for so long that it may be gone.
 
     C: recv_request_vote.c:recvRequestVote takes a leader that is known for one that is there. A voter forgets it when
-    it stands, but a server that is no voter, or does not know yet that it is one, never stands (see election.vote). To
-    doubt costs a live leader its term at worst (4.2.3 is about that alone); the vote has its own rules.
+    it stands, but a server that is not a voter, or does not know yet that it is one, never stands (see election.vote).
+    To doubt costs a live leader its term at worst (4.2.3 is about that alone); the vote has its own rules.
     """
     if r.follower_state is None or not election.is_member(r) or not election.timer_expired(r):
         return False

@@ -120,10 +120,10 @@ def _version_problem(io: RaftIo, fsm: RaftFsm) -> str:
 def _check_arguments(r: Raft, fsm: RaftFsm, id: object, address: object) -> int:
     """Refuse what C's types rule out, or what would be noticed much later: with the first command, at the peers."""
     if not configuration.is_id(id):
-        r.errmsg = f"{id!r} is no server ID: a number from 1 to 2**64 - 1"
+        r.errmsg = f"{id!r} is not a server ID: a number from 1 to 2**64 - 1"
         return RAFT_BADID
     if not configuration.is_address(address):
-        r.errmsg = f"{address!r} is no address: a string without NUL"
+        r.errmsg = f"{address!r} is not an address: a string without NUL"
         return RAFT_INVALID
     if fsm.apply is None:
         r.errmsg = "fsm.apply must be set; a method of that name does not count, see RaftFsm"

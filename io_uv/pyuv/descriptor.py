@@ -61,7 +61,7 @@ class Descriptor:
 
 
 def is_stream(fd: int) -> bool:
-    """Whether a descriptor is a pipe or a character device, which can be polled and is no socket."""
+    """Whether a descriptor is a pipe or a character device, which can be polled and is not a socket."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 

@@ -105,7 +105,7 @@ def replace_epoll(epoll_fd: int, watching: Mapping[int, int]) -> None:
 
 
 class Nowhere:
-    """What is below a dead loop: a uvloop that never comes to anything. A timer can be set, and is never due."""
+    """The stand-in below a dead loop: a uvloop that never comes to anything. A timer can be set, and is never due."""
 
     def time(self) -> float:
         """The time in seconds."""

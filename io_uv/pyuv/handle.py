@@ -1,4 +1,4 @@
-"""What all handles have in common: activity, references, and the close protocol.
+"""The base of all handles: activity, references, and the close protocol.
 
 Duty: `Handle`. A handle is *active* between its start and its stop; an active handle that is *ref'd* keeps `Loop.run`
 going. The loop holds a handle strongly while it is active, has a request in flight or is closing, and weakly otherwise:
@@ -164,7 +164,7 @@ class Handle:
 
 
 def closed_error() -> error.UVError:
-    """What a method of a closed handle raises."""
+    """The error that a method of a closed handle raises."""
     return error.HandleClosedError("Handle is closing/closed")
 
 

@@ -80,7 +80,7 @@ class Signal(Handle):
             self._callback(self, signum)
 
 
-# Who wants which signal, and what handled it before. A handler may interrupt its own thread anywhere, so it takes no
+# The handles of each signal, and its former handler. A handler may interrupt its own thread anywhere, so it takes no
 # lock: it reads a tuple that is replaced whole.
 _lock = threading.Lock()
 _subscribers: dict[int, tuple[Signal, ...]] = {}

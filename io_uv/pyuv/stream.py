@@ -105,7 +105,7 @@ class Stream(Endpoint):
         self._activate()
 
     def stop_read(self) -> None:
-        """Stop reading. What arrives waits in the system. Nothing happens if reading has not been started."""
+        """Stop reading. Later bytes wait in the system. Nothing happens if reading has not been started."""
         if self._closed:
             raise closed_error()
         self._stop_reading()

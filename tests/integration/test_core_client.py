@@ -228,11 +228,11 @@ class Methods(RaftFsm):
 @pytest.mark.parametrize(
     ("fsm", "id", "address", "rv", "text"),
     [
-        (fsms.PairFsm(), 0, "1", RAFT_BADID, "0 is no server ID"),
-        (fsms.PairFsm(), 1 << 64, "1", RAFT_BADID, "is no server ID"),
-        (fsms.PairFsm(), "1", "1", RAFT_BADID, "'1' is no server ID"),
-        (fsms.PairFsm(), 1, None, RAFT_INVALID, "None is no address"),
-        (fsms.PairFsm(), 1, "1\0", RAFT_INVALID, "is no address"),
+        (fsms.PairFsm(), 0, "1", RAFT_BADID, "0 is not a server ID"),
+        (fsms.PairFsm(), 1 << 64, "1", RAFT_BADID, "is not a server ID"),
+        (fsms.PairFsm(), "1", "1", RAFT_BADID, "'1' is not a server ID"),
+        (fsms.PairFsm(), 1, None, RAFT_INVALID, "None is not an address"),
+        (fsms.PairFsm(), 1, "1\0", RAFT_INVALID, "is not an address"),
         (RaftFsm(), 1, "1", RAFT_INVALID, "fsm.apply must be set"),
         (Methods(), 1, "1", RAFT_INVALID, "fsm.apply must be set"),
     ],

@@ -234,7 +234,7 @@ def test_not_leader_says_who_leads_or_why_nobody_does_here() -> None:
 
 
 def test_not_leader_of_a_server_that_nobody_has_told_of_a_cluster() -> None:
-    """It was never bootstrapped; once a leader sends it entries in which it is none, it is no member."""
+    """It was never bootstrapped; once a leader sends it entries in which it is none, it is not a member."""
     io = ScriptIo()
     io.term = 0
     r = Raft()
@@ -244,7 +244,7 @@ def test_not_leader_of_a_server_that_nobody_has_told_of_a_cluster() -> None:
     conf = configuration(RAFT_VOTER, RAFT_VOTER)
     io.on_recv(io, msg.append_entries(2, 1, 0, 0, 1, [change(1, conf)]))
     io.finish_appends()
-    assert refusal(r) == "it is no member, and server 2 at 2 leads"
+    assert refusal(r) == "it is not a member, and server 2 at 2 leads"
 
 
 def test_not_leader_of_a_server_that_was_removed(log: pytest.LogCaptureFixture) -> None:

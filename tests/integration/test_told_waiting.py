@@ -77,7 +77,7 @@ def test_server_that_is_no_member_by_its_log_says_so_when_it_is_asked_again_and_
     for term in range(12, 80):
         io.on_recv(io, msg.request_vote(1, term, 5, 1))
     [line] = warnings(caplog)
-    assert "withholds its vote from server 1: it is no member by its log" in line
+    assert "withholds its vote from server 1: it is not a member by its log" in line
 
 
 @pytest.mark.parametrize("pre_vote", [True, False])

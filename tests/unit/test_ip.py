@@ -135,13 +135,13 @@ def test_a_look_up_calls_back_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
     ("address", "text"),
     [
         ("", "the address is empty"),
-        ("127.0.0.1:65536", "port 65536 in '127.0.0.1:65536' is no number up to 65535"),
-        ("[::1", "port :1 in '[::1' is no number up to 65535"),
-        ("127.0.0.1:+65616", "port +65616 in '127.0.0.1:+65616' is no number up to 65535"),
-        ("127.0.0.1: 65616", "port  65616 in '127.0.0.1: 65616' is no number up to 65535"),
-        ("127.0.0.1:\u0663", "is no number up to 65535"),
+        ("127.0.0.1:65536", "port 65536 in '127.0.0.1:65536' is not a number up to 65535"),
+        ("[::1", "port :1 in '[::1' is not a number up to 65535"),
+        ("127.0.0.1:+65616", "port +65616 in '127.0.0.1:+65616' is not a number up to 65535"),
+        ("127.0.0.1: 65616", "port  65616 in '127.0.0.1: 65616' is not a number up to 65535"),
+        ("127.0.0.1:\u0663", "is not a number up to 65535"),
         ("127.0.0.1\0:80", "control characters in the address"),
-        (":99999", "port 99999 in ':99999' is no number up to 65535"),
+        (":99999", "port 99999 in ':99999' is not a number up to 65535"),
     ],
 )
 def test_where_nobody_can_have_meant_to_listen(address: str, text: str) -> None:
