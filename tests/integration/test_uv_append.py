@@ -13,6 +13,7 @@ import pytest
 from io_uv import fs
 from io_uv.failure import Failure
 from io_uv.pyuv import Timer
+from io_uv.refusal import FALLOCATE, REFUSED
 from pyraft import errors
 from pyraft.types import RaftBuffer, RaftIoAppend
 from tests.lib.covers import covers
@@ -501,3 +502,55 @@ def test_file_operations_that_fail_are_no_exceptions(t: UvIo, monkeypatch: pytes
     outcome = t.submit()
     t.wait(outcome)
     assert outcome.statuses == [errors.RAFT_IOERR]
+
+
+@pytest.mark.parametrize("code", sorted(REFUSED))
+@pytest.mark.parametrize("later", [False, True])
+def test_a_removed_segment_is_noticed_without_statx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int, later: bool
+) -> None:
+    """fstat tells it; statx is not asked for at each write, and the log hears once that it is refused."""
+    asked: list[int] = []
+
+    def refuse(fd: int) -> int:
+        asked.append(fd)
+        raise OSError(code, "")
+
+    if not later:
+        monkeypatch.setattr(fs, "links", refuse)
+    t = UvIo(tmp_path).start()
+    monkeypatch.setattr(fs, "links", refuse)
+    for _ in range(3):
+        t.append(1, 64)
+    (tmp_path / f"open-{t.uv.append_segments[0].counter}").unlink()
+    outcome = t.submit(1, 64)
+    t.wait(outcome)
+    assert outcome.statuses == [errors.RAFT_IOERR]
+    assert "was removed" in t.io.errmsg
+    assert len(asked) == 1
+    assert [record.getMessage() for record in caplog.records if "statx is refused here" in record.getMessage()] != []
+    closed = t.begin_close()
+    t.wait(closed)
+    t.loop.close()
+
+
+def test_what_is_refused_is_told_to_each_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once by each one that starts on the directory; what was refused to one is asked for by the next."""
+
+    def refuse(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.EPERM, "")
+
+    for refused in (True, True, False):
+        with monkeypatch.context() as patch:
+            if refused:
+                patch.setattr(fs, "fallocate", refuse)
+            caplog.clear()
+            t = UvIo(tmp_path).start()
+            for _ in range(3):
+                t.append(1, SEGMENT_SIZE // 2)
+            assert (FALLOCATE in t.uv.refusals) is refused
+            t.close()
+            told = [record.getMessage().split(": ")[1] for record in caplog.records]
+            assert told == ["fallocate is refused here (EPERM)"] * refused
