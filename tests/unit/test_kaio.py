@@ -12,6 +12,7 @@ import pytest
 
 from io_uv import kaio
 from tests.lib.covers import covers
+from tests.lib.threads import open_fds
 
 BLOCK = 4096
 
@@ -112,3 +113,51 @@ def test_close_twice() -> None:
     context = kaio.Context(1)
     context.close()
     context.close()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
+def test_results_are_missed_only_where_some_were_told(fd: int, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """An exception means that a write has ended: who asks without having been told learns nothing from a refusal."""
+    monkeypatch.setattr(kaio, "_RING_MAGIC", 0)
+    context = kaio.Context(1)
+    call = kaio._call
+
+    def refuse(which: int, *args: int, **options: bool) -> int:
+        if kaio._NAMES[which] == "io_getevents":
+            raise OSError(code, "", "io_getevents")
+        return call(which, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kaio, "_call", refuse)
+        assert context.reap() == []
+        context.submit(fd, block(b"a"), BLOCK, 0, nowait=False, tag=7)
+        select.select([context.fileno()], [], [], 10)
+        with pytest.raises(OSError) as info:
+            context.reap()
+        assert (info.value.errno, kaio.called(info.value)) == (code, "io_getevents")
+    assert context.reap() == [(7, BLOCK)]
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["io_setup", "io_destroy"])
+def test_what_is_refused_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A queue that cannot be made is none; one that cannot be given back is left to the kernel."""
+    before = open_fds()
+    call, given = kaio._call, []
+
+    def refuse(which: int, *args: int, **options: bool) -> int:
+        if kaio._NAMES[which] == name:
+            given.append(args)
+            raise OSError(errno.EPERM, "", name)
+        return call(which, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kaio, "_call", refuse)
+        if name == "io_setup":
+            with pytest.raises(OSError):
+                kaio.Context(1)
+        else:
+            kaio.Context(1).close()
+    assert open_fds() <= before
+    if name == "io_destroy":
+        call(kaio._NAMES.index(name), *given[0])
