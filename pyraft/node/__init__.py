@@ -26,7 +26,7 @@ nothing of the core imports it.
 """
 
 from pyraft.node.client import Client, connect
-from pyraft.node.council import Member
+from pyraft.node.council import Member, View
 from pyraft.node.errors import (
     CommandFailed,
     Malformed,
@@ -74,6 +74,7 @@ __all__ = [
     "Tls",
     "Unavailable",
     "Unknown",
+    "View",
     "command",
     "connect",
     "init",

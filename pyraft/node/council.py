@@ -46,6 +46,23 @@ class Member:
     leads: bool = False
 
 
+@dataclass(frozen=True)
+class View:
+    """Who leads and who belongs to the cluster, as one member knows it at a moment."""
+
+    leader: int
+    """The leader's id, 0 if none is known."""
+    members: tuple[Member, ...]
+    """All members; empty until this one has the log's beginning."""
+
+
+def view(server: aio.Server) -> View:
+    """Return what a server knows."""
+    leader = server.leader[0]
+    servers = server.raft.configuration.servers
+    return View(leader, tuple(Member(s.id, s.address, ROLES[s.role], s.id == leader) for s in servers))
+
+
 class Council:
     """The leader's part in changes of the members."""
 

@@ -19,7 +19,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 import io_uv
@@ -38,7 +38,7 @@ from pyraft import (
 from pyraft.errors import printable
 from pyraft.node import caller
 from pyraft.node.caller import Calls, Named
-from pyraft.node.council import Council, Member
+from pyraft.node.council import Council, Member, View, view
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.ground import Ground
@@ -409,6 +409,18 @@ class Node(Generic[M]):
     async def members(self) -> list[Member]:
         """Return the members, as the leader sees them. Raises Unavailable if none answers in time."""
         return [Member(*member) for member in await self._errand("members")]
+
+    async def changes(self) -> AsyncIterator[View]:
+        """Yield who leads and who the members are, as this member knows it: now, and after each change of that.
+
+        What comes and goes while the caller is busy is left out. The end of the node is the end of it.
+        """
+        told: list[View] = []
+        with contextlib.suppress(Stopped):
+            while True:
+                await self._until(lambda: [view(self.server)] != told)
+                told[:] = [view(self.server)]
+                yield told[0]
 
     async def remove(self, id: int) -> None:
         """Remove a member; the leader hands over first. One that is none any more is fine."""

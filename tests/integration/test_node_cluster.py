@@ -1,12 +1,13 @@
 """Several nodes: they join by any member's address, take calls anywhere, and none is lost or counted twice."""
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
 
 from pyraft import RAFT_LEADERSHIPLOST, aio
-from pyraft.node import Node, Refused, Unavailable, Unknown, init, join
+from pyraft.node import Node, Refused, Unavailable, Unknown, View, init, join
 from pyraft.node.identity import JOINED, MEMBER, read
 from tests.lib.nodes import LOOPS, QUICK, Nodes, Shop, all_of, run, until
 
@@ -169,6 +170,35 @@ def test_members_are_asked_and_changed_on_any_node(tmp_path: Path) -> None:
             with pytest.raises(Refused, match="only voter"):
                 await two.remove(two.id)
             assert await two.machine.put("apple") == 1
+
+    run(scenario)
+
+
+def test_changes_are_told(tmp_path: Path) -> None:
+    """A node tells of new members, roles and leaders as it learns of them, until it is closed."""
+
+    async def scenario() -> None:
+        views: list[View] = []
+
+        async def follow(node: Node[Shop]) -> None:
+            async for view in node.changes():
+                views.append(view)
+
+        async with Nodes(tmp_path) as cluster:
+            one = await cluster.start(1)
+            following = asyncio.ensure_future(follow(one))
+            await until(lambda: views)
+            assert [(m.id, m.role, m.leads) for m in views[0].members] == [(one.id, "voter", True)]
+            await cluster.start(2)
+            two = cluster.nodes[2]
+            await until(lambda: [m.role for m in views[-1].members] == ["voter", "voter"])
+            assert "spare" in {m.role for view in views for m in view.members}
+            await one.transfer(two.id)
+            await until(lambda: views[-1].leader == two.id)
+            assert [m.id for m in views[-1].members if m.leads] == [two.id]
+            assert all(before != after for before, after in itertools.pairwise(views))
+            await one.close()
+            await following
 
     run(scenario)
 
