@@ -25,6 +25,7 @@ from pyraft.types import (
     RaftServer,
     RaftTimeoutNow,
 )
+from tests.lib.messages import fields_of
 
 FORMATS = Path(io_uv.__file__).with_name("FORMATS.md")
 
@@ -44,11 +45,17 @@ def word(data: bytes, offset: int) -> int:
     return int(struct.unpack_from("<Q", data, offset)[0])
 
 
+def numbers_of(args: Any) -> list[str]:
+    """Return the names of the numbers that a message carries."""
+    return [
+        name for name in fields_of(args) if name not in ("n_entries", "version") and type(getattr(args, name)) is int
+    ]
+
+
 def filled(args: Any) -> Any:
     """Give every number of a message another value."""
-    for value, name in enumerate(sorted(args.__slots__), 1000):
-        if name != "version" and type(getattr(args, name)) is int:
-            setattr(args, name, value)
+    for value, name in enumerate(numbers_of(args), 1000):
+        setattr(args, name, value)
     return args
 
 
@@ -93,8 +100,7 @@ def test_fields_are_where_the_table_says(title: str) -> None:
         if found and type(getattr(args, found[1])) is int:
             assert word(data, offset) == getattr(args, found[1]), found[1]
             named.add(found[1])
-    numbers = {name for name in args.__slots__ if name != "version" and type(getattr(args, name)) is int}
-    assert named == numbers
+    assert named == set(numbers_of(args))
     length = re.search(r", (\d+)", heading)
     assert length is not None
     extra = {"AppendEntries header": 32, "InstallSnapshot header": len(configuration.encode(CONF))}.get(title, 0)
@@ -117,7 +123,7 @@ def test_flags_are_where_the_table_says(title: str, field: str, bit: int) -> Non
     assert others == []
     args = MESSAGES[title][1]
     for name in ("disrupt_leader", "pre_vote", "no_member"):
-        if name in args.__slots__:
+        if name in fields_of(args):
             setattr(args, name, name == field)
     assert word(encoded(title)[2], int(offset)) == 1 << bit
     setattr(args, field, False)
