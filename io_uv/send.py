@@ -133,17 +133,23 @@ def _stranger(uv: Uv, id: int, address: str) -> Client | None:
     if len(answering) >= uv.limits.answers:
         oldest = min(answering, key=lambda client: (client.stream is not None, client.used_at))
         if oldest.stream is not None and now - oldest.used_at < _BUSY_MSECS:
-            uv.io.errmsg = f"{len(answering)} servers that are not members are being answered already"
+            _too_many(uv, f"{len(answering)} servers that are not members are being answered already")
             return None
         oldest.abort()
     earned = (now - uv.peers.answers_at) * uv.limits.answers / _REFILL_MSECS
     uv.peers.answers_at = now
     uv.peers.answers_left = min(uv.peers.answers_left + earned, float(uv.limits.answers))
     if uv.peers.answers_left < 1:
-        uv.io.errmsg = "too many servers that are not members want answers at once"
+        _too_many(uv, "too many servers that are not members want answers at once")
         return None
     uv.peers.answers_left -= 1
     return _new(uv, Client(uv, id, address, answering=True))
+
+
+def _too_many(uv: Uv, text: str) -> None:
+    """Answer nobody else, and tell: one of them may be a server whose configuration here is an old one."""
+    uv.io.errmsg = text
+    uv.peers.teller.warn("answers", "%s, the limit is %d", text, uv.limits.answers)
 
 
 def _new(uv: Uv, client: Client) -> Client:

@@ -74,7 +74,7 @@ def f(tmp_path: Path) -> Iterator[Answerer]:
     answerer.claimed.close()
 
 
-def test_strangers_get_few_connections(f: Answerer) -> None:
+def test_strangers_get_few_connections(f: Answerer, caplog: pytest.LogCaptureFixture) -> None:
     """Of 2,000 that want answers, each at another id, a few are called once, and nothing is left of them."""
     f.configured(s1="127.0.0.1:9001", s2=f.member.address)
     address = f"127.0.0.1:{unused_port()}"
@@ -96,6 +96,8 @@ def test_strangers_get_few_connections(f: Answerer) -> None:
     run_until(f.loop, lambda: not f.clients and not f.uv.aborting)
     assert all(outcome.statuses[0] in (RAFT_NOCONNECTION, RAFT_CANCELED) for outcome in outcomes)
     assert attempts <= 2 * f.uv.limits.answers
+    [line] = [record.getMessage() for record in caplog.records if "not members" in record.getMessage()]
+    assert line.endswith(", the limit is 16")
 
 
 def test_a_member_is_answered_at_its_own_address(f: Answerer) -> None:
