@@ -31,6 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NAMED: "ContextVar[Numbered | None]" = ContextVar("named", default=None)
+_STALE: ContextVar[float | None] = ContextVar("stale", default=None)
 _TIMEOUT: ContextVar[float | None] = ContextVar("timeout", default=None)
 
 _SHAPES: Final = 1024
@@ -234,6 +235,23 @@ class Named:
             return await method(*args, **kwargs)
         finally:
             _NAMED.reset(token)
+
+
+def stale() -> float | None:
+    """Return how old, in seconds, a state may be that queries are answered from here; None for not at all."""
+    return _STALE.get()
+
+
+@contextmanager
+def read(seconds: float) -> Iterator[None]:
+    """Let the queries in this block be answered from a state that is so many seconds old."""
+    if type(seconds) not in (int, float) or not seconds >= 0:
+        raise ValueError(f"a state is 0 or more seconds old, not {seconds!r}")
+    token = _STALE.set(seconds)
+    try:
+        yield
+    finally:
+        _STALE.reset(token)
 
 
 @contextmanager

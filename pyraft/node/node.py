@@ -48,7 +48,7 @@ from pyraft.node.link import Elsewhere
 from pyraft.node.machine import Machine
 from pyraft.node.outbox import Path
 from pyraft.node.proposer import Proposer
-from pyraft.node.reads import Reads
+from pyraft.node.reads import Reads, now
 from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
@@ -319,8 +319,25 @@ class Node(Generic[M]):
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
         """Have a query answered, linearizably: what `await node.machine.query(…)` does."""
-        await self._caught_up(name)
+        stale = caller.stale()
+        if stale is None or self.staleness > stale:
+            await self._caught_up(name)
+        elif self._cause is not None:
+            raise self._failure()
         return self._replica.ask(machine, name, args, kwargs)
+
+    def read(self, *, stale: float) -> "contextlib._GeneratorContextManager[None]":
+        """`with node.read(stale=0.5):` has the queries in the block answered from the state that is here.
+
+        All that was acknowledged more than `stale` seconds ago is in it; if that is not certain, a query asks the
+        leader, as it would without. `float("inf")` never asks, and works without a majority.
+        """
+        return caller.read(stale)
+
+    @property
+    def staleness(self) -> float:
+        """How old the state here can be, in seconds: all that was acknowledged before that is in it. At first, inf."""
+        return now() - self._reads.complete
 
     async def _query(self, machine: str, name: str, arguments: bytes) -> bytes:
         """Answer the query of a client, with an outcome as commands have it."""

@@ -10,11 +10,18 @@ once when `wake` tells of another leader, else after a pause; who wants an end s
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 
 from pyraft.aio import RaftError
 from pyraft.node.errors import NodeError
 from pyraft.node.outbox import FIRST_PAUSE, LONGEST_PAUSE
+
+
+def now() -> float:
+    """Return a time in seconds that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Reads:
@@ -28,6 +35,8 @@ class Reads:
         self._runner: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._failure: Callable[[], BaseException] | None = None
+        self.complete = -math.inf
+        """When the last round began that succeeded, by `now`: all that was acknowledged by then is in the state."""
 
     def wait(self) -> "asyncio.Future[None]":
         """Return a future that is done when a round that begins from now on has succeeded."""
@@ -62,6 +71,7 @@ class Reads:
                 if not self._under_way:
                     return
                 self._woken.clear()
+                began = now()
                 try:
                     await self._round()
                 except (RaftError, NodeError, OSError):
@@ -69,6 +79,7 @@ class Reads:
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
                 pause = FIRST_PAUSE
+                self.complete = began
                 for future in self._under_way:
                     if not future.done():
                         future.set_result(None)

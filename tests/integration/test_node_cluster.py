@@ -174,6 +174,50 @@ def test_members_are_asked_and_changed_on_any_node(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_reads_of_bounded_staleness(tmp_path: Path) -> None:
+    """Within the time that is allowed since the last round, queries make none, and work when the others are gone."""
+
+    async def scenario() -> None:
+        async with Nodes(tmp_path) as cluster:
+            await cluster.grow(2)
+            (follower,) = cluster.followers()
+            rounds = 0
+            make = follower._reads._round
+
+            async def counting() -> None:
+                nonlocal rounds
+                rounds += 1
+                await make()
+
+            follower._reads._round = counting
+            await cluster.leader().machine.put("apple")
+            with follower.read(stale=1000):
+                await follower.machine.left("apple")  # the first one, in whose time nothing is known yet, or is
+                before = rounds
+                for _ in range(10):
+                    assert await follower.machine.left("apple") in (0, 1)
+                assert rounds == before
+            assert await follower.machine.left("apple") == 1
+            assert rounds == before + 1
+            assert 0 <= follower.staleness < 1000
+            with follower.read(stale=0):
+                assert await follower.machine.left("apple") == 1
+            assert rounds == before + 2
+            await cluster.vanish(next(number for number, node in cluster.nodes.items() if node is not follower))
+            with follower.read(stale=1000):
+                assert await follower.machine.left("apple") == 1
+            with follower.read(stale=0), follower.timeout(0.2), pytest.raises(Unavailable):
+                await follower.machine.left("apple")
+            for stale in (-1, float("nan"), "x"):
+                with pytest.raises(ValueError, match="seconds old"), follower.read(stale=stale):  # type: ignore[arg-type]
+                    pass
+            await follower.close()
+            with follower.read(stale=1000), pytest.raises(RuntimeError):
+                await follower.machine.left("apple")
+
+    run(scenario)
+
+
 def test_changes_are_told(tmp_path: Path) -> None:
     """A node tells of new members, roles and leaders as it learns of them, until it is closed."""
 
