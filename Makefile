@@ -42,6 +42,7 @@ help:
 	@echo "make format    let ruff rewrite what it can"
 	@echo "make cov       run the suite under coverage and show what no test reaches"
 	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
+	@echo "make seeds     how many of these clusters show each fault of the past, ARGS='B46 B47'"
 	@echo "make flaky     run the suite N=10 times in other orders of files, beside none, one and three busy programs: N=... SEED=..."
 	@echo "make mutants   make N=100 small changes in copies of the tree, see that tests notice each: N=... SEED=..."
 	@echo "make explore   every schedule of small clusters up to a bound: SCENARIO=elections STATES=100000 each, or one"
@@ -209,6 +210,11 @@ cov: $(READY)
 .PHONY: sim
 sim: $(READY)
 	$(BIN)/python -m tests.fuzzy --n $(N) --steps $(STEPS) $(SEED_OPTION) $(ARGS)
+
+# Clusters that show each fault of the past, put back into a copy of the core.
+.PHONY: seeds
+seeds: $(READY)
+	$(BIN)/python -m tests.fuzzy.seeds_needed $(ARGS)
 
 # N has another default here than for sim.
 .PHONY: flaky

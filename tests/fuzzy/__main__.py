@@ -8,9 +8,10 @@ import argparse
 import logging
 import sys
 import time
+from collections import Counter
 
 from tests.lib import linearizability
-from tests.lib.simulation import world
+from tests.lib.simulation import themes, world
 
 
 def quiet() -> None:
@@ -38,11 +39,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--n", type=int, default=200, help="how many seeds")
     parser.add_argument("--steps", type=int, default=2000, help="events per seed before everything is mended")
+    parser.add_argument("--themes", default="", help="only seeds with one of these themes, with commas between")
     args = parser.parse_args()
     quiet()
     begin = time.monotonic()
     steps = elections = commands = 0
+    told: list[str] = []
+    met: Counter[str] = Counter()
     for seed in range(args.seed, args.seed + args.n):
+        theme = themes.pick(seed)
+        if args.themes and theme not in args.themes.split(","):
+            continue
         try:
             cluster = run_one(seed, args.steps)
         except AssertionError as exc:
@@ -51,8 +58,12 @@ def main() -> int:
         steps += cluster.steps
         elections += cluster.checks.elections
         commands += len(cluster.checks.commands)
+        met[theme] += 1
+        if cluster.told_why or cluster.abandoned:
+            told.append(f"  seed {seed} ended early: {cluster.told_why or cluster.abandoned}")
     elapsed = time.monotonic() - begin
-    print(f"{args.n} clusters from seed {args.seed}: {steps} events in {elapsed:.1f} s, {elections} elections,")
+    print(*told, ", ".join(f"{theme} {n}" for theme, n in sorted(met.items())), sep="\n")
+    print(f"{met.total()} clusters from seed {args.seed}: {steps} events in {elapsed:.1f} s, {elections} elections,")
     print(f"{commands} commands applied, no invariant broken")
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import pyraft
+from tests.fuzzy import faults
 from tests.fuzzy.test_mutations import MUTATIONS
 from tests.lib.explorer.broken import FAULTS
 
@@ -20,6 +21,8 @@ def edits() -> Iterator[tuple[str, tuple[str, ...]]]:
     yield from MUTATIONS.items()
     for name, fault in FAULTS.items():
         yield name, fault.edits
+    for name, old in faults.FAULTS.items():
+        yield name, old.edits
 
 
 @pytest.mark.parametrize(("name", "parts"), list(edits()))

@@ -64,8 +64,10 @@ class Admin:
         """Be told, within a call of the core, that a server leads: come back to it soon."""
         world, dice = self.world, self.world.random
         profile = world.profile
-        if world.healed or not (profile.eager or profile.cut_off):
+        if world.healed or not (profile.eager or profile.cut_off or profile.tempting):
             return
+        if dice.random() < profile.tempting:
+            world.at(0, self._tempt, node, node.life)
         if dice.random() < profile.cut_off:
             world.at(dice.randint(0, 20), self._cut_off, node, node.life)
         if dice.random() < profile.eager:
@@ -78,6 +80,30 @@ class Admin:
             return
         share = dice.choice((0.0, 0.3, 0.5))
         cut_off(world, {node.id} | {id for id in world.nodes if dice.random() < share})
+
+    def _tempt(self, node: "Node", life: int) -> None:
+        """Have a leader change the members so that those whom it reaches would be a majority of the new ones only.
+
+        Or so that they would be one with the help of those who are away then. Each is right by itself, and wrong for a
+        leader that does not know yet which changes before its own are committed (B46).
+        """
+        world, dice = self.world, self.world.random
+        r = node.raft
+        if world.healed or not node.up or node.stopping or node.life != life or r.state != RAFT_LEADER:
+            return
+        others = [s.id for s in r.configuration.servers if s.role == RAFT_VOTER and s.id != node.id]
+        future = [s.id for s in r.configuration.servers if s.role != RAFT_VOTER]
+        world.network.heal()
+        if future and dice.random() < 0.5:
+            id = dice.choice(future)
+            cut_off(world, {node.id, id})
+            Tracked(world, node, f"promote {id}").submit(pyraft.raft_assign, r, RaftChange(), id, RAFT_VOTER)
+        elif len(others) > 1:
+            dice.shuffle(others)
+            near = (len(others) + 1) // 2 - 1
+            cut_off(world, {node.id, *others[:near]})
+            id = dice.choice(others[near:])
+            Tracked(world, node, f"remove {id}").submit(pyraft.raft_remove, r, RaftChange(), id)
 
     def _welcome(self, node: "Node", life: int) -> None:
         world, dice = self.world, self.world.random

@@ -138,7 +138,7 @@ class Burst:
         world, dice = self.world, self.world.random
         if world.calm:
             return
-        world.at(dice.randint(1, world.profile.election), self.act)
+        world.at(dice.randint(1, world.profile.bursts or world.profile.election), self.act)
         for _ in range(dice.randint(1, 5)):
             node = world.pick_leader()
             if node is None:

@@ -78,6 +78,8 @@ class Node:
         self.message: RaftMessage | None = None
         """The message that is being handled."""
         self.latest_send: dict[tuple[int, int], tuple[int, float]] = {}
+        self.reads = 0
+        """How many snapshots are being read."""
         self.silent = False
         """Whether what it sends goes nowhere."""
         self.gave_up = False
@@ -134,6 +136,7 @@ class Node:
         self.pending.clear()
         self.c_commits.clear()
         self.silent = False
+        self.reads = 0
         self.power_loss_in = -1
         self.paused_until = 0
         self.disk_free = world.now
@@ -430,7 +433,8 @@ class Node:
             return
         result.features = 0
         if result.rejected == 0 and not self.installing:
-            result.last_log_index = self.raft.last_stored
+            # A snapshot that came while an own one was stored is answered with its index, stored or not.
+            result.last_log_index = max(result.last_log_index, self.raft.last_stored)
 
     def _sent(self, life: int, req: Any, message: RaftMessage, cb: Any) -> None:
         if self.up and self.life == life and self.world.now < self.paused_until:
@@ -505,6 +509,7 @@ class Node:
 
     def _snapshot_get(self, io: RaftIo, req: Any, cb: Any) -> int:
         self._call()
+        self.reads += 1
         low, high = self.world.profile.disk
         self.world.at(self.world.random.randint(low, high) * self.disk_factor, self._got, self.life, req, cb)
         return 0
@@ -512,10 +517,12 @@ class Node:
     def _got(self, life: int, req: Any, cb: Any) -> None:
         if self.late(life, self._got, life, req, cb):
             return
+        self.reads -= 1
         snapshot = copy_snapshot(self.disk.snapshot)
         status = 0 if snapshot is not None else RAFT_NOTFOUND
         if self._fails("get_fault"):
             snapshot, status = None, RAFT_IOERR
+            self.world.prompt.read_failed(self)
         self.enter(cb, req, snapshot, status)
 
     def _async_work(self, io: RaftIo, req: Any, cb: Any) -> int:

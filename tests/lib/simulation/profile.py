@@ -52,6 +52,10 @@ class Profile:
         """How likely a change or a transfer is in the first moments of a leadership."""
         self.cut_off = 0.0
         """How likely it is that a new leader is cut off from some servers in these moments."""
+        self.tempting = 0.0
+        """How likely a new leader is cut off so that a change would make a majority of those whom it reaches."""
+        self.bursts = 0
+        """Time between bursts of commands at most, 0 for an election timeout."""
         self.direction = ""
         """"grow" or "shrink": to all servers or down to one, and back again."""
         self.several = False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_STEPS_BACK: Final = 16
 """Rejections in a row, each of an earlier entry than the one before: with steps that double a log of 30,000."""
 
-MAX_SENDS: Final = 8
+MAX_SENDS: Final = 5
 """How often the same snapshot is sent within the time for installing it."""
 
 PATIENCE: Final = 6
@@ -45,8 +45,8 @@ class Prompt:
         self.failed: dict[int, tuple[int, int]] = {}
         # Leader's life and term, when it heard of the refusal.
         self.refused: dict[tuple[int, int], tuple[int, int, int]] = {}
-        # By follower: its life, the term, who sent it, and since when nothing is in the way.
-        self.offered: dict[int, tuple[int, int, int, int]] = {}
+        # By follower: its life, the term, who sent it, its index, and since when nothing is in the way.
+        self.offered: dict[int, tuple[int, int, int, int, int]] = {}
         # By follower: life, term, sender, last entry.
         self.summoned: dict[int, tuple[int, int, int, int, int]] = {}
         self.worst_steps = self.worst_sends = 0
@@ -67,6 +67,12 @@ class Prompt:
         for key in list(self.sends):
             if key[1] == node.id:
                 del self.sends[key]
+
+    def read_failed(self, node: "Node") -> None:
+        """A leader could not read its snapshot; it tries again after the time for installing it."""
+        for key in list(self.refused):
+            if key[0] == node.id:
+                del self.refused[key]
 
     def sent_snapshot(self, node: "Node", message: RaftMessage) -> None:
         """A leader sends a snapshot."""
@@ -91,8 +97,10 @@ class Prompt:
         """A server has sent a message."""
         if message.install_snapshot is not None:
             self.sent_snapshot(node, message)
-        elif message.append_entries_result is not None:
-            self.offered.pop(node.id, None)
+        elif message.append_entries_result is not None and node.id in self.offered:
+            result, index = message.append_entries_result, self.offered[node.id][3]
+            if result.rejected == index or (result.rejected == 0 and result.last_log_index >= index):
+                del self.offered[node.id]
 
     def arrives(self, node: "Node", message: RaftMessage) -> None:
         """A message is about to be handled."""
@@ -100,13 +108,15 @@ class Prompt:
         if message.append_entries_result is not None:
             self._answer(node, message)
         elif message.install_snapshot is not None and message.install_snapshot.term >= r.current_term:
-            offer = (node.life, message.install_snapshot.term, message.server_id, world.now)
-            self.offered[node.id] = offer
+            args = message.install_snapshot
+            if world.profile.unreachable:
+                return  # It is dropped (pyraft.plausible).
+            self.offered[node.id] = (node.life, args.term, message.server_id, args.last_index, world.now)
         elif message.timeout_now is not None:
-            args, follower = message.timeout_now, r.follower_state
+            order, follower = message.timeout_now, r.follower_state
             is_leaders = follower is not None and follower.current_leader.id == message.server_id
-            if is_leaders and args.term == r.current_term and not r.recovering:
-                what = (node.life, args.term, message.server_id, args.last_log_index, args.last_log_term)
+            if is_leaders and order.term == r.current_term and not r.recovering:
+                what = (node.life, order.term, message.server_id, order.last_log_index, order.last_log_term)
                 self.summoned[node.id] = what
 
     def _answer(self, node: "Node", message: RaftMessage) -> None:
@@ -163,6 +173,8 @@ class Prompt:
             # Its clock is another one, so count from the last time that anything was sent because of the snapshot.
             if p.state != PROGRESS__SNAPSHOT or self.sends.get(key, ((), 0, 0))[1] >= since:
                 del self.refused[key]
+            elif node.reads > 0:
+                self.refused[key] = (life, term, self.world.now)
             elif self.world.now - since > self._limit() and self.world.now >= node.paused_until:
                 self.world.violate(
                     f"server {node.id} heard {self.world.now - since} ms ago that {key[1]} has no snapshot"
@@ -185,11 +197,11 @@ class Prompt:
             self.world.violate(f"server {node.id} has stored all and does not obey the TimeoutNow of {sender}")
 
     def _offered(self, node: "Node") -> None:
-        life, term, sender, since = self.offered[node.id]
+        life, term, sender, index, since = self.offered[node.id]
         r, follower = node.raft, node.raft.follower_state
         if life != node.life or follower is None or r.current_term != term or follower.current_leader.id != sender:
             del self.offered[node.id]
         elif r.snapshot.pending is not None or r.snapshot.put is not None:
-            self.offered[node.id] = (life, term, sender, self.world.now)
+            self.offered[node.id] = (life, term, sender, index, self.world.now)
         elif self.world.now - since > self._limit():
             self.world.violate(f"server {node.id} has neither installed nor answered a snapshot of server {sender}")
