@@ -44,6 +44,7 @@ help:
 	@echo "make sim       random simulated clusters with invariants: N=$(N) STEPS=$(STEPS) SEED=... TRACE=1"
 	@echo "make seeds     how many of these clusters show each fault of the past, ARGS='B46 B47'"
 	@echo "make flaky     run the suite N=10 times in other orders of files, beside none, one and three busy programs: N=... SEED=..."
+	@echo "make interrupts  programs that are interrupted at every line that they execute (hours): ARGS='--every 20 --seed 3'"
 	@echo "make mutants   make N=100 small changes in copies of the tree, see that tests notice each: N=... SEED=..."
 	@echo "make explore   every schedule of small clusters up to a bound: SCENARIO=elections STATES=100000 each, or one"
 	@echo "                 schedule, as a story ends with it: REPLAY='elections timeout1 1>2'"
@@ -220,6 +221,10 @@ seeds: $(READY)
 .PHONY: flaky
 flaky: $(READY)
 	$(BIN)/python -m tests.fuzzy.flaky $(if $(filter command line environment,$(origin N)),--n $(N)) $(SEED_OPTION) $(ARGS)
+
+.PHONY: interrupts
+interrupts: $(READY)
+	$(BIN)/python -m tests.lib.interrupt $(SEED_OPTION) $(ARGS)
 
 .PHONY: mutants
 mutants: $(READY)

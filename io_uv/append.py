@@ -15,7 +15,6 @@ what was good. Closed segments are not in the state they should be in (retry): a
 case appends work again as soon as the disk does. A callback never fires inside append().
 """
 
-import contextlib
 import functools
 import operator
 from collections.abc import Callable, Sequence
@@ -136,6 +135,7 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_
     after io.close. Through the callback: RAFT_NOSPACE, RAFT_IOERR, RAFT_TOOMANY without threads, RAFT_CANCELED.
     """
     uv: state.Uv = io.impl
+    uv.loop.check()
     if uv.closing:
         return closing.refuse(uv)
     if n <= 0 or len(entries) < n:
@@ -242,7 +242,7 @@ def _prepared(uv: state.Uv, segment: AliveSegment, idle: "prepare.IdleSegment | 
             _set_up_writer(uv, idle.counter)
         except Failure as refused:
             failure = refused
-            close_file(idle.fd)
+            closing.close_file(idle.fd)
             finalize.submit(uv, finalize.DyingSegment(idle.counter, 0, 0, 0))
     if failure is not None:
         # Another one may be gone already, with a request that failed together with this one.
@@ -394,16 +394,10 @@ def _finalize(uv: state.Uv, segment: AliveSegment) -> None:
     """Take a segment out of use: no write to it is in flight and none waits."""
     uv.append_segments.remove(segment)
     segment.buffer.close()
-    close_file(segment.fd)
+    closing.close_file(segment.fd)
     finalize.submit(
         uv, finalize.DyingSegment(segment.counter, segment.written, segment.first_index, segment.last_index)
     )
-
-
-def close_file(fd: int) -> None:
-    """Close a segment's descriptor. It was opened for synchronous writes: an error tells nothing new."""
-    with contextlib.suppress(OSError):
-        fs.close(fd)
 
 
 def after_finalize(uv: state.Uv, failure: Failure | None) -> None:

@@ -9,13 +9,21 @@ Whoever removes something that a close waits for (a handle in `aborting`, a segm
 Failure modes: none of its own.
 """
 
-from io_uv import callbacks, refusal, state
+import contextlib
+
+from io_uv import callbacks, fs, refusal, state
 
 
 def refuse(uv: state.Uv) -> int:
     """Set errmsg and return the answer to any call after io.close, RAFT_CANCELED; in a forked child RAFT_SHUTDOWN."""
     uv.io.errmsg = uv.refusal.message
     return uv.refusal.code
+
+
+def close_file(fd: int) -> None:
+    """Close a segment's descriptor. It was opened for synchronous writes: an error tells nothing new."""
+    with contextlib.suppress(OSError):
+        fs.close(fd)
 
 
 def unlock(uv: state.Uv) -> None:

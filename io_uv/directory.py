@@ -72,7 +72,8 @@ class DirLock:
         fs.close(fd)
 
     def __del__(self) -> None:
-        self.release()
+        if hasattr(self, "_pid"):  # else it was interrupted while it was made
+            self.release()
 
 
 def lock_dir(dir: str, refusals: Refusals | None = None) -> DirLock:

@@ -122,6 +122,10 @@ class BlockWriter(Protocol):
     def forget(self) -> None:
         """In a forked child: let go of what is the parent's."""
 
+    def abandon(self) -> Callable[[], None]:
+        """Have the thread end, without a callback; return what waits for that and releases everything."""
+        ...
+
 
 class Uv:
     """`struct uv`: everything that a raft_uv instance knows."""
@@ -143,6 +147,7 @@ class Uv:
         "auto_recovery",
         "barriers",
         "block_size",
+        "buried",
         "calm",
         "clients",
         "close_cb",
@@ -184,6 +189,7 @@ class Uv:
         "snapshot_put_work",
         "tick_cb",
         "timer",
+        "torn",
         "tracer",
         "transport",
         "transport_open",
@@ -252,14 +258,14 @@ class Uv:
         self.snapshot_get_reqs: list[Get] = []
         self.async_work_reqs: list[AsyncWork] = []
         self.snapshot_put_work: Put | None = None
-        # Tick, end of turn, closing and forked children: uv, closing, fork.
+        # Tick, end of turn, closing, forked children and interruptions: uv, closing, fork, interrupted.
         self.copy: object = None
         self.end_of_turn: EndOfTurn
         self.lock: DirLock | None = None
         self.timer: Timer | None = None
         self.tick_cb: raft_io_tick_cb = UNSET
         self.recv_cb: raft_io_recv_cb = UNSET
-        self.closing = self.closed = False
+        self.closing = self.closed = self.torn = self.buried = False
         self.refusal = Failure(RAFT_CANCELED, "closed")
         self.refusals = Refusals(dir)
         self.close_cb: raft_io_close_cb | None = None

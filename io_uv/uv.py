@@ -27,6 +27,7 @@ from io_uv import (
     finalize,
     fork,
     fs,
+    interrupted,
     keyfiles,
     marker,
     metadata,
@@ -82,6 +83,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.version = 2
     io.impl = uv = Uv(io, loop, path, transport)
     fork.watch(uv)
+    interrupted.watch(uv)
     io.init = _init
     io.close = _close
     io.load = _load
@@ -108,6 +110,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.filling = _filling
     io.check_address = _check_address
     io.configured = _configured
+    io.check = interrupted.check
     return 0
 
 
@@ -321,6 +324,7 @@ def _set_vote(io: RaftIo, server_id: int) -> int:
 
 def _store(io: RaftIo, term: int, voted_for: int) -> int:
     uv: Uv = io.impl
+    uv.loop.check()
     if uv.closing:
         return closing.refuse(uv)
     fresh = Metadata(uv.metadata.version + 1, term, voted_for)
@@ -372,14 +376,9 @@ def _report(loop: Loop, exc: BaseException) -> None:
     if isinstance(exc, KeyboardInterrupt | SystemExit) and loop.inherited:
         loop.leave(exc)
     elif isinstance(exc, KeyboardInterrupt | SystemExit):
-        Timer(loop).start(lambda timer: _raise(timer, exc), 0.0, 0.0)
+        interrupted.report(loop, exc)
     else:
         loop.excepthook(type(exc), exc, exc.__traceback__)
-
-
-def _raise(timer: Timer, exc: BaseException) -> None:
-    timer.close()
-    raise exc
 
 
 def _recovering(io: RaftIo) -> bool:
@@ -458,6 +457,11 @@ def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     if uv.loop.inherited:
         callbacks.fire(uv, cb, io)
         return
+    uv.loop.check()
+    if uv.torn:
+        uv.close_cb = cb
+        interrupted.bury(uv)
+        return
     assert not uv.closing
     uv.closing = True
     uv.close_cb = cb
@@ -486,7 +490,7 @@ def _abandon(uv: Uv) -> None:
     """Give the directory back although the loop is gone, and with it every handle and all that was under way."""
     for segment in uv.append_segments:
         if segment.fd >= 0:
-            append.close_file(segment.fd)
+            closing.close_file(segment.fd)
     closing.end(uv)
 
 

@@ -117,6 +117,7 @@ class Writer:
         "_mode",
         "_poll",
         "_refusals",
+        "_thread",
         "_times",
         "_todo",
         "_turned_away",
@@ -135,6 +136,7 @@ class Writer:
         self._poll: Poll | None = None
         self._write: _Write | None = None
         self._todo: queue.SimpleQueue[_Write | None] | None = None
+        self._thread: threading.Thread | None = None
         # Results of writes that did not go through AIO.
         self._done: deque[int] = deque()
         # Which way writes go while none is tried, how many were submitted, and how long those of the trial took.
@@ -227,6 +229,21 @@ class Writer:
         self._event_fd = self._waker = -1
         self._context = self._poll = self._write = self._todo = self._close_cb = None
 
+    def abandon(self) -> Callable[[], None]:
+        """Have the thread end, without a callback; return what waits for that and releases everything, in a thread."""
+        self._close_cb = None
+        self._mode = THREAD
+        if self._todo is not None:
+            self._todo.put(None)
+        return self._bury
+
+    def _bury(self) -> None:
+        if self._todo is not None and self._thread is not None and self._thread.ident is not None:
+            self._thread.join()
+        self._free()
+        self._context = None
+        self._event_fd = self._waker = -1
+
     def _choose(self, write: _Write) -> int:
         """Return which way a write goes: of 1024 the first 8 by AIO, the next 8 by the thread, the rest by the quicker.
 
@@ -260,7 +277,8 @@ class Writer:
         if self._todo is None:
             todo: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
             try:
-                threading.Thread(target=self._serve, args=(todo,), name="raft-writer", daemon=True).start()
+                self._thread = threading.Thread(target=self._serve, args=(todo,), name="raft-writer", daemon=True)
+                self._thread.start()
             except (RuntimeError, MemoryError):
                 write.failure = work.not_run(UV_EAGAIN)
                 self._finish(0)

@@ -94,7 +94,9 @@ class Server:
         self.on_state: Callable[[int, int], None] | None = None
         """Called with the old and the new state inside each change of state, as raft_state_cb is."""
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._busy = asyncio.Lock()
+        self._lock = asyncio.Lock()
+        self._holder: asyncio.Task[Any] | None = None
+        """The task that has the lock, or was the last to have it."""
         self._closed: asyncio.Future[None] | None = None
         self._loading: asyncio.Future[Any] | None = None
         self._ticked = 0
@@ -135,7 +137,8 @@ class Server:
     async def start(self) -> None:
         """Read the log, in a thread, and begin to take part (raft_start)."""
         loop = self._own_loop()
-        async with self._busy:
+        async with self._busy():
+            self._holder = asyncio.current_task()
             # A log is read once: reading it again would finish and remove the segments that are being written.
             self._check(start.check(self.raft))
             io = self.io
@@ -160,11 +163,13 @@ class Server:
     async def close(self) -> None:
         """Stop taking part and wait until all I/O has ended (raft_close). Again, after a cancelled one too: wait."""
         loop = self._own_loop()
-        async with self._busy:
+        async with self._busy():
+            self._holder = asyncio.current_task()
             if self._closed is None:
-                closed = self._closed = loop.create_future()
+                closed = loop.create_future()
                 if raft_close(self.raft, lambda raft: closed.set_result(None)) != 0:
                     closed.set_result(None)  # somebody else has called raft_close, and its callback is theirs
+                self._closed = closed  # not before: who closes again, after an interrupt, must not wait for nothing
                 self._notice()
             await asyncio.shield(self._closed)
 
@@ -274,6 +279,13 @@ class Server:
 
     # Below: from callbacks to futures.
 
+    def _busy(self) -> asyncio.Lock:
+        """Return the lock of start and close: a new one if an interrupt has kept who had it from giving it back."""
+        holder = self._holder
+        if self._lock.locked() and (holder is None or holder.done() or holder is asyncio.current_task()):
+            self._lock = asyncio.Lock()
+        return self._lock
+
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         """Return the running loop, which must be the one that the I/O is on: the core is not made for two threads."""
         loop = asyncio.get_running_loop()
@@ -318,10 +330,12 @@ class Server:
                 lost = status == RAFT_LEADERSHIPLOST
                 stopped = self._stopped() if lost else None
                 future.set_exception(stopped or RaftError(status, "" if lost else raft_errmsg(self.raft)))
+                future.exception()  # seen: after an interrupt nobody may be left to await it
 
         rv = submit(self.raft, req, *args, done)
         if rv != 0:
             future.set_exception(RaftError(rv, raft_errmsg(self.raft)))
+            future.exception()
         return future
 
     def _check(self, rv: int) -> None:

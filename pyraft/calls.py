@@ -13,6 +13,10 @@ Failure modes:
 
 KeyboardInterrupt and the like raised by FSM or I/O code are passed on after the server was marked as failed.
 
+Such an exception may also come between any two lines of the library's own. A public function that changes anything
+leaves a mark with `enter` first, and removes it in the end. If it never came to that, the next call or event finds the
+mark, and `abandoned` has the server stop, as nobody can tell what is half done. A kill of the process is no worse.
+
 Type checkers hold users to the types of the tables. Here nobody's word is taken: a list that stands for a tuple or a
 float for a number will do, compiled too, where a call of what has a type would test it first. Hence `Function`.
 """
@@ -63,9 +67,29 @@ def report(r: Raft, exc: BaseException) -> None:
         try:
             r.io.report(r.io, exc)
             return
-        except BaseException as reporter_exc:
+        except Exception as reporter_exc:
             _logger.error("io.report raised", exc_info=reporter_exc)
     _logger.error("a callback of server %d raised", r.id, exc_info=exc)
+
+
+def enter(r: Raft) -> None:
+    """Begin a public function. It ends with `r.inside = False`, when it returns or raises an Exception."""
+    if r.inside:
+        abandoned(r)
+    r.inside = True
+
+
+def abandoned(r: Raft) -> None:
+    """Some call has never come to its end: stop, if the I/O can."""
+    if r.initialized:
+        check(r, True)
+    r.inside = False
+
+
+def check(r: Raft, torn: bool) -> None:
+    """Call io.check, if there is one."""
+    if r.io.check is not None:
+        r.io.check(r.io, torn)
 
 
 def closed(r: Raft) -> int:
@@ -113,39 +137,55 @@ def fire_apply(r: Raft, req: RaftRequest, status: int, result: Any) -> None:
     """Call back an apply request."""
     req.pending = False
     if req.cb is not None:
+        inside = r.inside
+        r.inside = False
         try:
             req.cb(req, status, result)
         except BaseException as exc:
             report(r, exc)
+        if inside:
+            r.inside = True
 
 
 def fire(r: Raft, req: RaftRequest, status: int) -> None:
     """Call back a barrier or change request."""
     req.pending = False
     if req.cb is not None:
+        inside = r.inside
+        r.inside = False
         try:
             req.cb(req, status)
         except BaseException as exc:
             report(r, exc)
+        if inside:
+            r.inside = True
 
 
 def fire_transfer(r: Raft, req: RaftRequest) -> None:
     """Call back a transfer request."""
     req.pending = False
     if req.cb is not None:
+        inside = r.inside
+        r.inside = False
         try:
             req.cb(req)
         except BaseException as exc:
             report(r, exc)
+        if inside:
+            r.inside = True
 
 
 def fire_state(r: Raft, old_state: int, new_state: int) -> None:
     """Tell the user about a change of state."""
     if r.callbacks.state_cb is not None:
+        inside = r.inside
+        r.inside = False
         try:
             r.callbacks.state_cb(r, old_state, new_state)
         except BaseException as exc:
             report(r, exc)
+        if inside:
+            r.inside = True
 
 
 def fire_close(r: Raft) -> None:

@@ -63,6 +63,17 @@ def raft_apply(
     RAFT_SHUTDOWN (FSM or I/O code raised inside the call, or this is a forked child; ours), codes of io.append
     ("io: …"). Source: raft.h, dissertation 3.5.
     """
+    calls.enter(r)
+    try:
+        rv = _apply(r, req, bufs, n, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _apply(r: Raft, req: _Apply, bufs: Sequence[Buffer], n: int, cb: Callable[[_Apply, int, Any], None] | None) -> int:
     payloads = _payloads(bufs, n)
     if payloads is None or not _is(req, RaftApply):
         if payloads is not None:
@@ -151,6 +162,17 @@ def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | N
     Its status is 0, RAFT_LEADERSHIPLOST, or that of a failed write. Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under
     way), RAFT_INVALID (`req` is not a RaftBarrier), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h.
     """
+    calls.enter(r)
+    try:
+        rv = _barrier(r, req, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:
     replicate.flush(r)
     if not _is(req, RaftBarrier):
         return _wrong(r, req, RaftBarrier)
@@ -175,6 +197,17 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     io.check_address (RAFT_INVALID with io_uv, for an address that no server can be reached at), RAFT_INVALID (`req` is
     not a RaftChange), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.1.
     """
+    calls.enter(r)
+    try:
+        rv = _add(r, req, id, address, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change, int], None] | None) -> int:
     replicate.flush(r)
     if not _is(req, RaftChange):
         return _wrong(r, req, RaftChange)
@@ -200,6 +233,17 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
     RAFT_BADID (not a member), RAFT_INVALID (no voter would be left, or `req` is not a RaftChange), RAFT_SHUTDOWN as
     raft_apply, codes of io.append. Source: raft.h, dissertation 4.1, 4.2.2.
     """
+    calls.enter(r)
+    try:
+        rv = _remove(r, req, id, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
     replicate.flush(r)
     if not _is(req, RaftChange):
         return _wrong(r, req, RaftChange)
@@ -224,6 +268,17 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
     is under way), RAFT_NOTFOUND (not a member), RAFT_INVALID (no voter would be left, or `req` is not a RaftChange),
     RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.2.1.
     """
+    calls.enter(r)
+    try:
+        rv = _assign(r, req, id, role, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change, int], None] | None) -> int:
     if not configuration.is_role(role):
         r.errmsg = raft_strerror(RAFT_BADROLE)
         return RAFT_BADROLE
@@ -288,6 +343,17 @@ def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer]
     member, not a voter, or this server), RAFT_INVALID (`req` is not a RaftTransfer), RAFT_SHUTDOWN as raft_apply, codes
     of io.send. Source: raft.h, dissertation 3.10.
     """
+    calls.enter(r)
+    try:
+        rv = _transfer(r, req, id, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:
     replicate.flush(r)
     if not _is(req, RaftTransfer):
         return _wrong(r, req, RaftTransfer)

@@ -51,6 +51,8 @@ _QUIET_MSECS: Final = 60_000
 def recv_cb(io: RaftIo, message: RaftMessage) -> None:
     """A message has arrived; `io.start` was given this function."""
     r: Raft = io.data
+    if r.inside:
+        calls.abandoned(r)
     if r.state == RAFT_UNAVAILABLE:
         return
     # C: recv.c:recvCb asserts on server 0 in each handler; the ID comes from the network, so drop it.

@@ -153,6 +153,8 @@ def flush(r: Raft) -> None:
 
 def flush_turn(r: Raft) -> None:
     """End a loop turn: what io.defer runs."""
+    if r.inside:
+        calls.abandoned(r)
     flush(r)
     convert.settle(r)
 

@@ -8,15 +8,25 @@ After raft_close only another raft_init leads back. A started server refuses a s
 out of range: it keeps the old one, and raft_errmsg says so. Before, such a setting is stored, and raft_start refuses.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from pyraft import apply, calls, configuration, convert, election, log, notice, replicate
+from pyraft import apply, calls, configuration, convert, election, log, notice, replicate, request
 from pyraft import start as starting
-from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, raft_strerror
+from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_LEADERSHIPLOST, raft_strerror
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_WARN, StderrTracer, raft_tracer_maybe_enable, trace
-from pyraft.types import RAFT_LEADER, RAFT_UNAVAILABLE, RaftConfiguration, RaftFsm, RaftIo, raft_id, raft_index
+from pyraft.types import (
+    RAFT_LEADER,
+    RAFT_UNAVAILABLE,
+    RaftConfiguration,
+    RaftFsm,
+    RaftIo,
+    RaftTransfer,
+    raft_id,
+    raft_index,
+)
 
 _ELECTION_TIMEOUT_MSECS: Final = 1000
 _HEARTBEAT_TIMEOUT_MSECS: Final = 100
@@ -28,6 +38,8 @@ _MAX_CATCH_UP_ROUND_DURATION_MSECS: Final = 5000
 _MAX_APPEND_BYTES: Final = 1 << 20
 _MAX_INFLIGHT_BYTES: Final = 8 << 20
 _VOTE_PATIENCE: Final = 48
+
+_logger = logging.getLogger("pyraft")
 
 _Raft = TypeVar("_Raft", bound=Raft)
 
@@ -54,6 +66,7 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
     r.io = io
     io.data = r
     io.forked = lambda io, reason: _forked(r, reason)
+    io.interrupted = lambda io, reason: _interrupted(r, reason)
     r.fsm = fsm
     r.tracer = StderrTracer
     raft_tracer_maybe_enable(r.tracer, True)
@@ -100,6 +113,29 @@ def _forked(r: Raft, reason: str) -> None:
     r.apply.waiting = False
 
 
+def _interrupted(r: Raft, reason: str) -> None:
+    """RaftIo.interrupted: stop, without another look at anything, as it may be half done.
+
+    The state is set by hand. What was pending is called back, and nothing is left for raft_close but to end the I/O.
+    """
+    waiting = request.pending(r)
+    state, r.state = r.state, RAFT_UNAVAILABLE
+    r.cause = r.errmsg = reason
+    r.failed = True
+    r.inside = r.apply.waiting = False
+    r.follower_state = r.candidate_state = r.leader_state = None
+    r.transfer = None
+    r.commit_index = r.last_applied
+    for req in waiting:
+        if isinstance(req, RaftTransfer):
+            calls.fire_transfer(r, req)
+        else:
+            request.finish(r, req, RAFT_LEADERSHIPLOST)
+    if state != RAFT_UNAVAILABLE:
+        _logger.error("server %d stops, until it is closed and started again: %s", r.id, reason)
+        calls.fire_state(r, state, RAFT_UNAVAILABLE)
+
+
 def _clear(r: Raft) -> None:
     """Make `r`, which may have served before, as new, but for the user's own field."""
     data = r.data
@@ -143,6 +179,8 @@ def raft_close(r: _Raft, cb: Callable[[_Raft], None] | None) -> int:
     if not r.initialized:
         r.errmsg = "not initialized"
         return RAFT_INVALID
+    # A raft_start that is under way calls user code, which may call this.
+    calls.check(r, r.inside and not r.starting)
     r.closing = True
     convert.to_unavailable(r)
     r.close_cb = cb
@@ -184,6 +222,13 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
 
 def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     """Have a server that is not running `write` a configuration."""
+    calls.enter(r)
+    rv = _do_write_offline(r, conf, write)
+    r.inside = False
+    return rv
+
+
+def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     if r.closing:
         return calls.closed(r)
     if r.state != RAFT_UNAVAILABLE or r.started or r.starting:

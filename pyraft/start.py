@@ -37,9 +37,12 @@ def raft_start(r: Raft) -> int:
     before, or being started), RAFT_SHUTDOWN (closed, also meanwhile), RAFT_CORRUPT (a log without a term, or a single
     voter whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
+    if r.inside and not r.starting:
+        calls.abandoned(r)
     rv = check(r)
     if rv != 0:
         return rv
+    r.inside = True
     r.starting = True
     try:
         rv = _load(r)
@@ -48,6 +51,7 @@ def raft_start(r: Raft) -> int:
         if rv == 0:
             rv = _start_io(r)
         if rv != 0:
+            r.inside = False
             return _give_up(r, rv)
         _check_identity(r)
         notice.starts(r)
@@ -56,9 +60,14 @@ def raft_start(r: Raft) -> int:
         rv = _maybe_self_elect(r)
         if rv != 0:
             convert.to_unavailable(r)
-        return convert.outcome(r, _unless_closed(r, rv))
+        rv = convert.outcome(r, _unless_closed(r, rv))
+    except Exception:
+        r.inside = False
+        raise
     finally:
         r.starting = False
+    r.inside = False
+    return rv
 
 
 def _unless_closed(r: Raft, rv: int) -> int:

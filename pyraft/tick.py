@@ -26,6 +26,8 @@ from pyraft.types import RAFT_CANDIDATE, RAFT_FOLLOWER, RAFT_LEADER, RAFT_SPARE,
 def tick_cb(io: RaftIo) -> None:
     """A heartbeat interval has passed; `io.start` was given this function."""
     r: Raft = io.data
+    if r.inside:
+        calls.abandoned(r)
     if r.state == RAFT_UNAVAILABLE:
         return
     replicate.flush(r)

@@ -427,12 +427,16 @@ class RaftIo:
     yet together with those of the one before it: within a tick of every change.
     The other way: `forked(io, reason)`, set by raft_init, has the server be closed without a word, in a process that
     was forked from the one in which it runs; its requests get RAFT_SHUTDOWN there.
+    `check(io, torn)` looks whether an exception such as KeyboardInterrupt has left this server in the middle of
+    something; with `torn` the core knows that it has. Then all I/O ends, and `interrupted(io, reason)`, set by
+    raft_init, has the server stop.
     """
 
     __slots__ = (
         "append",
         "async_work",
         "bootstrap",
+        "check",
         "check_address",
         "close",
         "configured",
@@ -444,6 +448,7 @@ class RaftIo:
         "forked",
         "impl",
         "init",
+        "interrupted",
         "later",
         "load",
         "random",
@@ -493,6 +498,8 @@ class RaftIo:
         self.check_address: Callable[[Self, str], int] | None = None
         self.configured: Callable[[Self, list[RaftServer]], None] | None = None
         self.forked: Callable[[Self, str], None] | None = None
+        self.check: Callable[[Self, bool], None] | None = None
+        self.interrupted: Callable[[Self, str], None] | None = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -23,9 +23,9 @@ class Async(Handle):
     def __init__(self, loop: Loop, callback: "Callable[[Self], object] | None" = None) -> None:
         if callback is not None and not callable(callback):
             raise TypeError("a callable or None is required")
-        super().__init__(loop)
         self._callback: Callable[[Any], object] | None = callback
         self._sent = False
+        super().__init__(loop)
         self._activate()
         loop._strong.discard(self)
 
@@ -36,6 +36,13 @@ class Async(Handle):
         if not self._sent:
             self._sent = True
             self._loop._mailbox.post(self._fire)
+
+    def _mend(self) -> None:
+        super()._mend()
+        if not self._closed:
+            self._loop._strong.discard(self)
+            if self._sent:  # posted, or about to be
+                self._loop._mailbox.post(self._fire)
 
     def _fire(self) -> None:
         # Cleared before the callback: a send that the callback could miss makes another one.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ class Endpoint(Handle):
     _error: ClassVar[type[error.UVError]] = error.StreamError
 
     def __init__(self, loop: Loop) -> None:
-        super().__init__(loop)
         self._sock: socket.socket | None = None
         self._delayed_error = 0  # of bind or connect, reported by what follows, as libuv does
         self._readable = False
@@ -70,6 +69,7 @@ class Endpoint(Handle):
         self._accepted: socket.socket | None = None
         self._accept_timer: Any = None
         self._connect_cb: StatusCallback | None = None
+        super().__init__(loop)
 
     # State.
 
@@ -178,7 +178,7 @@ class Endpoint(Handle):
     def _pause_accepting(self) -> None:
         # The connection stays in the backlog, so the socket stays readable: polling on would only spin.
         self._poll(False)
-        self._accept_timer = self._loop._uv.call_later(ACCEPT_PAUSE, self._resume_accepting)
+        self._accept_timer = self._loop._uv.call_later(ACCEPT_PAUSE, self._loop._enter, self._resume_accepting)
 
     def _resume_accepting(self) -> None:
         self._accept_timer = None
@@ -282,7 +282,7 @@ class Endpoint(Handle):
             assert self._sock is not None
             self._polling = enable
             if enable:
-                self._loop._uv.add_reader(self._sock.fileno(), self._on_readable)
+                self._loop._uv.add_reader(self._sock.fileno(), self._loop._enter, self._on_readable)
             else:
                 self._loop._uv.remove_reader(self._sock.fileno())
 
@@ -291,7 +291,7 @@ class Endpoint(Handle):
             assert self._sock is not None
             self._writer = enable
             if enable:
-                self._loop._uv.add_writer(self._sock.fileno(), self._on_writable)
+                self._loop._uv.add_writer(self._sock.fileno(), self._loop._enter, self._on_writable)
             else:
                 self._loop._uv.remove_writer(self._sock.fileno())
 
@@ -331,6 +331,29 @@ class Endpoint(Handle):
             self._connect_cb = None
         self._cancel_requests()
         self._settle()
+
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        for name in ("_connect_cb", "_listen_cb"):
+            if getattr(self, name) is not None:
+                setattr(self, name, nothing)
+
+    def _mend(self) -> None:
+        super()._mend()
+        if self._closed or self._sock is None:
+            return
+        # Set where it is: a poll that was noted may not have been armed, or the other way round.
+        for watched, watch in ((self._polling, self._poll), (self._writer, self._arm_writer)):
+            watch(not watched)
+            watch(watched)
+        if self._accepted is not None and self._listen_cb is not None:
+            self._accepted.close()  # the callback that was to take it is not called any more
+            self._accepted = None
+            self._poll(True)
+        self._busy = self._connect_cb is not None or self._has_requests()
+        if self._busy:
+            self._loop._strong.add(self)
 
     def _drop(self) -> None:
         for sock in (self._accepted, self._sock):

@@ -8,7 +8,8 @@ Close: `close(callback)` stops the handle at once and gives its descriptors back
 UV_ECANCELED, then `callback(handle)` is called, exactly once, from a later part of the loop's turn, never inside
 close(). From close() on every method raises HandleClosedError; after the callback `loop` is None.
 
-A subclass says in `_release` what it stops; it reports activity with `_activate` and `_deactivate`.
+A subclass says in `_release` what it stops; it reports activity with `_activate` and `_deactivate`. It sets its own
+fields before it calls `__init__` of the base: nobody meets a handle that an interrupt has left half made.
 """
 
 import contextlib
@@ -38,9 +39,9 @@ class Handle:
         self._active = False
         self._busy = False  # a request is in flight: counts for the loop whatever `ref` says
         self._ref = True
-        self._closed = False
         self._done = False
         self._close_cb: Callable[[Any], object] | None = None
+        self._closed = False
         loop._handles.add(self)
 
     @property
@@ -90,16 +91,19 @@ class Handle:
         self._close(callback)
 
     def _close(self, callback: Callable[[Any], object] | None) -> None:
+        loop = self._loop
+        loop._strong.add(self)  # an interrupt finds it there
         self._closed = True
         self._close_cb = callback
-        loop = self._loop
         try:
             self._release()
         finally:
-            loop._strong.add(self)
             loop._closing.append(self)
             self._deactivate()
-            loop._schedule()
+            if loop._owned:
+                loop._schedule()
+            else:
+                loop._schedule_anew()
 
     def _finish_close(self) -> None:
         """Called by the loop in the closing part of its turn."""
@@ -117,6 +121,25 @@ class Handle:
 
     def _release(self) -> None:
         """Stop whatever the handle does and free what it holds. Called once, from close."""
+
+    def mute(self) -> None:
+        """Call nobody back any more, not when it is closed either. An addition to pyuv."""
+        self._close_cb = None
+
+    def _mend(self) -> None:
+        """Put the notes of the loop right, and one's own, when something was left in its middle: see `interrupt`."""
+        loop = self._loop
+        if self._done:
+            loop._strong.discard(self)
+            loop._handles.discard(self)
+        elif self._closed:
+            self._active = False
+            loop._strong.add(self)
+            if self not in loop._closing:
+                loop._closing.append(self)
+            self._release()
+        elif self._active:
+            loop._strong.add(self)
 
     def _forked(self, usable: bool) -> None:
         """Be closed for good, in a forked child; `usable` says whether the copy of the loop below may be touched."""
@@ -166,6 +189,10 @@ class Handle:
 def closed_error() -> error.UVError:
     """The error that a method of a closed handle raises."""
     return error.HandleClosedError("Handle is closing/closed")
+
+
+def nothing(*_: object) -> None:
+    """What a muted handle calls."""
 
 
 def check_callback(callback: object) -> None:

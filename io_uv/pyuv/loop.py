@@ -15,6 +15,8 @@ Where a sandbox refuses what libuv cannot do without (eventfd, epoll), `Loop()` 
 instead, and `Loop.refusal` says why: everything works, slower.
 
 Failure: an exception of a callback goes to `excepthook`; KeyboardInterrupt and SystemExit end `run` and come out of it.
+Ctrl-C waits until the library's own functions have returned, and what comes out of their middle all the same is
+mended, see `interrupt`: whatever the loop calls is called by `_enter`, which marks it.
 In a forked child a Loop is dead, see `forked`: its handles are closed, without a callback, and `run` raises
 RuntimeError, the one in which it forked, too. A guest's host goes on, if it can.
 """
@@ -24,20 +26,18 @@ import contextlib
 import os
 import selectors
 import signal
-import sys
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
 
 import uvloop
 
-from io_uv.pyuv import error, forked, threadpool, wakeup
-from io_uv.pyuv.mailbox import Mailbox
+from io_uv.pyuv import forked, interrupt, threadpool, uncaught, wakeup
+from io_uv.pyuv.mailbox import Leave, Mailbox
 
 if TYPE_CHECKING:
     from io_uv.pyuv.handle import Handle
@@ -69,7 +69,7 @@ class Loop:
         self._leaving = False  # close() was called: nothing new may begin
         self._running = False
         self._ran = False  # at least once
-        self._alive = 0  # ref'd active handles and requests in flight
+        self._alive = 0  # ref'd active handles, and those with a request in flight
         self._updated = 0
         # Handles: all of them weakly; strongly those that are active, have a request in flight or are closing.
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
@@ -90,11 +90,19 @@ class Loop:
         self._mode = UV_RUN_DEFAULT
         self._stopping = False
         self._begun = False  # the rest of a turn is due, stop() or not
+        # Interrupts: whether something is called just now, or was left in its middle, and who wants to know of that.
+        self._inside = self._torn = False
+        self._interrupted = False
+        self._deliberate: BaseException | None = None
+        self._watchers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._postponed: interrupt.Postponed | None = None
         # The reader refers to this object weakly: the uvloop loop must not keep it alive.
         self._mailbox = Mailbox()
         ref: weakref.ref[Loop] = weakref.ref(self)
         self._uv.add_reader(self._mailbox.fd, _deliver, ref)
         forked.watch(self)
+        if not self._owned:
+            self._postponed = interrupt.begin(self)
 
     def _new_loop(self) -> asyncio.AbstractEventLoop:
         self.refusal = wakeup.uvloop_refusal()
@@ -134,8 +142,9 @@ class Loop:
         self._check_open()
         if not self._owned:
             raise RuntimeError("a wrapped loop is run by its owner")
-        if self._running:
+        if self._running and self._uv.is_running():
             raise RuntimeError("the loop is running already")
+        self._recover()
         if self._stopping or not self.alive:
             self._stopping = False
             return self.alive
@@ -149,14 +158,16 @@ class Loop:
             self._halt()
         in_main = threading.current_thread() is threading.main_thread()
         try:
+            self._interrupted = True
             if in_main:
                 _mains.append(self)
+                self._postponed = interrupt.begin(self)
             self._uv.run_forever()
-            self._run_checks()
-            self._run_pending()
-            self._run_closing()
+            self._enter(self._finish_turn)
+            self._interrupted = False
         finally:
-            if in_main:
+            self._take_no_interrupts()
+            if in_main and self in _mains:
                 _mains.remove(self)
             self._ran = True
             self._running = self._stopping = False
@@ -186,8 +197,9 @@ class Loop:
         """
         if self._closed or (self._leaving and not self._owned):
             return
-        if self._running:
+        if self._running and self._uv.is_running():
             raise RuntimeError("a running loop cannot be closed")
+        self._recover()
         self._leaving = True
         for handle in self.handles:
             if not handle.closed:
@@ -200,12 +212,13 @@ class Loop:
                 self.run()
             self._give_back()
         else:
+            self._take_no_interrupts()
             self._schedule()
 
     @property
     def alive(self) -> bool:
         """Whether ref'd active handles, requests in flight or closing handles are left."""
-        return bool(self._alive or self._closing or self._pending or self._orphans)
+        return bool(self._alive or self._requests or self._closing or self._pending or self._orphans)
 
     @property
     def handles(self) -> "list[Handle]":
@@ -258,9 +271,15 @@ class Loop:
         return request
 
     def _submit(self, request: threadpool.Request, slow: bool = False) -> None:
-        self._requests.add(request)
-        self._retain()
+        # In this order: what is interrupted before it is registered is not waited for; no end of it is told before.
         threadpool.submit(request, slow)
+        self._requests.add(request)
+
+    def _deliver(self) -> None:
+        """The mailbox is readable."""
+        if self._watched:
+            self._woke()
+        self._mailbox.deliver(self._uncaught)
 
     def _complete(self, request: threadpool.Request) -> None:
         """A request has ended. Called from any thread."""
@@ -270,42 +289,11 @@ class Loop:
 
     def excepthook(self, typ: type[BaseException], value: BaseException, tb: TracebackType | None) -> None:
         """Called with an exception that a callback raised; prints it. May be overridden or assigned."""
-        sys.stderr.write("Unhandled exception in callback\n")
-        _print(value, tb)
+        uncaught.show("Unhandled exception in callback", value, tb)
 
     def _uncaught(self) -> None:
         """Deal with the exception being handled."""
-        typ, value, tb = sys.exc_info()
-        assert typ is not None
-        assert value is not None
-        if isinstance(value, KeyboardInterrupt | SystemExit):
-            raise value
-        if self._inherited and isinstance(value, error.HandleClosedError):
-            return  # the rest of a function that called back one that forked
-        broken = False
-        hook: Any
-        try:
-            hook = self.excepthook
-        except AttributeError:
-            hook = None
-        except BaseException as exc:
-            sys.stderr.write("Exception while getting excepthook\n")
-            _print(exc, exc.__traceback__)
-            hook, broken = None, True
-        if hook is not None:
-            try:
-                hook(typ, value, tb)
-            except BaseException as exc:
-                if isinstance(exc, KeyboardInterrupt | SystemExit):
-                    raise
-                sys.stderr.write("Unhandled exception in excepthook\n")
-                exc.__context__ = None
-                _print(exc, exc.__traceback__)
-                broken = True
-            else:
-                return
-        sys.stderr.write("\n" * broken + "Unhandled exception in callback\n")
-        _print(value, tb)
+        uncaught.deal_with(self)
 
     # What handles use.
 
@@ -323,21 +311,29 @@ class Loop:
 
     def _release(self) -> None:
         self._alive -= 1
-        if not self._alive and (self._running or self._leaving):
+        self._ended()
+
+    def _ended(self) -> None:
+        """Something has ended that the loop waited for."""
+        if not self._alive and not self._requests and (self._running or self._leaving):
             self._schedule()
 
     def _schedule(self) -> None:
         """Have `_turn` run before the next wait."""
         if not self._scheduled:
-            self._scheduled = True
-            self._uv.call_soon(self._turn)
+            self._schedule_anew()
+
+    def _schedule_anew(self) -> None:
+        """The same, whatever was scheduled before: an interrupt of the host may have taken that away."""
+        self._scheduled = True
+        self._uv.call_soon(self._enter, self._turn)
 
     def _defer(self, callback: Callable[..., object], *args: Any) -> None:
         """Call a callback in the next turn, where libuv would call one that is pending."""
         self._pending.append((callback, args))
         if not self._scheduled:
             self._scheduled = True
-            self._uv.call_soon(self._turn)
+            self._uv.call_soon(self._enter, self._turn)
 
     def _watch(self) -> None:
         """The set of idle, prepare and check handles, or the mode, has changed."""
@@ -372,6 +368,61 @@ class Loop:
     def _close_orphans(self) -> None:
         while self._orphans:
             self._orphans.popleft()._close(None)
+
+    # Interrupts.
+
+    def _enter(self, callback: Callable[..., object], *args: Any) -> None:
+        """Call what the loop below, or `run`, is to call. It is marked as under way until it has returned."""
+        if self._inside:
+            interrupt.mend(self)
+        self._inside = True
+        callback(*args)
+        self._inside = self._torn
+
+    def check(self) -> None:
+        """Mend the loop if it was left in the middle of something, and is not just now in it. An addition to pyuv."""
+        if (
+            self._inside
+            and not self._inherited
+            and not (self._uv.is_running() if self._owned else interrupt.on_stack(Loop._enter.__code__))
+        ):
+            interrupt.mend(self)
+
+    def watch(self, watcher: Any) -> None:
+        """Have `watcher._torn()` called when this loop, or what it called, was left in the middle of something by an
+        exception. Held weakly. An addition to pyuv.
+        """
+        self._watchers.add(watcher)
+
+    def torn(self) -> None:
+        """Say that something that was called, and has come to an end, had been left in its middle inside."""
+        self._torn = self._inside = True
+
+    def forget_pending(self, of: Callable[[Any], bool]) -> None:
+        """Do not call what is pending and of which `of(callback)` says so."""
+        left = [item for item in self._pending if not of(item[0])]
+        self._pending.clear()
+        self._pending.extend(left)
+
+    def deliver(self, exc: BaseException) -> NoReturn:
+        """Raise an exception that is to come out of `run`: inside a callback, and nothing was left in its middle."""
+        self._deliberate = exc
+        raise exc
+
+    def _recover(self) -> None:
+        """Before a run, or the end: put right what the last one may have left when an exception ended it."""
+        self._running = False
+        if self._inside:
+            interrupt.mend(self)
+        elif self._interrupted:
+            interrupt.resume(self)
+        self._interrupted = False
+        interrupt.count(self)
+
+    def _take_no_interrupts(self) -> None:
+        if self._postponed is not None and threading.current_thread() is threading.main_thread():
+            self._postponed.end()
+            self._postponed = None
 
     # The turn.
 
@@ -442,6 +493,11 @@ class Loop:
             except BaseException:
                 self._uncaught()
 
+    def _finish_turn(self) -> None:
+        self._run_checks()
+        self._run_pending()
+        self._run_closing()
+
     def _run_closing(self) -> None:
         closing = self._closing
         for _ in range(len(closing)):
@@ -451,6 +507,7 @@ class Loop:
 
     def _give_back(self) -> None:
         self._closed = True
+        self._take_no_interrupts()
         if not self._uv.is_closed():
             self._uv.remove_reader(self._mailbox.fd)
             if self._owned:
@@ -528,34 +585,15 @@ class Loop:
             self._give_back()
         else:  # maybe in another thread than the loop's
             with contextlib.suppress(RuntimeError):
-                self._uv.call_soon_threadsafe(_Leave(self._uv, self._mailbox))
+                self._uv.call_soon_threadsafe(Leave(self._uv, self._mailbox))
 
 
 def _deliver(ref: "weakref.ref[Loop]") -> None:
     """The mailbox is readable."""
     loop = ref()
-    if loop is None:  # collected; a _Leave is on its way
+    if loop is None:  # collected; a Leave is on its way
         return
-    if loop._watched:
-        loop._woke()
-    loop._mailbox.deliver(loop._uncaught)
-
-
-class _Leave:
-    """Gives a guest's mailbox back, in the host's thread; or when the host is closed before it gets to it."""
-
-    __slots__ = ("_mailbox", "_uv")
-
-    def __init__(self, uv: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
-        self._uv = uv
-        self._mailbox = mailbox
-
-    def __call__(self) -> None:
-        self._uv.remove_reader(self._mailbox.fd)
-        self._mailbox.close()
-
-    def __del__(self) -> None:
-        self._mailbox.close()
+    loop._enter(loop._deliver)
 
 
 def _raise(exc: BaseException) -> None:
@@ -573,7 +611,3 @@ def wake_main() -> None:
 
 def _nothing() -> None:
     """What a wake-up calls."""
-
-
-def _print(value: BaseException, tb: TracebackType | None) -> None:
-    traceback.print_exception(type(value), value, tb, file=sys.stderr)

@@ -11,6 +11,7 @@ when the last reference goes. A lock would be held while the wake-up lets go of 
 Failure modes: post() to a closed mailbox answers False and drops the action.
 """
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
@@ -66,6 +67,13 @@ class Mailbox:
             os.write(waker, wakeup.TOKEN)
         return True
 
+    def rouse(self) -> None:
+        """Have the loop look, whatever was noted of it: an exception may have come between noting and waking."""
+        waker = self._waker
+        if waker is not None:
+            self._sent = True
+            os.write(waker, wakeup.TOKEN)
+
     def deliver(self, uncaught: Callable[[], None]) -> None:
         """Call what has been posted; `uncaught()` is called while an exception of an action is handled."""
         assert self._fd is not None
@@ -91,3 +99,20 @@ class Mailbox:
         _open.difference_update((self._fd, self._waker))
         self._fd = self._waker = None
         self._actions.clear()
+
+
+class Leave:
+    """Gives a guest's mailbox back, in the host's thread; or when the host is closed before it gets to it."""
+
+    __slots__ = ("_mailbox", "_uv")
+
+    def __init__(self, uv: asyncio.AbstractEventLoop, mailbox: Mailbox) -> None:
+        self._uv = uv
+        self._mailbox = mailbox
+
+    def __call__(self) -> None:
+        self._uv.remove_reader(self._mailbox.fd)
+        self._mailbox.close()
+
+    def __del__(self) -> None:
+        self._mailbox.close()

@@ -11,7 +11,7 @@ do there is not seen.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ class _Phase(Handle):
     __slots__ = ("_callback", "_members")
 
     def __init__(self, loop: Loop, members: dict[Any, None]) -> None:
-        super().__init__(loop)
         self._callback: Callable[[Any], object] | None = None
         self._members = members  # the loop's handles of this kind that are active; holds them
+        super().__init__(loop)
 
     def start(self, callback: "Callable[[Self], object]") -> None:
         """Call `callback(handle)` once per turn. A started handle gets the new callback and keeps its place."""
@@ -53,11 +53,24 @@ class _Phase(Handle):
     def _release(self) -> None:
         if self._active:
             self._active = False
-            del self._members[self]
+            self._members.pop(self, None)
             loop = self._loop
             if self._ref:
                 loop._release()
             loop._watch()
+
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        self._callback = nothing
+
+    def _mend(self) -> None:
+        super()._mend()
+        if self._active and not self._closed:
+            self._loop._strong.discard(self)  # held by the members
+            self._members[self] = None
+        else:
+            self._members.pop(self, None)
 
 
 class Prepare(_Phase):

@@ -48,10 +48,10 @@ class Pipe(Stream):
     def __init__(self, loop: Loop, ipc: bool = False) -> None:
         if not isinstance(ipc, bool):
             raise TypeError("ipc must be a bool")
-        super().__init__(loop)
         self._ipc = ipc
         self._path: bytes | None = None  # of the file that bind has made
         self._received: deque[socket.socket] = deque()
+        super().__init__(loop)
 
     @property
     def ipc(self) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class Poll(Handle):
     __slots__ = ("_callback", "_events", "_fd")
 
     def __init__(self, loop: Loop, fd: int) -> None:
-        super().__init__(loop)
         self._fd = fd
         self._events = 0
         self._callback: PollCallback | None = None
+        super().__init__(loop)
 
     def start(self, events: int, callback: "Callable[[Self, int | None, int | None], object]") -> None:
         """Call `callback(poll, events, error)` when one of `events` (a mask of UV_READABLE, UV_WRITABLE,
@@ -50,14 +50,14 @@ class Poll(Handle):
         if self._loop._polls.setdefault(self._fd, self) is not self:
             raise error.make(error.PollError, errno.UV_EEXIST)
         self._callback = callback
-        loop = self._loop._uv
+        loop, enter = self._loop._uv, self._loop._enter
         try:
             if events & UV_READABLE:
-                loop.add_reader(self._fd, self._disconnectable if events & UV_DISCONNECT else self._readable)
+                loop.add_reader(self._fd, enter, self._disconnectable if events & UV_DISCONNECT else self._readable)
             elif self._events & UV_READABLE:
                 loop.remove_reader(self._fd)
             if events & UV_WRITABLE:
-                loop.add_writer(self._fd, self._writable)
+                loop.add_writer(self._fd, enter, self._writable)
             elif self._events & UV_WRITABLE:
                 loop.remove_writer(self._fd)
         except OSError as exc:
@@ -88,6 +88,23 @@ class Poll(Handle):
         self._events = 0
         if self._loop._polls.get(self._fd) is self:
             del self._loop._polls[self._fd]
+
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        self._callback = nothing
+
+    def _mend(self) -> None:
+        super()._mend()
+        if self._closed or not self._active:
+            return
+        enter = self._loop._enter
+        if self._events & UV_READABLE:
+            self._loop._uv.add_reader(
+                self._fd, enter, self._disconnectable if self._events & UV_DISCONNECT else self._readable
+            )
+        if self._events & UV_WRITABLE:
+            self._loop._uv.add_writer(self._fd, enter, self._writable)
 
     def _descriptors(self) -> Iterable[int]:
         return (self._fd,)

@@ -35,9 +35,9 @@ class Signal(Handle):
     __slots__ = ("_callback", "_signum")
 
     def __init__(self, loop: Loop) -> None:
-        super().__init__(loop)
         self._callback: Callable[[Any, int], object] | None = None
         self._signum: int | None = None
+        super().__init__(loop)
 
     def start(self, callback: "Callable[[Self, int], object]", signum: int) -> None:
         """Call `callback(signal, signum)` when signal `signum` arrives. A started handle gets the new callback."""
@@ -69,7 +69,7 @@ class Signal(Handle):
 
     def _forked(self, usable: bool) -> None:
         global _lock
-        _lock = threading.Lock()  # a thread that is not here may hold the other one
+        _lock = threading.RLock()  # a thread that is not here may hold the other one
         super()._forked(usable)
 
     def _drop(self) -> None:
@@ -82,7 +82,7 @@ class Signal(Handle):
 
 # The handles of each signal, and its former handler. A handler may interrupt its own thread anywhere, so it takes no
 # lock: it reads a tuple that is replaced whole.
-_lock = threading.Lock()
+_lock = threading.RLock()  # one that an interrupt has left locked is open to its thread
 _subscribers: dict[int, tuple[Signal, ...]] = {}
 _previous: dict[int, Any] = {}
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno
 from io_uv.pyuv.endpoint import Endpoint, StatusCallback
-from io_uv.pyuv.handle import check_callback, closed_error
+from io_uv.pyuv.handle import check_callback, closed_error, nothing
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ class Stream(Endpoint):
     __slots__ = ("_alloc_cb", "_queue", "_queue_size", "_read_cb", "_shutdown_cb", "_shutting")
 
     def __init__(self, loop: Loop) -> None:
-        super().__init__(loop)
         self._read_cb: Any = None
         self._alloc_cb: AllocCallback | None = None
         self._queue: deque[_Write] = deque()
         self._queue_size = 0
         self._shutting = False
         self._shutdown_cb: StatusCallback | None = None
+        super().__init__(loop)
 
     @property
     def write_queue_size(self) -> int:
@@ -354,6 +354,15 @@ class Stream(Endpoint):
             self._arm_writer(True)
         elif self._shutting:
             self._finish_shutdown()
+
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        self._shutdown_cb = None
+        if self._read_cb is not None:
+            self._read_cb = nothing
+        for write in self._queue:
+            write.callback = None
 
     def _has_requests(self) -> bool:
         return bool(self._queue) or self._shutting

@@ -33,10 +33,10 @@ class TCP(Stream):
     _error: ClassVar[type[error.UVError]] = error.TCPError
 
     def __init__(self, loop: Loop, family: int = socket.AF_UNSPEC) -> None:
-        super().__init__(loop)
         self.refusal: OSError | None = None
         """Why bind could not set SO_REUSEADDR, without which a port is free a minute later."""
         self._options: list[tuple[int, int, int]] = []  # set before there was a socket
+        super().__init__(loop)
         if family != socket.AF_UNSPEC:
             if family not in (socket.AF_INET, socket.AF_INET6):
                 raise self._fail(errno.UV_EINVAL)

@@ -7,6 +7,10 @@ end with the process. A request that has ended, or cannot begin, is given to its
 Slow requests (name resolution, which can hang for half a minute) never take more than half of the threads, so that disk
 work always finds one.
 
+An interrupt may come between any two lines of the main thread. So the one step that decides who begins or ends a
+request also notes it (`_claim`), the threads and the main thread share no lock that could stay locked, and `mend` does
+again what may not have been done: a request that is queued twice is begun once, one that has ended twice is told once.
+
 Failure modes: what work raises is kept and shown to the loop's excepthook. A forked child gets a pool of its own. Where
 threads cannot be started (a limit of processes, memory) the pool goes on with those that it has, and tries again with
 the next request; without any the request ends with UV_EAGAIN. libuv aborts the process.
@@ -18,7 +22,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from io_uv.pyuv import errno
 
@@ -26,14 +30,18 @@ if TYPE_CHECKING:
     from io_uv.pyuv.loop import Loop
 
 
+_LOOP: Final = object()
+"""Who has a request that no thread has begun, and none will."""
+
+
 class Request:
     """Something for a thread to do, and for the loop to hear about afterwards."""
 
-    __slots__ = ("__dict__", "_claim", "_code", "_loop", "_slow")
+    __slots__ = ("__dict__", "_claims", "_code", "_loop", "_slow")
 
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
-        self._claim = threading.Lock()  # acquired once, by the thread that begins the request or by who ends it before
+        self._claims: dict[str, object] = {}  # who has it: the thread that begins it or who ends it before
         self._code: int | None = None  # why it never began
         self._slow = False
 
@@ -43,17 +51,27 @@ class Request:
 
     def _end(self, code: int) -> bool:
         """End the request with this code if no thread has begun it; return whether that was so."""
-        if not self._claim.acquire(blocking=False):
+        if self._claims:
             return False
         self._code = code
+        if not self._claim(_LOOP):
+            return False
         self._loop._complete(self)
         return True
 
+    def _claim(self, who: object) -> bool:
+        """Take the request for oneself, if nobody has; return whether it is."""
+        return self._claims.setdefault("owner", who) is who
+
     def _deliver(self) -> None:
         """The request is over; called by the loop."""
-        self._loop._requests.discard(self)
-        self._loop._release()
-        self._finish()
+        loop = self._loop
+        if self in loop._requests:
+            if self._claims.get("owner") is not _LOOP:
+                self._code = None
+            loop._requests.remove(self)
+            loop._ended()
+            self._finish()
 
     def _execute(self) -> None:
         """The work, in a thread."""
@@ -98,14 +116,14 @@ class WorkRequest(Request):
 
 
 class _Pool:
-    __slots__ = ("_lock", "_queue", "_size", "_slow_running", "_slow_waiting", "_threads", "forked")
+    __slots__ = ("_lock", "_queue", "_size", "_slots", "_slow_waiting", "_threads", "forked")
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._slow_waiting: deque[Request] = deque()
-        self._slow_running = 0
         self._size = _size()
+        self._slots: deque[int] = deque((0,))  # for slow requests: half of the threads
         self._threads: list[threading.Thread] = []
         self.forked = False
 
@@ -115,12 +133,10 @@ class _Pool:
             return
         if slow:
             request._slow = True
-            with self._lock:
-                if self._slow_running >= (len(self._threads) + 1) // 2:
-                    self._slow_waiting.append(request)
-                    return
-                self._slow_running += 1
-        self._queue.put(request)
+            self._slow_waiting.append(request)
+            self._next_slow()
+        else:
+            self._queue.put(request)
 
     def _grow(self) -> bool:
         """Start the threads that are missing, as many as can be had; return whether there is any."""
@@ -133,6 +149,8 @@ class _Pool:
                 except (RuntimeError, MemoryError):
                     break
                 self._threads.append(thread)
+                if len(self._threads) > 2 and len(self._threads) % 2:
+                    self._slots.append(0)
             return bool(self._threads)
 
     def _serve(self) -> None:
@@ -140,32 +158,40 @@ class _Pool:
         while True:
             request = get()
             if request is None:
+                self._queue.put(None)  # there may be one more thread than anybody knows of
                 return
-            if request._claim.acquire(blocking=False):
+            if request._claim(object()):
                 request._execute()
                 request._loop._complete(request)
             if self.forked:  # by the work, and this thread is all that the child has
                 return
             if request._slow:
+                self._slots.append(0)
                 self._next_slow()
             del request  # not kept alive while waiting for the next
 
     def _next_slow(self) -> None:
-        with self._lock:
-            if self._slow_waiting:
-                self._queue.put(self._slow_waiting.popleft())
+        """Begin slow requests while there are any and slots for them; to be called after one of either was added."""
+        while self._slow_waiting:
+            try:
+                slot = self._slots.pop()
+            except IndexError:
+                return
+            try:
+                request = self._slow_waiting.popleft()
+            except IndexError:
+                self._slots.append(slot)
             else:
-                self._slow_running -= 1
+                self._queue.put(request)
 
     def shut_down(self) -> None:
-        for _ in self._threads:
-            self._queue.put(None)
+        self._queue.put(None)
         for thread in self._threads:
             thread.join()
 
 
 _pool: _Pool | None = None
-_pool_lock = threading.Lock()
+_pool_lock = threading.RLock()
 
 
 def submit(request: Request, slow: bool = False) -> None:
@@ -174,6 +200,14 @@ def submit(request: Request, slow: bool = False) -> None:
     if pool is None:
         pool = _start()
     pool.submit(request, slow)
+
+
+def mend(request: Request) -> None:
+    """Have a request end that may have been left half submitted, or half ended."""
+    if request._claims.get("owner") is _LOOP:
+        request._loop._complete(request)
+    elif not request._claims:
+        submit(request, request._slow)
 
 
 def _start() -> _Pool:
@@ -199,7 +233,7 @@ def _forget() -> None:
     if _pool is not None:
         _pool.forked = True
     _pool = None
-    _pool_lock = threading.Lock()
+    _pool_lock = threading.RLock()
     atexit.unregister(_shut_down)
 
 

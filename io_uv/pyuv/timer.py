@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 class Timer(Handle):
     """`Timer(loop)`: calls back after a given time."""
 
-    __slots__ = ("_callback", "_repeat", "_timer", "_when")
+    __slots__ = ("_armed", "_callback", "_repeat", "_timer", "_when")
 
     _harmless: ClassVar[bool] = True
 
     def __init__(self, loop: Loop) -> None:
-        super().__init__(loop)
         self._callback: Callable[[Any], object] | None = None
         self._repeat = 0.0
         self._timer: asyncio.Handle | None = None
         self._when = 0.0
+        self._armed = 0  # how often
+        super().__init__(loop)
 
     def start(self, callback: "Callable[[Self], object]", timeout: float, repeat: float) -> None:
         """Call `callback(timer)` after `timeout` seconds, then every `repeat` seconds unless that is 0.
@@ -87,15 +88,30 @@ class Timer(Handle):
             self._timer.cancel()
             self._timer = None
 
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        self._callback = nothing
+
+    def _mend(self) -> None:
+        super()._mend()
+        if self._active and not self._closed:
+            left = max(0.0, self._when - self._loop._uv.time())
+            self._release()
+            self._arm(left)
+
     def _due(self) -> float:
         return max(0.0, self._when - self._loop._uv.time()) if self._timer is not None else -1.0
 
     def _arm(self, seconds: float) -> None:
         loop = self._loop._uv
         self._when = loop.time() + seconds
-        self._timer = loop.call_later(seconds, self._fire)
+        self._armed += 1
+        self._timer = loop.call_later(seconds, self._loop._enter, self._fire, self._armed)
 
-    def _fire(self) -> None:
+    def _fire(self, armed: int) -> None:
+        if armed != self._armed or self._timer is None:
+            return  # armed anew right before, when the loop was mended
         loop, callback = self._loop, self._callback
         if loop._watched:
             loop._woke_by_timer()
