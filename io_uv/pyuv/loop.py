@@ -24,7 +24,6 @@ RuntimeError, the one in which it forked, too. A guest's host goes on, if it can
 import asyncio
 import contextlib
 import os
-import selectors
 import signal
 import threading
 import time
@@ -33,8 +32,6 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
-
-import uvloop
 
 from io_uv.pyuv import forked, interrupt, threadpool, uncaught, wakeup
 from io_uv.pyuv.mailbox import Leave, Mailbox
@@ -56,9 +53,10 @@ class Loop:
     _default: ClassVar["Loop | None"] = None
 
     def __init__(self, asyncio_loop: asyncio.AbstractEventLoop | None = None) -> None:
-        self.refusal: tuple[str, OSError] | None = None
+        self.refusal: tuple[str, OSError] | None
         """What is refused here that a uvloop needs, and the error, if this loop is one of asyncio's for that reason."""
-        self._uv: asyncio.AbstractEventLoop = self._new_loop() if asyncio_loop is None else asyncio_loop
+        self._uv: asyncio.AbstractEventLoop
+        self._uv, self.refusal = wakeup.new_loop() if asyncio_loop is None else (asyncio_loop, None)
         self._owned = asyncio_loop is None
         self._closed = False
         self._inherited = False
@@ -103,13 +101,6 @@ class Loop:
         forked.watch(self)
         if not self._owned:
             self._postponed = interrupt.begin(self)
-
-    def _new_loop(self) -> asyncio.AbstractEventLoop:
-        self.refusal = wakeup.uvloop_refusal()
-        if self.refusal is None:
-            return uvloop.new_event_loop()
-        polled = self.refusal[0].startswith("epoll") and hasattr(selectors, "PollSelector")
-        return asyncio.SelectorEventLoop(selectors.PollSelector() if polled else None)
 
     @classmethod
     def default_loop(cls) -> "Loop":
@@ -332,8 +323,7 @@ class Loop:
         """Call a callback in the next turn, where libuv would call one that is pending."""
         self._pending.append((callback, args))
         if not self._scheduled:
-            self._scheduled = True
-            self._uv.call_soon(self._enter, self._turn)
+            self._schedule_anew()
 
     def _watch(self) -> None:
         """The set of idle, prepare and check handles, or the mode, has changed."""
@@ -606,8 +596,4 @@ _mains: list[Loop] = []
 def wake_main() -> None:
     """If the main thread runs a Loop of its own, have that run some Python soon, and with it pending calls."""
     for loop in list(_mains):
-        loop._mailbox.post(_nothing)
-
-
-def _nothing() -> None:
-    """What a wake-up calls."""
+        loop._mailbox.post(loop.now)  # a function that changes nothing

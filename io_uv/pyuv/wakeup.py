@@ -1,15 +1,19 @@
 """Wake-ups: a descriptor that one thread writes to and a loop watches.
 
 Duty: `open_pair` returns an eventfd, or a pipe where none is to be had; `uvloop_refusal` tells whether a uvloop can be
-made here. Who asked closes what it got.
+made here, and `new_loop` makes one, or the next best. Who asked closes what it got.
 
 Failure modes: OSError where there is no pipe either (no descriptors are left, say).
 """
 
+import asyncio
 import errno
 import os
 import select
+import selectors
 from typing import Final
+
+import uvloop
 
 TOKEN: Final = b"\1\0\0\0\0\0\0\0"
 """What is written to wake: any number but 0 does for an eventfd, any 8 bytes for a pipe. 8 bytes are read."""
@@ -48,3 +52,12 @@ def uvloop_refusal() -> tuple[str, OSError] | None:
     if writer != reader:
         os.close(writer)
     return None if refusal is None else ("eventfd", refusal)
+
+
+def new_loop() -> tuple[asyncio.AbstractEventLoop, tuple[str, OSError] | None]:
+    """Return a new uvloop loop and None, or one of asyncio's own and what `uvloop_refusal` says."""
+    refusal = uvloop_refusal()
+    if refusal is None:
+        return uvloop.new_event_loop(), None
+    polled = refusal[0].startswith("epoll") and hasattr(selectors, "PollSelector")
+    return asyncio.SelectorEventLoop(selectors.PollSelector() if polled else None), refusal

@@ -178,11 +178,12 @@ def _address() -> str:
         return f"127.0.0.1:{s.getsockname()[1]}"
 
 
-def _blocks(directory: Path) -> list[str]:
-    guide = README.read_text().split("## Quick guide")[1].split("\n## ")[0]
-    found = re.findall(r"```python\n(.*?)```", guide, flags=re.S)
-    address = _address()
-    return [block.replace("/your/raft/data", str(directory)).replace("192.168.1.1:9999", address) for block in found]
+def _blocks(directory: Path, section: str) -> list[str]:
+    """Return the programs in a section of README.md, with a directory and an address that exist."""
+    text = README.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    address, found = _address(), re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    found = [block.replace("/your/raft/data", str(directory)) for block in found]
+    return [re.sub(r"(192\.168\.1\.1|127\.0\.0\.1):9999", address, block) for block in found]
 
 
 SETTINGS = """
@@ -192,8 +193,8 @@ raft_uv_set_segment_size(io, 16384)
 """Small segments, so that a short life sees everything."""
 
 THRESHOLDS = """
-raft_set_snapshot_threshold({raft}, 5)
-raft_set_snapshot_trailing({raft}, 2)
+raft_set_snapshot_threshold(raft, 5)
+raft_set_snapshot_trailing(raft, 2)
 """
 
 DRIVE = """
@@ -230,10 +231,10 @@ CLOSING = """
 
 def _c_style(directory: Path) -> str:
     """The program of README.md, which ends with the interrupt."""
-    *setup, stop = _blocks(directory)[:-1]
+    *setup, stop = _blocks(directory, "Quick guide")
     body = "".join(block.replace("loop.run()\n", "") for block in setup)
     body = body.replace("raft = Raft()", SETTINGS + "raft = Raft()").replace(
-        "raft_start(raft)", THRESHOLDS.format(raft="raft") + "raft_start(raft)"
+        "raft_start(raft)", THRESHOLDS + "raft_start(raft)"
     )
     stop, _, call = stop.rpartition("\nraft_close")
     first, rest = body.split("dir = ", 1)
@@ -249,14 +250,15 @@ def _closing(directory: Path) -> str:
 
 def _front(directory: Path) -> str:
     """The asyncio program."""
-    *guide, front = _blocks(directory)
-    name = guide[2].split("raft = ")[0]
-    setup = guide[0].split("loop = ")[0] + guide[1] + name + guide[3].split("raft_bootstrap")[0]
-    front = front.replace("server = aio", SETTINGS.replace("\n", "\n    ") + "server = aio")
-    thresholds = THRESHOLDS.format(raft="server.raft").replace("\n", "\n    ")
-    front = front.replace("\n    try:\n        server.boot", thresholds + "\n    try:\n        server.boot")
-    return setup + front.replace(
-        'print("result", await server.apply(b"command2"))',
+    (program,) = _blocks(directory, "In an asyncio program")
+    created = "    server = aio.Server(io, fsm, id, address)\n"
+    answered = 'print("result", await server.apply(b"command1"))'
+    assert created in program
+    assert answered in program
+    settings = "".join(f"    {line}\n" for line in SETTINGS.strip().splitlines())
+    program = program.replace(created, settings + created)
+    return program.replace(
+        answered,
         "for number in range(COMMANDS):\n"
         "            await server.apply(number.to_bytes(8, 'little'))\n"
         "            acknowledge(number)",
