@@ -324,12 +324,13 @@ class Raft:
     Fields are those of raft.h. Ours: `apply`, `said`, `max_append_bytes` and `max_inflight_bytes` (see the setters in
     server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
     submission), `initialized`, `inside` (a public function is under way, or never came to its end: see calls.enter),
-    `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering` with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*`
-    (see recovering), `votes_withheld` with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the
-    last entry for which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said when the server
-    stopped by itself, empty as long as it has not, `exception`: what FSM or I/O code raised, if that is why, and
-    `forked`: this is a dead copy of a server that runs in the parent process (`cause` says so); `doubted_at` (see
-    recv), `told` and `told_uncommitted_index` (see membership.tell).
+    `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
+    with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering),
+    `votes_withheld` with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for
+    which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by
+    itself, empty as long as it has not, `exception`: what FSM or I/O code raised, if that is why, and `forked`: this
+    is a dead copy of a server that runs in the parent process (`cause` says so); `doubted_at` (see recv), `told` and
+    `told_uncommitted_index` (see membership.tell).
     """
 
     __slots__ = (

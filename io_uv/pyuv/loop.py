@@ -14,9 +14,8 @@ handles that are left, waits for work in progress and gives everything back; a c
 Where a sandbox refuses what libuv cannot do without (eventfd, epoll), `Loop()` makes one of asyncio's own loops
 instead, and `Loop.refusal` says why: everything works, slower.
 
-Failure: an exception of a callback goes to `excepthook`; KeyboardInterrupt and SystemExit end `run` and come out of it.
-Ctrl-C waits until the library's own functions have returned, and what comes out of their middle all the same is
-mended, see `interrupt`: whatever the loop calls is called by `_enter`, which marks it.
+Failure: an exception of a callback goes to `excepthook`; KeyboardInterrupt and SystemExit end `run` and come out of it,
+in good order: see `interrupt`, and `_enter`, which marks what is under way.
 In a forked child a Loop is dead, see `forked`: its handles are closed, without a callback, and `run` raises
 RuntimeError, the one in which it forked, too. A guest's host goes on, if it can.
 """
