@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from io_uv import directory, fs
-from pyraft import RAFT_LEADERSHIPLOST, aio
+from pyraft import RAFT_LEADERSHIPLOST, RaftFsm, aio
 from pyraft.node import CommandFailed, Machine, Node, Refused, Settings, Stopped, Unavailable, Unknown, command, init
+from pyraft.node.ground import Ground
 from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Identity, read, write
 from pyraft.node.replica import EXPIRED
 from tests.integration.test_stopped_anywhere import Recorder, put
@@ -372,6 +373,25 @@ def test_init_that_is_killed_anywhere_is_completed(tmp_path: Path, monkeypatch: 
 
 async def initialise(where: Path, own: str) -> None:
     await init(where, own)
+
+
+def test_two_inits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another init has written, before this one had the lock, is not written over."""
+    other = Identity(7, "127.0.0.1:1", "ab" * 16, MEMBER)
+    server = Ground.server
+
+    def late(ground: Ground, fsm: RaftFsm, identity: Identity) -> aio.Server:
+        write(tmp_path, other)
+        return server(ground, fsm, identity)
+
+    monkeypatch.setattr(Ground, "server", late)
+
+    async def scenario() -> None:
+        with pytest.raises(Refused, match="another process has changed"):
+            await init(tmp_path, address())
+        assert read(tmp_path) == other
+
+    run(scenario)
 
 
 def test_directories_are_made_durably(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
