@@ -106,6 +106,9 @@ _U16: Final = 0xFFFF
 _TAG: Final = 0x7079_7266_0000_0000
 _WHOLE: Final = 1 << 0
 _U32: Final = 0xFFFF_FFFF
+# Features that only servers of this project have (pyraft/flags.py), and the bits of a question's number.
+_OURS: Final = 0xC000
+_QUESTION: Final = 0x7FFF_FFFF
 
 
 def encode_batch_header(batch: EntryBatch) -> bytes:
@@ -248,7 +251,7 @@ def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
     size = _APPEND_ENTRIES_SIZE + ENTRY_HEADER_SIZE * n
     args = (RAFT_IO_APPEND_ENTRIES, size, p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
     # C: uv_encoding.c:sizeofAppendEntries counts a leader id that is not sent, so a header ends with an unused word.
-    last = _TAG | _WHOLE if p.whole else 0
+    last = _TAG | _WHOLE if p.whole else _TAG | p.question << 1 if p.question else 0
     if n == 0:
         return [_HEARTBEAT.pack(*args, 0, last)]
     batch = EntryBatch.of(p.entries, n)
@@ -260,7 +263,7 @@ def _encode_append_entries_result(message: RaftMessage) -> list[bytes | memoryvi
     p = message.append_entries_result
     assert p is not None
     head = (RAFT_IO_APPEND_ENTRIES_RESULT, _APPEND_ENTRIES_RESULT_SIZE)
-    return [_APPEND_ENTRIES_RESULT.pack(*head, p.term, p.rejected, p.last_log_index, p.features)]
+    return [_APPEND_ENTRIES_RESULT.pack(*head, p.term, p.rejected, p.last_log_index, p.features | p.question << 16)]
 
 
 def _encode_install_snapshot(message: RaftMessage) -> list[bytes | memoryview]:
@@ -344,6 +347,8 @@ def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) 
     if size >= at_last + 8:
         (last,) = _WORD.unpack_from(buf, at + at_last)
         p.whole = last == _TAG | _WHOLE
+        if last & _WHOLE == 0 and last & ~_U32 == _TAG:
+            p.question = (last & _U32) >> 1
     if n == 0:
         p.entries = no_entries()
         return [], 0
@@ -376,8 +381,10 @@ def _decode_append_entries_result(message: RaftMessage, buf: Data, at: int, size
     else:
         p.version = RAFT_APPEND_ENTRIES_RESULT_VERSION
         p.term, p.rejected, p.last_log_index, features = _FOUR_WORDS.unpack_from(buf, at)
-        # Newer relatives report their disk's capacity in the upper bytes of the word.
+        # Newer relatives report their disk's capacity in the upper bytes of the word, ours which question they answer.
         p.features = features & _U16
+        if features & _OURS == _OURS:
+            p.question = features >> 16 & _QUESTION
     _check_range((p.term, p.rejected, p.last_log_index), _TERM_INDEX_INDEX)
     message.append_entries_result = p
     return [], 0

@@ -6,7 +6,16 @@ order are those of raft.h; DEVIATIONS.md next to this file lists what differs an
 """
 
 from pyraft import _install
-from pyraft.client import raft_add, raft_apply, raft_assign, raft_barrier, raft_promote, raft_remove, raft_transfer
+from pyraft.client import (
+    raft_add,
+    raft_apply,
+    raft_assign,
+    raft_barrier,
+    raft_promote,
+    raft_read_index,
+    raft_remove,
+    raft_transfer,
+)
 from pyraft.configuration import (
     raft_configuration_add,
     raft_configuration_close,
@@ -127,6 +136,7 @@ from pyraft.types import (
     RaftIoSnapshotGet,
     RaftIoSnapshotPut,
     RaftMessage,
+    RaftReadIndex,
     RaftRequest,
     RaftRequestVote,
     RaftRequestVoteResult,
@@ -150,6 +160,7 @@ from pyraft.types import (
     raft_io_snapshot_get_cb,
     raft_io_snapshot_put_cb,
     raft_io_tick_cb,
+    raft_read_index_cb,
     raft_state_cb,
     raft_term,
     raft_time,
@@ -234,6 +245,7 @@ __all__ = [
     "RaftLog",
     "RaftMessage",
     "RaftProgress",
+    "RaftReadIndex",
     "RaftRequest",
     "RaftRequestVote",
     "RaftRequestVoteResult",
@@ -284,6 +296,8 @@ __all__ = [
     "raft_leader",
     "raft_malloc",
     "raft_promote",
+    "raft_read_index",
+    "raft_read_index_cb",
     "raft_realloc",
     "raft_recover",
     "raft_register_state_cb",

@@ -38,6 +38,7 @@ from pyraft import (
     RaftConfiguration,
     RaftFsm,
     RaftIo,
+    RaftReadIndex,
     RaftRequest,
     RaftTransfer,
     raft_add,
@@ -49,6 +50,7 @@ from pyraft import (
     raft_errmsg,
     raft_init,
     raft_leader,
+    raft_read_index,
     raft_recover,
     raft_register_state_cb,
     raft_remove,
@@ -245,6 +247,17 @@ class Server:
     async def barrier(self) -> None:
         """Wait until everything that was applied before has been committed and applied here (raft_barrier)."""
         await self._submit(raft_barrier, RaftBarrier())
+
+    async def read_index(self) -> int:
+        """Wait until a read of the state machine is linearizable, and return up to where it is applied at least.
+
+        Whoever reads it behind this, before it waits for anything else, sees all that had been acknowledged, to
+        anybody, when this was called (raft_read_index). Nothing is appended to the log where all voters are servers of
+        this library. Raises RaftError; a read that failed has changed nothing. RAFT_LEADERSHIPLOST: ask who leads now.
+        RAFT_SHUTDOWN: the server was closed, or has stopped.
+        """
+        index: int = await self._submit(raft_read_index, RaftReadIndex())
+        return index
 
     async def add(self, id: int, address: str) -> None:
         """Add a server, as a spare (raft_add)."""

@@ -15,7 +15,7 @@ being installed) ends the pass without error.
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, notice, request, snapshot
+from pyraft import calls, configuration, convert, notice, reads, request, snapshot
 from pyraft.errors import raft_strerror
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_ERROR, trace
@@ -77,6 +77,9 @@ def _run(r: Raft, at_least: int) -> int:
             r.apply.began = now
         rv = _entries(r, at_least)
         r.apply.ended = calls.now(r)
+    leader = r.leader_state
+    if leader is not None and leader.reads.confirmed:
+        reads.deliver(r, leader)
     if r.failed or not snapshot.is_due(r) or (r.apply.waiting and r.last_applied < r.apply.goal):
         return rv
     snapshot_rv = snapshot.take(r)

@@ -161,6 +161,16 @@ def fire(r: Raft, req: RaftRequest, status: int) -> None:
             r.inside = True
 
 
+def fire_read(r: Raft, req: RaftRequest, status: int, index: int) -> None:
+    """Call back a request of raft_read_index."""
+    req.pending = False
+    if req.cb is not None:
+        try:
+            req.cb(req, status, index)
+        except BaseException as exc:
+            report(r, exc)
+
+
 def fire_transfer(r: Raft, req: RaftRequest) -> None:
     """Call back a transfer request."""
     req.pending = False

@@ -14,7 +14,7 @@ its answer: the function then returns 0, whatever else went wrong.
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from pyraft import calls, configuration, convert, log, membership, notice, progress, replicate, request
+from pyraft import calls, configuration, convert, log, membership, notice, progress, reads, replicate, request
 from pyraft.errors import (
     RAFT_BADID,
     RAFT_BADROLE,
@@ -35,6 +35,7 @@ from pyraft.types import (
     RaftBarrier,
     RaftChange,
     RaftConfiguration,
+    RaftReadIndex,
     RaftTransfer,
     as_bytes,
     raft_id,
@@ -44,6 +45,7 @@ from pyraft.types import (
 _Apply = TypeVar("_Apply", bound=RaftApply)
 _Barrier = TypeVar("_Barrier", bound=RaftBarrier)
 _Change = TypeVar("_Change", bound=RaftChange)
+_Read = TypeVar("_Read", bound=RaftReadIndex)
 _Transfer = TypeVar("_Transfer", bound=RaftTransfer)
 _Callback: TypeAlias = Callable[..., None] | None
 
@@ -184,6 +186,38 @@ def _barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None)
     rv = replicate.submit_barrier(r, leader, req, cb)
     convert.settle(r)
     return rv
+
+
+def raft_read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] | None) -> int:
+    """Find out up to where the log has to be applied for a linearizable read, and wait until it is (ours).
+
+    `cb(req, status, index)` fires once: with status 0 when this server has shown that it led after the request had
+    come, and its state machine holds everything that had been acknowledged by then, up to `index` at least. Read it in
+    the callback, or later. Nothing is appended to the log, unless too many voters are servers that do not take the
+    question (C's); then a barrier does it. Else the status is RAFT_LEADERSHIPLOST, or RAFT_SHUTDOWN if the server was
+    closed, or the code of the I/O for that barrier; a read that failed has changed nothing.
+
+    Reads are called back in the order of their requests, behind the callbacks of the entries up to their index. All
+    that wait share one round of messages, with an io.defer those of a turn of the loop. The callback may fire inside
+    the call, on the only voter without io.defer.
+
+    Errors: RAFT_NOTLEADER, also while a transfer is under way, RAFT_BUSY (`req` is under way), RAFT_INVALID (no
+    RaftReadIndex). Source: dissertation 6.4.
+    """
+    if not _is(req, RaftReadIndex):
+        return _wrong(r, req, RaftReadIndex)
+    leader = request.taken_by(r)
+    if leader is None:
+        return _not_leader(r)
+    if req.pending:
+        return _busy(r)
+    req.cb = cb
+    req.type = 0
+    req.index = 0
+    req.pending = True
+    if reads.ask(r, leader, req):
+        replicate.carry_out_reads(r)
+    return _called_back(r)
 
 
 def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change, int], None] | None) -> int:

@@ -14,7 +14,7 @@ makes the caller go unavailable. Callbacks may call raft_close; whoever fired on
 import logging
 from typing import Final
 
-from pyraft import apply, calls, election, log, membership, notice, progress, replicate, request
+from pyraft import apply, calls, election, log, membership, notice, progress, reads, replicate, request
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import CandidateState, FollowerState, LeaderState, Raft
 from pyraft.tracing import TRACE_FATAL, trace
@@ -69,6 +69,7 @@ def _leave(r: Raft, new_state: int) -> bool:
             # C: convert.c:convertClearLeader lets a callback submit to a leader that is on its way out (B33).
             leader.accepting = False
             request.fail_all(r, leader)
+            reads.fail_all(r, leader)
     return r.state not in (new_state, RAFT_UNAVAILABLE)
 
 

@@ -14,6 +14,9 @@ DEFAULT_FEATURES: Final = 0
 PROVEN_ANSWERS: Final = 1 << 15
 """Its answers to AppendEntries count what the message showed to match, not all that is stored (ours, B8)."""
 
+ECHOED_QUESTIONS: Final = 1 << 14
+"""It answers a leader's question whether it still follows with the number of that question (ours, see reads)."""
+
 _ALL: Final = (1 << 64) - 1
 
 

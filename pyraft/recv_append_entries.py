@@ -23,6 +23,9 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     rv = follow(r, id, address)
     if rv != 0:
         return rv
+    if args.question != 0 and args.prev_log_index == 0 and len(args.entries) == 0:
+        # 6.4: whether we still follow, whatever our log is. Behind a look at the term, since that is what is asked.
+        return reply.send(r, id, address, 0, 0, args.question)
     if r.recovering:
         recovering.heard(r, args)
     if snapshot.is_installing(r) and len(args.entries) > 0:

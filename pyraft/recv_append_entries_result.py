@@ -12,7 +12,7 @@ from servers that are not members are ignored; a higher term is adopted.
 
 import logging
 
-from pyraft import calls, configuration, log, membership, progress, proof, replicate, term
+from pyraft import calls, configuration, flags, log, membership, progress, proof, reads, replicate, term
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import RAFT_VOTER, RaftAppendEntriesResult
@@ -40,7 +40,13 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     server_id = r.configuration.servers[i].id
     p = leader.progress[i]
     p.recent_recv = True
+    if not flags.is_set(result.features, flags.ECHOED_QUESTIONS) and p.questions > 0:
+        reads.forget_announcement(p)
     p.features = result.features
+    if result.question != 0:
+        if reads.answered(r, leader, p, result.question):
+            replicate.carry_out_reads(r)
+        return 0
     if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(
         p, result.rejected, result.last_log_index, calls.now(r)
     ):

@@ -29,6 +29,7 @@ from pyraft import (
     progress,
     proof,
     quorum,
+    reads,
     request,
     writes,
 )
@@ -156,6 +157,7 @@ def flush_turn(r: Raft) -> None:
     if r.inside:
         calls.abandoned(r)
     flush(r)
+    carry_out_reads(r)
     convert.settle(r)
 
 
@@ -479,6 +481,51 @@ def commit(r: Raft, leader: LeaderState) -> None:
     apply.run(r)
     if advanced:
         carry_out_waiting_change(r)
+        if leader.reads.waiting:
+            carry_out_reads(r)
+
+
+# Reads (6.4).
+
+
+class ReadBarrier(RaftBarrier):
+    """A barrier in the place of questions, for round `number` of reads."""
+
+    __slots__ = ("number", "raft")
+
+    def __init__(self, raft: Raft, number: int) -> None:
+        super().__init__()
+        self.raft = raft
+        self.number = number
+
+
+def carry_out_reads(r: Raft) -> None:
+    """Begin a round for the reads that wait, if there are any and nothing stands in the way."""
+    leader = r.leader_state
+    if leader is not None and reads.take_up(r, leader):
+        flush(r)
+        if r.leader_state is leader and leader.accepting and leader.reads.waiting and not leader.reads.asked:
+            reads.begin(r, leader)
+            rv = append_read_barrier(r, leader)
+            if rv != 0:
+                reads.fail_asked(r, leader, rv)
+
+
+def append_read_barrier(r: Raft, leader: LeaderState) -> int:
+    """Have a barrier confirm the round of reads under way; return the code of io.append, or RAFT_SHUTDOWN."""
+    leader.reads.barrier = True
+    rv = submit_barrier(r, leader, ReadBarrier(r, leader.reads.number), read_barrier_cb)
+    if rv != 0:
+        leader.reads.barrier = False
+    return rv
+
+
+def read_barrier_cb(req: ReadBarrier, status: int) -> None:
+    """The barrier is applied, and so was committed after the round had begun; or the leadership is over."""
+    r = req.raft
+    leader = r.leader_state
+    if status == 0 and leader is not None and reads.barrier_applied(r, leader, req.number, req.index):
+        carry_out_reads(r)
 
 
 def advance_commit(r: Raft, leader: LeaderState) -> bool:

@@ -9,13 +9,14 @@ from pyraft.state import Raft
 from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult
 
 
-def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int) -> int:
-    """Tell server `id` how its request ended; `rejected` is 0 for success."""
+def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int, question: int = 0) -> int:
+    """Tell server `id` how its request ended; `rejected` is 0 for success, `question` the number of a question."""
     result = RaftAppendEntriesResult()
     result.term = r.current_term
     result.rejected = rejected
     result.last_log_index = last_log_index
-    result.features = flags.DEFAULT_FEATURES | (flags.PROVEN_ANSWERS & r.io.features)
+    result.features = flags.DEFAULT_FEATURES | ((flags.PROVEN_ANSWERS | flags.ECHOED_QUESTIONS) & r.io.features)
+    result.question = question
     message = messages.to(id, address, RAFT_IO_APPEND_ENTRIES_RESULT)
     message.append_entries_result = result
     rv = messages.send(r, message)

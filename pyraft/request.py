@@ -31,11 +31,13 @@ def refuse(r: Raft) -> int:
 
 
 def pending(r: Raft) -> list[RaftRequest]:
-    """Return all requests that have not been called back: in order of submission, then the change and the transfer."""
+    """Return all requests that have not been called back: in order of submission, the change, reads, the transfer."""
     leader = r.leader_state
     found = [] if leader is None else list(leader.requests.values())
     if leader is not None and leader.change is not None:
         found.append(leader.change)
+    if leader is not None:
+        found += [*leader.reads.confirmed, *leader.reads.asked, *leader.reads.waiting]
     if r.transfer is not None:
         found.append(r.transfer)
     return found

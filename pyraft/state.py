@@ -29,6 +29,7 @@ from pyraft.types import (
     RaftIo,
     RaftIoAppend,
     RaftIoSnapshotPut,
+    RaftReadIndex,
     RaftRequest,
     RaftSnapshot,
     RaftTimeoutNow,
@@ -85,14 +86,16 @@ class RaftProgress:
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
     `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof.
-    `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`. `streamed`
-    (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet. `silent`
-    (ours) says that the log has been told that it does not answer. `snapshot_sent`, `snapshot_beat` and
+    `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
+    see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
+    `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
+    `silent` (ours) says that the log has been told that it does not answer. `snapshot_sent`, `snapshot_beat` and
     `snapshot_doubt` (ours) are times, -1 for none: when the snapshot was sent, the first heartbeat after it, and when
     the last rejection came that may be the snapshot's (progress.snapshot_was_refused).
     """
 
     __slots__ = (
+        "answered",
         "denials",
         "features",
         "inflight",
@@ -103,6 +106,7 @@ class RaftProgress:
         "match_index",
         "next_index",
         "proven_index",
+        "questions",
         "recent_recv",
         "refusals",
         "silent",
@@ -133,6 +137,8 @@ class RaftProgress:
         self.lacking = 0
         self.loose = 0
         self.proven_index = 0
+        self.answered = 0
+        self.questions = 0
         self.steps_back = 0
         self.streamed = 0
         self.streamed_index = 0
@@ -155,6 +161,26 @@ class WaitingChange:
         self.promotee_id = promotee_id
 
 
+class ReadState:
+    """The reads that a leader was asked for, in this order: `confirmed`, `asked`, `waiting` (ours, see reads).
+
+    Those in `asked` are of the round under way, with `number` and `index`, which began `ticks` ago; `barrier` says that
+    a barrier is under way for it. `delivering`: callbacks of reads are being called.
+    """
+
+    __slots__ = ("asked", "barrier", "confirmed", "delivering", "index", "number", "ticks", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: list[RaftReadIndex] = []
+        self.asked: list[RaftReadIndex] = []
+        self.confirmed: deque[RaftReadIndex] = deque()
+        self.number = 0
+        self.index = 0
+        self.ticks = 0
+        self.barrier = False
+        self.delivering = False
+
+
 class LeaderState:
     """`raft.leader_state`.
 
@@ -163,7 +189,7 @@ class LeaderState:
     `accepting` (ours) is False while the state is being set up or left: callbacks that fire then find a leader that
     takes no requests. `deferred_index` (ours) is the first entry not yet given to the disk and the network, 0 if none.
     `first_index` (ours) is the index of the first entry of the leader's term, there already or the next one.
-    `waiting_change` (ours) is what `change` asks for as long as that must not be done.
+    `waiting_change` (ours) is what `change` asks for as long as that must not be done; `reads` (ours) see there.
     """
 
     __slots__ = (
@@ -173,6 +199,7 @@ class LeaderState:
         "first_index",
         "progress",
         "promotee_id",
+        "reads",
         "requests",
         "round_index",
         "round_number",
@@ -194,6 +221,7 @@ class LeaderState:
         self.deferred_index = 0
         self.first_index = 0
         self.waiting_change: WaitingChange | None = None
+        self.reads = ReadState()
 
 
 class RaftWrite(RaftIoAppend):

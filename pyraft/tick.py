@@ -14,6 +14,7 @@ from pyraft import (
     membership,
     notice,
     quorum,
+    reads,
     recovering,
     replicate,
     snapshot,
@@ -89,6 +90,18 @@ def _leader(r: Raft) -> None:
     replicate.trigger_all(r)
     if leader.promotee_id != 0:
         _watch_promotion(r, leader, now)
+    if leader.reads.asked or leader.reads.waiting:
+        _carry_on_reads(r, leader)
+
+
+def _carry_on_reads(r: Raft, leader: LeaderState) -> None:
+    """6.4: ask again, or otherwise, and begin with what has waited for a transfer to end."""
+    if r.leader_state is leader and reads.tick(r, leader):
+        # Where it cannot be appended the questions stand, and the next tick tries again.
+        replicate.flush(r)
+        if r.leader_state is leader and leader.reads.asked:
+            replicate.append_read_barrier(r, leader)
+    replicate.carry_out_reads(r)
 
 
 def _has_contact(r: Raft, leader: LeaderState) -> bool:

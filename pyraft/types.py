@@ -146,10 +146,12 @@ class RaftRequestVoteResult:
 class RaftAppendEntries:
     """Arguments of an AppendEntries RPC (figure 3.1); without entries it is a heartbeat.
 
-    `whole` (ours) says that the leader's log ends where the message ends; False tells nothing.
+    `whole` (ours) says that the leader's log ends where the message ends; False tells nothing. `question` (ours), from
+    1 to 2^31 - 1, makes a message without entries and predecessor a question whether the receiver still follows, see
+    reads; else it is 0.
     """
 
-    __slots__ = ("entries", "leader_commit", "prev_log_index", "prev_log_term", "term", "version", "whole")
+    __slots__ = ("entries", "leader_commit", "prev_log_index", "prev_log_term", "question", "term", "version", "whole")
 
     def __init__(self) -> None:
         self.version = RAFT_APPEND_ENTRIES_VERSION
@@ -159,6 +161,7 @@ class RaftAppendEntries:
         self.leader_commit = 0
         self.entries: Entries = ()
         self.whole = False
+        self.question = 0
 
     @property
     def n_entries(self) -> int:
@@ -167,9 +170,12 @@ class RaftAppendEntries:
 
 
 class RaftAppendEntriesResult:
-    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused."""
+    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused.
 
-    __slots__ = ("features", "last_log_index", "rejected", "term", "version")
+    `question` (ours) is the number of the question that this answers, 0 for none.
+    """
+
+    __slots__ = ("features", "last_log_index", "question", "rejected", "term", "version")
 
     def __init__(self) -> None:
         self.version = RAFT_APPEND_ENTRIES_RESULT_VERSION
@@ -177,6 +183,7 @@ class RaftAppendEntriesResult:
         self.rejected = 0
         self.last_log_index = 0
         self.features = 0
+        self.question = 0
 
 
 class RaftInstallSnapshot:
@@ -357,6 +364,13 @@ class RaftBarrier(RaftRequest):
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
+class RaftReadIndex(RaftRequest):
+    """Request of raft_read_index (ours): `cb(req, status, index)`."""
+
+    __slots__ = ()
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RaftChange(RaftRequest):
     """Request of raft_add, raft_assign and raft_remove: `cb(req, status)`."""
 
@@ -381,6 +395,7 @@ class RaftTransfer(RaftRequest):
 
 raft_apply_cb: TypeAlias = Callable[[RaftApply, int, Any], None]
 raft_barrier_cb: TypeAlias = Callable[[RaftBarrier, int], None]
+raft_read_index_cb: TypeAlias = Callable[[RaftReadIndex, int, int], None]
 raft_change_cb: TypeAlias = Callable[[RaftChange, int], None]
 raft_transfer_cb: TypeAlias = Callable[[RaftTransfer], None]
 raft_close_cb: TypeAlias = Callable[["Raft"], None]

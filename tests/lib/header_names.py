@@ -58,11 +58,15 @@ RAFT_ADDITIONS = {
     "RaftLog": "struct raft_log, which raft.h only names: the type of raft.log",
     "RaftProgress": "struct raft_progress, which raft.h only names: the type of raft.leader_state.progress",
     "RaftRequest": "the fields that the macro RAFT__REQUEST puts into every request",
+    "RaftReadIndex": "the request of raft_read_index",
+    "raft_read_index": "linearizable reads without an entry (dissertation 6.4)",
+    "raft_read_index_cb": "its callback",
     "raft_promote": "older spelling of raft_assign to RAFT_VOTER, still in the C README",
     "raft_set_max_append_bytes": "bounds one AppendEntries (B31)",
     "raft_set_max_inflight_bytes": "bounds what is on its way to one follower",
     "raft_tracer_maybe_enable": "src/tracing.h: LIBRAFT_TRACE for a tracer",
 }
+RAFT_ADDED_TYPES = words("raft_read_index_cb")
 
 UV_H_FUNCTIONS = words("""
 raft_uv_close raft_uv_init raft_uv_set_auto_recovery raft_uv_set_block_size raft_uv_set_connect_retry_delay

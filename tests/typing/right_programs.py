@@ -30,6 +30,7 @@ from pyraft import (
     RaftIoSnapshotGet,
     RaftIoSnapshotPut,
     RaftMessage,
+    RaftReadIndex,
     RaftSnapshot,
     RaftTracer,
     RaftTransfer,
@@ -54,6 +55,7 @@ from pyraft import (
     raft_io_tick_cb,
     raft_malloc,
     raft_promote,
+    raft_read_index,
     raft_register_state_cb,
     raft_remove,
     raft_transfer,
@@ -103,6 +105,7 @@ buffers: Sequence[Buffer] = payloads
 raft_apply(raft, RaftApply(), payloads, 1, None)
 raft_apply(raft, RaftApply(), buffers, 1, None)
 raft_barrier(raft, RaftBarrier(), ended)
+raft_read_index(raft, RaftReadIndex(), lambda req, status, index: print(req.index, index + 1))
 raft_add(raft, RaftChange(), 2, "2", ended)
 raft_assign(raft, RaftChange(), 2, RAFT_VOTER, ended)
 raft_promote(raft, RaftChange(), 2, ended)

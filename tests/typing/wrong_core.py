@@ -25,6 +25,7 @@ from pyraft import (
     RaftIoSnapshotGet,
     RaftIoSnapshotPut,
     RaftMessage,
+    RaftReadIndex,
     RaftSnapshot,
     RaftTracer,
     RaftTransfer,
@@ -51,6 +52,7 @@ from pyraft import (
     raft_leader,
     raft_malloc,
     raft_promote,
+    raft_read_index,
     raft_realloc,
     raft_recover,
     raft_register_state_cb,
@@ -152,6 +154,11 @@ raft_apply(None, RaftApply(), [b"x"], 1, None)  # wrong
 raft_barrier(raft, RaftBarrier(), for_apply)  # wrong
 raft_barrier(raft, RaftBarrier(), for_change)  # wrong
 raft_barrier(raft, RaftApply(), None)  # wrong
+raft_read_index(raft, RaftReadIndex(), for_barrier)  # wrong
+raft_read_index(raft, RaftReadIndex(), lambda req, status: None)  # wrong
+raft_read_index(raft, RaftReadIndex(), lambda req, status, index: print(index.upper()))  # wrong
+raft_read_index(raft, RaftBarrier(), None)  # wrong
+raft_read_index(raft, None)  # wrong
 raft_add(raft, RaftChange(), 2, "2", for_barrier)  # wrong
 raft_add(raft, RaftChange(), 2, "2", for_transfer)  # wrong
 raft_add(raft, RaftChange(), "2", "2", None)  # wrong

@@ -288,6 +288,34 @@ def test_longer_headers_are_accepted() -> None:
     assert decode_words(RAFT_IO_APPEND_ENTRIES, 5, 10, 4, 9, 0, 1, 2, 3).append_entries is not None
 
 
+@pytest.mark.parametrize("number", [1, 2, 77, (1 << 31) - 1])
+def test_questions_and_their_answers_arrive(number: int) -> None:
+    """And are told from what C leaves in the word, from messages that go to the end, and from cowsql's capacity."""
+    message = m.append_entries(2, 5, 0, 0, 0)
+    assert message.append_entries is not None
+    message.append_entries.question = number
+    data = wire(message)
+    args = decode(data).append_entries
+    assert args is not None
+    assert (args.question, args.whole, args.prev_log_index) == (number, False, 0)
+    for word in (0, 1, number << 1, (1 << 64) - 1, 0x7079726600000001, 0x7079726600000000 | number << 1 | 1):
+        args = decode(data[:-8] + words(word)).append_entries
+        assert args is not None
+        assert args.question == 0
+    answer = m.append_entries_result(2, 5, 0)
+    assert answer.append_entries_result is not None
+    answer.append_entries_result.features = 0xC000
+    answer.append_entries_result.question = number
+    result = decode(wire(answer)).append_entries_result
+    assert result is not None
+    assert (result.question, result.features) == (number, 0xC000)
+    for features in (0x8000, 0x4000, 1):
+        answer.append_entries_result.features = features
+        result = decode(wire(answer)).append_entries_result
+        assert result is not None
+        assert (result.question, result.features) == (0, features)
+
+
 def test_what_relatives_put_into_unused_bytes_is_ignored() -> None:
     """Features and capacity that newer relatives report do not change flags or features."""
     last = struct.pack("<BBHHH", 1, 0, 0xFFFF, 0xFFFF, 0)

@@ -46,10 +46,9 @@ def word(data: bytes, offset: int) -> int:
 
 
 def numbers_of(args: Any) -> list[str]:
-    """Return the names of the numbers that a message carries."""
-    return [
-        name for name in fields_of(args) if name not in ("n_entries", "version") and type(getattr(args, name)) is int
-    ]
+    """Return the names of the numbers that a message carries in words of their own."""
+    others = ("n_entries", "version", "question")
+    return [name for name in fields_of(args) if name not in others and type(getattr(args, name)) is int]
 
 
 def filled(args: Any) -> Any:
@@ -128,6 +127,22 @@ def test_flags_are_where_the_table_says(title: str, field: str, bit: int) -> Non
     assert word(encoded(title)[2], int(offset)) == 1 << bit
     setattr(args, field, False)
     assert word(encoded(title)[2], int(offset)) == 0
+
+
+def test_questions_are_where_the_table_says() -> None:
+    """In a heartbeat the number stands in our word, in the answer above the features of ours."""
+    message = RaftMessage()
+    message.type = 1
+    message.append_entries = RaftAppendEntries()
+    message.append_entries.question = 5
+    data = b"".join(encoding.encode_message(message))[encoding.PREAMBLE_SIZE :]
+    assert "twice the number" in table("AppendEntries header")[1]["40 + 16 n"]
+    assert data[40:48] == b"\x0a\0\0\0fryp"
+    message.type, message.append_entries_result = 2, RaftAppendEntriesResult()
+    message.append_entries_result.features, message.append_entries_result.question = 0xC000, 5
+    data = b"".join(encoding.encode_message(message))[encoding.PREAMBLE_SIZE :]
+    assert "number of the `question`" in table("AppendEntriesResult header")[1]["24"]
+    assert word(data, 24) == 5 << 16 | 0xC000
 
 
 def test_entries_are_where_the_table_says() -> None:
