@@ -105,6 +105,9 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     step down, so that a server with a healthy disk takes over. Only then are others refused at once, until a write has
     succeeded: leading again implies a successful write, so a new leader again gets one asynchronous failure.
     """
+    if n == 0:
+        # Nothing is going to be written: who asks wants to be called at the end of the turn.
+        return 0
     if _misaligned(bufs):
         uv.io.errmsg = _MISALIGNED
         return errors.RAFT_INVALID

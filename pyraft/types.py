@@ -429,9 +429,10 @@ class RaftIo:
       replaces the log: the next entry follows the snapshot;
     * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
 
-    Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads would give, else 0,
-    and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same fn and add
-    nothing); `later(io, fn) -> int` has `fn()` called once, when timers and messages have had their turn: with it, and
+    Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads (n may be 0) would
+    give, else 0, and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same
+    fn and add nothing);
+    `later(io, fn) -> int` has `fn()` called once, when timers and messages have had their turn: with it, and
     a `time` that does not stand still during a turn of the loop, long work is done in pieces; `report(io, exc)`
     receives an exception that a completion callback raised; `recovering(io) -> bool` says, after load, whether entries
     that this server acknowledged may be missing from its log; `recovered(io) -> int` makes durable that none are;

@@ -280,6 +280,39 @@ def test_followers_know_who_leads(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_reads_append_nothing(tmp_path: Path) -> None:
+    """A hundred at once share rounds of messages over real sockets, and see what was acknowledged before; followers
+    refuse; a leader whose followers are gone answers none, and they end with its close.
+    """
+
+    async def scenario() -> None:
+        members = await three(tmp_path)
+        leader = leader_of(members)
+        followers = [m for m in members if m is not leader]
+        await leader.server.apply(b"command1")
+        await leader.server.read_index()
+        last = pyraft.raft_last_index(leader.server.raft)
+        found = await asyncio.gather(*(leader.server.read_index() for _ in range(100)))
+        assert set(found) == {last}
+        assert leader.fsm.applied == [b"command1"]
+        state = leader.server.raft.leader_state
+        assert state is not None
+        assert 2 <= state.reads.number < 10
+        assert pyraft.raft_last_index(leader.server.raft) == last
+        with pytest.raises(aio.RaftError) as caught:
+            await followers[0].server.read_index()
+        assert caught.value.code == pyraft.RAFT_NOTLEADER
+        await asyncio.gather(*(member.close() for member in followers))
+        late = asyncio.ensure_future(leader.server.read_index())
+        await asyncio.sleep(0)
+        await leader.close()
+        with pytest.raises(aio.RaftError) as caught:
+            await late
+        assert caught.value.code in (pyraft.RAFT_SHUTDOWN, pyraft.RAFT_LEADERSHIPLOST)
+
+    run(scenario)
+
+
 def test_members_come_change_and_go(tmp_path: Path) -> None:
     """add, assign, transfer and remove are awaited like an apply."""
 

@@ -339,7 +339,7 @@ def test_over_the_network_servers_announce_it(tmp_path: Path) -> None:
     assert leader.try_apply(1) == 0
     state = leader.raft.leader_state
     other = 1 - next(i for i, node in enumerate(nodes) if node is leader)
-    run_until(loop, lambda: state.progress[other].features == flags.PROVEN_ANSWERS)
+    run_until(loop, lambda: state.progress[other].features == flags.PROVEN_ANSWERS | flags.ECHOED_QUESTIONS)
     for node in nodes:
         node.close()
     loop.close()

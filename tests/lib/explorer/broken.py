@@ -41,6 +41,7 @@ _EARLY: Final = (
     "    if rv != 0 or later:\n        return rv\n    last = r.last_stored\n",
     "    if rv != 0:\n        return rv\n    last = log.last_index(r.log)\n",
 )
+_STALE: Final = r"answers a read with \d+, and \d+ entries were committed when it was asked"
 _CONSEQUENCES: Final = ("promises", "commitment", "dead-ends")
 
 
@@ -109,6 +110,22 @@ FAULTS: Final = {
         "convert.py",
         "        membership.transfer_close(r)\n        if r.leader_state is not leader:\n            return 0\n",
         "        r.errmsg = 'server is not the leader'\n        return 1\n",
+    ),
+    "a read is answered without a round": Fault(
+        "reads",
+        20_000,
+        _STALE,
+        "reads.py",
+        "    begin(r, leader)\n    _send_questions(r, leader)\n",
+        "    begin(r, leader)\n    _confirm(r, leader, reads.index)\n",
+    ),
+    "a read is answered when the questions of the round before were": Fault(
+        "reads",
+        60_000,
+        _STALE,
+        "reads.py",
+        "answered == leader.reads.number",
+        "answered >= leader.reads.number - 1",
     ),
 }
 

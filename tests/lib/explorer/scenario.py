@@ -28,6 +28,7 @@ KINDS: Final = {
     "commands": "a client submits a command to a leader",
     "changes": "a leader is asked for a change of the configuration",
     "transfers": "a leader is asked to hand over",
+    "reads": "a client asks a leader for a linearizable read",
 }
 NAMES: Final = tuple(KINDS)
 ROLES: Final = {"v": RAFT_VOTER, "s": RAFT_STANDBY, "x": RAFT_SPARE, "c": RAFT_VOTER}

@@ -159,6 +159,16 @@ _ALL = (
         cuts=1,
         commands=2,
     ),
+    Scenario(
+        "reads",
+        "clients read from leaders, also of the past",
+        "vvv",
+        led=True,
+        timeouts=1,
+        crashes=1,
+        heartbeats=1,
+        reads=2,
+    ),
     Scenario("four", "four voters, of which two are no majority", "vvvv", timeouts=3, crashes=1, commands=1),
 )
 

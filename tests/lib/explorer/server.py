@@ -31,6 +31,7 @@ from pyraft import (
     RaftFsm,
     RaftIo,
     RaftMessage,
+    RaftReadIndex,
     RaftSnapshot,
     RaftTransfer,
     configuration,
@@ -269,6 +270,9 @@ class Stage:
     def _on_transfer(self, id: int) -> None:
         self._submit(RaftTransfer(), lambda r, req: pyraft.raft_transfer(r, req, id, _called_back))
 
+    def _on_ask(self, committed: int) -> None:
+        self._submit(RaftReadIndex(), lambda r, req: pyraft.raft_read_index(r, req, _called_back), committed)
+
     def _submit(self, req: Any, call: Callable[[Raft, Any], int], data: Any = None) -> None:
         req.data = data
         self.server.requests.append(req)
@@ -280,7 +284,7 @@ class Stage:
 
     def _table(self) -> RaftIo:
         io = RaftIo()
-        io.features = flags.PROVEN_ANSWERS
+        io.features = flags.PROVEN_ANSWERS | flags.ECHOED_QUESTIONS
         io.init = lambda io, id, address: 0
         io.load = self._load
         io.start = self._start
@@ -368,7 +372,7 @@ class Stage:
         member = _NAMES[message.type]
         args = getattr(message, member)
         if self.server.like_c and member == "append_entries_result":
-            args.features = 0
+            args.features = args.question = 0
             if args.rejected == 0:
                 args.last_log_index = self.server.raft.last_stored
         if self.promises:
@@ -466,3 +470,8 @@ def _called_back(req: Any, status: int = 0, result: Any = None) -> None:
     server.requests = [other for other in server.requests if other is not req]
     if type(req) is RaftApply and status == 0:
         _stage.notes.append(("acknowledges", req.index, req.data))
+    if type(req) is RaftReadIndex and status == 0:
+        if req.index < req.data:
+            _stage._broken(f"answers a read with {req.index}, and {req.data} entries were committed when it was asked")
+        if server.raft.last_applied < req.index:
+            _stage._broken(f"answers a read with {req.index}, and has applied {server.raft.last_applied}")

@@ -6,10 +6,10 @@ compared with what the search took it to be, so a story is also a test of the se
 `write` and `read` turn steps into words and back, for the command line.
 
 Words: `2>1` server 1 receives the next message of server 2 (`2>1#1` the one behind that, `2>1+` and it stays, `2>1-` it
-is lost); `timeout1`, `heartbeat1`, `contact1`, `expire1`, `write1`, `fail1`, `read1`, `apply1`, `crash1/2` (two entries
-or writes reach the disk), `transfer1:2`, `add1:4`, `remove1:3`, `assign1:3=v` (v voter, s stand-by, x spare). At the
-end of a word: `~` its writes go on, `!2` what it sends to 2 fails, `?` its term or vote is not stored, `^1` the power
-goes when it has stored one thing.
+is lost); `timeout1`, `heartbeat1`, `contact1`, `expire1`, `write1`, `fail1`, `read1`, `apply1`, `ask1/3` (for a read,
+with three entries committed), `crash1/2` (two entries or writes reach the disk), `transfer1:2`, `add1:4`, `remove1:3`,
+`assign1:3=v` (v voter, s stand-by, x spare). At the end of a word: `~` its writes go on, `!2` what it sends to 2 fails,
+`?` its term or vote is not stored, `^1` the power goes when it has stored one thing.
 
 Failure modes: ValueError for a word that is none, or a step that is not possible there.
 """
@@ -78,7 +78,7 @@ def read(word: str) -> Step:
         event = (kind, int(parts["other"]) - 1)
         if parts["role"]:
             event = (*event, ROLES[parts["role"]])
-    elif kind in ("crash", "apply"):
+    elif kind in ("crash", "apply", "ask"):
         event = (kind, int(parts["number"] or 0))
     return i, event, mode
 
@@ -145,6 +145,7 @@ class Replay:
                 "read": f"{me} has read its snapshot",
                 "apply": f"a client submits a command to {me}",
                 "crash": f"{me} is killed, {event[-1]} of what its disk had to do is done, and starts again",
+                "ask": f"a client asks {me} for a read",
                 "transfer": f"{me} is asked to hand over to {event[-1] + 1 if kind == 'transfer' else ''}",
                 "add": f"{me} is asked to add {event[-1] + 1 if kind == 'add' else ''}",
                 "remove": f"{me} is asked to remove {event[-1] + 1 if kind == 'remove' else ''}",
@@ -191,12 +192,16 @@ class Replay:
         args = thaw(frozen)
         text = f"{MESSAGE_NAMES[MEMBERS[member]]} of term {args.term}"
         if member == "append_entries":
+            if args.question:
+                return f"{text}, question {args.question}"
             first = args.prev_log_index + 1
             entries = ", ".join(f"{first + k}: {entry(e.term, e.type, e.buf)}" for k, e in enumerate(args.entries))
             return (
                 f"{text} [{entries}] after {args.prev_log_index} of term {args.prev_log_term}, committed to "
                 f"{args.leader_commit}"
             )
+        if member == "append_entries_result" and args.question:
+            return f"{text}: yes to question {args.question}"
         if member == "append_entries_result":
             return f"{text}: " + (f"no to {args.rejected}" if args.rejected else f"yes up to {args.last_log_index}")
         if member == "install_snapshot":

@@ -46,6 +46,7 @@ _EVENT_COSTS: Final = {
     "assign": _COST["changes"],
     "remove": _COST["changes"],
     "transfer": _COST["transfers"],
+    "ask": _COST["reads"],
 }
 _MODE_COSTS: Final = {"cut": _COST["cuts"], "slow": _COST["slow"], "meta": _COST["meta"], "power": _COST["power"]}
 
@@ -116,6 +117,9 @@ class World:
                     continue
                 if event[0] == "apply":
                     event = ("apply", self.scenario.bounds[cost] - budget[cost])
+                elif event[0] == "ask":
+                    # What has been committed may have been acknowledged, and must be in the answer.
+                    event = ("ask", len(self.invariants.pasts[state[2]][1]))
                 yield from self._with_modes(i, local, event, event, budget)
             for source in range(n):
                 link = links[source * n + i]
@@ -175,6 +179,7 @@ class World:
             yield ("heartbeat",)
             yield ("contact",)
             yield ("apply", 0)
+            yield ("ask", 0)
             yield from self._changes(facts.roles)
             for other in facts.voters:
                 if other != i:
