@@ -59,7 +59,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "install_after_cut": Fault(
         "a snapshot that would give lost entries back passes for a contradiction",
         "snapshots",
-        -1,
+        106,
         "snapshot.py",
         "    if term != 0 and args.last_index <= r.commit_index:\n",
         "    if args.last_index <= r.commit_index:\n",
@@ -67,7 +67,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "renumbered_log": Fault(
         "the log is cut below a snapshot that is being stored, and written again from there",
         "snapshots",
-        -1,
+        445,
         "writes.py",
         "    pending = r.snapshot.pending\n",
         "    return index - 1\n    pending = r.snapshot.pending\n",
@@ -115,7 +115,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B50": Fault(
         "a write that fails late cuts what has taken the place of its entries",
         "snapshots",
-        409,
+        1503,
         "accept.py",
         "    if status != 0 and req.standing > 0:\n",
         "    if status != 0:\n",

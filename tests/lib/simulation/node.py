@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 RESTART_DELAYS: Final = (1, 50, 400, 1500)
 MAX_BACKLOG: Final = 5000
 OPERATION_FAULTS: Final = {APPEND: "append_fault", PUT: "put_fault"}
+BORNE: Final = ("append_fault", "put_fault", "get_fault")
+"""Faults that no server stops for."""
 
 
 class PowerLoss(BaseException):
@@ -292,7 +294,7 @@ class Node:
         if left >= 0:
             self.armed[fault] = left - 1
             if left == 0:
-                self.faulted = True
+                self.faulted = self.faulted or fault not in BORNE
                 self.io.errmsg = f"injected {fault}"
                 return True
         return False

@@ -197,6 +197,15 @@ def _snapshots(profile: "Profile", dice: Random) -> None:
         profile.apply_msecs = profile.changes = 0
         _with(profile, dice, ("isolate", "slow_disk"), ("put_fault", "crash"))
         profile.fault_interval = dice.choice((100, 200))
+    elif dice.random() < 0.4:
+        # The leader's disk is behind the others', and fails when a snapshot of what they committed waits for it.
+        profile.heartbeat, profile.election = dice.choice(((100, 1000), (100, 300)))
+        profile.servers = profile.voters = dice.choice((3, 3, 5))
+        profile.clients, profile.think, profile.noise, profile.bursts = 1, 300, True, 1000
+        profile.threshold, profile.trailing, profile.disk = dice.choice((1, 3, 8)), dice.choice((0, 1, 8)), (1, 20)
+        profile.latency, profile.apply_msecs, profile.changes = (0, 2), 0, 0
+        _with(profile, dice, ("slow_disk", "append_fault"), ("crash", "isolate"))
+        profile.fault_interval = dice.choice((60, 100))
 
 
 def _numbers(profile: "Profile", dice: Random) -> None:
