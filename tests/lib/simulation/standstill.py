@@ -23,7 +23,7 @@ def reason(world: "World") -> str:
     if any(node.raft.state == RAFT_LEADER for node in running) or any(_electable(world, node) for node in running):
         return ""
     recovering = [node for node in running if node.raft.recovering]
-    if recovering and not all(node.raft.recovery_told for node in recovering):
+    if not all(node.raft.recovery_told for node in recovering if _is(node.raft, node.raft.configuration, voter=True)):
         return ""
     why = [f"server {node.id} recovers from damage" for node in recovering]
     why += [f"server {node.id} does not start" for node in world.nodes.values() if node.gave_up]
