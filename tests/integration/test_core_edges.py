@@ -137,6 +137,9 @@ def test_start_of_a_log_that_makes_no_sense_is_corrupt() -> None:
     s.io.start_index = 3
     assert raft_start(s.r) == RAFT_CORRUPT
     assert "index 3" in raft_errmsg(s.r)
+    s.io.stored_snapshot, s.io.stored, s.io.start_index = stored_snapshot(4, s.conf), [], 6
+    assert raft_start(s.r) == RAFT_CORRUPT
+    assert raft_errmsg(s.r) == "the log begins with index 6 instead of 5"
     for entry in (RaftEntry(0, RAFT_COMMAND, bytes(8)), RaftEntry(1, 9, bytes(8))):
         s = Solo(start=False)
         s.io.stored.append(entry)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from io_uv.pyuv import Loop
-from pyraft import errors
+from pyraft import errors, heap
 from tests.lib.threads import foreign_threads, open_fds
 from tests.lib.uvtest import Outcome, UvIo, run_until
 
@@ -42,6 +42,37 @@ def test_close_at_any_point(tmp_path: Path, steps: str) -> None:
     assert outcome.calls == [(t.io,)]
     assert not t.loop.alive
     t.loop.close()
+
+
+@pytest.mark.parametrize("chance", [False, True])
+def test_all_memory_goes_back_to_the_heap(tmp_path: Path, chance: bool) -> None:
+    """What io_uv has taken from the program's heap it gives back, once each, whatever was under way."""
+    default, taken = heap.RaftHeap(), heap.RaftHeap()
+    held: list[int] = []
+
+    def aligned_alloc(data: object, alignment: int, size: int) -> heap.Memory | None:
+        memory = default.aligned_alloc(default.data, alignment, size)
+        held.append(id(memory))
+        kept.append(memory)
+        return memory
+
+    def aligned_free(data: object, alignment: int, memory: heap.Memory) -> None:
+        held.remove(id(memory))
+
+    kept: list[Any] = []  # so that no two have one id
+    taken.aligned_alloc, taken.aligned_free = aligned_alloc, aligned_free
+    heap.raft_heap_set(taken)
+    try:
+        t = UvIo(tmp_path).start()
+        for n in (1, 300, 3):
+            t.append(n)
+        if chance:
+            t.submit(2)
+        t.close()
+    finally:
+        heap.raft_heap_set_default()
+    assert kept
+    assert held == []
 
 
 def test_close_without_callback(tmp_path: Path) -> None:

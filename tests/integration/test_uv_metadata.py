@@ -13,6 +13,7 @@ from pyraft.errors import (
     RAFT_CANTBOOTSTRAP,
     RAFT_CORRUPT,
     RAFT_INVALID,
+    RAFT_IOERR,
     RAFT_MALFORMED,
     RAFT_NAMETOOLONG,
     RAFT_NOTFOUND,
@@ -224,6 +225,16 @@ def test_a_directory_whose_metadata_was_lost_is_not_bootstrapped(
     text += "; a new id helps where others are, raft_recover where none is"
     assert instance.io.errmsg == text
     assert {file: data.read(file) for file in data.names} == before
+
+
+def test_a_directory_with_a_segment_that_cannot_be_read_is_not_bootstrapped(data: Dir, opener: Opener) -> None:
+    """It may be a server's log."""
+    (data.path / "open-1").mkdir()
+    instance = opener()
+    assert instance.init() == 0
+    assert instance.io.bootstrap(instance.io, conf(1)) == RAFT_IOERR
+    assert instance.io.errmsg.startswith("load open segment open-1: read file")
+    assert data.names == ["open-1"]
 
 
 def test_what_a_first_start_leaves_that_was_interrupted_is_no_log(data: Dir, opener: Opener) -> None:

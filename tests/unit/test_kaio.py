@@ -100,6 +100,19 @@ def test_no_contexts_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert info.value.errno in (errno.EAGAIN, errno.EINVAL)
 
 
+def test_no_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none for the completions, making a context fails, and the kernel's part of it is given back."""
+
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EMFILE, "none left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "eventfd", refuse)
+        with pytest.raises(OSError, match="none left"):
+            kaio.Context(1)
+    kaio.Context(1).close()
+
+
 def test_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a processor whose system calls are not known, ENOSYS says so."""
     monkeypatch.setattr(kaio, "_found", None)

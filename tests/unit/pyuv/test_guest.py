@@ -222,6 +222,22 @@ def test_a_guest_outlives_its_closed_host(factory: str) -> None:
     assert open_fds() == before
 
 
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_a_handle_dropped_behind_its_closed_host_is_closed_at_once(factory: str) -> None:
+    """No turn will come in which that could be done, whether the guest lives on or not."""
+    aio = FACTORIES[factory]()
+    loop = Loop(aio)
+    tcp = TCP(loop)
+    tcp.bind(("127.0.0.1", 0))
+    aio.close()
+    gc.collect()
+    before, name = open_fds(), f"{tcp.fileno()} "
+    del tcp
+    gc.collect()
+    assert open_fds() == {fd for fd in before if not fd.startswith(name)}
+    assert loop.handles == []
+
+
 def test_two_guests_share_a_host(run: Callable[[Program], Any]) -> None:
     """Each has its own handles and its own end."""
 
