@@ -307,11 +307,12 @@ def test_the_log_is_printable(name: str, caplog: pytest.LogCaptureFixture) -> No
 HELD_BACK = " (and {} more such warnings were held back)"
 
 
-def test_warnings_about_peers_are_rationed(caplog: pytest.LogCaptureFixture) -> None:
-    """The same one comes once in ten minutes, and no more than twenty in a minute."""
+@pytest.mark.parametrize("start", [0, 7 * 86_400_000])
+def test_warnings_about_peers_are_rationed(caplog: pytest.LogCaptureFixture, start: int) -> None:
+    """The same one comes once in ten minutes, and no more than twenty in a minute, however late that is."""
 
     class Clock:
-        time = 0
+        time = start
 
         def now(self) -> int:
             return self.time

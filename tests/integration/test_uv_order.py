@@ -86,6 +86,16 @@ def test_the_marker_is_durable_before_anything_is_set_aside(data: Dir, opener: O
     assert f"replace_file {marker.NAME}" in order.steps[:first]
 
 
+def test_what_load_returns_is_durable(data: Dir, opener: Opener, order: Order) -> None:
+    """Names too that the process before gave and did not live to sync: the directory is synced, last of all."""
+    closed(data, 1, 2)
+    t = opener()
+    assert t.init() == 0
+    order.steps.clear()
+    assert t.io.load(t.io)[0] == 0
+    assert order.steps[-1:] == ["sync_dir"]
+
+
 def test_segments_are_set_aside_from_the_last_one_on(data: Dir, opener: Opener, order: Order) -> None:
     """A crash in between leaves a log whose damage is at its end; each name is durable before the next one changes."""
     closed(data, 1, 2)

@@ -103,6 +103,26 @@ def test_a_refused_snapshot_is_probed_again(rejected: int, changed: bool) -> Non
     assert p.next_index == 3
 
 
+@pytest.mark.parametrize(("streamed", "refused"), [(0, False), (1, True)])
+def test_a_rejection_is_doubted_only_if_a_heartbeat_may_have_had_it(streamed: int, refused: bool) -> None:
+    """Where none was under way the rejection of the snapshot's index was no heartbeat's, and needs no second look."""
+    p = made(next_index=3)
+    progress.to_snapshot(p, 6)
+    progress.snapshot_read(p, 6, 10)
+    p.streamed, p.streamed_index = streamed, 6
+    assert not progress.snapshot_was_refused(p, 6, 0, 30)
+    progress.beside_snapshot(p, 32)
+    assert progress.snapshot_was_refused(p, 0, 0, 33) is refused
+
+
+def test_what_a_server_lacked_does_not_matter_behind_a_snapshot() -> None:
+    """What it had refused before the snapshot says nothing of the log that it has with it."""
+    p = made(next_index=3)
+    p.lacking = 5
+    progress.to_snapshot(p, 6)
+    assert p.lacking == 0
+
+
 def test_an_acknowledgement_raises_match_and_next() -> None:
     """It returns whether anything new was acknowledged; next never goes back."""
     p = made(next_index=3, match_index=1)

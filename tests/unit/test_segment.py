@@ -156,6 +156,14 @@ def test_what_is_written_is_read(batches: list[list[RaftEntry]], first: int) -> 
         assert columns(load(data, name)) == columns(of([entry for entries in batches for entry in entries]))
 
 
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (16, 8, 24), (8, 0, 16), (0, 0), (0, 8), (8, 16, 8, 0)])
+def test_entries_are_cut_where_they_end(data: Dir, sizes: tuple[int, ...]) -> None:
+    """Sizes that are the first one on average are not all the first one, and may be nothing."""
+    bufs = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    name = segment.write_closed(str(data), 1, [of([RaftEntry(1, RAFT_COMMAND, buf) for buf in bufs])])
+    assert load(data, name).bufs == bufs
+
+
 def test_unused_bytes_of_a_header_are_ignored_but_checked(data: Dir) -> None:
     """C leaves garbage there and puts it under the checksum."""
     header = words(1, 1) + b"\x01\xaa\xbb\xcc" + (8).to_bytes(4, "little")

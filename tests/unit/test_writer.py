@@ -113,6 +113,16 @@ def test_beyond_the_end(new_file: Callable[[int], File], mode: int) -> None:
     assert file.path.stat().st_size == 6 * BLOCK
 
 
+def test_in_place_means_at_once(new_file: Callable[[int], File]) -> None:
+    """What is no more than a copy is made inside the call, up to 1 MiB; what is larger would hold the loop up."""
+    file = new_file(IN_PLACE)
+    for blocks, at_once in ((1, True), (256, True), (257, False)):
+        began = threading.active_count()
+        outcome = file.write(b"x", 0, blocks)
+        assert (threading.active_count() == began) is at_once
+        assert file.finish(outcome) is None
+
+
 @covers("UvWriterInit/noResources", "append/ioSetupError")
 @pytest.mark.parametrize("code", sorted(REFUSED))
 @pytest.mark.parametrize("call", ["io_setup", "eventfd"])
