@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from io_uv import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address
-from io_uv.pyuv import UV_RUN_NOWAIT, Loop
+from io_uv import raft_uv_tcp_close, raft_uv_tcp_init, raft_uv_tcp_set_bind_address, tcp_listen
+from io_uv.pyuv import UV_RUN_NOWAIT, Loop, errno
 from io_uv.tcp_common import Handshake, encode_handshake
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
@@ -351,3 +351,14 @@ def test_the_handshake_is_that_of_c() -> None:
     reader = Handshake(4096)
     assert reader.feed(expected)
     assert (reader.id, reader.address, reader.rest) == (1, "127.0.0.1:9001", b"")
+
+
+def test_a_connection_that_cannot_be_accepted_is_told_once(f: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel says so again and again while there is no descriptor left."""
+    [listener] = f.t.impl.listeners
+    for _ in range(3):
+        tcp_listen._listen_cb(f.t.impl, listener, errno.UV_EMFILE)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a connection cannot be accepted: too many open files"
+    ]
+    assert f.accepted == []

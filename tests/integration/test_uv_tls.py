@@ -14,7 +14,7 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
 import io_uv
-from io_uv import encoding, fs, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload
+from io_uv import encoding, fs, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload, tls
 from io_uv.credentials import names_server
 from io_uv.pyuv import Loop
 from io_uv.tls import TlsStream
@@ -560,3 +560,19 @@ def test_an_acceptor_that_is_no_server_is_no_connection(authority: Authority) ->
         assert f.t.errmsg.startswith("uv_tcp_connect(): TLS: ")
         peer.close()
         f.close()
+
+
+def test_small_buffers_are_joined_and_large_ones_cut() -> None:
+    """Each piece costs a call of OpenSSL: no more of them than it takes, and none that is a large copy."""
+    piece = tls._PIECE
+    for sizes, expected in (
+        ([100] * 50, [5000]),
+        ([piece - 1, piece - 1, 10], [2 * piece - 2, 10]),
+        ([10, 2 * piece + 5, 10], [10, piece, piece, 5, 10]),
+        ([], []),
+        ([0, 0], []),
+    ):
+        buffers: list[bytes | memoryview] = [bytes([i % 251]) * size for i, size in enumerate(sizes)]
+        pieces = list(tls._pieces(buffers))
+        assert [len(each) for each in pieces] == expected
+        assert b"".join(pieces) == b"".join(buffers)

@@ -259,3 +259,24 @@ def test_no_bytes_raise_anything_else(one: Authority) -> None:
         for _ in range(rng.randint(1, 3)):
             data[rng.randrange(len(data) // 2)] = rng.randrange(256)
         assert bytes(data) == good or judge(pem(bytes(data)), one) != ""
+
+
+def with_key_identifier(authority: Authority, number: int, end: datetime) -> bytes:
+    """Return a list of an authority that names its key."""
+    key = x509.AuthorityKeyIdentifier(bytes([number]) * 20, None, None)
+    builder = x509.CertificateRevocationListBuilder(last_update=end - DAY, next_update=end)
+    builder = builder.issuer_name(x509.load_pem_x509_certificate(authority.path.read_bytes()).subject)
+    return (
+        builder.add_extension(key, critical=False)
+        .sign(authority.key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+
+
+def test_lists_of_namesakes_that_are_not_given_count_by_their_keys(one: Authority, two: Authority) -> None:
+    """A list of another key, even of the same name, does not make up for one that has expired."""
+    fresh, old = (with_key_identifier(two, key, NOW + days * DAY) for key, days in ((1, 1), (2, -1)))
+    assert judge(one.revocations() + fresh, one) == ""
+    assert "expired" in judge(one.revocations() + fresh + old, one)
+    old = with_key_identifier(two, 1, NOW - DAY)
+    assert judge(one.revocations() + fresh + old, one) == ""

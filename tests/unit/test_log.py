@@ -339,3 +339,22 @@ def test_dropping_the_head_costs_the_same_whatever_the_length() -> None:
 
     # Moving the whole log for each hundred entries would make the ratio 32.
     assert min(cost(640_000) for _ in range(3)) < 8 * min(cost(20_000) for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("index", "first", "limits", "lowest"),
+    [
+        (9, 1, (0, 100), 6),  # what the snapshot has replaced cannot be sent
+        (9, 7, (0, 100), 7),
+        (9, 1, (0, 2), 8),
+        (9, 1, (1, 100), 9),  # one is always sent
+        (6, 1, (0, 100), 6),
+    ],
+)
+def test_the_lowest_index_from_which_another_is_reached(
+    index: int, first: int, limits: tuple[int, int], lowest: int
+) -> None:
+    """As far back as one message goes, and as the log does."""
+    lg = log_of(*[1] * 9)
+    log.snapshot(lg, 5, 0)
+    assert log.reaching(lg, index, first, *limits) == lowest

@@ -396,6 +396,16 @@ def test_a_lost_first_sector_is_a_tear_without_a_good_batch_behind_it() -> None:
     assert found.problem.message == "unexpected format version 0"
 
 
+@pytest.mark.parametrize("count", [0, 1 << 40])
+def test_a_count_that_nobody_writes_is_damage(count: int) -> None:
+    """The sector that it stands in was written, so it is not a tear, in the last batch either."""
+    good = disk.segment(commands(1, 2))
+    last = disk.segment(commands(3, 1))[8:]
+    content = (good + last[:8] + words(count) + last[16:]).ljust(SEGMENT_SIZE, b"\0")
+    found = open_segment.judge(content, SEGMENT_SIZE)
+    assert (found.verdict, numbers(found.entries)) == (DAMAGED, [1, 2])
+
+
 def test_another_format_is_damage() -> None:
     """Format 2."""
     found = judge(words(2))

@@ -8,6 +8,7 @@ from pyraft import (
     RAFT_CHANGE,
     RAFT_COMMAND,
     RAFT_SPARE,
+    RAFT_STANDBY,
     RAFT_VERSION_NUMBER,
     EntryBatch,
     RaftAppendEntries,
@@ -32,6 +33,12 @@ def plain(entries: Entries) -> list[tuple[int, int, bytes]]:
 def test_version_is_that_of_the_c_library() -> None:
     """0.18.1 reads 1801."""
     assert raft_version_number() == RAFT_VERSION_NUMBER == 1801
+
+
+def test_a_server_is_nobody_until_it_is_told_who() -> None:
+    """As in C, where everything is zero at first."""
+    server = RaftServer()
+    assert (server.id, server.address, server.role) == (0, "", RAFT_STANDBY)
 
 
 def test_counts_follow_their_arrays() -> None:

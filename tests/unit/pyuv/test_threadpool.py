@@ -1,6 +1,7 @@
 """Loop.queue_work, the thread pool, and dns, which uses it."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from io_uv.pyuv import UV_RUN_NOWAIT, Timer, dns, errno, error
+from io_uv.pyuv.mailbox import Mailbox
 from tests.lib.threads import Starts
 from tests.unit.pyuv.conftest import CheckedLoop
 
@@ -346,3 +348,24 @@ def test_work_wakes_a_loop_that_does_not_wait(loop: CheckedLoop) -> None:
     while not ends:
         loop.run(UV_RUN_NOWAIT)
     keep.close()
+
+
+def test_what_is_posted_while_the_loop_looks_wakes_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever that is: an action that comes as the descriptor is being read is called, and so is the next one."""
+    box, read = Mailbox(), os.read
+    done: list[str] = []
+
+    def reading(fd: int, n: int) -> bytes:
+        box.post(lambda: done.append("second"))
+        return read(fd, n)
+
+    assert box.post(lambda: done.append("first"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", reading)
+        box.deliver(lambda: None)
+    assert done == ["first", "second"]
+    assert box.post(lambda: done.append("third"))
+    assert select.select([box.fd], [], [], 0)[0] == [box.fd]
+    box.deliver(lambda: None)
+    assert done == ["first", "second", "third"]
+    box.close()

@@ -1,0 +1,53 @@
+"""How much time handshakes of strangers get, and in which order."""
+
+import time
+from typing import Any
+
+import pytest
+
+from io_uv.gate import Gate
+from io_uv.pyuv import Loop
+
+
+class Clock:
+    """A clock that both of the gate's ask, and that only the steps of handshakes move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+class Stranger:
+    """A handshake whose step takes some seconds."""
+
+    closed = False
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.steps = 0
+
+    def step(self) -> None:
+        """Take the time."""
+        self.steps += 1
+        self.clock.now += self.seconds
+
+
+def test_the_time_of_a_step_is_charged_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is at hand is used up by steps, and comes back five times as slowly."""
+    loop: Any = Loop()
+    clock = Clock(monkeypatch)
+    gate = Gate(loop)
+    strangers = [Stranger(clock, 0.03) for _ in range(3)]
+    for stranger in strangers:
+        gate.ask(stranger, "192.0.2.1", False)
+    assert [stranger.steps for stranger in strangers] == [1, 0, 0]
+    clock.now += 0.01  # worth 0.002 of the 0.004 s that are owed
+    gate._run()
+    assert [stranger.steps for stranger in strangers] == [1, 0, 0]
+    clock.now += 0.02
+    gate._run()
+    assert [stranger.steps for stranger in strangers] == [1, 0, 1]  # the newest first
+    gate.close()
+    loop.close()
