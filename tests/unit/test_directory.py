@@ -205,3 +205,11 @@ def test_locks_are_given_up_in_the_order_that_nobody_is_turned_away_by(
         monkeypatch.setattr(fs, name, noted)
     directory.lock_dir(str(tmp_path)).release()
     assert order == ["ofd_lock", "ofd_lock", "funlock"]
+
+
+def test_what_is_no_directory_is_not_locked(tmp_path: Path) -> None:
+    """A file that has taken its place meanwhile is refused."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    with pytest.raises(Failure, match="open directory"):
+        directory.lock_dir(str(path))

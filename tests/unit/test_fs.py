@@ -467,11 +467,3 @@ def test_a_removed_file_has_no_links(dir: str, monkeypatch: pytest.MonkeyPatch, 
     os.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         fs.links(fd)
-
-
-def test_what_is_no_directory_is_not_locked(tmp_path: Path) -> None:
-    """A file that has taken its place meanwhile is refused."""
-    path = tmp_path / "file"
-    path.write_bytes(b"")
-    with pytest.raises(Failure, match="open directory"):
-        fs.lock_dir(os.fspath(path))
