@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import struct
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from io_uv import (
 )
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop
-from io_uv.state import Limits
 from io_uv.transport import RaftUvTransport
 from pyraft import errors, heap
 from pyraft.tracing import NoopTracer, StderrTracer
@@ -46,7 +44,6 @@ from pyraft.types import (
 )
 from tests.lib.covers import covers
 from tests.lib.messages import fields_of
-from tests.lib.source import ROOT
 from tests.lib.uvtest import UvIo, configuration, entry, numbers
 
 
@@ -584,18 +581,3 @@ def test_sizes_and_delays_are_integers(tmp_path: Path, setter: Callable[[RaftIo,
         setter(t.io, None)
     t.begin_close()
     t.loop.close()
-
-
-def test_limits_are_those_of_the_description(tmp_path: Path) -> None:
-    """io_uv/README.md names each with its default."""
-    t = UvIo(tmp_path)
-    limits = raft_uv_limits(t.io)
-    table = (ROOT / "io_uv" / "README.md").read_text().split("| limit | default |")[1].split("\n\n")[0]
-    units = {"MiB": 1 << 20, "GiB": 1 << 30, "s": 1000, "bytes": 1, "": 1}
-    told: dict[str, int] = {}
-    for names, defaults in re.findall(r"^\| (`.*?`) \| (.*?) \|", table, re.MULTILINE):
-        values = re.findall(r"(\d+) ?(MiB|GiB|s\b|bytes|)", defaults)
-        for name, (number, unit) in zip(re.findall(r"`(\w+)`", names), values, strict=True):
-            told[name] = int(number) * units[unit]
-    assert told == {name: getattr(limits, name) for name in Limits.__slots__}
-    t.close()

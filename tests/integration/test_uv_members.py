@@ -1,6 +1,7 @@
 """Whom a server calls: its members, and for a while whoever it answers; what strangers name counts for little."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from io_uv import raft_uv_limits, raft_uv_set_connect_retry_delay, raft_uv_tcp_set_bind_address
 from io_uv.client import Client, Large
 from io_uv.pyuv import Loop
+from io_uv.state import Limits
 from io_uv.teller import Teller
 from pyraft import (
     RAFT_INVALID,
@@ -30,6 +32,7 @@ from pyraft.types import RaftIoSend
 from tests.lib import messages as m
 from tests.lib.peer import PeerServer, connect, handshake, port_of, unused_port
 from tests.lib.solo import Solo, leader
+from tests.lib.source import ROOT
 from tests.lib.uvnode import Node, free_addresses, make_nodes
 from tests.lib.uvtest import Outcome, UvIo, run_until
 
@@ -419,3 +422,21 @@ def test_both_sides_are_told_of_what_is_too_large(tmp_path: Path, caplog: pytest
     for node in nodes:
         node.close()
     loop.close()
+
+
+# Limits.
+
+
+def test_limits_are_those_of_the_description(tmp_path: Path) -> None:
+    """io_uv/README.md names each with its default."""
+    t = UvIo(tmp_path)
+    limits = raft_uv_limits(t.io)
+    table = (ROOT / "io_uv" / "README.md").read_text().split("| limit | default |")[1].split("\n\n")[0]
+    units = {"MiB": 1 << 20, "GiB": 1 << 30, "s": 1000, "bytes": 1, "": 1}
+    told: dict[str, int] = {}
+    for names, defaults in re.findall(r"^\| (`.*?`) \| (.*?) \|", table, re.MULTILINE):
+        values = re.findall(r"(\d+) ?(MiB|GiB|s\b|bytes|)", defaults)
+        for name, (number, unit) in zip(re.findall(r"`(\w+)`", names), values, strict=True):
+            told[name] = int(number) * units[unit]
+    assert told == {name: getattr(limits, name) for name in Limits.__slots__}
+    t.close()

@@ -128,7 +128,9 @@ class Trial:
         chosen.write_text("\n".join(names if skip is None else sorted(skip)))
         noted.write_text("")
         files = list(dict.fromkeys(name.split("::")[0] for name in names))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "tests.mutants.plugin", *files]
+        # Most runs need nothing of hypothesis, whose import takes longer than they do; those that do, import it.
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:hypothesispytest"]
+        command += ["-p", "tests.mutants.plugin", *files]
         variable = "MUTANTS_TESTS" if skip is None else "MUTANTS_SKIP"
         environment = self.tree.environment() | {variable: str(chosen), "MUTANTS_NOTE": str(noted)}
         with open(self.tree.top / "output", "wb") as output:
