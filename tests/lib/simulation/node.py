@@ -407,6 +407,7 @@ class Node:
 
     def _send(self, io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
         if self._call("send_fault"):
+            self.world.prompt.not_sent(self)
             return RAFT_IOERR
         if self.c_like:
             self._speak_c(message)

@@ -68,6 +68,10 @@ class Prompt:
             if key[1] == node.id:
                 del self.sends[key]
 
+    def not_sent(self, node: "Node") -> None:
+        """The I/O did not take a message: perhaps an answer."""
+        self.offered.pop(node.id, None)
+
     def read_failed(self, node: "Node") -> None:
         """A leader could not read its snapshot; it tries again after the time for installing it."""
         for key in list(self.refused):
