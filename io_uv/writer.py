@@ -117,11 +117,11 @@ class Writer:
         "_mode",
         "_poll",
         "_refusals",
-        "_thread",
         "_times",
         "_todo",
         "_turned_away",
         "_waker",
+        "_worker",
         "_write",
     )
 
@@ -136,7 +136,8 @@ class Writer:
         self._poll: Poll | None = None
         self._write: _Write | None = None
         self._todo: queue.SimpleQueue[_Write | None] | None = None
-        self._thread: threading.Thread | None = None
+        # mypyc gives C a name with one more underscore, and `__thread` is a keyword there.
+        self._worker: threading.Thread | None = None
         # Results of writes that did not go through AIO.
         self._done: deque[int] = deque()
         # Which way writes go while none is tried, how many were submitted, and how long those of the trial took.
@@ -238,8 +239,8 @@ class Writer:
         return self._bury
 
     def _bury(self) -> None:
-        if self._todo is not None and self._thread is not None and self._thread.ident is not None:
-            self._thread.join()
+        if self._todo is not None and self._worker is not None and self._worker.ident is not None:
+            self._worker.join()
         self._free()
         self._context = None
         self._event_fd = self._waker = -1
@@ -277,8 +278,8 @@ class Writer:
         if self._todo is None:
             todo: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
             try:
-                self._thread = threading.Thread(target=self._serve, args=(todo,), name="raft-writer", daemon=True)
-                self._thread.start()
+                self._worker = threading.Thread(target=self._serve, args=(todo,), name="raft-writer", daemon=True)
+                self._worker.start()
             except (RuntimeError, MemoryError):
                 write.failure = work.not_run(UV_EAGAIN)
                 self._finish(0)
