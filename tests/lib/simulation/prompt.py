@@ -113,8 +113,8 @@ class Prompt:
             self._answer(node, message)
         elif message.install_snapshot is not None and message.install_snapshot.term >= r.current_term:
             args = message.install_snapshot
-            if world.profile.unreachable:
-                return  # It is dropped (pyraft.plausible).
+            if world.profile.unreachable or r.snapshot.install is not None:
+                return  # It is dropped, as an impossible one (pyraft.plausible), or as another is being installed.
             self.offered[node.id] = (node.life, args.term, message.server_id, args.last_index, world.now)
         elif message.timeout_now is not None:
             order, follower = message.timeout_now, r.follower_state
