@@ -37,13 +37,14 @@ _LOOP: Final = object()
 class Request:
     """Something for a thread to do, and for the loop to hear about afterwards."""
 
-    __slots__ = ("__dict__", "_claims", "_code", "_loop", "_slow")
+    __slots__ = ("__dict__", "_claims", "_code", "_loop", "_over", "_slow")
 
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
         self._claims: dict[str, object] = {}  # who has it: the thread that begins it or who ends it before
         self._code: int | None = None  # why it never began
         self._slow = False
+        self._over = False  # a thread has done it
 
     def cancel(self) -> bool:
         """Take the request back. True if no thread has begun it; its callback is then told UV_ECANCELED."""
@@ -162,6 +163,7 @@ class _Pool:
                 return
             if request._claim(object()):
                 request._execute()
+                request._over = True
                 request._loop._complete(request)
             if self.forked:  # by the work, and this thread is all that the child has
                 return
@@ -204,7 +206,7 @@ def submit(request: Request, slow: bool = False) -> None:
 
 def mend(request: Request) -> None:
     """Have a request end that may have been left half submitted, or half ended."""
-    if request._claims.get("owner") is _LOOP:
+    if request._over or request._claims.get("owner") is _LOOP:
         request._loop._complete(request)
     elif not request._claims:
         submit(request, request._slow)

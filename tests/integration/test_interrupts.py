@@ -17,6 +17,7 @@ from io_uv import append, finalize, prepare, writer
 from io_uv.pyuv import Loop
 from io_uv.pyuv.handle import Handle
 from io_uv.pyuv.mailbox import Mailbox
+from io_uv.pyuv.threadpool import Request
 from pyraft import (
     RAFT_LEADER,
     RAFT_LEADERSHIPLOST,
@@ -39,6 +40,7 @@ PLACES: tuple[tuple[Any, str], ...] = (
     (Loop, "_submit"),
     (Loop, "_enter"),
     (Handle, "_close"),
+    (Request, "_deliver"),
     (Mailbox, "post"),
     (Mailbox, "deliver"),
     (writer.Writer, "submit"),
