@@ -19,7 +19,9 @@ Failure modes: a callback that was taken off its queue when the interrupt came i
 
 import contextlib
 import functools
+import linecache
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,6 +40,9 @@ _LIBRARY: Final = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))) +
 
 _OWN: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 """Where the loop's own functions are."""
+
+_CALL_BACK: Final = re.compile(r"(callback|_cb|done|alloc|actions\.popleft\(\))\(")
+"""How lines look in which the loop's own functions call the program."""
 
 _PATIENCE: Final = 3
 """The interrupt that comes at once wherever it finds the program, if those before it are still waiting."""
@@ -59,15 +64,22 @@ def passed_through(exc: BaseException) -> bool:
     The loop's own functions have nothing left to do when they call back; those that are built on it may have.
     """
     tb: TracebackType | None = exc.__traceback__
+    last = tb
     while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OWN):
-        tb = tb.tb_next
-    if tb is None:
+        last, tb = tb, tb.tb_next
+    if tb is None or last is None or not _calls_back(last):
         return True
     while tb is not None:
         if of_library(tb.tb_frame):
             return True
         tb = tb.tb_next
     return False
+
+
+def _calls_back(tb: TracebackType) -> bool:
+    """Return whether a function of the loop's had called back: a handler of a signal may raise in any other line."""
+    line = linecache.getline(tb.tb_frame.f_code.co_filename, tb.tb_lineno)
+    return _CALL_BACK.search(line) is not None
 
 
 def passed_below(exc: BaseException) -> bool:
