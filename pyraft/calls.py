@@ -224,6 +224,8 @@ def close(r: Raft, cb: raft_io_close_cb) -> None:
     try:
         r.io.close(r.io, cb)
     except BaseException as exc:
+        if not isinstance(exc, Exception):
+            check(r, True)  # nobody can ask for the end a second time
         fail(r, "io.close", exc)
         cb(r.io)
 

@@ -175,22 +175,29 @@ def raft_close(r: _Raft, cb: Callable[[_Raft], None] | None) -> int:
     already, and then `cb` does not fire. Source: raft.h.
     """
     if r.closing:
+        if r.inside:
+            calls.abandoned(r)  # the first one was interrupted
         return calls.closed(r)
     if not r.initialized:
         r.errmsg = "not initialized"
         return RAFT_INVALID
     # A raft_start that is under way calls user code, which may call this.
     calls.check(r, r.inside and not r.starting)
-    r.closing = True
-    convert.to_unavailable(r)
-    r.close_cb = cb
-    calls.close(r, _close_cb)
+    r.closing = r.inside = True
+    try:
+        convert.to_unavailable(r)
+        r.close_cb = cb
+        calls.close(r, _close_cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
     return 0
 
 
 def _close_cb(io: RaftIo) -> None:
     r: Raft = io.data
-    r.initialized = False
+    r.initialized = r.inside = False
     calls.fire_close(r)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import append, finalize, prepare, writer
+from io_uv import append, finalize, prepare, uv, writer
 from io_uv.pyuv import Loop
 from io_uv.pyuv.handle import Handle
 from io_uv.pyuv.mailbox import Mailbox
@@ -28,6 +28,7 @@ from pyraft import (
     raft_apply,
     raft_close,
     raft_errmsg,
+    server,
 )
 from tests.lib.compiled import COMPILED
 from tests.lib.interrupted import Line
@@ -49,6 +50,8 @@ PLACES: tuple[tuple[Any, str], ...] = (
     (append, "_write"),
     (append, "_complete"),
     (prepare, "_created"),
+    (server, "raft_close"),
+    (uv, "_close"),
 )
 
 

@@ -224,7 +224,10 @@ CLOSING = """
     if raft is not None:
         raft_close(raft, close_callback)
     if loop is not None:
-        loop.run()
+        try:
+            loop.run()
+        except RuntimeError:  # the interrupt came when it was closed
+            pass
         loop.close()
 """
 
