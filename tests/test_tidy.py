@@ -69,6 +69,13 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_tree_stays() -> Iterator[None]:
+    """Let go of the trees: with a million nodes each collection of garbage in the tests to come takes a second."""
+    yield
+    tree_of.cache_clear()
+
+
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
