@@ -56,6 +56,9 @@ FAULTS: Final = {
         "proof.py",
         "    if p.next_index < target and not is_announced(p):\n",
         "    if False:\n",
+        "proof.py",
+        "    if p.loose == 0 or is_announced(p) or p.state == PROGRESS__SNAPSHOT:\n",
+        "    if True:\n",
     ),
     "B11: the target of a transfer gets a second vote in a term": Fault(
         "transfers",

@@ -160,7 +160,7 @@ def test_stopping_twice_stops_once(loop: CheckedLoop) -> None:
         elif len(fired) == 3:
             timer.close()
 
-    Timer(loop).start(cb, 0.001, 0.001)
+    Timer(loop).start(cb, 0.001, 0.05)  # not twice in one turn
     assert loop.run() is True
     assert len(fired) == 1
     assert loop.run() is False
