@@ -165,10 +165,14 @@ def fire_read(r: Raft, req: RaftRequest, status: int, index: int) -> None:
     """Call back a request of raft_read_index."""
     req.pending = False
     if req.cb is not None:
+        inside = r.inside
+        r.inside = False
         try:
             req.cb(req, status, index)
         except BaseException as exc:
             report(r, exc)
+        if inside:
+            r.inside = True
 
 
 def fire_transfer(r: Raft, req: RaftRequest) -> None:
