@@ -204,3 +204,20 @@ def test_a_question_ends_a_candidacy_and_puts_off_the_next() -> None:
     s.recv(asked_by_leader(term, 2))
     s.tick(900)
     assert s.state == RAFT_FOLLOWER
+
+
+def test_a_callback_inside_a_public_function_may_call_others() -> None:
+    """A close calls the readers back; what their callbacks call is refused, and does not look torn by an interrupt."""
+    s = asking_leader()
+    torn: list[bool] = []
+    s.io.check = lambda io, was_torn: torn.append(was_torn)
+    answers: list[tuple[int, int]] = []
+
+    def cb(req: RaftReadIndex, status: int, index: int) -> None:
+        answers.append((status, raft_barrier(s.r, RaftBarrier(), None)))
+
+    assert raft_read_index(s.r, RaftReadIndex(), cb) == 0
+    raft_close(s.r, None)
+    assert len(answers) == 1
+    assert 0 not in answers[0]
+    assert True not in torn
