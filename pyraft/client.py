@@ -204,6 +204,17 @@ def raft_read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] |
     Errors: RAFT_NOTLEADER, also while a transfer is under way, RAFT_BUSY (`req` is under way), RAFT_INVALID (no
     RaftReadIndex). Source: dissertation 6.4.
     """
+    calls.enter(r)
+    try:
+        rv = _read_index(r, req, cb)
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
+def _read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] | None) -> int:
     if not _is(req, RaftReadIndex):
         return _wrong(r, req, RaftReadIndex)
     leader = request.taken_by(r)
