@@ -16,6 +16,7 @@ from pyraft.types import (
     RAFT_CHANGE,
     RAFT_IO_TIMEOUT_NOW,
     RaftConfiguration,
+    RaftEntry,
     RaftIoSend,
     RaftTimeoutNow,
     RaftTransfer,
@@ -35,6 +36,15 @@ def can_change_configuration(r: Raft) -> int:
     return 0
 
 
+def committed_entry(r: Raft) -> RaftEntry | None:
+    """Return the entry at the index of the configuration committed last, None if it is gone.
+
+    While a leader's snapshot is being installed it is in the log that this snapshot replaces and that may come back.
+    """
+    lg = r.log if r.snapshot.install is None else r.snapshot.install.former
+    return log.get(lg, r.configuration_committed_index)
+
+
 def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]:
     """Return (rv, the configuration committed last), from its entry or, if that is gone, from the copy of the last.
 
@@ -42,7 +52,7 @@ def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]
     """
     if r.configuration_committed_index == 0:
         return 0, RaftConfiguration()
-    entry = log.get(r.log, r.configuration_committed_index)
+    entry = committed_entry(r)
     # Where a failed write has cut it off (writes.cut_log), something else may stand until a leader sends it again.
     if entry is not None and entry.type == RAFT_CHANGE:
         rv, conf, problem = configuration.decode(entry.buf)

@@ -199,7 +199,7 @@ def _go_on(r: Raft) -> None:
 
 
 def _holds_committed_configuration(r: Raft) -> bool:
-    entry = log.get(r.log, r.configuration_committed_index)
+    entry = membership.committed_entry(r)
     return entry is not None and entry.type == RAFT_CHANGE
 
 
@@ -339,8 +339,10 @@ def _put_back(r: Raft, req: RaftInstall) -> None:
     r.snapshot.install = None
     log.put_back(r.log, req.former)
     r.last_stored = req.former_stored
-    # Configurations are adopted when they are stored, which may have happened meanwhile.
-    for index in range(req.former_stored_at_start + 1, req.former_stored + 1):
+    # Configurations are adopted when they are stored, which may have happened meanwhile. Those of our own leadership
+    # have been in force since they were appended, and one of them may be committed.
+    newest = max(r.configuration_committed_index, r.configuration_uncommitted_index)
+    for index in range(max(req.former_stored_at_start, newest) + 1, req.former_stored + 1):
         entry = log.get(r.log, index)
         if entry is not None and entry.type == RAFT_CHANGE:
             membership.uncommitted_change(r, index, entry.buf)

@@ -39,7 +39,7 @@ def cut_log(r: Raft, index: int) -> None:
     C: replication.c:appendLeaderCb and appendFollowerCb also cut what has taken their place since: entries that are on
     disk or on their way, so that memory and disk count differently from then on. Callers test RaftWrite.standing.
     """
-    if index <= r.configuration_committed_index and log.get(r.log, r.configuration_committed_index) is not None:
+    if index <= r.configuration_committed_index and membership.committed_entry(r) is not None:
         # C: replication.c:appendLeaderCb loses it. The others have stored it, or it would not be committed, and it is
         # what a rollback goes back to; so its copy takes the place of the last snapshot's.
         rv, conf = membership.fetch_last_committed_configuration(r)

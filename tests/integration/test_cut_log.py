@@ -12,15 +12,17 @@ from pyraft import (
     RAFT_IOERR,
     RAFT_UNAVAILABLE,
     RaftChange,
+    RaftConfiguration,
     raft_add,
     raft_last_applied,
     raft_last_index,
+    raft_remove,
     raft_set_snapshot_threshold,
     raft_set_snapshot_trailing,
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
-from tests.lib.solo import Solo, command, leader
+from tests.lib.solo import Solo, change, command, configuration, leader
 
 
 def snapshot_under_way(threshold: int = 3) -> Solo:
@@ -195,3 +197,74 @@ def test_snapshot_that_contradicts_an_entry_that_is_here_stops_the_server() -> N
     committed(s, 3)
     s.recv(msg.install_snapshot(2, 3, 3, 1, s.conf, 1, fsms.content(7, 8)))
     assert s.state == RAFT_UNAVAILABLE
+
+
+def members(conf: RaftConfiguration) -> list[int]:
+    """Return the ids of a configuration."""
+    return [server.id for server in conf.servers]
+
+
+def change_under_way(snapshot_index: int) -> Solo:
+    """Return a former leader whose write of a change in entry 3 is under way, as is the installation of a snapshot."""
+    s = leader()
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    assert s.r.configuration_uncommitted_index == 3
+    s.recv(msg.install_snapshot(2, 3, snapshot_index, 3, s.conf, 1, fsms.content(7, 8)))
+    assert s.r.snapshot.install is not None
+    return s
+
+
+@pytest.mark.parametrize("put", [0, RAFT_IOERR])
+def test_change_that_fails_while_a_snapshot_is_installed_is_void(put: int) -> None:
+    """The configuration before it is in the log that the snapshot replaces; it is in force whatever becomes of that."""
+    s = change_under_way(9)
+    s.io.finish_append(RAFT_IOERR)
+    assert members(s.r.configuration) == [1, 2, 3]
+    s.io.finish_put(put)
+    assert (s.state, ends(s)) == (RAFT_FOLLOWER, (2, 2, 0) if put else (9, 9, 9))
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (1, 0)
+    assert members(s.r.configuration) == [1, 2, 3]
+
+
+def test_committed_change_that_fails_while_a_snapshot_is_installed_is_kept() -> None:
+    """The others have committed it. The installation fails too, and then the configuration is nowhere else."""
+    s = leader()
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    committed(s, 3)
+    assert s.r.configuration_committed_index == 3
+    s.recv(msg.install_snapshot(2, 3, 9, 3, s.conf, 3, fsms.content(7, 8)))
+    s.io.finish_append(RAFT_IOERR)
+    s.io.finish_put(RAFT_IOERR)
+    assert (ends(s), s.r.configuration_committed_index) == ((2, 2, 0), 3)
+    assert members(s.r.configuration_last_snapshot) == [1, 2, 3, 9]
+    s.recv(msg.append_entries(2, 3, 2, 2, 3, [change(2, configuration(1, 1, 1, 1))]))
+    s.io.finish_appends()
+    assert (ends(s), raft_last_applied(s.r)) == ((3, 3, 0), 3)
+
+
+def test_members_are_known_while_a_snapshot_is_installed() -> None:
+    """The I/O is told, and a stranger is answered, also before the change that is in force is known to be committed."""
+    s = leader()
+    told: list[list[int]] = []
+    s.io.configured = lambda io, servers: told.append([server.id for server in servers])
+    s.io.features = 0xFFFF
+    assert raft_remove(s.r, RaftChange(), 3, None) == 0
+    s.recv(msg.install_snapshot(2, 3, 9, 3, s.conf, 1, fsms.content(7, 8)))
+    s.tick()
+    assert told[-1] == [1, 2, 3]
+    s.sent()
+    for id, stranger in (3, False), (9, True):
+        s.recv(msg.request_vote(id, 3, 9, 3))
+        assert s.reply().request_vote_result.no_member is stranger
+
+
+def test_committed_change_that_is_stored_while_a_snapshot_is_installed_stays_committed() -> None:
+    """When the installation fails the log with it comes back: to take effect again would block all further changes."""
+    s = leader()
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    committed(s, 3)
+    s.recv(msg.install_snapshot(2, 3, 9, 3, s.conf, 3, fsms.content(7, 8)))
+    s.io.finish_append()
+    s.io.finish_put(RAFT_IOERR)
+    assert ends(s) == (3, 3, 0)
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (3, 0)
