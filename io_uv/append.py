@@ -61,8 +61,8 @@ class AliveSegment:
         "finalize",
         "first_index",
         "last_index",
+        "lost",
         "next_block",
-        "removed",
         "size",
         "written",
     )
@@ -79,8 +79,8 @@ class AliveSegment:
         # Bytes promised to batches, written or not.
         self.size = FORMAT_SIZE
         self.next_block = 0
-        # Whether the file was found to be gone when the last write was under way.
-        self.removed = False
+        # Why nobody would find the file again, asked when the last write was under way.
+        self.lost: Failure | None = None
         # The durable part: bytes and index of the last entry.
         self.written = 0
         self.last_index = first_index - 1
@@ -304,14 +304,14 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
     )
     # Asked while the disk is at work, so that it takes no time. C acknowledges what goes into a file that nobody will
     # find again.
-    segment.removed = _is_removed(uv, segment.fd)
+    segment.lost = _lost(uv, segment)
 
 
 def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
     """Completion of a write: up to byte `written` and entry `last_index` the segment is durable, unless it failed."""
     segment.buffer.given_back()
-    if failure is None and segment.removed:
-        failure = Failure(errors.RAFT_IOERR, f"open-{segment.counter} was removed")
+    if failure is None:
+        failure = segment.lost
     uv.end_of_turn.hold()
     try:
         _complete(uv, segment, written, last_index, failure)
@@ -346,6 +346,17 @@ def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         done.extend(uv.append_pending_reqs)
         uv.append_pending_reqs.clear()
         _fail(uv, done, failure)
+
+
+def _lost(uv: state.Uv, segment: AliveSegment) -> Failure | None:
+    """Return why nobody will find the segment again: it was removed, or the directory is not where it was."""
+    if _is_removed(uv, segment.fd):
+        return Failure(errors.RAFT_IOERR, f"open-{segment.counter} was removed")
+    try:
+        closing.require_dir(uv)
+    except Failure as failure:
+        return failure
+    return None
 
 
 def _is_removed(uv: state.Uv, fd: int) -> bool:

@@ -1,7 +1,7 @@
 """The end of an instance: the one close callback that waits for everything else.
 
 Duty: `maybe_fire` runs the callback of io.close once nothing of the instance is left; `refuse` is the answer of a table
-that was closed.
+that was closed. `require_dir` asks whether the directory that the instance has taken is still where it was.
 
 Whoever removes something that a close waits for (a handle in `aborting`, a segment, a job, the timer) calls
 `maybe_fire` right after. It is free to call it at any time: it does nothing unless io.close was called.
@@ -32,6 +32,13 @@ def unlock(uv: state.Uv) -> None:
     if uv.lock is not None:
         uv.lock.release()
         uv.lock = None
+
+
+def require_dir(uv: state.Uv) -> None:
+    """Raise Failure if the path of the directory does not lead any more to the one that was locked. Any thread."""
+    lock = uv.lock
+    if lock is not None:
+        lock.require(uv.dir)
 
 
 def maybe_fire(uv: state.Uv) -> None:

@@ -1,6 +1,9 @@
-"""The data directory itself: that there is one, and that no other server has it.
+"""The data directory itself: that there is one, that no other server has it, and that it is still there.
 
 Duty: `check_dir` looks at it, `lock_dir` takes it for one server, as two would destroy each other's segments.
+`DirLock.require` says whether its path still leads to it. Files are found by their path: behind a directory that is
+moved away, or that another one is put or mounted in the place of, a server would write half of its log into the one and
+half into the other, and rename and remove files that it never made.
 
 Locks. flock(2) on the directory is what every version of this library takes, exclusively. Where a sandbox refuses it,
 a lock of another kind must do, and whoever has flock must see that one: so every server takes both. The other one is
@@ -49,14 +52,46 @@ def check_dir(dir: str) -> None:
         raise Failure(RAFT_INVALID, f"directory '{dir}' is not writable")
 
 
+def absolute(dir: str) -> str:
+    """Return the path as one that a later chdir(2) of the process, as daemons do, does not lead elsewhere."""
+    # C: uv.c keeps a relative one, and writes wherever it leads then.
+    if os.path.isabs(dir):
+        return dir
+    try:
+        return os.path.join(os.getcwd(), dir)
+    except OSError:
+        return dir  # the working directory is gone, but for the names in it
+
+
 class DirLock:
     """Exclusive use of a data directory, until release(), or until this object or its process ends."""
 
-    __slots__ = ("_fd", "_pid")
+    __slots__ = ("_fd", "_identity", "_pid")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._identity = (0, 0)
         self._pid = os.getpid()
+
+    def require(self, dir: str) -> None:
+        """Raise Failure(RAFT_IOERR) if the path `dir` does not lead to this directory any more, as far as can be told.
+
+        The next call may succeed: the directory can be put back. Any thread may ask.
+        """
+        # C: uv.c goes on with whatever has that path.
+        try:
+            status = fs.stat(dir)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Failure(RAFT_IOERR, f"directory '{dir}' was moved away or removed") from None
+        except OSError:
+            return  # what is wrong there tells the operation itself
+        if (status.st_dev, status.st_ino) != self._identity:
+            raise Failure(RAFT_IOERR, f"another directory was put in the place of '{dir}', or mounted over it")
+
+    def remember(self) -> None:
+        """Take note which directory this is; raise OSError."""
+        status = fs.fstat(self._fd)
+        self._identity = (status.st_dev, status.st_ino)
 
     def release(self) -> None:
         """Let others use the directory."""
@@ -90,6 +125,10 @@ def lock_dir(dir: str, refusals: Refusals | None = None) -> DirLock:
         raise failure(f"open directory '{dir}'", exc) from None
     lock = DirLock(fd)
     try:
+        try:
+            lock.remember()
+        except OSError as exc:
+            raise failure(f"stat directory '{dir}'", exc) from None
         _take(fd, dir, refusals)
     except BaseException:
         lock.release()  # at once: the exception may keep this frame, and so the lock, for a while

@@ -18,6 +18,7 @@ A file that cannot be read does not count as damaged: the error stops the start,
 import logging
 import os
 import re
+import stat
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -36,6 +37,7 @@ SET_ASIDE_PREFIX: Final = "corrupt-"
 _MEANT: Final = re.compile(
     f"metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|{marker.NAME}|{marker.BOOTSTRAP_NAME}|{marker.FILLING_NAME}"
 )
+_KINDS: Final = {stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40
 # Faults of a file, as opposed to a disk, a limit or a permission that keeps it from being read.
@@ -69,14 +71,21 @@ class _Log:
 
 
 def refuse_links(dir: str) -> None:
-    """Raise Failure(RAFT_INVALID) if a name that means something here is a symbolic link.
+    """Raise Failure(RAFT_INVALID) if a name that means something here is a symbolic link, a FIFO, socket or device.
 
     Whoever may make links here could have the server write to any file that it can reach, or take another one for its
-    own. Opening does not follow any; this is for what is only looked at, and says it at the start.
+    own. Opening does not follow any; this is for what is only looked at, and says it at the start. Opening a FIFO would
+    wait for ever for whoever is at its other end, and a device has no size.
     """
     for name in fs.list_dir(dir):
-        if _MEANT.match(name) and os.path.islink(fs.join(dir, name)):
-            raise Failure(RAFT_INVALID, f"{name} in directory '{dir}' is a symbolic link")
+        if not _MEANT.match(name) or len(os.fsencode(name)) > fs.MAX_NAME_LEN:
+            continue
+        try:
+            mode = fs.lstat(fs.join(dir, name)).st_mode
+        except OSError:
+            continue  # nobody can open it either
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise Failure(RAFT_INVALID, f"{name} in directory '{dir}' is a {_KINDS.get(stat.S_IFMT(mode), 'device')}")
 
 
 def clean_up(dir: str) -> None:

@@ -124,6 +124,11 @@ def stat(path: str) -> os.stat_result:
     return os.stat(path)
 
 
+def lstat(path: str) -> os.stat_result:
+    """lstat(2)."""
+    return os.lstat(path)
+
+
 def fstat(fd: int) -> os.stat_result:
     """fstat(2)."""
     return os.fstat(fd)

@@ -13,6 +13,7 @@ Failure(RAFT_INVALID) for an empty address and a port that is none, Failure(RAFT
 name of the resolver's error to the callback of `resolve`.
 """
 
+import encodings.idna  # noqa: F401
 import ipaddress
 import re
 import socket
@@ -23,6 +24,8 @@ from io_uv import pyuv
 from io_uv.failure import Failure
 from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 
+# Python's getaddrinfo loads the codec for its first host, and could not any more in a process that has changed its user
+# or its root meanwhile, or has no descriptor left ("unknown encoding").
 DEFAULT_PORT: Final = "8080"
 HOST_MAX: Final = 1024
 PORT_MAX: Final = 31

@@ -161,6 +161,7 @@ def _discard(uv: state.Uv, idle: IdleSegment) -> None:
     """Close and remove a segment that nothing was written to; if that fails, the next start removes it."""
     try:
         fs.close(idle.fd)
+        closing.require_dir(uv)
         fs.remove_file(uv.dir, idle.name)
     except (OSError, Failure) as exc:
         trace(uv.tracer, f"remove unused {idle.name}: {exc}", TRACE_WARN)

@@ -211,6 +211,7 @@ def _open(uv: Uv, id: int, address: str) -> int:
     uv.id = id
     uv.address = address
     directory.check_dir(uv.dir)
+    uv.dir = directory.absolute(uv.dir)
     keyfiles.warn_of_access(uv.dir, fs.stat(uv.dir))
     uv.refusals = Refusals(uv.dir)
     uv.lock = directory.lock_dir(uv.dir, uv.refusals)
@@ -253,6 +254,7 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
     if uv.closing:
         return closing.refuse(uv), 0, 0, None, 0, no_entries()
     try:
+        closing.require_dir(uv)
         found, start_index, entries = disk.load(uv.dir, uv.auto_recovery)
         disk.check_term(uv.metadata, found, entries)
     except Failure as failure:
@@ -288,6 +290,7 @@ def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
         io.errmsg = f"metadata contains term {uv.metadata.term}"
         return errors.RAFT_CANTBOOTSTRAP
     try:
+        closing.require_dir(uv)
         uv.metadata = disk.bootstrap(uv.dir, conf, uv.block_size)
     except Failure as failure:
         return _refuse(io, failure)
@@ -300,6 +303,7 @@ def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
     if uv.closing:
         return closing.refuse(uv)
     try:
+        closing.require_dir(uv)
         term = disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
         # The operator has declared this log to be the cluster's, whatever else was lost.
         marker.marker_clear(uv.dir)
@@ -329,6 +333,7 @@ def _store(io: RaftIo, term: int, voted_for: int) -> int:
         return closing.refuse(uv)
     fresh = Metadata(uv.metadata.version + 1, term, voted_for)
     try:
+        closing.require_dir(uv)
         metadata.store(uv.dir, fresh)
     except Failure as failure:
         return _refuse(io, failure)
@@ -409,6 +414,7 @@ def _filling(io: RaftIo) -> int:
     if uv.closing:
         return closing.refuse(uv)
     try:
+        closing.require_dir(uv)
         marker.filling_set(uv.dir)
     except Failure as failure:
         return _refuse(io, failure)
@@ -421,7 +427,8 @@ def _recovered(io: RaftIo) -> int:
     if uv.closing:
         return closing.refuse(uv)
     try:
-        marker.marker_clear(io.impl.dir)
+        closing.require_dir(uv)
+        marker.marker_clear(uv.dir)
     except Failure as failure:
         return _refuse(io, failure)
     return 0

@@ -1,7 +1,8 @@
 """Work off the loop: what other modules run in threads, and RaftIo.async_work.
 
-Duty: `run` executes a job in the loop's thread pool and reports its outcome on the loop; `async_work` does that for
-the user's function and counts it among what a close waits for (uv_work.c).
+Duty: `run` executes a job on the data directory in the loop's thread pool and reports its outcome on the loop, unless
+the directory is not the one any more that was locked; `async_work` does that for the user's function, whatever it does,
+and counts it among what a close waits for (uv_work.c).
 
 Happy path: the job returns, `done(None)` is called on the loop in a later turn.
 
@@ -22,9 +23,10 @@ from pyraft.types import RaftIo, RaftIoAsyncWork, raft_io_async_work_cb
 class _Job:
     """A function on its way through the thread pool."""
 
-    __slots__ = ("done", "failure", "function")
+    __slots__ = ("done", "failure", "function", "uv")
 
-    def __init__(self, function: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
+    def __init__(self, uv: state.Uv, function: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
+        self.uv = uv
         self.function = function
         self.done = done
         self.failure: Failure | None = None
@@ -32,6 +34,7 @@ class _Job:
     def work(self) -> None:
         """Run in a thread of the pool."""
         try:
+            closing.require_dir(self.uv)
             self.function()
         except Failure as failure:
             self.failure = failure
@@ -54,7 +57,7 @@ def not_run(code: int) -> Failure:
 
 def run(uv: state.Uv, function: Callable[[], None], done: Callable[[Failure | None], None]) -> None:
     """Run `function` in a thread, then `done(failure or None)` on the loop, never before this returns."""
-    job = _Job(function, done)
+    job = _Job(uv, function, done)
     uv.loop.queue_work(job.work, job.after)
 
 

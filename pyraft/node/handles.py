@@ -13,7 +13,9 @@ they have seen: no clock can be trusted to the end.
 
 import asyncio
 import contextlib
+import math
 import os
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -76,6 +78,21 @@ class Counter:
         return await self._recipes.counter_get(self.name)
 
 
+class _Lost(asyncio.Event):
+    """Set when the lock's time is over, too, which a process that was stopped meanwhile knows before its loop does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = math.inf
+        """The time.monotonic() at which nothing may count on the lock any more."""
+
+    def is_set(self) -> bool:
+        """Return whether the lock must not be counted on any more."""
+        if time.monotonic() >= self.end:
+            self.set()
+        return super().is_set()
+
+
 class Lock:
     """A lock, by name, for `async with`: one holder at a time in the whole cluster. One object is one holder."""
 
@@ -94,7 +111,7 @@ class Lock:
         self.ttl = ttl
         self.token = 0
         """Larger than those of all holders before; 0 while it is not held."""
-        self.lost = asyncio.Event()
+        self.lost = _Lost()
         """Set when this program must not count on the lock any more."""
         self._recipes = recipes
         self._until = until
@@ -113,18 +130,18 @@ class Lock:
         """Wait until this is the holder; return the token. Cancelling it is harmless."""
         if self._keeper is not None:
             raise RuntimeError(f"this object holds lock {self.name!r} already")
-        loop = asyncio.get_running_loop()
         self._owner = os.urandom(16)
+        self.lost.end = math.inf
         self.lost.clear()
         try:
             while True:
-                asked = loop.time()
+                asked = time.monotonic()
                 try:
                     with self._timeout(self.ttl):
                         self.token = await self._recipes.lock_acquire(self.name, self._owner, self.ttl)
                 except Unknown:
                     continue  # it may be ours by now: asking again tells
-                if self.token and loop.time() < asked + self.ttl * 5 / 6:
+                if self.token and time.monotonic() < asked + self.ttl * 5 / 6:
                     break
                 if not self.token:
                     await self._until(self._is_free)
@@ -132,7 +149,8 @@ class Lock:
             self.token = 0
             await self._give_back()
             raise
-        self._keeper = loop.create_task(self._keep(asked + self.ttl * 5 / 6))
+        self.lost.end = asked + self.ttl * 5 / 6
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
         return self.token
 
     async def release(self) -> None:
@@ -154,22 +172,21 @@ class Lock:
         """Return whether it is worth asking again, by what is known here."""
         return self.name not in self._recipes.locks
 
-    async def _keep(self, end: float) -> None:
+    async def _keep(self) -> None:
         """Extend the lock again and again, each time well before its end; tell when that has not worked."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                await asyncio.sleep(max(0.0, min(self.ttl / 3, end - loop.time())))
-                asked = loop.time()
-                if asked >= end:
+                await asyncio.sleep(max(0.0, min(self.ttl / 3, self.lost.end - time.monotonic())))
+                asked = time.monotonic()
+                if self.lost.is_set():
                     return
                 try:
-                    with self._timeout(max(0.001, end - asked)):
+                    with self._timeout(max(0.001, self.lost.end - asked)):
                         if not await self._recipes.lock_extend(self.name, self.token, self.ttl):
                             return
                 except Unknown:
                     continue
-                end = asked + self.ttl * 5 / 6
+                self.lost.end = asked + self.ttl * 5 / 6
         except Stopped:
             return
         finally:

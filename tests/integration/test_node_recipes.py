@@ -1,12 +1,14 @@
 """Maps, counters, locks and elections: on any node, one holder at a time, and over when they should be."""
 
 import asyncio
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pyraft.node import Conflict, Node, Refused, connect
+from pyraft.node import Conflict, Node, Refused, connect, handles
 from pyraft.node.recipes import Recipes
 from pyraft.node.replica import Replica
 from tests.lib.nodes import Nodes, Shop, all_of, run, until
@@ -206,6 +208,24 @@ def test_lock_is_lost_before_it_ends(tmp_path: Path) -> None:
             assert others[0]._recipes.locks["l"].token == token
             assert await waiting > token
             await lock.release()
+
+    run(scenario)
+
+
+def test_lock_is_lost_at_once_for_a_process_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks before its loop has had a turn: the time is over all the same, and another one may have the lock."""
+
+    async def scenario() -> None:
+        async with Nodes(tmp_path) as cluster:
+            (node,) = await cluster.grow(1)
+            lock = node.lock("l", ttl=60.0)
+            for _ in range(2):
+                await lock.acquire()
+                assert not lock.lost.is_set()
+                with monkeypatch.context() as patch:
+                    patch.setattr(handles, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 50.0))
+                    assert lock.lost.is_set()
+                await lock.release()
 
     run(scenario)
 

@@ -1,6 +1,8 @@
-"""Symbolic links in a data directory lead nowhere, and directories that others may write are told."""
+"""Links in a data directory lead nowhere, what is no file is refused, directories that others may write are told."""
 
 import os
+import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,28 @@ def test_a_link_in_a_data_directory_is_refused(tmp_path: Path, name: str, there:
     f.close()
     assert (dir / name).is_symlink()
     assert (target.read_bytes() if there else not target.exists()) in (b"precious", True)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    """A server that opens a FIFO would wait for its other end for ever, in raft_init."""
+    path = tmp_path / name
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+    else:
+        try:
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+        except OSError:
+            pytest.skip("devices take root")
+    f = UvIo(tmp_path)
+    assert f.init() == RAFT_INVALID
+    assert f.io.errmsg == f"{name} in directory '{tmp_path}' is a {kind}"
+    f.close()
+    assert path.exists()
 
 
 def test_links_of_other_names_and_to_the_directory_are_fine(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -150,3 +152,16 @@ def test_where_nobody_can_have_meant_to_listen(address: str, text: str) -> None:
         ip.bind_addresses(address)
     assert caught.value.code == RAFT_INVALID
     assert ip.bind_addresses("127.0.0.1:65535") == [("127.0.0.1", 65535)]
+
+
+def test_addresses_take_no_module_that_is_not_loaded_yet() -> None:
+    """A daemon may have given up its user, its root or its descriptors between the import and the start."""
+    program = """
+import sys
+import io_uv
+before = set(sys.modules)
+io_uv.ip.bind_addresses("127.0.0.1:9001")
+io_uv.ip.check_peer("127.0.0.1:9001")
+print(sorted(set(sys.modules) - before))
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"[]\n"
