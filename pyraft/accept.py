@@ -183,7 +183,9 @@ def take_over(r: Raft) -> int:
         return 0
     id, args = follower.timeout_now
     follower.timeout_now = None
-    if r.current_term != args.term or follower.current_leader.id != id or not election.is_voter(r):
+    if r.current_term != args.term or follower.current_leader.id != id:
+        return 0
+    if r.recovering or not election.is_voter(r):
         return 0
     if snapshot.is_installing(r):
         # C: recv_timeout_now.c:recvTimeoutNow lets it stand, and asserts when the snapshot is stored.

@@ -1,22 +1,23 @@
 """The TimeoutNow RPC at its receiver (3.10): start an election at once, the leader wants us to take over.
 
 Happy path: `accept.take_over` starts the election, at once or when the last write under way has ended.
-Failure modes: ignored unless we are a voting follower of the sender, with exactly its log; codes of the stores are
-returned and end in UNAVAILABLE.
+Failure modes: ignored unless we are, then, a voting follower of the sender, with exactly its log; codes of the stores
+are returned and end in UNAVAILABLE.
 """
 
-from pyraft import accept, configuration, term
+from pyraft import accept, election, term
 from pyraft.state import Raft
-from pyraft.types import RAFT_VOTER, RaftTimeoutNow
+from pyraft.types import RaftTimeoutNow
 
 
 def handle(r: Raft, id: int, args: RaftTimeoutNow) -> int:
     """Process a TimeoutNow from server `id`."""
-    server = configuration.get(r.configuration, r.id)
     follower = r.follower_state
-    if server is None or server.role != RAFT_VOTER or follower is None or follower.current_leader.id != id:
+    if follower is None or follower.current_leader.id != id:
         return 0
-    if r.recovering:
+    # The write that is under way may be what makes us a voter, or ends a recovery: then `take_over` sees that.
+    waits = follower.append_in_flight_count > 0 and args.term == r.current_term
+    if not waits and (r.recovering or not election.is_voter(r)):
         return 0
     rv, match = term.ensure_matching(r, args.term)
     if rv != 0 or match < 0:

@@ -1,16 +1,21 @@
 """The rarer paths of leadership transfers, on one server against a scripted world."""
 
+import pytest
+
 from pyraft import (
+    RAFT_CANDIDATE,
     RAFT_FOLLOWER,
     RAFT_IO_TIMEOUT_NOW,
     RAFT_IOERR,
     RAFT_LEADER,
+    RAFT_STANDBY,
+    RAFT_VOTER,
     RaftTransfer,
     raft_transfer,
 )
 from pyraft.progress import PROGRESS__PROBE
 from tests.lib import messages as msg
-from tests.lib.solo import command, leader
+from tests.lib.solo import Solo, change, command, configuration, leader
 
 
 def test_transfer_whose_message_fails_later_ends() -> None:
@@ -65,3 +70,25 @@ def test_transfer_without_a_callback() -> None:
     s.recv(msg.append_entries(2, 3, 2, 2))
     assert s.r.transfer is None
     assert s.state == RAFT_FOLLOWER
+
+
+def test_b49_it_is_obeyed_by_whom_the_last_write_makes_a_voter() -> None:
+    """The role that counts is that of the moment at which it is obeyed."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER, RAFT_VOTER)
+    s.recv(msg.append_entries(2, 2, 1, 1, 1, [change(2, configuration(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER))]))
+    s.recv(msg.timeout_now(2, 2, 2, 2))
+    assert s.state == RAFT_FOLLOWER
+    s.io.finish_append()
+    assert (s.state, s.r.current_term) == (RAFT_CANDIDATE, 3)
+
+
+@pytest.mark.parametrize("term", [2, 9])
+def test_b49_of_who_is_no_voter_nothing_is_remembered(term: int) -> None:
+    """Nor is a term adopted, as in C."""
+    s = Solo(RAFT_STANDBY, RAFT_VOTER, RAFT_VOTER)
+    s.recv(msg.append_entries(2, 2, 1, 1))
+    s.recv(msg.timeout_now(2, term, 1, 1))
+    s.recv(msg.append_entries(2, 2, 1, 1, 1, [change(2, configuration(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER))]))
+    s.recv(msg.timeout_now(2, 9, 1, 1))
+    s.io.finish_append()
+    assert (s.state, s.r.current_term) == (RAFT_FOLLOWER, 2)
