@@ -18,20 +18,18 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from pyraft import configuration, types
+from pyraft import configuration, fixture_copy, types
 from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_NOTFOUND
 from pyraft.state import Raft
 from pyraft.tracing import RaftTracer
 from pyraft.types import (
     RAFT_CHANGE,
-    RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_IO_TIMEOUT_NOW,
     UNSET,
     Entries,
     EntryBatch,
     RaftConfiguration,
     RaftEntry,
-    RaftInstallSnapshot,
     RaftIo,
     RaftIoAppend,
     RaftIoAsyncWork,
@@ -129,7 +127,8 @@ class FixtureIo:
 
     `stored` maps indexes to (term, type, payload); what counts is the unbroken run from `start_index` on. `next_index`
     is the index of the next entry to be appended, counting those on their way, `append_due` the time before which no
-    further append and no snapshot completes, though the latency be lowered. `peers` maps server ids to links.
+    further append and no snapshot completes, though the latency be lowered. `filling` is whether a leader has begun to
+    give this server a log and not come to the end of its own yet. `peers` maps server ids to links.
     """
 
     __slots__ = (
@@ -138,6 +137,7 @@ class FixtureIo:
         "disk_latency",
         "drop",
         "faults",
+        "filling",
         "id",
         "index",
         "io",
@@ -176,6 +176,7 @@ class FixtureIo:
         self.start_index = 1
         self.stored: dict[int, tuple[int, int, bytes]] = {}
         self.next_index = 1
+        self.filling = False
         self.peers: dict[int, Peer] = {}
         self.randomized_election_timeout = ELECTION_TIMEOUT + 100 * index
         self.network_latency = NETWORK_LATENCY
@@ -225,6 +226,9 @@ def init(io: RaftIo, index: int, timeline: Timeline) -> FixtureIo:
     io.time = _time
     io.random = _random
     io.report = _report
+    io.filling = _filling
+    io.recovering = _recovering
+    io.recovered = _recovered
     return impl
 
 
@@ -246,20 +250,9 @@ def set_snapshot(impl: FixtureIo, snapshot: RaftSnapshot) -> None:
     """Replace the stored snapshot. Stored entries that do not reach beyond it are dropped."""
     # C: fixture.c:raft_fixture_set_snapshot leaves the entries alone, and a later load then takes whatever is stored,
     # even the bootstrap entry, for what follows the snapshot.
-    impl.snapshot = copy_snapshot(snapshot)
+    impl.snapshot = fixture_copy.snapshot(snapshot)
     if impl.next_index <= snapshot.index + 1:
         _restart_log(impl, snapshot.index + 1)
-
-
-def copy_snapshot(snapshot: RaftSnapshot) -> RaftSnapshot:
-    """Return a copy of a snapshot; the buffers, read-only by contract, are joined into one."""
-    fresh = RaftSnapshot()
-    fresh.index = snapshot.index
-    fresh.term = snapshot.term
-    fresh.configuration = configuration.copy(snapshot.configuration)
-    fresh.configuration_index = snapshot.configuration_index
-    fresh.bufs = [snapshot.bufs[0] if len(snapshot.bufs) == 1 else b"".join(snapshot.bufs)]
-    return fresh
 
 
 def has_message_for(impl: FixtureIo, id: int) -> bool:
@@ -293,7 +286,7 @@ def _start(io: RaftIo, msecs: int, tick: types.raft_io_tick_cb, recv: types.raft
 
 def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
     impl: FixtureIo = io.impl
-    snapshot = None if impl.snapshot is None else copy_snapshot(impl.snapshot)
+    snapshot = None if impl.snapshot is None else fixture_copy.snapshot(impl.snapshot)
     run: list[tuple[int, int, bytes]] = []
     while impl.start_index + len(run) in impl.stored:
         run.append(impl.stored[impl.start_index + len(run)])
@@ -401,6 +394,23 @@ def _report(io: RaftIo, exc: BaseException) -> None:
     io.impl.timeline.reports.append(exc)
 
 
+def _filling(io: RaftIo) -> int:
+    io.impl.filling = True
+    return 0
+
+
+def _recovering(io: RaftIo) -> bool:
+    # C: fixture.c has nothing of the kind. A server that stopped with a part of the log that it may have had before its
+    # disk was replaced votes there as soon as it is started again.
+    impl: FixtureIo = io.impl
+    return impl.filling and (impl.snapshot is not None or bool(impl.stored))
+
+
+def _recovered(io: RaftIo) -> int:
+    io.impl.filling = False
+    return 0
+
+
 # Completion.
 
 
@@ -439,7 +449,7 @@ def complete(impl: FixtureIo, request: Request) -> None:
         request.cb(request.req, 0)
     elif kind == SNAPSHOT_GET:
         # C: fixture.c:ioFlushSnapshotGet copies a null snapshot.
-        snapshot = None if impl.snapshot is None else copy_snapshot(impl.snapshot)
+        snapshot = None if impl.snapshot is None else fixture_copy.snapshot(impl.snapshot)
         request.cb(request.req, snapshot, RAFT_NOTFOUND if snapshot is None else 0)
     else:
         assert kind == ASYNC_WORK, f"unknown kind of request {kind}"
@@ -507,37 +517,8 @@ def _deliver(impl: FixtureIo, request: Request) -> None:
     target = peer.impl
     if target.recv_cb is None:
         return  # Not started yet: nobody listens. (C would call a null pointer.)
-    target.recv_cb(target.io, _received(impl, message))
+    target.recv_cb(target.io, fixture_copy.received(message, impl.id, impl.address))
     target.n_recv[message.type] += 1
-
-
-def _received(impl: FixtureIo, message: RaftMessage) -> RaftMessage:
-    """Return `message` as the receiver sees it: it names the sender and shares nothing mutable with it."""
-    fresh = RaftMessage()
-    fresh.type = message.type
-    fresh.server_id = impl.id
-    fresh.server_address = impl.address
-    fresh.request_vote = message.request_vote
-    fresh.request_vote_result = message.request_vote_result
-    fresh.append_entries = message.append_entries
-    fresh.append_entries_result = message.append_entries_result
-    fresh.timeout_now = message.timeout_now
-    if message.type == RAFT_IO_INSTALL_SNAPSHOT:
-        assert message.install_snapshot is not None
-        fresh.install_snapshot = _copy_install_snapshot(message.install_snapshot)
-    return fresh
-
-
-def _copy_install_snapshot(args: RaftInstallSnapshot) -> RaftInstallSnapshot:
-    fresh = RaftInstallSnapshot()
-    fresh.version = args.version
-    fresh.term = args.term
-    fresh.last_index = args.last_index
-    fresh.last_term = args.last_term
-    fresh.conf = configuration.copy(args.conf)
-    fresh.conf_index = args.conf_index
-    fresh.data = args.data
-    return fresh
 
 
 def _complete_append(impl: FixtureIo, request: Request) -> int:
@@ -555,7 +536,7 @@ def _complete_append(impl: FixtureIo, request: Request) -> int:
 def _complete_snapshot_put(impl: FixtureIo, request: Request) -> None:
     snapshot = request.snapshot
     assert snapshot is not None
-    impl.snapshot = copy_snapshot(snapshot)
+    impl.snapshot = fixture_copy.snapshot(snapshot)
     beyond = snapshot.index >= impl.next_index
     if beyond or (request.trailing == 0 and _term_of(impl, snapshot.index) != snapshot.term):
         # A snapshot from the leader replaces the log. A local one describes entries that are here, and what follows

@@ -178,9 +178,9 @@ def test_the_leaves_import_no_algorithm() -> None:
 def test_the_core_does_not_know_its_users() -> None:
     """No module of the core imports the fixture or the asyncio front, which are built on it."""
     for path in core_files():
-        if path.stem in {"__init__", "__main__", "fixture", "fixture_check", "fixture_io", "aio"}:
+        if path.stem in {"__init__", "__main__", "fixture", "fixture_check", "fixture_copy", "fixture_io", "aio"}:
             continue
-        users = siblings(path, "pyraft") & {"fixture", "fixture_check", "fixture_io", "aio", "node"}
+        users = siblings(path, "pyraft") & {"fixture", "fixture_check", "fixture_copy", "fixture_io", "aio", "node"}
         assert not users, f"{relative(path)} imports {sorted(users)}"
 
 

@@ -5,6 +5,7 @@ than it had acknowledged. Leaders of our kind fill it up in many messages (B31).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from pyraft import (
     Raft,
     RaftConfiguration,
     RaftEntry,
+    RaftIo,
     RaftMessage,
     raft_init,
     raft_last_index,
@@ -171,3 +173,36 @@ def test_voter_whose_disk_was_replaced_elects_nobody_while_it_is_half_filled(new
     c.revive(0)
     for i in range(3):
         c.until(lambda: c.fsms[i].x == 50, 60_000)  # noqa: B023
+
+
+def test_voter_that_stops_half_filled_elects_nobody_when_it_starts_again(new_cluster: NewCluster) -> None:
+    """It has the leader's snapshot then, and would be elected with that: what it acknowledged behind it is missing."""
+    c = new_cluster(3).ready()
+    c.compact_early(10, 1)
+    c.elect(0)
+    c.cut(1, 0)
+    c.cut(1, 2)
+    c.set_randomized(1, 100_000)
+    for _ in range(45):
+        c.until_done(c.add_x(0))
+    c.restart(2, keep=0)
+    c.cut(1, 2)
+    send = c.raft(0).io.send
+
+    def without_entries(io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
+        args = message.append_entries
+        return 0 if args is not None and len(args.entries) > 0 else send(io, req, message, cb)
+
+    c.raft(0).io.send = without_entries
+    c.until(lambda: c.raft(2).log.snapshot.last_index > 0 and c.raft(2).snapshot.install is None, 60_000)
+    assert c.last_index(2) < c.last_index(0)
+    c.kill(0)
+    c.restart(2)
+    c.heal(1, 2)
+    c.set_randomized(1, 1000)
+    c.elapse(60_000)
+    assert c.leader is None
+    c.raft(0).io.send = send
+    c.revive(0)
+    for i in range(3):
+        c.until(lambda: c.fsms[i].x == 45, 60_000)  # noqa: B023

@@ -12,12 +12,14 @@ from io_uv.pyuv import Loop
 from pyraft import (
     RAFT_CANDIDATE,
     RAFT_CANTBOOTSTRAP,
+    RAFT_COMMAND,
     RAFT_CORRUPT,
     RAFT_FOLLOWER,
     RAFT_IOERR,
     RAFT_LEADER,
     RAFT_VOTER,
     RaftConfiguration,
+    RaftEntry,
     RaftMessage,
     raft_bootstrap,
     raft_configuration_add,
@@ -489,12 +491,23 @@ def test_on_disk_a_damaged_follower_gets_its_entries_back_and_then_votes(tmp_pat
         node.close()
 
 
-def test_the_fixture_knows_of_no_missing_entries() -> None:
-    """Its table has neither function, as no file of it can be damaged."""
+def test_the_fixture_knows_of_no_missing_entries_but_of_an_empty_disk() -> None:
+    """No file of it can be damaged. Whether a leader has filled up an empty server is remembered."""
     f = fx.RaftFixture()
     assert fx.raft_fixture_init(f) == 0
     assert fx.raft_fixture_grow(f, fsm.PairFsm()) == 0
-    assert f.servers[0].io.recovering is None
+    io = f.servers[0].io
+    assert io.filling is not None
+    assert io.recovering is not None
+    assert io.recovered is not None
+    assert not io.recovering(io)
+    assert io.filling(io) == 0
+    assert not io.recovering(io)
+    fx.raft_fixture_set_term(f, 0, 1)
+    fx.raft_fixture_add_entry(f, 0, RaftEntry(1, RAFT_COMMAND, bytes(8)))
+    assert io.recovering(io)
+    assert io.recovered(io) == 0
+    assert not io.recovering(io)
     fx.raft_fixture_close(f)
 
 

@@ -396,9 +396,8 @@ class Cluster:
         if keep == 0:
             impl.term = impl.voted_for = 0
             impl.snapshot, impl.start_index = None, 1
-        marked = [recovering]
-        r.io.recovering = lambda io: marked[0]
-        r.io.recovered = lambda io: marked.__setitem__(0, False) or 0
+            impl.filling = False
+        impl.filling = impl.filling or recovering
         self.fsms[i].x = self.fsms[i].y = 0
         assert raft_init(r, r.io, r.fsm, r.id, r.address) == 0
         assert raft_start(r) == 0
