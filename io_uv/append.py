@@ -17,6 +17,7 @@ case appends work again as soon as the disk does. A callback never fires inside 
 
 import functools
 import operator
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -29,6 +30,9 @@ from pyraft.tracing import TRACE_WARN, trace
 from pyraft.types import Entries, EntryBatch, RaftIo, RaftIoAppend, raft_io_append_cb
 
 _MISALIGNED: Final = "entry buffers must be 8-byte aligned"
+
+_SLICE_SECONDS: Final = 0.01
+"""After so long the rest of the callbacks of a write waits for a later turn of the loop."""
 
 
 class Barrier:
@@ -186,6 +190,7 @@ def _fail_later(uv: state.Uv, req: RaftIoAppend, failure: Failure) -> None:
 
 def _fail_doomed(uv: state.Uv) -> None:
     """Call back the appends that came while the disk was known to be sick."""
+    _call_back_all(uv)
     doomed = list(uv.append_doomed)
     uv.append_doomed.clear()
     for req, failure in doomed:
@@ -269,7 +274,7 @@ def _proceed(uv: state.Uv) -> None:
 
 def advance(uv: state.Uv) -> None:
     """Do what can be done now: write what waits for the oldest segment, or close it and go on with the next."""
-    if uv.closing or uv.append_writing_reqs:
+    if uv.closing or uv.append_writing_reqs or uv.append_done_reqs:
         return
     if uv.append_broken and finalize.idle(uv):
         uv.append_broken = False
@@ -312,9 +317,19 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
     segment.buffer.given_back()
     if failure is None:
         failure = segment.lost
+    uv.append_done_reqs.extend(uv.append_writing_reqs)
+    uv.append_writing_reqs.clear()
+    if failure is None:
+        segment.written = written
+        segment.next_block = written // uv.block_size
+        segment.last_index = last_index
+        uv.append_told = False
     uv.end_of_turn.hold()
     try:
-        _complete(uv, segment, written, last_index, failure)
+        if failure is None:
+            _call_back(uv)
+        else:
+            _write_failed(uv, segment, failure)
     finally:
         uv.end_of_turn.release()
     if uv.closing:
@@ -325,27 +340,55 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
     _proceed(uv)
 
 
-def _complete(uv: state.Uv, segment: AliveSegment, written: int, last_index: int, failure: Failure | None) -> None:
-    """Call back the appends that were in the write."""
-    done = list(uv.append_writing_reqs)
-    uv.append_writing_reqs.clear()
-    if failure is None:
-        segment.written = written
-        segment.next_block = written // uv.block_size
-        segment.last_index = last_index
-        uv.append_told = False
-        for request in done:
-            callbacks.fire(uv, request.req.cb, request.req, 0)
-    else:
-        trace(uv.tracer, f"write: {failure.message}", TRACE_WARN)
-        # The failed part may be on the disk all the same. Until this segment is cut behind its last good entry nothing
-        # may be written to the next: after a crash both would be read, one behind the other. C does not wait.
-        uv.append_broken = True
-        _finalize(uv, segment)
-        # Raft wants entries stored in order, so all that wait fail as well. C rewinds the index group by group.
-        done.extend(uv.append_pending_reqs)
-        uv.append_pending_reqs.clear()
-        _fail(uv, done, failure)
+def _call_back(uv: state.Uv) -> None:
+    """Call back the appends that were in a write which succeeded: the first ones, or a part in each turn of the loop.
+
+    C: uv_append.c:uvAppendFinishRequestsInQueue calls back all of them in one go. With a hundred thousand that takes
+    seconds, in which no heartbeat goes out. While some are left the write counts as under way: nothing else is written.
+    """
+    done = uv.append_done_reqs
+    until = time.monotonic() + _SLICE_SECONDS
+    while done:
+        request = done.popleft()
+        callbacks.fire(uv, request.req.cb, request.req, 0)
+        # A callback may close the server, which calls back the rest.
+        if done and time.monotonic() >= until and not uv.closing:
+            uv.end_of_turn.later(lambda: _call_back_rest(uv))
+            return
+
+
+def _call_back_rest(uv: state.Uv) -> None:
+    """Call back the next part, and go on as after a write if it was the last one."""
+    if uv.closing:
+        return
+    uv.end_of_turn.hold()
+    try:
+        _call_back(uv)
+    finally:
+        uv.end_of_turn.release()
+    _proceed(uv)
+
+
+def _call_back_all(uv: state.Uv) -> None:
+    """Call back what is left of a write at once: something is about to be called back that came later."""
+    done = uv.append_done_reqs
+    while done:
+        request = done.popleft()
+        callbacks.fire(uv, request.req.cb, request.req, 0)
+
+
+def _write_failed(uv: state.Uv, segment: AliveSegment, failure: Failure) -> None:
+    """Fail the appends that were in a write, and all that wait: at once, as the next index depends on it."""
+    trace(uv.tracer, f"write: {failure.message}", TRACE_WARN)
+    # The failed part may be on the disk all the same. Until this segment is cut behind its last good entry nothing may
+    # be written to the next: after a crash both would be read, one behind the other. C does not wait.
+    uv.append_broken = True
+    _finalize(uv, segment)
+    # Raft wants entries stored in order, so all that wait fail as well. C rewinds the index group by group.
+    failed = [*uv.append_done_reqs, *uv.append_pending_reqs]
+    uv.append_done_reqs.clear()
+    uv.append_pending_reqs.clear()
+    _fail(uv, failed, failure)
 
 
 def _lost(uv: state.Uv, segment: AliveSegment) -> Failure | None:
@@ -376,6 +419,7 @@ def _is_removed(uv: state.Uv, fd: int) -> bool:
 
 def fail_pending(uv: state.Uv, failure: Failure) -> None:
     """Fail all appends that are not being written."""
+    _call_back_all(uv)
     failed = list(uv.append_pending_reqs)
     uv.append_pending_reqs.clear()
     _fail(uv, failed, failure)

@@ -62,8 +62,9 @@ def _forget(uv: state.Uv) -> None:
     """Let go whatever is under way: it is under way in the parent."""
     uv.append_start = UNSET
     uv.after_finalize = lambda failure: None
-    for requests in (uv.append_pending_reqs, uv.append_writing_reqs, uv.append_doomed, uv.append_segments):
+    for requests in (uv.append_pending_reqs, uv.append_writing_reqs, uv.append_done_reqs, uv.append_doomed):
         requests.clear()
+    uv.append_segments.clear()
     for waiting in (uv.barriers, uv.finalize_reqs, uv.prepare_reqs, uv.prepare_pool, uv.retries):
         waiting.clear()
     for client in uv.clients:

@@ -135,6 +135,7 @@ class Uv:
         "address",
         "after_finalize",
         "append_broken",
+        "append_done_reqs",
         "append_doomed",
         "append_next_index",
         "append_pending_reqs",
@@ -237,6 +238,7 @@ class Uv:
         self.append_segments: deque[AliveSegment] = deque()
         self.append_pending_reqs: deque[Append] = deque()
         self.append_writing_reqs: deque[Append] = deque()
+        self.append_done_reqs: deque[Append] = deque()
         self.append_doomed: list[tuple[RaftIoAppend, Failure]] = []
         self.append_broken = self.append_told = False
         self.append_start: Callable[[], None] = UNSET
@@ -249,8 +251,7 @@ class Uv:
         self.truncate_work: Truncate | None = None
         self.truncate_failure: Failure | None = None
         # Trying again what a sick disk refused: retry.
-        self.sick = False
-        self.calm = 0
+        self.sick, self.calm = False, 0
         self.retries: list[Callable[[Uv], None]] = []
         self.retry_timer: Timer | None = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS

@@ -17,15 +17,12 @@ from typing import Final
 
 from pyraft import calls, configuration, convert, notice, reads, request, snapshot
 from pyraft.errors import raft_strerror
+from pyraft.reads import SLICE_MSECS
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_ERROR, trace
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, RAFT_UNAVAILABLE, RAFT_VOTER
 
 _logger = logging.getLogger("pyraft")
-
-
-SLICE_MSECS: Final = 10
-"""After so long the rest of a backlog waits for a later turn of the loop."""
 
 _PAUSE_MSECS: Final = 1
 """The longest pause between two events of one turn of the loop; after a longer one others have had their turn."""
@@ -50,7 +47,11 @@ def run(r: Raft) -> int:
 
 
 def resume(r: Raft) -> None:
-    """Apply the next part of a backlog: what io.later runs."""
+    """Apply the next part of a backlog, and call back the next reads: what io.later runs."""
+    leader = r.leader_state
+    if leader is not None and leader.reads.rest:
+        reads.deliver_rest(r, leader)
+        convert.settle(r)
     if not r.apply.waiting or r.state == RAFT_UNAVAILABLE:
         return
     r.apply.waiting = False

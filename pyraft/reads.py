@@ -25,6 +25,9 @@ MAX_NUMBER: Final = (1 << 31) - 1
 
 Test: TypeAlias = Callable[[Raft, LeaderState, int], bool]
 
+SLICE_MSECS: Final = 10
+"""After so long the rest of the callbacks, or of a backlog (apply), waits for a later turn of the loop."""
+
 _PATIENCE: Final = 2
 """After so many ticks a round tries a barrier too, if that reaches voters whom its questions do not."""
 
@@ -117,16 +120,29 @@ def barrier_applied(r: Raft, leader: LeaderState, number: int, index: int) -> bo
 
 
 def deliver(r: Raft, leader: LeaderState) -> None:
-    """Call back the reads whose index is applied, in the order in which they were asked for."""
+    """Call back the reads whose index is applied, in the order in which they were asked for.
+
+    With an io.later, if that takes long, a part in each turn of the loop.
+    """
     reads = leader.reads
     if reads.delivering:
         # A callback has got here: whoever called it goes on.
         return
     reads.delivering = True
-    while reads.confirmed and reads.confirmed[0].index <= r.last_applied:
+    began = 0 if r.io.later is None else calls.now(r)
+    while reads.confirmed and reads.confirmed[0].index <= r.last_applied and not reads.rest:
         req = reads.confirmed.popleft()
         calls.fire_read(r, req, 0, req.index)
+        if r.io.later is not None and reads.confirmed and calls.now(r) - began >= SLICE_MSECS:
+            # Reads of one round may be any number, and no heartbeat goes out meanwhile.
+            reads.rest = calls.later(r, r.resume) == 0
     reads.delivering = False
+
+
+def deliver_rest(r: Raft, leader: LeaderState) -> None:
+    """Go on in a later turn."""
+    leader.reads.rest = False
+    deliver(r, leader)
 
 
 def fail_asked(r: Raft, leader: LeaderState, status: int) -> None:

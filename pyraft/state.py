@@ -165,10 +165,11 @@ class ReadState:
     """The reads that a leader was asked for, in this order: `confirmed`, `asked`, `waiting` (ours, see reads).
 
     Those in `asked` are of the round under way, with `number` and `index`, which began `ticks` ago; `barrier` says that
-    a barrier is under way for it. `delivering`: callbacks of reads are being called.
+    a barrier is under way for it. `delivering`: callbacks of reads are being called; `rest`: some of them, that could
+    be called, have their turn later.
     """
 
-    __slots__ = ("asked", "barrier", "confirmed", "delivering", "index", "number", "ticks", "waiting")
+    __slots__ = ("asked", "barrier", "confirmed", "delivering", "index", "number", "rest", "ticks", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[RaftReadIndex] = []
@@ -179,6 +180,7 @@ class ReadState:
         self.ticks = 0
         self.barrier = False
         self.delivering = False
+        self.rest = False
 
 
 class LeaderState:

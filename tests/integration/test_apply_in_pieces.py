@@ -1,4 +1,6 @@
-"""A backlog that takes long to apply is applied in pieces; with io.later others have their turns between."""
+"""A backlog that takes long to apply, or many reads to call back, are taken in pieces; with io.later others have their
+turns between.
+"""
 
 import itertools
 import time
@@ -19,17 +21,20 @@ from pyraft import (
     EntryBatch,
     RaftApply,
     RaftBarrier,
+    RaftReadIndex,
     raft_apply,
     raft_barrier,
     raft_close,
     raft_init,
     raft_last_applied,
+    raft_read_index,
     raft_set_snapshot_threshold,
     raft_start,
 )
-from pyraft.apply import SLICE_MSECS
+from pyraft.reads import SLICE_MSECS
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
+from tests.lib.reads import answer, asking_leader
 from tests.lib.solo import Solo, Statuses, leader
 from tests.lib.uvnode import Node, free_addresses
 from tests.lib.uvtest import run_until
@@ -284,6 +289,68 @@ def test_io_that_calls_nothing_later_any_more_gets_all_at_once() -> None:
     s.io.finish_appends()
     s.recv(msg.append_entries_result(2, 2, 8))
     assert raft_last_applied(s.r) == 8
+
+
+def slow_reads(n: int) -> tuple[Solo, Later, list[tuple[int, int]]]:
+    """Return a leader of which n reads were asked and confirmed, each of which takes half a slice to be called back."""
+    s = asking_leader()
+    later = Later(s)
+    called: list[tuple[int, int]] = []
+    for i in range(n):
+
+        def cb(req: RaftReadIndex, status: int, index: int, i: int = i) -> None:
+            s.io.now += SLICE_MSECS // 2
+            called.append((i, status))
+
+        assert raft_read_index(s.r, RaftReadIndex(), cb) == 0
+    s.recv(answer(2, 1))  # The first one had a round of its own.
+    s.recv(answer(2, 2))
+    return s, later, called
+
+
+def test_many_reads_are_called_back_in_pieces_and_in_order() -> None:
+    """A round may have any number of them; the rest has its turns, and heartbeats go out between."""
+    s, later, called = slow_reads(8)
+    assert called == [(i, 0) for i in range(3)]
+    s.sent()
+    s.tick()
+    assert sorted(message.server_id for message in s.sent()) == [2, 3]
+    later.turn()
+    assert called == [(i, 0) for i in range(5)]
+    late: list[int] = []
+    assert raft_read_index(s.r, RaftReadIndex(), lambda req, status, index: late.append(len(called))) == 0
+    s.recv(answer(2, 3))
+    assert len(called) == 5
+    later.rest()
+    assert (called, late) == ([(i, 0) for i in range(8)], [8])
+
+
+def test_reads_that_have_no_turn_before_the_leadership_ends_fail() -> None:
+    """As others do that are under way then; what io.later calls by then does nothing."""
+    s, later, called = slow_reads(8)
+    s.recv(msg.append_entries(3, 5, 2, 2, 2))
+    assert s.state == RAFT_FOLLOWER
+    assert called == [(i, 0 if i < 3 else RAFT_LEADERSHIPLOST) for i in range(8)]
+    later.rest()
+    assert len(called) == 8
+
+
+def test_reads_are_called_back_at_once_by_an_io_that_calls_nothing_later() -> None:
+    """A code of io.later is no reason to keep them waiting."""
+    s = asking_leader()
+    Later(s)
+    s.io.later = lambda io, fn: RAFT_IOERR
+    called: list[int] = []
+
+    def cb(req: RaftReadIndex, status: int, index: int) -> None:
+        s.io.now += SLICE_MSECS
+        called.append(status)
+
+    for _ in range(4):
+        assert raft_read_index(s.r, RaftReadIndex(), cb) == 0
+    s.recv(answer(2, 1))
+    s.recv(answer(2, 2))
+    assert called == [0] * 4
 
 
 def test_start_with_a_long_log_leaves_the_loop_its_turns(tmp_path: Path) -> None:
