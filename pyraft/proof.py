@@ -9,7 +9,8 @@ that this server has been without at some moment of this term, at first our firs
 has refused as a predecessor.
 
 Failure modes: two kinds of heartbeats cannot reach so far: those of a leader without an entry of its term, the only
-voter, and those beside a snapshot that name no predecessor (B48). `acknowledged` has the rule for their answers.
+voter, and those beside a snapshot that name no predecessor (B48). `acknowledged` has the rule for their answers. So it
+has for short messages to one of ours whose place a C server takes, which `answered` notices.
 """
 
 from pyraft import flags, log
@@ -72,8 +73,25 @@ def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
     Over an I/O that does not carry features nobody can announce them, and where messages can be lost without a word, as
     in the fixture, their answers would be waited for in vain. Such an I/O is taken to connect servers of this project.
     """
-    if end < reach(leader, p) and not is_announced(p) and flags.is_set(r.io.features, flags.PROVEN_ANSWERS):
-        p.loose += 1
+    p.sends += 1
+    if end < reach(leader, p) and flags.is_set(r.io.features, flags.PROVEN_ANSWERS):
+        if is_announced(p):
+            p.short_send = p.sends
+        else:
+            p.loose += 1
+
+
+def answered(p: RaftProgress, features: int) -> None:
+    """Take note of an answer, and of what its sender announces with it, before it is looked at.
+
+    A server that has announced it and does no more has been replaced: a C process has its directory now. What was sent
+    to it under that address since the last message that was answered may have been short, and reached the other one.
+    Answers come in order, one for a message at most, so that is counted from the number of those that have come.
+    """
+    if is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
+        p.loose += max(0, p.short_send - p.answers)
+    p.answers += 1
+    p.features = features
 
 
 def rejected(leader: LeaderState, p: RaftProgress, index: int) -> None:

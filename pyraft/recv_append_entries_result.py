@@ -42,11 +42,12 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     p.recent_recv = True
     if not flags.is_set(result.features, flags.ECHOED_QUESTIONS) and p.questions > 0:
         reads.forget_announcement(p)
-    p.features = result.features
     if result.question != 0:
+        p.features = result.features
         if reads.answered(r, leader, p, result.question):
             replicate.carry_out_reads(r)
         return 0
+    proof.answered(p, result.features)
     if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(
         p, result.rejected, result.last_log_index, calls.now(r)
     ):

@@ -338,6 +338,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
         progress.abort_snapshot(p)
     # One that the server does not stand counts as sent: it is read and tried again after the time for installing it.
     if rv == 0:
+        p.sends += 1
         notice.snapshot_sent(r, server.id, snapshot.index)
     convert.settle(r)
 

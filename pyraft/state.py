@@ -85,7 +85,9 @@ class RaftProgress:
     `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
-    `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof.
+    `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof, and so are
+    `sends` and `answers`, which count messages that get an answer and answers, and `short_send`: the number of the last
+    one that did not reach far enough for such a server, 0 for none.
     `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
     see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
     `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
@@ -96,6 +98,7 @@ class RaftProgress:
 
     __slots__ = (
         "answered",
+        "answers",
         "denials",
         "features",
         "inflight",
@@ -109,6 +112,8 @@ class RaftProgress:
         "questions",
         "recent_recv",
         "refusals",
+        "sends",
+        "short_send",
         "silent",
         "snapshot_beat",
         "snapshot_doubt",
@@ -137,6 +142,9 @@ class RaftProgress:
         self.lacking = 0
         self.loose = 0
         self.proven_index = 0
+        self.sends = 0
+        self.answers = 0
+        self.short_send = 0
         self.answered = 0
         self.questions = 0
         self.steps_back = 0

@@ -40,7 +40,8 @@ NewCluster = Callable[..., Cluster]
 class CFollower:
     """The log of a C server, as terms from index 1 on; what it sends goes to `answers`.
 
-    Writes are stored when `store` is called, in order, and answered then, those of earlier terms not at all.
+    Writes are stored when `store` is called, in order, and answered then, those of earlier terms not at all. As long as
+    `ours` is set it is a server of this project, that announces what its answers mean.
     """
 
     def __init__(self, term: int, terms: list[int], stored: int, offset: int = 0) -> None:
@@ -49,6 +50,7 @@ class CFollower:
         self.terms = terms
         self.stored = stored
         self.commit = 1
+        self.ours = False
         self.answers: list[RaftMessage] = []
         self.writes: list[tuple[int, int, int]] = []
         if stored < len(terms):
@@ -59,7 +61,7 @@ class CFollower:
         prev = args.prev_log_index
         known = self.offset < prev <= len(self.terms) or prev == 0
         if not known or (prev > 0 and self.terms[prev - 1] != args.prev_log_term):
-            self.answers.append(msg.append_entries_result(3, self.term, self.stored, prev))
+            self._say(msg.append_entries_result(3, self.term, self.stored, prev))
             return
         new = [entry.term for entry in args.entries]
         for i, term in enumerate(new):
@@ -71,19 +73,25 @@ class CFollower:
                 self.terms += new[i:]
                 self.writes.append((self.term, len(self.terms), args.leader_commit))
                 return
-        self.answer(args.leader_commit)
+        self.answer(args.leader_commit, prev + len(new))
 
-    def answer(self, leader_commit: int) -> None:
-        """Commit as much as is stored, and acknowledge it."""
-        self.commit = max(self.commit, min(leader_commit, self.stored))
-        self.answers.append(msg.append_entries_result(3, self.term, self.stored))
+    def answer(self, leader_commit: int, end: int) -> None:
+        """Commit as much as is stored, and acknowledge it; ours no more than up to the end of the message."""
+        last = min(self.stored, end) if self.ours else self.stored
+        self.commit = max(self.commit, min(leader_commit, last))
+        self._say(msg.append_entries_result(3, self.term, last))
+
+    def _say(self, answer: RaftMessage) -> None:
+        assert answer.append_entries_result is not None
+        answer.append_entries_result.features = flags.PROVEN_ANSWERS if self.ours else 0
+        self.answers.append(answer)
 
     def store(self) -> None:
         """End the oldest write."""
         term, last, leader_commit = self.writes.pop(0)
         self.stored = max(self.stored, last)
         if term == self.term:
-            self.answer(leader_commit)
+            self.answer(leader_commit, last)
 
 
 def leader_of_three(terms: list[int], max_append_bytes: int) -> Solo:
@@ -115,6 +123,15 @@ def check(s: Solo, follower: CFollower) -> None:
     for proven in (progress_of(s, 3).proven_index, follower.commit):
         assert proven <= follower.stored
         assert follower.terms[:proven] == ours[:proven]
+
+
+def check_own_term(s: Solo, follower: CFollower) -> None:
+    """As `check`, but what counts from before the leader's term, which commits nothing by itself, may be wrong."""
+    leader = s.r.leader_state
+    assert leader is not None
+    if progress_of(s, 3).proven_index >= leader.first_index:
+        check(s, follower)
+    assert follower.terms[: follower.commit] == list(s.r.log.terms)[: follower.commit]
 
 
 def mishaps(s: Solo, follower: CFollower, dice: random.Random) -> None:
@@ -173,6 +190,58 @@ def test_whatever_a_c_server_acknowledges_is_its_leaders(seed: int) -> None:
         check(s, follower)
     assert follower.terms == s.r.log.terms
     assert progress_of(s, 3).proven_index == raft_last_index(s.r)
+    assert s.r.commit_index == raft_last_index(s.r)
+
+
+def taken_over(s: Solo, follower: CFollower, dice: random.Random) -> None:
+    """Let the follower be one of ours, whose place a C server takes: what is under way then is lost."""
+    follower.ours = True
+    steps = dice.randint(1, 12)
+    for i in range(2 * steps):
+        if i == steps:
+            follower.ours = False
+            follower.writes = []
+            del follower.terms[follower.stored :]
+            late = follower.answers[: dice.randint(0, len(follower.answers))]
+            follower.answers = []
+            if dice.random() < 0.5:
+                s.io.finish_sends(1)
+        s.tick(100)
+        s.recv(msg.append_entries_result(2, s.r.current_term, 1))
+        for args in to(s, 3):
+            if dice.random() < 0.9:
+                follower.take(args)
+            if i == steps and late:
+                s.recv(late.pop(0))
+        while follower.writes and dice.random() < 0.8:
+            follower.store()
+        while follower.answers and dice.random() < 0.8:
+            s.recv(follower.answers.pop(0))
+        check_own_term(s, follower)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_c_server_in_the_place_of_one_of_ours_is_not_taken_for_it(seed: int) -> None:
+    """The first of its answers to a short message comes when the leader still takes it for a server of this project."""
+    dice = random.Random(f"c for ours {seed}")
+    common = [1] * dice.randint(1, 30)
+    ours = common + [2] * dice.randint(1, 12)
+    theirs = common + [dice.choice((1, 3))] * dice.randint(1, 40)
+    s = leader_of_three([*ours, 4], dice.choice((1, 60, 100)))
+    s.io.features = flags.PROVEN_ANSWERS
+    follower = CFollower(s.r.current_term, theirs[:], len(theirs))
+    taken_over(s, follower, dice)
+    for _ in range(150):
+        s.tick(100)
+        s.recv(msg.append_entries_result(2, s.r.current_term, 1))
+        for args in to(s, 3):
+            follower.take(args)
+        while follower.writes:
+            follower.store()
+        while follower.answers:
+            s.recv(follower.answers.pop(0))
+        check_own_term(s, follower)
+    assert follower.terms == s.r.log.terms
     assert s.r.commit_index == raft_last_index(s.r)
 
 
