@@ -26,6 +26,7 @@ import stat
 
 from io_uv import fs
 from io_uv.failure import Failure, failure, strerror
+from io_uv.pyuv.alone import Alone
 from io_uv.refusal import FLOCK, OFD_LOCK, Refusals
 from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_IOERR, RAFT_NOTFOUND, RAFT_UNAUTHORIZED
 
@@ -63,7 +64,7 @@ def absolute(dir: str) -> str:
         return dir  # the working directory is gone, but for the names in it
 
 
-class DirLock:
+class DirLock(Alone):
     """Exclusive use of a data directory, until release(), or until this object or its process ends."""
 
     __slots__ = ("_fd", "_identity", "_pid")

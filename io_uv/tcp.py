@@ -12,14 +12,16 @@ Failure modes: close calls back once all listeners, all connections that nobody 
 connections that were handed to raft are its own.
 """
 
+import logging
 from collections.abc import Callable
+from typing import Final
 
 from io_uv import guests, ip, tcp_connect, tcp_dial, tcp_listen
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from io_uv.refusal import Refusals
-from io_uv.state import Limits
-from io_uv.tcp_common import UvTcp, maybe_fire_close
+from io_uv.state import Limits, Uv
+from io_uv.tcp_common import UvTcp, check_loop, maybe_fire_close
 from io_uv.transport import (
     TRANSPORT_VERSION,
     RaftUvHandshake,
@@ -30,6 +32,8 @@ from io_uv.transport import (
 from pyraft.errors import RAFT_INVALID, errmsg_cut
 from pyraft.tracing import RaftTracer
 
+_log: Final = logging.getLogger("io_uv")
+
 
 def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     """Make `transport` one that uses TCP sockets on `loop`, an io_uv.pyuv.Loop.
@@ -39,6 +43,7 @@ def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     if transport.version != TRANSPORT_VERSION:
         transport.errmsg = f"Invalid version: {transport.version}"
         return RAFT_INVALID
+    check_loop(loop)
     transport.errmsg = ""
     t = transport.impl = UvTcp(transport, loop)
     t.dialer = tcp_dial.dial
@@ -51,7 +56,14 @@ def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
 
 
 def raft_uv_tcp_close(transport: RaftUvTransport) -> None:
-    """Release what raft_uv_tcp_init allocated, after the transport's close has called back. Source: raft/uv.h."""
+    """Release what raft_uv_tcp_init allocated, after the transport's close has called back. Source: raft/uv.h.
+
+    Called while a server uses the transport, it changes nothing, and the log says so.
+    """
+    if isinstance(transport.impl, UvTcp) and isinstance(transport.data, Uv) and not transport.data.closed:
+        # C: undefined; here the server would raise AttributeError for the rest of its life.
+        _log.error("raft_uv_tcp_close does nothing: server %d uses the transport", transport.impl.id)
+        return
     transport.impl = None
 
 

@@ -37,6 +37,7 @@ from io_uv import (
     retry,
     send,
     snapshot,
+    tcp_common,
     truncate,
     work,
 )
@@ -72,6 +73,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     The directory is not touched before raft_init. Returns RAFT_INVALID if transport.version is 0, RAFT_NAMETOOLONG for
     a path of more than 894 bytes. Source: raft/uv.h.
     """
+    tcp_common.check_loop(loop)
     path = os.fsdecode(dir)
     io.errmsg = ""
     if transport.version == 0:
@@ -115,7 +117,15 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
 
 
 def raft_uv_close(io: RaftIo) -> None:
-    """Release what raft_uv_init allocated, after the close callback of the server. Source: raft/uv.h."""
+    """Release what raft_uv_init allocated, after the close callback of the server. Source: raft/uv.h.
+
+    Called before, it changes nothing, and the log says so.
+    """
+    uv = io.impl
+    if isinstance(uv, Uv) and uv.lock is not None and not uv.closed:
+        # C: undefined; here nobody could close the server any more, and it would keep directory and port.
+        _log.error("raft_uv_close does nothing: server %d is not closed, its raft_close has not called back", uv.id)
+        return
     io.impl = None
 
 
@@ -475,7 +485,7 @@ def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     if uv.timer is None:
         closing.maybe_fire(uv)
         return
-    if uv.timer.closed:
+    if uv.timer.closed or uv.loop._uv.is_closed():
         _abandon(uv)
         return
     send.close(uv)

@@ -19,7 +19,7 @@ In a forked child everything raises RAFT_SHUTDOWN, what was waiting there too if
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 from pyraft import (
     RAFT_CANCELED,
@@ -113,6 +113,10 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<aio.Server {self.raft.id} at {self.raft.address}, {STATE_NAMES[self.state]}>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: a copy has the descriptors of the original."""
+        raise TypeError("an aio.Server cannot be copied or pickled")
 
     async def __aenter__(self) -> "Server":
         try:
@@ -304,6 +308,9 @@ class Server:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
+        elif loop is not self._loop and self._loop.is_closed():
+            how = "raft_close(server.raft, None) gives its directory back"
+            raise RuntimeError(f"{self!r} belongs to another loop, which was closed before it: {how}")
         elif loop is not self._loop:
             raise RuntimeError(f"{self!r} belongs to another loop: asyncio.run_coroutine_threadsafe gets there")
         return loop
@@ -379,7 +386,8 @@ class Server:
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:
         # Inside the change the new state is not set up yet; who waits is looked at when it is.
-        asyncio.get_running_loop().call_soon(self._notice)
+        with contextlib.suppress(RuntimeError):  # its loop was closed, and raft_close called to give the directory back
+            asyncio.get_running_loop().call_soon(self._notice)
         if self.on_state is not None:
             self.on_state(old, new)
 

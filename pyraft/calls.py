@@ -451,12 +451,24 @@ def random(r: Raft, low: int, high: int) -> int:
 # The state machine.
 
 
+def _pair(answer: Any, wanted: str) -> tuple[int, Any]:
+    """Return what a function has returned as a code and something else; TypeError if that is what it forgot."""
+    try:
+        rv, rest = answer
+        return int(rv), rest
+    except (TypeError, ValueError):
+        raise _shape(answer, wanted) from None
+
+
+def _shape(answer: Any, wanted: str) -> TypeError:
+    return TypeError(f"it returned {repr(answer)[:80]} where {wanted} is expected")
+
+
 def fsm_apply(r: Raft, buf: bytes) -> tuple[int, Any]:
     """Call fsm.apply."""
     try:
         function: Function = r.fsm.apply
-        rv, result = function(r.fsm, buf)
-        return int(rv), result
+        return _pair(function(r.fsm, buf), "(rv, result)")
     except BaseException as exc:
         fail(r, "fsm.apply", exc)
         return RAFT_SHUTDOWN, None
@@ -466,8 +478,8 @@ def fsm_snapshot(r: Raft) -> tuple[int, list[bytes | memoryview]]:
     """Call fsm.snapshot; its buffers are returned as bytes-like objects."""
     try:
         function: Function = r.fsm.snapshot
-        rv, bufs = function(r.fsm)
-        return int(rv), readable(bufs) if rv == 0 else []
+        rv, bufs = _pair(function(r.fsm), "(rv, bufs)")
+        return rv, readable(bufs) if rv == 0 else []
     except BaseException as exc:
         fail(r, "fsm.snapshot", exc)
         return RAFT_SHUTDOWN, []
@@ -477,8 +489,8 @@ def fsm_snapshot_async(fsm: RaftFsm, bufs: Sequence[BytesLike]) -> tuple[int, Se
     """Call fsm.snapshot_async, in a worker thread; with a code, `bufs` come back. Its exceptions reach the caller."""
     assert fsm.snapshot_async is not None
     function: Function = fsm.snapshot_async
-    rv, fresh = function(fsm, bufs)
-    return int(rv), readable(fresh) if rv == 0 else bufs
+    rv, fresh = _pair(function(fsm, bufs), "(rv, bufs)")
+    return rv, readable(fresh) if rv == 0 else bufs
 
 
 def fsm_finalize(r: Raft, bufs: Sequence[BytesLike]) -> None:
@@ -496,7 +508,11 @@ def fsm_restore(r: Raft, buf: BytesLike) -> int:
     """Call fsm.restore."""
     try:
         function: Function = r.fsm.restore
-        return int(function(r.fsm, buf))
+        answer = function(r.fsm, buf)
+        try:
+            return int(answer)
+        except (TypeError, ValueError):
+            raise _shape(answer, "a code, 0 if all is well") from None
     except BaseException as exc:
         fail(r, "fsm.restore", exc)
         return RAFT_SHUTDOWN

@@ -8,6 +8,7 @@ After raft_close only another raft_init leads back. A started server refuses a s
 out of range: it keeps the old one, and raft_errmsg says so. Before, such a setting is stored, and raft_start refuses.
 """
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -39,6 +40,8 @@ _MAX_APPEND_BYTES: Final = 1 << 20
 _MAX_INFLIGHT_BYTES: Final = 8 << 20
 _VOTE_PATIENCE: Final = 48
 
+_FSM: Final = ("apply", "snapshot", "restore", "snapshot_async", "snapshot_finalize")
+
 _logger = logging.getLogger("pyraft")
 
 _Raft = TypeVar("_Raft", bound=Raft)
@@ -49,11 +52,16 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
 
     Errors: -1 (a version is 0, or the FSM has snapshot_async and the I/O no async_work; raft_errmsg says which),
     codes of io.init ("io: …"). Ours: RAFT_BUSY (`r` is in use), RAFT_BADID (id below 1 or above 64 bits),
-    RAFT_INVALID (an address that cannot be encoded, fsm.apply is not set). Source: raft.h.
+    RAFT_INVALID (an address that cannot be encoded, fsm.apply is not set, a function of `fsm` that is none or a
+    coroutine function, no RaftIo, no RaftFsm). Source: raft.h.
     """
     if r.initialized or r.starting:
         r.errmsg = "already initialized"
         return RAFT_BUSY
+    for what, table, kind in (("io", io, RaftIo), ("fsm", fsm, RaftFsm)):
+        if not _is(table, kind):
+            r.errmsg = f"{what} must be a {kind.__name__} and is {table!r}"
+            return RAFT_INVALID
     problem = _version_problem(io, fsm)
     if problem:
         r.errmsg = problem
@@ -164,7 +172,19 @@ def _check_arguments(r: Raft, fsm: RaftFsm, id: object, address: object) -> int:
     if fsm.apply is None:
         r.errmsg = "fsm.apply must be set; a method of that name does not count, see RaftFsm"
         return RAFT_INVALID
+    for name in _FSM:
+        function: object = getattr(fsm, name)
+        if function is not None and not callable(function):
+            r.errmsg = f"fsm.{name} must be a function and is {function!r}"
+            return RAFT_INVALID
+        if inspect.iscoroutinefunction(function):
+            r.errmsg = f"fsm.{name} is a coroutine function: the state machine's functions have to return, not to wait"
+            return RAFT_INVALID
     return 0
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind)
 
 
 def raft_close(r: _Raft, cb: Callable[[_Raft], None] | None) -> int:
@@ -230,7 +250,11 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
 def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     """Have a server that is not running `write` a configuration."""
     calls.enter(r)
-    rv = _do_write_offline(r, conf, write)
+    try:
+        rv = _do_write_offline(r, conf, write)
+    except Exception:
+        r.inside = False
+        raise
     r.inside = False
     return rv
 
@@ -241,6 +265,9 @@ def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, R
     if r.state != RAFT_UNAVAILABLE or r.started or r.starting:
         r.errmsg = "already started"
         return RAFT_BUSY
+    if not _is(conf, RaftConfiguration):
+        r.errmsg = f"the configuration is a {type(conf).__name__}, not a RaftConfiguration"
+        return RAFT_INVALID
     if not r.initialized or not conf.servers:
         r.errmsg = "the configuration has no servers" if r.initialized else "not initialized"
         return RAFT_INVALID

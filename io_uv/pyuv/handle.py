@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from io_uv.pyuv import error
+from io_uv.pyuv.alone import Alone
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # type checkers bring it along
 
 
-class Handle:
+class Handle(Alone):
     """Base of all handles. Not to be instantiated itself."""
 
     __slots__ = ("__dict__", "__weakref__", "_active", "_busy", "_close_cb", "_closed", "_done", "_loop", "_ref")

@@ -33,6 +33,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
 
 from io_uv.pyuv import forked, interrupt, threadpool, uncaught, wakeup
+from io_uv.pyuv.alone import Alone
 from io_uv.pyuv.mailbox import Leave, Mailbox
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ UV_RUN_ONCE: Final = 1
 UV_RUN_NOWAIT: Final = 2
 
 
-class Loop:
+class Loop(Alone):
     """`Loop()` owns a new uvloop loop; `Loop(asyncio_loop)` wraps one, on which `run`, `stop` and `fileno` refuse.
 
     A handle may be touched from the thread that runs the loop only, `Async.send` excepted.
@@ -422,7 +423,7 @@ class Loop:
 
     def _turn(self) -> None:
         """The parts of a turn between two waits: those that end the last turn, then those that begin the next."""
-        if self._inherited:
+        if self._closed:  # in a forked child, or by an earlier one of two that were scheduled
             return
         self._scheduled = False
         busy = False

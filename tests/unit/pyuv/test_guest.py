@@ -153,6 +153,23 @@ def test_close_ends_the_guest_only(run: Callable[[Program], Any]) -> None:
     assert run(program) == ["closed", "work None"]
 
 
+def test_a_turn_after_the_last_one_does_nothing(run: Callable[[Program], Any]) -> None:
+    """One more may have been scheduled, as whoever mends an interrupted loop cannot know whether there is one."""
+
+    async def program(loop: Loop) -> list[Any]:
+        host = asyncio.get_running_loop()
+        raised: list[Any] = []
+        host.set_exception_handler(lambda host, context: raised.append(context))
+        loop._schedule_anew()
+        loop._schedule_anew()
+        loop.close()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return raised
+
+    assert run(program) == []
+
+
 def test_exceptions_reach_the_guests_hook(run: Callable[[Program], Any]) -> None:
     """And not asyncio's exception handler."""
 
