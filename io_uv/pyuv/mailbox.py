@@ -12,6 +12,7 @@ Failure modes: post() to a closed mailbox answers False and drops the action.
 """
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -77,7 +78,8 @@ class Mailbox:
     def deliver(self, uncaught: Callable[[], None]) -> None:
         """Call what has been posted; `uncaught()` is called while an exception of an action is handled."""
         assert self._fd is not None
-        os.read(self._fd, 8)
+        with contextlib.suppress(BlockingIOError):  # a delivery that was interrupted has taken the token
+            os.read(self._fd, 8)
         # Cleared before looking: what is posted from here on wakes again.
         self._sent = False
         actions = self._actions

@@ -137,8 +137,10 @@ class Council:
         self._lead()
         if id == self._server.raft.id:
             return id
-        if id:
-            self._known(id)
+        if id and self._known(id).role != RAFT_VOTER:
+            raise Refused(f"member {id} is no voter, so it cannot lead")
+        if not id and sum(s.role == RAFT_VOTER for s in self._servers()) < 2:
+            raise Refused("there is no other voter that could lead")
         try:
             return (await self._server.transfer(id))[0]
         except aio.RaftError as exc:

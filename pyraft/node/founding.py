@@ -164,6 +164,8 @@ def take_over(directory: Directory, found: Identity | None, identity: Identity) 
 
 def check_address(ground: Ground, address: str) -> None:
     """Raise Refused for an address at which no other member could reach this one."""
+    if not isinstance(address, str):
+        raise Refused(f"{address!r} is not an address: HOST:PORT, a string")
     check = ground.transport.check_address
     if check is not None and check(ground.transport, address) != 0:
         raise Refused(ground.transport.errmsg)

@@ -32,6 +32,7 @@ commands to offer: RuntimeError.
 import dataclasses
 import datetime
 import functools
+import inspect
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -59,10 +60,21 @@ class Caller(Protocol):
         ...
 
 
+def _check_function(function: object, kind: str) -> None:
+    """Raise TypeError unless that is a function which returns when it is done: members call it for its result."""
+    if not callable(function):
+        raise TypeError(f"a {kind} must be a function, and is {function!r}")
+    name = getattr(function, "__qualname__", repr(function))
+    for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        if test(function):
+            raise TypeError(f"{kind} {name} must return its result: no coroutine function or generator")
+
+
 class Command(Generic[M, P, R]):
     """A command of a machine's class, in one or more versions; made by `command`."""
 
     def __init__(self, function: Callable[Concatenate[M, P], R], version: int = 1) -> None:
+        _check_function(function, "command")
         self.versions: dict[int, Callable[..., Any]] = {version: function}
         self.newest = version
         self.name = function.__name__
@@ -98,6 +110,7 @@ class Query(Generic[M, P, R]):
     """A query of a machine's class; made by `query`."""
 
     def __init__(self, function: Callable[Concatenate[M, P], R]) -> None:
+        _check_function(function, "query")
         self.function: Callable[..., Any] = function
         self.name = function.__name__
         self.__doc__ = function.__doc__
@@ -261,9 +274,11 @@ def _marked(cls: type[Machine], kind: type) -> Any:
 def bind(machine: Machine, name: str, codec: Codec) -> Binding:
     """Tie `machine` to an executor: its state becomes tracked, its types known to `codec`.
 
-    Raises TypeError for state that cannot be tracked and for types that cannot be packed, RuntimeError for a machine
-    that belongs to somebody already.
+    Raises TypeError for what is no machine (its class, for one), for state that cannot be tracked and for types that
+    cannot be packed, RuntimeError for a machine that belongs to somebody already.
     """
+    if not isinstance(machine, Machine):
+        raise TypeError(f"{machine!r} is not an instance of a subclass of Machine")
     if machine._node is not None:
         raise RuntimeError(f"this {type(machine).__name__} belongs to a node already")
     for cls in machine.types:

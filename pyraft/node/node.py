@@ -141,6 +141,8 @@ class Node(Generic[M]):
     # Its life.
 
     async def __aenter__(self) -> "Node[M]":
+        if self._ground is not None or self._cause is not None:
+            raise RuntimeError("a node is started once")
         try:
             await self._start()
         except BaseException:
@@ -159,8 +161,6 @@ class Node(Generic[M]):
                 await self._close()
 
     async def _start(self) -> None:
-        if self._ground is not None or self._cause is not None:
-            raise RuntimeError("a node is started once")
         identity = self._identity = self._member()
         secure = None if self._tls is None else self._tls.context()
         ground = self._ground = Ground(self.directory, self._tls)

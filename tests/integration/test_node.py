@@ -56,6 +56,29 @@ def test_commands_and_queries_of_one_node(tmp_path: Path, kind: str) -> None:
 
 
 @loops
+def test_a_node_that_is_started_twice_lives_on(tmp_path: Path, kind: str) -> None:
+    """The second start is refused, and nothing else: it must not end the first, nor give the directory away."""
+    where = tmp_path / "data" / "1"
+
+    async def scenario() -> None:
+        with pytest.raises(Refused, match="None is not an address"):
+            await init(where, None)  # type: ignore[arg-type]
+        await init(where, address())
+        async with Node(where, Shop()) as node:
+            with pytest.raises(RuntimeError, match="started once"):
+                await node.__aenter__()
+            with pytest.raises(Refused, match="in use"):
+                await Node(where, Shop()).__aenter__()
+            assert await node.machine.put("apple") == 1
+            with pytest.raises(Refused, match="there is no other voter"):
+                await node.transfer()
+        with pytest.raises(RuntimeError, match="started once"):
+            await node.__aenter__()
+
+    run(scenario, kind)
+
+
+@loops
 def test_calls_at_once_share_entries_and_keep_their_order(tmp_path: Path, kind: str) -> None:
     """Calls that come together go into few entries of the log, in their order; each gets its own result."""
 
@@ -245,7 +268,7 @@ def test_closed_and_stopped_nodes_end_all_that_waits(tmp_path: Path) -> None:
             with pytest.raises(Stopped, match="closed"):
                 await waiting
         with pytest.raises(RuntimeError, match="once"):
-            await node._start()
+            await node.__aenter__()
 
         async with Node(tmp_path, Shop()) as node:
 

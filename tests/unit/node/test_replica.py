@@ -341,3 +341,28 @@ def test_a_machine_belongs_to_one_replica() -> None:
     put: Any = shop.put
     with pytest.raises(RuntimeError, match="belongs to no node"):
         put("apple")
+
+
+@pytest.mark.parametrize("machine", [Shop, None, object()])
+def test_what_is_no_machine_is_refused(machine: Any) -> None:
+    """Its class is a frequent mistake: it is named, and machines of that class can be made as before."""
+    with pytest.raises(TypeError, match="is not an instance of a subclass of Machine"):
+        Replica({"": machine})
+    Replica({"": Shop()})
+
+
+def test_commands_that_wait_are_refused() -> None:
+    """When the class is made: a coroutine would be packed as a result, and fail at the first call."""
+
+    async def waits(self: Machine) -> int:
+        return 1
+
+    def yields(self: Machine) -> Iterable[int]:
+        yield 1
+
+    for function in (waits, yields):
+        for make in (command, command(version=2), query):
+            with pytest.raises(TypeError, match=rf"(command|query) .*{function.__name__} must return its result"):
+                make(function)
+    with pytest.raises(TypeError, match="a query must be a function, and is 7"):
+        query(7)  # type: ignore[arg-type]
