@@ -58,6 +58,10 @@ class Large:
         self._pause = 0
         self._until = 0
 
+    def concerns(self, size: int) -> bool:
+        """Return whether a write whose largest message has so many bytes means anything, for `written`."""
+        return size >= _LARGE or self._last >= _LARGE
+
     def written(self, now: int, size: int) -> None:
         """A write has begun whose largest message has so many bytes."""
         over = now - self._at > _SETTLED_MSECS
@@ -142,34 +146,45 @@ class Client:
     def submit(self, send: Send) -> None:
         """Write a message at the end of the turn, or keep it until there is a connection."""
         self.size += send[2]
-        self.used_at = self.uv.loop.now()
+        if self.answering:
+            self.used_at = self.uv.loop.now()
         if self.stream is None:
             self.pending.append(send)
             return
         if not self.gathered:
             uv = self.uv
             if not uv.dirty_clients:
-                uv.end_of_turn.add(lambda: flush(uv))
+                uv.end_of_turn.add(uv.send_start)
             uv.dirty_clients.append(self)
         self.gathered.append(send)
 
-    def flush(self) -> None:
-        """Write what was gathered."""
-        if self.stream is None:
-            return
+    def flush(self) -> list[Send]:
+        """Write what was gathered; return what the system has taken at once, which the caller calls back."""
+        stream = self.stream
+        if stream is None or not self.gathered:
+            return []
         sends, self.gathered = self.gathered, []
-        if not sends:
-            return
-        data = sends[0][1] if len(sends) == 1 else [buf for send in sends for buf in send[1]]
+        if len(sends) == 1:
+            data, largest = sends[0][1], sends[0][2]
+        else:
+            data, largest = [buf for send in sends for buf in send[1]], max(send[2] for send in sends)
+        if self.large.concerns(largest):
+            self.large.written(self.uv.loop.now(), largest)
+        what = data[0] if len(data) == 1 else data
+        # Those that were written before and are not called back yet come first.
+        at_once = not self.writing and type(stream) is pyuv.TCP
         self.writing.append(sends)
-        self.large.written(self.uv.loop.now(), max(send[2] for send in sends))
         try:
-            self.stream.write(data[0] if len(data) == 1 else data, self._write_cb)
+            if not at_once:
+                stream.write(what, self._write_cb)
+            elif stream.write_now(what, self._write_cb):
+                return self.writing.pop()
         except pyuv.error.UVError as exc:
             self.writing.pop()
             trace(self.uv.tracer, f"write to server {self.id}: {exc.args[1]}")
             self._disconnect()
-            self._finish(sends, RAFT_IOERR)
+            self.finish(sends, RAFT_IOERR)
+        return []
 
     def _write_cb(self, stream: RaftUvStream, error: int | None) -> None:
         sends = self.writing.popleft()
@@ -182,9 +197,10 @@ class Client:
                     self._lost(pyuv.errno.strerror(error))
             elif error == pyuv.errno.UV_ECANCELED:
                 status = RAFT_CANCELED
-        self._finish(sends, status)
+        self.finish(sends, status)
 
-    def _finish(self, sends: list[Send], status: int) -> None:
+    def finish(self, sends: list[Send], status: int) -> None:
+        """Call back."""
         for req, _, size in sends:
             self.size -= size
             callbacks.fire(self.uv, req.cb, req, status)
@@ -230,16 +246,17 @@ class Client:
             self._start_timer(self._watch_msecs())
             self.gathered.extend(self.pending)
             self.pending.clear()
-            self.flush()
+            taken = self.flush()
             if stream is self.stream:
                 # C: uv_send.c never reads, and notices that a peer is gone only when a write fails.
                 stream.start_read(self._read_cb)
+            self.finish(taken, 0)
             return
         self.large = Large()  # a peer that is away does not refuse messages
         self._failed(self.uv.transport.errmsg, certain=status == RAFT_UNAUTHORIZED)
         keep = 0 if self.answering else _MAX_PENDING
         while len(self.pending) > keep:
-            self._finish([self.pending.popleft()], RAFT_NOCONNECTION)
+            self.finish([self.pending.popleft()], RAFT_NOCONNECTION)
         # A callback may have closed everything.
         if not self.closing:
             self._connect_again(False)
@@ -392,12 +409,17 @@ class Client:
         assert not self.writing
         sends = list(self.pending)
         self.pending.clear()
-        self._finish(sends, RAFT_CANCELED)
+        self.finish(sends, RAFT_CANCELED)
         closing.gone(self.uv, self)
 
 
 def flush(uv: Uv) -> None:
-    """Write at once what io.send has gathered in this turn of the loop, one call per server."""
+    """Write at once what io.send has gathered in this turn of the loop, one call per server.
+
+    What the system takes at once is called back when all is written: C's callbacks come a turn later, which costs one.
+    """
     clients, uv.dirty_clients = uv.dirty_clients, []
-    for client in clients:
-        client.flush()
+    taken = [client.flush() for client in clients]
+    for client, sends in zip(clients, taken, strict=True):
+        if sends:
+            client.finish(sends, 0)

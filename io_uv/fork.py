@@ -60,7 +60,7 @@ def watch(uv: state.Uv) -> None:
 
 def _forget(uv: state.Uv) -> None:
     """Let go whatever is under way: it is under way in the parent."""
-    uv.append_start = UNSET
+    uv.append_start = uv.send_start = UNSET
     uv.after_finalize = lambda failure: None
     for requests in (uv.append_pending_reqs, uv.append_writing_reqs, uv.append_done_reqs, uv.append_doomed):
         requests.clear()

@@ -80,7 +80,7 @@ def _stop(uv: state.Uv) -> None:
     uv.closing = uv.torn = True
     uv.refusal = Failure(errors.RAFT_SHUTDOWN, f"the server has stopped: {TEXT}")
     uv.io.errmsg = uv.refusal.message
-    uv.append_start = _nothing
+    uv.append_start = uv.send_start = _nothing
     uv.after_finalize = _nothing
     if uv.timer is not None:  # else io.init has not come to its end
         uv.end_of_turn.forget()

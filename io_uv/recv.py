@@ -204,7 +204,7 @@ class Server:
         self.id = id
         self.address = address
         self.stream = stream
-        self.heard_at = 0  # time of the last message
+        self.heard_at = 0  # number of its last message, counting those of all
         self._reader = Reader(uv.limits, self._deliver)
 
     def start(self) -> None:
@@ -224,7 +224,8 @@ class Server:
 
     def _deliver(self, message: RaftMessage) -> None:
         uv = self.uv
-        self.heard_at = uv.loop.now()
+        uv.heard += 1
+        self.heard_at = uv.heard
         message.server_id = self.id
         message.server_address = self.address
         callbacks.fire(uv, uv.recv_cb, uv.io, message)

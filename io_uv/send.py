@@ -65,7 +65,7 @@ def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb)
         io.errmsg = f"{client.size} bytes are queued for server {client.id}, the limit is {uv.limits.queue}"
         uv.peers.teller.warn(("queue", client.id), io.errmsg)
         return RAFT_NOCONNECTION
-    if client.large.refuses(uv.loop.now(), size):
+    if client.large.size and client.large.refuses(uv.loop.now(), size):
         io.errmsg = f"server {client.id} ends the connection whenever a message of {client.large.size} bytes comes"
         return RAFT_TOOBIG
     client.submit((req, bufs, size))

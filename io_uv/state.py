@@ -165,6 +165,7 @@ class Uv:
         "finalize_failure",
         "finalize_reqs",
         "finalize_work",
+        "heard",
         "id",
         "io",
         "limits",
@@ -183,6 +184,7 @@ class Uv:
         "retries",
         "retry_timer",
         "segment_size",
+        "send_start",
         "servers",
         "sick",
         "snapshot_compression",
@@ -221,6 +223,8 @@ class Uv:
         self.clients: list[Client] = []
         self.servers: list[Server] = []
         self.dirty_clients: list[Client] = []
+        self.send_start: Callable[[], None] = UNSET
+        self.heard = 0  # messages that have been received
         self.peers = Peers(loop)
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
         # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.

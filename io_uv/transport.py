@@ -6,7 +6,8 @@ only reads.
 
 A stream is a pyuv TCP or Pipe handle, or whatever has the same `write(data, callback)`, `start_read(callback)`,
 `close(callback)`, `closed` and their callback signatures; raft_uv uses nothing else of it, except, where they exist,
-`start_read_into` for long payloads and `reason`, a text that says more than the number of an error.
+`start_read_into` for long payloads and `reason`, a text that says more than the number of an error. Of pyuv's own TCP
+it uses `write_now`.
 
 Ours, for the stock transports: `RaftUvGuest` is a connection of another protocol on the same port (`guests`),
 `RaftUvDial` a request for a stream to an address (`tcp_connect`), `RaftUvHandshake` how a connection between servers

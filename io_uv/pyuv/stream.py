@@ -1,6 +1,6 @@
 """Stream: reads and queued writes on the non-blocking socket of a TCP or Pipe.
 
-Duty: `start_read`, `start_read_into`, `write`, `try_write`, `shutdown`.
+Duty: `start_read`, `start_read_into`, `write`, `write_now`, `try_write`, `shutdown`.
 
 Writes: the data are sent at once when nothing is queued; what the system does not take is queued as views on the
 caller's buffers (not to be changed before the callback) and sent when the socket is writable again, as many buffers per
@@ -210,6 +210,16 @@ class Stream(Endpoint):
             raise TypeError("'callback' must be a callable or None")
         self._write(data, callback)
 
+    def write_now(
+        self, data: Buffer | Sequence[Buffer], callback: "Callable[[Self, int | None], object] | None" = None
+    ) -> bool:
+        """Like write, but return True, and never call back, if the system takes all at once (an addition to pyuv)."""
+        if self._closed:
+            raise closed_error()
+        if callback is not None and not callable(callback):
+            raise TypeError("'callback' must be a callable or None")
+        return self._write(data, callback, True)
+
     def try_write(self, data: Buffer) -> int:
         """Send what the system takes of data at once, and return how many bytes that were.
 
@@ -243,7 +253,8 @@ class Stream(Endpoint):
         if not self._queue and self._connect_cb is None:
             self._finish_shutdown()
 
-    def _write(self, data: Buffer | Sequence[Buffer], callback: StatusCallback | None) -> None:
+    def _write(self, data: Buffer | Sequence[Buffer], callback: StatusCallback | None, now: bool = False) -> bool:
+        """Send, or queue; return True if all is sent and `now`, in the place of the callback."""
         sock = self._sock
         if sock is None or not self._writable:
             raise self._fail(errno.UV_EBADF if sock is None else errno.UV_EPIPE)
@@ -262,14 +273,17 @@ class Stream(Endpoint):
             except OSError as exc:
                 if callback is not None:
                     self._loop._defer(callback, self, errno.from_os_error(exc))
-                return
+                return False
             if sent == total:
+                if now:
+                    return True
                 if callback is not None:
                     self._loop._defer(callback, self, None)
-                return
+                return False
         write = _Write(deque(buffers), total, callback)
         _consume(write, sent)
         self._enqueue(write)
+        return False
 
     def _enqueue(self, write: _Write) -> None:
         self._queue.append(write)
