@@ -374,7 +374,8 @@ class Loop(Alone):
         if (
             self._inside
             and not self._inherited
-            and not (self._uv.is_running() if self._owned else interrupt.on_stack(Loop._enter.__code__))
+            and not (self._owned and self._uv.is_running())
+            and not interrupt.on_stack(Loop._enter.__code__)  # a guest's, or behind the last wait of a run
         ):
             interrupt.mend(self)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from io_uv.pyuv import Async, Loop, Prepare, Timer, interrupt, threadpool
+from io_uv.pyuv import UV_RUN_NOWAIT, Async, Loop, Prepare, Timer, interrupt, threadpool
 from io_uv.pyuv import loop as loop_module
 
 LIBRARY = str(Path(loop_module.__file__).parent / "of_the_library.py")
@@ -254,6 +254,13 @@ def test_the_loop_notices_only_itself(loop: Loop) -> None:
     soon(loop, loop.check)
     loop.run()
     assert watcher.times == 0
+    ran: list[bool] = []
+    # Behind the last wait what is pending is called, and nothing below is running.
+    waker = Async(loop, lambda _: loop._defer(lambda: (ran.append(loop._uv.is_running()), loop.check())))
+    waker.send()
+    loop.run(UV_RUN_NOWAIT)
+    waker.close()
+    assert (ran, watcher.times) == ([False], 0)
     loop._inside = True
     loop.check()
     assert watcher.times == 1
