@@ -172,13 +172,14 @@ class Client:
             self.large.written(self.uv.loop.now(), largest)
         what = data[0] if len(data) == 1 else data
         # Those that were written before and are not called back yet come first.
-        at_once = not self.writing and type(stream) is pyuv.TCP
+        first = not self.writing
         self.writing.append(sends)
         try:
-            if not at_once:
+            if first and type(stream) is pyuv.TCP:
+                if stream.write_now(what, self._write_cb):
+                    return self.writing.pop()
+            else:
                 stream.write(what, self._write_cb)
-            elif stream.write_now(what, self._write_cb):
-                return self.writing.pop()
         except pyuv.error.UVError as exc:
             self.writing.pop()
             trace(self.uv.tracer, f"write to server {self.id}: {exc.args[1]}")

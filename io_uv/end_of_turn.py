@@ -6,6 +6,7 @@ event that brings all at once, such as a read with many messages or the end of a
 release(): requests in between are carried out right after, without another round of the loop.
 
 Happy path: add(function), any number of times; it runs once. add_last(function) for what may wait for all that.
+then(function) for what may follow in the same event or turn, but only once in it, lest others never have their turn.
 later(function) is for the rest of long work: it runs when timers and events that wait by then have been handled.
 Failure modes: an exception goes to the loop's excepthook; what has not run yet does in the next turn.
 """
@@ -21,7 +22,7 @@ class EndOfTurn:
     A function that is added by one of them runs as well, behind the others: so the core's flush reaches the sockets.
     """
 
-    __slots__ = ("_forgotten", "_functions", "_handle", "_held", "_idle", "_last", "_later", "_running")
+    __slots__ = ("_forgotten", "_functions", "_handle", "_held", "_idle", "_last", "_later", "_running", "_then")
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
@@ -29,6 +30,7 @@ class EndOfTurn:
         self._later: list[Callable[[], None]] = []
         self._handle = Prepare(loop)
         self._idle = Idle(loop)
+        self._then: Callable[[], None] | None = None
         self._held = False
         self._running = False
         self._forgotten = False
@@ -49,6 +51,14 @@ class EndOfTurn:
         elif function in self._last:
             return
         self._last.append(function)
+
+    def then(self, function: Callable[[], None]) -> None:
+        """Run `function` behind all others, if anything is run at the end of this event or turn, and what it adds.
+
+        It is not run for its own sake: whoever asks for it has it done otherwise in the end, and so bears being called
+        in vain. What `function` asks for itself has to wait for the next event or turn.
+        """
+        self._then = function
 
     def later(self, function: Callable[[], None]) -> None:
         """Run `function` once in a later turn; the loop does not wait until then, but handles what there is."""
@@ -80,7 +90,7 @@ class EndOfTurn:
     def release(self) -> None:
         """The event has been handled: run what there is to run."""
         self._held = False
-        if (self._functions or self._last) and not self._running:
+        if (self._functions or self._last or self._then is not None) and not self._running:
             self._run()
 
     def close(self, cb: Callable[[Idle], None]) -> None:
@@ -88,6 +98,7 @@ class EndOfTurn:
         self._functions.clear()
         self._last.clear()
         self._later.clear()
+        self._then = None
         self._handle.close(lambda _: self._idle.close(cb))
 
     def forget(self) -> None:
@@ -96,6 +107,7 @@ class EndOfTurn:
         self._functions.clear()
         self._last.clear()
         self._later.clear()
+        self._then = None
 
     def _end(self, handle: Prepare) -> None:
         handle.stop()
@@ -104,19 +116,26 @@ class EndOfTurn:
     def _run(self) -> None:
         self._running = True
         try:
-            while self._functions or self._last:
-                if not self._functions:
-                    self._functions, self._last = self._last, []
-                functions, self._functions = self._functions, []
-                for i, function in enumerate(functions):
-                    try:
-                        function()
-                    except BaseException:
-                        self._functions = functions[i + 1 :] + self._functions
-                        raise
-                    if self._forgotten:
-                        return
+            self._run_all()
+            then, self._then = self._then, None
+            if then is not None:
+                then()
+                self._run_all()
         finally:
             self._running = False
             if self._functions or self._last:
                 self._handle.start(self._end)
+
+    def _run_all(self) -> None:
+        while self._functions or self._last:
+            if not self._functions:
+                self._functions, self._last = self._last, []
+            functions, self._functions = self._functions, []
+            for i, function in enumerate(functions):
+                try:
+                    function()
+                except BaseException:
+                    self._functions = functions[i + 1 :] + self._functions
+                    raise
+                if self._forgotten:
+                    return

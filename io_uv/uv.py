@@ -256,7 +256,7 @@ def _probe(uv: Uv) -> None:
     # Zeros that are written ahead help only where a later write goes to the same place.
     uv.zero_fill = uv.direct_io and uv.fallocate and not found.in_memory and not found.copy_on_write
     mode = AIO if uv.async_io else IN_PLACE if found.in_memory else THREAD
-    uv.writer = Writer(uv.loop, mode, uv.refusals)
+    uv.writer = Writer(uv.loop, mode, uv.refusals, lambda function: uv.end_of_turn.then(function))
 
 
 def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:

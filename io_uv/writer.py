@@ -4,7 +4,8 @@ Duty: `Writer` starts a write without blocking the loop and calls back, in a lat
 descriptors carry O_DSYNC). One per instance serves all its segments: C makes and destroys an AIO context per segment,
 and destroying one takes tens of milliseconds on the loop.
 
-There are three ways. On a file system in memory a write is made right away: it is a copy, cheaper than any hand-over.
+There are three ways. On a file system in memory a write is made right away: it is a copy, cheaper than any hand-over;
+it is called back in the next turn, or where `soon` has it done before.
 On others a thread of its own makes it (the pool may be busy with snapshots), or Linux AIO does where probing found it.
 Which of these two is quicker depends on the machine's load, so they are tried in turn now and then, see _choose.
 
@@ -114,9 +115,11 @@ class Writer:
         "_done",
         "_event_fd",
         "_loop",
+        "_made",
         "_mode",
         "_poll",
         "_refusals",
+        "_soon",
         "_times",
         "_todo",
         "_turned_away",
@@ -125,9 +128,19 @@ class Writer:
         "_write",
     )
 
-    def __init__(self, loop: Loop, mode: int, refusals: Refusals | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        mode: int,
+        refusals: Refusals | None = None,
+        soon: Callable[[Callable[[], None]], None] | None = None,
+    ) -> None:
         self._loop = loop
         self._mode = mode
+        # What has a function called when whoever submits a write has done what is urgent.
+        self._soon = soon
+        # The result of a write that was made in place, until it is called back.
+        self._made: int | None = None
         self._refusals = Refusals("") if refusals is None else refusals
         self._context: kaio.Context | None = None
         # What the loop watches, and what the thread writes to: the same for an eventfd.
@@ -191,9 +204,18 @@ class Writer:
         if self._may_submit() and self._choose(write) == AIO:
             self._submit(write)
         elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
-            self._finish(write.make(self._refusals))
+            self._made = write.make(self._refusals)
+            if self._soon is not None:
+                self._soon(self._call_back)
+            self._loop._defer(self._call_back)
         else:
             self._hand_over(write)
+
+    def _call_back(self) -> None:
+        """Call a write back that was made in place, if that has not been done yet."""
+        result, self._made = self._made, None
+        if result is not None and self._write is not None:
+            self._end(self._write, result)
 
     def _may_submit(self) -> bool:
         """Return whether AIO can be used: a write that is not direct would block in its submission."""
@@ -313,6 +335,10 @@ class Writer:
                 self._refusals.note_aio(OSError(-result, ""), "io_submit")
             self._hand_over(write)
             return
+        self._end(write, result)
+
+    def _end(self, write: _Write, result: int) -> None:
+        """Call back a write that has been made."""
         self._write = None
         if write.began and write.failure is None:
             self._timed(write)

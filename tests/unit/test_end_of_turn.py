@@ -75,6 +75,38 @@ def test_what_may_wait_can_be_added_at_any_time() -> None:
     assert run(first) == ["event", "a", "last", "in it", "turn", "next"]
 
 
+def test_what_may_follow_has_its_turn_once_in_an_event() -> None:
+    """Behind all others, what it adds is run, but not what it asks for itself: that is for the next event."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        def then() -> None:
+            log.append("then")
+            end.add(lambda: log.append("added"))
+            end.then(lambda: log.append("another"))
+
+        end.hold()
+        end.then(then)
+        end.add_last(lambda: log.append("last"))
+        end.add(lambda: log.append("a"))
+        end.release()
+        log.append("event")
+        end.hold()
+        end.release()
+        end.hold()
+        end.release()
+
+    assert run(first) == ["a", "last", "then", "added", "event", "another", "turn"]
+
+
+def test_what_may_follow_is_not_run_for_its_own_sake() -> None:
+    """Outside of an event it waits for the end of a turn at which there is something else to run."""
+
+    def first(end: EndOfTurn, log: list[str]) -> None:
+        end.then(lambda: log.append("then"))
+
+    assert run(first) == ["turn"]
+
+
 def test_an_exception_does_not_take_the_others_along() -> None:
     """It goes to the loop's excepthook, and the rest runs in the next turn."""
 

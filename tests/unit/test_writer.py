@@ -123,6 +123,23 @@ def test_in_place_means_at_once(new_file: Callable[[int], File]) -> None:
         assert file.finish(outcome) is None
 
 
+def test_a_write_in_place_can_be_called_back_in_the_same_turn(new_file: Callable[[int], File]) -> None:
+    """Whoever has asked for that is given a function for it; it works once, the next turn has nothing to do then."""
+    file = new_file(IN_PLACE)
+    functions: list[Callable[[], None]] = []
+    file.writer._soon = functions.append
+    outcome = file.write(b"x", 0)
+    [call_back] = functions
+    call_back()
+    assert outcome.calls == [(None,)]
+    assert not file.writer.busy
+    call_back()
+    other = file.write(b"y", BLOCK)
+    assert file.finish(other) is None
+    functions[1]()
+    assert (outcome.calls, other.calls) == ([(None,)], [(None,)])
+
+
 @covers("UvWriterInit/noResources", "append/ioSetupError")
 @pytest.mark.parametrize("code", sorted(REFUSED))
 @pytest.mark.parametrize("call", ["io_setup", "eventfd"])

@@ -100,6 +100,7 @@ def test_a_closed_handle_refuses_everything(loop: CheckedLoop, kind: str) -> Non
         "open": (0,),
         "write": (b"x",),
         "try_write": (b"x",),
+        "write_now": (b"x",),
         "start_read": (print,),
         "start_read_into": (print, print),
         "set_blocking": (True,),

@@ -8,6 +8,7 @@ import pytest
 
 from io_uv.pyuv import (
     TCP,
+    UV_RUN_NOWAIT,
     errno,
     error,
 )
@@ -174,6 +175,31 @@ def test_a_write_to_a_closed_connection_is_a_code(loop: CheckedLoop) -> None:
     assert codes[1] == errno.UV_EPIPE
     pipe.write(b"z", lambda h, code: codes.append(code))
     pipe.write(b"nobody listens to this one")
+    loop.run()
+    assert codes[2] == errno.UV_EPIPE
+
+
+def test_write_now_needs_no_callback_for_what_is_taken(loop: CheckedLoop) -> None:
+    """It says so itself; what has to wait, fails, or is behind something that waits, is called back like any write."""
+    pipe, other = pair(loop)
+    codes: list[Any] = []
+    assert pipe.write_now(b"abc", lambda h, code: codes.append(code)) is True
+    assert pipe.write_now([b"d", b"ef"]) is True
+    assert other.recv(100) == b"abcdef"
+    loop.run()
+    assert codes == []
+    assert pipe.write_now(b"x" * 10_000_000, lambda h, code: codes.append("large")) is False
+    assert pipe.write_now(b"y", lambda h, code: codes.append("small")) is False
+    other.setblocking(False)
+    total = 0
+    while codes != ["large", "small"]:
+        total += len(drain(other))
+        loop.run(UV_RUN_NOWAIT)
+    assert total + len(drain(other)) == 10_000_001
+    other.close()
+    while pipe.write_now(b"z", lambda h, code: codes.append(code)):
+        pass
+    assert codes == ["large", "small"]
     loop.run()
     assert codes[2] == errno.UV_EPIPE
 
