@@ -224,8 +224,8 @@ class Server:
 
     def _deliver(self, message: RaftMessage) -> None:
         uv = self.uv
-        uv.heard += 1
-        self.heard_at = uv.heard
+        uv.peers.heard += 1
+        self.heard_at = uv.peers.heard
         message.server_id = self.id
         message.server_address = self.address
         callbacks.fire(uv, uv.recv_cb, uv.io, message)

@@ -89,13 +89,16 @@ class Metadata:
 
 
 class Peers:
-    """The knowledge of others: who the members are (None: nobody has told), and what strangers are still allowed."""
+    """The knowledge of others: who the members are (None: nobody has told), what strangers are still allowed, and how
+    many messages have been received.
+    """
 
-    __slots__ = ("answers_at", "answers_left", "members", "teller")
+    __slots__ = ("answers_at", "answers_left", "heard", "members", "teller")
 
     def __init__(self, loop: Loop) -> None:
         self.members: dict[int, str] | None = None
         self.answers_left = 1.0
+        self.heard = 0
         self.answers_at = -(1 << 40)
         self.teller = Teller(loop)
 
@@ -165,7 +168,6 @@ class Uv:
         "finalize_failure",
         "finalize_reqs",
         "finalize_work",
-        "heard",
         "id",
         "io",
         "limits",
@@ -211,9 +213,7 @@ class Uv:
         self.id, self.address = 0, ""
         self.limits = Limits()
         # Disk: what probing found, and settings (uv).
-        self.direct_io = self.async_io = False
-        self.fallocate = False
-        self.zero_fill = False
+        self.direct_io = self.async_io = self.fallocate = self.zero_fill = False
         self.block_size = 0
         self.segment_size = MAX_SEGMENT_SIZE
         self.snapshot_compression = True
@@ -224,7 +224,6 @@ class Uv:
         self.servers: list[Server] = []
         self.dirty_clients: list[Client] = []
         self.send_start: Callable[[], None] = UNSET
-        self.heard = 0  # messages that have been received
         self.peers = Peers(loop)
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
         # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.
