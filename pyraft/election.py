@@ -9,6 +9,8 @@ Failure modes: codes of io.set_term and io.set_vote are returned, the term and v
 requests that cannot be sent are ignored, the next round repeats them.
 """
 
+from typing import Final
+
 from pyraft import calls, configuration, log, membership, messages, notice, quorum
 from pyraft.state import CandidateState, Raft
 from pyraft.tracing import trace
@@ -22,6 +24,9 @@ from pyraft.types import (
     RaftRequestVote,
     RaftServer,
 )
+
+STAND_PATIENCE: Final = 3
+"""How many votes in a row a server that is to be no voter any more withholds before it stands itself."""
 
 
 def reset_timer(r: Raft) -> None:
@@ -135,7 +140,10 @@ def may_stand(r: Raft) -> bool:
     the others may need it to lead once more: its log is longer, so it withholds its vote from them.
 
     Nothing committed is lost by that: it needs the votes of a majority of the voters of its latest configuration, and
-    does not count its own, as any candidate whose latest configuration does not have it (4.2.2).
+    does not count its own, as any candidate whose latest configuration does not have it (4.2.2). In the dissertation it
+    stands like any voter. Here it waits until the others have asked for its vote in vain a few times, for the case that
+    they can elect one of them, as C servers would. Not for as long as where a server does for others what C does not:
+    with two voters, or two of four, that was a minute and a half without a leader.
     """
     if r.said.removed or r.filling:
         # Others have said so, or our own log does: until a leader says otherwise nobody would vote for us. Or there
@@ -143,7 +151,7 @@ def may_stand(r: Raft) -> bool:
         return False
     if is_voter(r):
         return True
-    if not out_of_patience(r) or r.configuration_uncommitted_index == 0:
+    if r.votes_withheld <= min(r.vote_patience, STAND_PATIENCE) or r.configuration_uncommitted_index == 0:
         return False
     rv, conf = membership.fetch_last_committed_configuration(r)
     return rv == 0 and _votes_in(r, conf)

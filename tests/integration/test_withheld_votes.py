@@ -11,14 +11,17 @@ from pyraft import (
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_VOTER,
+    RaftChange,
     RaftConfiguration,
+    raft_assign,
     raft_configuration_add,
     raft_last_index,
+    raft_remove,
     raft_start,
 )
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
-from tests.lib.solo import Solo, change
+from tests.lib.solo import Solo, Statuses, change
 
 NewCluster = Callable[..., Cluster]
 
@@ -103,6 +106,40 @@ def test_server_that_is_to_lose_its_vote_stands_when_the_others_cannot_lead(lowe
     assert s.r.commit_index == 1, "its own copy counts for nothing"
     s.recv(msg.append_entries_result(2, term, 3))
     assert (s.r.commit_index, s.state) == (3, RAFT_FOLLOWER)
+
+
+@pytest.mark.parametrize("pre_vote", [False, True])
+@pytest.mark.parametrize("remove", [False, True])
+@pytest.mark.parametrize("voters", [2, 4])
+def test_demotion_that_has_reached_nobody_does_not_cost_a_minute(voters: int, remove: bool, pre_vote: bool) -> None:
+    """The leader of two voters, or of four of which one is gone, demotes itself while it is cut off, and comes back.
+
+    The others have the shorter log and need its vote. It leads once more, hands the entry out and steps down.
+    """
+    c = Cluster(voters, pre_vote=pre_vote).ready()
+    c.elect(0)
+    c.elapse(500)
+    for i in range(1, voters):
+        c.cut(0, i)
+    r, statuses = c.raft(0), Statuses()
+    change = RaftChange()
+    if remove:
+        assert raft_remove(r, change, 1, statuses) == 0
+    else:
+        assert raft_assign(r, change, 1, RAFT_STANDBY, statuses) == 0
+    assert change.index == raft_last_index(r) > c.last_index(1)
+    if voters == 4:
+        c.kill(3)
+    c.elapse(5000)
+    for i in range(1, voters if voters == 2 else 3):
+        c.heal(0, i)
+    began = c.time
+    c.until(lambda: c.leader not in (None, 0) and c.raft(c.leader or 0).commit_index >= change.index, 20_000)
+    print("a leader again after", c.time - began, "ms")
+    assert c.time - began < 15_000
+    role = c.roles(1).get(1)
+    assert role == (None if remove else RAFT_STANDBY)
+    c.close()
 
 
 def test_server_that_has_lost_its_vote_stands_no_more() -> None:
