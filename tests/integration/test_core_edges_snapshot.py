@@ -24,6 +24,7 @@ from pyraft import (
     raft_start,
     snapshot,
 )
+from pyraft.progress import PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.solo import BAD_CHANGE, ScriptIo, Solo, change, command, configuration, leader
@@ -333,6 +334,52 @@ def test_leader_that_sends_a_superfluous_snapshot_again_and_again_is_helped_soon
         s.recv(msg.append_entries(2, 1, 8, 1, 10, msg.commands([1, 1])))
         s.io.finish_appends()
     assert 1 < rounds < 5
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_snapshot_that_was_read_for_an_earlier_leadership_is_superfluous_and_no_more(newer: bool) -> None:
+    """As in C it is sent by the same server's next leadership, in its term: what is in it is committed all the same.
+
+    An acknowledgment of the older of two does not pass for one of the newer.
+    """
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 1)
+    raft_set_snapshot_trailing(s.r, 0)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.io.finish_put()
+    old = s.io.stored_snapshot
+    s.recv(msg.append_entries_result(3, 2, 0, rejected=2))
+    s.tick()
+    s.recv(msg.append_entries(2, 3, 3, 2, 3))
+    assert (s.state, len(s.io.gets)) == (RAFT_FOLLOWER, 1)
+    s.lead()
+    if newer:
+        s.io.finish_put()
+        assert s.io.stored_snapshot is not old
+    term, last = s.r.current_term, s.r.last_stored
+    s.recv(msg.append_entries_result(3, term, 0, rejected=last - 1))
+    s.tick()
+    s.tick()
+    p = s.r.leader_state.progress[2]
+    assert (p.state, len(s.io.gets)) == (PROGRESS__SNAPSHOT, 2)
+    s.sent()
+    new, s.io.stored_snapshot = s.io.stored_snapshot, old
+    s.io.finish_get()
+    s.io.stored_snapshot = new
+    s.io.finish_get()
+    both = [m.install_snapshot for m in s.sent() if m.install_snapshot is not None]
+    assert old is not None
+    assert new is not None
+    assert [(m.term, m.last_index) for m in both] == [(term, old.index), (term, new.index)]
+    s.recv(msg.append_entries_result(3, term, old.index))
+    assert p.match_index == old.index
+    assert p.state == (PROGRESS__SNAPSHOT if newer else PROGRESS__PROBE)
+    s.recv(msg.append_entries_result(3, term, new.index))
+    assert (p.match_index, p.state) == (new.index, PROGRESS__PROBE)
+    s.tick()
+    assert s.io.gets == []
 
 
 @pytest.mark.parametrize("n", [0, 2, None])
