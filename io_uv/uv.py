@@ -411,7 +411,8 @@ def _recovering(io: RaftIo) -> bool:
             io.errmsg = f"files were set aside, see {marker.NAME} for what to do"
             return True
         if uv.append_next_index > 1 and marker.filling_stands(uv.dir):
-            io.errmsg = f"it stopped before a leader had given it all of its log, see {marker.FILLING_NAME}"
+            text = "it stopped before a leader had filled up its empty log (a new server lacks none)"
+            io.errmsg = f"{text}, see {marker.FILLING_NAME}"
             return True
     except Failure as failure:
         _refuse(io, failure)

@@ -246,9 +246,10 @@ def load(r: Raft) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
 
 
 def recovering(r: Raft) -> bool:
-    """Call io.recovering; without it nothing is known to be missing."""
+    """Call io.recovering, which leaves its reason in io.errmsg; without it nothing is known to be missing."""
     if r.io.recovering is None:
         return False
+    r.io.errmsg = ""
     try:
         function: Function = r.io.recovering
         return bool(function(r.io))

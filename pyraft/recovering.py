@@ -51,12 +51,11 @@ def _is_complete(r: Raft) -> bool:
 
 
 def begin(r: Raft) -> None:
-    """Take note, at the start, that entries may be missing."""
+    """Take note, at the start, that entries may be missing; the I/O knows why."""
     r.recovery_term = r.current_term
-    _logger.warning(
-        "server %d has lost entries that it may have acknowledged: it does not vote until a leader has given them back",
-        r.id,
-    )
+    r.recovery_reason = r.io.errmsg or "its disk has lost some"
+    text = "server %d may lack entries that it acknowledged, and does not vote until a leader has given it all: %s"
+    _logger.warning(text, r.id, r.recovery_reason)
 
 
 def begin_empty(r: Raft) -> None:
@@ -151,17 +150,17 @@ def waiting(r: Raft) -> None:
     if r.recovery_told or calls.now(r) - r.election_timer_start < _PATIENCE * r.election_timeout:
         return
     r.recovery_told = True
-    lost = "has lost entries that it may have acknowledged"
+    why = r.recovery_reason
     if r.filling:
-        lost = "was started without a log, has been given a part of it, and may have acknowledged more before"
+        why = "it was started without a log and has been given a part of it; a new server lacks none"
     _logger.warning(
-        "server %d is recovering: it %s, so it withholds its vote until a leader has given them back, and no leader "
-        "has been heard of for %d ms. It may be that none can be elected without this vote: with two voters it is so, "
-        "or if one of three has left the voters and not told the others. "
+        "server %d is recovering: it may lack entries that it acknowledged (%s), so it withholds its vote until a "
+        "leader has given it all, and no leader has been heard of for %d ms. It may be that none can be elected "
+        "without this vote: with two voters it is so, or if one of three has left the voters and not told the others. "
         "Bring all other members back, above all those that have been away. Only if that is impossible, raft_recover "
         "on the member with the longest log makes a cluster of what is left; what only lost disks held, acknowledged "
         "entries too, is lost for good then",
         r.id,
-        lost,
+        why,
         calls.now(r) - r.election_timer_start,
     )

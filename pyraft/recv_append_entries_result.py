@@ -11,6 +11,7 @@ from servers that are not members are ignored; a higher term is adopted.
 """
 
 import logging
+from typing import Final
 
 from pyraft import calls, configuration, flags, log, membership, progress, proof, reads, replicate, term
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
@@ -18,6 +19,12 @@ from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import RAFT_VOTER, RaftAppendEntriesResult
 
 _logger = logging.getLogger("pyraft")
+
+_LOST_BY_A_VOTER: Final = (
+    "A server whose disk was lost or set back must not come back under its id: what it helped to commit may be missing "
+    "from all others that can be elected"
+)
+_LOST_BY_ANOTHER: Final = "It has no vote: if it never had one, as a new server, nothing depended on them"
 
 
 def handle(r: Raft, id: int, result: RaftAppendEntriesResult) -> int:
@@ -88,14 +95,15 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
     if p.state != PROGRESS__SNAPSHOT:
         proof.rejected(leader, p, result.rejected)
     if progress.denies(p, result.rejected, last):
+        server = r.configuration.servers[i]
         _logger.warning(
             "server %d has lost entries that it had acknowledged: its log ends with %d, it had %d. Server %d sends "
-            "them again. A server whose disk was lost or set back must not come back under its id: what it helped to "
-            "commit may be missing from all others that can be elected",
-            r.configuration.servers[i].id,
+            "them again. %s",
+            server.id,
             result.last_log_index,
             match_index,
             r.id,
+            _LOST_BY_A_VOTER if server.role == RAFT_VOTER else _LOST_BY_ANOTHER,
         )
         replicate.progress_one(r, i)
     # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.

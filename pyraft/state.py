@@ -416,6 +416,7 @@ class Raft:
         "recovering",
         "recovery_end",
         "recovery_matched",
+        "recovery_reason",
         "recovery_term",
         "recovery_told",
         "rejecting_index",
@@ -492,6 +493,7 @@ class Raft:
         self.recovery_term = 0
         self.recovery_end = 0
         self.recovery_matched = 0
+        self.recovery_reason = ""
         self.recovery_told = False
         self.rejecting_index = 0
         self.rejecting_since: int | None = None

@@ -455,6 +455,24 @@ def test_an_idle_leader_fills_a_member_that_lost_its_disk(
     assert c.until_done(c.add_x(0)) == 0
 
 
+@pytest.mark.parametrize("voters", [2, 3])
+def test_what_a_server_without_a_vote_has_lost_is_told_in_other_words(
+    new_cluster: NewCluster, caplog: pytest.LogCaptureFixture, voters: int
+) -> None:
+    """A new server that comes back empty while it is filled up for the first time has committed nothing."""
+    c = new_cluster(3)
+    c.led(voters)
+    for _ in range(20):
+        assert c.until_done(c.add_x(0)) == 0
+    c.elapse(500)
+    c.restart(2, 0)
+    with caplog.at_level(logging.WARNING, "pyraft"):
+        c.until_applied(2, c.last_index(0), 1000)
+    [told] = [r.getMessage() for r in caplog.records if "had acknowledged" in r.getMessage()]
+    assert ("must not come back under its id" in told) == (voters == 3)
+    assert ("nothing depended on them" in told) == (voters == 2)
+
+
 def test_what_was_lost_does_not_count_for_a_majority() -> None:
     """An entry was acknowledged by a server that lost it before another one had it: two of five, not three."""
     s = Solo(*[RAFT_VOTER] * 5, terms=(1,))

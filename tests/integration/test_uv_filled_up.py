@@ -67,8 +67,10 @@ def give(node: Node, members: dict[int, str], whole: bool = False) -> None:
     run_until(node.loop, lambda: node.raft.last_stored == 3)
 
 
-def test_server_that_stops_half_filled_does_not_vote_when_it_starts_again(tmp_path: Path, loop: Loop) -> None:
-    """Until a leader has given it the rest; then the note goes."""
+def test_server_that_stops_half_filled_does_not_vote_when_it_starts_again(
+    tmp_path: Path, loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until a leader has given it the rest; then the note goes. The log does not say that it has lost any."""
     members = free_addresses(3)
     node, rv = begin(tmp_path, members, loop)
     assert (rv, marker.filling_stands(str(tmp_path))) == (0, False)
@@ -77,6 +79,10 @@ def test_server_that_stops_half_filled_does_not_vote_when_it_starts_again(tmp_pa
     node.close()
     node, rv = begin(tmp_path, members, loop)
     assert (rv, raft_last_index(node.raft), node.raft.recovering, node.raft.filling) == (0, 3, True, False)
+    [told] = [r.getMessage() for r in caplog.records if "does not vote" in r.getMessage()]
+    assert "may lack entries" in told
+    assert "before a leader had filled up its empty log (a new server lacks none), see log-incomplete" in told
+    assert "has lost" not in caplog.text
     give(node, members, whole=True)
     assert not node.raft.recovering
     assert not marker.filling_stands(str(tmp_path))
