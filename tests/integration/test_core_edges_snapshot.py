@@ -24,6 +24,7 @@ from pyraft import (
     raft_start,
     snapshot,
 )
+from pyraft.flags import PROVEN_ANSWERS
 from pyraft.progress import PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
@@ -334,6 +335,45 @@ def test_leader_that_sends_a_superfluous_snapshot_again_and_again_is_helped_soon
         s.recv(msg.append_entries(2, 1, 8, 1, 10, msg.commands([1, 1])))
         s.io.finish_appends()
     assert 1 < rounds < 5
+
+
+def test_strides_that_pass_where_the_logs_meet_end_in_one_snapshot() -> None:
+    """As B52 has it: the server holds entries up to 12 of ours, we still have those behind 10; next is 6 then."""
+
+    def answer(last: int, rejected: int = 0) -> None:
+        message = msg.append_entries_result(3, 2, last, rejected)
+        assert message.append_entries_result is not None
+        message.append_entries_result.features = PROVEN_ANSWERS
+        s.recv(message)
+
+    s = leader()
+    raft_set_snapshot_trailing(s.r, 5)
+    for _ in range(18):
+        command(s)
+    s.io.finish_appends()
+    raft_set_snapshot_threshold(s.r, 15)
+    s.recv(msg.append_entries_result(2, 2, 15))
+    s.io.finish_put()
+    s.recv(msg.append_entries_result(2, 2, 20))
+    assert (s.r.log.offset, raft_last_index(s.r)) == (10, 20)
+    p = s.r.leader_state.progress[2]
+    p.next_index = 21
+    p.state = PROGRESS__PROBE
+    probed = []
+    for rejected in (20, 19, 17, 13):
+        answer(30, rejected)
+        probed.append(p.next_index)
+        s.recv(msg.append_entries_result(2, 2, 20))
+        s.tick()
+    assert probed == [20, 18, 14, 6]
+    assert (p.state, len(s.io.gets)) == (PROGRESS__SNAPSHOT, 1)
+    s.io.finish_get()
+    answer(15)
+    for _ in range(5):
+        s.recv(msg.append_entries_result(2, 2, 20))
+        s.tick()
+    answer(20)
+    assert (p.match_index, s.io.gets) == (20, [])
 
 
 @pytest.mark.parametrize("newer", [False, True])
