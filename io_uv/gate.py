@@ -4,9 +4,9 @@ Duty: `Gate` lets the steps of inbound TLS handshakes run one after the other, s
 of the loop's time: a step costs from half a millisecond (elliptic curves) to some (RSA with 4096 bits), and whoever can
 connect can ask for any number of them.
 
-Happy path: there is time, and a step runs at once. Otherwise it waits: hosts from which a peer has proven itself before
-come first, then handshakes that have got over their first step, then the others, of which the newest comes first, since
-whoever waits longest in a flood has mostly gone.
+Happy path: there is time, and a step runs at once. Otherwise it waits: hosts at which a peer has proven itself before,
+by calling us or when we called it, come first, then handshakes that have got over their first step, then the others, of
+which the newest comes first, since whoever waits longest in a flood has mostly gone.
 
 Failure modes: none. Connections that wait too long end by their time limit for the handshake. While one waits nothing
 more is read from it.
@@ -27,7 +27,7 @@ class Gate:
 
     def __init__(self, loop: Any) -> None:
         self.hosts: dict[str, None] = {}
-        """Hosts from which a peer has proven itself, the last one at the end."""
+        """Hosts at which a peer has proven itself, the last one at the end."""
         self._timer: Any = pyuv.Timer(loop)
         self._credit = _BURST_SECONDS
         self._at = time.monotonic()

@@ -219,6 +219,15 @@ def tune(handle: pyuv.TCP, t: UvTcp) -> None:
         sock.close()
 
 
+def host_of(stream: Any) -> str:
+    """Return the host at the other end of a stream over TCP, "" if that cannot be told."""
+    try:
+        name = stream.getpeername()
+    except (pyuv.error.UVError, OSError):
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 def call_both(callback: Callable[[Any], object] | None, stream: object, gone_cb: Callable[[], object]) -> None:
     """Call back the close of a stream, then whoever counts streams, whatever the first one raises."""
     try:

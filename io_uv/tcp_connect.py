@@ -189,8 +189,11 @@ def _secured(r: Connect, reason: str) -> None:
         return
     if reason:
         _fail(r, f"uv_tcp_connect(): {reason}", RAFT_UNAUTHORIZED if _tls(r).certain else RAFT_NOCONNECTION)
-    else:
-        _ready(r)
+        return
+    if r.t.gate is not None and r.id != 0:
+        # A peer has proven itself there: it comes before strangers when it calls back, also after a restart of ours.
+        r.t.gate.trust(tcp_common.host_of(r.stream))
+    _ready(r)
 
 
 def _ready(r: Connect) -> None:

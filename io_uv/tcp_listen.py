@@ -9,8 +9,8 @@ Possible failure modes are:
 
 - listen cannot resolve or bind one of its addresses: nothing listens, RAFT_IOERR (or RAFT_NAMETOOLONG).
 - A connection sends no valid handshake within the time for it, or breaks: it is closed, with a trace.
-- More connections are in their handshake than allowed: the oldest of the host with most of them is closed. A peer needs
-  a moment only; whoever fills the table with silent connections pushes out its own.
+- More connections are in their handshake than allowed: the oldest of the host to blame is closed (_victim). A peer
+  needs a moment only; whoever fills the table with silent connections pushes out its own.
 - The transport is closed: connections in their handshake are closed with it.
 """
 
@@ -181,10 +181,10 @@ def _listen_cb(t: tcp_common.UvTcp, listener: pyuv.TCP, error: int | None) -> No
         handle.close()
         return
     if len(t.accepting) >= t.limits.connections:
-        text = "more than %d connections are in their handshake: the oldest of the host with most of them goes"
+        text = "more than %d connections are in their handshake: the oldest of the host to blame goes"
         t.teller.warn("connections", text, t.limits.connections)
         _drop(_victim(t), "too many connections without a handshake")
-    host = _host_of(handle)
+    host = tcp_common.host_of(handle)
     stream: Inbound | TlsStream = handle
     if t.security is not None:
         assert t.gate is not None
@@ -277,24 +277,19 @@ def _sweep(t: tcp_common.UvTcp) -> None:
 
 
 def _victim(t: tcp_common.UvTcp) -> Incoming:
-    """Return the connection that makes room for a new one in a full table: the oldest of the host that has most there.
+    """Return the connection that makes room for a new one in a full table: the oldest of the host to blame.
 
-    So a flood from one host pushes out its own, and among hosts with as many those that no peer has come from before.
+    That is one with more than half of the table: so a flood from one host, be it a peer's, pushes out its own. A flood
+    from many is that of hosts from which no peer has come before, and of these the one with most in the table loses.
     """
     counts: dict[str, int] = {}
     for incoming in t.accepting:
         counts[incoming.host] = counts.get(incoming.host, 0) + 1
     known = t.gate.hosts if t.gate is not None else {}
-    worst = max(counts, key=lambda host: (counts[host], host not in known))
+    half = len(t.accepting) // 2
+    worst = max(counts, key=lambda host: (counts[host] > half, host not in known, counts[host]))
     victim: Incoming = next(incoming for incoming in t.accepting if incoming.host == worst)
     return victim
-
-
-def _host_of(handle: pyuv.TCP) -> str:
-    try:
-        return str(handle.getpeername()[0])
-    except (pyuv.error.UVError, OSError):
-        return ""
 
 
 def _drop(incoming: Incoming, reason: str, tell: bool = False) -> None:

@@ -51,3 +51,32 @@ def test_the_time_of_a_step_is_charged_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert [stranger.steps for stranger in strangers] == [1, 0, 1]  # the newest first
     gate.close()
     loop.close()
+
+
+def test_known_hosts_come_first_then_what_has_begun_then_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many strangers have asked before."""
+    loop: Any = Loop()
+    clock = Clock(monkeypatch)
+    gate = Gate(loop)
+    gate.trust("192.0.2.9")
+    gate.ask(Stranger(clock, 0.03), "192.0.2.1", False)  # The time at hand is used up.
+    order: list[str] = []
+
+    class Named(Stranger):
+        def __init__(self, name: str) -> None:
+            super().__init__(clock, 0.0)
+            self.name = name
+
+        def step(self) -> None:
+            order.append(self.name)
+
+    gate.ask(Named("old"), "192.0.2.2", False)
+    gate.ask(Named("new"), "192.0.2.3", False)
+    gate.ask(Named("begun"), "192.0.2.4", True)
+    gate.ask(Named("also begun"), "192.0.2.5", True)
+    gate.ask(Named("known"), "192.0.2.9", False)
+    clock.now += 1
+    gate._run()
+    assert order == ["known", "begun", "also begun", "new", "old"]
+    gate.close()
+    loop.close()
