@@ -25,6 +25,14 @@ ID_PREFIX: Final = "raft-server-"
 
 Path: TypeAlias = str | os.PathLike[str]
 
+_SHOWN: Final = 120
+
+
+def shown(path: str, size: int = _SHOWN) -> str:
+    """Return a path as texts have it: of a long one the last bytes, so that the reason behind it is not cut off."""
+    raw = os.fsencode(path)
+    return path if len(raw) <= size else "…" + raw[3 - size :].decode("utf-8", "ignore")
+
 
 class Files:
     """The files that an operator gives: paths, each of which is read once per load."""
@@ -47,19 +55,20 @@ class Files:
             contexts = _context(ssl.PROTOCOL_TLS_SERVER, own, trusted), _context(ssl.PROTOCOL_TLS_CLIENT, own, trusted)
         except (OSError, ValueError, Failure) as exc:
             reason = exc.message if isinstance(exc, Failure) else exc
-            raise Failure(
-                RAFT_INVALID, f"load certificates from {certificate}, {key}, {authorities}: {reason}"
-            ) from None
+            paths = ", ".join(shown(path, _SHOWN // 3) for path in (certificate, key, authorities))
+            raise Failure(RAFT_INVALID, f"load certificates from {paths}: {reason}") from None
         if self._crl is not None:
             path = os.fspath(self._crl)
             try:
                 _use_lists(contexts, keyfiles.read(path))
             except Failure as failure:
-                raise Failure(RAFT_INVALID, f"load revocation lists from {path}: {failure.message}") from None
+                raise Failure(RAFT_INVALID, f"load revocation lists from {shown(path)}: {failure.message}") from None
         try:
             return *contexts, _meet_oneself(*contexts)
         except ssl.SSLError as exc:
-            raise Failure(RAFT_INVALID, f"own certificate {certificate} is of no use: {reason_of(exc)}") from None
+            raise Failure(
+                RAFT_INVALID, f"own certificate {shown(certificate)} is of no use: {reason_of(exc)}"
+            ) from None
 
 
 def _context(protocol: int, own: tuple[bytes, bytes], trusted: bytes) -> ssl.SSLContext:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv, tcp, tcp_common
-from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of
+from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of, shown
 from io_uv.failure import Failure
 from io_uv.gate import Gate
 from io_uv.transport import RaftUvTransport
@@ -135,7 +135,7 @@ class Security:
 
     def _check_name(self, own: dict[str, Any], id: int, address: str) -> None:
         if not self.policy(own, id, address):
-            path = os.fspath(self._files.certificate)
+            path = shown(os.fspath(self._files.certificate))
             raise Failure(
                 RAFT_INVALID, f"own certificate {path}, of {names_of(own)}, does not name server {id} at {address}"
             )

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
 import io_uv
 from io_uv import encoding, fs, raft_uv_tcp_init, raft_uv_tls_init, raft_uv_tls_reload, tls
-from io_uv.credentials import names_server
+from io_uv.credentials import names_server, shown
 from io_uv.pyuv import Loop
 from io_uv.tls import TlsStream
 from io_uv.transport import RaftUvTransport
@@ -383,7 +383,7 @@ def test_an_own_certificate_that_no_peer_would_accept_is_refused(
     files = authority.issue_odd("odd", "raft-server-1", **options)
     transport, loop = RaftUvTransport(), Loop()
     assert raft_uv_tls_init(transport, loop, *files, authority.path) == RAFT_INVALID
-    assert transport.errmsg.startswith(f"own certificate {files[0]} is of no use: {reason}")
+    assert transport.errmsg.startswith(f"own certificate {shown(str(files[0]))} is of no use: {reason}")
     assert transport.impl is None
     loop.close()
 
@@ -402,7 +402,7 @@ def test_an_own_certificate_must_name_the_server(authority: Authority) -> None:
     transport, loop = RaftUvTransport(), Loop()
     assert tls_init(authority, "one", "raft-server-1")(transport, loop) == 0
     assert transport.init(transport, 3, "127.0.0.1:9001") == RAFT_INVALID
-    text = f"own certificate {authority.dir / 'one.pem'}, of raft-server-1, does not name server "
+    text = f"own certificate {shown(str(authority.dir / 'one.pem'))}, of raft-server-1, does not name server "
     assert transport.errmsg == f"{text}3 at 127.0.0.1:9001"
     assert transport.init(transport, 1, "127.0.0.1:9001") == 0
     authority.issue("one", "raft-server-2")
@@ -420,6 +420,25 @@ def test_revocation_lists_among_the_authorities_are_refused(authority: Authority
     transport, loop = RaftUvTransport(), Loop()
     assert raft_uv_tls_init(transport, loop, *files, authorities, crl=lists) == RAFT_INVALID
     assert "there are revocation lists among the authorities" in transport.errmsg
+    loop.close()
+
+
+def test_long_paths_do_not_push_the_reason_out_of_the_text(authority: Authority, tmp_path: Path) -> None:
+    """A text has 255 bytes, and three paths may take all of them: of a long path there is the end."""
+    dir = tmp_path / ("d" * 100) / ("é" * 60)
+    dir.mkdir(parents=True)
+    certificate, key, bad = dir / "one.pem", dir / "one.key", dir / "authorities.pem"
+    for source, target in zip(authority.issue("one", "raft-server-1"), (certificate, key), strict=True):
+        target.write_bytes(source.read_bytes())
+    lists = authority.revocations()
+    bad.write_bytes(authority.path.read_bytes() + lists)
+    transport, loop = RaftUvTransport(), Loop()
+    assert raft_uv_tls_init(transport, loop, certificate, key, bad) == RAFT_INVALID
+    reason = "there are revocation lists among the authorities"
+    assert all(text in transport.errmsg for text in (reason, "/one.pem, …", "/one.key, …", "/authorities.pem: "))
+    assert raft_uv_tls_init(transport, loop, certificate, key, authority.path, crl=bad) == RAFT_INVALID
+    assert transport.errmsg.startswith("load revocation lists from …")
+    assert "/authorities.pem: " in transport.errmsg
     loop.close()
 
 

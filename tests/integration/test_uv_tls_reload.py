@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from io_uv import credentials, raft_uv_set_connect_retry_delay, raft_uv_tls_init, raft_uv_tls_reload, send
+from io_uv.credentials import shown
 from io_uv.pyuv import Loop, errno
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NOCONNECTION
@@ -172,8 +173,8 @@ def spoil(authority: Authority, lists: Path, how: str) -> str:
 def told(authority: Authority, lists: Path, reason: str, name: str) -> str:
     """Return what the text begins with."""
     if reason == "certificate revoked":
-        return f"own certificate {authority.dir / name}.pem is of no use: {reason}"
-    return f"load revocation lists from {lists}: {reason}"[:250]
+        return f"own certificate {shown(f'{authority.dir / name}.pem')} is of no use: {reason}"
+    return f"load revocation lists from {shown(str(lists))}: {reason}"[:250]
 
 
 BAD = ["missing", "unreadable", "unsigned", "revoked", "expired", "malformed", "certificates", "stranger"]
