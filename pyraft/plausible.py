@@ -7,8 +7,10 @@ any server, for ever. An accepted term always has successors that are accepted t
 Happy path: a term is at most 2^32 elections ahead of ours, which at one per ms takes 50 days, and beyond 2^62 at most
 2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. Entries and snapshots
 are of no term that much above the sender's. A snapshot may bring an empty server anywhere, but no further than 2^62.
+With entries and snapshots that have no term, or no members, a log would not load again, and with a vote for server 0,
+which stands for none, one server would have two.
 
-Failure modes: none; the caller drops and logs what is refused. libraft takes any term.
+Failure modes: none; the caller drops and logs what is refused. libraft takes any term, and asserts on some of the rest.
 """
 
 from typing import Final
@@ -36,14 +38,21 @@ def problem(current_term: int, message: RaftMessage) -> str:
     if append is not None:
         terms = EntryBatch.of(append.entries, len(append.entries)).terms
         # Not simply above `term`: a C server whose metadata were lost goes on in a term before that of its log.
-        far = bool(terms) and max(terms) > term + TERM_STEP
-        return f"an entry of term {max(terms)} in a message of term {term}" if far else ""
+        if terms and (max(terms) > term + TERM_STEP or min(terms) < 1):
+            wrong = min(terms) if min(terms) < 1 else max(terms)
+            return f"an entry of term {wrong} in a message of term {term}"
+        return ""
     install = message.install_snapshot
     if install is not None:
-        if install.last_term > term + TERM_STEP:
+        if install.last_term > term + TERM_STEP or (install.last_term < 1 and install.last_index > 0):
             return f"a snapshot of term {install.last_term} in a message of term {term}"
         if install.last_index > FARTHEST or install.conf_index > install.last_index:
             return f"a snapshot of entry {install.last_index} with a configuration of entry {install.conf_index}"
+        if not install.conf.servers:
+            return f"a snapshot of entry {install.last_index} without members"
+    vote = message.request_vote
+    if vote is not None and vote.candidate_id < 1:
+        return "a request to vote for nobody"
     return ""
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from io_uv.encoding import encode_message
 from io_uv.pyuv import Loop
-from pyraft import RAFT_FOLLOWER, RaftEntry, RaftMessage
+from pyraft import RAFT_FOLLOWER, RaftConfiguration, RaftEntry, RaftMessage
 from pyraft.plausible import FARTHEST, LAST_TERM_STEP, TERM_STEP, problem
 from tests.lib import messages as msg
 from tests.lib.peer import connect, handshake, port_of
-from tests.lib.solo import Solo, configuration
+from tests.lib.solo import Solo, configuration, leader
 from tests.lib.uvnode import Node, free_addresses, leader_of
 from tests.lib.uvtest import run_until
 
@@ -72,6 +72,30 @@ def test_entries_and_snapshots_are_of_no_later_term_than_their_sender() -> None:
     assert s.io.names() == []
     s.recv(msg.append_entries(2, 1, 1, 1, 1, [RaftEntry(1, 1, bytes(8))]))
     assert "append" in s.io.names()
+
+
+@pytest.mark.parametrize("state", ["follower", "installing", "candidate", "leader"])
+def test_what_no_log_can_hold_and_nobody_can_vote_for_is_dropped(state: str) -> None:
+    """An I/O may hand over what io_uv refuses on the wire: entries or snapshots without a term, votes for nobody."""
+    s = leader() if state == "leader" else Solo()
+    if state == "candidate":
+        s.stand()
+    elif state == "installing":
+        s.recv(msg.install_snapshot(2, 1, 5, 1, CONF, 1, bytes(16)))
+    term, before = s.r.current_term, s.state
+    s.io.calls.clear()
+    vote = msg.request_vote(2, term + 1, 9, 9, disrupt=True)
+    assert vote.request_vote is not None
+    vote.request_vote.candidate_id = 0
+    for message in (
+        vote,
+        msg.append_entries(2, term + 1, 1, 1, 1, [RaftEntry(0, 1, bytes(8))]),
+        msg.append_entries(2, term + 1, 1, 1, 1, [RaftEntry(1, 1, bytes(8)), RaftEntry(0, 1, bytes(8))]),
+        msg.install_snapshot(2, term + 1, 9, 0, CONF, 1, bytes(16)),
+        msg.install_snapshot(2, term + 1, 9, 1, RaftConfiguration(), 1, bytes(16)),
+    ):
+        s.recv(message)
+        assert (s.r.current_term, s.state, s.io.names()) == (term, before, [])
 
 
 def test_one_message_does_not_stop_a_cluster_for_good(tmp_path: Path) -> None:
