@@ -13,7 +13,6 @@ go on. Cancelling a call takes nothing back.
 
 import asyncio
 import inspect
-import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -41,7 +40,16 @@ _SHAPES: Final = 1024
 class Calls:
     """The calls of one node or client; see the head of this module."""
 
-    def __init__(self, replica: Replica, find: Callable[[], Path | None], settings: Settings, name: str = "") -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        find: Callable[[], Path | None],
+        settings: Settings,
+        name: str,
+        token: Callable[[], bytes],
+    ) -> None:
+        """`token()` gives the ids of sessions."""
+        self._token = token
         self._replica = replica
         self._codec = replica.codec
         self._settings = settings
@@ -150,7 +158,7 @@ class Calls:
         return outcome
 
     def _new_session(self) -> Session:
-        return Session(os.urandom(16), self._name)
+        return Session(self._token(), self._name)
 
     def _open(self, session: Session) -> None:
         """Have a session opened ahead of its first call. Opening one again changes nothing."""

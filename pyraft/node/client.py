@@ -22,6 +22,7 @@ from pyraft.node.council import Member
 from pyraft.node.errors import Malformed, Stopped, Unknown
 from pyraft.node.handles import Counter, Map
 from pyraft.node.machine import Machine
+from pyraft.node.outside import Outside
 from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
@@ -42,6 +43,7 @@ class Client(Generic[M]):
         self._settings = settings or Settings()
         self._name = name
         self._tls = tls
+        self.outside = Outside()
         self._recipes = Recipes()
         self._replica = Replica({"": machine, RECIPES: self._recipes})
         self._open = False
@@ -49,9 +51,10 @@ class Client(Generic[M]):
     async def __aenter__(self) -> "Client[M]":
         if self._open:
             raise RuntimeError("this client is open already")
+        outside = self.outside
         context = None if self._tls is None else self._tls.context()
-        self._route = Route(lambda: None, lambda: self._addresses, self._ready, secure=context)
-        self._calls = Calls(self._replica, self._route.find, self._settings, self._name)
+        self._route = Route(lambda: None, lambda: self._addresses, self._ready, secure=context, connect=outside.connect)
+        self._calls = Calls(self._replica, self._route.find, self._settings, self._name, outside.token)
         self._open = True
         for machine in self._replica.machines.values():
             assert machine._node is not None

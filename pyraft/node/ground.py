@@ -10,6 +10,8 @@ Failure modes: a directory that another server uses is Refused, with the process
 
 import asyncio
 import os
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import io_uv
 from io_uv import pyuv
@@ -17,6 +19,28 @@ from pyraft import RAFT_BUSY, RaftFsm, RaftIo, aio, raft_set_pre_vote
 from pyraft.node.errors import Refused
 from pyraft.node.identity import Directory, Identity, holder
 from pyraft.node.tls import Tls
+
+
+class Base(Protocol):
+    """What a node needs to stand on."""
+
+    io: RaftIo
+
+    def server(self, fsm: RaftFsm, identity: Identity) -> aio.Server:
+        """Return the server, not started yet; it has the directory for itself."""
+        ...
+
+    def retry(self, msecs: int) -> None:
+        """Look for members that cannot be reached again after so long."""
+        ...
+
+    def serve(self, word: int, accept: "Callable[[Any, io_uv.RaftUvGuest], None] | None") -> None:
+        """Have `accept(…, guest)` take connections that begin with `word`; None for nobody any more."""
+        ...
+
+    async def close(self) -> None:
+        """Close the server, then what it stands on."""
+        ...
 
 
 class Ground:
@@ -49,6 +73,14 @@ class Ground:
             raise Refused(f"directory '{self.directory}' is in use by {who}") from None
         raft_set_pre_vote(self._server.raft, True)
         return self._server
+
+    def retry(self, msecs: int) -> None:
+        """Look for members that cannot be reached again after so long."""
+        io_uv.raft_uv_set_connect_retry_delay(self.io, msecs)
+
+    def serve(self, word: int, accept: Callable[[Any, io_uv.RaftUvGuest], None] | None) -> None:
+        """Have `accept(…, guest)` take connections that begin with `word`; None for nobody any more."""
+        _check(io_uv.raft_uv_serve(self.transport, word, accept), self.transport.errmsg)
 
     async def close(self) -> None:
         """Close the server, then what it stands on."""

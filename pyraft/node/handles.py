@@ -14,8 +14,6 @@ they have seen: no clock can be trusted to the end.
 import asyncio
 import contextlib
 import math
-import os
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -81,14 +79,15 @@ class Counter:
 class _Lost(asyncio.Event):
     """Set when the lock's time is over, too, which a process that was stopped meanwhile knows before its loop does."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()
+        self._now = now
         self.end = math.inf
-        """The time.monotonic() at which nothing may count on the lock any more."""
+        """The time, by `now`, at which nothing may count on the lock any more."""
 
     def is_set(self) -> bool:
         """Return whether the lock must not be counted on any more."""
-        if time.monotonic() >= self.end:
+        if self._now() >= self.end:
             self.set()
         return super().is_set()
 
@@ -103,19 +102,26 @@ class Lock:
         ttl: float,
         until: Callable[[Callable[[], bool]], Awaitable[None]],
         call_timeout: Callable[[float], "contextlib._GeneratorContextManager[None]"],
+        owner: Callable[[], bytes],
+        now: Callable[[], float],
     ) -> None:
-        """`until(test)` waits for a change of the machine after which `test()` is true."""
+        """`until(test)` waits for a change of the machine after which `test()` is true; `owner()` is new each time.
+
+        `now()` is a time in seconds that goes on while the machine sleeps.
+        """
         if not 0.5 <= ttl <= 86_400:
             raise ValueError(f"a lock's ttl must be from 0.5 to 86400 seconds, and is {ttl!r}")
         self.name = name
         self.ttl = ttl
         self.token = 0
         """Larger than those of all holders before; 0 while it is not held."""
-        self.lost = _Lost()
+        self.lost = _Lost(now)
         """Set when this program must not count on the lock any more."""
         self._recipes = recipes
         self._until = until
         self._timeout = call_timeout
+        self._new_owner = owner
+        self._now = now
         self._owner = b""
         self._keeper: asyncio.Task[None] | None = None
 
@@ -130,18 +136,18 @@ class Lock:
         """Wait until this is the holder; return the token. Cancelling it is harmless."""
         if self._keeper is not None:
             raise RuntimeError(f"this object holds lock {self.name!r} already")
-        self._owner = os.urandom(16)
+        self._owner = self._new_owner()
         self.lost.end = math.inf
         self.lost.clear()
         try:
             while True:
-                asked = time.monotonic()
+                asked = self._now()
                 try:
                     with self._timeout(self.ttl):
                         self.token = await self._recipes.lock_acquire(self.name, self._owner, self.ttl)
                 except Unknown:
                     continue  # it may be ours by now: asking again tells
-                if self.token and time.monotonic() < asked + self.ttl * 5 / 6:
+                if self.token and self._now() < asked + self.ttl * 5 / 6:
                     break
                 if not self.token:
                     await self._until(self._is_free)
@@ -176,8 +182,8 @@ class Lock:
         """Extend the lock again and again, each time well before its end; tell when that has not worked."""
         try:
             while True:
-                await asyncio.sleep(max(0.0, min(self.ttl / 3, self.lost.end - time.monotonic())))
-                asked = time.monotonic()
+                await asyncio.sleep(max(0.0, min(self.ttl / 3, self.lost.end - self._now())))
+                asked = self._now()
                 if self.lost.is_set():
                     return
                 try:

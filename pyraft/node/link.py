@@ -12,8 +12,8 @@ SILENCE seconds, pings unanswered, though something was due; and when the other 
 
 import asyncio
 import ssl
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeAlias, cast
 
 from io_uv import credentials
 from pyraft.node import wire
@@ -23,6 +23,11 @@ from pyraft.node.proposer import Done, Wire
 CONNECT_SECONDS: Final = 2.0
 SILENCE: Final = 3.0
 """Seconds without a word after which a connection on which an answer is due counts as dead."""
+
+
+Connect: TypeAlias = Callable[
+    [Callable[[], asyncio.Protocol], str, int, "ssl.SSLContext | None"], Coroutine[Any, Any, None]
+]
 
 
 class Lost(NodeError):
@@ -43,6 +48,11 @@ def split(address: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise OSError(f"'{address}' is no HOST:PORT")
     return (host[1:-1] if host.startswith("[") and host.endswith("]") else host), int(port)
+
+
+async def dial(protocol: Callable[[], asyncio.Protocol], host: str, port: int, secure: ssl.SSLContext | None) -> None:
+    """Connect `protocol()` to an address. Raises OSError."""
+    await asyncio.get_running_loop().create_connection(protocol, host, port, ssl=secure)
 
 
 class Link(asyncio.Protocol):
@@ -70,18 +80,28 @@ class Link(asyncio.Protocol):
         self._heard = 0.0
 
     @classmethod
-    async def open(cls, address: str, cluster: str = "", id: int = 0, secure: ssl.SSLContext | None = None) -> "Link":
-        """Connect to a member and greet it. `id` is ours, 0 if we are no member; `secure` has it use TLS."""
+    async def open(
+        cls,
+        address: str,
+        cluster: str = "",
+        id: int = 0,
+        secure: ssl.SSLContext | None = None,
+        connect: Connect | None = None,
+    ) -> "Link":
+        """Connect to a member and greet it. `id` is ours, 0 if we are no member; `secure` has it use TLS.
+
+        `connect(protocol, host, port, secure)` makes the connection, `dial` where it is not given.
+        """
         host, port = split(address)
         link = cls(address, cluster, secure)
 
-        async def connect() -> None:
-            await link._loop.create_connection(lambda: link, host, port, ssl=secure)
+        async def greet() -> None:
+            await (connect or dial)(lambda: link, host, port, secure)
             link._write(wire.WORD.to_bytes(8, "little") + wire.pack(wire.HELLO, wire.VERSION, cluster, id))
             await link._greeted
 
         try:
-            await asyncio.wait_for(connect(), CONNECT_SECONDS)
+            await asyncio.wait_for(greet(), CONNECT_SECONDS)
         except (asyncio.TimeoutError, TimeoutError):
             link.close()
             raise OSError(f"no answer from {address} in {CONNECT_SECONDS} s") from None

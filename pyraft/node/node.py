@@ -18,11 +18,9 @@ import asyncio
 import contextlib
 import functools
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
-import io_uv
 from pyraft import (
     RAFT_CORRUPT,
     RAFT_NOCONNECTION,
@@ -41,14 +39,15 @@ from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Council, Member, View, view
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
-from pyraft.node.ground import Ground
+from pyraft.node.ground import Base
 from pyraft.node.handles import Counter, Lock, Map, elect
-from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity, read, write
+from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
 from pyraft.node.link import Elsewhere
 from pyraft.node.machine import Machine
 from pyraft.node.outbox import Path
+from pyraft.node.outside import Outside
 from pyraft.node.proposer import Proposer
-from pyraft.node.reads import Reads, now
+from pyraft.node.reads import Reads
 from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
@@ -89,11 +88,12 @@ class Node(Generic[M]):
         self.machine = machine
         self.settings = settings or Settings()
         self.name = name
+        self.outside = Outside()
         self._tls = tls
         self._recipes = Recipes()
         self._replica = Replica({"": machine, RECIPES: self._recipes})
         self._identity: Identity | None = None
-        self._ground: Ground | None = None
+        self._ground: Base | None = None
         self._server: aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._looking = False
@@ -163,15 +163,20 @@ class Node(Generic[M]):
     async def _start(self) -> None:
         identity = self._identity = self._member()
         secure = None if self._tls is None else self._tls.context()
-        ground = self._ground = Ground(self.directory, self._tls)
+        outside = self.outside
+        ground = self._ground = outside.ground(self.directory, self._tls)
         server = ground.server(self._replica, identity)
+        # A member that comes back is to be found at once, not after a second.
+        ground.retry(self.settings.heartbeat_msecs)
         self._set(server)
         self._look_at_log(ground.io, identity)
-        self._reads = Reads(self._round)
-        self._calls = Calls(self._replica, self._find, self.settings, self.name)
-        self._proposer = Proposer(server, self._replica)
-        self._route = Route(self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id, secure)
-        self._service = Service(server, ground.transport, self._replica, self._proposer, identity.cluster)
+        self._reads = Reads(self._round, outside.seconds)
+        self._calls = Calls(self._replica, self._find, self.settings, self.name, outside.token)
+        self._proposer = Proposer(server, self._replica, outside.microseconds)
+        self._route = Route(
+            self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id, secure, outside.connect
+        )
+        self._service = Service(server, ground, self._replica, self._proposer, identity.cluster)
         self._council = Council(server, self.settings, identity.cluster)
         self._service.answers = {**self._council.answers, "index": self._index, "query": self._query}
         self._replica.apply = self._apply
@@ -226,7 +231,7 @@ class Node(Generic[M]):
 
     def _member(self) -> Identity:
         """Return who this directory belongs to; Refused if that is nobody who could start."""
-        identity = read(self.directory)
+        identity = self.outside.read(self.directory)
         if identity is None:
             raise Refused(
                 f"'{self.directory}' has no {NODE_FILE}, so no member of a cluster is in it. `pyraft init` begins a "
@@ -239,8 +244,6 @@ class Node(Generic[M]):
 
     def _set(self, server: aio.Server) -> None:
         settings = self.settings
-        # A member that comes back is to be found at once, not after a second.
-        io_uv.raft_uv_set_connect_retry_delay(server.io, settings.heartbeat_msecs)
         raft_set_heartbeat_timeout(server.raft, settings.heartbeat_msecs)
         raft_set_election_timeout(server.raft, settings.election_timeout_msecs)
         raft_set_snapshot_threshold(server.raft, settings.snapshot_entries)
@@ -264,7 +267,7 @@ class Node(Generic[M]):
     def _become_member(self) -> None:
         """Note that there is a log now, whose loss would matter."""
         identity = self._own().at(MEMBER)
-        write(self.directory, identity)
+        self.outside.write(self.directory, identity)
         self._identity = identity
 
     async def _watch(self, server: aio.Server) -> None:
@@ -337,7 +340,7 @@ class Node(Generic[M]):
     @property
     def staleness(self) -> float:
         """How old the state here can be, in seconds: all that was acknowledged before that is in it. At first, inf."""
-        return now() - self._reads.complete
+        return self.outside.seconds() - self._reads.complete
 
     async def _query(self, machine: str, name: str, arguments: bytes) -> bytes:
         """Answer the query of a client, with an outcome as commands have it."""
@@ -398,7 +401,7 @@ class Node(Generic[M]):
 
         It is kept as long as this program runs and reaches the cluster, and ends up to `ttl` seconds after that.
         """
-        return Lock(self._recipes, name, ttl, self._until, self.timeout)
+        return Lock(self._recipes, name, ttl, self._until, self.timeout, self.outside.token, self.outside.seconds)
 
     async def elect(self, name: str, job: Callable[[], Coroutine[Any, Any, R]], *, ttl: float = 10.0) -> R:
         """Run `job()` on one node at a time of those that ask for it under that name, and return its result.
@@ -417,7 +420,7 @@ class Node(Generic[M]):
         """As the leader, have removed from the recipes what has ended."""
         while True:
             await asyncio.sleep(_EXPIRE_SECONDS)
-            if self.server.is_leader and self._recipes.is_due(time.time_ns() // 1000):
+            if self.server.is_leader and self._recipes.is_due(self.outside.microseconds()):
                 with contextlib.suppress(NodeError):
                     await self._recipes.expire()
 
@@ -459,7 +462,7 @@ class Node(Generic[M]):
         """Have this member removed for good, and stop. Its directory is of no use any more."""
         await self.remove(self.id)
         self._identity = self._own().at(LEFT)
-        write(self.directory, self._identity)
+        self.outside.write(self.directory, self._identity)
         await self.close()
 
     async def _errand(self, what: str, *arguments: Any) -> Any:

@@ -128,7 +128,7 @@ class Outbox:
         self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
-        self._open: set[Call] = set()
+        self._open: dict[Call, None] = {}
         self._bytes = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._groups = 0
@@ -164,7 +164,7 @@ class Outbox:
         if self._failure is not None:
             future.set_exception(self._failure())
             return future
-        self._open.add(call)
+        self._open[call] = None
         self._bytes += len(call.arguments)
         self._queue.append(call)
         self._schedule()
@@ -174,7 +174,7 @@ class Outbox:
         """Forget a call, answered or not: nobody waits for it."""
         if call not in self._open:
             return
-        self._open.discard(call)
+        del self._open[call]
         self._bytes -= len(call.arguments)
         if self._room:
             self._make_room()

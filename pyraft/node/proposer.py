@@ -12,7 +12,6 @@ never called inside `send`.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -40,7 +39,9 @@ Group: TypeAlias = "tuple[list[Wire], Done]"
 class Proposer:
     """What a node has its calls executed with while it leads."""
 
-    def __init__(self, server: aio.Server, replica: Replica) -> None:
+    def __init__(self, server: aio.Server, replica: Replica, clock: Callable[[], int]) -> None:
+        """`clock()` is the time of day, in microseconds since 1970."""
+        self._clock = clock
         self._raft: Raft = server.raft
         self._replica = replica
         self._loop = asyncio.get_running_loop()
@@ -87,7 +88,7 @@ class Proposer:
 
     def _propose(self, groups: list[Group]) -> None:
         calls = groups[0][0] if len(groups) == 1 else [call for group in groups for call in group[0]]
-        entry = self._replica.entry(time.time_ns() // 1000, calls)
+        entry = self._replica.entry(self._clock(), calls)
         self._under_way += 1
         rv = raft_apply(self._raft, RaftApply(), [entry], 1, lambda req, status, result: self._applied(groups, result))
         if rv != 0:

@@ -11,7 +11,6 @@ once when `wake` tells of another leader, else after a pause; who wants an end s
 
 import asyncio
 import math
-import time
 from collections.abc import Awaitable, Callable
 
 from pyraft.aio import RaftError
@@ -19,16 +18,13 @@ from pyraft.node.errors import NodeError
 from pyraft.node.outbox import FIRST_PAUSE, LONGEST_PAUSE
 
 
-def now() -> float:
-    """Return a time in seconds that goes on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Reads:
     """Those who wait for a round."""
 
-    def __init__(self, round: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, round: Callable[[], Awaitable[None]], now: Callable[[], float]) -> None:
+        """`round()` makes a round; `now()` is a time in seconds that goes on while the machine sleeps."""
         self._round = round
+        self._now = now
         self._loop = asyncio.get_running_loop()
         self._waiting: list[asyncio.Future[None]] = []
         self._under_way: list[asyncio.Future[None]] = []  # who the round is for that is being made
@@ -71,7 +67,7 @@ class Reads:
                 if not self._under_way:
                     return
                 self._woken.clear()
-                began = now()
+                began = self._now()
                 try:
                     await self._round()
                 except (RaftError, NodeError, OSError):

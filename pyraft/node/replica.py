@@ -169,6 +169,13 @@ class Replica(RaftFsm):
         found = self._commands.get((machine, command))
         return found is not None and version in found.versions
 
+    def newest(self, machine: str, command: str) -> int:
+        """Return the version of a command that calls take. Raises LookupError if this program does not have it."""
+        found = self._commands.get((machine, command))
+        if found is None:
+            raise LookupError(f"no command {command!r}")
+        return int(found.newest)
+
     def asks(self, machine: str, query: str) -> bool:
         """Return whether this program has a query."""
         return (machine, query) in self._queries

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pyraft.node.errors import NodeError, Refused, Unavailable
-from pyraft.node.link import Elsewhere, Link, Lost
+from pyraft.node.link import Connect, Elsewhere, Link, Lost
 from pyraft.node.outbox import FIRST_PAUSE, LONGEST_PAUSE
 
 _logger = logging.getLogger("pyraft")
@@ -33,11 +33,13 @@ class Route:
         cluster: str = "",
         id: int = 0,
         secure: ssl.SSLContext | None = None,
+        connect: Connect | None = None,
     ) -> None:
         """`leader()` is the leader's address where raft knows it, `members()` those at which members may be.
 
-        `cluster` and `id` are ours, as far as we have them.
+        `cluster` and `id` are ours, as far as we have them; `connect` makes connections (`link.dial`).
         """
+        self._make = connect
         self._leader = leader
         self._members = members
         self._ready = ready
@@ -103,7 +105,7 @@ class Route:
 
     async def _connect(self, address: str) -> None:
         try:
-            link = await Link.open(address, self.cluster, self._id, self._secure)
+            link = await Link.open(address, self.cluster, self._id, self._secure, self._make)
         except (OSError, NodeError) as exc:
             self._failed(address, exc)
             return

@@ -21,6 +21,7 @@ from pyraft import aio
 from pyraft.errors import printable
 from pyraft.node import replica, wire
 from pyraft.node.errors import Malformed, NodeError, Refused, Unavailable
+from pyraft.node.ground import Base
 from pyraft.node.link import Elsewhere
 from pyraft.node.proposer import Proposer, Wire
 from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
@@ -42,9 +43,7 @@ Answers: TypeAlias = "Mapping[str, Callable[..., Coroutine[Any, Any, Any]]]"
 class Service:
     """The connections that others have opened."""
 
-    def __init__(
-        self, server: aio.Server, transport: io_uv.RaftUvTransport, table: Replica, proposer: Proposer, cluster: str
-    ) -> None:
+    def __init__(self, server: aio.Server, ground: Base, table: Replica, proposer: Proposer, cluster: str) -> None:
         self.server = server
         self.replica = table
         self.proposer = proposer
@@ -52,18 +51,16 @@ class Service:
         self.answers: Answers = {}
         self.bytes = 0
         """Arguments of calls that are under way, of all connections."""
-        self.visitors: set[Visitor] = set()
-        self.waiting: set[Visitor] = set()
+        self.visitors: dict[Visitor, None] = {}
+        self.waiting: dict[Visitor, None] = {}
         """Those that are not read from at the moment."""
-        self._transport = transport
+        self._ground = ground
         self._quiet = 0.0
-        rv = io_uv.raft_uv_serve(transport, wire.WORD, self._accept)
-        if rv != 0:
-            raise aio.RaftError(rv, transport.errmsg)
+        ground.serve(wire.WORD, self._accept)
 
     async def close(self) -> None:
         """End all connections."""
-        io_uv.raft_uv_serve(self._transport, wire.WORD, None)
+        self._ground.serve(wire.WORD, None)
         tasks = [task for visitor in self.visitors for task in visitor.tasks]
         for visitor in list(self.visitors):
             visitor.close()
@@ -88,15 +85,15 @@ class Service:
             self._quiet = now + 1
             _logger.warning("a connection from %s is ended: %s", host or "a peer that is gone", reason)
 
-    def _accept(self, transport: io_uv.RaftUvTransport, guest: io_uv.RaftUvGuest) -> None:
-        self.visitors.add(Visitor(self, guest))
+    def _accept(self, transport: Any, guest: io_uv.RaftUvGuest) -> None:
+        self.visitors[Visitor(self, guest)] = None
 
 
 class Visitor:
     """One connection that another node, or a client, has opened."""
 
     def __init__(self, service: Service, guest: io_uv.RaftUvGuest) -> None:
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
         self._service = service
         self._stream = guest.stream
         self._host = guest.host
@@ -123,7 +120,7 @@ class Visitor:
         self._timer.cancel()
         for task in self.tasks:
             task.cancel()
-        self._service.waiting.discard(self)
+        self._service.waiting.pop(self, None)
         if not self._stream.closed:
             self._stream.close()
 
@@ -131,7 +128,7 @@ class Visitor:
         """Read again, if there is room."""
         if self._closed or self._is_full():
             return
-        self._service.waiting.discard(self)
+        self._service.waiting.pop(self, None)
         if not self._reading:
             self._reading = True
             self._stream.start_read(self._read_cb)
@@ -166,7 +163,7 @@ class Visitor:
         return too_much or self._service.bytes >= MOST_ALTOGETHER
 
     def _pause(self) -> None:
-        self._service.waiting.add(self)
+        self._service.waiting[self] = None
         if self._reading:
             self._reading = False
             self._stream.stop_read()
@@ -179,7 +176,7 @@ class Visitor:
             self._propose(*wire.check_calls(message))
         elif kind == wire.ASK:
             task = asyncio.get_running_loop().create_task(self._answer(*wire.check_ask(message)))
-            self.tasks.add(task)
+            self.tasks[task] = None
             task.add_done_callback(self._answered)
         elif kind == wire.PING:
             self._write(wire.pack(wire.PONG))
@@ -267,7 +264,7 @@ class Visitor:
             self._write(wire.pack(wire.ANSWER, number, status, value))
 
     def _answered(self, task: "asyncio.Task[None]") -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             _logger.error("a question of %s was not answered", self._host, exc_info=task.exception())
             self.close()
@@ -294,4 +291,4 @@ class Visitor:
 
     def _gone(self) -> None:
         self.close()
-        self._service.visitors.discard(self)
+        self._service.visitors.pop(self, None)
