@@ -31,6 +31,7 @@ R = TypeVar("R")
 
 _NAMED: "ContextVar[Numbered | None]" = ContextVar("named", default=None)
 _STALE: ContextVar[float | None] = ContextVar("stale", default=None)
+_LEASE: ContextVar[bool] = ContextVar("lease", default=False)
 _TIMEOUT: ContextVar[float | None] = ContextVar("timeout", default=None)
 
 _SHAPES: Final = 1024
@@ -250,16 +251,22 @@ def stale() -> float | None:
     return _STALE.get()
 
 
+def may_lease() -> bool:
+    """Return whether queries may be answered under a leader's lease."""
+    return _LEASE.get()
+
+
 @contextmanager
-def read(seconds: float) -> Iterator[None]:
-    """Let the queries in this block be answered from a state that is so many seconds old."""
-    if type(seconds) not in (int, float) or not seconds >= 0:
+def read(seconds: float | None, lease: bool) -> Iterator[None]:
+    """Let the queries in this block be answered from a state that is so many seconds old, or under a leader's lease."""
+    if seconds is not None and (type(seconds) not in (int, float) or not seconds >= 0):
         raise ValueError(f"a state is 0 or more seconds old, not {seconds!r}")
-    token = _STALE.set(seconds)
+    tokens = _STALE.set(seconds), _LEASE.set(lease)
     try:
         yield
     finally:
-        _STALE.reset(token)
+        _STALE.reset(tokens[0])
+        _LEASE.reset(tokens[1])
 
 
 @contextmanager

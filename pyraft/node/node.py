@@ -42,6 +42,7 @@ from pyraft.node.founding import describe
 from pyraft.node.ground import Base
 from pyraft.node.handles import Counter, Lock, Map, elect
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
+from pyraft.node.leases import Leases, Restraint
 from pyraft.node.link import Elsewhere
 from pyraft.node.machine import Machine
 from pyraft.node.outbox import Path
@@ -170,6 +171,8 @@ class Node(Generic[M]):
         ground.retry(self.settings.heartbeat_msecs)
         self._set(server)
         self._look_at_log(ground.io, identity)
+        restraint = Restraint(server.raft, ground.io, outside.seconds, self.settings.election_timeout_msecs)
+        self._leases = Leases(server.raft, restraint, outside.seconds, self.settings.clock_drift)
         self._reads = Reads(self._round, outside.seconds)
         self._calls = Calls(self._replica, self._find, self.settings, self.name, outside.token)
         self._proposer = Proposer(server, self._replica, outside.microseconds)
@@ -322,20 +325,32 @@ class Node(Generic[M]):
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
         """Have a query answered, linearizably: what `await node.machine.query(…)` does."""
-        stale = caller.stale()
-        if stale is None or self.staleness > stale:
-            await self._caught_up(name)
-        elif self._cause is not None:
+        if self._cause is not None:
             raise self._failure()
+        if not self._may_answer(caller.stale(), caller.may_lease()):
+            await self._caught_up(name)
         return self._replica.ask(machine, name, args, kwargs)
 
-    def read(self, *, stale: float) -> "contextlib._GeneratorContextManager[None]":
+    def _may_answer(self, stale: float | None, lease: bool) -> bool:
+        """Return whether a query may be answered at once, without a round."""
+        if stale is not None and self.staleness <= stale:
+            return True
+        left = self._leases.left if lease and self.server.is_leader else 0.0
+        if 0 < left < self._leases.length / 2:
+            self._reads.renew()
+        return left > 0
+
+    def read(self, *, stale: float | None = None, lease: bool = False) -> "contextlib._GeneratorContextManager[None]":
         """`with node.read(stale=0.5):` has the queries in the block answered from the state that is here.
 
         All that was acknowledged more than `stale` seconds ago is in it; if that is not certain, a query asks the
         leader, as it would without. `float("inf")` never asks, and works without a majority.
+
+        With `lease=True` the leader answers without a round as long as no other can have been elected since the last
+        one: queries stay linearizable where the clocks of members run at the same rate, up to Settings.clock_drift.
+        Elsewhere, and when that is not certain, it changes nothing.
         """
-        return caller.read(stale)
+        return caller.read(stale, lease)
 
     @property
     def staleness(self) -> float:
@@ -516,7 +531,9 @@ class Node(Generic[M]):
         """See to it that all that is acknowledged by now is applied here."""
         server = self.server
         if server.is_leader:
-            await server.barrier()
+            round = self._leases.begin()
+            await server.read_index()
+            self._leases.end(round)
             return
         index = await self._route.ask("index")
         if type(index) is not int:
@@ -524,11 +541,17 @@ class Node(Generic[M]):
         await server.wait_until(lambda: server.raft.last_applied >= index)
 
     async def _index(self) -> int:
-        """Return an index up to which all that is acknowledged by now has been applied."""
-        if not self.server.is_leader:
-            raise Elsewhere(self.server.leader[1])
-        await self._reads.wait()
-        return self.server.raft.last_applied
+        """Return an index up to which all that is acknowledged by now has been applied.
+
+        The end of the leadership ends it. If it asked the next leader, and that this one in the same way, as the two
+        took turns, both would wait for ever.
+        """
+        try:
+            if self.server.is_leader:
+                return await self.server.read_index()
+        except aio.RaftError:
+            pass
+        raise Elsewhere(self._leader_elsewhere())
 
     def _apply(self, fsm: Any, buf: Any) -> Any:
         result = self._replica.do_apply(buf)

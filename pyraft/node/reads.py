@@ -45,6 +45,11 @@ class Reads:
             self._runner = self._loop.create_task(self._run())
         return future
 
+    def renew(self) -> None:
+        """Have a round made that nobody waits for, unless one is being made."""
+        if self._runner is None:
+            self.wait().add_done_callback(_unasked)
+
     def wake(self) -> None:
         """Do not pause: another server leads."""
         self._woken.set()
@@ -88,3 +93,9 @@ class Reads:
             await self._woken.wait()
         finally:
             timer.cancel()
+
+
+def _unasked(future: "asyncio.Future[None]") -> None:
+    """Nobody waits for this round, nor for what ended it."""
+    if not future.cancelled():
+        future.exception()

@@ -24,6 +24,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "trailing_entries": (0, 1 << 40),
     "connections": (1, 65_536),
     "voters": (1, 99),
+    "clock_drift": (0.0, 0.5),
 }
 
 
@@ -51,6 +52,8 @@ class Settings:
     """Connections of other nodes and of clients that are served at a time."""
     voters: int = 5
     """How many members vote, at most; the others stand by."""
+    clock_drift: float = 0.05
+    """By how much, as a share, the clock of one member may be slower than that of another: for leases."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -41,7 +41,7 @@ def test_queries_wait_for_what_is_acknowledged(tmp_path: Path) -> None:
     had at that.
     """
 
-    async def lost() -> None:
+    async def lost() -> int:
         raise aio.RaftError(RAFT_LEADERSHIPLOST)
 
     async def scenario() -> None:
@@ -49,14 +49,14 @@ def test_queries_wait_for_what_is_acknowledged(tmp_path: Path) -> None:
             await cluster.grow(2)
             leader, (follower,) = cluster.leader(), cluster.followers()
             assert await follower.machine.put("apple") == 1
-            barrier = leader.server.barrier
-            leader.server.barrier = lost
+            read_index = leader.server.read_index
+            leader.server.read_index = lost
             for node in (leader, follower):
                 with node.timeout(0.3), pytest.raises(Unavailable):
                     await node.machine.left("apple")
                 with node.timeout(0.3), pytest.raises(Unavailable):
                     await node.ready()
-            leader.server.barrier = barrier
+            leader.server.read_index = read_index
             index = follower.server.raft.last_applied + 10
             leader._service.answers = {**leader._service.answers, "index": lambda: at(index)}
             query = asyncio.ensure_future(follower.machine.left("apple"))
