@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -59,7 +60,8 @@ def check_deterministic(machine: Callable[[], Machine], commands: Iterable[Execu
     if where[0] == "__main__" or "<" in where[1]:
         raise ValueError(f"{machine!r} cannot be imported by another process: put it into a module")
     script = Codec().pack([*where, sys.path, [list(one) for one in listed]])
-    results = [_run(script, seed, zone, restored) for seed, zone, restored in _RUNS]
+    with ThreadPoolExecutor(len(_RUNS)) as pool:
+        results = list(pool.map(lambda run: _run(script, *run), _RUNS))
     for number, one in enumerate(listed):
         first = results[0][number]
         for (seed, zone, restored), result in zip(_RUNS, results, strict=True):
