@@ -138,6 +138,7 @@ class Cluster:
         member.dir.mkdir(parents=True, exist_ok=True)
         members = ",".join(f"{m.id}={m.address}" for m in self.members)
         command = [sys.executable, str(SERVER), str(member.dir), str(member.id), "--members", members, "--control"]
+        command.append("--bootstrap")  # a start may be killed before it has, and no disk is lost here
         with (self.directory / f"{member.id}.log").open("ab") as log:
             member.process = await asyncio.create_subprocess_exec(
                 *command,

@@ -1,6 +1,7 @@
 """A replicated key-value store, embedded the C way: callbacks on a loop. Copy it and change the store.
 
-    kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…        one server of a cluster; a cluster of one will do
+    kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,… --new    one server of a new cluster, once; a cluster of one will do
+    kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…          the same one at all later starts
 
 Lines on standard input: `set KEY VALUE`, `del KEY`, `get KEY`, `leader`; the end of input stops the server.
 Writes go to the leader only: another server answers with its address. `get` reads what this server has applied.
@@ -28,6 +29,13 @@ def decode(entry: bytes) -> list[Any]:
     unpacker.feed(entry)
     command: list[Any] = unpacker.unpack()
     return command
+
+
+EMPTY = (
+    "--new is for the first start of a new cluster. A member that has lost its data must not begin anew under its id, "
+    "as it has stored and promised what the others count on: remove it, and add one with a new id"
+)
+"""Why a server is not bootstrapped at every start."""
 
 
 class Store(pyraft.RaftFsm):
@@ -62,7 +70,7 @@ class Store(pyraft.RaftFsm):
 class Server:
     """The loop, the disk and network, and the raft server on them."""
 
-    def __init__(self, dir: str, id: int, members: dict[int, str]) -> None:
+    def __init__(self, dir: str, id: int, members: dict[int, str], new: bool) -> None:
         self.loop = pyuv.Loop()
         self.transport = io_uv.RaftUvTransport()
         self.io = pyraft.RaftIo()
@@ -74,12 +82,18 @@ class Server:
         check(rv, pyraft.raft_errmsg(self.raft))
         pyraft.raft_set_pre_vote(self.raft, True)
         pyraft.raft_set_snapshot_threshold(self.raft, 1000)
+        if new:
+            self.bootstrap(members)
+        check(pyraft.raft_start(self.raft), pyraft.raft_errmsg(self.raft))
+        if pyraft.raft_last_index(self.raft) == 0:  # before the loop runs, so it has not taken part in anything
+            sys.exit(f"{dir} is empty: {EMPTY}")
+
+    def bootstrap(self, members: dict[int, str]) -> None:
+        """Write the first configuration, the same on all servers. Never at a later start: see EMPTY."""
         conf = pyraft.RaftConfiguration()
         for member, address in members.items():
             check(pyraft.raft_configuration_add(conf, member, address, pyraft.RAFT_VOTER), address)
-        rv = pyraft.raft_bootstrap(self.raft, conf)
-        check(0 if rv == pyraft.RAFT_CANTBOOTSTRAP else rv, self.io.errmsg)  # that one: not our first start
-        check(pyraft.raft_start(self.raft), pyraft.raft_errmsg(self.raft))
+        check(pyraft.raft_bootstrap(self.raft, conf), self.io.errmsg)
 
     def submit(self, command: list[Any]) -> None:
         """Have a command replicated; say how it ended."""
@@ -155,10 +169,10 @@ def check(rv: int, text: str) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) != 4:
-        sys.exit("usage: kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,…")
+    if len(sys.argv) not in (4, 5) or sys.argv[4:] not in ([], ["--new"]):
+        sys.exit("usage: kv.py DIR ID 1=HOST:PORT,2=HOST:PORT,… [--new]")
     members = {int(id): address for id, _, address in (item.partition("=") for item in sys.argv[3].split(","))}
-    server = Server(sys.argv[1], int(sys.argv[2]), members)
+    server = Server(sys.argv[1], int(sys.argv[2]), members, sys.argv[4:] == ["--new"])
     console = Console(server)
     server.loop.run()
     server.loop.close()

@@ -1,9 +1,9 @@
 """The key-value store of kv.py inside a running asyncio program: here one that serves it over TCP.
 
-    kv_asyncio.py DIR ID 1=HOST:PORT,2=HOST:PORT,… SERVICE_PORT        then for instance: nc 127.0.0.1 SERVICE_PORT
+    kv_asyncio.py DIR ID 1=HOST:PORT,2=HOST:PORT,… SERVICE_PORT --new  then for instance: nc 127.0.0.1 SERVICE_PORT
 
 The same lines as kv.py, on any number of connections; each answers in order. `set` and `del` wait until the command is
-committed. A server that does not lead says who does. Ctrl-C stops.
+committed. A server that does not lead says who does. Ctrl-C stops. `--new` is for the first start only.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any
 
-from kv import Store, encode
+from kv import EMPTY, Store, encode
 
 import io_uv
 import pyraft
@@ -23,7 +23,8 @@ from pyraft import aio
 class Service:
     """What one program does with one raft server."""
 
-    def __init__(self, dir: str, id: int, members: dict[int, str]) -> None:
+    def __init__(self, dir: str, id: int, members: dict[int, str], new: bool) -> None:
+        self.dir = dir
         # The pyuv loop wraps the asyncio loop that is running: no thread, no second loop.
         self.loop = pyuv.Loop(asyncio.get_running_loop())
         self.transport = io_uv.RaftUvTransport()
@@ -40,7 +41,8 @@ class Service:
         self.server = aio.Server(self.io, self.store, id, members[id])
         pyraft.raft_set_pre_vote(self.server.raft, True)
         pyraft.raft_set_snapshot_threshold(self.server.raft, 1000)
-        self.bootstrap(members)
+        if new:
+            self.bootstrap(members)
 
     def bootstrap(self, members: dict[int, str]) -> None:
         conf = pyraft.RaftConfiguration()
@@ -48,15 +50,13 @@ class Service:
             rv = pyraft.raft_configuration_add(conf, id, address, pyraft.RAFT_VOTER)
             if rv != 0:
                 raise aio.RaftError(rv)
-        try:
-            self.server.bootstrap(conf)
-        except aio.RaftError as exc:
-            if exc.code != pyraft.RAFT_CANTBOOTSTRAP:  # not the first start
-                raise
+        self.server.bootstrap(conf)
 
     async def start(self, port: int) -> int:
         """Take part, and serve; return the port."""
         await self.server.start()
+        if pyraft.raft_last_index(self.server.raft) == 0:  # in the turn of the start, so it has not taken part yet
+            sys.exit(f"{self.dir} is empty: {EMPTY}")
         self.tcp = await asyncio.start_server(self.connected, "127.0.0.1", port)
         return int(self.tcp.sockets[0].getsockname()[1])
 
@@ -108,13 +108,13 @@ class Service:
 
 
 async def main() -> None:
-    if len(sys.argv) != 5:
-        sys.exit("usage: kv_asyncio.py DIR ID 1=HOST:PORT,2=HOST:PORT,… SERVICE_PORT")
+    if len(sys.argv) not in (5, 6) or sys.argv[5:] not in ([], ["--new"]):
+        sys.exit("usage: kv_asyncio.py DIR ID 1=HOST:PORT,2=HOST:PORT,… SERVICE_PORT [--new]")
     members = {int(id): address for id, _, address in (item.partition("=") for item in sys.argv[3].split(","))}
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    service = Service(sys.argv[1], int(sys.argv[2]), members)
+    service = Service(sys.argv[1], int(sys.argv[2]), members, sys.argv[5:] == ["--new"])
     try:
         print(f"serving on port {await service.start(int(sys.argv[4]))}", flush=True)
         await stop.wait()

@@ -69,7 +69,7 @@ class Counter(RaftFsm):
 class Server:
     """A raft server with all it depends on."""
 
-    def __init__(self, dir: str, id: int, members: dict[int, str], output: TextIO) -> None:
+    def __init__(self, dir: str, id: int, members: dict[int, str], bootstrap: bool, output: TextIO) -> None:
         self.id = id
         self.output = output
         self.loop = pyuv.Loop()
@@ -86,7 +86,8 @@ class Server:
         self.check(io_uv.raft_uv_init(self.io, self.loop, dir, self.transport), "raft_uv_init", self.io.errmsg)
         rv = pyraft.raft_init(self.raft, self.io, self.fsm, id, members[id])
         self.check(rv, "raft_init", pyraft.raft_errmsg(self.raft))
-        self.bootstrap(members)
+        if bootstrap:
+            self.bootstrap(members)
         pyraft.raft_set_snapshot_threshold(self.raft, 64)
         pyraft.raft_set_snapshot_trailing(self.raft, 16)
         pyraft.raft_set_pre_vote(self.raft, True)
@@ -101,7 +102,12 @@ class Server:
             sys.exit(1)
 
     def bootstrap(self, members: dict[int, str]) -> None:
-        """Write the first configuration, unless a former run did."""
+        """Write the first configuration, unless a former run did.
+
+        The C library's example does so at every start, and so does this one with --bootstrap. It is right for as long
+        as disks are not lost: a member whose disk was replaced begins anew in this way, under its id, without what it
+        had acknowledged and promised, and may help to elect a leader that lacks it too.
+        """
         conf = RaftConfiguration()
         for id, address in members.items():
             self.check(
@@ -115,6 +121,9 @@ class Server:
         """Start, and return when the server has been stopped."""
         self.log("starting")
         self.check(pyraft.raft_start(self.raft), "raft_start", pyraft.raft_errmsg(self.raft))
+        if pyraft.raft_last_index(self.raft) == 0:  # before the loop runs, so it has not taken part in anything
+            self.log("there is no log: --bootstrap is for the first start, see Server.bootstrap")
+            sys.exit(1)
         self.running = True
         for handle, signum in zip(self.signals, (signal.SIGINT, signal.SIGTERM), strict=True):
             handle.start(lambda handle, signum: self.stop(), signum)
@@ -271,10 +280,11 @@ def main() -> None:
     parser.add_argument("dir", help="its data directory, which must exist")
     parser.add_argument("id", type=int, help="its id, one of the members")
     parser.add_argument("--members", type=parse_members, default=MEMBERS, metavar="1=HOST:PORT,…")
+    parser.add_argument("--bootstrap", action="store_true", help="write the first configuration, unless there is one")
     parser.add_argument("--control", action="store_true", help="obey lines on standard input")
     options = parser.parse_args()
     output = sys.stderr if options.control else sys.stdout
-    server = Server(options.dir, options.id, options.members, output)
+    server = Server(options.dir, options.id, options.members, options.bootstrap, output)
     # What exists now stays: the collector need not visit it again. Few cycles are made later.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

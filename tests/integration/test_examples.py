@@ -135,7 +135,7 @@ def test_the_c_example_by_itself(tmp_path: Path) -> None:
     """server.py DIR ID, as in C: it starts, and SIGINT stops it in order."""
     members = f"1=127.0.0.1:{free_port()}"
     process = subprocess.Popen(
-        program("server.py", tmp_path, 1, "--members", members), stdout=subprocess.PIPE, text=True
+        program("server.py", tmp_path, 1, "--members", members, "--bootstrap"), stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "1: starting\n"
@@ -153,17 +153,33 @@ def test_the_key_value_store_keeps_what_it_was_told(tmp_path: Path) -> None:
     """Lines in, answers out; a second run finds what the first one left."""
     command = program("kv.py", tmp_path, 1, f"1=127.0.0.1:{free_port()}")
     told = "set color green\nset color blue\nset size 7\ndel size\nnonsense\n"
-    first = subprocess.run(command, input=told, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    new = [*command, "--new"]
+    first = subprocess.run(new, input=told, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert first.returncode == 0, first.stderr
     usage = "set KEY VALUE | del KEY | get KEY | leader"
     assert sorted(first.stdout.splitlines()) == sorted([usage, "was None", "was 'green'", "was None", "was '7'"])
     second = subprocess.run(command, input="del color\n", capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert second.stdout == "was 'blue'\n"
+    again = subprocess.run(new, input="", capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert again.returncode == 1
+    assert "metadata contains term" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["kv.py", "kv_asyncio.py", "server.py"])
+def test_a_member_that_has_lost_its_disk_does_not_begin_anew(name: str, tmp_path: Path) -> None:
+    """Without the option of a first start a program on an empty directory ends, and says why."""
+    members = f"1=127.0.0.1:{free_port()}"
+    options = {"kv.py": [members], "kv_asyncio.py": [members, 0], "server.py": ["--members", members]}[name]
+    command = program(name, tmp_path, 1, *options)
+    done = subprocess.run(command, input="", capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 1
+    assert "first start" in done.stdout + done.stderr
+    assert not any(path.name.startswith("metadata") for path in tmp_path.iterdir())
 
 
 def test_the_key_value_store_in_asyncio_serves_connections(tmp_path: Path) -> None:
     """The same lines over TCP, answered in order; SIGTERM stops it."""
-    command = program("kv_asyncio.py", tmp_path, 1, f"1=127.0.0.1:{free_port()}", 0)
+    command = program("kv_asyncio.py", tmp_path, 1, f"1=127.0.0.1:{free_port()}", 0, "--new")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline().split()[-1])
@@ -182,7 +198,7 @@ def test_the_key_value_store_in_asyncio_serves_connections(tmp_path: Path) -> No
 def test_the_key_value_store_in_asyncio_does_not_wait_for_its_clients(signum: signal.Signals, tmp_path: Path) -> None:
     """It ends at once and silently while one client is idle, one waits for a leader, and one does not read."""
     members = f"1=127.0.0.1:{free_port()},2=127.0.0.1:{free_port()}"
-    command = [sys.executable, "-W", "default", *program("kv_asyncio.py", tmp_path, 1, members, 0)[1:]]
+    command = [sys.executable, "-W", "default", *program("kv_asyncio.py", tmp_path, 1, members, 0, "--new")[1:]]
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -223,7 +239,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_server_that_becomes_unavailable_ends(name: str, text: str, tmp_path: Path) -> None:
     """Nothing leads back from unavailable, so the process does not stay; its last words say why."""
     members = f"1=127.0.0.1:{free_port()}"
-    options = ["--members", members] if name == "server.py" else [members]
+    options = ["--members", members, "--bootstrap"] if name == "server.py" else [members, "--new"]
     command = [sys.executable, "-c", CLOCKLESS, str(EXAMPLES / name), str(tmp_path), "1", *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

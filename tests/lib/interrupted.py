@@ -289,7 +289,7 @@ def _example(name: str, data: Path, line: str, *options: str) -> str:
 
 
 def _kv(data: Path) -> str:
-    return _example("kv.py", data, "set key {}\n", f"1={_address()}")
+    return _example("kv.py", data, "set key {}\n", f"1={_address()}", "--new")
 
 
 PROGRAMS: dict[str, Callable[[Path], str]] = {
