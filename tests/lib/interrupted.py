@@ -1,9 +1,9 @@
 """Programs that are interrupted at a chosen line of pyraft or io_uv, each in a process of its own.
 
-Duty: `lines_of(name)` runs a program once and notes how often it executes which line of the two packages; `run(case)`
-runs it anew and interrupts it at one of them, once or twice, and returns what was wrong with its end, or with its
+Duty: `lines_of(name)` runs a program once and notes how often it executes which line of the two packages; `begin` runs
+it anew and interrupts it at one of them, once or twice, and `Run.end` returns what was wrong with its end, or with its
 directory. The programs are those of README.md with several commands, the first one as it stands and with an `except`
-that closes the server, and examples/kv.py.
+that closes the server, and examples/kv.py. Several may run at a time: they share nothing.
 
 A trace function counts lines. It raises KeyboardInterrupt there (`raise`), which no handler keeps away: this is what
 Ctrl-C in front of `run`, a handler of the program that raises, or an asyncio of Python 3.10 may do; or it sends this
@@ -14,8 +14,9 @@ Right is: the process ends within a generous time, cleanly or by the interrupt; 
 exceptions ignored or never retrieved; its directory loads, and has every command that was acknowledged.
 """
 
-import contextlib
 import faulthandler
+import gc
+import itertools
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -111,8 +112,11 @@ class Tracer:
         sys.settrace(None)
 
     def call(self, frame: FrameType, event: str, arg: object) -> Any:
-        """The trace function of the thread: look at functions of the packages only."""
-        return self.local if frame.f_code.co_filename.startswith(PACKAGES) else None
+        """The trace function of the thread: look at functions of the packages only, or of the one file that matters."""
+        file = frame.f_code.co_filename
+        if self.target is not None and self.left < 0:
+            return self.local if file == self.target.file else None
+        return self.local if file.startswith(PACKAGES) else None
 
     def local(self, frame: FrameType, event: str, arg: object) -> Any:
         """The trace function of a frame."""
@@ -172,10 +176,16 @@ def _finalising(frame: FrameType | None) -> bool:
 # Programs.
 
 
+_hosts = itertools.count()
+
+
 def _address() -> str:
+    """Return an address that nobody else has: programs that run at the same time are on hosts of their own."""
+    number = next(_hosts)
+    host = f"127.{os.getpid() % 250 + 1}.{number // 250 % 250}.{number % 250 + 1}"
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{s.getsockname()[1]}"
+        s.bind((host, 0))
+        return f"{host}:{s.getsockname()[1]}"
 
 
 def _blocks(directory: Path, section: str) -> list[str]:
@@ -321,21 +331,43 @@ def _child(source: str, tracer: Tracer, acknowledge: Callable[[int], object]) ->
         tracer.remove()
 
 
-def _wait(pid: int) -> int | None:
-    """Return the status of a child, None if it does not end."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
+class Run:
+    """A program under way in a child process. Whoever made it calls `ended` until that is true, and then `end`."""
+
+    def __init__(self, program: str, case: Case | None, directory: Path, pid: int) -> None:
+        self.program = program
+        self.case = case
+        self.directory = directory
+        self.pid = pid
+        self.began = time.monotonic()
+        self.status: int | None = None
+
+    def ended(self) -> bool:
+        """Return whether the child has ended; one that does not is killed, and has no status."""
+        done, status = os.waitpid(self.pid, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+            self.status = os.waitstatus_to_exitcode(status)
+        elif time.monotonic() > self.began + DEADLINE:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            done = self.pid
+        return done != 0
+
+    def wait(self) -> None:
+        """Return when the child has ended."""
+        while not self.ended():
+            time.sleep(0.002)
+
+    def end(self) -> Outcome:
+        """Judge what the program has left, and remove it."""
+        outcome = _judge(self.status, self.program, self.directory)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return outcome
 
 
-def _fork(program: str, case: Case | None, directory: Path, tell: Callable[[Tracer], None]) -> int | None:
-    """Run a program in a child; return its status. Inside the child, this ends in what the program ends in."""
+def begin(program: str, case: Case | None, base: str | None = None) -> Run:
+    """Start a program in a child, in a directory of its own. In the child, this ends in what the program ends in."""
+    directory = Path(tempfile.mkdtemp(prefix="interrupted-", dir=base))
     data = directory / "data"
     data.mkdir()
     source = PROGRAMS[program](data)
@@ -343,7 +375,7 @@ def _fork(program: str, case: Case | None, directory: Path, tell: Callable[[Trac
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return _wait(pid)
+        return Run(program, case, directory, pid)
     for name, number in (("stdout", 1), ("stderr", 2), ("acknowledged", 3), ("reached", 4)):
         fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(fd, number)
@@ -352,7 +384,8 @@ def _fork(program: str, case: Case | None, directory: Path, tell: Callable[[Trac
         _child(source, tracer, lambda number: os.write(3, b"%d\n" % number))
     finally:
         if case is None:
-            tell(tracer)
+            lines = (f"{file}\t{line}\t{n}\n" for (file, line), n in tracer.counts.items())
+            (directory / "lines").write_text("".join(lines))
     sys.exit(0)
 
 
@@ -394,34 +427,19 @@ def _judge(status: int | None, program: str, directory: Path) -> Outcome:
     return Outcome(problem, reached, len(acknowledged), stderr)
 
 
-@contextlib.contextmanager
-def _directory(base: str | None) -> Iterator[Path]:
-    name, owner = tempfile.mkdtemp(prefix="interrupted-", dir=base), os.getpid()
-    try:
-        yield Path(name)
-    finally:
-        if os.getpid() == owner:  # a child passes here on its way out
-            shutil.rmtree(name, ignore_errors=True)
-
-
 def lines_of(program: str, base: str | None = None) -> dict[tuple[str, int], int]:
     """Run a program without an interrupt; return how often it executes each line of the packages."""
-    with _directory(base) as directory:
-        path = directory / "lines"
-
-        def tell(tracer: Tracer) -> None:
-            path.write_text("".join(f"{file}\t{line}\t{n}\n" for (file, line), n in tracer.counts.items()))
-
-        status = _fork(program, None, directory, tell)
-        outcome = _judge(status, program, directory)
-        if status != 0 or outcome.problem or outcome.acknowledged != COMMANDS:
-            raise RuntimeError(f"{program}: {outcome} {outcome.stderr}")
-        found = (line.split("\t") for line in path.read_text().splitlines())
-        return {(file, int(number)): int(n) for file, number, n in found}
+    run = begin(program, None, base)
+    run.wait()
+    lines = run.directory / "lines"
+    found = [line.split("\t") for line in lines.read_text().splitlines()] if lines.exists() else []
+    outcome = run.end()
+    if run.status != 0 or outcome.problem or outcome.acknowledged != COMMANDS:
+        raise RuntimeError(f"{program}: {outcome} {outcome.stderr}")
+    return {(file, int(number)): int(n) for file, number, n in found}
 
 
-def run(case: Case, base: str | None = None) -> Outcome:
-    """Run a case."""
-    with _directory(base) as directory:
-        status = _fork(case.program, case, directory, lambda tracer: None)
-        return _judge(status, case.program, directory)
+def freeze() -> None:
+    """Spare children to look through, and so to copy, what this process has in memory: half of what one costs."""
+    gc.collect()
+    gc.freeze()
