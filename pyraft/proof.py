@@ -3,19 +3,25 @@
 Servers of this project announce (flags.PROVEN_ANSWERS) that they acknowledge no more than a message showed to match.
 A C server acknowledges all that it has stored (B8). Under a C leader that is sound, as its messages go to the end of
 its log. Ours are bounded (B31), and behind the end of one the log of a C server may go on with entries of old terms.
+It also rejects messages of our former terms in the name of this one, whatever its log has.
 
 Rule: as long as a server has not announced it, every message to it ends at or behind index `reach`: an entry of ours
 that this server has been without at some moment of this term, at first our first one of this term, then any that it
-has refused as a predecessor.
+has refused as a predecessor of a message of this term (`has_to_ask`).
 
 Failure modes: two kinds of heartbeats cannot reach so far: those of a leader without an entry of its term, the only
 voter, and those beside a snapshot that name no predecessor (B48). `acknowledged` has the rule for their answers. So it
 has for short messages to one of ours whose place a C server takes, which `answered` notices.
 """
 
+from typing import Final
+
 from pyraft import flags, log
-from pyraft.progress import PROGRESS__SNAPSHOT
+from pyraft.progress import PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress
+
+NOBODYS: Final = (1 << 64) - (1 << 32)
+"""From this index on nobody has an entry."""
 
 
 def is_announced(p: RaftProgress) -> bool:
@@ -33,6 +39,39 @@ def reach(leader: LeaderState, p: RaftProgress) -> int:
     with an entry of this term, so where messages are small the rule changes nothing.
     """
     return p.lacking if p.lacking > 0 else leader.first_index
+
+
+def nobodys_index(r: Raft) -> int:
+    """Return an index at which nobody has an entry, and which is another one in each term."""
+    return NOBODYS + r.current_term % (1 << 32)
+
+
+def has_to_ask(r: Raft, leader: LeaderState, p: RaftProgress) -> bool:
+    """Return whether the next message has to find out first from when on rejections are about this term.
+
+    C: recv_append_entries.c:recvAppendEntries rejects a message of an older term in the name of its own, so that the
+    leader of that one may hear of a rejection of what it sent as the leader of another. To C's this is a step back too
+    far. Here it would pass for the proof that an entry is lacking, and what the server has kept behind that from other
+    leaders for ours: lost when it is counted. Who names a predecessor that nobody has is told so, by its index, and
+    whatever is rejected after that was sent after it, as connections keep their order. It takes one heartbeat in a
+    term, and only where a message cannot reach far enough from where it would start.
+    """
+    if p.state != PROGRESS__PROBE or is_announced(p) or not _is_unsure(r, p):
+        return False
+    target = min(reach(leader, p), log.last_index(r.log))
+    return p.next_index < target and _start(r, target, p.next_index) != p.next_index
+
+
+def is_answer(r: Raft, p: RaftProgress, rejected: int) -> bool:
+    """Return whether a rejection of index `rejected` answers what `has_to_ask` wanted to know, and note that."""
+    if rejected != nobodys_index(r):
+        return False
+    p.sure = True
+    return True
+
+
+def _is_unsure(r: Raft, p: RaftProgress) -> bool:
+    return not p.sure and flags.is_set(r.io.features, flags.PROVEN_ANSWERS)
 
 
 def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
@@ -81,22 +120,24 @@ def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
             p.loose += 1
 
 
-def answered(p: RaftProgress, features: int) -> None:
+def answered(p: RaftProgress, features: int, rejected: int) -> None:
     """Take note of an answer, and of what its sender announces with it, before it is looked at.
 
     A server that has announced it and does no more has been replaced: a C process has its directory now. What was sent
     to it under that address since the last message that was answered may have been short, and reached the other one.
-    Answers come in order, one for a message at most, so that is counted from the number of those that have come.
+    Answers come in order, one for a message at most, so that is counted from the number of those that have come; a
+    rejection does not count, as it may be one of what was sent in an older term.
     """
     if is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
         p.loose += max(0, p.short_send - p.answers)
-    p.answers += 1
+    p.answers += rejected == 0
     p.features = features
 
 
-def rejected(leader: LeaderState, p: RaftProgress, index: int) -> None:
-    """Take note that a server did not have our entry `index`."""
-    p.lacking = min(reach(leader, p), index)
+def rejected(r: Raft, leader: LeaderState, p: RaftProgress, index: int) -> None:
+    """Take note that a server did not have our entry `index`, if that is certain."""
+    if not _is_unsure(r, p):
+        p.lacking = min(reach(leader, p), index)
 
 
 def shown(leader: LeaderState, p: RaftProgress, last: int) -> int:

@@ -54,7 +54,9 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
         if reads.answered(r, leader, p, result.question):
             replicate.carry_out_reads(r)
         return 0
-    proof.answered(p, result.features)
+    proof.answered(p, result.features, result.rejected)
+    if result.rejected >= proof.NOBODYS and proof.is_answer(r, p, result.rejected):
+        return 0
     if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(
         p, result.rejected, result.last_log_index, calls.now(r)
     ):
@@ -93,7 +95,7 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
     last = min(result.last_log_index, log.last_index(r.log))
     match_index = p.match_index
     if p.state != PROGRESS__SNAPSHOT:
-        proof.rejected(leader, p, result.rejected)
+        proof.rejected(r, leader, p, result.rejected)
     if progress.denies(p, result.rejected, last):
         server = r.configuration.servers[i]
         _logger.warning(

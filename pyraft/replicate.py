@@ -232,6 +232,8 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
     """
     leader = r.leader_state
     if leader is not None:  # I/O code may have closed the server in the middle of a round.
+        if proof.has_to_ask(r, leader, p):
+            return _send_entries(r, p, server, now, proof.nobodys_index(r), r.current_term, no_entries())
         proof.start_within_reach(r, leader, p)
     prev_index = p.next_index - 1
     prev_term = log.term_of(r.log, prev_index)

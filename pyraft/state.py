@@ -85,9 +85,9 @@ class RaftProgress:
     `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
-    `lacking`, `loose` and `proven_index` (ours) are there for servers that answer as C's do, see proof, and so are
-    `sends` and `answers`, which count messages that get an answer and answers, and `short_send`: the number of the last
-    one that did not reach far enough for such a server, 0 for none.
+    `lacking`, `loose`, `proven_index` and `sure` (ours) are there for servers that answer as C's do, see proof, and so
+    are `sends` and `answers`, which count messages that get an answer and answers of this term, and `short_send`: the
+    number of the last one that did not reach far enough for such a server, 0 for none.
     `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
     see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
     `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
@@ -124,6 +124,7 @@ class RaftProgress:
         "steps_back",
         "streamed",
         "streamed_index",
+        "sure",
     )
 
     def __init__(self, last_index: int = 0) -> None:
@@ -141,6 +142,7 @@ class RaftProgress:
         self.denials = 0
         self.lacking = 0
         self.loose = 0
+        self.sure = False
         self.proven_index = 0
         self.sends = 0
         self.answers = 0

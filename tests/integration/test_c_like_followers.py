@@ -20,6 +20,7 @@ from pyraft import (
     RaftMessage,
     RaftSnapshot,
     flags,
+    proof,
     raft_apply,
     raft_assign,
     raft_last_index,
@@ -168,16 +169,8 @@ def mishaps(s: Solo, follower: CFollower, dice: random.Random) -> None:
         check(s, follower)
 
 
-@pytest.mark.parametrize("seed", range(150))
-def test_whatever_a_c_server_acknowledges_is_its_leaders(seed: int) -> None:
-    """With left-overs of any length, stored or not, whatever becomes of messages and answers; at the end it has all."""
-    dice = random.Random(f"c {seed}")
-    common = [1] * dice.randint(1, 6)
-    ours = common + [2] * dice.randint(0, 12)
-    theirs = common + [dice.choice((2, 3)) if ours[len(common) :] else 3] * dice.randint(0, 20)
-    s = leader_of_three([*ours, 4][:-1] + [max(4, ours[-1])] * dice.randint(0, 3), dice.choice((1, 60, 100)))
-    follower = CFollower(s.r.current_term, theirs[:], dice.randint(1, len(theirs)))
-    mishaps(s, follower, dice)
+def until_equal(s: Solo, follower: CFollower) -> None:
+    """Let time go by, with nothing lost, until the follower has all."""
     for _ in range(400):
         s.tick(100)
         s.recv(msg.append_entries_result(2, s.r.current_term, 1))
@@ -189,8 +182,69 @@ def test_whatever_a_c_server_acknowledges_is_its_leaders(seed: int) -> None:
             s.recv(follower.answers.pop(0))
         check(s, follower)
     assert follower.terms == s.r.log.terms
-    assert progress_of(s, 3).proven_index == raft_last_index(s.r)
-    assert s.r.commit_index == raft_last_index(s.r)
+    assert s.r.commit_index == progress_of(s, 3).proven_index == raft_last_index(s.r)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_whatever_a_c_server_acknowledges_is_its_leaders(seed: int) -> None:
+    """With left-overs of any length, stored or not, whatever becomes of messages and answers; at the end it has all."""
+    dice = random.Random(f"c {seed}")
+    common = [1] * dice.randint(1, 6)
+    ours = common + [2] * dice.randint(0, 12)
+    theirs = common + [dice.choice((2, 3)) if ours[len(common) :] else 3] * dice.randint(0, 20)
+    s = leader_of_three([*ours, 4][:-1] + [max(4, ours[-1])] * dice.randint(0, 3), dice.choice((1, 60, 100)))
+    follower = CFollower(s.r.current_term, theirs[:], dice.randint(1, len(theirs)))
+    mishaps(s, follower, dice)
+    until_equal(s, follower)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_rejections_of_what_was_sent_in_an_older_term_prove_nothing(seed: int) -> None:
+    """A C server in this term rejects what its leader sent as the leader of an older one, although it has that."""
+    dice = random.Random(f"older {seed}")
+    common = [1] * dice.randint(1, 6)
+    theirs = common + [3] * dice.randint(1, 20)
+    s = leader_of_three([*common, *[2] * dice.randint(0, 12), 4], dice.choice((1, 60, 100)))
+    s.io.features = flags.PROVEN_ANSWERS
+    follower = CFollower(s.r.current_term, theirs[:], len(theirs))
+    for _ in range(dice.randint(1, 8)):
+        # What the leader sends meanwhile comes after that, as connections keep their order.
+        index = dice.randint(1, len(common) + 3)
+        s.recv(msg.append_entries_result(3, s.r.current_term, follower.stored, index))
+        s.tick(dice.choice((0, 100)))
+        s.recv(msg.append_entries_result(2, s.r.current_term, 1))
+    for args in to(s, 3):
+        follower.take(args)
+    until_equal(s, follower)
+
+
+def test_which_rejections_are_of_this_term_is_asked_once() -> None:
+    """The predecessor that nobody has, another one in each term, is named once, and only where one message is not
+    enough; a rejection that comes before the answer counts for nothing.
+    """
+    s = leader_of_three([1] * 10 + [2], 60)
+    s.io.features = flags.PROVEN_ANSWERS
+    p, term = progress_of(s, 3), s.r.current_term
+    s.sent()
+    s.recv(msg.append_entries_result(3, term, 9, 11))
+    s.recv(msg.append_entries_result(3, term, 9, p.next_index - 1))
+    assert (p.lacking, p.sure) == (0, False)
+    s.tick(100)
+    [question] = to(s, 3)
+    assert question.prev_log_index == proof.nobodys_index(s.r) == (1 << 64) - (1 << 32) + term
+    assert len(question.entries) == 0
+    s.recv(msg.append_entries_result(3, term, 9, question.prev_log_index - 1))
+    assert not p.sure
+    s.recv(msg.append_entries_result(3, term, 9, question.prev_log_index))
+    assert p.sure
+    s.tick(100)
+    [args] = to(s, 3)
+    assert args.prev_log_index + len(args.entries) == proof.reach(s.r.leader_state, p) == 12
+    s.recv(msg.append_entries_result(3, term, 9, args.prev_log_index))
+    assert p.lacking == args.prev_log_index
+    s.tick(100)
+    [args] = to(s, 3)
+    assert args.prev_log_index < proof.NOBODYS
 
 
 def taken_over(s: Solo, follower: CFollower, dice: random.Random) -> None:

@@ -8,9 +8,9 @@ What is left out or made equal, as no behaviour depends on it:
 
 * `Raft.io`, `fsm`, `tracer`: the same for all servers, put back by `thaw`; `flush`: see io.defer; `errmsg`: a text;
 * what was logged last, so that it is not logged again (see `_LEFT_OUT`);
-* points in time, which are the numbers from `EPOCH` on: only how long ago they were, and of that only whether it was
-  at the same moment, below `LONG` ms ago or longer. Clocks jump by 1 or by `LONG`, and every timeout of a scenario is
-  one of the two, so no comparison in the core can tell more;
+* points in time, which are the numbers from `EPOCH` to `proof.NOBODYS`: only how long ago they were, and of that only
+  whether it was at the same moment, below `LONG` ms ago or longer. Clocks jump by 1 or by `LONG`, and every timeout of
+  a scenario is one of the two, so no comparison in the core can tell more;
 * the order of the servers in a configuration. Everything that runs parallel to it is stored with the server's ID and
   thawed in the order of the IDs. The core sends and counts in the order of the configuration, but messages to
   different servers do not meet, and counting does not depend on it.
@@ -28,6 +28,7 @@ from types import BuiltinFunctionType, CellType, FunctionType
 from typing import Any, Final
 
 from pyraft import configuration
+from pyraft.proof import NOBODYS
 from pyraft.state import CandidateState, LeaderState, Raft, Said
 from pyraft.tracing import NoopTracer
 from pyraft.types import RAFT_VOTER, RaftConfiguration, RaftServer
@@ -153,6 +154,8 @@ class _Freezer:
         return sorted((self.number(s.id), self.place(s.address), s.role) for s in conf.servers)
 
     def number(self, x: int) -> int:
+        if x >= NOBODYS:
+            return x
         if x >= EPOCH:
             ago = self.now - x
             return NOW if ago == 0 else NOW - 1 if ago < LONG else NOW - LONG
