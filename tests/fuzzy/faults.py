@@ -43,7 +43,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "C follower": Fault(
         "a leader counts all that a server like C's acknowledges, behind short messages too",
         "like C",
-        488,
+        70,
         "proof.py",
         "    return p.lacking if p.lacking > 0 else leader.first_index\n",
         "    return 0\n",
@@ -88,7 +88,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B48, last index": Fault(
         "a heartbeat beside a snapshot that ends with the last entry is refused, and the snapshot sent again",
         "snapshots",
-        -1,
+        131,
         "replicate.py",
         "        if last_index == p.snapshot_index:\n",
         "        if False:\n",
@@ -115,7 +115,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B50": Fault(
         "a write that fails late cuts what has taken the place of its entries",
         "snapshots",
-        1503,
+        1309,
         "accept.py",
         "    if status != 0 and req.standing > 0:\n",
         "    if status != 0:\n",
@@ -181,15 +181,15 @@ FAULTS: Final[dict[str, Fault]] = {
     "going back": Fault(
         "an old snapshot takes the commit index and the state machine back",
         "snapshots",
-        501,
+        106,
         "snapshot.py",
         "    elif snapshot.index < r.last_applied:\n",
         "    elif False:\n",
     ),
     "left-overs": Fault(
         "what the only voter appends counts as sent where a server like C's has left-overs",
-        "even,like C,shrinking,growing",
-        -1,
+        "like C",
+        543,
         "recv_append_entries_result.py",
         "    shown = proof.shown(leader, p, last)\n",
         "    shown = last\n",

@@ -140,6 +140,8 @@ def keep(path: Path, root: Path, tests: list[tuple[str, float]], contexts: dict[
     lines: dict[str, dict[int, str]] = {}
     sources: dict[str, list[str]] = {}
     for file, by_line in contexts.items():
+        if not Path(file).is_file():
+            continue  # a test compiled a function under a name that it made up
         name = Path(file).relative_to(root).as_posix()
         sources[name] = Path(file).read_text().splitlines()
         lines[name] = {}

@@ -11,6 +11,7 @@ so its cost is that of the change. What is checked:
 * State Machine Safety: one committed entry per index, one sequence of commands for all machines;
 * commitment: a leader commits only what is durable on a majority of voters, up to an entry of its own term;
 * durability: what a server counts or acknowledges as stored is on its disk; every term it speaks in is;
+* what a leader takes for stored on a server, by its acknowledgments, is there;
 * monotony of the commit, applied and stored indexes; one uncommitted configuration at most;
 * a server whose disk lost entries that it had acknowledged does not vote until it has those that were committed;
 * acknowledged commands are committed, at the index of their request.
@@ -31,6 +32,8 @@ from pyraft import (
     log,
     membership,
 )
+from pyraft.progress import PROGRESS__SNAPSHOT
+from pyraft.state import LeaderState
 from pyraft.types import EntryBatch
 
 if TYPE_CHECKING:
@@ -233,6 +236,8 @@ class Checks:
             view.applied = r.last_applied
         if r.last_stored != view.stored:
             self._stored(node, r, view)
+        if r.leader_state is not None:
+            self._beliefs(node, r, r.leader_state)
         node.cut_log = False
         view.state = r.state
         if r.configuration_uncommitted_index != 0:
@@ -371,6 +376,23 @@ class Checks:
         entry = log.get(r.log, index)
         if index <= r.configuration_committed_index or (entry is not None and entry.type != RAFT_CHANGE):
             self.world.violate(f"server {node.id} takes entry {index} for an uncommitted configuration")
+
+    def _beliefs(self, node: "Node", r: Raft, leader: LeaderState) -> None:
+        """What a leader does not send any more because it has been acknowledged is what that server has.
+
+        In SNAPSHOT that counts for less: a server like C's may answer a heartbeat with entries of its own (B48).
+        """
+        for server, p in zip(r.configuration.servers, leader.progress, strict=True):
+            other = self.world.nodes[server.id]
+            index, theirs = p.match_index, other.raft
+            if not other.up or theirs.current_term != r.current_term or theirs.last_stored < index:
+                continue
+            term, here = log.term_of(theirs.log, index), log.term_of(r.log, index)
+            if term and here and term != here and p.state != PROGRESS__SNAPSHOT:
+                self.world.violate(
+                    f"server {node.id} takes its entry {index} of term {here} for stored on server {server.id}, "
+                    f"whose entry is of term {term}"
+                )
 
     # At the end.
 

@@ -77,6 +77,9 @@ class Client:
         if attempt != self.attempt or world.calm:
             return
         self.attempt += 1
+        if world.now < world.quiet_until:
+            self._later(world.quiet_until - world.now)
+            return
         node = world.pick_leader()
         if node is None:
             self._later(dice.randint(0, 2 * world.profile.think))

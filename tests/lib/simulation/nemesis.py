@@ -7,7 +7,7 @@ or, all of them, when the world is healed.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pyraft import RAFT_VOTER
+from pyraft import RAFT_VOTER, log
 
 if TYPE_CHECKING:
     from tests.lib.simulation.node import Node
@@ -70,7 +70,8 @@ def _stop(world: "World", node: "Node") -> None:
 
 
 def _pause(world: "World", node: "Node") -> None:
-    node.paused_until = world.now + world.random.choice((20, 300, 1500))
+    # What has come in the meantime is dealt with in order, so one that began before is not cut short.
+    node.paused_until = max(node.paused_until, world.now + world.random.choice((20, 300, 1500)))
 
 
 def _partition(world: "World", node: "Node") -> None:
@@ -93,6 +94,26 @@ def _isolate(world: "World", node: "Node") -> None:
             world.network.cut.add((node.id, id))
         if inward:
             world.network.cut.add((id, node.id))
+
+
+def _fall_behind(world: "World", node: "Node") -> None:
+    """Cut a server off until the leader has compacted what it needs, one at a time."""
+    if not world.network.away and world.now >= world.quiet_until:
+        world.network.away.add(node.id)
+        world.at(world.profile.heartbeat, _catch_up, world, node)
+
+
+def _catch_up(world: "World", node: "Node") -> None:
+    """Let a server that has fallen behind catch up; perhaps nobody submits anything then."""
+    leader = world.leader()
+    if world.healed or not node.up or leader is None or leader is node:
+        world.network.away.clear()
+    elif log.last_index(node.raft.log) + 1 < log.lowest_next(leader.raft.log):
+        world.network.away.clear()
+        if world.random.random() < 0.7:
+            world.quiet_until = world.now + world.profile.reading[1]
+    else:
+        world.at(world.profile.heartbeat // 2, _catch_up, world, node)
 
 
 def _refuse(world: "World", node: "Node") -> None:
@@ -145,6 +166,7 @@ ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
     "partition": _partition,
     "one_way": _one_way,
     "isolate": _isolate,
+    "fall_behind": _fall_behind,
     "refuse": _refuse,
     "slow_disk": _slow_disk,
     "power_loss": _power_loss,

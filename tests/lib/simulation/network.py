@@ -23,6 +23,8 @@ class Network:
         self.world = world
         self.cut: set[tuple[int, int]] = set()
         self.refused: set[tuple[int, int]] = set()
+        self.away: set[int] = set()
+        """Servers that are cut off until they come back by themselves."""
         self.connections = world.profile.c_like > 0 or not {"damage", "wipe"}.isdisjoint(world.profile.faults)
         self.latest: dict[tuple[int, int], tuple[int, float]] = {}
         self.loss = world.profile.loss
@@ -67,7 +69,7 @@ class Network:
         return True
 
     def _arrive(self, link: tuple[int, int], target: "Node", life: int, message: RaftMessage) -> None:
-        if link in self.cut or (life != target.life and self.connections):
+        if link in self.cut or not self.away.isdisjoint(link) or (life != target.life and self.connections):
             self.world.prompt.lost(link)
             return
         if self.connections and target.up and self.world.now < target.paused_until:

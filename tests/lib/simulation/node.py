@@ -512,9 +512,13 @@ class Node:
 
     def _snapshot_get(self, io: RaftIo, req: Any, cb: Any) -> int:
         self._call()
+        self.world.prompt.reads_snapshot(self, req.server_id)
         self.reads += 1
-        low, high = self.world.profile.disk
-        self.world.at(self.world.random.randint(low, high) * self.disk_factor, self._got, self.life, req, cb)
+        dice, profile = self.world.random, self.world.profile
+        delay = dice.randint(*profile.disk) * self.disk_factor
+        if profile.reading[1]:
+            delay += dice.randint(*profile.reading)
+        self.world.at(delay, self._got, self.life, req, cb)
         return 0
 
     def _got(self, life: int, req: Any, cb: Any) -> None:

@@ -8,6 +8,7 @@ the others, and every combination comes up sooner or later. Then its theme, if i
 from random import Random
 from typing import Any, Final
 
+from pyraft import RAFT_SPARE, RAFT_STANDBY
 from tests.lib.simulation import themes
 
 MAX_SERVERS: Final = 7
@@ -66,6 +67,10 @@ class Profile:
         """Whether nothing is submitted after the faults until all members are equal."""
         self.wipe_at_rest = False
         """Whether a member's disk is replaced when the faults have stopped and all is equal."""
+        self.others: tuple[int, ...] = (RAFT_STANDBY, RAFT_SPARE)
+        """What the members are at first that are no voters."""
+        self.reading = (0, 0)
+        """What reading a snapshot takes beyond an access to the disk."""
         self.ids: tuple[int, ...] = ()
         """Ids of all servers, 1, 2, … if empty."""
         self.first_index = 0

@@ -4,7 +4,7 @@ Duty: `Prompt` hears of every message that is sent, arrives or is lost, and look
 
 * a leader that looks for the end of what a follower shares with it is there in few steps (B52), if the follower
   answers as ours do: for C's the steps are bounded otherwise (pyraft.proof);
-* the same snapshot is not sent again and again to a server that is still storing it (B48);
+* the same snapshot is not read and sent again and again for a server that is waiting for it, or storing it (B48);
 * a server that could not store a snapshot is sent something else, or it again, after a few heartbeats (B48);
 * a snapshot that arrives is installed, or answered, as soon as the server has none of its own under way (B53);
 * a TimeoutNow is obeyed when the writes have ended (B49).
@@ -26,7 +26,7 @@ MAX_STEPS_BACK: Final = 16
 """Rejections in a row, each of an earlier entry than the one before: with steps that double a log of 30,000."""
 
 MAX_SENDS: Final = 5
-"""How often the same snapshot is sent within the time for installing it."""
+"""How often the same snapshot is read, or sent, within the time for installing it."""
 
 PATIENCE: Final = 6
 """Heartbeat intervals, and round trips, in which a leader has gone on after a refusal, a follower after its own."""
@@ -39,8 +39,9 @@ class Prompt:
         self.world = world
         # Who was where: lives and term; the last index refused, and how many falling ones there were.
         self.steps: dict[tuple[int, int], tuple[tuple[int, int, int], int, int]] = {}
-        # Lives, term and index of the snapshot; when it was sent first, and how often since then.
+        # Lives, term and index of the snapshot; when it was sent, or read, first, and how often since then.
         self.sends: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]] = {}
+        self.reads: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]] = {}
         # By follower: what it could not store: life, index.
         self.failed: dict[int, tuple[int, int]] = {}
         # Leader's life and term, when it heard of the refusal.
@@ -49,13 +50,14 @@ class Prompt:
         self.offered: dict[int, tuple[int, int, int, int, int]] = {}
         # By follower: life, term, sender, last entry.
         self.summoned: dict[int, tuple[int, int, int, int, int]] = {}
-        self.worst_steps = self.worst_sends = 0
+        self.worst_steps = self.worst_sends = self.worst_reads = 0
 
     def lost(self, link: tuple[int, int]) -> None:
         """A message did not arrive."""
         for key in (link, link[::-1]):
             self.steps.pop(key, None)
             self.sends.pop(key, None)
+            self.reads.pop(key, None)
             self.refused.pop(key, None)
 
     def put_failed(self, node: "Node") -> None:
@@ -67,6 +69,7 @@ class Prompt:
         for key in list(self.sends):
             if key[1] == node.id:
                 del self.sends[key]
+                self.reads.pop(key, None)
 
     def not_sent(self, node: "Node") -> None:
         """The I/O did not take a message: perhaps an answer."""
@@ -80,22 +83,37 @@ class Prompt:
 
     def sent_snapshot(self, node: "Node", message: RaftMessage) -> None:
         """A leader sends a snapshot."""
-        args, world = message.install_snapshot, self.world
-        target = world.nodes[message.server_id]
+        args = message.install_snapshot
         assert args is not None
-        key, what = (node.id, target.id), (node.life, target.life, args.term, args.last_index)
-        before = self.sends.get(key)
-        if before is None or before[0] != what or world.now - before[1] >= world.profile.install_timeout:
-            self.sends[key] = (what, world.now, 1)
-            return
-        n = before[2] + 1
-        self.sends[key] = (what, before[1], n)
+        n, msecs = self._again(self.sends, node, message.server_id, args.last_index)
         self.worst_sends = max(self.worst_sends, n)
         if n > MAX_SENDS:
-            world.violate(
-                f"server {node.id} sends snapshot {args.last_index} to {target.id} for the {n}th time in "
-                f"{world.now - before[1]} ms"
-            )
+            what = f"sends snapshot {args.last_index} to {message.server_id}"
+            self.world.violate(f"server {node.id} {what} for the {n}th time in {msecs} ms")
+
+    def reads_snapshot(self, node: "Node", id: int) -> None:
+        """A leader begins to read its snapshot in order to send it to server `id`."""
+        index = log.snapshot_index(node.raft.log)
+        n, msecs = self._again(self.reads, node, id, index)
+        self.worst_reads = max(self.worst_reads, n)
+        if n > MAX_SENDS:
+            self.world.violate(f"server {node.id} reads snapshot {index} for {id} for the {n}th time in {msecs} ms")
+
+    def _again(
+        self,
+        before: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]],
+        node: "Node",
+        id: int,
+        index: int,
+    ) -> tuple[int, int]:
+        """Return how often, and in how many ms, the same has been done for the same server."""
+        world, target = self.world, self.world.nodes[id]
+        key, what = (node.id, id), (node.life, target.life, node.raft.current_term, index)
+        known, since, n = before.get(key, (what, world.now, 0))
+        if known != what or world.now - since >= world.profile.install_timeout:
+            since, n = world.now, 0
+        before[key] = (what, since, n + 1)
+        return n + 1, world.now - since
 
     def send(self, node: "Node", message: RaftMessage) -> None:
         """A server has sent a message."""

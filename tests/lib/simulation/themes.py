@@ -12,6 +12,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from pyraft import RAFT_STANDBY
+
 if TYPE_CHECKING:
     from tests.lib.simulation.profile import Profile
 
@@ -35,10 +37,19 @@ def apply(profile: "Profile", seed: int) -> None:
     profile.theme = pick(seed)
     dice = Random(f"what the theme is made of {seed}")
     THEMES[profile.theme][1](profile, dice)
+    _narrow(profile, seed)
     if profile.theme != "plain":
         profile.idle = profile.idle or (not profile.busy and dice.random() < 0.3)
         if profile.theme in ("changes", "even", "transfers", "snapshots") and dice.random() < 0.15:
             _numbers(profile, dice)
+
+
+def _narrow(profile: "Profile", seed: int) -> None:
+    """Let some seeds of a theme be about a narrower thing."""
+    dice = Random(f"what is narrower {seed}")
+    share, change = NARROWER.get(profile.theme, (0.0, _plain))
+    if dice.random() < share:
+        change(profile, dice)
 
 
 def _with(profile: "Profile", dice: Random, always: tuple[str, ...], sometimes: tuple[str, ...]) -> None:
@@ -208,6 +219,36 @@ def _snapshots(profile: "Profile", dice: Random) -> None:
         profile.fault_interval = dice.choice((60, 100))
 
 
+def _long_reads(profile: "Profile", dice: Random) -> None:
+    """Let members come back that need the snapshot, which takes many heartbeats to read, while nothing happens."""
+    profile.servers = profile.voters = profile.machines = 3
+    profile.heartbeat, profile.election, profile.reading = dice.choice(
+        ((100, 1000, (600, 2000)), (100, 300, (600, 2000)), (50, 300, (300, 1000)))
+    )
+    profile.latency, profile.disk, profile.install_timeout = dice.choice(((0, 2), (1, 10))), (0, 3), 10000
+    profile.threshold, profile.trailing = dice.choice((1, 1, 3)), dice.choice((0, 1))
+    profile.clients, profile.think, profile.noise = 1, dice.choice((60, 200)), False
+    profile.apply_msecs = profile.changes = 0
+    profile.loss = profile.duplication = profile.c_like = profile.skew = 0.0
+    _with(profile, dice, ("fall_behind",), ("crash", "slow_disk", "put_fault"))
+    profile.fault_interval = dice.choice((30, 100, 300))
+
+
+def _alone(profile: "Profile", dice: Random) -> None:
+    """Let the only voter lose what others have stored already, and go on at once, far away from them."""
+    profile.servers = profile.machines = dice.choice((2, 2, 3))
+    profile.voters, profile.others = 1, (RAFT_STANDBY,)
+    profile.heartbeat, profile.election = dice.choice(((100, 300), (50, 150)))
+    profile.latency, profile.disk = (10, 150), dice.choice(((2, 20), (10, 100)))
+    profile.threshold, profile.trailing = 1024, 32
+    profile.clients, profile.think, profile.noise = 2, dice.choice((50, 150)), False
+    profile.apply_msecs = profile.changes = profile.transfers = 0
+    profile.cut_off = profile.loss = profile.duplication = 0.0
+    profile.c_like = 0.7
+    _with(profile, dice, ("append_fault", "slow_disk"), ("crash", "isolate", "power_loss"))
+    profile.fault_interval = dice.choice((60, 100, 200))
+
+
 def _numbers(profile: "Profile", dice: Random) -> None:
     """Let ids, terms and indexes be as large as they can be, or just where something narrower would overflow."""
     profile.ids = tuple(sorted(dice.sample(WORST_IDS, len(WORST_IDS))[: profile.machines]))
@@ -242,3 +283,9 @@ THEMES: Final[dict[str, tuple[int, Callable[["Profile", Random], None]]]] = {
     "numbers": (1, _extreme),
 }
 """Name -> (how many seeds have it in proportion, what it does to a profile)."""
+
+NARROWER: Final[dict[str, tuple[float, Callable[["Profile", Random], None]]]] = {
+    "snapshots": (0.1, _long_reads),
+    "like C": (0.2, _alone),
+}
+"""Theme -> (the share of its seeds, what these are made about)."""

@@ -17,7 +17,6 @@ from typing import Any, Final
 from pyraft import (
     RAFT_LEADER,
     RAFT_SPARE,
-    RAFT_STANDBY,
     RAFT_VOTER,
     RaftConfiguration,
     raft_configuration_add,
@@ -62,6 +61,8 @@ class World:
         self.touched: list[Node] = []
         self.healed = False
         self.ending = False
+        self.quiet_until = 0
+        """Until when clients keep still."""
         self.history: list[Operation] = []
         self.last_seen: dict[int, int] = {}
         self.tracing = bool(os.environ.get("TRACE"))
@@ -82,7 +83,7 @@ class World:
         conf = RaftConfiguration()
         members = list(self.nodes.values())[: self.profile.servers]
         for i, node in enumerate(members):
-            role = RAFT_VOTER if i < self.profile.voters else self.random.choice((RAFT_STANDBY, RAFT_SPARE))
+            role = RAFT_VOTER if i < self.profile.voters else self.random.choice(self.profile.others)
             raft_configuration_add(conf, node.id, node.address, role)
         for node in members:
             node.bootstrap(conf)
@@ -158,7 +159,10 @@ class World:
             raise Violation(self.violations[0])
 
     def heal(self) -> None:
-        """No more faults: all servers run, all links and disks work."""
+        """No more faults: all servers run, if not at once, and all links and disks work.
+
+        Who is paused now goes on later, with what has come meanwhile, which would be overtaken otherwise.
+        """
         self.healed = True
         self.calm = not self.profile.busy
         mend(self)
@@ -168,7 +172,6 @@ class World:
         for node in self.nodes.values():
             node.armed.clear()
             node.power_loss_in = -1
-            node.paused_until = 0
             if node.machine is not None:
                 node.machine.fail_apply = False
             if node.booted and not node.up and not node.gave_up:
