@@ -120,23 +120,22 @@ def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
             p.loose += 1
 
 
-def answered(p: RaftProgress, features: int, rejected: int) -> None:
+def answered(p: RaftProgress, features: int) -> None:
     """Take note of an answer, and of what its sender announces with it, before it is looked at.
 
     A server that has announced it and does no more has been replaced: a C process has its directory now. What was sent
     to it under that address since the last message that was answered may have been short, and reached the other one.
-    Answers come in order, one for a message at most, so that is counted from the number of those that have come; a
-    rejection does not count, as it may be one of what was sent in an older term.
+    Answers come in order, one for a message at most, so that is counted from the number of those that have come.
     """
     if is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
         p.loose += max(0, p.short_send - p.answers)
-    p.answers += rejected == 0
+    p.answers += 1
     p.features = features
 
 
 def rejected(r: Raft, leader: LeaderState, p: RaftProgress, index: int) -> None:
     """Take note that a server did not have our entry `index`, if that is certain."""
-    if not _is_unsure(r, p):
+    if is_announced(p) or not _is_unsure(r, p):
         p.lacking = min(reach(leader, p), index)
 
 

@@ -54,7 +54,7 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
         if reads.answered(r, leader, p, result.question):
             replicate.carry_out_reads(r)
         return 0
-    proof.answered(p, result.features, result.rejected)
+    proof.answered(p, result.features)
     if result.rejected >= proof.NOBODYS and proof.is_answer(r, p, result.rejected):
         return 0
     if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(

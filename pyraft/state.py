@@ -86,8 +86,8 @@ class RaftProgress:
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
     `lacking`, `loose`, `proven_index` and `sure` (ours) are there for servers that answer as C's do, see proof, and so
-    are `sends` and `answers`, which count messages that get an answer and answers of this term, and `short_send`: the
-    number of the last one that did not reach far enough for such a server, 0 for none.
+    are `sends` and `answers`, which count messages that get an answer and answers, and `short_send`: the number of the
+    last one that did not reach far enough for such a server, 0 for none.
     `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
     see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
     `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
