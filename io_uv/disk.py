@@ -34,9 +34,7 @@ from pyraft.errors import RAFT_CANTBOOTSTRAP, RAFT_CORRUPT, RAFT_INVALID, RAFT_M
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot, no_entries
 
 SET_ASIDE_PREFIX: Final = "corrupt-"
-_MEANT: Final = re.compile(
-    f"metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|{marker.NAME}|{marker.BOOTSTRAP_NAME}|{marker.FILLING_NAME}"
-)
+_MEANT: Final = re.compile(f"metadata|snapshot-|open-|corrupt-|tmp-|[0-9]+-|{'|'.join(marker.NAMES)}")
 _KINDS: Final = {stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 # Format word, checksums and the header of a batch of one entry, which share the first block with the configuration.
 _FIRST_BLOCK_OVERHEAD: Final = 40
@@ -70,6 +68,17 @@ class _Log:
         return self.start_index + len(self.entries)
 
 
+def strange_kind(dir: str, name: str) -> str:
+    """Return what a name that means something here is, if it is neither a file nor a directory, else ""."""
+    if not _MEANT.match(name) or len(os.fsencode(name)) > fs.MAX_NAME_LEN:
+        return ""
+    try:
+        mode = fs.lstat(fs.join(dir, name)).st_mode
+    except OSError:
+        return ""  # nobody can open it either
+    return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _KINDS.get(stat.S_IFMT(mode), "device")
+
+
 def refuse_links(dir: str) -> None:
     """Raise Failure(RAFT_INVALID) if a name that means something here is a symbolic link, a FIFO, socket or device.
 
@@ -78,14 +87,9 @@ def refuse_links(dir: str) -> None:
     wait for ever for whoever is at its other end, and a device has no size.
     """
     for name in fs.list_dir(dir):
-        if not _MEANT.match(name) or len(os.fsencode(name)) > fs.MAX_NAME_LEN:
-            continue
-        try:
-            mode = fs.lstat(fs.join(dir, name)).st_mode
-        except OSError:
-            continue  # nobody can open it either
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise Failure(RAFT_INVALID, f"{name} in directory '{dir}' is a {_KINDS.get(stat.S_IFMT(mode), 'device')}")
+        kind = strange_kind(dir, name)
+        if kind:
+            raise Failure(RAFT_INVALID, f"{name} in directory '{dir}' is a {kind}")
 
 
 def clean_up(dir: str) -> None:

@@ -59,11 +59,17 @@ def _read_all(fd: int) -> bytes:
     return b"".join(parts)
 
 
+def others_may_write(status: os.stat_result) -> bool:
+    """Return whether somebody else than the owner may write a file, or into a directory where all may remove all."""
+    mode = status.st_mode
+    sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+    return mode & (stat.S_IWGRP | stat.S_IWOTH) != 0 and not sticky
+
+
 def warn_of_access(path: str, status: os.stat_result, secret: bool = False) -> None:
     """Tell the logger if others than the owner may write a file or directory, or read one that is secret."""
     mode = status.st_mode
-    sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
-    if mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+    if others_may_write(status):
         _log.warning("%s may be written by others (mode %03o)", path, stat.S_IMODE(mode))
     elif secret and mode & stat.S_IROTH:
         _log.warning("%s, which is secret, may be read by everybody (mode %03o)", path, stat.S_IMODE(mode))

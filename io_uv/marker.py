@@ -40,6 +40,8 @@ removes this file. Should it refuse to start meanwhile, as the only voter by wha
 replaced: have the others remove it, and add it under a new id, with an empty directory.
 """
 
+NAMES: Final = (NAME, BOOTSTRAP_NAME, FILLING_NAME)
+
 _TEXT: Final = """\
 Automatic recovery set files of this server's log aside: entries that it had acknowledged may be missing.
 While this file exists the server does not vote and does not become leader; it removes the file when a leader has

@@ -25,16 +25,20 @@ _LAYOUT: Final = struct.Struct("<QQQQ")
 _NAMES: Final = ("metadata1", "metadata2")
 
 
-class _Copy:
-    """One of the two files: what it holds, or what is wrong with it and which version is known to be lost with it."""
+class Copy:
+    """One of the two files: what it holds, or what is wrong with it and which version is known to be lost with it.
 
-    __slots__ = ("known", "metadata", "name", "problem")
+    `present` is False if there is no file; one that is there without metadata or a problem was never written whole.
+    """
+
+    __slots__ = ("known", "metadata", "name", "present", "problem")
 
     def __init__(self, name: str, metadata: Metadata | None, problem: Failure | None = None, known: int = 0) -> None:
         self.name = name
         self.metadata = metadata
         self.problem = problem
         self.known = known
+        self.present = True
 
 
 def encode(metadata: Metadata) -> bytes:
@@ -102,30 +106,49 @@ def _read(dir: str, name: str) -> bytes | None:
         raise exc.wrap(f"read content of {name}") from None
 
 
-def _load_one(dir: str, name: str) -> _Copy:
+def _read_copy(dir: str, name: str) -> Copy:
     known = sums.load(dir, name)
     version = 0 if known is None else known.of
     data = _read(dir, name)
     if data is None:
-        if known is None:
-            return _Copy(name, None)
-        text = f"{name} is missing, it was at version {version} by {name}{sums.SUFFIX}"
-        return _Copy(name, None, Failure(RAFT_CORRUPT, text), version)
+        copy = Copy(name, None)
+        copy.present = False
+        if known is not None:
+            text = f"{name} is missing, it was at version {version} by {name}{sums.SUFFIX}"
+            copy.problem, copy.known = Failure(RAFT_CORRUPT, text), version
+        return copy
     if len(data) < _LAYOUT.size or not any(data):
         # A crash during the first write of a file: nothing was stored in it yet.
         if known is None:
-            fs.remove_file(dir, name)
-            return _Copy(name, None)
+            return Copy(name, None)
         what = f"only {len(data)} bytes" if len(data) < _LAYOUT.size else "only zeros"
         text = f"{name} has {what}, it was at version {version} by {name}{sums.SUFFIX}"
-        return _Copy(name, None, Failure(RAFT_CORRUPT, text), version)
+        return Copy(name, None, Failure(RAFT_CORRUPT, text), version)
     try:
         metadata = _decode(name, data)
         if known is not None:
             _verify(name, data, metadata.version, known)
     except Failure as exc:
-        return _Copy(name, None, exc, version)
-    return _Copy(name, metadata)
+        return Copy(name, None, exc, version)
+    return Copy(name, metadata, known=version)
+
+
+def read_copies(dir: str) -> list[Copy]:
+    """Return both files as they are; nothing is changed. A file that cannot be read has that as its problem."""
+    copies = []
+    for name in _NAMES:
+        try:
+            copies.append(_read_copy(dir, name))
+        except Failure as exc:
+            copies.append(Copy(name, None, exc))
+    return copies
+
+
+def _load_one(dir: str, name: str) -> Copy:
+    copy = _read_copy(dir, name)
+    if copy.present and copy.metadata is None and copy.problem is None:
+        fs.remove_file(dir, name)
+    return copy
 
 
 def load(dir: str) -> Metadata:

@@ -236,7 +236,8 @@ def encode_batch(batch: EntryBatch) -> list[bytes]:
     return [_CHECKSUMS.pack(crc.crc32(header), data_crc) + header, *batch.bufs]
 
 
-def _encode_file(batches: Sequence[EntryBatch]) -> Iterator[bytes]:
+def encode_file(batches: Sequence[EntryBatch]) -> Iterator[bytes]:
+    """Yield the content of a closed segment, in pieces."""
     yield _FORMAT.pack(DISK_FORMAT)
     for batch in batches:
         # C: uv_segment.c:uvSegmentTruncate writes one batch, however large, and cannot read it again (B40).
@@ -253,7 +254,7 @@ def write_closed(dir: str, first_index: int, batches: Sequence[EntryBatch]) -> s
     assert n > 0
     name = closed_name(first_index, first_index + n - 1)
     try:
-        fs.make_file(dir, name, _encode_file(batches))
+        fs.make_file(dir, name, encode_file(batches))
     except Failure as exc:
         raise exc.wrap(f"write closed segment {name}") from None
     return name

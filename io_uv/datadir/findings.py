@@ -1,0 +1,230 @@
+"""What is wrong with a data directory, file by file, each with its consequence in a sentence.
+
+Duty: `check` turns `Contents` into findings, the worst first. LOSS means that entries which this server may have
+acknowledged are missing or cannot be read; DAMAGE, that something is broken from which a start can recover without
+loss, or by which it is stopped; NOTE, that somebody should know.
+
+Happy path: an empty list. What a start does about all of it together is for `rehearsal` to say, not for this module.
+Failure modes: none; what cannot be read is a finding.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from io_uv import keyfiles, marker, sums
+from io_uv.datadir.content import Contents, SegmentFile, SnapshotFile, read
+from io_uv.open_segment import DAMAGED, TORN
+
+LOSS: Final = "loss"
+DAMAGE: Final = "damage"
+NOTE: Final = "note"
+_ORDER: Final = (LOSS, DAMAGE, NOTE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is to be known about a file, or about several."""
+
+    severity: str
+    """LOSS, DAMAGE or NOTE."""
+    file: str
+    what: str
+    consequence: str
+
+
+def check(path: str | os.PathLike[str], contents: Contents | None = None) -> list[Finding]:
+    """Return the findings on a data directory, the worst first; `contents` if it has been read already.
+
+    Every checksum is compared. Raises Failure as `content.read` does.
+    """
+    if contents is None:
+        contents = read(path)
+    found = [
+        *_metadata(contents),
+        *_snapshots(contents),
+        *_segments(contents),
+        *_gaps(contents),
+        *_overlaps(contents),
+        *_end(contents),
+        *_marks(contents),
+        *_rest(contents),
+    ]
+    return sorted(found, key=lambda one: _ORDER.index(one.severity))
+
+
+def _metadata(contents: Contents) -> list[Finding]:
+    found = []
+    newest = max((one.version for one in contents.metadata if not one.problem), default=0)
+    for one in contents.metadata:
+        if one.problem and 0 < one.known_version < newest:
+            text = "it was the older of the two, so nothing is lost: the next term or vote is written over it"
+            found.append(Finding(NOTE, one.name, one.problem, text))
+        elif one.problem:
+            text = (
+                "term and vote may be lost, so the start is refused: this server could vote twice in a term. Where "
+                "other members are alive, have them remove it and add a new one under a new id"
+            )
+            found.append(Finding(DAMAGE, one.name, one.problem, text))
+        elif one.present and one.version == 0:
+            text = "it was made and never written, which a crash explains; the start removes it"
+            found.append(Finding(NOTE, one.name, "it holds nothing", text))
+    if newest == 0 and not any(one.problem for one in contents.metadata) and (contents.last_index or contents.segments):
+        text = (
+            "term and vote are lost, so the start is refused: this server could vote twice in a term. Where other "
+            "members are alive, have them remove it and add a new one under a new id"
+        )
+        found.append(Finding(DAMAGE, "metadata1, metadata2", "there are none beside a log", text))
+    elif newest and contents.term < contents.last_term:
+        what = f"term {contents.term} is behind term {contents.last_term}, in which the log ends"
+        text = "newer metadata, and the votes in it, were lost, so the start is refused"
+        found.append(Finding(DAMAGE, "metadata1, metadata2", what, text))
+    return found
+
+
+def _snapshots(contents: Contents) -> list[Finding]:
+    found = []
+    newest = contents.snapshots[-1] if contents.snapshots else None
+    for one in contents.snapshots:
+        if not one.problem:
+            continue
+        if one is newest:
+            found.append(_newest_snapshot(contents, one))
+        else:
+            found.append(Finding(NOTE, one.name, one.problem, "a newer snapshot is good, so this one is not needed"))
+    return found
+
+
+def _newest_snapshot(contents: Contents, one: SnapshotFile) -> Finding:
+    older = max((s.index for s in contents.snapshots if not s.problem), default=0)
+    if _log_covers(contents, older, one.index):
+        what = f"the snapshot at index {older}" if older else "the log from its first entry on"
+        return Finding(
+            DAMAGE, one.name, one.problem, f"nothing is lost: {what} and the entries behind it have everything"
+        )
+    text = (
+        f"entries up to {one.index} are nowhere else here, so the start is refused; a leader that is alive sends a "
+        "snapshot to a new member"
+    )
+    return Finding(LOSS, one.name, one.problem, text)
+
+
+def _log_covers(contents: Contents, start: int, end: int) -> bool:
+    """Return whether the closed and open segments have all entries behind `start` up to `end`, all of them good."""
+    at = start
+    for one in contents.segments:
+        if one.verdict == DAMAGED:
+            return False
+        if one.entries and one.first <= at + 1:
+            at = max(at, one.first + one.entries - 1)
+    return at >= end
+
+
+def _segments(contents: Contents) -> list[Finding]:
+    found = []
+    for one in contents.segments:
+        if one.is_open and one.verdict == TORN:
+            text = "only what had not been acknowledged when the server died can be missing; the start cuts it off"
+            found.append(Finding(NOTE, one.name, one.problem or "its last batch is incomplete", text))
+        elif one.verdict == DAMAGED:
+            found.append(_damaged_segment(contents, one))
+    return found
+
+
+def _damaged_segment(contents: Contents, one: SegmentFile) -> Finding:
+    snapshot = max((s.index for s in contents.snapshots if not s.problem), default=0)
+    if not one.is_open and one.last <= snapshot:
+        text = f"the snapshot at index {snapshot} has all that it had"
+        return Finding(DAMAGE, one.name, one.problem, text)
+    lost = f"entries from {one.first + one.entries} on"
+    if not one.is_open:
+        lost = f"entries {one.first + one.entries} to {one.last}"
+    text = f"{lost} cannot be read, and this server may have acknowledged them"
+    return Finding(LOSS, one.name, one.problem, text)
+
+
+def _gaps(contents: Contents) -> list[Finding]:
+    found = []
+    snapshot = max((s.index for s in contents.snapshots), default=0)
+    for first, last in contents.gaps():
+        if last <= snapshot:
+            text = f"the snapshot at index {snapshot} has them, and the segments in front of the gap are not used"
+            found.append(Finding(NOTE, "", f"entries {first} to {last} are in no segment", text))
+        else:
+            text = "what follows them cannot be applied, so the start is refused: a file is missing, or one is a stray"
+            found.append(Finding(LOSS, "", f"entries {first} to {last} are missing", text))
+    return found
+
+
+def _overlaps(contents: Contents) -> list[Finding]:
+    found = []
+    before: SegmentFile | None = None
+    for one in contents.segments:
+        if one.is_open:
+            continue
+        if before is not None and one.first <= before.last:
+            if one.first == before.first:
+                what = f"it begins with the same entry as {before.name}"
+                text = "an interrupted truncate leaves that: the start keeps one, if that has all entries of the other"
+            else:
+                what = f"it has entries that {before.name} has, too"
+                text = "the start is refused if the log needs both"
+            found.append(Finding(DAMAGE, one.name, what, text))
+        if before is None or one.last > before.last:
+            before = one
+    return found
+
+
+def _end(contents: Contents) -> list[Finding]:
+    """Say whether the log ends in front of the newest snapshot."""
+    if not contents.snapshots or not any(one.entries for one in contents.segments):
+        return []
+    index = contents.snapshots[-1].index
+    last = max(one.first + one.entries - 1 for one in contents.segments if one.entries)
+    if last >= index:
+        return []
+    what = f"the log ends at {last}, the newest snapshot at {index}"
+    if any(one.is_open for one in contents.segments):
+        return [Finding(DAMAGE, "", what, "an open segment that lies there cannot be counted, so the start is refused")]
+    return [Finding(NOTE, "", what, "the snapshot was installed when the server died; the start removes the log")]
+
+
+_MARKS: Final = {
+    marker.NAME: (
+        LOSS,
+        "files of the log were set aside",
+        "acknowledged entries may be missing: the server does not vote until a leader has filled it up",
+    ),
+    marker.BOOTSTRAP_NAME: (
+        NOTE,
+        "a bootstrap was interrupted",
+        "bootstrap it again; until then it can only wait for a leader",
+    ),
+    marker.FILLING_NAME: (
+        NOTE,
+        "a leader had begun to give this server its log",
+        "it does not vote before it has all of it",
+    ),
+}
+
+
+def _marks(contents: Contents) -> list[Finding]:
+    return [Finding(_MARKS[name][0], name, *_MARKS[name][1:]) for name in contents.marks]
+
+
+def _rest(contents: Contents) -> list[Finding]:
+    found = []
+    for name in contents.links:
+        text = "it is not followed, and the start is refused until it has gone"
+        found.append(Finding(DAMAGE, name, "it is a symbolic link", text))
+    for name in contents.left_over:
+        if not name.endswith(sums.SUFFIX):
+            text = "an interrupted operation left it; the start removes it"
+            found.append(Finding(NOTE, name, "it is incomplete", text))
+    for name in contents.set_aside:
+        text = "it is kept for people to look at; no start reads it"
+        found.append(Finding(NOTE, name, "an earlier start or repair set it aside", text))
+    if keyfiles.others_may_write(os.stat(contents.directory)):
+        text = "they can change what this server has promised"
+        found.append(Finding(NOTE, "", "others than its owner may write to the directory", text))
+    return found
