@@ -1,29 +1,16 @@
-"""The command `pyraft`, which is `python -m pyraft`: directories of members, and which version this is.
+"""The start of `python -m pyraft` and of the console script `pyraft`.
 
-Duty: `pyraft init` and `pyraft join` (`node.commands`); `--version` says which version this is, of which library, and
-whether it is compiled.
+Duty: `main` runs the command with the arguments of the process.
 
-Failure modes: other arguments are a usage error, exit code 2; the commands have 1 for what they could not do.
+Failure modes: the exit codes of `pyraft.command`.
 """
 
-import argparse
-import sys
-
-from pyraft import __version__, _install, raft_version_number, types
-from pyraft.node import commands
+from pyraft.command import program
 
 
 def main() -> None:
-    """Parse the command line and answer."""
-    compiled = not types.__file__.endswith(".py")
-    parser = argparse.ArgumentParser("python -m pyraft", description="The Raft consensus algorithm; see the README.")
-    version = _install.describe(__version__, raft_version_number(), compiled)
-    parser.add_argument("--version", action="version", version=version)
-    commands.add_to(parser)
-    args = parser.parse_args()
-    if "run" in args:
-        sys.exit(args.run(args))
-    parser.print_help()
+    """Run the command; it ends the process with its exit code."""
+    program(prog_name="pyraft")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from io_uv.datadir.content import Contents, SegmentFile, entries, read
 from io_uv.datadir.rehearsal import Rehearsal, copy_of, start
 from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED
+from pyraft import configuration
 from pyraft.types import EntryBatch, no_entries
 
 _MOST_STEPS: Final = 100
@@ -32,6 +33,10 @@ _MOST_STEPS: Final = 100
 OTHERS_ALIVE: Final = (
     "Where other members are alive and have a leader, nothing needs to be repaired: have them remove this server, "
     "empty the directory, and add it again under a new id."
+)
+ONLY_VOTER: Final = (
+    "It is the only voter by what is left of its log, and does not start while the mark stands: missing entries may "
+    f"have added others. If it never had other members, remove {marker.NAME}; what is missing is lost then."
 )
 
 
@@ -102,7 +107,12 @@ def _advice(found: Repair) -> str:
         return "A start loads this directory as it is."
     if not found.start.starts:
         return f"No rule of this tool fits: {found.start.problem}. {OTHERS_ALIVE}"
-    return OTHERS_ALIVE if found.may_lose else ""
+    if not found.may_lose:
+        return ""
+    conf = found.start.configuration
+    if conf is not None and configuration.voter_count(conf) == 1:
+        return f"{OTHERS_ALIVE} {ONLY_VOTER}"
+    return OTHERS_ALIVE
 
 
 # ---- rules, those that lose nothing first ----------------------------------------------------------------------------

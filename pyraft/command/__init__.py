@@ -1,0 +1,32 @@
+"""The command `pyraft`: nodes from the shell, and the data directories of stopped servers.
+
+Duty: `program` is the click group behind the console script and `python -m pyraft`: `init` and `join` (`members`) and
+`dir …` (`dirs`). What the commands print is put together in `text`; what they do is done by `pyraft.node` and
+`io_uv.datadir`, which programs can call as well.
+
+Happy path: `pyraft dir show data/1`. Every command has an example in its --help; those that tell something take --json.
+
+Failure modes: exit code 1 for what could not be done, or was found wrong, with a line on standard error; 2 for
+arguments that make no sense. No traceback for either.
+"""
+
+import click
+
+from pyraft import __version__, _install, raft_version_number, types
+from pyraft.command import dirs, members
+
+_COMPILED = not types.__file__.endswith(".py")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="Exit codes: 0 done, 1 not done or found wrong, 2 wrong arguments.",
+)
+@click.version_option(message=_install.describe(__version__, raft_version_number(), _COMPILED))
+def program() -> None:
+    """The Raft consensus algorithm: nodes from the shell, and the data directories of stopped servers."""
+
+
+program.add_command(members.init)
+program.add_command(members.join)
+program.add_command(dirs.dir)

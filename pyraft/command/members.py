@@ -1,0 +1,72 @@
+"""`pyraft init` and `pyraft join`: directories of members.
+
+Duty: make a data directory that of a new cluster's only member, or of a new member of a cluster that runs. Each ends
+with one line about the member that the directory is now.
+
+Happy path: `pyraft init data/1 --address 10.0.0.1:9001`, and once a node runs there,
+`pyraft join data/2 --address 10.0.0.2:9001 --via 10.0.0.1:9001`.
+
+Failure modes: what is refused, or fails, is told on standard error, exit code 1.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from pyraft import node
+from pyraft.aio import RaftError
+from pyraft.node.identity import Identity
+from pyraft.node.tls import Tls
+
+_ADDRESS = click.option(
+    "--address", metavar="HOST:PORT", required=True, help="Where the others reach it: a port that it listens on."
+)
+
+
+@click.command(epilog="Example: pyraft init data/1 --address 10.0.0.1:9001")
+@click.argument("directory", metavar="DIR")
+@_ADDRESS
+def init(directory: str, address: str) -> None:
+    """Make DIR that of a new cluster's only member, once.
+
+    DIR is made if it is not there. A node is started on it by a program: async with Node("DIR", …).
+    """
+    _tell(node.init(directory, address), "began cluster")
+
+
+@click.command(epilog="Example: pyraft join data/2 --address 10.0.0.2:9001 --via 10.0.0.1:9001")
+@click.argument("directory", metavar="DIR")
+@_ADDRESS
+@click.option("--via", metavar="HOST:PORT", required=True, multiple=True, help="Where a member is; may be repeated.")
+@click.option("--timeout", type=float, default=30.0, show_default=True, help="How long to wait for a leader, in s.")
+@click.option("--cert", metavar="FILE", help="With TLS: its certificate, a PEM file.")
+@click.option("--key", metavar="FILE", help="With TLS: its key, a PEM file.")
+@click.option("--ca", metavar="FILE", help="With TLS: the authorities, a PEM file.")
+@click.option("--crl", metavar="FILE", help="With TLS: their lists, a PEM file.")
+def join(
+    directory: str,
+    address: str,
+    via: tuple[str, ...],
+    timeout: float,
+    cert: str | None,
+    key: str | None,
+    ca: str | None,
+    crl: str | None,
+) -> None:
+    """Make DIR that of a new member of a cluster that runs."""
+    tls = None
+    if cert is not None and key is not None and ca is not None:
+        tls = Tls(cert, key, ca, crl)
+    elif cert or key or ca or crl:
+        raise click.UsageError("with TLS --cert, --key and --ca are needed")
+    _tell(node.join(directory, address, *via, timeout_seconds=timeout, tls=tls), "joined cluster")
+
+
+def _tell(doing: Coroutine[Any, Any, Identity], what: str) -> None:
+    try:
+        identity = asyncio.run(doing)
+    except (node.NodeError, RaftError, OSError) as exc:
+        raise click.ClickException(str(exc)) from None
+    click.echo(f"member {identity.id} at {identity.address} {what} {identity.cluster}")

@@ -1,0 +1,193 @@
+"""The command `pyraft` as a person uses it: what it prints, its exit codes, and no traceback."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from io_uv import directory
+from pyraft.command import decoding, program
+from pyraft.node import Machine, Node, command
+from pyraft.types import RAFT_CHANGE, RAFT_COMMAND, RAFT_VOTER
+from tests.integration.test_datadir import change
+from tests.lib.disk import Dir, commands
+from tests.lib.uvnode import free_addresses
+
+
+def run(*arguments: object) -> Result:
+    """Run the command; an exception other than an exit is a failure of the test."""
+    result = CliRunner().invoke(program, [str(one) for one in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    for line in result.output.splitlines():
+        assert len(line) <= 80 or line.startswith((" ", '"', "Error", "member")), line
+    return result
+
+
+@pytest.fixture
+def dir(tmp_path: Path) -> Dir:
+    """The directory of a member of three."""
+    made = Dir(tmp_path / "data")
+    made.path.mkdir()
+    made.metadata(1, 3, 4, 2)
+    made.metadata(2, 2, 3)
+    made.closed(1, [change(1)], commands(2, 4))
+    made.snapshot(1, 4)
+    made.closed(6, [change(3, term=4)], commands(7, 1, term=4))
+    made.open(1, commands(8, 2, term=4), ours=True)
+    return made
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    """And says what it is for."""
+    for path in (["init"], ["join"], *(["dir", name] for name in program.commands["dir"].commands)):  # type: ignore[attr-defined]
+        result = run(*path, "--help")
+        assert result.exit_code == 0
+        assert "Example: pyraft " + " ".join(path) in result.output or "On both: pyraft dir position" in result.output
+    assert run("dir").exit_code == 2
+    assert run("nonsense").exit_code == 2
+
+
+def test_show(dir: Dir) -> None:
+    """The same facts for people and as JSON."""
+    result = run("dir", "show", dir)
+    assert result.exit_code == 0
+    assert "log            1 to 9" in result.output
+    assert "  server 3     voter 3" in result.output
+    assert "open-1 becomes 0000000000000008-0000000000000009" in result.output
+    facts = json.loads(run("dir", "show", dir, "--json").output)
+    assert (facts["term"], facts["voted_for"], facts["first_index"], facts["last_index"]) == (4, 2, 1, 9)
+    assert facts["configuration"] == [{"id": i, "address": str(i), "role": "voter"} for i in (1, 2, 3)]
+    assert facts["start"]["starts"] is True
+    assert facts["snapshots"][0]["index"] == 4
+    assert facts["member"] is None
+
+
+def test_log(dir: Dir) -> None:
+    """Entries by range, also as lines of JSON."""
+    lines = run("dir", "log", dir, "--from", 6, "--to", 7).output.splitlines()
+    assert [line.split()[:4] for line in lines] == [["6", "4", "change", "48"], ["7", "4", "command", "8"]]
+    assert lines[0].endswith("1 voter 1, 2 voter 2, 3 voter 3")
+    assert json.loads(run("dir", "log", dir, "--from", 9, "--json").output)["index"] == 9
+    dir.remove("0000000000000001-0000000000000005")
+    dir.closed(1, [change(1)])
+    assert "4 entries are not here" in run("dir", "log", dir).output
+
+
+def test_check_and_repair(dir: Dir) -> None:
+    """Exit codes tell whether something is wrong; --apply mends it."""
+    assert run("dir", "check", dir).output == "nothing is wrong\n"
+    result = run("dir", "repair", dir)
+    assert (result.exit_code, "A start loads this directory as it is." in result.output) == (0, True)
+    dir.overwrite("0000000000000006-0000000000000007", 12, b"\xff")
+    result = run("dir", "check", dir)
+    assert result.exit_code == 1
+    assert "loss: 0000000000000006-0000000000000007: " in result.output
+    assert json.loads(run("dir", "check", dir, "--json").output)[0]["severity"] == "loss"
+    dir.remove("open-1")
+    dir.closed(8, commands(8, 2, term=4))
+    result = run("dir", "repair", dir)
+    assert result.exit_code == 1
+    assert "it would be mended by these steps (--apply does them):" in result.output
+    assert json.loads(run("dir", "repair", dir, "--json").output)["applied"] is False
+    result = run("dir", "repair", dir, "--apply")
+    assert result.exit_code == 0
+    assert "done:" in result.output
+    assert "takes no part in elections" in result.output
+
+
+def test_recover_and_readdress(dir: Dir) -> None:
+    """What is given is checked, and nothing happens without --apply."""
+    before = {name: dir.read(name) for name in dir.names}
+    assert run("dir", "position", dir).output == "4:4:9\n"
+    result = run("dir", "recover", dir, "--server", "1=h:1", "--position", "4:4:10")
+    assert result.exit_code == 1
+    assert "has the log that goes furthest" in result.output
+    assert run("dir", "recover", dir, "--server", "one=h:1").exit_code == 2
+    assert run("dir", "recover", dir, "--server", "1=h:1", "--server", "1=h:2").exit_code == 2
+    assert run("dir", "recover", dir, "--server", "1=h:1", "--position", "4:4").exit_code == 2
+    result = run("dir", "readdress", dir, "9=h:1")
+    assert (result.exit_code, "there is no server 9" in result.output) == (1, True)
+    result = run("dir", "recover", dir, "--server", "1=h:1")
+    assert (result.exit_code, "--apply does it" in result.output) == (0, True)
+    assert {name: dir.read(name) for name in dir.names} == before
+    result = run("dir", "readdress", dir, "1=h:1", "--position", "4:4:9", "--position", "5:4:8", "--apply")
+    assert result.exit_code == 0, result.output
+    assert "1 voter h:1, 2 voter 2, 3 voter 3" in run("dir", "log", dir, "--from", 10).output
+    assert run("dir", "position", dir).output == "6:6:10\n"
+
+
+def test_what_is_no_directory_or_in_use(dir: Dir, tmp_path: Path) -> None:
+    """A line on standard error for each command."""
+    (tmp_path / "file").write_bytes(b"")
+    lock = directory.lock_dir(str(dir))
+    for name in ("show", "log", "check", "position", "repair"):
+        for path, text in (
+            (tmp_path / "none", "does not exist"),
+            (tmp_path / "file", "is not a directory"),
+            (dir, "is in use by another server"),
+        ):
+            result = run("dir", name, path)
+            assert (result.exit_code, text in result.output) == (1, True), (name, path, result.output)
+    lock.release()
+
+
+def test_names_from_a_directory_do_not_reach_the_terminal_as_they_are(dir: Dir) -> None:
+    """A file may have an escape in its name."""
+    os.rename(dir.path / "open-1", dir.path / "corrupt-1-\x1b[31m")
+    result = run("dir", "check", dir)
+    assert "\x1b" not in result.output
+
+
+class Shop(Machine):
+    """Has one command."""
+
+    @command
+    def take(self, item: str, n: int = 1) -> int:
+        """Take something."""
+        return n
+
+
+def test_a_directory_of_a_node(tmp_path: Path) -> None:
+    """Made by `init`; its commands are decoded, and its own address moves with the configuration."""
+    address = free_addresses(1)[1]
+    path = tmp_path / "1"
+    result = run("init", path, "--address", address)
+    assert result.exit_code == 0
+    assert f"at {address} began cluster" in result.output
+
+    async def serve() -> None:
+        async with Node(path, Shop()) as node:
+            await node.machine.take("apple", n=2)
+
+    asyncio.run(serve())
+    said = run("dir", "log", path, "--full").output
+    assert "take('apple', n=2)" in said
+    facts = json.loads(run("dir", "show", path, "--json").output)
+    id = facts["member"]["id"]
+    moved = free_addresses(1)[1]
+    result = run("dir", "readdress", path, f"{id}={moved}", "--apply")
+    assert result.exit_code == 0, result.output
+    assert f"says {moved} instead of {address}" in result.output.replace("\n    ", " ")
+    asyncio.run(serve())
+    assert json.loads(run("dir", "show", path, "--json").output)["configuration"][0]["address"] == moved
+
+
+def word(n: int) -> bytes:
+    return n.to_bytes(8, "little")
+
+
+def test_entries_of_dqlite() -> None:
+    """By its format: what does not fit it to the last byte is shown as bytes."""
+    head = bytes((1, 2, 0, 0, 0, 0, 0, 0))
+    frames = b"test.db\0" + word(0) + bytes(4) + bytes((1, 0, 0, 0)) + bytes((2, 0, 0, 0)) + bytes((0, 16, 0, 0))
+    data = head + frames + word(1) + word(7) + bytes(2 * 4096)
+    assert decoding.describe(RAFT_COMMAND, data) == "dqlite FRAMES test.db: pages 1, 7"
+    assert decoding.describe(RAFT_COMMAND, data + bytes(8)).startswith("0102")
+    assert decoding.describe(RAFT_COMMAND, bytes((1, 1, 0, 0, 0, 0, 0, 0)) + b"test.db\0") == "dqlite OPEN test.db"
+    assert decoding.describe(RAFT_COMMAND, bytes((1, 3, 0, 0, 0, 0, 0, 0)) + word(5)) == "dqlite UNDO 5"
+    assert decoding.describe(RAFT_COMMAND, b"hello\0\0\0") == "'hello'"
+    assert decoding.describe(RAFT_CHANGE, b"\xff" * 8).startswith("no configuration: ")
+    assert RAFT_VOTER == 1
