@@ -22,7 +22,7 @@ _COMPILED = not types.__file__.endswith(".py")
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog="Exit codes: 0 done, 1 not done or found wrong, 2 wrong arguments.",
 )
-@click.version_option(message=_install.describe(__version__, raft_version_number(), _COMPILED))
+@click.version_option(__version__, message=_install.describe(__version__, raft_version_number(), _COMPILED))
 def program() -> None:
     """The Raft consensus algorithm: nodes from the shell, and the data directories of stopped servers."""
 

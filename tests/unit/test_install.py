@@ -36,8 +36,10 @@ def test_version() -> None:
 
 
 def test_usage() -> None:
-    """Without an argument there is help, with a wrong one an error."""
-    assert "--version" in run("-m", "pyraft").stdout
+    """There is help, and without an argument, too, on one of the two outputs; a wrong one is an error."""
+    assert "--version" in run("-m", "pyraft", "--help").stdout
+    done = run("-m", "pyraft")
+    assert "--version" in done.stdout + done.stderr
     assert run("-m", "pyraft", "start").returncode == 2
 
 
