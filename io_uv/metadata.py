@@ -13,12 +13,13 @@ sidecar; RAFT_IOERR "persist metadata1: …". A damaged file that was the older 
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Final
 
 from io_uv import fs, sums
 from io_uv.failure import Failure
 from io_uv.state import Metadata
-from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED
+from pyraft.errors import RAFT_CORRUPT, RAFT_INVALID, RAFT_MALFORMED
 
 FORMAT: Final = 1
 _LAYOUT: Final = struct.Struct("<QQQQ")
@@ -133,10 +134,16 @@ def _read_copy(dir: str, name: str) -> Copy:
     return Copy(name, metadata, known=version)
 
 
-def read_copies(dir: str) -> list[Copy]:
-    """Return both files as they are; nothing is changed. A file that cannot be read has that as its problem."""
+def read_copies(dir: str, strange: Mapping[str, str]) -> list[Copy]:
+    """Return both files as they are; nothing is changed. A file that cannot be read has that as its problem.
+
+    `strange` are names that must not be opened, with what they are.
+    """
     copies = []
     for name in _NAMES:
+        if name in strange:
+            copies.append(Copy(name, None, Failure(RAFT_INVALID, f"{name} is a {strange[name]}")))
+            continue
         try:
             copies.append(_read_copy(dir, name))
         except Failure as exc:

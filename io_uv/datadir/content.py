@@ -87,7 +87,8 @@ class Contents:
     set_aside: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
     """What an interrupted operation left; the next start removes it."""
-    links: list[str] = field(default_factory=list)
+    strange: dict[str, str] = field(default_factory=dict)
+    """Names that mean something here and are no files, with what they are: a symbolic link, a FIFO. None is opened."""
     foreign: list[str] = field(default_factory=list)
     """Names that the library does not look at."""
     configuration: RaftConfiguration | None = None
@@ -147,7 +148,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
     directory.check_dir(dir)
     found = Contents(dir)
     names = sorted(fs.list_dir(dir))
-    found.links = [name for name in names if disk.is_meant(name) and os.path.islink(fs.join(dir, name))]
+    found.strange = {name: kind for name in names if (kind := disk.strange_kind(dir, name))}
+    names = [name for name in names if name not in found.strange]
     _read_metadata(found)
     _read_snapshots(found, names)
     _read_segments(found, names)
@@ -156,7 +158,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
 
 
 def _read_metadata(found: Contents) -> None:
-    for copy in metadata.read_copies(found.directory):
+    for copy in metadata.read_copies(found.directory, found.strange):
         one = MetadataFile(copy.name, copy.present, known_version=copy.known)
         if copy.metadata is not None:
             one.version, one.term, one.voted_for = copy.metadata.version, copy.metadata.term, copy.metadata.voted_for

@@ -214,9 +214,9 @@ def _marks(contents: Contents) -> list[Finding]:
 
 def _rest(contents: Contents) -> list[Finding]:
     found = []
-    for name in contents.links:
-        text = "it is not followed, and the start is refused until it has gone"
-        found.append(Finding(DAMAGE, name, "it is a symbolic link", text))
+    for name, kind in contents.strange.items():
+        text = "it is not opened, and the start is refused until it has gone"
+        found.append(Finding(DAMAGE, name, f"it is a {kind}", text))
     for name in contents.left_over:
         if not name.endswith(sums.SUFFIX):
             text = "an interrupted operation left it; the start removes it"

@@ -153,6 +153,8 @@ def _copy_odd(source: str, target: str) -> None:
         os.symlink("nowhere", target)
     elif os.path.isdir(source):
         os.mkdir(target)
+    else:
+        os.mkfifo(target)
 
 
 def _copy_note(source: str, target: str) -> bool:

@@ -202,19 +202,22 @@ def test_left_overs_marks_links_and_strangers(dir: Dir) -> None:
     dir.write(marker.NAME, b"because\n")
     dir.write("notes.txt", b"x")
     (dir.path / "open-9").symlink_to("/etc/passwd")
+    os.mkfifo(dir.path / "metadata2")
     found, findings, rehearsal = look(dir)
     assert found.foreign == ["notes.txt"]
     assert sorted(severities(findings)) == sorted(
         [
             (LOSS, marker.NAME),
             (DAMAGE, "open-9"),
-            (LOSS, "open-9"),
+            (DAMAGE, "metadata2"),
+            (DAMAGE, "metadata2"),
             (NOTE, "corrupt-12-open-1"),
             (NOTE, "snapshot-1-9-1000.meta"),
             (NOTE, "tmp-open-1"),
         ]
     )
-    assert "symbolic link" in rehearsal.problem
+    assert found.strange == {"metadata2": "FIFO", "open-9": "symbolic link"}
+    assert "metadata2 in directory" in rehearsal.problem
 
 
 def test_a_directory_in_use_is_left_alone(dir: Dir) -> None:
