@@ -315,9 +315,10 @@ def entries(path: str | os.PathLike[str], first: int = 1, last: int = 1 << 63) -
     the byte, after the good entries in front of it.
     """
     dir = os.fspath(path)
-    found = [info for info in map(segment.parse_name, fs.list_dir(dir)) if info is not None]
+    names = [name for name in fs.list_dir(dir) if not disk.strange_kind(dir, name)]
+    found = [info for info in map(segment.parse_name, names) if info is not None]
     segment.sort(found)
-    snapshots = [parsed[0].index for parsed in map(snapshot_file.parse_name, fs.list_dir(dir)) if parsed is not None]
+    snapshots = [parsed[0].index for parsed in map(snapshot_file.parse_name, names) if parsed is not None]
     next_index = segment.last_index(found, max(snapshots, default=0)) + 1
     for info in found:
         if info.is_open:

@@ -218,6 +218,9 @@ def test_left_overs_marks_links_and_strangers(dir: Dir) -> None:
     )
     assert found.strange == {"metadata2": "FIFO", "open-9": "symbolic link"}
     assert "metadata2 in directory" in rehearsal.problem
+    os.unlink(dir.path / "open-9")
+    os.mkfifo(dir.path / "open-9")
+    assert [one.index for one in datadir.entries(dir.path)] == [1]
 
 
 def test_a_directory_in_use_is_left_alone(dir: Dir) -> None:
