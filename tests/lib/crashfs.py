@@ -66,6 +66,9 @@ class _Handle:
         self.offset = 0
 
 
+_DIRECTORY = SimpleNamespace(st_mode=stat.S_IFDIR | 0o700, st_size=0, st_dev=1, st_ino=1)
+
+
 def _error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
@@ -221,13 +224,15 @@ class MemoryFs:
     def stat(self, path: str) -> Any:
         with self._lock:
             if path == DIR:
-                return SimpleNamespace(st_mode=stat.S_IFDIR | 0o700, st_size=0)
+                return _DIRECTORY
             file = self.names.get(self._name(path))
             if file is None:
                 raise _error(errno.ENOENT)
             return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_size=len(file.content))
 
     def fstat(self, fd: int) -> Any:
+        if self.handles[fd].file is None:
+            return _DIRECTORY
         return SimpleNamespace(st_mode=stat.S_IFREG | 0o600, st_size=len(self._file(fd).content))
 
     def links(self, fd: int) -> int:
