@@ -237,7 +237,7 @@ def _resolve_overlaps(log: _Log) -> None:
     for info in log.closed:
         older = kept[-1] if kept else None
         # Sorted by last index too: `older` is the head.
-        if older is None or info.first_index != older.first_index or not _is_head(log.dir, older, info):
+        if older is None or info.first_index != older.first_index or not is_head(log.dir, older, info):
             kept.append(info)
             continue
         if info.last_index == older.last_index:
@@ -253,7 +253,7 @@ def _resolve_overlaps(log: _Log) -> None:
     log.closed = kept
 
 
-def _is_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> bool:
+def is_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> bool:
     """Return whether one segment has the first entries of the other, and both are good."""
     ours, theirs = no_entries(), no_entries()
     try:

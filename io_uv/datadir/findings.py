@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from io_uv import keyfiles, marker, sums
+from io_uv import disk, keyfiles, marker, segment, sums
 from io_uv.datadir.content import Contents, SegmentFile, SnapshotFile, read
 from io_uv.open_segment import DAMAGED, TORN
 
@@ -163,16 +163,28 @@ def _overlaps(contents: Contents) -> list[Finding]:
         if one.is_open:
             continue
         if before is not None and one.first <= before.last:
-            if one.first == before.first:
-                what = f"it begins with the same entry as {before.name}"
-                text = "an interrupted truncate leaves that: the start keeps one, if that has all entries of the other"
-            else:
-                what = f"it has entries that {before.name} has, too"
-                text = "the start is refused if the log needs both"
+            if _is_head(contents.directory, before, one):
+                text = (
+                    f"an interrupted truncate leaves that: the start keeps {one.name}, or what the log goes on behind"
+                )
+                found.append(Finding(NOTE, before.name, f"{one.name} begins with all its entries", text))
+                before = one
+                continue
+            what = f"it has entries that {before.name} has, too"
+            text = "the start is refused if the log needs both"
             found.append(Finding(DAMAGE, one.name, what, text))
         if before is None or one.last > before.last:
             before = one
     return found
+
+
+def _is_head(dir: str, head: SegmentFile, whole: SegmentFile) -> bool:
+    if head.first != whole.first:
+        return False
+    infos = segment.parse_name(head.name), segment.parse_name(whole.name)
+    assert infos[0] is not None
+    assert infos[1] is not None
+    return disk.is_head(dir, infos[0], infos[1])
 
 
 def _end(contents: Contents) -> list[Finding]:
@@ -184,7 +196,7 @@ def _end(contents: Contents) -> list[Finding]:
     if last >= index:
         return []
     what = f"the log ends at {last}, the newest snapshot at {index}"
-    if any(one.is_open for one in contents.segments):
+    if any(one.is_open and (one.entries or one.verdict == DAMAGED) for one in contents.segments):
         return [Finding(DAMAGE, "", what, "an open segment that lies there cannot be counted, so the start is refused")]
     return [Finding(NOTE, "", what, "the snapshot was installed when the server died; the start removes the log")]
 
