@@ -280,20 +280,23 @@ class Endpoint(Handle):
     def _poll(self, enable: bool) -> None:
         if enable != self._polling:
             assert self._sock is not None
-            self._polling = enable
+            # If this is interrupted, a socket that is watched passes for one, and is let go when it ends.
             if enable:
+                self._polling = True
                 self._loop._uv.add_reader(self._sock.fileno(), self._loop._enter, self._on_readable)
             else:
                 self._loop._uv.remove_reader(self._sock.fileno())
+                self._polling = False
 
     def _arm_writer(self, enable: bool) -> None:
         if enable != self._writer:
             assert self._sock is not None
-            self._writer = enable
             if enable:
+                self._writer = True
                 self._loop._uv.add_writer(self._sock.fileno(), self._loop._enter, self._on_writable)
             else:
                 self._loop._uv.remove_writer(self._sock.fileno())
+                self._writer = False
 
     def _settle(self) -> None:
         """Requests have come or gone: keep the loop and this handle alive while there are any."""

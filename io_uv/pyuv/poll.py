@@ -50,15 +50,17 @@ class Poll(Handle):
         if self._loop._polls.setdefault(self._fd, self) is not self:
             raise error.make(error.PollError, errno.UV_EEXIST)
         self._callback = callback
-        loop, enter = self._loop._uv, self._loop._enter
+        loop, enter, former = self._loop._uv, self._loop._enter, self._events
+        # Noted before: if this is interrupted, what is closed later must not be watched any more.
+        self._events |= events
         try:
             if events & UV_READABLE:
                 loop.add_reader(self._fd, enter, self._disconnectable if events & UV_DISCONNECT else self._readable)
-            elif self._events & UV_READABLE:
+            elif former & UV_READABLE:
                 loop.remove_reader(self._fd)
             if events & UV_WRITABLE:
                 loop.add_writer(self._fd, enter, self._writable)
-            elif self._events & UV_WRITABLE:
+            elif former & UV_WRITABLE:
                 loop.remove_writer(self._fd)
         except OSError as exc:
             self._release()
