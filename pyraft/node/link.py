@@ -208,8 +208,8 @@ class Link(asyncio.Protocol):
         self._greeted.set_result(None)
 
     def _outcomes(self, group: int, first: int, values: list[Any]) -> None:
-        count, outcomes, done = self._groups.get(group, (0, [], _nobody))
-        fits = first == len(outcomes) and first + len(values) <= count
+        count, outcomes, done = self._group(group)
+        fits = first == len(outcomes) and 0 < len(values) <= count - first
         if not fits or not all(type(value) is bytes for value in values):
             raise Malformed(f"outcomes that nobody waits for, from {self.address}")
         outcomes.extend(values)
@@ -217,10 +217,17 @@ class Link(asyncio.Protocol):
             del self._groups[group]
             done(outcomes)
 
+    def _group(self, group: int) -> tuple[int, list[bytes], Done]:
+        found = self._groups.get(group)
+        if found is None:
+            raise Malformed(f"an answer to calls that nobody has sent, from {self.address}")
+        return found
+
     def _not_there(self, group: int, leader: str | None) -> None:
-        _, outcomes, done = self._groups.pop(group, (0, [], _nobody))
+        _, outcomes, done = self._group(group)
         if outcomes:
             raise Malformed(f"two answers from {self.address}")
+        del self._groups[group]
         if self.elsewhere is not None:
             self.elsewhere(self, leader)
         done(None)
@@ -282,7 +289,3 @@ class Link(asyncio.Protocol):
                 future.set_exception(Lost(f"the connection to {self.address} has ended: {exc or 'it was closed'}"))
         if was_open and self.ended is not None:
             self.ended(self)
-
-
-def _nobody(outcomes: "list[bytes] | None") -> None:
-    raise AssertionError("nobody waits for these")

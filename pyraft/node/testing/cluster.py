@@ -98,10 +98,10 @@ class Cluster(Generic[M]):
                     pass
             await asyncio.sleep(0.01)
 
-    async def start(self, number: int) -> Node[M]:
-        """Start a member that does not run."""
+    async def start(self, number: int, machine: Callable[[], M] | None = None) -> Node[M]:
+        """Start a member that does not run, with another machine if one is given: the next version of a program's."""
         place = self.places[number]
-        node = Node(f"member{number}", self._machine(), settings=self._settings)
+        node = Node(f"member{number}", (machine or self._machine)(), settings=self._settings)
         node.outside = place
         await node.__aenter__()
         self.nodes[number] = node

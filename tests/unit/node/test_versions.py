@@ -1,0 +1,88 @@
+"""Two versions of a program in one cluster: what was in the log keeps its meaning, and what is missing is told."""
+
+from typing import Any
+
+import pytest
+
+from pyraft.node import Machine, MissingCommand, Stopped, command, query
+from pyraft.node.testing import Cluster, simulate
+
+
+class Bank(Machine):
+    """Accounts."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, int] = {}
+
+    @command
+    def pay(self, name: str, n: int) -> int:
+        """Pay something in."""
+        self.accounts[name] = self.accounts.get(name, 0) + n
+        return self.accounts[name]
+
+    @query
+    def balance(self, name: str) -> int:
+        """Look."""
+        return self.accounts.get(name, 0)
+
+
+class NewBank(Bank):
+    """The next version: fees, and another command."""
+
+    @command
+    def pay(self, name: str, n: int) -> int:
+        """Pay something in."""
+        self.accounts[name] = self.accounts.get(name, 0) + n
+        return self.accounts[name]
+
+    @pay.version(2)
+    def pay(self, name: str, n: int, *, fee: int = 1) -> int:
+        """Pay something in, for a fee."""
+        self.accounts[name] = self.accounts.get(name, 0) + n - fee
+        return self.accounts[name]
+
+    @command
+    def close(self, name: str) -> int:
+        """Close an account."""
+        return self.accounts.pop(name)
+
+
+def test_a_member_without_a_command_stops_and_goes_on_with_the_code() -> None:
+    """It names command and version; with the code it does what it missed, older entries in their old meaning."""
+
+    async def scenario(cluster: Cluster[Bank]) -> None:
+        await cluster.nodes[1].machine.pay("ann", 10)
+        await cluster.stop(1)
+        new: Any = await cluster.start(1, NewBank)
+        await (await cluster.lead()).transfer(1)
+        assert await new.machine.pay("ann", 10, fee=3) == 17
+        for number in (2, 3):
+            old = cluster.nodes[number]
+            await cluster.until(lambda old=old: old._cause is not None)
+            with pytest.raises(Stopped, match="command 'pay' version 2, and the program's machine does not") as caught:
+                await old.machine.pay("bob", 1)
+            assert isinstance(caught.value.__cause__.__cause__, MissingCommand)
+            await cluster.stop(number)
+        await cluster.start(2, NewBank)
+        await cluster.start(3, NewBank)
+        assert await new.machine.close("ann") == 17
+        assert await cluster.nodes[3].machine.pay("bob", 5) == 4
+
+    simulate(scenario, Bank)
+
+
+def test_calls_of_commands_that_the_leader_lacks_are_refused() -> None:
+    """A newer member under an older leader is told so, and nothing gets into the log that could stop the others."""
+
+    async def scenario(cluster: Cluster[Bank]) -> None:
+        await (await cluster.lead()).transfer(2)
+        await cluster.stop(1)
+        new: Any = await cluster.start(1, NewBank)
+        with pytest.raises(Exception, match="the leader's program has no pay in version 2"):
+            await new.machine.pay("ann", 10)
+        with pytest.raises(Exception, match="the leader's program has no close in version 1"):
+            await new.machine.close("ann")
+        assert await cluster.nodes[3].machine.pay("ann", 10) == 10
+        assert await new.machine.balance("ann") == 10
+
+    simulate(scenario, Bank)
