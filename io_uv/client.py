@@ -170,16 +170,16 @@ class Client:
             data, largest = [buf for send in sends for buf in send[1]], max(send[2] for send in sends)
         if self.large.concerns(largest):
             self.large.written(self.uv.loop.now(), largest)
-        what = data[0] if len(data) == 1 else data
         # Those that were written before and are not called back yet come first.
         first = not self.writing
         self.writing.append(sends)
         try:
             if first and type(stream) is pyuv.TCP:
-                if stream.write_now(what, self._write_cb):
+                if stream.write_now(data[0] if len(data) == 1 else data, self._write_cb):
                     return self.writing.pop()
             else:
-                stream.write(what, self._write_cb)
+                # A list may be another client's as well (RaftAppendEntries.encoded).
+                stream.write(data[0] if len(data) == 1 else list(data), self._write_cb)
         except pyuv.error.UVError as exc:
             self.writing.pop()
             trace(self.uv.tracer, f"write to server {self.id}: {exc.args[1]}")

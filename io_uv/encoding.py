@@ -247,6 +247,8 @@ def _encode_request_vote_result(message: RaftMessage) -> list[bytes | memoryview
 def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
     p = message.append_entries
     assert p is not None
+    if p.encoded:
+        return p.encoded
     n = len(p.entries)
     size = _APPEND_ENTRIES_SIZE + ENTRY_HEADER_SIZE * n
     args = (RAFT_IO_APPEND_ENTRIES, size, p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
@@ -256,7 +258,10 @@ def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
         return [_HEARTBEAT.pack(*args, 0, last)]
     batch = EntryBatch.of(p.entries, n)
     header = b"".join((_APPEND_ENTRIES.pack(*args), encode_batch_header(batch), _WORD.pack(last)))
-    return [header, *batch.bufs]
+    bufs: list[bytes | memoryview] = [header, *batch.bufs]
+    if p.encoded is not None:
+        p.encoded = bufs
+    return bufs
 
 
 def _encode_append_entries_result(message: RaftMessage) -> list[bytes | memoryview]:

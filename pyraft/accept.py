@@ -42,12 +42,12 @@ def entries(r: Raft, args: RaftAppendEntries) -> tuple[int, bool, int]:
     if i == len(batch.bufs):
         # Nothing to write, but perhaps to commit; not while a snapshot is being installed, with last_stored 0.
         if not snapshot.is_installing(r):
-            rv = _commit(r, _matched_commit(args))
+            rv = commit(r, _matched_commit(args))
         return rv, False, 0
     if r.snapshot.refused_index != 0:
         r.errmsg = f"the state machine refused snapshot {r.snapshot.refused_index}, after which the log on disk begins"
         return RAFT_SHUTDOWN, False, rejected
-    return _write(r, args, args.prev_log_index + 1 + i, batch if i == 0 else batch[i:]), True, 0
+    return write(r, args, args.prev_log_index + 1 + i, batch if i == 0 else batch[i:]), True, 0
 
 
 def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
@@ -117,7 +117,7 @@ def _matched_commit(args: RaftAppendEntries) -> int:
     return min(args.leader_commit, args.prev_log_index + len(args.entries))
 
 
-def _commit(r: Raft, leader_commit: int) -> int:
+def commit(r: Raft, leader_commit: int) -> int:
     """Follow the leader's commit index as far as entries are stored (figure 3.1), and apply."""
     if leader_commit > r.commit_index and r.last_stored >= r.commit_index:
         r.commit_index = min(leader_commit, r.last_stored)
@@ -127,7 +127,7 @@ def _commit(r: Raft, leader_commit: int) -> int:
     return apply.run(r)
 
 
-def _write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> int:
+def write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> int:
     """Put new entries in the log and write them, in one piece unless they are very many."""
     follower = r.follower_state
     assert follower is not None
@@ -210,7 +210,7 @@ def _append_done(r: Raft, req: AppendRequest) -> None:
                 return
     if r.recovering and recovering.stored(r) != 0:
         return
-    if _commit(r, req.leader_commit) != 0:
+    if commit(r, req.leader_commit) != 0:
         return
     # In another term there may be another leader; it did not ask.
     if req.term != r.current_term or r.follower_state is None:

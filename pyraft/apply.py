@@ -71,12 +71,12 @@ def _is_stuck(r: Raft) -> bool:
 
 def _run(r: Raft, at_least: int) -> int:
     if r.io.later is None:
-        rv = _entries(r, 0)
+        rv = _entries(r, 0, 0)
     else:
         now = calls.now(r)
         if now - r.apply.ended > _PAUSE_MSECS:
             r.apply.began = now
-        rv = _entries(r, at_least)
+        rv = _entries(r, at_least, now)
         r.apply.ended = calls.now(r)
     leader = r.leader_state
     if leader is not None and leader.reads.confirmed:
@@ -88,10 +88,14 @@ def _run(r: Raft, at_least: int) -> int:
     return rv if rv != 0 else snapshot_rv
 
 
-def _entries(r: Raft, at_least: int) -> int:
-    """Apply entries until there are no more, one is not in memory, one fails, or this has taken long enough."""
+def _entries(r: Raft, at_least: int, now: int) -> int:
+    """Apply entries until there are no more, one is not in memory, one fails, or this has taken long enough.
+
+    `now` is the time, where there is an io.later.
+    """
     lg = r.log
     # Where to look at the clock next: more and more rarely, as long as that takes next to no time.
+    first = r.last_applied + 1
     check = r.last_applied + at_least if r.io.later is not None else -1
     step = 1
     looked = r.apply.began
@@ -104,7 +108,8 @@ def _entries(r: Raft, at_least: int) -> int:
         if index <= lg.offset or slot >= len(lg.bufs):
             return 0
         if index > check >= 0:
-            now = calls.now(r)
+            if index != first:
+                now = calls.now(r)
             if now - r.apply.began >= SLICE_MSECS and _leave_rest(r):
                 return 0
             if now - looked > 1:

@@ -1,7 +1,7 @@
 """Receiving messages: one entry for all, one module per RPC.
 
-Duty: hand a message to its handler, and turn what comes back into a state: an error makes the server unavailable.
-Afterwards, see whether the message has completed a leadership transfer.
+Duty: hand a message to the lane (steady) or to its handler, and turn what comes back into a state: an error makes the
+server unavailable. Afterwards, see whether the message has completed a leadership transfer.
 
 Failure modes: messages to an unavailable server, of an unknown type or from a server without an ID are dropped, and so
 are, with a line in the log now and then, those whose numbers no honest server can have sent (see plausible).
@@ -24,6 +24,7 @@ from pyraft import (
     recv_timeout_now,
     replicate,
     snapshot,
+    steady,
 )
 from pyraft.errors import RAFT_BUSY, RAFT_NOCONNECTION, raft_strerror
 from pyraft.state import Raft
@@ -55,15 +56,19 @@ def recv_cb(io: RaftIo, message: RaftMessage) -> None:
         calls.abandoned(r)
     if r.state == RAFT_UNAVAILABLE:
         return
-    # C: recv.c:recvCb asserts on server 0 in each handler; the ID comes from the network, so drop it.
-    if message.server_id <= 0:
-        return
-    # C: recv.c:recvCb takes any number, and the last term there is leaves none for the next election.
-    problem = plausible.problem(r.current_term, message)
-    if problem:
-        _doubt(r, message, problem)
-        return
-    rv = _dispatch(r, message)
+    taken = steady.received(r, message) if r.lane else None
+    if taken is not None:
+        rv = taken
+    else:
+        # C: recv.c:recvCb asserts on server 0 in each handler; the ID comes from the network, so drop it.
+        if message.server_id <= 0:
+            return
+        # C: recv.c:recvCb takes any number, and the last term there is leaves none for the next election.
+        problem = plausible.problem(r.current_term, message)
+        if problem:
+            _doubt(r, message, problem)
+            return
+        rv = _dispatch(r, message)
     if rv not in (0, RAFT_NOCONNECTION):
         if r.tracer.enabled:
             trace(r.tracer, f"{MESSAGE_NAMES.get(message.type)}: {raft_strerror(rv)}, stop", TRACE_WARN)

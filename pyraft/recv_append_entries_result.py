@@ -86,7 +86,7 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     if r.leader_state is leader:
         replicate.commit(r, leader)
     if r.leader_state is leader:
-        _after_update(r, leader, server_id)
+        after_update(r, leader, server_id)
     return 0
 
 
@@ -115,7 +115,7 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
         replicate.progress_one(r, i)
 
 
-def _after_update(r: Raft, leader: LeaderState, server_id: int) -> None:
+def after_update(r: Raft, leader: LeaderState, server_id: int) -> None:
     """Go on with a server that has advanced, unless what was just applied has removed it."""
     i = configuration.index_of(r.configuration, server_id)
     if i == len(r.configuration.servers):

@@ -31,6 +31,7 @@ from pyraft import (
     quorum,
     reads,
     request,
+    stream,
     writes,
 )
 from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN, RAFT_TOOBIG
@@ -175,10 +176,13 @@ def trigger_all(r: Raft) -> None:
     leader = r.leader_state
     assert leader is not None
     now = calls.now(r)
+    args: RaftAppendEntries | None = None
     for i, server in enumerate(r.configuration.servers):
         if server.id == r.id or (server.role == RAFT_SPARE and server.id != leader.promotee_id):
             continue
-        rv = _progress(r, leader.progress[i], server, now)
+        p = leader.progress[i]
+        args = stream.message(r, leader, p, args) if r.lane and r.leader_state is leader else None
+        rv = _progress(r, p, server, now) if args is None else _stream(r, p, server, now, args)
         if rv not in (0, RAFT_NOCONNECTION) and r.tracer.enabled:
             trace(r.tracer, f"send to server {server.id} failed: {rv}")
 
@@ -243,17 +247,34 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
         entries = log.acquire(r.log, prev_index + 1, r.max_append_bytes, n)
         rv = _send_entries(r, p, server, now, prev_index, prev_term, entries)
         if rv == RAFT_TOOBIG and entries.bufs:
-            # The server does not stand so large a message, the I/O says (C's never does). It gets heartbeats, so that
-            # it stands by us; the entries are offered again with each.
-            progress.to_probe(p)
-            last_index = log.last_index(r.log)
-            return _send_entries(r, p, server, now, last_index, log.last_term(r.log), no_entries())
+            return _too_big(r, p, server, now)
         if rv != 0 or p.state != PROGRESS__PIPELINE:
             return rv
         prev_index = p.next_index - 1
         if prev_index == log.last_index(r.log) or progress.window_is_full(p, r.max_inflight_bytes):
             return 0
         prev_term = log.term_of(r.log, prev_index)
+
+
+def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppendEntries) -> int:
+    """Send what `stream.message` has made, as _send_pipeline would."""
+    rv = _send(r, p, server, now, args)
+    if rv == RAFT_TOOBIG:
+        return _too_big(r, p, server, now)
+    if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > log.last_index(r.log):
+        return rv
+    # I/O code has submitted more.
+    return 0 if progress.window_is_full(p, r.max_inflight_bytes) else _send_pipeline(r, p, server, now)
+
+
+def _too_big(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
+    """Send a heartbeat in the place of a message that the server does not stand, the I/O says (C's never does).
+
+    So it stands by us; the entries are offered again with each.
+    """
+    progress.to_probe(p)
+    last_index = log.last_index(r.log)
+    return _send_entries(r, p, server, now, last_index, log.last_term(r.log), no_entries())
 
 
 def _send_entries(
@@ -270,11 +291,20 @@ def _send_entries(
     args.leader_commit = min(r.commit_index, end)
     args.whole = end == log.last_index(r.log)
     args.entries = entries
+    return _send(r, p, server, now, args)
+
+
+def _send(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppendEntries) -> int:
+    """Send an AppendEntries and, if io.send takes it, note that."""
     message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
     message.append_entries = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv != 0:
         return rv
+    entries = args.entries
+    assert isinstance(entries, EntryBatch)
+    prev_index = args.prev_log_index
+    end = prev_index + len(entries.bufs)
     leader = r.leader_state
     if leader is not None:
         proof.sent(r, leader, p, end)
@@ -286,8 +316,10 @@ def _send_entries(
 
 def send_entries_cb(req: SendRequest, status: int) -> None:
     """An AppendEntries has left or failed; after a failure go back to probing."""
+    if status == 0:
+        return
     p = _progress_of(req.raft, req.server_id)
-    if p is not None and status != 0:
+    if p is not None:
         progress.to_probe(p)
 
 
@@ -354,8 +386,10 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
 
 def send_snapshot_cb(req: SendRequest, status: int) -> None:
     """An InstallSnapshot has left or failed; after a failure go back to probing."""
+    if status == 0:
+        return
     p = _progress_of(req.raft, req.server_id)
-    if p is not None and status != 0:
+    if p is not None:
         progress.abort_snapshot(p)
 
 

@@ -36,6 +36,9 @@ from pyraft.types import (
     RaftTransfer,
 )
 
+lane = True
+"""Whether servers that are made from now on take the lane (steady, stream); off in tests, which compare."""
+
 
 class CurrentLeader:
     """The leader that a follower knows; id 0 and address None for none."""
@@ -364,7 +367,8 @@ class Raft:
     Fields are those of raft.h. Ours: `apply`, `said`, `max_append_bytes` and `max_inflight_bytes` (see the setters in
     server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
     submission), `initialized`, `inside` (a public function is under way, or never came to its end: see calls.enter),
-    `starting` (raft_start is under way), `started`, `closing`, `failed` (FSM or I/O code has raised), `recovering`
+    `starting` (raft_start is under way), `lane` (see steady; off in tests only), `started`, `closing`, `failed` (FSM or
+    I/O code has raised), `recovering`
     with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering),
     `votes_withheld` with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for
     which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by
@@ -406,6 +410,7 @@ class Raft:
         "inside",
         "install_snapshot_timeout",
         "io",
+        "lane",
         "last_applied",
         "last_stored",
         "leader_state",
@@ -484,6 +489,7 @@ class Raft:
         self.closing = False
         self.failed = False
         self.forked = False
+        self.lane = lane
         self.inside = False
         self.cause = ""
         self.exception: BaseException | None = None

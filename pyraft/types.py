@@ -148,12 +148,24 @@ class RaftAppendEntries:
 
     `whole` (ours) says that the leader's log ends where the message ends; False tells nothing. `question` (ours), from
     1 to 2^31 - 1, makes a message without entries and predecessor a question whether the receiver still follows, see
-    reads; else it is 0.
+    reads; else it is 0. `encoded` (ours), where it is not None, is for the I/O to keep the bytes in: the very same
+    object goes to several servers, and nobody changes it.
     """
 
-    __slots__ = ("entries", "leader_commit", "prev_log_index", "prev_log_term", "question", "term", "version", "whole")
+    __slots__ = (
+        "encoded",
+        "entries",
+        "leader_commit",
+        "prev_log_index",
+        "prev_log_term",
+        "question",
+        "term",
+        "version",
+        "whole",
+    )
 
     def __init__(self) -> None:
+        self.encoded: list[bytes | memoryview] | None = None
         self.version = RAFT_APPEND_ENTRIES_VERSION
         self.term = 0
         self.prev_log_index = 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pyraft import state
 from tests.lockstep import generate, replay
 
 TRACES = Path(__file__).with_name("traces.jsonl.gz")
@@ -33,9 +34,13 @@ def kind(scenario: dict[str, Any]) -> str:
     return str(scenario.get("kind") or ("hard" if scenario["hard"] else "seed"))
 
 
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "general"])
 @pytest.mark.parametrize("scenario", scenarios())
-def test_the_trace_is_equal_to_the_c_librarys(scenario: dict[str, Any]) -> None:
-    """Same script, same events, same states, same callbacks, same codes, to the last line."""
+def test_the_trace_is_equal_to_the_c_librarys(
+    scenario: dict[str, Any], lane: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same script, same events, same states, same callbacks, same codes, to the last line; the lane changes nothing."""
+    monkeypatch.setattr(state, "lane", lane)
     story = replay.story(scenario["script"], scenario["trace"].splitlines())
     assert not story, f"scenario {kind(scenario)}{scenario['seed']}: {story}"
 

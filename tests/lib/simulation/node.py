@@ -145,6 +145,8 @@ class Node:
         self.rate = 1.0 + world.random.uniform(-profile.skew, profile.skew)
         self.offset = world.random.randint(0, 100000)
         self.raft = Raft()
+        # Side by side, and one after the other: servers that take the lane (pyraft.steady) and such that do not.
+        self.raft.lane = (self.id + self.life) % 3 != 0
         self.io = RaftIo()
         self._fill(self.io)
         self.machine = Machine(self, profile.machine_version, profile.machine_async)

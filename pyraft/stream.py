@@ -1,0 +1,55 @@
+"""The lane, sending: the one message that a round brings to all who are up to date but for its entries (3.5).
+
+Duty: `message` makes the AppendEntries that is due to a server in PIPELINE, or gives back the one that was made for the
+server before it, if that is the same: then the I/O encodes it once (RaftAppendEntries.encoded).
+
+Happy path: all followers have been sent what was there before, and get the entries of this turn, up to the end of the
+log. What is left out fails a test here and is sent by the general path (`replicate._progress`): heartbeats, servers
+that probe or get a snapshot, a full window, more than one message takes, a predecessor that is compacted or is the
+snapshot's last entry, messages that have to start further back (`proof.reach`).
+
+Failure modes: none; nothing is changed.
+"""
+
+from pyraft import log
+from pyraft.progress import PROGRESS__PIPELINE
+from pyraft.state import LeaderState, Raft, RaftProgress
+from pyraft.types import EntryBatch, RaftAppendEntries
+
+
+def message(r: Raft, leader: LeaderState, p: RaftProgress, made: RaftAppendEntries | None) -> RaftAppendEntries | None:
+    """Return the message that is due to a server, `made` if that is the same, or None if all is not that simple."""
+    lg = r.log
+    first = p.next_index
+    n = log.last_index(lg) + 1 - first
+    if p.state != PROGRESS__PIPELINE or not 0 < n <= log.MAX_ENTRIES or p.inflight_bytes >= r.max_inflight_bytes:
+        return None
+    if first < (p.lacking or leader.first_index) or first - 1 <= lg.offset:
+        return None
+    slot = first - 1 - lg.base
+    bufs = lg.bufs[slot:]
+    if n > 1 and 0 < r.max_append_bytes < log.weight(bufs):
+        return None
+    prev_term = lg.terms[slot - 1]
+    commit = min(r.commit_index, first - 1 + n)
+    if made is not None and made.prev_log_index == first - 1 and made.leader_commit == commit:
+        former = made.entries
+        # I/O code may have changed all this since; where it has not, these are the same objects.
+        if (
+            made.term == r.current_term
+            and made.prev_log_term == prev_term
+            and isinstance(former, EntryBatch)
+            and former.bufs == bufs
+            and former.terms == lg.terms[slot:]
+            and former.types == lg.types[slot:]
+        ):
+            return made
+    args = RaftAppendEntries()
+    args.term = r.current_term
+    args.prev_log_index = first - 1
+    args.prev_log_term = prev_term
+    args.leader_commit = commit
+    args.whole = True
+    args.entries = EntryBatch(lg.terms[slot:], lg.types[slot:], bufs)
+    args.encoded = []
+    return args
