@@ -311,6 +311,23 @@ def append(n: int = 1) -> RaftMessage:
     return msg.append_entries(2, 1, 2, 1, 2, EntryBatch([1] * n, [RAFT_COMMAND] * n, [fsms.add_x(1)] * n))
 
 
+@pytest.mark.parametrize("n", [0, 1])
+def test_an_append_resets_what_it_resets_on_the_general_path(n: int) -> None:
+    """Counters of what has gone wrong before, and the election clock; and the leader may have moved."""
+    dumps = []
+    for lane in (True, False):
+        s = followed()
+        s.r.lane = lane
+        s.r.snapshot.refusals, s.r.votes_withheld, s.r.election_timer_start = 3, 2, -7
+        m = append(n)
+        m.server_address = "elsewhere"
+        s.recv(m)
+        s.io.finish_appends()
+        dumps.append(dump(s.r))
+        assert (s.r.snapshot.refusals, s.r.votes_withheld, s.r.election_timer_start) == (0, 0, s.io.now)
+    assert dumps[0] == dumps[1]
+
+
 def refused(s: Solo, m: RaftMessage) -> None:
     """Check that the lane does not take a message, and leaves everything as it is."""
     before, calls = dump(s.r), list(s.io.calls)
