@@ -8,8 +8,9 @@ log, whose length must be a multiple of 8. Nothing is ever unpickled: bytes can 
 Happy path: `codec.pack(value)` -> bytes, `codec.unpack(bytes)` -> an equal value of the same types.
 
 Failure modes: a value of another type is a TypeError that names the type, before anything is sent. Bytes that are no
-value raise Malformed: truncated, longer than the value, nested deeper than MAX_DEPTH, an extension with content that is
-not its own, a class that the program has not named.
+value raise Malformed: truncated, longer than the value, nested deeper than MAX_DEPTH, an extension with content not its
+own, a class that the program has not named; in `arguments`, which others have made, also more than MAX_ALIKE keys of a
+hash, as numbers can be chosen to have: they are compared with each other by every member, at each start again.
 """
 
 import dataclasses
@@ -27,6 +28,9 @@ from pyraft.node.errors import Malformed
 
 MAX_DEPTH: Final = 64
 """How deep extensions may be nested; lists and dicts have msgpack's limit. Deeper ones are refused on both sides."""
+
+MAX_ALIKE: Final = 64
+"""How many keys of a dict, or members of a set, may have the same hash in arguments."""
 
 FRAME_VERSION: Final = 1
 _FRAME: Final = struct.Struct("<BBHI")
@@ -78,6 +82,8 @@ class Codec:
 
     def __init__(self, classes: Iterable[type] = ()) -> None:
         self._classes: dict[str, type] = {}
+        self._make_dict: Callable[[list[tuple[Any, Any]]], Any] | None = None
+        self._keys: Callable[[list[Any]], list[Any]] = list
         for cls in classes:
             self.add(cls)
 
@@ -120,6 +126,13 @@ class Codec:
     def unpack(self, data: Any) -> Any:
         """Return the value that `data` holds, all of it. Raises Malformed."""
         return self._unpack(data, MAX_DEPTH)
+
+    def arguments(self) -> "Codec":
+        """Return a codec for what others have made, with the classes of this one."""
+        wary = Codec()
+        wary._classes = self._classes
+        wary._make_dict, wary._keys = _dict, _spread
+        return wary
 
     # Packing: msgpack asks `default` for everything that is not exactly one of its own types, subclasses included.
 
@@ -174,7 +187,7 @@ class Codec:
             return self._value(code, content, depth - 1)
 
         try:
-            return msgpack.unpackb(data, ext_hook=ext_hook, strict_map_key=False, use_list=True)
+            return msgpack.unpackb(data, ext_hook=ext_hook, object_pairs_hook=self._make_dict, strict_map_key=False)
         except Malformed:
             raise
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
@@ -188,9 +201,9 @@ class Codec:
             if code == _TUPLE:
                 return tuple(self._list(content, depth))
             if code == _SET:
-                return set(self._list(content, depth))
+                return set(self._keys(self._list(content, depth)))
             if code == _FROZENSET:
-                return frozenset(self._list(content, depth))
+                return frozenset(self._keys(self._list(content, depth)))
             if code == _UUID:
                 return uuid.UUID(bytes=content)
             if code == _INT:
@@ -222,6 +235,30 @@ class Codec:
         if code == _ENUM:
             return cls[what]
         return cls(**what)
+
+
+_HASHED_AT_RANDOM: Final = frozenset({str, bytes})
+
+
+def _dict(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Make a dict of what came as one."""
+    if len(pairs) > MAX_ALIKE:
+        _spread([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def _spread(keys: list[Any]) -> list[Any]:
+    """Return the keys, or raise Malformed for those that would take time by the square of their number."""
+    if len(keys) <= MAX_ALIKE:
+        return keys
+    counts: dict[bytes, int] = {}  # of bytes, whose own hashes nobody can choose
+    for key in keys:
+        if type(key) not in _HASHED_AT_RANDOM:
+            name = hash(key).to_bytes(8, "little", signed=True)
+            counts[name] = n = counts.get(name, 0) + 1
+            if n > MAX_ALIKE:
+                raise Malformed(f"more than {MAX_ALIKE} keys with the same hash")
+    return keys
 
 
 def _big(value: int) -> bytes:

@@ -47,6 +47,7 @@ class Replica(RaftFsm):
     """The machines of a node, by name."""
 
     __slots__ = (
+        "_arguments",
         "_commands",
         "_count",
         "_errors",
@@ -62,6 +63,7 @@ class Replica(RaftFsm):
         """Tie `machines` to this replica. Raises as `machine.bind` does."""
         super().__init__()
         self.codec = Codec()
+        self._arguments = self.codec.arguments()
         self.sessions = Sessions()
         self.machines: dict[str, Machine] = {SESSIONS: self.sessions, **machines}
         self.microseconds = 0
@@ -150,7 +152,7 @@ class Replica(RaftFsm):
         checkpoint = machine.checkpoint()
         binding.context = Context(self.microseconds, f"{self.microseconds} {self._count}")
         try:
-            args, kwargs = self.codec.unpack(arguments)
+            args, kwargs = self._arguments.unpack(arguments)
             outcome = self.codec.pack([RESULT, function(machine, *args, **kwargs)])
             if len(outcome) > MAX_OUTCOME:
                 raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
@@ -183,7 +185,7 @@ class Replica(RaftFsm):
     def answer(self, machine: str, query: str, arguments: bytes) -> bytes:
         """Answer a query whose arguments have come packed; return an outcome, as of a command."""
         try:
-            args, kwargs = self.codec.unpack(arguments)
+            args, kwargs = self._arguments.unpack(arguments)
             outcome = self.codec.pack([RESULT, self._queries[machine, query](self.machines[machine], *args, **kwargs)])
             if len(outcome) > MAX_OUTCOME:
                 raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")

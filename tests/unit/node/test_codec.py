@@ -6,13 +6,14 @@ import datetime
 import decimal
 import enum
 import random
+import struct
 import uuid
 from typing import Any
 
 import msgpack
 import pytest
 
-from pyraft.node.codec import Codec, frame, unframe
+from pyraft.node.codec import MAX_ALIKE, Codec, frame, unframe
 from pyraft.node.errors import Malformed
 
 
@@ -174,3 +175,29 @@ def test_a_frame_is_padded_and_says_its_length(size: int) -> None:
     for bad in (data[:-8], data + bytes(8), b"\2" + data[1:], data[:1] + b"\1" + data[2:]):
         with pytest.raises(Malformed):
             unframe(bad)
+
+
+ALIKE = 2**61 - 1
+"""Multiples of this have the same hash, on every machine of 64 bits."""
+
+
+@pytest.mark.parametrize("number", [int, decimal.Decimal, lambda n: (n,)])
+def test_arguments_with_keys_of_one_hash_are_refused(number: Any) -> None:
+    """Of dicts and sets, however deep. Sixteen thousand such numbers stopped every member for seconds."""
+    keys = [number(ALIKE * n) for n in range(MAX_ALIKE + 1)]
+    assert len({hash(key) for key in keys}) == 1
+    arguments = CODEC.arguments()
+    for value in (dict.fromkeys(keys), set(keys), frozenset(keys), [{"a": (set(keys), 1)}], Point(1, [set(keys)])):
+        with pytest.raises(Malformed, match="same hash"):
+            arguments.unpack(CODEC.pack(value))
+        assert CODEC.unpack(CODEC.pack(value)) == value  # what members keep themselves can be read back
+    for value in (dict.fromkeys(keys[1:]), set(keys[1:]), dict.fromkeys(range(1000)), {str(n) for n in range(1000)}):
+        assert arguments.unpack(CODEC.pack(value)) == value
+
+
+def test_many_keys_of_one_hash_cost_no_time() -> None:
+    """They are counted before they are compared: what would take an hour is refused within seconds."""
+    packed = [CODEC.pack(ALIKE * (2**64 + n)) for n in range(150_000)]
+    data = struct.pack(">BI", 0xDF, len(packed)) + b"".join(key + b"\xc0" for key in packed)
+    with pytest.raises(Malformed, match="same hash"):
+        CODEC.arguments().unpack(data)

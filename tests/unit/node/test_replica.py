@@ -366,3 +366,19 @@ def test_commands_that_wait_are_refused() -> None:
                 make(function)
     with pytest.raises(TypeError, match="a query must be a function, and is 7"):
         query(7)  # type: ignore[arg-type]
+
+
+def test_a_call_whose_keys_are_all_alike_fails_alone() -> None:
+    """It is in the log by then, as the leader takes arguments as bytes: it must neither stop a member nor slow it."""
+    replica, twin = Replica({"": Shop()}), Replica({"": Shop()})
+    arguments = replica.codec.pack([[dict.fromkeys((2**61 - 1) * n for n in range(100))], {}])
+    calls = [
+        [NO_SESSION, 0, 0, "", "put", 1, arguments],
+        [NO_SESSION, 0, 0, "", "put", 1, replica.codec.pack([["a"], {}])],
+    ]
+    rv, outcomes = replica.do_apply(replica.entry(1, calls))
+    assert rv == 0
+    assert twin.do_apply(replica.entry(1, calls)) == (0, outcomes)
+    with pytest.raises(CommandFailed, match="same hash"):
+        replica.result("", outcomes[0])
+    assert replica.result("", outcomes[1]) == 1
