@@ -54,6 +54,7 @@ from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
 from pyraft.node.settings import Settings
+from pyraft.node.shared_time import SharedTime
 from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
@@ -175,7 +176,8 @@ class Node(Generic[M]):
         self._leases = Leases(server.raft, restraint, outside.seconds, self.settings.clock_drift)
         self._reads = Reads(self._round, outside.seconds)
         self._calls = Calls(self._replica, self._find, self.settings, self.name, outside.token)
-        self._proposer = Proposer(server, self._replica, outside.microseconds)
+        self._now = SharedTime(server.raft, self._replica, outside.microseconds, outside.seconds)
+        self._proposer = Proposer(server, self._replica, self._now)
         self._route = Route(
             self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id, secure, outside.connect
         )
@@ -435,7 +437,7 @@ class Node(Generic[M]):
         """As the leader, have removed from the recipes what has ended."""
         while True:
             await asyncio.sleep(_EXPIRE_SECONDS)
-            if self.server.is_leader and self._recipes.is_due(self.outside.microseconds()):
+            if self.server.is_leader and self._recipes.is_due(self._now()):
                 with contextlib.suppress(NodeError):
                     await self._recipes.expire()
 

@@ -40,7 +40,7 @@ class Proposer:
     """What a node has its calls executed with while it leads."""
 
     def __init__(self, server: aio.Server, replica: Replica, clock: Callable[[], int]) -> None:
-        """`clock()` is the time of day, in microseconds since 1970."""
+        """`clock()` is the shared time, in microseconds since 1970."""
         self._clock = clock
         self._raft: Raft = server.raft
         self._replica = replica
