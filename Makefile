@@ -150,7 +150,7 @@ interpreters: $(READY)
 	$(call each_python,if [ $$version = $$own ]; then echo "Python $$version is what make check uses"; \
 		else $(MAKE) --no-print-directory PYTHON=$$found VENV=build/python-$$version on-$$version; fi)
 
-# What was installed stays until pyproject.toml changes; the oldest versions come in place of the newest.
+# Installed packages stay until pyproject.toml changes; the oldest versions come in place of the newest.
 on-3.10: $(READY)
 	@echo "Python 3.10 with the oldest dependencies that are allowed"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

@@ -21,7 +21,7 @@ from pyraft import aio
 
 
 class Service:
-    """What one program does with one raft server."""
+    """One program's use of one raft server."""
 
     def __init__(self, dir: str, id: int, members: dict[int, str], new: bool) -> None:
         self.dir = dir

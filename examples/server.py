@@ -163,7 +163,7 @@ class Server:
 
 
 class Ticker:
-    """What the C example does all day: the leader adds 1 every 125 ms."""
+    """The daily work of the C example: the leader adds 1 every 125 ms."""
 
     def __init__(self, server: Server) -> None:
         self.server = server

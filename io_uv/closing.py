@@ -3,7 +3,7 @@
 Duty: `maybe_fire` runs the callback of io.close once nothing of the instance is left; `refuse` is the answer of a table
 that was closed. `require_dir` asks whether the directory that the instance has taken is still where it was.
 
-Whoever removes something that a close waits for (a handle in `aborting`, a segment, a job, the timer) calls
+Code that removes something that a close waits for (a handle in `aborting`, a segment, a job, the timer) calls
 `maybe_fire` right after. It is free to call it at any time: it does nothing unless io.close was called.
 
 Failure modes: none of its own.

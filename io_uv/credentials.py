@@ -107,7 +107,7 @@ def _use_lists(contexts: tuple[ssl.SSLContext, ssl.SSLContext], data: bytes) -> 
                 context.load_verify_locations(path)
         except (OSError, ValueError) as exc:
             raise Failure(RAFT_INVALID, str(exc)) from None
-        # Whoever gets a certificate in here has made an authority.
+        # A certificate that gets in here makes its owner an authority.
         if context.cert_store_stats() != {**before, "crl": len(lists)}:
             raise Failure(RAFT_INVALID, f"{context.cert_store_stats()} is there after {len(lists)} lists to {before}")
         # Of every certificate in the chain: else one could not revoke an authority between the root and the peer.

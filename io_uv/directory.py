@@ -13,7 +13,7 @@ no flock to decide first it may be none. No file is needed, and the kernel gives
 
 Happy path: both are taken. Failure modes: RAFT_BUSY if another server has it. EAGAIN of flock means that, unless a
 pipe of our own cannot be locked either: then it is a refusal. If neither kind is to be had, as on file systems
-without locks, RAFT_IOERR: a second server would not be noticed. What nobody here can see: a server that has only flock
+without locks, RAFT_IOERR: a second server would not be noticed. Nobody here can see these: a server that has only flock
 where this one has only the other kind, an older version where flock is refused, a C process (it takes no lock),
 and a server whose kernel is another one (gVisor, virtual machines, network file systems).
 """

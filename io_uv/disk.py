@@ -4,9 +4,9 @@ Duty: `load` turns the files into (snapshot, start index, entries) and leaves a 
 `bootstrap` and `recover` write a configuration into it; `clean_up` removes left-overs. They keep no state of their own.
 
 Happy path of load: the newest snapshot; of the closed segments the longest run without a gap that ends with the last
-one; then the open segments that a crash left, each cut behind its last good batch and closed. What a crash may leave
-is put in order on the way: open segments that were never written (B39), the two halves of a truncate (B18), the rest
-of the log that an installed snapshot replaced. On return all that was read is durable.
+one; then the open segments that a crash left, each cut behind its last good batch and closed. Remains of a crash are
+put in order on the way: open segments that were never written (B39), the two halves of a truncate (B18), the rest of
+the log that an installed snapshot replaced. On return all that was read is durable.
 
 Failure modes: RAFT_CORRUPT, RAFT_MALFORMED and RAFT_IOERR, with a text that names the file and where in it. A bad
 newest snapshot is passed over if an older one and the log hold everything (B19). With `auto_recovery` a damaged
@@ -82,9 +82,9 @@ def strange_kind(dir: str, name: str) -> str:
 def refuse_links(dir: str) -> None:
     """Raise Failure(RAFT_INVALID) if a name that means something here is a symbolic link, a FIFO, socket or device.
 
-    Whoever may make links here could have the server write to any file that it can reach, or take another one for its
-    own. Opening does not follow any; this is for what is only looked at, and says it at the start. Opening a FIFO would
-    wait for ever for whoever is at its other end, and a device has no size.
+    A user who may make links here could have the server write to any file that it can reach, or take another one for
+    its own. Opening does not follow any; this is for what is only looked at, and says it at the start. Opening a FIFO
+    would wait for ever for whoever is at its other end, and a device has no size.
     """
     for name in fs.list_dir(dir):
         kind = strange_kind(dir, name)

@@ -1,9 +1,9 @@
 """A server that an exception has left in the middle of something: it stops at once, as if its process had been killed.
 
-KeyboardInterrupt, and whatever a signal handler raises, may come between any two lines. What is half done then nobody
-knows: a batch may be in a segment's buffer and not be counted, a request be registered and not be under way. To go
-on, to the close callback even, could write entries under other indexes than they had, or wait for ever. A kill at the
-same moment does no harm, as every file is good at any moment; so this makes one of it.
+KeyboardInterrupt, and whatever a signal handler raises, may come between any two lines. Nobody knows what is half done
+then: a batch may be in a segment's buffer and not be counted, a request be registered and not be under way. To go on,
+to the close callback even, could write entries under other indexes than they had, or wait for ever. A kill at the same
+moment does no harm, as every file is good at any moment; so this makes one of it.
 
 Duty: `watch(uv)` has the loop tell when it was left in its middle, `check` is RaftIo.check. Then `_stop`: nothing is
 written any more, the table answers RAFT_SHUTDOWN, every handle of the package on this loop is closed and calls nobody
@@ -35,7 +35,8 @@ interrupt.protect(os.path.dirname(pyraft.__file__))
 
 
 class Watcher:
-    """What the loop tells of an instance's interruption: compiled, that cannot be referred to weakly itself."""
+    """The object that the loop tells of an instance's interruption: a compiled instance cannot be referred to weakly
+    itself."""
 
     __slots__ = ("__weakref__", "uv")
 
@@ -91,7 +92,7 @@ def _stop(uv: state.Uv) -> None:
 
 
 def _nothing(*_: object) -> None:
-    """What is called in the place of something that is not to happen any more."""
+    """Called in the place of something that is not to happen any more."""
 
 
 def _of_package(callback: Any) -> bool:

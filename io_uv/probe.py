@@ -1,4 +1,4 @@
-"""What the file system of the data directory can do.
+"""The abilities of the file system of the data directory.
 
 Duty: find out, with files that are gone again at once, whether fallocate(2) works, whether writes can go around the
 page cache (O_DIRECT) and in which block size, whether they can be submitted without blocking (Linux AIO with RWF_NOWAIT
@@ -40,7 +40,7 @@ _UNTOLD_MSECS: Final = 1000
 
 
 class Capabilities:
-    """What probing found.
+    """The result of probing.
 
     `direct_io` is the block size of direct I/O in bytes, 0 without; `copy_on_write` says that a file system writes
     to a fresh place whatever was there, `in_memory` that a write costs no disk access.
@@ -59,7 +59,7 @@ class Capabilities:
 def probe(dir: str, refusals: Refusals | None = None) -> Capabilities:
     """Return what the file system of `dir` can do. Files of an interrupted probe are removed first.
 
-    What is refused is noted in `refusals`, by default those of the server that has the directory.
+    Refusals are noted in `refusals`, by default those of the server that has the directory.
     """
     try:
         return _probe(dir, at(dir) if refusals is None else refusals)
@@ -169,7 +169,7 @@ def _file_system(fd: int, refusals: Refusals) -> int:
 def _probe_direct(fd: int, refusals: Refusals) -> tuple[int, int]:
     """Return the type of the file system, and the largest block size with which a direct write works, 0 if none.
 
-    C: uv_fs.c:probeDirectIO goes on without O_DIRECT on tmpfs, ZFS and UBIFS only, where EINVAL is no news.
+    C: uv_fs.c:probeDirectIO goes on without O_DIRECT on tmpfs, ZFS and UBIFS only, where EINVAL is usual.
     """
     kind = _file_system(fd, refusals)
     try:

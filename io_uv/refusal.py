@@ -1,4 +1,4 @@
-"""What the system refuses a server here although it could do without, said once.
+"""Each call that the system refuses a server although it can do without, told once.
 
 Duty: containers (seccomp), gVisor, old kernels and some file systems refuse system calls that only make things quicker
 or safer. `refused` tells such an answer from a failure; `Refusals` keeps, for one server, what was refused, so that
@@ -20,7 +20,7 @@ from typing import Final
 REFUSED: Final = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.EAGAIN, errno.ENOPROTOOPT}
 )
-"""What a sandbox, an old kernel or a file system answers to a call that it does not want or know."""
+"""The answers of a sandbox, an old kernel or a file system to a call that it does not want or know."""
 # Of the errnos that have two names, the one in the manual pages of these calls.
 _NAMES: Final = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN"}
 
@@ -61,7 +61,7 @@ def refused(exc: OSError) -> bool:
 
 
 class Refusals:
-    """What was refused to the server of a directory. Threads of that server may share it."""
+    """All that was refused to the server of a directory. Threads of that server may share it."""
 
     __slots__ = ("_known", "dir", "never_noted")
 

@@ -114,7 +114,7 @@ def raft_uv_set_dialer(
 def raft_uv_set_handshake(transport: RaftUvTransport, handshake: RaftUvHandshake) -> int:
     """Have connections between servers begin as `handshake` says, in both directions. Ours.
 
-    What it encodes is written on the streams that this server opens; its readers read what peers begin with, unless
+    Its encoding is written on the streams that this server opens; its readers read what peers begin with, unless
     the first word is served (raft_uv_serve), within the limits for handshakes. Call it before raft_start. RAFT_INVALID
     if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
     """

@@ -1,4 +1,4 @@
-"""What listening, connecting and the transport itself share.
+"""The common part of listening, connecting and the transport itself.
 
 Duty: the state of a stock transport (`UvTcp`, C's src/uv_tcp.h), the handshake that opens every connection, the options
 of its sockets, and calling back the transport's close.
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PROTOCOL: Final = 1
 WELCOME: Final = struct.pack("<Q", 1)
 REFUSED: Final = 2
-"""What an acceptor answers over TLS, and there only: a C server sends nothing, and reads nothing from who accepts."""
+"""The answer of an acceptor over TLS, and there only: a C server sends nothing, and reads nothing from who accepts."""
 HANDSHAKE_SIZE: Final = 24
 
 _KEEPALIVE_SECONDS: Final = 10
@@ -108,7 +108,7 @@ class UvTcp:
         self.dialer_limited = False
         # How connections between servers begin, both ways: tcp_connect, tcp_listen.
         self.handshake: RaftUvHandshake = StockHandshake()
-        # Whatever the close callback waits for besides listeners.
+        # All that the close callback waits for besides listeners.
         self.aborting: set[object] = set()
         self.closing = False
         self.close_cb: raft_uv_transport_close_cb | None = None
@@ -125,7 +125,7 @@ class Handshake:
         self.id = 0
         self.address = ""
         self.rest = b""
-        """What followed the handshake in the last piece."""
+        """The bytes that followed the handshake in the last piece."""
 
     def feed(self, data: bytes) -> bool:
         """Take some bytes; True once id, address and rest are known. Raises Failure(RAFT_MALFORMED)."""

@@ -2,8 +2,8 @@
 
 The happy path of an inbound connection is: a listener accepts it; its bytes are collected until the handshake is
 complete, in whatever pieces they come; with TLS the peer's certificate must name the server that the handshake claims
-to come from; then the accept callback gets id, address and stream. What the peer sent behind the handshake is delivered
-by the stream first. A first word that somebody serves makes the connection a guest instead (`guests`).
+to come from; then the accept callback gets id, address and stream. Bytes that the peer sent behind the handshake are
+delivered by the stream first. A first word that somebody serves makes the connection a guest instead (`guests`).
 
 Possible failure modes are:
 

@@ -1,7 +1,7 @@
 """Telling the log what others do wrong, as often as an operator wants to read it.
 
-Duty: `Teller.warn` logs a text once per key in ten minutes, and at most twenty texts in a minute. Whoever can connect
-can do wrong as often as it likes, under as many names; the log must neither be filled by that nor be silent.
+Duty: `Teller.warn` logs a text once per key in ten minutes, and at most twenty texts in a minute. Anybody who can
+connect can do wrong as often as they like, under as many names; the log must neither be filled by that nor be silent.
 
 Happy path: the key names the peer and what is wrong; a text that was held back is counted, and the next one says so.
 

@@ -72,10 +72,10 @@ def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
     """Read the files given to raft_uv_tls_init again, and make all connections anew under what they hold. Ours.
 
     Call it on the loop's thread. Connections made before end here and now, in both directions, as if they had broken:
-    nothing more is delivered from them, the own ones are made again and so are, by their owners, those of peers. What
-    io.send has not begun to write goes to the new connection, what is being written is called back with RAFT_IOERR.
-    Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was, connections included; or if the
-    transport is not one of raft_uv_tls_init.
+    nothing more is delivered from them, the own ones are made again and so are, by their owners, those of peers. A
+    message that io.send has not begun to write goes to the new connection, what is being written is called back with
+    RAFT_IOERR. Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was, connections
+    included; or if the transport is not one of raft_uv_tls_init.
     """
     security = getattr(transport.impl, "security", None)
     if security is None:

@@ -50,7 +50,7 @@ class RaftUvGuest:
     """An accepted connection that speaks another protocol than raft's, see raft_uv_serve. Ours.
 
     The protocol owns `stream` and may close it at any time; the transport closes it too, when it is closed itself.
-    Whoever does, `closed_cb(guest)` follows once, from the loop, before the close callback of the transport.
+    In either case, `closed_cb(guest)` follows once, from the loop, before the close callback of the transport.
     """
 
     __slots__ = ("certificate", "closed_cb", "data", "host", "received", "stream", "transport")

@@ -11,9 +11,10 @@ Which of these two is quicker depends on the machine's load, so they are tried i
 
 Happy path: setup() once, submit(), the callback with None; close() at the end.
 
-What is refused (`refusal`) is done another way, for good, and nothing is lost by it: without io_setup, io_submit or an
-eventfd the thread makes the writes, a write whose completion io_getevents keeps to itself too, once more; a write that
-O_DIRECT is refused to goes through the page cache, where O_DSYNC makes it as durable, and that segment stays there.
+A refused call (`refusal`) is replaced by another way, for good, and nothing is lost by it: without io_setup, io_submit
+or an eventfd the thread makes the writes, a write whose completion io_getevents keeps to itself too, once more; a write
+that O_DIRECT is refused to goes through the page cache, where O_DSYNC makes it as durable, and that segment stays
+there.
 
 Failure modes, all with a Failure to the callback: an error is RAFT_IOERR "write failed: -5" (RAFT_NOSPACE if the disk
 is full), a short write RAFT_NOSPACE "short write: …"; RAFT_TOOMANY if the thread is needed and cannot be started, which
@@ -143,7 +144,7 @@ class Writer:
         self._made: int | None = None
         self._refusals = Refusals("") if refusals is None else refusals
         self._context: kaio.Context | None = None
-        # What the loop watches, and what the thread writes to: the same for an eventfd.
+        # The loop watches one, the thread writes to the other: the same for an eventfd.
         self._event_fd = -1
         self._waker = -1
         self._poll: Poll | None = None
@@ -222,7 +223,8 @@ class Writer:
         return self._context is not None and ASYNC not in self._refusals and DIRECT not in self._refusals
 
     def _submit(self, write: _Write) -> None:
-        """Have AIO make a write. What it does not take goes to the thread, whose attempt tells what is the matter."""
+        """Have AIO make a write. A write that it does not take goes to the thread, whose attempt tells what is the
+        matter."""
         assert self._context is not None
         try:
             self._context.submit(write.fd, write.arena.address, write.length, write.offset)

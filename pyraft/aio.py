@@ -255,7 +255,7 @@ class Server:
     async def read_index(self) -> int:
         """Wait until a read of the state machine is linearizable, and return up to where it is applied at least.
 
-        Whoever reads it behind this, before it waits for anything else, sees all that had been acknowledged, to
+        A reader of the state behind this, before it waits for anything else, sees all that had been acknowledged, to
         anybody, when this was called (raft_read_index). Nothing is appended to the log where all voters are servers of
         this library. Raises RaftError; a read that failed has changed nothing. RAFT_LEADERSHIPLOST: ask who leads now.
         RAFT_SHUTDOWN: the server was closed, or has stopped.

@@ -15,7 +15,7 @@ KeyboardInterrupt and the like raised by FSM or I/O code are passed on after the
 
 Such an exception may also come between any two lines of the library's own. A public function that changes anything
 leaves a mark with `enter` first, and removes it in the end. If it never came to that, the next call or event finds the
-mark, and `abandoned` has the server stop, as nobody can tell what is half done. A kill of the process is no worse.
+mark, and `abandoned` has the server stop, as nobody can tell what is half done. A kill of the process would be as bad.
 
 Type checkers hold users to the types of the tables. Here nobody's word is taken: a list that stands for a tuple or a
 float for a number will do, compiled too, where a call of what has a type would test it first. Hence `Function`.
@@ -111,7 +111,7 @@ def fsm_errmsg(r: Raft, rv: int, what: str) -> None:
 
 
 def fail(r: Raft, what: str, exc: BaseException) -> None:
-    """Note that `what` raised `exc`: the server is to become unavailable. Passes on what is no Exception."""
+    """Note that `what` raised `exc`: the server is to become unavailable. Passes on everything but an Exception."""
     if not r.failed:
         r.failed = True
         r.exception = exc

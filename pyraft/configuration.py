@@ -84,8 +84,8 @@ def is_address(address: object) -> bool:
 
 
 def check(c: RaftConfiguration) -> int:
-    """Return why `c`, whose servers anybody may have put there, is none: RAFT_INVALID if it is empty or holds what is
-    no server, else the code with which raft_configuration_add would have refused one; 0 if it is in order.
+    """Return why `c`, whose servers anybody may have put there, is none: RAFT_INVALID if it is empty or holds anything
+    but servers, else the code with which raft_configuration_add would have refused one; 0 if it is in order.
     """
     fresh = RaftConfiguration()
     for server in c.servers:

@@ -18,7 +18,7 @@ RAFT_CHANGE: Final = 3
 
 
 class BytesLike(Protocol):
-    """Whatever memoryview() takes: bytes, bytearray, memoryview, array.array, mmap.mmap, …; for type checkers only."""
+    """All that memoryview() takes: bytes, bytearray, memoryview, array.array, mmap.mmap, …; for type checkers only."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

@@ -216,10 +216,11 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
             p.lacking = 0
             return True
     # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps who compacted that.
-    # C: progress.c:progressMaybeDecrement steps back one entry at a time, each after a heartbeat interval (B52). What
-    # the server has already does no harm when it comes again. A stride may also lead over the last entries in front of
-    # what is compacted here, where the logs may have met: then the server gets a snapshot that it could do without, one
-    # at most, as by that it matches. To look there first would take another message than the words of B52 say.
+    # C: progress.c:progressMaybeDecrement steps back one entry at a time, each after a heartbeat interval (B52). An
+    # entry that the server has already does no harm when it comes again. A stride may also lead over the last entries
+    # in front of what is compacted here, where the logs may have met: then the server gets a snapshot that it could do
+    # without, one at most, as by that it matches. To look there first would take another message than the words of B52
+    # say.
     p.next_index = max(1, min(rejected + 1 - (1 << min(p.steps_back, 62)), last_index + 1))
     p.steps_back += 1
     return True

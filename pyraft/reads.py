@@ -21,7 +21,7 @@ from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import RAFT_IO_APPEND_ENTRIES, RAFT_VOTER, RaftAppendEntries, RaftReadIndex, no_entries
 
 MAX_NUMBER: Final = (1 << 31) - 1
-"""The last number of a term: a message has 31 bits for it. What comes then takes barriers."""
+"""The last number of a term: a message has 31 bits for it. Reads behind it take barriers."""
 
 Test: TypeAlias = Callable[[Raft, LeaderState, int], bool]
 
@@ -48,7 +48,7 @@ def take_up(r: Raft, leader: LeaderState) -> bool:
     if not reads.waiting or reads.asked or not leader.accepting:
         return False
     if election.is_only_voter(r):
-        # What it has stored is committed, and nobody leads without its vote.
+        # All that it has stored is committed, and nobody leads without its vote.
         reads.asked, reads.waiting = reads.waiting, []
         _confirm(r, leader, r.commit_index)
         return False

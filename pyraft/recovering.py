@@ -29,11 +29,11 @@ _PATIENCE = 10
 def _is_complete(r: Raft) -> bool:
     """Return whether the log has again all that this server may have helped to commit.
 
-    Let s be the term that we had when we started: we have acknowledged nothing in a later one before. Whoever leads
-    term t >= s holds every entry that is or ever will be committed in a term below t (Leader Completeness, 3.6.3):
-    each majority that commits and the one that elected it have a member in common, and if that is us, we voted when we
-    still had what we had acknowledged, as we do not vote now. So do we when we have stored all that this leader had
-    when it was elected, and what we acknowledged in t itself before we started.
+    Let s be the term that we had when we started: we have acknowledged nothing in a later one before. The leader of a
+    term t >= s holds every entry that is or ever will be committed in a term below t (Leader Completeness, 3.6.3): each
+    majority that commits and the one that elected it have a member in common, and if that is us, we voted when we still
+    had what we had acknowledged, as we do not vote now. So do we when we have stored all that this leader had when it
+    was elected, and what we acknowledged in t itself before we started.
 
     (1) t > s, and our stored log ends with an entry of t: it is the leader's up to there (log matching, 3.5), so with
     all that it had when it was elected, and there was nothing to acknowledge in t.
@@ -42,8 +42,8 @@ def _is_complete(r: Raft) -> bool:
     take it or not: the predecessor of one without entries is the leader's last entry, C's too, and one of ours says
     whether it goes to the end (RaftAppendEntries.whole). All that we acknowledged in t had come from there, so it is at
     or before that end. When the log is stored up to there and a message has shown it to match so far, we have it all.
-    That no message arrives which was sent before we started is so over connections. The leader's commit index is no
-    such end: what is behind it may be committed later, with our acknowledgment of entries that we have lost.
+    That no message arrives which was sent before we started is so over connections. The leader's commit index does not
+    tell such an end: what is behind it may be committed later, with our acknowledgment of entries that we have lost.
     """
     if r.current_term > r.recovery_term and log.term_of(r.log, r.last_stored) == r.current_term:
         return True
@@ -65,7 +65,7 @@ def begin_empty(r: Raft) -> None:
     either, in several messages (B31; C's is one). A new one becomes a voter when it has caught up; the other is one
     from the first configuration on that it gets, with a part of what it acknowledged. So neither votes or stands before
     it has all that its leader had. If metadata were lost as well, nobody knows the term in which it stopped; that of
-    the leader who begins to fill it up stands for it (`meets`). What of that term it acknowledged came from this
+    the leader who begins to fill it up stands for it (`meets`). All that it acknowledged of that term came from this
     leader, so rule (2) holds; for rule (1) the term has to be a later one. A server that stops half filled recovers
     when it starts again, if the I/O can note that (io.filling); without it, it goes on as a voter with what it has.
     """

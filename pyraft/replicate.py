@@ -7,7 +7,7 @@ Happy path: trigger → io.append and one AppendEntries per server → results a
 indexes → `commit` → apply.run.
 
 With an io.defer, raft_apply does not trigger: entries wait for the end of the loop turn, when `flush` gives them out
-together. Whatever else moves the core flushes first, so that the order of I/O calls stays that of libraft.
+together. All other events that move the core flush first, so that the order of I/O calls stays that of libraft.
 
 Failure modes: a send that fails is left to the next heartbeat; a write that fails cuts the log at its first entry,
 fails the requests in it with its status and ends the leadership, so that a server with a better disk can lead.

@@ -124,7 +124,7 @@ def _forked(r: Raft, reason: str) -> None:
 def _interrupted(r: Raft, reason: str) -> None:
     """RaftIo.interrupted: stop, without another look at anything, as it may be half done.
 
-    The state is set by hand. What was pending is called back, and nothing is left for raft_close but to end the I/O.
+    The state is set by hand. Pending requests are called back, and nothing is left for raft_close but to end the I/O.
     """
     waiting = request.pending(r)
     state, r.state = r.state, RAFT_UNAVAILABLE

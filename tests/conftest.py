@@ -1,4 +1,4 @@
-"""What holds for all tests: the examples that hypothesis draws may take their time, as a busy machine makes them."""
+"""Settings of all tests: the examples that hypothesis draws may take their time, as a busy machine makes them."""
 
 import pytest
 

@@ -42,7 +42,7 @@ There is no other circle, in either package. A module is not added here but cut;
 """
 
 SEAM = {"types", "errors", "configuration", "tracing", "heap"}
-"""What io_uv may import of pyraft: the vocabulary of the RaftIo table, never the algorithm."""
+"""The part of pyraft that io_uv may import: the vocabulary of the RaftIo table, never the algorithm."""
 
 FILE_CALLS = {"close", "fallocate", "fdatasync", "fstat", "fsync", "ftruncate", "listdir", "lstat", "mkdir", "open"}
 FILE_CALLS |= {"posix_fallocate", "pread", "preadv", "pwrite", "pwritev", "read", "readv", "remove", "rename"}
@@ -400,10 +400,10 @@ def test_links_lead_somewhere() -> None:
 
 
 PLACES = (".", *CODE)
-"""What paths in prose are relative to."""
+"""The places that paths in prose are relative to."""
 
 HANDED_OVER = {"fsm", "io", "loop", "message", "node", "uv"}
-"""What stands in prose in front of a field of a struct, not of a module's function."""
+"""Names that stand in prose in front of a field of a struct, not of a module's function."""
 
 SEARCHES = {
     "own-term commits": "pyraft/PAPER.md",
@@ -418,7 +418,7 @@ SEARCHES = {
     "calls from callbacks": "pyraft/CALLBACKS.md",
     "AppendEntries header": "io_uv/FORMATS.md",
 }
-"""What a stranger looks for, and where it must be found by these words."""
+"""Subjects that a stranger looks for, and the file in which these words must find each."""
 
 
 def names_in_modules() -> dict[str, set[str]]:
@@ -463,7 +463,7 @@ def unknown_names(text: str, modules: dict[str, set[str]], tests: set[str]) -> l
 
 
 def test_names_in_the_documents_exist() -> None:
-    """What the READMEs and tables beside the code call by name is there: modules' functions, C's names, tests."""
+    """All that the READMEs and tables beside the code call by name is there: modules' functions, C's names, tests."""
     modules = names_in_modules()
     tests = {path.name for path in python_files("tests", "examples")} | {path.stem for path in python_files("tests")}
     tests |= {function.name for path in python_files("tests") for function in definitions(tree_of(path))}
@@ -474,7 +474,7 @@ def test_names_in_the_documents_exist() -> None:
 
 
 def test_unknown_names_are_found() -> None:
-    """The search passes what exists and what is no name of ours, and finds each kind of what does not exist."""
+    """The search passes what exists and names that are not ours, and finds each kind of what does not exist."""
     modules = {"election": {"vote", "raft_x", "Votes"}, "io": {"x"}}
     assert unknown_names("`election.vote` `raft_x` `election.Votes` `io.nothing` `os.fork` `a b`", modules, set()) == []
     tests = {"test_a_b", "test_a.py"}

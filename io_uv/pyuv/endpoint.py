@@ -367,7 +367,7 @@ class Endpoint(Handle):
     def _descriptors(self) -> Iterable[int]:
         return () if self._sock is None else (self._sock.fileno(),)
 
-    # What Stream adds.
+    # Stream adds these.
 
     def _on_readable(self) -> None:
         raise NotImplementedError

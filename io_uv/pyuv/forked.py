@@ -92,7 +92,7 @@ def watched(epoll_fd: int) -> dict[int, int]:
 def replace_epoll(epoll_fd: int, watching: Mapping[int, int]) -> None:
     """Put an epoll set of this process's own, which watches {descriptor: events}, in the place of a shared one.
 
-    Whatever the loop adds, changes and removes from now on is this process's business alone. The loop need not know.
+    All that the loop adds, changes and removes from now on is this process's business alone. The loop need not know.
     """
     own = select.epoll(flags=select.EPOLL_CLOEXEC)
     try:

@@ -193,7 +193,7 @@ def closed_error() -> error.UVError:
 
 
 def nothing(*_: object) -> None:
-    """What a muted handle calls."""
+    """The callback of a muted handle."""
 
 
 def check_callback(callback: object) -> None:

@@ -3,10 +3,10 @@
 Duty: `Loop()` makes a uvloop loop and `run(mode)` runs it as uv_run does; `Loop(asyncio_loop)` puts handles on a loop
 that the program runs itself (uvloop's or asyncio's own). Nothing else of the project imports uvloop.
 
-Flow: timers, descriptors and wake-ups call their handles straight from uvloop. What has its place in libuv's turn
-(callbacks due, closing, idle, prepare, check) is run by `_turn`, which a call_soon puts between two waits; it is
-scheduled only when there is something for it to do. Each wake-up while a prepare or check handle is active, or in
-UV_RUN_ONCE, announces itself (`_woke`), so that the next turn is run.
+Flow: timers, descriptors and wake-ups call their handles straight from uvloop. The parts of libuv's turn (callbacks
+due, closing, idle, prepare, check) are run by `_turn`, which a call_soon puts between two waits; it is scheduled only
+when there is something for it to do. Each wake-up while a prepare or check handle is active, or in UV_RUN_ONCE,
+announces itself (`_woke`), so that the next turn is run.
 
 Life: `run` returns when no ref'd active handle, request or closing handle is left, or after `stop`. `close` closes the
 handles that are left, waits for work in progress and gives everything back; a collected Loop does the same for itself.
@@ -54,7 +54,8 @@ class Loop(Alone):
 
     def __init__(self, asyncio_loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.refusal: tuple[str, OSError] | None
-        """What is refused here that a uvloop needs, and the error, if this loop is one of asyncio's for that reason."""
+        """Says which call that a uvloop needs is refused here, and the error, if this loop is one of asyncio's for that
+        reason."""
         self._uv: asyncio.AbstractEventLoop
         self._uv, self.refusal = wakeup.new_loop() if asyncio_loop is None else (asyncio_loop, None)
         self._owned = asyncio_loop is None
@@ -248,8 +249,8 @@ class Loop(Alone):
         """Call `work_callback()` in a thread of the pool, then `done_callback(error)` in the loop.
 
         `error` is None, or why the work was not done: UV_ECANCELED if the returned request's `cancel()`, or `close`,
-        came before it began, UV_EAGAIN if no thread can be started. What the work raises goes to `excepthook`, in the
-        loop's thread. The pool is one for the process, of UV_THREADPOOL_SIZE threads (environment variable, 4 by
+        came before it began, UV_EAGAIN if no thread can be started. An exception of the work goes to `excepthook`, in
+        the loop's thread. The pool is one for the process, of UV_THREADPOOL_SIZE threads (environment variable, 4 by
         default).
         """
         if not callable(work_callback):
@@ -286,7 +287,7 @@ class Loop(Alone):
         """Deal with the exception being handled."""
         uncaught.deal_with(self)
 
-    # What handles use.
+    # Handles use these.
 
     def _check_open(self) -> None:
         if self._closed:

@@ -351,7 +351,7 @@ class Stream(Endpoint):
             raise self._fail(errno.UV_EBADF if sock is None else errno.UV_EPIPE)
         return sock
 
-    # What Endpoint asks for.
+    # Endpoint asks for these.
 
     def _begin(self, code: int) -> None:
         if code:

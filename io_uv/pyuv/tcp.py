@@ -156,7 +156,7 @@ class TCP(Stream):
 def parse_address(address: object) -> tuple[int, tuple[Any, ...]]:
     """Check an address tuple, and return its family and the tuple for the socket.
 
-    Raises TypeError for its shape, ValueError for what is no IP address, OverflowError for a number out of range.
+    Raises TypeError for its shape, ValueError for anything but an IP address, OverflowError for a number out of range.
     """
     if not isinstance(address, tuple):
         raise TypeError(f"address must be tuple, not {type(address).__name__}")

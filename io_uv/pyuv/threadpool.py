@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 _LOOP: Final = object()
-"""Who has a request that no thread has begun, and none will."""
+"""The owner of a request that no thread has begun, and none will."""
 
 
 class Request:

@@ -1,4 +1,4 @@
-"""What becomes of an exception that a callback raised.
+"""The fate of an exception that a callback raised.
 
 Duty: `deal_with(loop)`, called while it is handled. It goes to `Loop.excepthook`; KeyboardInterrupt and SystemExit are
 raised again and so end `run`. If it came out of the program's own callback nothing else is the matter; if it came

@@ -1,7 +1,7 @@
 """Wake-ups: a descriptor that one thread writes to and a loop watches.
 
 Duty: `open_pair` returns an eventfd, or a pipe where none is to be had; `uvloop_refusal` tells whether a uvloop can be
-made here, and `new_loop` makes one, or the next best. Who asked closes what it got.
+made here, and `new_loop` makes one, or the next best. The asker closes what it got.
 
 Failure modes: OSError where there is no pipe either (no descriptors are left, say).
 """
@@ -16,10 +16,10 @@ from typing import Final
 import uvloop
 
 TOKEN: Final = b"\1\0\0\0\0\0\0\0"
-"""What is written to wake: any number but 0 does for an eventfd, any 8 bytes for a pipe. 8 bytes are read."""
+"""The bytes that wake: any number but 0 does for an eventfd, any 8 bytes for a pipe. 8 bytes are read."""
 
 _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What passes, as opposed to a refusal."""
+"""Errors that pass, as opposed to a refusal."""
 
 
 def open_pair() -> tuple[int, int, OSError | None]:

@@ -1,4 +1,4 @@
-"""What carries out the calls of a machine's users: arguments in, results or exceptions out, each counted once.
+"""The part that carries out the calls of a machine's users: arguments in, results or exceptions out, each counted once.
 
 Duty: `Calls` checks and packs arguments, gives calls their session and number, waits for outcomes until the deadline,
 and turns them into results. Nodes and clients have one each; they differ in the path that the calls take.

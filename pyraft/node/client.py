@@ -1,4 +1,4 @@
-"""A client: calls and queries from a program that is no member.
+"""A client: calls and queries from a program that is not a member.
 
 Duty: `connect` makes a `Client`, which finds the leader by any member's address, and again when it is lost.
 

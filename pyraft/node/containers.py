@@ -316,7 +316,7 @@ def _refill(target: Any, content: list[Any]) -> None:
 
 
 class _Sequence(Tracked):
-    """What a tracked list and deque have in common: changes that move members are rewrites of the whole."""
+    """The common part of a tracked list and deque: changes that move members are rewrites of the whole."""
 
     __slots__ = ()
 

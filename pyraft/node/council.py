@@ -7,7 +7,7 @@ Happy path: `join`, from a server that is to be added; `promote`, from the same 
 stands by if there are enough; `remove`, `demote`, `transfer`, `members`.
 
 Failure modes: a node that does not lead raises Elsewhere, and so does one that cannot do it just now: who asks is to
-try again. What can never be done is Refused, with the reason.
+try again. A request that can never be fulfilled is Refused, with the reason.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True)
 class View:
-    """Who leads and who belongs to the cluster, as one member knows it at a moment."""
+    """The leader and the members of the cluster, as one member knows it at a moment."""
 
     leader: int
     """The leader's id, 0 if none is known."""

@@ -5,8 +5,8 @@ Duty: one exception class for each way in which a call can end other than with i
 
 Happy path: none of these is raised.
 
-Failure modes: an exception that a command raises itself is no error of this layer; it reaches the caller as what it is
-(`machine` says which classes travel), or as CommandFailed.
+Failure modes: an exception that a command raises itself is not an error of this layer; it reaches the caller as what it
+is (`machine` says which classes travel), or as CommandFailed.
 """
 
 

@@ -1,11 +1,11 @@
-"""What a server of this layer stands on: loop, transport, I/O and core, and the order in which they begin and end.
+"""The ground under a server of this layer: loop, transport, I/O and core, and the order in which they begin and end.
 
 Duty: `Ground` makes them for a data directory on the running asyncio loop, asyncio's own or uvloop's.
 
 Happy path: `ground = Ground(directory)`, `server = ground.server(fsm, identity)`, at the end `await ground.close()`.
 
 Failure modes: a directory that another server uses is Refused, with the process that has it. Other errors are those of
-`pyraft.aio`. Whatever was made is closed.
+`pyraft.aio`. All that was made is closed.
 """
 
 import asyncio

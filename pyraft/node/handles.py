@@ -1,4 +1,4 @@
-"""What programs use of the recipes: `node.map(…)`, `node.counter(…)`, `node.lock(…)`, `node.elect(…)`.
+"""The recipes as programs use them: `node.map(…)`, `node.counter(…)`, `node.lock(…)`, `node.elect(…)`.
 
 Duty: each handle stands for one thing with a name, and makes it out of the commands of `recipes`.
 
@@ -7,8 +7,8 @@ Happy path: `await node.map("users").set("ann", 7, ttl=60)`; `async with node.lo
 
 Failure modes: those of calls and queries. A lock ends `ttl` seconds after it was last known to be kept, by this
 program's own clock counted from before that was asked for; `lost` is set a sixth of that earlier, or when the lock is
-found to be somebody else's. What the holder does with others has to carry the token, and these refuse smaller ones than
-they have seen: no clock can be trusted to the end.
+found to be somebody else's. All that the holder asks of others has to carry the token, and these refuse smaller ones
+than they have seen: no clock can be trusted to the end.
 """
 
 import asyncio

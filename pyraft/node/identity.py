@@ -1,4 +1,4 @@
-"""Who a data directory belongs to: the file that makes it a member's.
+"""The owner of a data directory: the file that makes it a member's.
 
 Duty: `Identity` is the member's id, its address, the cluster's id and how far the directory has come. `read` and
 `write` keep it in the file NODE_FILE of the data directory, which libraft does not look at. A directory without it is
@@ -34,7 +34,7 @@ Directory: TypeAlias = "str | os.PathLike[str]"
 
 @dataclass(frozen=True)
 class Identity:
-    """What NODE_FILE says."""
+    """The content of NODE_FILE."""
 
     id: int
     """The server's id in the cluster's configuration: made once, never used again."""

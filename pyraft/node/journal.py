@@ -1,4 +1,4 @@
-"""What notes the changes of a machine's state, so that they can be taken back, and be kept out of a snapshot.
+"""Notes of the changes of a machine's state, so that they can be taken back, and be kept out of a snapshot.
 
 Duty: a command that raises is rolled back, and a snapshot is encoded in a thread while commands go on. Both need to
 know of each change before it happens. The tracked containers of `tracked` tell the `Journal` of their machine.
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 
 class Container(Protocol):
-    """What the journal needs of a tracked container."""
+    """The part of a tracked container that the journal needs."""
 
     def adopt_members(self) -> None:
         """Replace plain containers among the members by tracked ones."""
@@ -36,7 +36,8 @@ class Journal:
     __slots__ = ("_fresh", "_undo", "frozen", "is_immutable", "lock")
 
     def __init__(self, is_immutable: Callable[[Any], bool]) -> None:
-        """`is_immutable(value)` tells whether a value that is no container can be kept, since nobody can change it."""
+        """`is_immutable(value)` tells whether a value that is not a container can be kept, since nobody can change
+        it."""
         self.is_immutable = is_immutable
         self._undo: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         self._fresh: dict[int, Container] = {}
@@ -79,7 +80,7 @@ class Journal:
         return undo.append
 
     def inserted(self, container: Container) -> None:
-        """Take note that something that is no scalar was put into `container`."""
+        """Take note that something that is not a scalar was put into `container`."""
         self._fresh[id(container)] = container
 
     def start_snapshot(self) -> None:

@@ -7,7 +7,7 @@ may be under way.
 
 Failure modes: a member that cannot be reached raises OSError, one that refuses us, or is of another cluster, Refused.
 When the connection ends, what was under way is answered with None, or raises Lost. So it is when nothing has come for
-SILENCE seconds, pings unanswered, though something was due; and when the other end sends what is no message.
+SILENCE seconds, pings unanswered, though something was due; and when the other end sends anything but messages.
 """
 
 import asyncio

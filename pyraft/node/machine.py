@@ -49,7 +49,7 @@ R2 = TypeVar("R2")
 
 
 class Caller(Protocol):
-    """Who carries out the calls of a machine's user: a node or a client."""
+    """The object that carries out the calls of a machine's user: a node or a client."""
 
     def call(self, machine: "Machine", name: str, version: int, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Have a command executed, and return its result."""
@@ -146,7 +146,7 @@ def query(function: Callable[Concatenate[M, P], R], /) -> Query[M, P, R]:
 
 
 class Context:
-    """What a command of a machine may know beside its arguments: the shared time, and a seed for its random numbers."""
+    """The knowledge of a command beside its arguments: the shared time, and a seed for its random numbers."""
 
     __slots__ = ("_random", "microseconds", "seed")
 
@@ -167,7 +167,7 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
 class Binding:
-    """What ties a machine to whoever executes its commands: codec, journal, and the caller for its users."""
+    """The ties of a machine to the executor of its commands: codec, journal, and the caller for its users."""
 
     __slots__ = ("caller", "codec", "context", "journal", "name")
 
@@ -218,7 +218,7 @@ class Machine(Record):
         """Whether the state is taken back by its journal, that is, `checkpoint` is not overridden."""
         return type(self).checkpoint is Machine.checkpoint
 
-    # What a machine with state of another kind overrides.
+    # Machines with state of another kind override these.
 
     def checkpoint(self) -> Any:
         """Prepare for taking back a command; return what `rollback` needs."""

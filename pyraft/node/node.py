@@ -9,7 +9,7 @@ and ends. It carries out the calls of its machine's users.
 Happy path: as above. A command is sent to whoever leads and counts once; a query sees all that was acknowledged before.
 At the end a leader hands over first, if another member can lead.
 
-Failure modes: a directory that is no member's, or has lost its log, or is in use, is Refused, and nothing starts. A
+Failure modes: a directory that is not a member's, or has lost its log, or is in use, is Refused, and nothing starts. A
 call ends with a result, the command's exception, CommandFailed or Unknown (`caller`), a query with its result or
 Unavailable. When the node is closed, or stops by itself, what waits and whatever comes gets Stopped, with the cause.
 """
@@ -106,7 +106,7 @@ class Node(Generic[M]):
         identity = self._identity
         return f"<Node {'not started' if identity is None else f'{identity.id} at {identity.address}'}>"
 
-    # What it is.
+    # Questions.
 
     @property
     def id(self) -> int:
@@ -450,7 +450,7 @@ class Node(Generic[M]):
     async def changes(self) -> AsyncIterator[View]:
         """Yield who leads and who the members are, as this member knows it: now, and after each change of that.
 
-        What comes and goes while the caller is busy is left out. The end of the node is the end of it.
+        A state that comes and goes while the caller is busy is left out. The end of the node is the end of it.
         """
         told: list[View] = []
         with contextlib.suppress(Stopped):

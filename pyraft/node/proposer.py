@@ -7,8 +7,8 @@ Happy path: `send(calls, done)`; at the end of the turn `raft_apply`; when the e
 for each call, in order.
 
 Failure modes: `done(None)` says that the outcomes are not known: this server does not lead, or not any more, or its
-disk failed. What has been sent may still be executed; sessions see to it that sending it again is harmless. `done` is
-never called inside `send`.
+disk failed. A call that has been sent may still be executed; sessions see to it that sending it again is harmless.
+`done` is never called inside `send`.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ Group: TypeAlias = "tuple[list[Wire], Done]"
 
 
 class Proposer:
-    """What a node has its calls executed with while it leads."""
+    """The executor of a node's own calls while it leads."""
 
     def __init__(self, server: aio.Server, replica: Replica, clock: Callable[[], int]) -> None:
         """`clock()` is the shared time, in microseconds since 1970."""

@@ -1,4 +1,4 @@
-"""What every cluster has beside the program's machine: maps, counters and locks, by name.
+"""The things that every cluster has beside the program's machine: maps, counters and locks, by name.
 
 Duty: `Recipes` is the machine behind them, an example of how to write one's own. `handles` has what programs use.
 
@@ -67,7 +67,7 @@ class Recipes(Machine):
         self.counters: dict[str, int] = {}
         self.locks: dict[str, Held] = {}
         self.ends: dict[int, dict[tuple[str, str], None]] = {}
-        """What ends in which second, as it was meant at some time: map and key, or _LOCK and the lock."""
+        """The ends due in each second, as it was meant at some time: map and key, or _LOCK and the lock."""
 
     # Maps.
 

@@ -11,9 +11,10 @@ packed [RESULT, value], [RAISED, class, args], [FAILED, class, text], [EXPIRED] 
 Happy path: `apply(entry)` -> (0, [outcome, …]). The log's clock takes the entry's time unless that is earlier.
 
 Failure modes: a command that raises an Exception is rolled back, and that is its outcome, on all servers. MemoryError
-and what is no Exception (KeyboardInterrupt) say nothing about the command: they stop this server, whose state is then
-not used any more. So do a frame of a later version and a command that the program does not have (MissingCommand), until
-the server is started with code that has it. A snapshot that cannot be read leaves the state as it was.
+and exceptions outside of Exception (KeyboardInterrupt) say nothing about the command: they stop this server, whose
+state is then not used any more. So do a frame of a later version and a command that the program does not have
+(MissingCommand), until the server is started with code that has it. A snapshot that cannot be read leaves the state as
+it was.
 """
 
 import builtins

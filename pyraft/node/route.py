@@ -54,7 +54,7 @@ class Route:
         self._why = "there is no connection to a member yet"
         self._closed = False
         self.refusals: dict[str, Refused] = {}
-        """What members said that would not have us, by their addresses, until one has."""
+        """The answers of members that would not have us, by their addresses, until one has."""
 
     def find(self) -> Link | None:
         """Return the connection to whoever leads, or may lead; None while there is none, and `ready` follows."""

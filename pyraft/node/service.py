@@ -1,4 +1,4 @@
-"""What a node does for others on its port: it takes calls for the leader that it is, and answers questions.
+"""The service of a node for others on its port: it takes calls for the leader that it is, and answers questions.
 
 Duty: `Service` accepts connections that begin with the protocol's word, greets them, and serves them until they end.
 
@@ -6,9 +6,9 @@ Happy path: a HELLO of the same cluster, or of nobody's, is answered with WELCOM
 outcomes come back; ASK is answered by one of `answers`, the coroutine functions that the node offers.
 
 Failure modes: nonsense ends its connection, and so does a peer that does not greet in time, or does not read what it is
-sent. A node that does not lead says who does. Who sends more than is executed is not read from until there is room: the
-memory that others can fill is bounded, by connection and altogether. A call of a command that this program does not
-have is refused, and does not get into the log.
+sent. A node that does not lead says who does. A peer that sends more than is executed is not read from until there is
+room: the memory that others can fill is bounded, by connection and altogether. A call of a command that this program
+does not have is refused, and does not get into the log.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _logger = logging.getLogger("pyraft")
 GREETING_SECONDS: Final = 5.0
 MOST_BYTES: Final = 4 << 20
 MOST_CALLS: Final = 8192
-"""What one connection may have under way before it is not read from for a while."""
+"""The calls that one connection may have under way before it is not read from for a while."""
 MOST_ALTOGETHER: Final = 128 << 20
 MOST_UNSENT: Final = 32 << 20
 """Bytes of answers that a peer may leave unread."""
@@ -134,7 +134,7 @@ class Visitor:
             self._stream.start_read(self._read_cb)
         self._work()
 
-    # What comes.
+    # Messages come in.
 
     def _read_cb(self, stream: Any, data: bytes | None, error: int | None) -> None:
         if error is not None or data is None:

@@ -29,7 +29,7 @@ MAX_OPEN: Final = 65_536
 
 @dataclass
 class Session(Record):
-    """What is remembered of one session."""
+    """The memory of one session."""
 
     name: str
     seen: int

@@ -5,7 +5,7 @@ rest is each node's own.
 
 Happy path: `Node("data/1", Shop(), settings=Settings(timeout_seconds=3))`.
 
-Failure modes: a value that is no number, or out of its range, is a ValueError that names the setting, its range and
+Failure modes: a value that is not a number, or out of its range, is a ValueError that names the setting, its range and
 what was given; so is a heartbeat that is not well below the election timeout.
 """
 
@@ -30,7 +30,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What may be set, with the defaults."""
+    """The settings, with the defaults."""
 
     heartbeat_msecs: int = 100
     """How often a leader sends messages when there is nothing to say."""

@@ -11,7 +11,7 @@ its place there, and follows behind the list, in order.
 Happy path: `b"".join(write(machine, …))`, then `read` of what that unpacks to: an equal state, tracked.
 
 Failure modes: a member that the codec does not take is a TypeError that names its type (a machine whose state was
-tracked has none). Bytes that are no snapshot raise Malformed, and the machine is as it was.
+tracked has none). Bytes that are not a snapshot raise Malformed, and the machine is as it was.
 """
 
 from collections import deque

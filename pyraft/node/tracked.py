@@ -1,4 +1,4 @@
-"""What a machine may keep, and how a value becomes part of it.
+"""The values that a machine may keep, and how one becomes part of it.
 
 Duty: state is a tree of tracked containers (`containers`, `Record`) with immutable values in it. `arrive` takes a value
 into a container, while a command runs; `settle` ends that when the command ends; `adopt` does both at once, for a whole
@@ -22,7 +22,8 @@ Undo: TypeAlias = Callable[[tuple[Callable[..., Any], tuple[Any, ...]]], None]
 
 
 class Tracked:
-    """What all tracked containers have: a journal (None for a Record in no machine yet), and whether it has a place."""
+    """The common part of all tracked containers: a journal (None for a Record in no machine yet), and whether it has a
+    place."""
 
     __slots__ = ()
 
@@ -214,7 +215,7 @@ class Record(Tracked):
 
 
 _OWN: Final = frozenset({"_journal", "_placed", "_fresh", "_node"})
-"""Attributes of records and machines that are no state."""
+"""Attributes of records and machines that are not state."""
 
 
 def _rebuild(cls: type, content: dict[str, Any]) -> Any:

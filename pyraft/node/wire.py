@@ -9,8 +9,8 @@ Happy path: the one who connects says [HELLO, version, cluster, id], the other a
 group, leader's id, its address] from who does not lead; [ASK, number, what, arguments] by [ANSWER, number, status,
 value]; [PING] by [PONG].
 
-Failure modes: what is no frame, too long, too deep, or of other types than these raises Malformed. It costs the
-connection, and nothing else.
+Failure modes: bytes that are not a frame, too long, too deep, or of other types than these raises Malformed. It costs
+the connection, and nothing else.
 """
 
 import struct
@@ -27,7 +27,7 @@ VERSION: Final = 1
 HELLO, WELCOME, REFUSED, CALLS, OUTCOMES, ELSEWHERE, ASK, ANSWER, PING, PONG = range(10)
 
 DONE, NOT_HERE, FAILED = range(3)
-"""What an ANSWER says: its value is the result; [id, address] of the leader; a text."""
+"""The word of an ANSWER: its value is the result; [id, address] of the leader; a text."""
 
 MAX_FRAME: Final = 8 << 20
 MAX_HELLO: Final = 1024

@@ -31,10 +31,10 @@ class Side:
 
     name: str
     program: list[str]
-    """What to run, before DIR ID ADDRESSES."""
+    """The command to run, before DIR ID ADDRESSES."""
     environment: dict[str, str] = field(default_factory=dict)
     journal: str = "raft"
-    """What it leaves on disk: "raft" (libraft's format) or "pysyncobj"."""
+    """The format that it leaves on disk: "raft" (libraft's format) or "pysyncobj"."""
     syncs: bool = True
     """Whether it promises that what it has acknowledged is on disk."""
 

@@ -17,7 +17,7 @@ from tests.benchmarks.processes import Cluster, Process, Side
 
 
 def counters(process: Process) -> dict[str, float]:
-    """What a process has used so far."""
+    """The use of a process so far."""
     found = {"cpu": process.cpu_exact() * 1e6}
     for task in Path(f"/proc/{process.pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""What came out: a table in Markdown, JSON, and a picture in SVG.
+"""The results: a table in Markdown, JSON, and a picture in SVG.
 
 Everything is a median over the rounds. Ratios are to libraft in the same run.
 """

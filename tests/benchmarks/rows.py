@@ -30,7 +30,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line sets."""
+    """The settings of the command line."""
 
     seconds: float
     places: dict[str, Path]
@@ -229,7 +229,7 @@ def run_pauses(group: Group, side: Side, root: Path, options: Options, rows: lis
 
 
 def run_growth(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
-    """What an entry costs with 1,000,000 in the log, in terms of what it cost with 1,000."""
+    """The cost of an entry with 1,000,000 in the log, in terms of what it cost with 1,000."""
 
     def sample(cluster: Cluster) -> float:
         cpu = cluster.total(Process.cpu_exact)

@@ -156,7 +156,7 @@ class Server:
         took = time.perf_counter_ns() - start
         self.load = Load(self.raft)
         self.watch = Watch(self.loop)
-        # What README.md recommends to programs of their own: no collection of what start-up has made.
+        # README.md recommends this to programs of their own: no collection of what start-up has made.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)

@@ -1,4 +1,4 @@
-"""What is compared: this project (pure, and compiled where it was built), the C library, PySyncObj.
+"""The sides that are compared: this project (pure, and compiled where it was built), the C library, PySyncObj.
 
 A side that cannot be had (no libraft-dev, no compiler, not built, not installed) is left out, with a word on why.
 """

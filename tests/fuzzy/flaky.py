@@ -1,8 +1,8 @@
 """Run the whole suite again and again, in another order of files and beside other busy programs each time.
 
 `python -m tests.fuzzy.flaky --n 10 --seed 7`. Run number i of a seed has the same order and the same number of busy
-programs (none, one, three, none, ...) wherever it is repeated; `--only i` repeats that run alone. What is named on the
-command line is run in place of the whole suite. A run's own processes have ended when the next begins.
+programs (none, one, three, none, ...) wherever it is repeated; `--only i` repeats that run alone. Tests that are named
+on the command line are run in place of the whole suite. A run's own processes have ended when the next begins.
 
 Exit code 1 and the failures, with the command that repeats their run, if there are any.
 """

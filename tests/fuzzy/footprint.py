@@ -1,4 +1,4 @@
-"""What server processes use, and whether it grows: memory, descriptors, threads, files and bytes on disk.
+"""The use of server processes, and whether it grows: memory, descriptors, threads, files and bytes on disk.
 
 Duty: `Watch` takes a sample of every server now and then, keeps those of each life of each process, and judges them at
 the end. A server that was never killed must not use more late in the run than early. Directories of the others,

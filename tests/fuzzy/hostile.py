@@ -8,7 +8,7 @@ it is installed (`pip install atheris`). Targets: whole connections (handshake a
 configurations, segments, metadata, compressed snapshots, and the core itself, to which such messages are delivered
 between ticks and completions.
 
-What must hold: nothing but a Failure is raised, no input takes long, the process does not grow, and in the core no
+These must hold: nothing but a Failure is raised, no input takes long, the process does not grow, and in the core no
 exception, no lower term or commit index, no second vote in a term, and no stop without a proof that a peer has lied.
 
 Failure modes: a finding is printed with the command that replays it, and the exit status is 1.
@@ -43,7 +43,7 @@ LIMITS = Limits()
 STALL_SECONDS = 0.5
 """Processor time that no single input may take."""
 GROWTH_KIB = 48 * 1024
-"""What the process may grow by after its first tenth of the inputs."""
+"""The growth that the process is allowed after its first tenth of the inputs."""
 
 _PROVEN_LIES = ("contradicts the leader's", "as well")
 """Texts with which a server stops because two leaders of a term, or two committed entries, cannot both be true."""
@@ -117,7 +117,7 @@ def header(data: bytes) -> None:
             encoding.attach_payload(message, lengths, bytes(payload), 0, payload)
     except Failure:
         return
-    # What was accepted can be encoded again.
+    # A value that was accepted can be encoded again.
     if not payload:
         encoding.encode_message(message)
 
@@ -348,7 +348,7 @@ def mutate(rng: random.Random, data: bytes) -> bytes:
 
 
 class Report:
-    """What a run has found out."""
+    """The findings of a run."""
 
     def __init__(self) -> None:
         self.inputs = dict.fromkeys(TARGETS, 0)

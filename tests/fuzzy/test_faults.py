@@ -22,7 +22,7 @@ def test_a_fault_of_the_past_shows(name: str, tmp_path: Path) -> None:
 
 
 def test_seeds_of_faults_do_well() -> None:
-    """What shows in these clusters is the fault."""
+    """The failures in these clusters come from the fault."""
     quiet()
     for seed in sorted({fault.seed for fault in FAULTS.values() if fault.seed >= 0}):
         run_one(seed, STEPS)

@@ -206,7 +206,7 @@ def test_members_claims_of_old_terms_change_nothing(cluster: Cluster) -> None:
 
 
 def test_strangers_cannot_commit_or_elect(cluster: Cluster) -> None:
-    """Acknowledgements and votes of servers that are no members count for nothing."""
+    """Acknowledgements and votes of servers that are not members count for nothing."""
     cluster.commit(3)
     leader = cluster.leader()
     term = leader.raft.current_term
@@ -249,8 +249,8 @@ def test_noise_on_many_connections(cluster: Cluster) -> None:
     for _ in range(300):
         node = rng.choice(cluster.nodes)
         peer = cluster.stranger(node)
-        # Noise that would be believed is no noise: what claims to be entries or votes of the current term can do
-        # harm over plain TCP, which protects nothing.
+        # Noise that would be believed does not count as noise: what claims to be entries or votes of the current term
+        # can do harm over plain TCP, which protects nothing.
         data = handshake(99, "127.0.0.1:1") + words(rng.choice((0, 7, 8, 666)), 8, 1) + rng.choice(good)
         peer.send(data[: rng.randrange(1, len(data))])
         if rng.randrange(2):

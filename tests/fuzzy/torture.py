@@ -4,12 +4,11 @@
 
 Duty: `torture` runs a cluster of processes under load, kills servers (one, several, all), starts them again, some with
 a slow disk, so that they die with writes under way, pauses leaders for longer than an election takes, takes snapshots
-all the while, and in clusters adds, promotes, demotes and removes a further server and transfers leadership. What
-servers say must agree with what they said before they were killed and with what the others say (`promises`). At the
-end every register that was ever used is read again, all servers must be equal, come back equal after all were killed at
-once, and the whole history is linearizable.
-`soak` does the same for a long time, judges registers as soon as they are out of use, never kills server 1, and sees
-that no server's directory and nothing of that process grows (`footprint`).
+all the while, and in clusters adds, promotes, demotes and removes a further server and transfers leadership. The words
+of servers must agree with what they said before they were killed and with what the others say (`promises`). At the end
+every register that was ever used is read again, all servers must be equal, come back equal after all were killed at
+once, and the whole history is linearizable. `soak` does the same for a long time, judges registers as soon as they are
+out of use, never kills server 1, and sees that no server's directory and nothing of that process grows (`footprint`).
 
 Happy path: a line per ten kills, or per 40th of the time, and the figures at the end. Failure modes: AssertionError;
 the directory is kept and named. Ended by SIGINT or SIGTERM it stops the servers, removes the directory and returns
@@ -51,7 +50,7 @@ class Torture:
         self.changes = 0
         self.pauses = 0
         self.stall = 0
-        # Whoever was paused since it was started: what its loop says of delays is our doing.
+        # Servers that were paused since they were started: the delays of their loops are our doing.
         self.paused: set[int] = set()
 
     def begin(self) -> None:
@@ -72,7 +71,7 @@ class Torture:
         targets = [id for id in self.lab.members if id != self.spared and self.lab.members[id].process is not None]
         roll = dice.random()
         if roll < 0.35 and run.statuses:
-            # Whoever says that it leads, if anybody does.
+            # A server that says that it leads, if there is one.
             leaders = [id for id in targets if id in run.statuses and run.statuses[id].leader == id]
             targets = leaders or targets
         chosen = targets if roll > 0.93 else dice.sample(targets, min(len(targets), 2 if roll > 0.8 else 1))

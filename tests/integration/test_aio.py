@@ -158,7 +158,7 @@ def test_a_restarted_server_has_what_it_had(tmp_path: Path) -> None:
 
 
 def test_errors_are_exceptions_with_code_and_text(tmp_path: Path) -> None:
-    """What the C API returns with a code is raised, with raft_errmsg's text; nothing was done."""
+    """A code that the C API returns is raised, with raft_errmsg's text; nothing was done."""
 
     async def scenario() -> None:
         member = await alone(tmp_path)
@@ -199,7 +199,7 @@ def test_a_log_that_cannot_be_read_fails_start(tmp_path: Path) -> None:
 
 
 def test_server_whose_state_machine_raised_says_so_to_everybody(tmp_path: Path) -> None:
-    """Who waits and who asks later gets RAFT_SHUTDOWN and the cause; closing works as ever."""
+    """Tasks that wait and tasks that ask later get RAFT_SHUTDOWN and the cause; closing works as ever."""
 
     async def scenario() -> None:
         member = await alone(tmp_path)

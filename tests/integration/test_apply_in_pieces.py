@@ -186,7 +186,7 @@ def test_leader_that_steps_down_goes_on_applying() -> None:
 
 
 def test_server_that_is_closed_meanwhile_applies_no_more() -> None:
-    """What io.later calls by then does nothing, to the server that is made anew in its place neither."""
+    """A call by io.later does nothing by then, to the server that is made anew in its place neither."""
     s, later = backlog(6)
     [fn] = later.waiting
     raft_close(s.r, None)
@@ -280,7 +280,7 @@ def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_co
 
 
 def test_io_that_calls_nothing_later_any_more_gets_all_at_once() -> None:
-    """A code of io.later is no reason to leave entries behind."""
+    """A code of io.later does not leave entries behind."""
     s = leader()
     Later(s)
     s.io.later = lambda io, fn: RAFT_IOERR

@@ -1,4 +1,4 @@
-"""What a leader makes of followers that answer as C's do, with all that they have stored (B8), to bounded messages."""
+"""A leader's treatment of followers that answer as C's do, with all that they have stored (B8), to bounded messages."""
 
 import logging
 import random
@@ -47,7 +47,7 @@ class CFollower:
 
     def __init__(self, term: int, terms: list[int], stored: int, offset: int = 0) -> None:
         self.term = term
-        self.offset = offset  # What it has compacted, it refuses as a predecessor.
+        self.offset = offset  # It refuses compacted entries as a predecessor.
         self.terms = terms
         self.stored = stored
         self.commit = 1
@@ -119,7 +119,8 @@ def to(s: Solo, id: int) -> list[RaftAppendEntries]:
 
 
 def check(s: Solo, follower: CFollower) -> None:
-    """What the leader counts is stored there and is its own, and the follower has committed nothing else."""
+    """The entries that the leader counts are stored there and are its own, and the follower has committed nothing
+    else."""
     ours = list(s.r.log.terms)
     for proven in (progress_of(s, 3).proven_index, follower.commit):
         assert proven <= follower.stored
@@ -386,7 +387,7 @@ def test_heartbeats_that_prove_nothing_are_counted() -> None:
     s.io.finish_appends()
     p = progress_of(s, 2)
     s.recv(msg.append_entries_result(2, s.r.current_term, 9))
-    # What the only voter has committed counts by itself; where to go on is told by the heartbeat.
+    # An entry that the only voter has committed counts by itself; where to go on is told by the heartbeat.
     assert (p.match_index, p.proven_index) == (3, 4)
     assert raft_assign(s.r, RaftChange(), 2, RAFT_VOTER, None) == 0
     s.io.finish_appends()

@@ -1,7 +1,7 @@
-"""What may be called inside which callback, as the table of pyraft/CALLBACKS.md has it: tried, cell by cell.
+"""The calls that each callback may make, as the table of pyraft/CALLBACKS.md has it: tried, cell by cell.
 
-Each cell is a world of its own, in which the callback calls the function once. What that returns there must be what the
-table says; a request that was taken must have been called back once when the server has been closed, and one that was
+Each cell is a world of its own, in which the callback calls the function once. The code returned there must be the one
+in the table; a request that was taken must have been called back once when the server has been closed, and one that was
 refused never.
 """
 
@@ -423,7 +423,7 @@ def test_order_when_a_write_fails() -> None:
 
 
 def test_order_when_a_leader_removes_itself() -> None:
-    """What it cannot answer any more is lost, then it is no leader, then the removal has succeeded."""
+    """Requests that it cannot answer any more are lost, then it steps down, then the removal has succeeded."""
     s = leader()
     events = told(s)
     assert raft_remove(s.r, RaftChange(), 1, lambda req, status: events.append(f"removed {status}")) == 0

@@ -93,7 +93,7 @@ def test_running_server_keeps_a_setting_that_cannot_be_replaced(setter: Any, get
 
 @settings
 def test_start_refuses_impossible_settings(setter: Any, get: Any, least: int) -> None:
-    """What was set before the start is looked at there; with a possible value in its place the server starts."""
+    """Settings made before the start are looked at there; with a possible value in its place the server starts."""
     s = Solo(start=False)
     before = get(s.r)
     for value in (None, 100.5, "100", -1, least - 1):
@@ -111,7 +111,7 @@ def test_start_refuses_impossible_settings(setter: Any, get: Any, least: int) ->
 
 @pytest.mark.parametrize("bufs", [{"a": bytes(8)}, {}, {1: bytes(8)}])
 def test_apply_of_a_mapping_is_invalid(bufs: Any) -> None:
-    """A mapping without a first buffer is no sequence of buffers."""
+    """A mapping without a first buffer does not count as a sequence of buffers."""
     s = leader()
     for n in (1, 2):
         assert raft_apply(s.r, RaftApply(), bufs, n, None) == RAFT_INVALID
@@ -119,7 +119,7 @@ def test_apply_of_a_mapping_is_invalid(bufs: Any) -> None:
 
 @pytest.mark.parametrize("role", [[1], None, "1", 1.0, {}, 3, -1])
 def test_role_that_is_none_is_bad(role: Any) -> None:
-    """Whatever it is, hashable or not."""
+    """Any such value is refused, hashable or not."""
     s = leader()
     calls = (
         lambda: raft_assign(s.r, RaftChange(), 2, role, None),
@@ -159,13 +159,13 @@ def test_text_of_what_is_no_code(errnum: Any) -> None:
     ],
 )
 def test_configuration_that_is_none_is_never_written(servers: list[Any], code: int) -> None:
-    """What raft_configuration_add would have refused is refused where a hand-made configuration comes in."""
+    """A server that raft_configuration_add would have refused is refused where a hand-made configuration comes in."""
     check_refused(servers, code)
 
 
 @pytest.mark.parametrize("servers", [lambda: [RaftServer(1, None, 1)], lambda: [None]])  # type: ignore[arg-type]
 def test_configuration_of_what_is_no_server_is_never_written(servers: Callable[[], list[Any]]) -> None:
-    """An address that is no string, and a server that is none."""
+    """An address that is not a string, and a server that is none."""
     if COMPILED:
         with pytest.raises(TypeError):
             check_refused(servers(), RAFT_INVALID)

@@ -218,7 +218,7 @@ def test_init_passes_on_the_error_of_io_init() -> None:
 
 
 class Methods(RaftFsm):
-    """What a Python programmer may try first: methods with the names of the table's functions."""
+    """The first thing that a Python programmer may try: methods with the names of the table's functions."""
 
     def apply(self, buf: bytes) -> tuple[int, Any]:  # type: ignore[override]  # the mistake that this is about
         """Never get called: RaftFsm.__init__ has set the attribute of this name."""

@@ -128,7 +128,7 @@ def test_start_of_a_single_voter_that_cannot_store_its_vote() -> None:
 
 
 def test_start_of_a_log_that_makes_no_sense_is_corrupt() -> None:
-    """A first entry that is no configuration, and a gap behind the snapshot, are RAFT_CORRUPT."""
+    """A first entry that is not a configuration, and a gap behind the snapshot, are RAFT_CORRUPT."""
     s = Solo(start=False)
     s.io.stored = msg.commands([1])
     assert raft_start(s.r) == RAFT_CORRUPT

@@ -60,7 +60,7 @@ def test_leaders_write_that_fails_after_it_stepped_down() -> None:
 
 
 def test_leaders_write_that_fails_when_it_is_candidate() -> None:
-    """A candidacy among voters that are no voters any more ends with the rollback."""
+    """A candidacy among voters that are not voters any more ends with the rollback."""
     s = leader()
     assert raft_remove(s.r, RaftChange(), 3, None) == 0
     s.recv(msg.append_entries(2, 3, 2, 2))
@@ -82,7 +82,8 @@ def test_leaders_write_that_ends_after_it_stepped_down() -> None:
 
 
 def test_leaders_write_that_ends_during_an_installation() -> None:
-    """What an installation replaced is kept up to date: if it fails, the entries are there and known to be stored."""
+    """The log that an installation replaced is kept up to date: if it fails, the entries are there and known to be
+    stored."""
     for status, stored in ((0, 3), (RAFT_IOERR, 2)):
         s = leader()
         command(s)
@@ -488,7 +489,7 @@ def test_write_refused_by_a_flush_before_a_promotion() -> None:
 
 
 def test_new_leader_tries_failed_sends_once_more() -> None:
-    """Who could not be sent the barrier of a new leader is tried again at once, in the round after it."""
+    """A server that could not be sent the barrier of a new leader is tried again at once, in the round after it."""
     s = Solo()
     s.stand()
     s.io.fail("send", RAFT_NOCONNECTION, RAFT_IOERR)
@@ -511,7 +512,7 @@ def test_promotion_is_given_up_after_more_than_the_longest_round() -> None:
 
 
 def test_window_is_empty_after_a_fall_back() -> None:
-    """What was on its way when a send failed is not counted any more, neither then nor when it is acknowledged."""
+    """Messages on their way when a send failed are not counted any more, neither then nor when it is acknowledged."""
     s = leader()
     raft_set_max_inflight_bytes(s.r, 64)
     for _ in range(3):

@@ -51,7 +51,8 @@ def acknowledged(s: Solo) -> int:
 
 @pytest.mark.parametrize("status", [0, RAFT_IOERR])
 def test_snapshot_of_a_new_leader_waits_for_that_of_the_leader_before(status: int) -> None:
-    """What is being installed answers to nobody in the new term; the new leader would wait for its timeout (B53)."""
+    """A snapshot that is being installed answers to nobody in the new term; the new leader would wait for its timeout
+    (B53)."""
     s = Solo(terms=[2, 2], term=2)
     s.recv(msg.install_snapshot(2, 2, 9, 2, s.conf, 1, fsms.content(7, 0)))
     s.recv(msg.append_entries(3, 3, 20, 3))
@@ -261,7 +262,7 @@ def test_snapshot_that_io_refuses_is_tried_again() -> None:
 
 
 def test_start_with_the_snapshots_own_configuration_in_the_log() -> None:
-    """A trailing CHANGE entry that the snapshot covers is no news: the configuration is committed."""
+    """A trailing CHANGE entry that the snapshot covers tells nothing new: the configuration is committed."""
     s = Solo(start=False)
     snapshot = RaftSnapshot()
     snapshot.index, snapshot.term = 4, 1
@@ -289,7 +290,7 @@ def test_installed_snapshot_ends_a_change_that_was_under_way() -> None:
 
 @pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, RaftBuffer], ids=lambda kind: kind.__name__)
 def test_loaded_snapshot_may_be_any_buffer(wrap: Any) -> None:
-    """What io.load returns reaches fsm.restore as a read-only bytes-like object."""
+    """The buffer that io.load returns reaches fsm.restore as a read-only bytes-like object."""
     s = Solo(start=False)
     snapshot = RaftSnapshot()
     snapshot.index, snapshot.term, snapshot.configuration_index = 4, 1, 1
@@ -424,7 +425,7 @@ def test_snapshot_that_was_read_for_an_earlier_leadership_is_superfluous_and_no_
 
 @pytest.mark.parametrize("n", [0, 2, None])
 def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> None:
-    """It is no snapshot that can be sent; whoever made the I/O table is told, with -O too."""
+    """Such a snapshot cannot be sent; whoever made the I/O table is told, with -O too."""
     s = leader()
     raft_set_snapshot_threshold(s.r, 1)
     raft_set_snapshot_trailing(s.r, 0)

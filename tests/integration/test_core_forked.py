@@ -76,7 +76,7 @@ def test_every_call_is_refused(name: str) -> None:
 
 
 def test_nobody_is_called_back_and_the_state_says_so() -> None:
-    """What is pending is pending in the parent; the copy is UNAVAILABLE, and knows no leader."""
+    """Pending requests are pending in the parent; the copy is UNAVAILABLE, and knows no leader."""
     s = leader(*VOTERS)
     seen, states = Statuses(), []
     raft_register_state_cb(s.r, lambda r, old, new: states.append(new))

@@ -96,7 +96,7 @@ def test_requests_on_a_follower_are_refused() -> None:
 
 
 def test_requests_on_a_candidate_are_refused() -> None:
-    """A candidate is no leader."""
+    """A candidate does not lead."""
     s = Solo()
     s.stand()
     assert requests(s.r) == [RAFT_NOTLEADER] * 6
@@ -220,7 +220,8 @@ def test_apply_of_what_is_no_buffer_is_invalid(bufs: Any, n: int) -> None:
     ],
 )
 def test_request_that_is_none_leaves_no_trace(submit: Any) -> None:
-    """What is no request, or one of another kind, is refused before anything has changed: the next one is served."""
+    """An object that is not a request, or one of another kind, is refused before anything has changed: the next one is
+    served."""
     s = leader()
     for req in (None, RaftRequest()):
         if COMPILED:
@@ -318,7 +319,7 @@ def test_role_out_of_range_is_bad() -> None:
 
 
 class Boom(Exception):
-    """What user code raises here."""
+    """An exception of user code."""
 
 
 def raising(*args: Any) -> Any:
@@ -375,7 +376,7 @@ def test_fsm_snapshot_that_raises_stops_the_server(part: str) -> None:
 
 
 def test_snapshot_async_that_raises_stops_the_server() -> None:
-    """What raises in the worker thread is reported on the loop, and the FSM's lock is given back."""
+    """An exception in the worker thread is reported on the loop, and the FSM's lock is given back."""
     s = Solo(fsm=fsms.PairFsm(3, snapshot_async=True))
     s.lead()
     s.fsm.snapshot_async = raising
@@ -558,7 +559,7 @@ def test_unaligned_payloads_are_the_business_of_the_io() -> None:
 
 
 def test_configuration_of_a_caller_is_copied() -> None:
-    """What a caller does with its configuration after raft_bootstrap is of no concern."""
+    """A change that a caller makes to its configuration after raft_bootstrap is of no concern."""
     s = Solo(start=False)
     s.io.stored.clear()
     conf = configuration(RAFT_VOTER)

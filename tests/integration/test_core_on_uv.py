@@ -160,7 +160,7 @@ def test_commands_of_a_turn_share_a_write_and_a_message(three: list[Node]) -> No
 
 
 def test_commands_of_callbacks_share_the_next_write(alone: Node) -> None:
-    """What callbacks of one write apply goes out with the next one."""
+    """Commands that callbacks of one write apply go out with the next one."""
     appends = count(alone, "append")
     done: list[int] = []
 

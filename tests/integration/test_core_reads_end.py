@@ -150,7 +150,7 @@ def test_the_voters_of_the_configuration_in_force_count() -> None:
     assert read.calls == [(0, 2)]
 
 
-# Who is asked.
+# Servers that are asked.
 
 
 def asked_by_leader(term: int, number: int, prev: int = 0, prev_term: int = 0) -> RaftMessage:

@@ -60,7 +60,7 @@ FOLLOWER = [
 
 @pytest.mark.parametrize(("name", "does"), FOLLOWER)
 def test_the_text_of_the_io_is_the_reason_of_a_failure(name: str, does: Callable[[Solo], None]) -> None:
-    """What a follower does first fails: the I/O's text, with "io: " in front, is the server's."""
+    """The first act of a follower fails: the I/O's text, with "io: " in front, is the server's."""
     s = Solo(terms=[1])
     s.io.fail(name, RAFT_IOERR)
     does(s)

@@ -51,7 +51,7 @@ from tests.lib.solo import ScriptIo, Solo, Statuses, command, leader
 
 
 class Boom(Exception):
-    """What user code raises here."""
+    """An exception of user code."""
 
 
 def completing(status: int = 0, rv: int = 0) -> Callable[..., int]:
@@ -93,7 +93,7 @@ def test_leader_applies_what_is_written_inside_the_call(deferring: bool) -> None
 
 @pytest.mark.parametrize("deferring", [False, True])
 def test_callback_of_a_write_inside_the_call_may_submit(deferring: bool) -> None:
-    """What callbacks submit is written, applied and called back once each, in the order of submission."""
+    """Commands that callbacks submit are written, applied and called back once each, in the order of submission."""
     s = alone(deferring)
     order: list[str] = []
 
@@ -207,7 +207,7 @@ def test_follower_that_the_fsm_closes_inside_io_append_writes_no_more(monkeypatc
 
 
 def test_refused_write_is_forgotten() -> None:
-    """What io.append refuses or raises is no write under way, even if it has ended inside the call."""
+    """A write that io.append refuses, or raises for, is not under way, even if it has ended inside the call."""
     s = leader()
     s.io.fail("append", RAFT_IOERR)
     assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, None) == RAFT_IOERR

@@ -305,7 +305,7 @@ def refuse_bufs(*args: Any) -> tuple[int, list[bytes]]:
     ],
 )
 def test_leader_survives_a_snapshot_that_fails(new_cluster: NewCluster, part: str, kind: dict[str, Any]) -> None:
-    """Whatever step of taking a snapshot fails, the leader goes on, the log is kept and the FSM gets its lock back."""
+    """Any step of taking a snapshot may fail: the leader goes on, the log is kept and the FSM gets its lock back."""
     c = new_cluster(3, **kind).led()
     r = c.raft(0)
     if part in ("snapshot_put", "async_work"):
@@ -383,7 +383,7 @@ def test_trailing_entries_stay_in_the_log(new_cluster: NewCluster) -> None:
 
 
 def test_stored_snapshot_is_the_content_at_its_index(new_cluster: NewCluster) -> None:
-    """What is stored is the FSM's content at the snapshot's index, and it is restored at the next start."""
+    """The FSM's content is stored at the snapshot's index, and it is restored at the next start."""
     c = new_cluster(1).ready()
     c.compact_early(threshold=3, trailing=1)
     for command in (fsms.set_x(5), fsms.set_y(7), fsms.set_x(6)):

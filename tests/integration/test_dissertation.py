@@ -427,7 +427,7 @@ def test_3_6_2_new_leader_appends_an_entry_of_its_term() -> None:
 
 
 def test_3_6_3_leader_completeness(new_cluster: NewCluster) -> None:
-    """Who lacks a committed entry is not elected; the next leader has it."""
+    """A server that lacks a committed entry is not elected; the next leader has it."""
     c = new_cluster(3).led()
     c.isolate(2)
     index = c.progress()

@@ -103,7 +103,8 @@ def test_a_leader_like_c_says_where_its_log_ends_with_a_heartbeat() -> None:
 
 
 def test_an_entry_of_a_later_leader_will_do() -> None:
-    """Whoever is elected later has all that this server acknowledged, and it cannot have acknowledged in that term."""
+    """A leader that is elected later has all that this server acknowledged, and it cannot have acknowledged in that
+    term."""
     s = Empty()
     s.gets(5, 0, 0, change(1, CONF), *commands(5))
     s.gets(6, 2, 5, *commands(6))

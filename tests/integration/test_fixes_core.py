@@ -254,7 +254,7 @@ def test_b9_the_same_term_needs_no_install() -> None:
 
 
 def test_b11_one_vote_per_term_for_transfer_targets_too() -> None:
-    """Who has voted in a term does not vote again, not even for whom it told to take over."""
+    """A server that has voted in a term does not vote again, not even for the one that it told to take over."""
     s = leader()
     assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
     s.sent()
@@ -384,7 +384,8 @@ def test_b34_single_voter_leads_in_a_new_term_after_a_failed_write() -> None:
 
 @pytest.mark.parametrize("role", [RAFT_STANDBY, RAFT_SPARE])
 def test_b34_an_only_voters_old_write_commits_when_it_ends(role: int) -> None:
-    """What the only voter has stored is committed, in whatever term it was written; no further command is needed."""
+    """An entry that the only voter has stored is committed, in whatever term it was written; no further command is
+    needed."""
     s = leader(RAFT_VOTER, role)
     apply(s)
     s.recv(msg.append_entries(2, 3, 2, 2))
@@ -411,7 +412,7 @@ def test_b34_an_old_change_commits_too_and_ends_the_way_of_the_next() -> None:
 
 
 def test_b35_write_behind_a_gap_is_not_counted() -> None:
-    """What is stored advances only without gaps, however many entries a write has."""
+    """The stored part of the log advances only without gaps, however many entries a write has."""
     s = Solo()
     s.recv(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1])))
     s.recv(msg.append_entries(2, 1, 2, 1, 0, msg.commands([1])))

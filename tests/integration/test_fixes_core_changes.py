@@ -244,7 +244,7 @@ def test_b46_exception_of_the_disk_at_the_later_moment_stops_the_server() -> Non
 
 
 def test_b46_deferred_commands_go_out_before_the_change() -> None:
-    """What was applied in the turn has the lower index, so it is written first."""
+    """A command applied in the turn has the lower index, so it is written first."""
     s = fresh(deferring=True)
     assert raft_remove(s.r, RaftChange(), 3, None) == 0
     assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0

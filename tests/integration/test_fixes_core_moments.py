@@ -119,7 +119,7 @@ def test_b48_after_the_timeout_the_heartbeat_is_an_ordinary_one() -> None:
 
 
 def test_b48_follower_neither_commits_nor_claims_anything_for_such_a_heartbeat() -> None:
-    """Whatever its log holds: nothing of it has been shown to match."""
+    """This is so for any content of its log: nothing of it has been shown to match."""
     s = Solo(terms=[1, 1])
     s.recv(msg.append_entries(2, 2, 0, 0, 0))
     assert results(s.sent()) == [(0, 0)]
@@ -167,7 +167,7 @@ def test_b48_heartbeats_under_way_before_the_snapshot_do_not_count() -> None:
     p = s.r.leader_state.progress[2]
     for _ in range(4):
         s.tick()
-    # What it acknowledged is not so any more; a rejection above that leads to the snapshot.
+    # Its acknowledgments are void; a rejection above that leads to the snapshot.
     p.match_index = 2
     s.recv(msg.append_entries_result(3, 2, 0, rejected=5))
     s.tick()
@@ -196,7 +196,8 @@ def test_b48_answers_to_earlier_heartbeats_that_are_lost_are_not_waited_for() ->
 
 @pytest.mark.parametrize(("delay", "refused"), [(29, False), (31, True)])
 def test_b48_the_first_heartbeat_beside_the_snapshot_tells_whose_rejection_it_was(delay: int, refused: bool) -> None:
-    """It takes 30 ms to be answered. What comes later than that after the snapshot was sent is the snapshot's."""
+    """It takes 30 ms to be answered. A rejection that comes later than that after the snapshot was sent is the
+    snapshot's."""
     s = sending()
     p = s.r.leader_state.progress[2]
     p.streamed, p.streamed_index = 7, 5
@@ -520,7 +521,7 @@ def test_b53_a_disk_that_is_busy_is_no_own_snapshot() -> None:
 
 
 def test_b53_an_installation_that_fails_late_stops_the_server_or_is_refused() -> None:
-    """What follows is that of any installation."""
+    """The consequences are those of any installation."""
     s = storing()
     s.recv(snapshot(s, 9))
     s.io.finish_put()

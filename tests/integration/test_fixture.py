@@ -498,7 +498,7 @@ def test_a_server_can_be_made_unavailable(new_cluster: NewCluster) -> None:
 
 
 def test_a_leader_is_stable_when_all_members_follow_it(new_cluster: NewCluster) -> None:
-    """A server that won but is not known yet is no stable leader."""
+    """A server that won but is not known yet does not count as a stable leader."""
     c = new_cluster(3).ready()
     c.until_state(0, RAFT_LEADER)
     assert (c.time, c.f.leader_id, fx.raft_fixture_leader_index(c.f)) == (1030, 0, 3)

@@ -1,4 +1,4 @@
-"""What the fixture answers when a server refuses something, its tracing, and what it finds at once."""
+"""The fixture's answers when a server refuses something, its tracing, and what it finds at once."""
 
 from collections.abc import Callable
 

@@ -29,7 +29,7 @@ NOT_BY_CODE = {
     "connect": "AttributeError",
     "uv.timer": "None",
 }
-"""What does not return a code, and what it does. A timer can be made, and is never due."""
+"""Functions that do not return a code, and their effect. A timer can be made, and is never due."""
 
 CASES = [(where, "returns") for where in forking.WHERE]
 CASES += [(where, "exits") for where in forking.WHERE if where.startswith("in ")]

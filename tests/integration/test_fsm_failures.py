@@ -28,7 +28,7 @@ from tests.lib.solo import Solo, Statuses, command, leader
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged since the last time."""
+    """All that was logged since the last time."""
     lines = [record.getMessage() for record in caplog.records]
     caplog.clear()
     return lines
@@ -126,7 +126,8 @@ def test_apply_that_raises_is_logged_as_that_alone(caplog: pytest.LogCaptureFixt
 
 
 def test_refused_snapshot_is_logged_once_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
-    """A code of fsm.snapshot is told when it comes, differs, or comes back after a success; RAFT_BUSY is no failure."""
+    """A code of fsm.snapshot is told when it comes, differs, or comes back after a success; RAFT_BUSY does not count as
+    a failure."""
     s = leader()
     raft_set_snapshot_threshold(s.r, 1)
     take = s.fsm.snapshot

@@ -1,4 +1,4 @@
-"""What the core expects of a RaftIo, asked of both implementations: the simulated one and io_uv.
+"""The core's expectations of a RaftIo, asked of both implementations: the simulated one and io_uv.
 
 Each test runs on the fixture's table, in virtual time, and on files and sockets.
 """

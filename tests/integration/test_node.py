@@ -25,7 +25,7 @@ def address() -> str:
 
 @loops
 def test_commands_and_queries_of_one_node(tmp_path: Path, kind: str) -> None:
-    """What was done is there after the next start; exceptions of commands reach the caller, and change nothing."""
+    """A change is there after the next start; exceptions of commands reach the caller, and change nothing."""
     where = tmp_path / "data" / "1"
 
     async def scenario() -> None:
@@ -399,7 +399,7 @@ async def initialise(where: Path, own: str) -> None:
 
 
 def test_two_inits_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another init has written, before this one had the lock, is not written over."""
+    """A file that another init has written, before this one had the lock, is not written over."""
     other = Identity(7, "127.0.0.1:1", "ab" * 16, MEMBER)
     server = Ground.server
 

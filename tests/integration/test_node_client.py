@@ -1,4 +1,4 @@
-"""Programs that are no members, sessions with numbers of one's own, and TLS on all connections."""
+"""Programs that are not members, sessions with numbers of one's own, and TLS on all connections."""
 
 import asyncio
 from pathlib import Path

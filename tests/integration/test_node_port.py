@@ -132,7 +132,7 @@ def test_another_cluster_is_told_why_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_silent_strangers_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not greet in time is cut off; so is who is refused and does not go."""
+    """A peer that does not greet in time is cut off; so is one that is refused and does not go."""
     monkeypatch.setattr(service, "GREETING_SECONDS", 0.1)
 
     async def scenario(node: Node[Shop]) -> None:
@@ -275,7 +275,7 @@ def test_who_sends_too_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_members_that_answer_nonsense(tmp_path: Path) -> None:
-    """A link ends when the other side sends what is no message; what was under way is given back."""
+    """A link ends when the other side sends anything but messages; what was under way is given back."""
     answers = [
         wire.pack(wire.OUTCOMES, 1, 1, [b""]),
         wire.pack(wire.OUTCOMES, 1, 0, [b"", b""]),

@@ -1,4 +1,4 @@
-"""Python's -O and -OO take assertions and docstrings out of the packages. What guards against input has to stay."""
+"""Python's -O and -OO take assertions and docstrings out of the packages. Guards against input have to stay."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""What io_uv does without descriptors, threads or AIO events: it says so, and goes on as soon as there are some."""
+"""The behaviour of io_uv without descriptors, threads or AIO events: it says so, and goes on as soon as there are
+some."""
 
 import errno
 import resource
@@ -30,7 +31,8 @@ def test_out_of_descriptors(tmp_path: Path) -> None:
     # All in one run of the loop: beginning a run needs descriptors itself.
     def begin(timer: Timer) -> None:
         timer.close()
-        # What is open stays. A limit above 0 would leave a number to whoever asks after a thread has closed something.
+        # Open descriptors stay. A limit above 0 would leave a number to whoever asks after a thread has closed
+        # something.
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
         step()
 

@@ -37,7 +37,7 @@ def of_term(term: int) -> list[RaftMessage]:
 def test_a_term_that_elections_cannot_explain_is_dropped(
     kind: int, term: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever kind of message says it: nothing is stored or sent, and the log hears of it once a minute."""
+    """This holds for every kind of message: nothing is stored or sent, and the log hears of it once a minute."""
     s = Solo()
     for _ in range(3):
         s.recv(of_term(term)[kind])

@@ -78,7 +78,7 @@ def test_the_guide_has_the_steps_of_the_c_readme() -> None:
 
 
 def test_every_name_in_the_table_exists() -> None:
-    """What the table of calls names can be called."""
+    """Every call in the table can be called."""
     table = FROM_C.read_text().split("## C call, Python call")[1].split("\n## ")[0]
     right = " ".join(line.split("|")[2] for line in table.splitlines() if line.count("|") == 3)
     for name in re.findall(r"\b(raft_\w+|Raft\w+)\(", right):

@@ -90,7 +90,7 @@ def test_a_recovering_voter_does_not_obey_timeout_now() -> None:
 
 
 def test_a_recovering_voter_stores_and_acknowledges_entries() -> None:
-    """What it has stored now counts; that does not end the recovery, more may be missing."""
+    """Entries that it stores now count; that does not end the recovery, more may be missing."""
     solo = started()
     solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3, 3])))
     solo.io.finish_appends()

@@ -34,7 +34,7 @@ TOLD = {
 }
 """Of what is refused, how the log begins to tell of it."""
 QUIET = ("io_getevents", "io_destroy")
-"""What is not needed, or nothing can be done about."""
+"""Calls that are not needed, or whose refusal nothing can be done about."""
 
 pytestmark = pytest.mark.skipif(not sandbox.KNOWN, reason="needs Linux on a processor whose system calls are known")
 
@@ -68,7 +68,7 @@ def disk_has_aio(dir: Path) -> bool:
 
 
 def emulated(code: str) -> set[str]:
-    """What the C library does by itself when the kernel answers so."""
+    """The calls that the C library makes up for by itself when the kernel answers so."""
     return {"statx"} if code == "ENOSYS" else set()
 
 

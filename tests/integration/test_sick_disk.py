@@ -1,4 +1,5 @@
-"""What io_uv does when the disk is full, fails, stalls or vanishes: nothing acknowledged is lost, and it recovers.
+"""The behaviour of io_uv when the disk is full, fails, stalls or vanishes: nothing acknowledged is lost, and it
+recovers.
 
 io_uv/README.md has the table of outcomes that these tests hold.
 """
@@ -25,7 +26,7 @@ from tests.lib.uvtest import SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_un
 
 
 class History:
-    """What was asked of a RaftIo and what it acknowledged: numbers of entries by index."""
+    """The requests to a RaftIo and its acknowledgments: numbers of entries by index."""
 
     def __init__(self, t: UvIo) -> None:
         self.t = t

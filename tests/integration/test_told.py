@@ -1,4 +1,4 @@
-"""What a server tells callers and operators: the log at INFO and WARNING, traces by level, who leads instead."""
+"""The words of a server to callers and operators: the log at INFO and WARNING, traces by level, who leads instead."""
 
 import logging
 from typing import Any

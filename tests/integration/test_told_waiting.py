@@ -111,7 +111,8 @@ def test_stand_by_says_that_it_waits_for_a_leader(caplog: pytest.LogCaptureFixtu
 
 
 def test_others_that_wait(caplog: pytest.LogCaptureFixture) -> None:
-    """A spare hears of no leader anyway, nor does who is to be added; and who is no member is told when it starts."""
+    """A spare hears of no leader anyway, nor does who is to be added; and a server that is not a member is told when it
+    starts."""
     tick(started(3, RAFT_VOTER, RAFT_VOTER), 200)
     assert len(warnings(caplog)) == 1
     tick(started(1, RAFT_SPARE, RAFT_VOTER), 200)

@@ -41,7 +41,7 @@ def stored(t: UvIo) -> list[int]:
 @pytest.mark.parametrize("size", [9, 63])
 @covers("append/unaligned")
 def test_unaligned(t: UvIo, size: int) -> None:
-    """A payload whose length is no multiple of 8 is refused at once, with C's text."""
+    """A payload whose length is not a multiple of 8 is refused at once, with C's text."""
     outcome = Outcome()
     assert t.io.append(t.io, RaftIoAppend(), [entry(64), entry(size)], 2, outcome) == errors.RAFT_INVALID
     assert t.io.errmsg == "entry buffers must be 8-byte aligned"
@@ -51,7 +51,7 @@ def test_unaligned(t: UvIo, size: int) -> None:
 
 
 def test_arguments(t: UvIo) -> None:
-    """No entries, fewer than n, and payloads that are no buffers are refused."""
+    """No entries, fewer than n, and payloads that are not buffers are refused."""
     for entries, n in [([], 0), ([entry(8)], 2), ([entry(8)], -1)]:
         assert t.io.append(t.io, RaftIoAppend(), entries, n, Outcome()) == errors.RAFT_INVALID
     bad = entry(8)
@@ -162,7 +162,7 @@ def test_across_blocks(t: UvIo) -> None:
 
 @covers("append/batch", "append/wait")
 def test_appends_during_a_write_are_combined(t: UvIo) -> None:
-    """What is appended while a write is in flight is written together afterwards, and called back in order."""
+    """Entries appended while a write is in flight are written together afterwards, and called back in order."""
     writes: list[int] = []
     t.append(1, 64)
     submit = t.uv.writer.submit

@@ -46,7 +46,7 @@ def test_close_at_any_point(tmp_path: Path, steps: str) -> None:
 
 @pytest.mark.parametrize("chance", [False, True])
 def test_all_memory_goes_back_to_the_heap(tmp_path: Path, chance: bool) -> None:
-    """What io_uv has taken from the program's heap it gives back, once each, whatever was under way."""
+    """All memory that io_uv has taken from the program's heap goes back, once each, whatever was under way."""
     default, taken = heap.RaftHeap(), heap.RaftHeap()
     held: list[int] = []
 

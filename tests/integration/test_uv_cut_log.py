@@ -64,7 +64,7 @@ def put(t: UvIo, index: int, trailing: int = 1) -> Outcome:
 
 
 def test_snapshot_that_ends_beyond_the_log_is_an_install(t: UvIo, tmp_path: Path) -> None:
-    """What is appended behind it follows it, now and after a crash."""
+    """Entries appended behind it follow it, now and after a crash."""
     t.append(3)
     assert put(t, 9, trailing=5).statuses == [0]
     assert t.uv.append_next_index == 10
@@ -153,7 +153,7 @@ def refuse(*args: object) -> Any:
 
 
 def test_no_snapshot_is_put_in_force_that_the_files_do_not_reach(t: UvIo) -> None:
-    """Whatever the memory says: the files are looked at before anything is stored."""
+    """The memory may say anything: the files are looked at before anything is stored."""
     t.append(3)
     assert put(t, 1).statuses == [0]
     (t.dir / segment.closed_name(1, 3)).unlink()

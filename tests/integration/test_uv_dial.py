@@ -104,7 +104,8 @@ def test_a_dial_gives_a_stream_on_which_nothing_was_written(f: Transport, peer: 
 
 
 def test_a_dial_that_fails_says_why(f: Transport) -> None:
-    """At once for what is no address, in the callback for one where nobody listens; with the text in the request."""
+    """At once for anything but an address, in the callback for one where nobody listens; with the text in the
+    request."""
     req = Dial()
     assert req.begin(f.t, ":1") == RAFT_NOCONNECTION
     assert req.errmsg == f.t.errmsg == "uv_tcp_connect(): Cannot initiate getaddrinfo invalid argument"

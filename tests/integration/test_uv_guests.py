@@ -86,7 +86,7 @@ def turn(f: Transport, n: int = 5) -> None:
         f.loop.run(UV_RUN_NOWAIT)
 
 
-# Who takes a connection.
+# Programs that take a connection.
 
 
 def test_a_registered_word_makes_a_connection_a_guest(f: Transport, service: Service) -> None:
@@ -115,7 +115,7 @@ def test_a_registered_word_makes_a_connection_a_guest(f: Transport, service: Ser
 
 @pytest.mark.parametrize("size", [1, 3, 7, 8, 9])
 def test_a_word_may_come_in_any_pieces(f: Transport, service: Service, size: int) -> None:
-    """What has come is handed over with the piece that completes the word; the stream has the rest."""
+    """Bytes that have come are handed over with the piece that completes the word; the stream has the rest."""
     peer = connect(f.loop, f.port)
     data = words(WORD) + b"0123456789"
     for at in range(0, len(data), size):

@@ -144,7 +144,7 @@ def test_dir_not_writable(tmp_path: Path) -> None:
 
 
 def test_dir_is_a_file(tmp_path: Path) -> None:
-    """A plain file is no directory."""
+    """A plain file is not a directory."""
     file = tmp_path / "file"
     file.touch()
     assert refused(file) == (errors.RAFT_INVALID, f"path '{file}' is not a directory")
@@ -429,7 +429,7 @@ def test_load_that_fails(tmp_path: Path) -> None:
 
 
 def test_failure_is_never_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever fails below io.bootstrap is a code."""
+    """Any failure below io.bootstrap is a code."""
     t = UvIo(tmp_path).start()
 
     def refuse(*args: object) -> None:
@@ -565,7 +565,7 @@ def test_a_closed_table_is_of_no_use(tmp_path: Path) -> None:
 
 
 def test_close_after_the_loop(tmp_path: Path) -> None:
-    """Whoever closes the loop first gets the directory back all the same, inside io.close."""
+    """A program that closes the loop first gets the directory back all the same, inside io.close."""
     t = UvIo(tmp_path).start()
     t.append(1)
     t.loop.close()

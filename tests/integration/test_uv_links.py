@@ -64,7 +64,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, name: str, kind: str) -> Non
 
 
 def test_links_of_other_names_and_to_the_directory_are_fine(tmp_path: Path) -> None:
-    """What is none of ours is not looked at, and where the directory is is the operator's business."""
+    """Files that are not ours are not looked at, and where the directory is is the operator's business."""
     dir = tmp_path / "data"
     dir.mkdir()
     (dir / "notes").symlink_to("nowhere")
@@ -96,7 +96,7 @@ def test_a_link_that_appears_later_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_others_may_write_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """They could replace the log; a directory of the own is no news."""
+    """They could replace the log; a directory of the own is not told."""
     dir = tmp_path / "data"
     dir.mkdir(mode=0o755)
     UvIo(dir).start().close()

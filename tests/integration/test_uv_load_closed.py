@@ -258,7 +258,7 @@ def test_a_damaged_closed_segment_is_refused(data: Dir, opener: Opener, make: Ca
 def test_automatic_recovery_sets_a_damaged_last_segment_aside_with_all_open_ones(
     data: Dir, opener: Opener, make: Callable[[Dir], str]
 ) -> None:
-    """What precedes it stays."""
+    """The entries before it stay."""
     name = make(data)
     assert opener.load(auto_recovery=True).state() == (0, 4, 5, [5, 6, 7])
     assert not data.has(name)
@@ -283,7 +283,7 @@ def test_automatic_recovery_sets_a_cut_last_segment_aside(data: Dir, opener: Ope
 def test_a_segment_that_the_disk_fails_to_read_stops_the_start_and_stays(
     data: Dir, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is no damage."""
+    """That does not count as damage."""
     name = closed(data, 1, 2)
     with monkeypatch.context() as patch:
         fail_to_open(patch, name, errno.EIO)

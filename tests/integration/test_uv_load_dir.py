@@ -201,7 +201,8 @@ def test_an_open_segment_of_ours_that_became_shorter_is_damage(data: Dir, opener
 
 
 def test_a_bad_batch_in_front_of_good_ones_is_damage(data: Dir, opener: Opener) -> None:
-    """Whoever made the segment: what lies behind was written after it, or together with it and whole."""
+    """The maker of the segment does not matter: what lies behind was written after it, or together with it and
+    whole."""
     opened(data, 1, 1, 3)
     data.overwrite("open-1", 48 + 32, b"\xff")
     loaded = opener.load()
@@ -275,7 +276,7 @@ def test_an_unknown_entry_type_in_an_open_segment_is_malformed(
 def test_a_good_batch_of_unknown_type_shows_that_what_is_before_it_is_damage(
     data: Dir, opener: Opener, offset: int
 ) -> None:
-    """A lost format word, or a bad batch, in front of a complete batch with good checksums is no tear."""
+    """A lost format word, or a bad batch, in front of a complete batch with good checksums does not count as a tear."""
     data.open(1, *[commands(1, 1)] * (offset > 0), of_the_future(2))
     data.overwrite("open-1", offset, words(0))
     before = data.read("open-1")

@@ -103,7 +103,7 @@ def test_strangers_get_few_connections(f: Answerer, caplog: pytest.LogCaptureFix
 
 
 def test_a_member_is_answered_at_its_own_address(f: Answerer) -> None:
-    """Whatever address a peer claims that says it is the member: a stranger could have others called so."""
+    """A peer that says it is the member may claim any address: a stranger could have others called so."""
     f.configured(s1="127.0.0.1:9001", s2=f.member.address)
     rv, outcome = f.answer(2, f.claimed.address)
     f.wait(outcome)
@@ -183,7 +183,7 @@ def test_the_client_of_a_removed_server_ends(f: Answerer, state: str) -> None:
         f.claimed.accept().wait_end()
 
 
-# What the core tells.
+# The core tells these.
 
 
 def test_the_core_tells_who_the_members_are() -> None:
@@ -284,7 +284,7 @@ def test_configurations_of_c_are_taken_with_a_warning(f: Answerer, caplog: pytes
     assert f.uv.peers.members == {1: ":9001", 2: "127.0.0.1", 3: f.member.address}
 
 
-# What strangers say.
+# Strangers say these.
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1\n", "\x1b[2J", "a\x7f", "a\u0085", "a\u2028b"])
@@ -333,7 +333,7 @@ def test_warnings_about_peers_are_rationed(caplog: pytest.LogCaptureFixture, sta
     assert caplog.records[-1].getMessage() == "again" + HELD_BACK.format(810)
 
 
-# What is too large.
+# Messages that are too large.
 
 
 def test_a_peer_that_does_not_stand_a_size_is_spared_it() -> None:

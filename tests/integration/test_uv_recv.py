@@ -276,7 +276,7 @@ def test_a_peer_that_resets_while_a_payload_is_read_is_forgotten(f: Receiver) ->
 
 
 def test_a_peer_with_the_own_id_is_dropped(f: Receiver) -> None:
-    """What it acknowledges would count as ours."""
+    """Its acknowledgments would count as ours."""
     peer = f.connect()
     peer.send(handshake(1, PEER_ADDRESS) + wire(m.append_entries_result(2, 3, 10)))
     peer.wait_end()
@@ -324,7 +324,7 @@ def test_streams_of_other_transports_need_no_more_than_their_contract(f: Receive
 
 
 def test_too_many_connections_push_out_the_silent(f: Receiver) -> None:
-    """Who never sent a message goes first, however new; then the one that was silent longest."""
+    """A peer that never sent a message goes first, however new; then the one that was silent longest."""
     f.uv.limits.connections = 3
     peers = [f.peer(id) for id in (2, 3, 4)]
     for peer in (peers[0], peers[2]):

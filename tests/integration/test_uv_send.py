@@ -137,7 +137,7 @@ def test_every_kind_of_message_arrives(f: Sender, message: RaftMessage, payload:
 
 
 def test_messages_of_one_turn_are_written_together(f: Sender) -> None:
-    """What is sent to a connected peer within a turn of the loop goes out with one write, at the turn's end."""
+    """All that is sent to a connected peer within a turn of the loop goes out with one write, at the turn's end."""
     assert f.send() == 0
     connection = f.peer.accept()
     connection.read_handshake()
@@ -161,7 +161,7 @@ def test_messages_of_one_turn_are_written_together(f: Sender) -> None:
 
 
 def test_a_flush_writes_at_once(f: Sender) -> None:
-    """Who moves the core at the end of a turn can have its messages written without another one."""
+    """Code that moves the core at the end of a turn can have its messages written without another one."""
     assert f.send() == 0
     outcome = f.submit_send()
     send.flush(f.uv)
@@ -274,7 +274,8 @@ def test_a_new_address_replaces_the_connection(f: Sender) -> None:
 
 
 def test_messages_to_the_old_address_are_canceled(f: Sender) -> None:
-    """What waits for a client whose server has moved is called back with RAFT_CANCELED, not inside io.send."""
+    """A message that waits for a client whose server has moved is called back with RAFT_CANCELED, not inside
+    io.send."""
     waiting = f.submit_send(f.to_peer(f.message(), f"127.0.0.1:{unused_port()}"))
     moved = f.submit_send()
     assert waiting.calls == []

@@ -420,7 +420,7 @@ def test_close_waits_for_a_get(t: UvIo) -> None:
 
 
 def test_get_of_a_damaged_snapshot(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wrong with the snapshot reaches the callback as a code, and errmsg as a text."""
+    """A fault in the snapshot reaches the callback as a code, and errmsg as a text."""
     put(t, 1)
 
     def damaged(dir: str, info: object) -> None:

@@ -112,7 +112,7 @@ def test_a_broken_connection_is_made_anew(authority: Authority, pair: Pair) -> N
 def test_a_certificate_of_another_authority_is_refused_by_the_acceptor(
     authority: Authority, pair: Pair, tmp_path: Path
 ) -> None:
-    """Who trusts us is not thereby trusted by us."""
+    """A server that trusts us is not thereby trusted by us."""
     stranger = Authority(tmp_path, "stranger")
     files = stranger.issue("evil", "raft-server-1")
     one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, trusting(authority, stranger)))
@@ -284,7 +284,8 @@ def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> N
 
 
 def test_reading_may_start_when_a_peer_is_accepted(authority: Authority) -> None:
-    """What followed the handshake comes first, also if more has been decrypted when the accept callback reads."""
+    """The bytes that followed the handshake come first, also if more has been decrypted when the accept callback
+    reads."""
     f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     received: list[Any] = []
 
@@ -443,7 +444,7 @@ def test_long_paths_do_not_push_the_reason_out_of_the_text(authority: Authority,
 
 
 def test_each_file_is_read_once(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was judged is what is used, whatever becomes of the file in between."""
+    """The content that was judged is used, although the file changes in between."""
     files = *authority.issue("one", "raft-server-1"), authority.path, tmp_path / "crl.pem"
     files[3].write_bytes(authority.revocations())
     opened: list[Any] = []
@@ -487,7 +488,7 @@ def test_without_memory_files_temporary_ones_serve(
 
 
 def test_files_that_others_may_change_are_told(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
-    """Who can write the key's or the authorities' file is as good as the server."""
+    """A user who can write the key's or the authorities' file is as good as the server."""
     certificate, key = authority.issue("one", "raft-server-1")
     transport, loop = RaftUvTransport(), Loop()
     certificate.chmod(0o622)

@@ -242,7 +242,7 @@ def test_a_revoked_peer_is_cut_off_by_the_reload(authority: Authority, lists: Pa
     exchange(pair, honest, three)
     counts = len(one.received), len(two.received)
     lists.write_bytes(authority.revocations(authority.dir / f"{NAMES[revoked.id - 1][0]}.pem"))
-    # What is already on its way when the server reloads does not count any more.
+    # A connection that is already on its way when the server reloads does not count any more.
     revoked.send_to(honest, m.timeout_now(revoked.id, 3, 66, 2))
     send.flush(revoked.uv)
     assert raft_uv_tls_reload(honest.transport) == 0
@@ -256,7 +256,7 @@ def test_a_revoked_peer_is_cut_off_by_the_reload(authority: Authority, lists: Pa
 
 
 def test_messages_that_are_not_being_written_survive_a_reload(authority: Authority, lists: Path, pair: Pair) -> None:
-    """What was gathered goes to the new connection; what was being written is called back with RAFT_IOERR."""
+    """Gathered messages go to the new connection; the one that was being written is called back with RAFT_IOERR."""
     one, two = add_two(pair, authority, lists)
     exchange(pair, one, two)
     two.uv.servers[0].stream.stop_read()
@@ -334,7 +334,7 @@ def test_a_connection_that_nobody_reads_is_ended_too(authority: Authority, lists
 
 
 def test_closed_connections_are_forgotten(authority: Authority, lists: Path, pair: Pair) -> None:
-    """What a reload would have to end is what exists."""
+    """The connections that a reload would have to end are those that exist."""
     one, two = add_two(pair, authority, lists)
     for _ in range(3):
         exchange(pair, one, two)

@@ -237,7 +237,7 @@ def test_every_failing_step_is_repeated(t: UvIo, monkeypatch: pytest.MonkeyPatch
 
 
 def test_random_appends_and_truncates(t: UvIo) -> None:
-    """Whatever is appended and truncated in whatever order, a new start finds what should be there."""
+    """A new start after any row of appends and truncates finds what should be there."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -31,7 +31,7 @@ def submit(t: UvIo, work: Any) -> tuple[RaftIoAsyncWork, Outcome]:
 @pytest.mark.parametrize("status", [-1, 0, 1, 37])
 @covers("UvAsyncWork/work")
 def test_status(t: UvIo, status: int) -> None:
-    """What the function returns in its thread reaches the callback on the loop."""
+    """The value that the function returns in its thread reaches the callback on the loop."""
     threads: list[threading.Thread] = []
 
     def work(req: RaftIoAsyncWork) -> int:

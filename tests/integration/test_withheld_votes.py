@@ -165,7 +165,7 @@ def test_server_without_a_log_never_votes() -> None:
 
 
 def test_server_that_is_no_member_by_its_log_never_votes_nor_doubts_the_leader() -> None:
-    """The candidate may need its vote, but its log is no measure of what it has acknowledged."""
+    """The candidate may need its vote, but its log does not measure what it has acknowledged."""
     conf = RaftConfiguration()
     assert raft_configuration_add(conf, 2, "2", RAFT_VOTER) == 0
     assert raft_configuration_add(conf, 3, "3", RAFT_VOTER) == 0

@@ -22,7 +22,7 @@ FOLLOWER, CANDIDATE, LEADER = 1, 2, 3
 
 @dataclass
 class Status:
-    """What a server says about itself."""
+    """The words of a server about itself."""
 
     state: int
     term: int

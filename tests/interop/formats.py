@@ -1,8 +1,8 @@
 """Just enough of the file and message formats, written once more from their description, to compare bytes.
 
-What the C library leaves uninitialised is set to zero before a comparison, and checksums that cover it are verified
-first and then left out: 3 bytes after each entry's type, the padding of a configuration, the payload of a barrier, the
-last word of the headers of AppendEntries and InstallSnapshot.
+Memory that the C library leaves uninitialised is set to zero before a comparison, and checksums that cover it are
+verified first and then left out: 3 bytes after each entry's type, the padding of a configuration, the payload of a
+barrier, the last word of the headers of AppendEntries and InstallSnapshot.
 """
 
 import struct

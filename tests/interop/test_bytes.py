@@ -1,4 +1,4 @@
-"""What this project writes to disk and wire, byte for byte against the C library given the same input.
+"""The bytes that this project writes to disk and wire, byte for byte against the C library given the same input.
 
 Only what C leaves uninitialised is left out of the comparison (see formats.py).
 """

@@ -95,7 +95,7 @@ def test_takes_over(workshop: Workshop, kinds: tuple[str, ...], end: str, compre
 
 
 def torn(dirty: bytes, seed: int) -> dict[str, bytes]:
-    """What an interrupted write of one more batch may leave: any of its 512-byte sectors, zeros for the others."""
+    """The remains of an interrupted write of one more batch: any of its 512-byte sectors, zeros for the others."""
     _, end = formats.batches(dirty)
     data = random.Random(seed).randbytes(4096)
     header = struct.pack("<QQB3xI", 1, 9, formats.COMMAND, len(data))
@@ -114,7 +114,7 @@ def _mixed(old: bytes, new: bytes, sectors: set[int]) -> bytes:
 
 
 def garbage(dirty: bytes) -> dict[str, bytes]:
-    """What no interrupted write leaves, and the C library takes for one all the same."""
+    """Bytes that no interrupted write leaves, and that the C library takes for one all the same."""
     _, end = formats.batches(dirty)
     room = len(dirty) - end
     tails = {"noise": b"\x01\x02\x03" * 500, "an absurd count": b"\xff" * 16}
@@ -124,7 +124,7 @@ def garbage(dirty: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize("reader", ["c", "py"])
 @pytest.mark.parametrize("writer", ["c", "py"])
 def test_reads_an_open_segment_with_a_torn_tail(workshop: Workshop, writer: str, reader: str) -> None:
-    """Whatever an interrupted write left behind the last good batch, no acknowledged entry is lost."""
+    """An interrupted write may have left anything behind the last good batch: no acknowledged entry is lost."""
     history = History(seed=3)
     node = workshop.node(writer, 1, segment=MIB)
     node.open()

@@ -60,7 +60,7 @@ def miss_a_snapshot(cluster: Cluster, leader: Node) -> None:
 
 
 def assert_installed(node: Node) -> None:
-    """What a server has on disk begins with a snapshot that it cannot have taken itself."""
+    """The directory of a server begins with a snapshot that it cannot have taken itself."""
     assert snapshot_index(node) > 0
     segments = [name for name in node.files() if re.fullmatch(r"\d{16}-\d{16}", name)]
     assert "0000000000000001-0000000000000001" not in node.files()

@@ -184,7 +184,7 @@ def give_back(
 def test_a_c_leader_gives_back_what_is_missing(workshop: Workshop, threshold: int, leader_install: int) -> None:
     """In its term: the failed write of a heartbeat has made it begin anew with this server.
 
-    That a snapshot is acknowledged is no news to it, for which reason it lets install_snapshot_timeout pass.
+    That a snapshot is acknowledged tells it nothing new, for which reason it lets install_snapshot_timeout pass.
     """
     before, after = give_back(workshop, threshold, leader_install, NEVER)
     assert (after.leader, after.term) == (before.leader, before.term)

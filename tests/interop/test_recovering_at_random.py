@@ -40,7 +40,8 @@ def step(state: State, data: bytes) -> State:
 
 
 class Ledger:
-    """What servers may hold: all acknowledged commands in their order, and of those of unknown fate any first ones."""
+    """The commands that servers may hold: all acknowledged commands in their order, and of those of unknown fate any
+    first ones."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster

@@ -356,7 +356,7 @@ class _Inode:
         self._do(done, [op for op in self.pending if op[0] == "data" and op[-1] > number])
 
     def sync(self) -> None:
-        """What is pending becomes durable."""
+        """Pending writes become durable."""
         self._do(self.pending, [])
 
     def _do(self, done: list[Event], newer: list[Event]) -> None:
@@ -364,7 +364,7 @@ class _Inode:
         sectors = {op[1] // SECTOR for op in done if op[0] == "data"}
         self.limbo = [op for op in self.limbo if not _is_in(op, sectors)]
         for end in [op[1] for op in done if op[0] == "size"]:
-            # What was cut off does not come back.
+            # Bytes that were cut off do not come back.
             self.limbo = [(*op[:2], op[2][: end - op[1]], op[3]) for op in self.limbo if op[1] < end]
         self.pending = [op for op in self.pending if op not in done and (op in newer or not _is_in(op, sectors))]
 

@@ -150,7 +150,7 @@ class Faults:
 
 
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EACCES, SHORT)
-"""What a sick disk answers."""
+"""The answers of a sick disk."""
 
 
 def refuse_allocation(monkeypatch: pytest.MonkeyPatch, *counters: int) -> list[str]:

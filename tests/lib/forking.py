@@ -1,8 +1,8 @@
 """A program that forks in the middle of its work: two servers on one loop, and a child that finds copies of them.
 
 `python -m tests.lib.forking WHERE HOW DIR` forks at a place, from a callback or a thread, and the child goes on in one
-way. The parent then sees whether it misses anything, prints what both saw as JSON, and dies by SIGKILL. What it has
-acknowledged is to be found in DIR/1 and DIR/2.
+way. The parent then sees whether it misses anything, prints what both saw as JSON, and dies by SIGKILL. Its
+acknowledgments are to be found in DIR/1 and DIR/2.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class Story:
         for node in self.nodes:
             node.dir.mkdir()
 
-    # What the parent does.
+    # The parent's part.
 
     @property
     def leader(self) -> Node:
@@ -249,7 +249,7 @@ class Story:
         self.loop.queue_work(self.fork, done.append)
         run_until(self.loop, lambda: done)
 
-    # What the child does.
+    # The child's part.
 
     def live(self) -> None:
         """The child, as soon as there is one."""

@@ -80,7 +80,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of a run."""
+    """The end of a run."""
 
     problem: str
     reached: int
@@ -313,7 +313,7 @@ ANSWERS = {"kv": "was "}
 """How lines begin with which examples acknowledge one command each, in the order of the commands."""
 
 IMPATIENT = "Event loop stopped before Future completed."
-"""What asyncio.run says where an interrupt meets it right when the program has ended by itself."""
+"""The words of asyncio.run where an interrupt meets it right when the program has ended by itself."""
 
 
 # Running.

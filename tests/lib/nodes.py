@@ -1,4 +1,4 @@
-"""What tests of nodes share: a machine, loops of both kinds, and directories of members.
+"""The common part of tests of nodes: a machine, loops of both kinds, and directories of members.
 
 Duty: `Shop` is a machine with commands and queries of each kind; `run` gives a scenario a loop, asyncio's or uvloop's,
 and a deadline.

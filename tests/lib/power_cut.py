@@ -33,7 +33,7 @@ SEGMENT_SIZE = 4096
 
 
 class Expected:
-    """What may and what must be on the disk, by what was asked for and what was acknowledged."""
+    """The content that may and that must be on the disk, by what was asked for and what was acknowledged."""
 
     def __init__(self) -> None:
         # Term and vote: the acknowledged ones, and those under way.
@@ -127,7 +127,7 @@ class Expected:
 
 
 class Found:
-    """What a start on an image found."""
+    """The findings of a start on an image."""
 
     def __init__(self, auto_recovery: bool) -> None:
         state = metadata.load(DIR)
@@ -205,7 +205,7 @@ def _lives_on(image: Image, found: Found) -> str:
 
 
 class Report:
-    """What was tried."""
+    """The counts of tries."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -273,7 +273,7 @@ class Checker:
     def _kill(self, replay: Replay, expected: Expected, where: str) -> None:
         """Let the process die, start another, and cut the power at every moment of that start and after it.
 
-        What the start returned is what the server acts on, so all of it must be durable by then.
+        The server acts on what the start returned, so all of it must be durable by then.
         """
         memory, replay = replay.running(), copy.deepcopy(replay)
         with installed(memory):

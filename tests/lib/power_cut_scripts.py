@@ -113,7 +113,7 @@ class Script:
         self.uv.io.load(self.uv.io)
 
     def recover(self) -> None:
-        """Recover with one server, as a program does that is no running server."""
+        """Recover with one server, as a program does without a running server."""
         entry = (max(self.term, 1), RAFT_CHANGE, configuration.encode(conf()))
         self.memory.note("append", self.serial(), self.next_index, [entry])
         index = self.next_index

@@ -1,4 +1,4 @@
-"""What a server has once said about itself binds it and the others, also after it was killed.
+"""The words of a server about itself bind it and the others, also after it was killed.
 
 Duty: `Promises` is told every status of every server, and what a server finds on its disk when it starts. A history of
 clients shows a loss only when nobody else has what was lost; this shows it on the server that lost it:
@@ -15,7 +15,7 @@ from pyraft import RAFT_LEADER
 
 
 class Status:
-    """What a server says about itself.
+    """The words of a server about itself.
 
     `stored` is the last entry on its own disk, `last` may still be on its way there. `stall` is its loop's longest
     delay so far, in microseconds. `snapshots` and `installs` count those that it has taken, and taken over. `matches`

@@ -3,7 +3,8 @@
 Duty: `Run` drives a lab of servers (`netlab.Lab` or `processes.Lab`) that speak the lines of `register_server`:
 CLIENTS clients submit one write, read or compare-and-set at a time, to whoever says that it leads, and the history
 is kept for the linearizability checker. `fresh_keys` moves the clients on to registers not used before, so that the
-operations whose outcome nobody knows stay few for each register. What servers say of themselves goes to `promises`.
+operations whose outcome nobody knows stay few for each register. The words of servers about themselves go to
+`promises`.
 
 Happy path: `until`, `load` and `answers` keep the load going while a test breaks things; `recover` ends it and waits
 until all servers are equal; `check` judges the history.
@@ -145,7 +146,7 @@ class Run(Generic[L]):
     def _target(self) -> int:
         """Return whom to ask: mostly somebody who says that it leads, of whom there may be several for a moment.
 
-        Who has said nothing for a while is asked by chance only.
+        A server that has said nothing for a while is asked by chance only.
         """
         recent = time.monotonic() - 0.5
         leaders = [id for id, status in self.statuses.items() if status.state == RAFT_LEADER and status.at > recent]
@@ -189,7 +190,7 @@ class Run(Generic[L]):
         op.end = self.tick()
         op.result = result if op.kind == GET else bool(result)
 
-    # What tests ask for.
+    # Tests ask for these.
 
     def fresh_keys(self) -> None:
         """Let clients use other registers from now on."""

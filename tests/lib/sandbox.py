@@ -86,7 +86,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "tcp_options": (("setsockopt", ()),),
     **{name: ((name, ()),) for name in _NUMBERS["x86_64"] if name not in ("fcntl", "openat", "seccomp")},
 }
-"""What can be refused."""
+"""Calls that can be refused."""
 
 KNOWN = sys.platform == "linux" and platform.machine() in _NUMBERS
 

@@ -19,7 +19,7 @@ ZERO_FORMAT = "load open segment open-{}: unexpected format version 0"
 
 
 class Loaded:
-    """What io.load returned, and the text."""
+    """The result of io.load, and the text."""
 
     def __init__(self, io: RaftIo) -> None:
         self.rv, self.term, self.voted_for, self.snapshot, self.start_index, entries = io.load(io)

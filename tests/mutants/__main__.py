@@ -1,7 +1,7 @@
 """Run mutants: `python -m tests.mutants --n 300 --seed 7`.
 
-Results are added to a file as they come, so that a run which was interrupted goes on where it stopped. What was
-measured, and the results, are kept in build/mutants.
+Results are added to a file as they come, so that a run which was interrupted goes on where it stopped. Measurements and
+results are kept in build/mutants.
 """
 
 import argparse

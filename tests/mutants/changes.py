@@ -113,7 +113,7 @@ class _Finder(ast.NodeVisitor):
         if text in table:
             self._add(kind, node, found[0][1], found[-1][1] + len(found[-1][0]), table[text])
 
-    # What is left alone.
+    # Parts that are left alone.
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         """Text, and places in it are not told before Python 3.12."""
@@ -158,7 +158,7 @@ class _Finder(ast.NodeVisitor):
         if not any(isinstance(target, ast.Name) and target.id.startswith("__") for target in node.targets):
             self.generic_visit(node)
 
-    # What is changed.
+    # The changes.
 
     def generic_visit(self, node: ast.AST) -> None:
         for _, value in ast.iter_fields(node):

@@ -1,4 +1,4 @@
-"""What pytest does for the mutants, each if its variable is set.
+"""The services of pytest for the mutants, each if its variable is set.
 
 MUTANTS_MEASURE=FILE notes for each test which lines of the packages it executes. MUTANTS_TESTS=FILE runs the tests
 whose ids stand in FILE, one a line, in that order, and no others; MUTANTS_SKIP=FILE all others. MUTANTS_NOTE=FILE notes

@@ -40,7 +40,7 @@ CHUNK = (25, 150)
 
 
 class Reach:
-    """What `measure` found.
+    """The findings of `measure`.
 
     `tests` are pairs (node id, seconds). `lines` has for each file, by its path from the root, and line the tests that
     execute it, as the bits of a number. `sources` are the files' lines when they were measured.

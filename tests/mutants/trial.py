@@ -2,8 +2,8 @@
 allows, then those that start processes, until one fails.
 
 A test that fails is run again by itself, and once without the change. If it passes by itself, or fails without the
-change too, it proves nothing, is called unsteady and is not run any more. What a run leaves behind, processes included,
-is gone before the next begins: the tool adopts what its children's children leave running.
+change too, it proves nothing, is called unsteady and is not run any more. The remains of a run, processes included, are
+gone before the next begins: the tool adopts what its children's children leave running.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _ADOPT = 36  # PR_SET_CHILD_SUBREAPER
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: the verdict, the test that noticed, the number of tests that were to be run before."""
+    """The end of a mutant: the verdict, the test that noticed, the number of tests that were to be run before."""
 
     verdict: str
     test: str

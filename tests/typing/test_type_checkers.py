@@ -1,4 +1,5 @@
-"""What type checkers tell the people who use the packages: they find mistakes, and nothing where there are none."""
+"""The words of type checkers to the people who use the packages: they find mistakes, and nothing where there are
+none."""
 
 import importlib.util
 import json

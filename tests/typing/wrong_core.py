@@ -341,7 +341,7 @@ RaftIoSnapshotGet().cb = lambda req, status: None  # wrong
 RaftIoAsyncWork().work = lambda req: "done"  # wrong
 RaftIoAsyncWork().cb = lambda status: None  # wrong
 
-# What is handed over.
+# Callbacks and tables that are handed over.
 
 RaftBuffer("text")  # wrong
 RaftBuffer(b"x", "1")  # wrong

@@ -36,7 +36,7 @@ class Shop(Machine):
 
 
 async def program() -> None:
-    """What is right and wrong with a node."""
+    """Right and wrong uses of a node."""
     await init("data/1", "127.0.0.1:9001")
     async with Node("data/1", Shop(), settings=Settings(timeout_seconds=3), name="shop") as node:
         shop = node.machine

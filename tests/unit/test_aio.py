@@ -91,7 +91,7 @@ def test_bootstrap_and_recover_raise_what_the_disk_says() -> None:
 
 
 def test_refused_bootstrap_says_why() -> None:
-    """What the core refuses by itself is told in its words, not in what the I/O table said last."""
+    """A request that the core refuses by itself is told in its words, not in what the I/O table said last."""
 
     async def scenario() -> None:
         w = World(RAFT_VOTER)
@@ -149,7 +149,7 @@ def test_requests_on_a_follower_raise() -> None:
 
 
 def test_apply_of_nonsense_raises() -> None:
-    """What raft_apply refuses at once is raised."""
+    """A code that raft_apply returns at once is raised."""
 
     async def scenario() -> None:
         w = World()
@@ -164,7 +164,7 @@ def test_apply_of_nonsense_raises() -> None:
 
 
 def test_any_buffer_is_applied() -> None:
-    """What is a buffer to Python, or a RaftBuffer, is one here."""
+    """Python's buffers and RaftBuffers are taken here."""
 
     async def scenario() -> None:
         w = World()

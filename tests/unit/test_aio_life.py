@@ -307,7 +307,7 @@ def test_close_after_a_cancelled_one_waits_too() -> None:
 
 
 def test_close_after_raft_close_returns() -> None:
-    """Whoever has called raft_close has its callback; close() does not wait for one that will never fire."""
+    """The caller of raft_close has its callback; close() does not wait for one that will never fire."""
 
     async def scenario() -> None:
         w = World()

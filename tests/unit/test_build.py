@@ -1,4 +1,4 @@
-"""What a wheel with compiled modules asks for before it is built."""
+"""The needs of a wheel with compiled modules before it is built."""
 
 import sysconfig
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_what_people_type_for_no(monkeypatch: pytest.MonkeyPatch, answer: str | 
 
 @pytest.mark.parametrize("answer", ["2", "y", "mypyc", "-1", "ture"])
 def test_what_is_neither_is_refused(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """Who mistypes it would get the other form without a word."""
+    """A user who mistypes it would get the other form without a word."""
     monkeypatch.setenv(_build.SWITCH, answer)
     with pytest.raises(SystemExit, match=f"PYRAFT_COMPILE is '{answer}'"):
         _build.asked_for()

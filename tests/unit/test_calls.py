@@ -35,7 +35,7 @@ from tests.lib.solo import Solo, Statuses, command, leader
 
 
 class Boom(Exception):
-    """What foreign code raises here."""
+    """An exception of foreign code."""
 
 
 def commit(s: Solo) -> None:
@@ -96,7 +96,7 @@ def raising(*args: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["time", "random"])
 def test_clock_and_dice_that_raise_stop_the_server(name: str) -> None:
-    """io.time and io.random are no exception."""
+    """io.time and io.random follow the same rule."""
     s = Solo()
     setattr(s.io, name, raising)
     s.tick(1000)
@@ -148,7 +148,7 @@ def test_only_the_first_exception_is_told() -> None:
 
 
 def test_keyboard_interrupt_gets_through() -> None:
-    """What is no Exception is passed on, and the server stops at its next entry."""
+    """KeyboardInterrupt and its like are passed on, and the server stops at its next entry."""
     s = leader()
 
     def interrupted(fsm: Any, buf: bytes) -> Any:
@@ -224,7 +224,7 @@ def test_snapshots_may_be_any_buffers(bufs: list[Any]) -> None:
 
 
 def test_snapshot_that_is_no_buffer_stops_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    """What fsm.snapshot returns has to be buffers."""
+    """The results of fsm.snapshot have to be buffers."""
     s = leader()
     bufs: Any = ["text"]
     s.fsm.snapshot = lambda fsm: (0, bufs)
@@ -259,7 +259,7 @@ def test_close_from_the_state_callback_of_a_start() -> None:
 
 
 def test_write_that_raises_at_the_end_of_a_turn_stops_the_leader() -> None:
-    """What io.append raises when deferred commands are given out stops the server in that turn."""
+    """An exception of io.append when deferred commands are given out stops the server in that turn."""
     s = leader(deferring=True)
     done = Statuses()
     command(s, cb=done)

@@ -150,7 +150,7 @@ def test_refused_commands_leave_no_trace() -> None:
 
 
 def test_error_of_a_deferred_write_counts_as_its_completion() -> None:
-    """What io.append returns at the end of the turn is what the callbacks get; the leader steps down."""
+    """The callbacks get the code that io.append returns at the end of the turn; the leader steps down."""
     s = leader()
     requests = [Applied(s), Applied(s)]
     s.io.fail("append", RAFT_NOSPACE)
@@ -187,7 +187,7 @@ def test_a_write_is_bounded(payload: int, n: int, batches: list[int]) -> None:
     assert [call[1] for call in calls(s) if call[0] == "append"] == batches
 
 
-# What gives out the deferred commands first.
+# Events that give out the deferred commands first.
 
 REMOTE = configuration(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER)
 

@@ -135,7 +135,7 @@ def test_a_frame_without_content_size_is_read() -> None:
 @pytest.mark.parametrize("linked", [True, False])
 @pytest.mark.parametrize("checksums", [True, False])
 def test_any_legal_frame_is_read(block_size: int, linked: bool, checksums: bool) -> None:
-    """Whatever it was made with."""
+    """Its settings do not matter."""
     data = random.Random(3).randbytes(200_000) + bytes(5 * MEGABYTE)
     frame = lz4.frame.compress(
         data, block_size=block_size, block_linked=linked, block_checksum=checksums, content_checksum=checksums

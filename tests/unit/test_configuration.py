@@ -200,7 +200,7 @@ def test_decoding_refuses_what_is_no_configuration(blob: bytes, problem: str) ->
 
 
 def test_addresses_survive_whatever_bytes_they_are() -> None:
-    """An address that is no UTF-8, written by a C server, comes back byte for byte."""
+    """An address that is not UTF-8, written by a C server, comes back byte for byte."""
     blob = b"\x01" + (1).to_bytes(8, "little") + (5).to_bytes(8, "little") + b"\xff\xfe\0\x01"
     rv, c, _ = configuration.decode(blob)
     assert rv == 0

@@ -193,7 +193,7 @@ def test_opening_and_closing_the_directory_gives_no_lock_up(tmp_path: Path, monk
 def test_locks_are_given_up_in_the_order_that_nobody_is_turned_away_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who gets flock finds the other one free: it goes first, as at the end of a process."""
+    """A server that gets flock finds the other one free: it goes first, as at the end of a process."""
     order: list[str] = []
     for name in ("ofd_lock", "funlock"):
         call = getattr(fs, name)

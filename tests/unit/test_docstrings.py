@@ -1,4 +1,4 @@
-"""What the docstrings of public functions say of codes: each function that can fail names some, each has been provoked.
+"""The codes in the docstrings of public functions: each function that can fail names some, each has been provoked.
 
 Provoked means: a test module calls the function, or its coroutine in pyraft.aio, and names the code. That is a coarse
 measure, but it finds a code that nobody has ever seen a function return, and a function that says nothing.
@@ -63,6 +63,6 @@ def test_the_codes_it_names_are_provoked(name: str) -> None:
 
 
 def test_the_lists_are_up_to_date() -> None:
-    """What cannot fail exists, and is not listed for nothing."""
+    """A function that cannot fail exists, and is not listed for nothing."""
     assert set(FUNCTIONS) >= CANNOT_FAIL
     assert {name for name in CANNOT_FAIL if named(FUNCTIONS[name])} == set()

@@ -1,4 +1,4 @@
-"""What takes the place of system calls that are refused, in files: allocating, direct I/O, attributes."""
+"""The replacements of refused system calls on files: allocating, direct I/O, attributes."""
 
 import errno
 import fcntl

@@ -1,6 +1,7 @@
 """The edits that break a copy of the core on purpose: each finds its text, once, in the code of today.
 
-What the broken copies show is in tests/fuzzy; that takes minutes, and a text that has changed is seen here at once.
+The failures of the broken copies are in tests/fuzzy; that takes minutes, and a text that has changed is seen here at
+once.
 """
 
 from collections.abc import Iterator

@@ -136,7 +136,7 @@ def test_batch_header_is_encoded_as_by_c() -> None:
 
 
 def test_payloads_are_handed_on_uncopied() -> None:
-    """What goes to the socket are the buffers that the message has."""
+    """The buffers of the message go to the socket."""
     entries = [RaftEntry(1, RAFT_COMMAND, bytes(8)), RaftEntry(1, RAFT_COMMAND, bytes(16))]
     bufs = encoding.encode_message(m.append_entries(2, 1, 0, 0, 0, entries))
     assert bufs[1] is entries[0].buf
@@ -154,7 +154,7 @@ def test_snapshot_data_may_be_any_buffer() -> None:
         assert wire(m.install_snapshot(2, 1, 1, 1, ONE, 1, data)) == expected  # type: ignore[arg-type]
 
 
-# What must be refused before it reaches the socket.
+# Messages that must be refused before they reach the socket.
 
 
 def test_unknown_type_is_not_encoded() -> None:
@@ -203,7 +203,7 @@ def batches(draw: Any) -> EntryBatch:
 
 @given(term_, st.integers(0, 10**16 - 21), u63, index, batches())
 def test_append_entries_comes_back(term: int, prev: int, prev_term: int, commit: int, batch: EntryBatch) -> None:
-    """What was encoded is decoded to the same columns."""
+    """A configuration that was encoded is decoded to the same columns."""
     term = max(term, *batch.terms, 0)
     args = decode(wire(m.append_entries(2, term, prev, prev_term, commit, batch))).append_entries
     assert args is not None

@@ -136,7 +136,7 @@ def test_what_an_event_asks_for_is_done_right_after_it() -> None:
 
 
 def test_an_event_inside_a_function_leaves_the_rest_in_order() -> None:
-    """What it asks for comes behind what is waiting."""
+    """The work that it asks for comes behind what is waiting."""
 
     def first(end: EndOfTurn, log: list[str]) -> None:
         def a() -> None:

@@ -46,7 +46,7 @@ def test_codes_and_texts_are_those_of_the_c_library(code: int, name: str, text: 
 @covers("raft_strerror/default")
 @pytest.mark.parametrize("code", [0, -1, 24, 666])
 def test_other_codes_have_a_text_too(code: int) -> None:
-    """0 is no error and has no text of its own, as in C."""
+    """0 does not stand for an error and has no text of its own, as in C."""
     assert raft_strerror(code) == "unknown error"
     assert code_name(code) == str(code)
 

@@ -38,7 +38,7 @@ def test_one_of_several_is_cleared() -> None:
 
 
 def test_sets_have_64_flags() -> None:
-    """What does not fit is cut off, as in the C type."""
+    """The bits that do not fit are cut off, as in the C type."""
     assert flags.set(0, 1 << 64) == 0
     assert flags.clear((1 << 65) - 1, 0) == (1 << 64) - 1
 

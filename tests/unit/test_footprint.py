@@ -1,4 +1,4 @@
-"""What the soak calls growth."""
+"""The soak's measure of growth."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_steady_servers_pass() -> None:
 
 
 def test_a_server_that_joins_late_passes() -> None:
-    """It had next to nothing on its disk as long as it was no member."""
+    """It had next to nothing on its disk as long as it was not a member."""
     late = [sample(pid=2, files=2, bytes=1e5) for _ in range(25)] + [sample(pid=3) for _ in range(15)]
     watch(STEADY, late).judge(3600, 1)
 
@@ -63,7 +63,7 @@ def test_growth_over_lives_fails(what: str, late: Footprint) -> None:
 
 
 def test_a_last_life_that_grows_fails() -> None:
-    """What a process came to use at the end of its life, beside what the first one used early."""
+    """The use of a process at the end of its life, beside what the first one used early."""
     leaking = [*KILLED[:20], *(sample(pid=9, rss=30e6 + 2e6 * n) for n in range(20))]
     with pytest.raises(AssertionError, match="rss of server 2, last life"):
         watch(STEADY, leaking).judge(3600, 1)

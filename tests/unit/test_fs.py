@@ -57,7 +57,7 @@ class Recorder:
 
 
 def refusal_of_nul() -> str:
-    """What this Python says of a path with a NUL in it: from 3.13 on something else than before."""
+    """The words of this Python of a path with a NUL in it: from 3.13 on something else than before."""
     try:
         os.stat("\0")
     except ValueError as exc:
@@ -415,7 +415,7 @@ def test_files_are_removed(dir: str) -> None:
 
 
 def test_a_file_is_cut_and_synced_before_it_is_renamed(dir: str, calls: Recorder) -> None:
-    """What has the new name is replaced."""
+    """A file that has the new name is replaced."""
     fs.close(fs.allocate_file(dir, "open-1", 4096, True))
     fs.make_file(dir, "closed", [b"old"])
     calls.calls.clear()

@@ -35,7 +35,7 @@ class Stranger:
 
 
 def test_the_time_of_a_step_is_charged_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is at hand is used up by steps, and comes back five times as slowly."""
+    """The store at hand is used up by steps, and comes back five times as slowly."""
     loop: Any = Loop()
     clock = Clock(monkeypatch)
     gate = Gate(loop)

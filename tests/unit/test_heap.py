@@ -40,7 +40,7 @@ def test_memory_is_a_bytearray_of_zeros() -> None:
 
 @covers("raft_heap/realloc")
 def test_realloc_keeps_the_content() -> None:
-    """What fits is kept, what is new is zero, and nothing is as good as malloc."""
+    """The part that fits is kept, new memory is zero, and nothing is as good as malloc."""
     ptr: Any = raft_malloc(4)
     ptr[:] = b"abcd"
     assert raft_realloc(ptr, 8) == bytearray(b"abcd\0\0\0\0")

@@ -1,4 +1,4 @@
-"""What is said where another distribution has put its files among ours, and what `python -m pyraft` prints."""
+"""The warning where another distribution has put its files among ours, and what `python -m pyraft` prints."""
 
 import os
 import re

@@ -36,7 +36,7 @@ LO = "127.0.0.1"
         ("[::1]:", "::1", "8080"),
         ("[fe80::1%eth0]:9001", "fe80::1%eth0", "9001"),
         ("[]:9001", "", "9001"),
-        # What is not in brackets after all is cut as in C.
+        # An address that is not in brackets after all is cut as in C.
         ("[::1", "[", ":1"),
         ("[::1]9001", "[", ":1]9001"),
         ("x" * 1024 + ":" + "9" * 31, "x" * 1024, "9" * 31),
@@ -69,7 +69,7 @@ def test_names_have_limits(address: str) -> None:
     ],
 )
 def test_bind_addresses(address: str, expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to listen on: all addresses of the host, all interfaces without one."""
+    """The addresses to listen on: all addresses of the host, all interfaces without one."""
     answers = {
         "one.example": [("127.0.0.3", 9001)],
         "twice.example": [(LO, 9001)] * 2,

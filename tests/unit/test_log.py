@@ -214,7 +214,7 @@ def test_acquire_is_bounded(index: int, max_bytes: int, max_entries: int, n: int
 
 @pytest.mark.parametrize("n", [1023, 1024, 1025, 5000])
 def test_acquire_stops_exactly_at_the_bound(n: int) -> None:
-    """Whatever the number of entries, one more would not fit."""
+    """One more entry would not fit, for any number of entries."""
     lg = RaftLog()
     log.append_commands(lg, 1, [bytes(84)] * 10000)
     assert len(log.acquire(lg, 1, n * 100)) == n

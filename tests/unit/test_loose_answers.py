@@ -114,7 +114,7 @@ def test_what_comes_once_may_answer_loosely(call: Callable[..., int]) -> None:
 
 
 def test_callbacks_may_return_something() -> None:
-    """What a callback returns means nothing, whoever calls it."""
+    """The result of a callback means nothing, in every place that calls one."""
     s = Solo(start=False)
     number: Any = lambda r, old, new: 1  # noqa: E731
     raft_register_state_cb(s.r, number)
@@ -152,7 +152,7 @@ def test_commands_may_be_anything_that_has_memory() -> None:
 
 
 def test_heap_may_give_any_memory() -> None:
-    """What a user's heap calls memory is handed on as it is."""
+    """An object that a user's heap calls memory is handed on as it is."""
     heap, memory = RaftHeap(), array("B", bytes(4))
     heap.malloc = lambda data, size: memory  # type: ignore[assignment, return-value]
     raft_heap_set(heap)

@@ -86,7 +86,7 @@ def test_file_systems_that_are_known_to_lack_direct_writes_are_used_without(
 def test_where_direct_writes_are_refused_they_are_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, name: str
 ) -> None:
-    """The flag or the first write with it, by whatever file system or sandbox (in C it is no start on most of them)."""
+    """The flag or the first write with it, by whatever file system or sandbox (in C most of them prevent the start)."""
     fail(monkeypatch, name, code)
     monkeypatch.setattr(fs, "file_system", lambda fd: 0x137F)
     refusals = Refusals(str(tmp_path))
@@ -207,7 +207,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_failing_fallocate_is_emulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the reason."""
+    """The reason does not matter."""
     fail(monkeypatch, "fallocate", errno.EOPNOTSUPP)
     assert probe.probe(str(tmp_path)).fallocate is False
 
@@ -218,7 +218,7 @@ def test_a_failing_fallocate_is_emulated(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_asynchronous_contexts_the_thread_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
-    """In C it is no start, also with EAGAIN, that is when fs.aio-max-nr is used up."""
+    """In C that prevents the start, also with EAGAIN, that is when fs.aio-max-nr is used up."""
     if probe.probe(str(tmp_path)).direct_io == 0:
         pytest.skip("needs direct I/O")
 

@@ -105,7 +105,8 @@ def test_a_refused_snapshot_is_probed_again(rejected: int, changed: bool) -> Non
 
 @pytest.mark.parametrize(("streamed", "refused"), [(0, False), (1, True)])
 def test_a_rejection_is_doubted_only_if_a_heartbeat_may_have_had_it(streamed: int, refused: bool) -> None:
-    """Where none was under way the rejection of the snapshot's index was no heartbeat's, and needs no second look."""
+    """Where none was under way the rejection of the snapshot's index was not a heartbeat's, and needs no second
+    look."""
     p = made(next_index=3)
     progress.to_snapshot(p, 6)
     progress.snapshot_read(p, 6, 10)
@@ -116,7 +117,7 @@ def test_a_rejection_is_doubted_only_if_a_heartbeat_may_have_had_it(streamed: in
 
 
 def test_what_a_server_lacked_does_not_matter_behind_a_snapshot() -> None:
-    """What it had refused before the snapshot says nothing of the log that it has with it."""
+    """A refusal before the snapshot says nothing of the log that it has with it."""
     p = made(next_index=3)
     p.lacking = 5
     progress.to_snapshot(p, 6)

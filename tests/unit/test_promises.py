@@ -1,4 +1,4 @@
-"""What servers say of themselves, and what contradicts it."""
+"""The words of servers about themselves, and what contradicts it."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_a_vote_is_not_forgotten() -> None:
 
 
 def test_a_term_does_not_go_back() -> None:
-    """Whatever else is right."""
+    """Nothing else matters."""
     said = Promises()
     said.heard(3, status(term=4))
     with pytest.raises(AssertionError, match="server 3 is in term 3, it was in 4"):

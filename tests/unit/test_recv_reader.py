@@ -145,7 +145,7 @@ def test_a_buffer_is_kept_unless_it_is_very_large() -> None:
 
 
 def test_stopping_while_delivering_ends_at_that_message() -> None:
-    """What is behind the message that made somebody close the connection is not looked at."""
+    """The rest behind the message that made somebody close the connection is not looked at."""
     delivered: list[RaftMessage] = []
 
     def deliver(message: RaftMessage) -> None:

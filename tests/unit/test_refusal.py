@@ -14,14 +14,14 @@ def error(code: int) -> OSError:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the logger io_uv was told, all of it warnings."""
+    """The lines of the logger io_uv, all of them warnings."""
     assert all((record.name, record.levelname) == ("io_uv", "WARNING") for record in caplog.records)
     return [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize("name", ["EPERM", "ENOSYS", "EINVAL", "EOPNOTSUPP", "EACCES", "EAGAIN", "ENOPROTOOPT"])
 def test_what_is_refused_is_told_once(caplog: pytest.LogCaptureFixture, name: str) -> None:
-    """What, the errno's name, and what is used instead; a second errno is no news."""
+    """A line has the call, the errno's name, and the replacement; a second errno is not told."""
     refusals = Refusals("/data")
     exc = error(getattr(errno, name))
     assert refusal.refused(exc)

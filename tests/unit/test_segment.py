@@ -111,7 +111,7 @@ def test_other_names_are_no_segments(name: str) -> None:
 
 
 def test_segments_sort_as_numbers_closed_before_open() -> None:
-    """Whatever the spelling."""
+    """The spelling does not matter."""
     names = ["open-10", "10-12", "open-9", "0000000000000001-0000000000000009", "13-13"]
     infos = [info for info in map(segment.parse_name, names) if info is not None]
     segment.sort(infos)

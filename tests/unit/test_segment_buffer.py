@@ -20,7 +20,7 @@ def batch(*sizes: int, term: int = 1) -> EntryBatch:
 
 
 def encoded(b: EntryBatch) -> bytes:
-    """What raft/uv.h says that a batch looks like, put together independently."""
+    """A batch as raft/uv.h describes it, put together independently."""
     header = struct.pack("<Q", len(b.bufs))
     for term, type, buf in zip(b.terms, b.types, b.bufs, strict=True):
         header += struct.pack("<QB3xI", term, type, len(buf))
@@ -85,7 +85,7 @@ def test_full_block_is_not_written_again() -> None:
 
 
 def test_memory_in_flight_is_not_touched() -> None:
-    """What is appended while a write is in flight, however much, leaves the memory of the write alone."""
+    """Entries appended while a write is in flight, however many, leave the memory of the write alone."""
     buffer = make()
     buffer.append(batch(64), batch_size(batch(64)))
     arena, length, _ = buffer.take()
@@ -144,7 +144,8 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_any_sequence_of_writes_adds_up_to_the_file() -> None:
-    """Whatever is appended when, the writes laid over each other are format word and batches, one behind the other."""
+    """Appends may come at any time; the writes laid over each other are format word and batches, one behind the
+    other."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
@@ -172,7 +173,7 @@ def test_any_sequence_of_writes_adds_up_to_the_file() -> None:
 
 
 def test_the_first_write_of_a_segment_has_one_batch() -> None:
-    """What came after it follows in the next write, from the block in which the first batch ends."""
+    """The batch that came after it follows in the next write, from the block in which the first batch ends."""
     buffer = make()
     batches = [batch(24), batch(9000), batch(64), batch(16)]
     for each in batches:

@@ -182,7 +182,7 @@ def test_raw_content_that_looks_like_a_frame_is_stored_in_one(data: Dir, bufs: l
 
 @given(st.lists(st.binary(max_size=300), max_size=4), st.booleans())
 def test_any_content_comes_back(bufs: list[bytes], compressed: bool) -> None:
-    """Whatever the pieces."""
+    """The pieces do not matter."""
     with tempfile.TemporaryDirectory() as path:
         data = Dir(Path(path))
         assert read(data, write(data, bufs, compressed)).bufs == [b"".join(bufs)]

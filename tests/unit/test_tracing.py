@@ -14,7 +14,7 @@ from pyraft.tracing import TRACE_DEBUG, TRACE_ERROR, TRACE_INFO, NoopTracer, Std
     ("text", "level"), [("0", 0), ("1", 1), ("3", 3), ("5", 5), ("6", 0), ("-1", 0), ("yes", 0), ("", 0)]
 )
 def test_the_variable_enables_and_sets_the_level(text: str, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LIBRAFT_TRACE is 0 to 5; what is no such number counts as 0."""
+    """LIBRAFT_TRACE is 0 to 5; anything else counts as 0."""
     monkeypatch.setenv("LIBRAFT_TRACE", text)
     tracer = RaftTracer()
     raft_tracer_maybe_enable(tracer, True)
@@ -83,7 +83,7 @@ def test_a_tracer_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> Non
 def test_a_stderr_that_takes_nothing_loses_the_record(
     exc: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full disk behind stderr is no reason to stop, nor one to log."""
+    """A full disk behind stderr neither stops anything nor is logged."""
 
     class Full:
         def write(self, text: str) -> int:

@@ -114,7 +114,7 @@ def test_beyond_the_end(new_file: Callable[[int], File], mode: int) -> None:
 
 
 def test_in_place_means_at_once(new_file: Callable[[int], File]) -> None:
-    """What is no more than a copy is made inside the call, up to 1 MiB; what is larger would hold the loop up."""
+    """A write that is only a copy is made inside the call, up to 1 MiB; what is larger would hold the loop up."""
     file = new_file(IN_PLACE)
     for blocks, at_once in ((1, True), (256, True), (257, False)):
         began = threading.active_count()
@@ -165,7 +165,7 @@ def test_no_context(
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM])
 def test_no_context_for_now(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """What passes is an error of setup, and AIO is used when it has passed."""
+    """An error that passes is an error of setup, and AIO is used when it has passed."""
 
     def refuse(n: int) -> Any:
         raise OSError(code, "", "io_setup")
@@ -344,7 +344,7 @@ def test_a_direct_write_that_fails_is_not_made_again(
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the logger io_uv was told."""
+    """The lines of the logger io_uv."""
     return [record.getMessage() for record in caplog.records if record.name == "io_uv"]
 
 
@@ -408,7 +408,8 @@ def test_the_quicker_way_is_taken(new_file: Callable[[int], File], monkeypatch: 
 
 
 def test_aio_that_refuses_is_not_taken(new_file: Callable[[int], File], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What AIO refused counts as the thread's: a way that refuses most of its trial is never the quicker one."""
+    """A write that AIO refused counts as the thread's: a way that refuses most of its trial is never the quicker
+    one."""
     file = new_file(AIO)
     submit, asked = kaio.Context.submit, []
 

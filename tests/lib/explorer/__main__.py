@@ -1,6 +1,6 @@
 """Explore from the command line: `make explore`, `make explore SCENARIO=elections`, `make explore REPLAY='…'`.
 
-Each scenario is one search in a process of its own, as many at a time as there are processors. What is found is told,
+Each scenario is one search in a process of its own, as many at a time as there are processors. Finds are told,
 and the exit status is 1 then.
 """
 

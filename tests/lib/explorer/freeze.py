@@ -4,7 +4,7 @@ Duty: a frozen graph keeps what a step can depend on and nothing else. It is gen
 field of the core by name but those listed below. An object that is met again, in another place or in a cycle, is a
 back reference, so that sharing survives.
 
-What is left out or made equal, as no behaviour depends on it:
+These are left out or made equal, as no behaviour depends on them:
 
 * `Raft.io`, `fsm`, `tracer`: the same for all servers, put back by `thaw`; `flush`: see io.defer; `errmsg`: a text;
 * what was logged last, so that it is not logged again (see `_LEFT_OUT`);
@@ -36,7 +36,7 @@ from pyraft.types import RAFT_VOTER, RaftConfiguration, RaftServer
 FIRST_ID: Final = 1 << 40
 EPOCH: Final = 1 << 50
 NOW: Final = EPOCH + (1 << 20)
-"""What every clock shows in a frozen server, so that the times in it are values too."""
+"""The time of every clock in a frozen server, so that the times in it are values too."""
 LONG: Final = 1000
 MASK: Final = FIRST_ID - 1
 """The one ID that everybody has in a masked graph."""

@@ -12,7 +12,7 @@ what was broken:
 * commitment: a leader commits an entry of its own term that most voters have on disk, nobody else is first (3.6.2);
 * a command that is acknowledged is committed, at the index of its request.
 
-Failure modes: the first that is broken, in words. What a single server must keep to is checked in `server`.
+Failure modes: the first that is broken, in words. The rules for a single server are checked in `server`.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""What single servers can do, each step computed once: the memory of the search.
+"""The steps of single servers, each step computed once: the memory of the search.
 
 Duty: a server's state is a small number here, and so is a message. `step` says what an event does to a server,
 `renamed` what a server is when the servers have other names, `facts` what invariants look at. A step of the cluster
@@ -20,7 +20,7 @@ ANSWERS: Final = ("append_entries_result", "request_vote_result")
 
 
 class Facts:
-    """What invariants and the enumeration of steps need to know about a server. Servers are numbers from 0 here.
+    """The facts about a server that invariants and the enumeration of steps need. Servers are numbers from 0 here.
 
     `entries` are those of the log from index `first` on, as (term, type, payload); `log` is a number for all of that.
     """
@@ -81,7 +81,7 @@ _identity: Names = tuple(range(64))
 
 
 class Outcome:
-    """What a step does: the server afterwards, messages as (target, message), notes, and what was broken.
+    """The effect of a step: the server afterwards, messages as (target, message), notes, and what was broken.
 
     `writes`: something went to its disk and is there; `stores`: the term or vote was stored; `calls`: how many calls
     of the table there were in which the power can go.

@@ -1,4 +1,4 @@
-"""What a search has come to, in words.
+"""The outcome of a search, in words.
 
 Duty: `explore` searches one scenario, `replay` tells one schedule; both can be called in a process of their own.
 Failure modes: what the search finds and a replay on living servers does not is told as a fault of the search.

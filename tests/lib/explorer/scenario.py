@@ -1,4 +1,4 @@
-"""What a search starts from and how far it goes: one `Scenario` is one file's worth of bounds.
+"""The start of a search and its bounds: one `Scenario` is one file's worth of bounds.
 
 Duty: the kinds of steps, their bounds, and the settings of the servers. A bound of 0 leaves a kind out.
 

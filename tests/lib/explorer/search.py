@@ -4,7 +4,7 @@ Duty: `Search.run` takes each state that was reached, does every step that the b
 state that follows under its canonical names. States are kept as digests of 16 bytes, with the step and the state that
 led to each, so that a path can be told; whole states are kept only until it is their turn.
 
-The bounds are no part of a state: one that was reached before with at least as much of every bound left is not new.
+The bounds do not belong to a state: one that was reached before with at least as much of every bound left is not new.
 
 Failure modes: `problem` and `path` tell of the first thing that was found; `complete` is False if a limit ended the
 search, then `depth` is how far all schedules have been tried.

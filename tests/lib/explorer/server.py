@@ -280,7 +280,7 @@ class Stage:
         if self.rv != 0:
             self.server.requests = [other for other in self.server.requests if other is not req]
 
-    # What the core calls.
+    # The core calls these.
 
     def _table(self) -> RaftIo:
         io = RaftIo()

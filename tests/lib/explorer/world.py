@@ -105,7 +105,7 @@ class World:
         committed = ((*facts.entries[0], facts.term),)
         return locals, ((),) * (self.n * self.n), self.invariants.number(((), committed))
 
-    # What may happen.
+    # Steps that are possible.
 
     def steps(self, state: State, budget: Budget) -> Iterator[Step]:
         """Return all steps that the budget allows, those that cannot change anything left out."""
@@ -118,7 +118,7 @@ class World:
                 if event[0] == "apply":
                     event = ("apply", self.scenario.bounds[cost] - budget[cost])
                 elif event[0] == "ask":
-                    # What has been committed may have been acknowledged, and must be in the answer.
+                    # An entry that has been committed may have been acknowledged, and must be in the answer.
                     event = ("ask", len(self.invariants.pasts[state[2]][1]))
                 yield from self._with_modes(i, local, event, event, budget)
             for source in range(n):
@@ -199,7 +199,7 @@ class World:
             if "-" in letters:
                 yield ("remove", other)
 
-    # What happens.
+    # Steps as they are taken.
 
     def move(self, locals: tuple[int, ...], links: Links, step: Step) -> tuple[tuple[int, ...], Links, Outcome | None]:
         """Return (servers, links) after a step, and what it did to its server."""

@@ -1,10 +1,10 @@
-"""Who administers a simulated cluster: membership changes, transfers and barriers, at any moment, also the worst.
+"""The administrator of a simulated cluster: membership changes, transfers and barriers, at any moment, also the worst.
 
 Duty: `Admin` does something now and then, and, if the profile is eager, in the first moments of a leadership, when no
 entry of the new leader is committed yet; whoever was just elected may be cut off from some servers then. With a
 direction it grows a cluster to all servers there are, shrinks it to one voter, and so on.
 
-Failure modes: none. What a leader refuses is no concern; that the last voter can not be taken away is tried, too, and
+Failure modes: none. Refusals of a leader do not matter; that the last voter can not be taken away is tried, too, and
 if that works, the cluster will not heal.
 """
 

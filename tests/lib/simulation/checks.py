@@ -2,7 +2,7 @@
 
 Duty: a global record of what happened (leaders by term, votes, entries by index and term, the committed sequence, the
 applied commands) and, per server, what it looked like after its last event. A check looks at the difference only,
-so its cost is that of the change. What is checked:
+so its cost is that of the change. Checked are:
 
 * Election Safety: one leader per term; one vote per server and term, stored before it is sent;
 * Leader Append-Only; Log Matching: one payload and one predecessor per (index, term); only the leader of a term
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class View:
-    """What a server looked like after its last event. `terms` are those of the log, from index `base` + 1 on."""
+    """The look of a server after its last event. `terms` are those of the log, from index `base` + 1 on."""
 
     __slots__ = ("applied", "base", "changes", "commit", "last", "offset", "state", "stored", "tail", "term", "terms")
 
@@ -202,7 +202,7 @@ class Checks:
             return
         term = log.term_of(node.raft.log, index)
         # A snapshot that a server need not install, as it has the entries in memory, is acknowledged even if they are
-        # not stored yet. What it covers is committed without this server, so nothing hangs on it.
+        # not stored yet. The part that it covers is committed without this server, so nothing hangs on it.
         if index > self.end and not node.disk.holds(index, term):
             self.world.violate(f"server {node.id} acknowledges entry {index}, which is not on its disk")
         # Log Matching, at the moment it matters: the leader of that term will count this.

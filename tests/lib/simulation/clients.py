@@ -1,4 +1,4 @@
-"""Who uses a simulated cluster: clients with a history, and bursts of commands.
+"""The users of a simulated cluster: clients with a history, and bursts of commands.
 
 Duty: `Client` submits one command at a time to whoever seems to lead, records invocation and response, gives up after
 a while and goes on. `Burst` submits several commands in one raft_apply. `Tracked` makes sure that every accepted

@@ -1,4 +1,4 @@
-"""What one simulated server has on disk, and what is still on its way there.
+"""The disk of one simulated server, and what is still on its way there.
 
 Duty: durable term, vote, snapshot and entries, and a queue of operations (append, truncate, snapshot) that take
 effect in order when the server's disk gets to them. `crash` lets a random prefix of them take effect and forgets the
@@ -116,7 +116,7 @@ class Disk:
         return (self.last_term, self.last) < (self.wiped_last_term, self.wiped_last)
 
     def load(self) -> tuple[int, EntryBatch]:
-        """Return (start index, entries) for a server that starts; entries that end before the snapshot are no use."""
+        """Return (start index, entries) for a server that starts; entries that end before the snapshot are useless."""
         if self.snapshot is not None and self.last < self.snapshot.index:
             self._restart(self.snapshot.index + 1)
         self.next_index = self.last + 1
@@ -164,7 +164,7 @@ class Disk:
             self._put(op.snapshot, op.trailing)
 
     def fail(self, op: Operation, dice: Random, status: int) -> None:
-        """Let the append `op` fail. What is queued behind the hole is void: it fails too, or it only seems to succeed.
+        """Let the append `op` fail. A write queued behind the hole is void: it fails too, or it only seems to succeed.
 
         A truncation at or before the hole, or a snapshot that replaces the log, ends the damage. One that ends beyond
         the hole now replaces it as well, but what was queued behind that before is void.
@@ -209,7 +209,7 @@ class Disk:
         index = self.start + dice.randint(0, len(self.terms))
         conf = self._configuration(index)
         if conf is None or [s.role for s in conf.servers].count(RAFT_VOTER) < 2:
-            return  # What seems to be the only voter does not start any more.
+            return  # A server that seems to be the only voter does not start any more.
         self.damaged_last = max(self.damaged_last, self.last)
         self.damaged_term = self.term
         self._cut(index)

@@ -1,4 +1,5 @@
-"""Who breaks simulated clusters: one fault after the other, at random moments, out of those that the profile allows.
+"""The breaker of simulated clusters: one fault after the other, at random moments, out of those that the profile
+allows.
 
 Each fault is one function over the world; faults that last are undone by `mend`, which comes up as often as they do,
 or, all of them, when the world is healed.

@@ -1,4 +1,4 @@
-"""What kind of cluster a seed stands for.
+"""The kind of cluster that a seed stands for.
 
 Each seed draws its own mixture: most faults are off in most runs, so that one kind can show without being drowned by
 the others, and every combination comes up sooner or later. Then its theme, if it has one, changes what it is about
@@ -33,7 +33,7 @@ FAULTS: Final = (
     "apply_fault",
     "damage",
 )
-"""What the nemesis can do; see `nemesis` and `node`."""
+"""The powers of the nemesis; see `nemesis` and `node`."""
 
 
 class Profile:
@@ -125,7 +125,8 @@ class Profile:
             self.clients, self.think, self.noise = 4, 5, True
             self.fault_interval = 100
         self.apply_msecs = dice.choice((0, 0, 1, 4, 12))
-        """What a command takes to apply, where a backlog is applied in pieces; 0 for no time, and no pieces."""
+        """The time that a command takes to apply, where a backlog is applied in pieces; 0 for no time, and no
+        pieces."""
 
     def __repr__(self) -> str:
         fields: dict[str, Any] = vars(self)

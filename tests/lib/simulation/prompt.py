@@ -1,4 +1,4 @@
-"""What must not take long, and not be done again and again, although nothing of it is wrong.
+"""Acts that must not take long, nor be done again and again, although none of them is wrong.
 
 Duty: `Prompt` hears of every message that is sent, arrives or is lost, and looks at a server after each of its events.
 
@@ -9,8 +9,8 @@ Duty: `Prompt` hears of every message that is sent, arrives or is lost, and look
 * a snapshot that arrives is installed, or answered, as soon as the server has none of its own under way (B53);
 * a TimeoutNow is obeyed when the writes have ended (B49).
 
-Failure modes: handed to `World.violate`. Whatever the network or a disk does to a server or its messages starts the
-count of steps anew, and what depends on a life or a term ends with it.
+Failure modes: handed to `World.violate`. Any harm that the network or a disk does to a server or its messages starts
+the count of steps anew, and what depends on a life or a term ends with it.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -37,7 +37,7 @@ class Prompt:
 
     def __init__(self, world: "World") -> None:
         self.world = world
-        # Who was where: lives and term; the last index refused, and how many falling ones there were.
+        # The place of each server: lives and term; the last index refused, and how many falling ones there were.
         self.steps: dict[tuple[int, int], tuple[tuple[int, int, int], int, int]] = {}
         # Lives, term and index of the snapshot; when it was sent, or read, first, and how often since then.
         self.sends: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]] = {}

@@ -1,4 +1,4 @@
-"""What a seed is about: most seeds have a theme, which makes one kind of world happen often that mixtures rarely are.
+"""The theme of a seed: most seeds have a theme, which makes one kind of world happen often that mixtures rarely are.
 
 Duty: `pick` says which theme a seed has, `apply` changes the profile accordingly. "plain" leaves it as drawn. Choices
 come from dice of their own, so that the seeds without a theme are the same whatever themes there are.

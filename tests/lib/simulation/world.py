@@ -95,7 +95,7 @@ class World:
         self.admin = Admin(self)
         Nemesis(self)
 
-    # What everybody uses.
+    # Everybody uses these.
 
     def at(self, msecs: int, fn: Callable[..., None], *args: Any) -> None:
         """Have `fn(*args)` called in `msecs`; what is due at the same time happens in random order."""

@@ -1,4 +1,4 @@
-"""Values as bytes and back, and bytes that are no values."""
+"""Values as bytes and back, and bytes that are not values."""
 
 import contextlib
 import dataclasses
@@ -69,7 +69,7 @@ VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_a_value_comes_back_with_its_type(value: Any) -> None:
-    """What is packed is unpacked as an equal value of the same type."""
+    """A packed value is unpacked as an equal value of the same type."""
     back = CODEC.unpack(CODEC.pack(value))
     assert back == value
     assert type(back) is type(value)
@@ -146,7 +146,7 @@ def test_deep_nesting_is_refused_on_both_sides() -> None:
     ],
 )
 def test_bytes_that_are_no_value_are_malformed(data: bytes) -> None:
-    """Whatever is wrong with bytes, the error is Malformed."""
+    """The error is Malformed for anything that is wrong with bytes."""
     with pytest.raises(Malformed):
         CODEC.unpack(data)
 

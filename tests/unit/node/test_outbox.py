@@ -36,7 +36,7 @@ def call(session: Session, text: bytes = b"") -> Call:
 
 
 def test_place_of_one_who_is_cancelled_goes_to_the_next() -> None:
-    """Who is cancelled at the moment at which there is room lets the next one have it."""
+    """A waiter that is cancelled at the moment at which there is room lets the next one have it."""
 
     async def scenario() -> None:
         outbox = Outbox(lambda: None, 1, 1000)

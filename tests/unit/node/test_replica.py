@@ -168,7 +168,7 @@ def test_what_says_nothing_about_the_command_stops_the_server() -> None:
 
 
 def test_commands_cannot_call_commands() -> None:
-    """What two commands share is a plain method."""
+    """The common part of two commands is a plain method."""
     pair = Pair()
     with pytest.raises(RuntimeError, match=r"cannot call|belongs to no node"):
         pair.do(SESSION, 1, "nest")

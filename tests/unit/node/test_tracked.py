@@ -262,7 +262,7 @@ def test_what_a_command_puts_in_may_be_changed_until_it_ends() -> None:
 
 
 def test_a_change_outside_a_command_is_refused() -> None:
-    """Whoever changes the state by hand would change it on one server only."""
+    """A program that changes the state by hand would change it on one server only."""
     state = machine()
     changes: list[Callable[[], Any]] = [
         lambda: state.dict.update(x=1),

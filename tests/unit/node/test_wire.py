@@ -83,7 +83,7 @@ def test_calls_that_are_none(message: list[object]) -> None:
 
 
 def test_greetings_and_questions() -> None:
-    """What fits is taken apart, what does not is Malformed."""
+    """A frame that fits is taken apart, any other is Malformed."""
     assert wire.check_hello([wire.HELLO, wire.VERSION, "c", 7]) == ("c", 7)
     assert wire.check_calls([wire.CALLS, 3, [CALL]]) == (3, [CALL])
     assert wire.check_ask([wire.ASK, 3, "members", [1]]) == (3, "members", [1])

@@ -50,7 +50,7 @@ def pair(loop: CheckedLoop) -> tuple[Pipe, socket.socket]:
 
 
 def drain(sock: socket.socket) -> bytes:
-    """What a non-blocking socket has."""
+    """The amount in a non-blocking socket."""
     parts = []
     try:
         while data := sock.recv(1 << 20):

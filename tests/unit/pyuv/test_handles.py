@@ -1,4 +1,4 @@
-"""What all handles share: the close protocol, references, and what becomes of one that is forgotten."""
+"""The common part of all handles: the close protocol, references, and what becomes of one that is forgotten."""
 
 import asyncio
 import gc

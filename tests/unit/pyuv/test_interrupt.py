@@ -126,7 +126,7 @@ def test_handlers_of_the_program_stay(loop: Loop) -> None:
 
 
 def test_a_handler_that_is_set_meanwhile_stays(loop: Loop) -> None:
-    """What a callback sets is not taken back by the end of run."""
+    """An exception that a callback sets is not taken back by the end of run."""
     soon(loop, lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
     loop.run()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -258,7 +258,7 @@ def test_default_loop_is_one() -> None:
 
 
 def test_exceptions_reach_the_hook_and_the_loop_goes_on(loop: CheckedLoop) -> None:
-    """What a callback raises is handed to excepthook; later callbacks are not affected."""
+    """An exception of a callback is handed to excepthook; later callbacks are not affected."""
     fired: list[int] = []
 
     def cb(timer: Timer) -> None:

@@ -1,4 +1,4 @@
-"""Pipe: names, descriptors that are no sockets, and handles passed between processes."""
+"""Pipe: names, descriptors that are not sockets, and handles passed between processes."""
 
 import os
 import socket
@@ -64,7 +64,7 @@ def test_a_pipe_that_cannot_be_bound_or_reached(loop: CheckedLoop, tmp_path: Pat
 
 
 def test_the_ends_of_a_pipe_are_streams(loop: CheckedLoop) -> None:
-    """What `os.pipe` gives can be opened: one end is read, the other written, each in its direction only."""
+    """Each end that `os.pipe` gives can be opened: one end is read, the other written, each in its direction only."""
     reader_fd, writer_fd = os.pipe()
     reader, writer = Pipe(loop), Pipe(loop)
     reader.open(reader_fd)
@@ -92,7 +92,7 @@ def test_the_ends_of_a_pipe_are_streams(loop: CheckedLoop) -> None:
 
 
 def test_a_terminal_is_a_stream(loop: CheckedLoop) -> None:
-    """A terminal can be read and written, but is no socket."""
+    """A terminal can be read and written, but is not a socket."""
     master_fd, slave_fd = os.openpty()
     master, slave = Pipe(loop), Pipe(loop)
     master.open(master_fd)

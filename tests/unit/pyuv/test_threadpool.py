@@ -159,7 +159,7 @@ assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_work_in_progress_ends_before_the_process() -> None:
-    """What a thread has begun is finished at the end of the process."""
+    """A request that a thread has begun is finished at the end of the process."""
     program = """
 import threading, time
 from io_uv.pyuv import Loop

@@ -17,7 +17,7 @@ from tests.unit.pyuv.streams import connected, drain, pair
 
 
 def test_a_write_is_sent_at_once_and_called_back_later(loop: CheckedLoop) -> None:
-    """What the system takes is gone when write() returns; the callback never comes inside it."""
+    """Bytes that the system takes are gone when write() returns; the callback never comes inside it."""
     pipe, other = pair(loop)
     codes: list[Any] = []
     pipe.write(b"hello", lambda h, code: codes.append((h, code)))
