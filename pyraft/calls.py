@@ -79,6 +79,18 @@ def enter(r: Raft) -> None:
     r.inside = True
 
 
+def public(r: Raft, function: Callable[[], int]) -> int:
+    """Return what `function`, the body of a public function, returns. KeyboardInterrupt and the like leave a mark."""
+    enter(r)
+    try:
+        rv = function()
+    except Exception:
+        r.inside = False
+        raise
+    r.inside = False
+    return rv
+
+
 def abandoned(r: Raft) -> None:
     """Some call has never come to its end: stop, if the I/O can."""
     if r.initialized:
@@ -133,8 +145,20 @@ def _io_failed(r: Raft, what: str, exc: BaseException) -> int:
 # Callbacks.
 
 
+def _call_back(r: Raft, cb: Callable[..., None], *args: Any) -> None:
+    """Call back a user, who may call public functions there. An exception is reported, and changes nothing."""
+    inside = r.inside
+    r.inside = False
+    try:
+        cb(*args)
+    except BaseException as exc:
+        report(r, exc)
+    if inside:
+        r.inside = True
+
+
 def fire_apply(r: Raft, req: RaftRequest, status: int, result: Any) -> None:
-    """Call back an apply request."""
+    """Call back an apply request: `_call_back` without its further call, as this is done for each command."""
     req.pending = False
     if req.cb is not None:
         inside = r.inside
@@ -151,55 +175,27 @@ def fire(r: Raft, req: RaftRequest, status: int) -> None:
     """Call back a barrier or change request."""
     req.pending = False
     if req.cb is not None:
-        inside = r.inside
-        r.inside = False
-        try:
-            req.cb(req, status)
-        except BaseException as exc:
-            report(r, exc)
-        if inside:
-            r.inside = True
+        _call_back(r, req.cb, req, status)
 
 
 def fire_read(r: Raft, req: RaftRequest, status: int, index: int) -> None:
     """Call back a request of raft_read_index."""
     req.pending = False
     if req.cb is not None:
-        inside = r.inside
-        r.inside = False
-        try:
-            req.cb(req, status, index)
-        except BaseException as exc:
-            report(r, exc)
-        if inside:
-            r.inside = True
+        _call_back(r, req.cb, req, status, index)
 
 
 def fire_transfer(r: Raft, req: RaftRequest) -> None:
     """Call back a transfer request."""
     req.pending = False
     if req.cb is not None:
-        inside = r.inside
-        r.inside = False
-        try:
-            req.cb(req)
-        except BaseException as exc:
-            report(r, exc)
-        if inside:
-            r.inside = True
+        _call_back(r, req.cb, req)
 
 
 def fire_state(r: Raft, old_state: int, new_state: int) -> None:
     """Tell the user about a change of state."""
     if r.callbacks.state_cb is not None:
-        inside = r.inside
-        r.inside = False
-        try:
-            r.callbacks.state_cb(r, old_state, new_state)
-        except BaseException as exc:
-            report(r, exc)
-        if inside:
-            r.inside = True
+        _call_back(r, r.callbacks.state_cb, r, old_state, new_state)
 
 
 def fire_close(r: Raft) -> None:

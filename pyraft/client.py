@@ -65,6 +65,7 @@ def raft_apply(
     RAFT_SHUTDOWN (FSM or I/O code raised inside the call, or this is a forked child; ours), codes of io.append
     ("io: …"). Source: raft.h, dissertation 3.5.
     """
+    # As calls.public does, whose further calls take a quarter of the time of this one.
     calls.enter(r)
     try:
         rv = _apply(r, req, bufs, n, cb)
@@ -164,14 +165,7 @@ def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | N
     Its status is 0, RAFT_LEADERSHIPLOST, or that of a failed write. Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under
     way), RAFT_INVALID (`req` is not a RaftBarrier), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h.
     """
-    calls.enter(r)
-    try:
-        rv = _barrier(r, req, cb)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _barrier(r, req, cb))
 
 
 def _barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:
@@ -204,14 +198,7 @@ def raft_read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] |
     Errors: RAFT_NOTLEADER, also while a transfer is under way, RAFT_BUSY (`req` is under way), RAFT_INVALID (no
     RaftReadIndex). Source: dissertation 6.4.
     """
-    calls.enter(r)
-    try:
-        rv = _read_index(r, req, cb)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _read_index(r, req, cb))
 
 
 def _read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] | None) -> int:
@@ -242,14 +229,7 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     io.check_address (RAFT_INVALID with io_uv, for an address that no server can be reached at), RAFT_INVALID (`req` is
     not a RaftChange), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.1.
     """
-    calls.enter(r)
-    try:
-        rv = _add(r, req, id, address, cb)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _add(r, req, id, address, cb))
 
 
 def _add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change, int], None] | None) -> int:
@@ -278,14 +258,7 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
     RAFT_BADID (not a member), RAFT_INVALID (no voter would be left, or `req` is not a RaftChange), RAFT_SHUTDOWN as
     raft_apply, codes of io.append. Source: raft.h, dissertation 4.1, 4.2.2.
     """
-    calls.enter(r)
-    try:
-        rv = _remove(r, req, id, cb)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _remove(r, req, id, cb))
 
 
 def _remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
@@ -313,14 +286,7 @@ def raft_assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Ch
     is under way), RAFT_NOTFOUND (not a member), RAFT_INVALID (no voter would be left, or `req` is not a RaftChange),
     RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.2.1.
     """
-    calls.enter(r)
-    try:
-        rv = _assign(r, req, id, role, cb)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _assign(r, req, id, role, cb))
 
 
 def _assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change, int], None] | None) -> int:
@@ -388,14 +354,7 @@ def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer]
     member, not a voter, or this server), RAFT_INVALID (`req` is not a RaftTransfer), RAFT_SHUTDOWN as raft_apply, codes
     of io.send. Source: raft.h, dissertation 3.10.
     """
-    calls.enter(r)
-    try:
-        rv = _transfer(r, req, id, cb)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _transfer(r, req, id, cb))
 
 
 def _transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:

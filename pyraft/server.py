@@ -249,14 +249,7 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
 
 def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     """Have a server that is not running `write` a configuration."""
-    calls.enter(r)
-    try:
-        rv = _do_write_offline(r, conf, write)
-    except Exception:
-        r.inside = False
-        raise
-    r.inside = False
-    return rv
+    return calls.public(r, lambda: _do_write_offline(r, conf, write))
 
 
 def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
