@@ -5,9 +5,10 @@ the reason (append), and this timer repeats the step every `uv.disk_retry_delay`
 again without anybody's help. C tries a preparation again with the next append, and the others never.
 
 Happy path: a module that fails keeps its failure in `uv` and hands failed() the function that makes another attempt,
-if there is still a failure; it clears the failure after a success. The logger
-`io_uv` hears of the beginning and the end of such a state. It ends when the reserve of segments is whole and nothing
-has failed for CALM delays: on a disk with room for one segment but not for two, every other attempt succeeds.
+if there is still a failure; it clears the failure after a success. The logger `io_uv` hears of the beginning and the
+end of such a state, which lasts as long as there are such functions (`uv.retries`). It ends when the reserve of
+segments is whole and nothing has failed for CALM delays: on a disk with room for one segment but not for two, every
+other attempt succeeds.
 
 Failure modes: none of its own; the timer ends with io.close.
 """
@@ -35,12 +36,11 @@ def failed(uv: state.Uv, failure: Failure, try_again: Callable[[state.Uv], None]
     if failure.code == RAFT_CANCELED:
         return  # the loop was closed under the instance: it was not the disk, and there will be no other attempt
     uv.calm = 0
+    trace(uv.tracer, failure.message, TRACE_WARN)
+    if not uv.retries:
+        _log.warning("%s: %s; trying again every %s ms", uv.dir, failure.message, uv.disk_retry_delay)
     if try_again not in uv.retries:
         uv.retries.append(try_again)
-    trace(uv.tracer, failure.message, TRACE_WARN)
-    if not uv.sick:
-        uv.sick = True
-        _log.warning("%s: %s; trying again every %s ms", uv.dir, failure.message, uv.disk_retry_delay)
     if uv.closing:
         return
     if uv.retry_timer is None:
@@ -75,7 +75,6 @@ def _expired(uv: state.Uv) -> None:
         uv.calm += 1
         if uv.calm >= CALM and uv.prepare_inflight is None:
             timer.stop()
-            uv.sick = False
             uv.retries.clear()
             # No more than that: a server that could not store its term or vote meanwhile has stopped for good.
             _log.warning("%s: segments can be made and closed again", uv.dir)

@@ -188,7 +188,6 @@ class Uv:
         "segment_size",
         "send_start",
         "servers",
-        "sick",
         "snapshot_compression",
         "snapshot_get_reqs",
         "snapshot_put_work",
@@ -254,7 +253,7 @@ class Uv:
         self.truncate_work: Truncate | None = None
         self.truncate_failure: Failure | None = None
         # Trying again what a sick disk refused: retry.
-        self.sick, self.calm = False, 0
+        self.calm = 0
         self.retries: list[Callable[[Uv], None]] = []
         self.retry_timer: Timer | None = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS

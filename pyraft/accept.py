@@ -139,25 +139,25 @@ def write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> 
         part = entries if len(entries.bufs) <= step else entries[start : start + step]
         log.append_batch(r.log, part)
         req = AppendRequest(r, args, index + start, part)
-        follower.append_in_flight_count += 1
         rv = calls.append(r, req, part, append_cb)
         if rv != 0:
             # Memory and disk must not diverge.
             calls.io_errmsg(r)
             log.truncate(r.log, req.index)
-            follower.append_in_flight_count -= 1
             return rv
     return 0
+
+
+def is_writing(r: Raft) -> bool:
+    """Return whether entries from a leader are on their way to disk."""
+    return any(isinstance(req, AppendRequest) for req in r.writes)
 
 
 def append_cb(req: AppendRequest, status: int) -> None:
     """A write of a leader's entries has ended."""
     r = req.raft
     r.writes.remove(req)
-    follower = r.follower_state
-    if follower is not None:
-        assert follower.append_in_flight_count > 0
-        follower.append_in_flight_count -= 1
+    if r.follower_state is not None:
         if status != 0:
             calls.io_errmsg(r)
             trace(r.tracer, f"entries from {req.index} on could not be stored: {r.errmsg}", TRACE_ERROR)
@@ -168,7 +168,7 @@ def append_cb(req: AppendRequest, status: int) -> None:
         writes.cut_log(r, req.index)
     if take_over(r) != 0:
         convert.to_unavailable(r)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def take_over(r: Raft) -> int:
@@ -177,7 +177,7 @@ def take_over(r: Raft) -> int:
     It is void if the sender leads no more, or if our last entry is not the one named in it.
     """
     follower = r.follower_state
-    if follower is None or follower.timeout_now is None or follower.append_in_flight_count > 0:
+    if follower is None or follower.timeout_now is None or is_writing(r):
         # C: recv_timeout_now.c:recvTimeoutNow forgets a TimeoutNow that comes during a write. Then nobody leads until
         # the leader gives the transfer up: libraft before 0.18 sends it before the writes have ended (B49).
         return 0

@@ -51,7 +51,7 @@ def resume(r: Raft) -> None:
     leader = r.leader_state
     if leader is not None and leader.reads.rest:
         reads.deliver_rest(r, leader)
-        convert.settle(r)
+        convert.stop_if_failed(r)
     if not r.apply.waiting or r.state == RAFT_UNAVAILABLE:
         return
     r.apply.waiting = False
@@ -61,7 +61,7 @@ def resume(r: Raft) -> None:
     if r.last_applied < r.commit_index and _run(r, 1) != 0 and r.follower_state is not None and _is_stuck(r):
         # As from the message that has committed it.
         convert.to_unavailable(r)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def _is_stuck(r: Raft) -> bool:

@@ -125,16 +125,16 @@ def _is(req: object, kind: type) -> bool:
 def _wrong(r: Raft, req: object, kind: type) -> int:
     """Refuse a request of another class, which would be called back with the wrong arguments, if at all."""
     r.errmsg = f"the request is a {type(req).__name__}, not a {kind.__name__}"
-    return convert.outcome(r, RAFT_INVALID)
+    return convert.final_code(r, RAFT_INVALID)
 
 
 def _not_leader(r: Raft) -> int:
-    return convert.outcome(r, request.refuse(r))
+    return convert.final_code(r, request.refuse(r))
 
 
 def _busy(r: Raft) -> int:
     r.errmsg = "the request is under way, it can be used again when it has been called back"
-    return convert.outcome(r, RAFT_BUSY)
+    return convert.final_code(r, RAFT_BUSY)
 
 
 # Functions, since type checkers, and so mypyc, take it that nothing changes an attribute that was tested before.
@@ -150,13 +150,13 @@ def _transfer_is_over(r: Raft, req: RaftTransfer) -> bool:
 
 def _called_back(r: Raft) -> int:
     """Return the code for a request that was called back inside the call: the callback has told everything."""
-    convert.settle(r)
+    convert.stop_if_failed(r)
     return 0
 
 
 def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
     """Take back the entries from `index` on and their request; return the code to give to the user."""
-    return convert.outcome(r, rv) if replicate.take_back(r, leader, index) else _called_back(r)
+    return convert.final_code(r, rv) if replicate.take_back(r, leader, index) else _called_back(r)
 
 
 def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:
@@ -178,7 +178,7 @@ def _barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None)
     if req.pending:
         return _busy(r)
     rv = replicate.submit_barrier(r, leader, req, cb)
-    convert.settle(r)
+    convert.stop_if_failed(r)
     return rv
 
 
@@ -238,7 +238,7 @@ def _add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change
         return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
     if rv != 0:
-        return convert.outcome(r, rv)
+        return convert.final_code(r, rv)
     conf = configuration.copy(r.configuration)
     rv = configuration.raft_configuration_add(conf, id, address, RAFT_SPARE)
     if rv != 0:
@@ -247,7 +247,7 @@ def _add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change
     rv = calls.check_address(r, address)
     if rv != 0 or r.failed:
         # C: client.c:raft_add commits any text, and where it leads nowhere that shows much later, if at all.
-        return convert.outcome(r, rv)
+        return convert.final_code(r, rv)
     return _submit_change(r, req, conf, 0, cb)
 
 
@@ -267,7 +267,7 @@ def _remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], Non
         return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
     if rv != 0:
-        return convert.outcome(r, rv)
+        return convert.final_code(r, rv)
     conf = configuration.copy(r.configuration)
     rv = configuration.remove(conf, id)
     if rv != 0:
@@ -298,7 +298,7 @@ def _assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change
         return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
     if rv != 0:
-        return convert.outcome(r, rv)
+        return convert.final_code(r, rv)
     i = configuration.index_of(r.configuration, id)
     if i == len(r.configuration.servers):
         r.errmsg = f"no server has ID {id}"
@@ -334,14 +334,14 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, promotee_i
     leader.change = req
     leader.waiting_change = WaitingChange(conf, promotee_id)
     if not replicate.change_is_ready(r):
-        return convert.outcome(r, 0)
+        return convert.final_code(r, 0)
     rv = replicate.carry_out_change(r, leader)
     if _change_is_over(leader, req):
         return _called_back(r)
     if rv != 0 or r.failed:
         req.pending = False
         leader.change = None
-    return convert.outcome(r, rv)
+    return convert.final_code(r, rv)
 
 
 def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:
@@ -384,7 +384,7 @@ def _transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], No
     if rv != 0 or r.failed:
         req.pending = False
         r.transfer = None
-    return convert.outcome(r, rv)
+    return convert.final_code(r, rv)
 
 
 def _select_transferee(r: Raft, leader: LeaderState) -> int:

@@ -76,10 +76,10 @@ def _leave(r: Raft, new_state: int) -> bool:
 def to_follower(r: Raft) -> None:
     """Become follower, without a known leader and with a fresh election timer; not if the server has stopped."""
     if _leave(r, RAFT_FOLLOWER):
-        begin(r)
+        start_following(r)
 
 
-def begin(r: Raft) -> None:
+def start_following(r: Raft) -> None:
     """Enter the state of a follower. A server that starts is the only one that leaves UNAVAILABLE."""
     set_state(r, RAFT_FOLLOWER)
     if r.state == RAFT_FOLLOWER:
@@ -163,14 +163,14 @@ def to_unavailable(r: Raft) -> None:
         set_state(r, RAFT_UNAVAILABLE)
 
 
-def settle(r: Raft) -> None:
+def stop_if_failed(r: Raft) -> None:
     """End an entry into the core: if FSM or I/O code raised on the way, stop."""
     if r.failed:
         to_unavailable(r)
 
 
-def outcome(r: Raft, rv: int) -> int:
-    """Settle, and return the code of a public function: `rv`, or RAFT_SHUTDOWN if a success turned into a stop."""
+def final_code(r: Raft, rv: int) -> int:
+    """Do as stop_if_failed, and return the code of a public function: `rv`, or RAFT_SHUTDOWN for 0 and a stop."""
     if r.failed:
         to_unavailable(r)
         return rv if rv != 0 else RAFT_SHUTDOWN

@@ -81,7 +81,7 @@ def recv_cb(io: RaftIo, message: RaftMessage) -> None:
         assert follower is not None
         if follower.current_leader.id == transfer.id:
             membership.transfer_close(r)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def _doubt(r: Raft, message: RaftMessage, problem: str) -> None:

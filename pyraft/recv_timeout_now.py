@@ -16,7 +16,7 @@ def handle(r: Raft, id: int, args: RaftTimeoutNow) -> int:
     if follower is None or follower.current_leader.id != id:
         return 0
     # The write that is under way may be what makes us a voter, or ends a recovery: then `take_over` sees that.
-    waits = follower.append_in_flight_count > 0 and args.term == r.current_term
+    waits = accept.is_writing(r) and args.term == r.current_term
     if not waits and (r.recovering or not election.is_voter(r)):
         return 0
     rv, match = term.ensure_matching(r, args.term)

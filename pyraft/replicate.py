@@ -159,7 +159,7 @@ def flush_turn(r: Raft) -> None:
         calls.abandoned(r)
     flush(r)
     carry_out_reads(r)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def _append(r: Raft, index: int, entries: EntryBatch) -> int:
@@ -362,7 +362,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     if snapshot is None or len(snapshot.bufs) != 1:
         # C: replication.c:sendSnapshotGetCb asserts; an I/O implementation is not ours to assert about.
         calls.fail(r, "io.snapshot_get", ValueError("the snapshot that was read is not in one piece"))
-        convert.settle(r)
+        convert.stop_if_failed(r)
         return
     progress.snapshot_read(p, snapshot.index, calls.now(r))
     args = RaftInstallSnapshot()
@@ -381,7 +381,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     if rv == 0:
         p.sends += 1
         notice.snapshot_sent(r, server.id, snapshot.index)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def send_snapshot_cb(req: SendRequest, status: int) -> None:
@@ -407,7 +407,7 @@ def append_cb(req: RaftWrite, status: int) -> None:
             _append_failed(r, req.index, req.standing, status)
     else:
         _append_done(r, req)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def _append_done(r: Raft, req: RaftWrite) -> None:

@@ -308,7 +308,7 @@ def raft_set_election_timeout(r: Raft, msecs: int) -> None:
     r.election_timeout = msecs
     # C: raft.c:raft_set_election_timeout announces this and does not do it (B27).
     election.redraw_timer(r)
-    convert.settle(r)
+    convert.stop_if_failed(r)
 
 
 def raft_set_heartbeat_timeout(r: Raft, msecs: int) -> None:

@@ -140,7 +140,7 @@ def take_cb(req: TakeRequest, status: int) -> None:
         _finish_taking(r, req.snapshot)
     else:
         _put(r, req.snapshot)
-    convert.settle(r)
+    convert.stop_if_failed(r)
     _go_on(r)
 
 
@@ -187,7 +187,7 @@ def put_cb(req: PutRequest, status: int) -> None:
         if r.state != RAFT_UNAVAILABLE:
             _warn(r, f"it could not be stored: {status} ({raft_strerror(status)})")
     _finish_taking(r, snapshot)
-    convert.settle(r)
+    convert.stop_if_failed(r)
     _go_on(r)
 
 
@@ -269,7 +269,6 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     req = RaftInstall(r, r.current_term, snapshot, former, r.last_stored)
     r.last_stored = 0
     r.snapshot.put = req
-    r.snapshot.install = req
     rv = calls.snapshot_put(r, 0, req, snapshot, install_cb)
     if rv != 0:
         calls.io_errmsg(r)
@@ -283,7 +282,6 @@ def install_cb(req: RaftInstall, status: int) -> None:
     snapshot = req.snapshot
     if r.state == RAFT_UNAVAILABLE:
         r.snapshot.put = None
-        r.snapshot.install = None
         return
     rejected = 0
     if status != 0:
@@ -303,14 +301,13 @@ def install_cb(req: RaftInstall, status: int) -> None:
     # In another term there may be another leader; it did not ask. And fsm.restore may have closed the server.
     if req.term == r.current_term and not r.failed and r.follower_state is not None:
         reply.send_to_leader(r, rejected, r.last_stored)
-    convert.settle(r)
+    convert.stop_if_failed(r)
     _go_on(r)
 
 
 def _installed(r: Raft, snapshot: RaftSnapshot) -> None:
     """Note that a leader's snapshot has taken the place of the log."""
     r.snapshot.put = None
-    r.snapshot.install = None
     notice.snapshot_installed(r, snapshot.index)
     r.snapshot.refused_index = 0
     r.snapshot.problem = ""
@@ -336,7 +333,6 @@ def _installed_behind(r: Raft, snapshot: RaftSnapshot) -> None:
 def _put_back(r: Raft, req: RaftInstall) -> None:
     """Undo the beginning of an installation: the former log and what is known to be stored of it."""
     r.snapshot.put = None
-    r.snapshot.install = None
     log.put_back(r.log, req.former)
     r.last_stored = req.former_stored
     # Configurations are adopted when they are stored, which may have happened meanwhile. Those of our own leadership

@@ -56,11 +56,11 @@ def raft_start(r: Raft) -> int:
         _check_identity(r)
         notice.starts(r)
         r.started = True
-        convert.begin(r)
+        convert.start_following(r)
         rv = _maybe_self_elect(r)
         if rv != 0:
             convert.to_unavailable(r)
-        rv = convert.outcome(r, _unless_closed(r, rv))
+        rv = convert.final_code(r, _unless_closed(r, rv))
     except Exception:
         r.inside = False
         raise

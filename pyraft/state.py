@@ -51,18 +51,17 @@ class CurrentLeader:
 
 
 class FollowerState:
-    """`raft.follower_state`. Times in ms; `append_in_flight_count` counts disk writes of entries from a leader.
+    """`raft.follower_state`. Times in ms. C's count of appends in flight can be read off `Raft.writes`.
 
-    `timeout_now` (ours) is the order of the current leader to take over, with the leader's id, which waits for these
-    writes to end, if any.
+    `timeout_now` (ours) is the order of the current leader to take over, with the leader's id, which waits for the
+    writes of a leader's entries to end, if any (accept.is_writing).
     """
 
-    __slots__ = ("append_in_flight_count", "current_leader", "randomized_election_timeout", "timeout_now")
+    __slots__ = ("current_leader", "randomized_election_timeout", "timeout_now")
 
     def __init__(self) -> None:
         self.randomized_election_timeout = 0
         self.current_leader = CurrentLeader()
-        self.append_in_flight_count = 0
         self.timeout_now: tuple[int, RaftTimeoutNow] | None = None
 
 
@@ -279,7 +278,7 @@ class RaftInstall(RaftIoSnapshotPut):
 class SnapshotState:
     """`raft.snapshot`: settings, and the snapshot that is being taken (`pending`) or stored (`put`), if any.
 
-    `install` (ours) is `put` while that stores a leader's snapshot. `afterwards` (ours) handles a leader's snapshot
+    `install` (ours) is `put` if that stores a leader's snapshot. `afterwards` (ours) handles a leader's snapshot
     that came while our own is being taken, or that of an earlier leader stored, if any. `refused_index` (ours) is the
     last index of a snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the
     messages rejected in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is the
@@ -290,7 +289,6 @@ class SnapshotState:
 
     __slots__ = (
         "afterwards",
-        "install",
         "pending",
         "problem",
         "put",
@@ -306,12 +304,16 @@ class SnapshotState:
         self.trailing = 0
         self.pending: RaftSnapshot | None = None
         self.put: RaftIoSnapshotPut | None = None
-        self.install: RaftInstall | None = None
         self.afterwards: Callable[[], None] | None = None
         self.replacing = 0
         self.refused_index = 0
         self.refusals = 0
         self.problem = ""
+
+    @property
+    def install(self) -> RaftInstall | None:
+        """The leader's snapshot that is being stored, if any."""
+        return self.put if isinstance(self.put, RaftInstall) else None
 
 
 class ApplyState:

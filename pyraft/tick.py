@@ -7,6 +7,7 @@ Failure modes: an election that cannot store its term or vote makes the server u
 """
 
 from pyraft import (
+    accept,
     calls,
     configuration,
     convert,
@@ -58,8 +59,7 @@ def _follower(r: Raft) -> int:
     if not election.may_stand(r):
         notice.waits(r, calls.now(r) - r.election_timer_start)
         return 0
-    assert r.follower_state is not None
-    if snapshot.is_installing(r) or r.follower_state.append_in_flight_count > 0:
+    if snapshot.is_installing(r) or accept.is_writing(r):
         # Entries on their way to disk came from a leader; wait for them.
         election.reset_timer(r)
         return 0

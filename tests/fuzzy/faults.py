@@ -110,7 +110,7 @@ FAULTS: Final[dict[str, Fault]] = {
         228,
         "recv_timeout_now.py",
         "    follower.timeout_now = (id, args)\n",
-        "    if follower.append_in_flight_count > 0:\n        return 0\n    follower.timeout_now = (id, args)\n",
+        "    if accept.is_writing(r):\n        return 0\n    follower.timeout_now = (id, args)\n",
     ),
     "B50": Fault(
         "a write that fails late cuts what has taken the place of its entries",

@@ -26,6 +26,7 @@ from pyraft import (
     RaftChange,
     RaftSnapshot,
     RaftTransfer,
+    accept,
     raft_add,
     raft_apply,
     raft_assign,
@@ -174,7 +175,7 @@ def test_follower_acknowledges_what_is_written_inside_the_call() -> None:
     result = s.reply().append_entries_result
     assert result is not None
     assert (result.rejected, result.last_log_index) == (0, 3)
-    assert s.r.follower_state.append_in_flight_count == 0
+    assert not accept.is_writing(s.r)
     assert not s.r.writes
     assert raft_last_applied(s.r) == 3
 
@@ -187,7 +188,7 @@ def test_follower_stops_writing_where_a_write_inside_the_call_failed(monkeypatch
     s.recv(msg.append_entries(2, 1, 1, 1, 1, msg.commands([1, 1])))
     assert s.io.names().count("append") == 1
     assert raft_last_index(s.r) == 1
-    assert s.r.follower_state.append_in_flight_count == 0
+    assert not accept.is_writing(s.r)
 
 
 def test_follower_that_the_fsm_closes_inside_io_append_writes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -289,7 +289,7 @@ def test_room_for_some_segments_is_one_state(
     # Long enough after the last failure, and no attempt before that ends it.
     run_until(t.loop, lambda: t.uv.prepare_failure is None and t.uv.calm == retry.CALM - 1)
     assert len(said(caplog)) == 1
-    run_until(t.loop, lambda: not t.uv.sick)
+    run_until(t.loop, lambda: not t.uv.retries)
     assert said(caplog)[1:] == ["segments can be made and closed again"]
     t.close()
 
@@ -398,7 +398,7 @@ def test_read_only_disk_of_a_server_that_has_to_vote(
     assert first.try_apply(2) in (0, errors.RAFT_IOERR)
     run_until(loop, lambda: first.state == RAFT_UNAVAILABLE)
     sick.heal()
-    run_until(loop, lambda: not first.uv.sick)
+    run_until(loop, lambda: not first.uv.retries)
     records = [record for record in caplog.records if record.name == "pyraft"]
     assert [record.levelname for record in records] == ["ERROR"]
     text = records[0].getMessage()

@@ -164,7 +164,7 @@ def test_full(mount: Mounts, kind: str, size: int) -> None:
     crashed = [name for name in t.names() if name.startswith("open-")]
     assert len(crashed) <= 3
     filler.unlink()
-    run_until(t.loop, lambda: not t.uv.sick)
+    run_until(t.loop, lambda: not t.uv.retries)
     t.append()
     fresh = t.reopen()
     acknowledged = [number for number, status in enumerate(statuses, 2) if status == 0]

@@ -15,7 +15,7 @@ the count of steps anew, and what depends on a life or a term ends with it.
 
 from typing import TYPE_CHECKING, Final
 
-from pyraft import RAFT_LEADER, RAFT_VOTER, RaftMessage, configuration, log
+from pyraft import RAFT_LEADER, RAFT_VOTER, RaftMessage, accept, configuration, log
 from pyraft.progress import PROGRESS__SNAPSHOT
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Prompt:
         if life != node.life or follower is None or r.current_term != term or follower.current_leader.id != sender:
             del self.summoned[node.id]
             return
-        if follower.append_in_flight_count > 0:
+        if accept.is_writing(r):
             return
         del self.summoned[node.id]
         server = configuration.get(r.configuration, r.id)
