@@ -179,7 +179,7 @@ def raft_fixture_event_server_index(event: RaftFixtureEvent) -> int:
 
 
 def raft_fixture_init(f: RaftFixture) -> int:
-    """Make `f` an empty cluster at time 0; returns 0. Add servers with raft_fixture_grow."""
+    """Make `f` an empty cluster at time 0; returns 0, always. Add servers with raft_fixture_grow. Source: fixture.h."""
     f.timeline = fixture_io.Timeline()
     f.servers = []
     f.leader_id = 0
@@ -192,7 +192,8 @@ def raft_fixture_init(f: RaftFixture) -> int:
 def raft_fixture_grow(f: RaftFixture, fsm: RaftFsm) -> int:
     """Add an empty server that runs `fsm`, connected both ways with all others; start it with raft_start.
 
-    Returns 0, or what raft_init returns, in which case nothing was added. At most RAFT_FIXTURE_MAX_SERVERS.
+    Returns 0, or the code of raft_init (-1 without a `version` in `fsm`), in which case nothing was added.
+    AssertionError beyond RAFT_FIXTURE_MAX_SERVERS. Source: fixture.h.
     """
     i = len(f.servers)
     require(i < RAFT_FIXTURE_MAX_SERVERS, f"a fixture has at most {RAFT_FIXTURE_MAX_SERVERS} servers")
@@ -215,7 +216,10 @@ def raft_fixture_grow(f: RaftFixture, fsm: RaftFsm) -> int:
 
 
 def raft_fixture_configuration(f: RaftFixture, n_voting: int) -> tuple[int, RaftConfiguration]:
-    """Return (0, a configuration of all servers): the first `n_voting` are voters, the others stand-bys."""
+    """Return (0, a configuration of all servers): the first `n_voting` are voters, the others stand-bys.
+
+    AssertionError without a server, or for fewer voters than one or more than servers. Source: fixture.h.
+    """
     require(len(f.servers) > 0, "the fixture has no server")
     require(0 < n_voting <= len(f.servers), f"{n_voting} voters of {len(f.servers)} servers")
     conf = RaftConfiguration()
@@ -227,7 +231,10 @@ def raft_fixture_configuration(f: RaftFixture, n_voting: int) -> tuple[int, Raft
 
 
 def raft_fixture_bootstrap(f: RaftFixture, conf: RaftConfiguration) -> int:
-    """Call raft_bootstrap on all servers in order; returns 0 or the first error, where it stops."""
+    """Call raft_bootstrap on all servers in order; returns 0 or the first error, where it stops.
+
+    RAFT_CANTBOOTSTRAP: that server has a term, a vote, a snapshot or entries. Source: fixture.h.
+    """
     for s in f.servers:
         rv = server.raft_bootstrap(s.raft, conf)
         if rv != 0:
@@ -236,7 +243,10 @@ def raft_fixture_bootstrap(f: RaftFixture, conf: RaftConfiguration) -> int:
 
 
 def raft_fixture_start(f: RaftFixture) -> int:
-    """Call raft_start on all servers in order; returns 0 or the first error, where it stops."""
+    """Call raft_start on all servers in order; returns 0 or the first error, where it stops.
+
+    RAFT_IOERR: a fault was set for that server (raft_fixture_term_fault, raft_fixture_vote_fault). Source: fixture.h.
+    """
     for s in f.servers:
         rv = start.raft_start(s.raft)
         if rv != 0:

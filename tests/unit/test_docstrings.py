@@ -12,17 +12,25 @@ import pytest
 
 import io_uv
 import pyraft
-from pyraft import errors
+from pyraft import aio, errors, fixture
 from tests.lib.source import ROOT
 
 CODES = {name for name in vars(errors) if re.fullmatch(r"RAFT_[A-Z]+", name)}
 
 CANNOT_FAIL = {"raft_digest", "raft_last_applied", "raft_last_index", "raft_role", "raft_state", "raft_version_number"}
-CANNOT_FAIL |= {"raft_voter_contacts", "raft_uv_set_snapshot_compression"}
+CANNOT_FAIL |= {"raft_voter_contacts", "raft_uv_set_snapshot_compression", "raft_fixture_event_server_index"}
+CANNOT_FAIL |= {f"raft_fixture_{name}" for name in ("event_type", "init", "leader_index", "n", "n_recv", "n_send")}
+CANNOT_FAIL |= {"raft_fixture_time", "raft_fixture_voted_for"}
 """Functions whose number is not a code, or always 0."""
 
-OF_ANOTHER = {"raft_promote": "raft_assign"}
+OF_ANOTHER = {"raft_promote": "raft_assign", "raft_fixture_grow": "raft_init"}
 """Functions whose docstring names another one for its errors."""
+
+BY_ASSERTION = {"raft_fixture_configuration"}
+"""Functions whose code cannot be other than 0: what could make it so is an assertion that fails first."""
+
+WAITS = {"close", "wait_leader", "leader_change"}
+"""Methods of aio.Server that raise what another one does, or nothing of the kind."""
 
 
 def functions(module: ModuleType) -> dict[str, str]:
@@ -36,7 +44,17 @@ def functions(module: ModuleType) -> dict[str, str]:
     return found
 
 
-FUNCTIONS = functions(pyraft) | functions(io_uv)
+def methods() -> dict[str, str]:
+    """Return the docstrings of the methods of aio.Server that call the core, by their names."""
+    found = {}
+    for name, method in inspect.getmembers(aio.Server, inspect.isfunction):
+        if not name.startswith("_") and (inspect.iscoroutinefunction(method) or name in ("bootstrap", "recover")):
+            found[name] = inspect.getdoc(method) or ""
+    return found
+
+
+FUNCTIONS = functions(pyraft) | functions(io_uv) | functions(fixture)
+METHODS = methods()
 MODULES = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
 
 
@@ -45,12 +63,14 @@ def named(text: str) -> set[str]:
     return CODES & set(re.findall(r"RAFT_[A-Z]+", text))
 
 
-@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - CANNOT_FAIL - {"raft_leader"}))
+@pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - CANNOT_FAIL - BY_ASSERTION - {"raft_leader"}))
 def test_a_function_that_can_fail_names_its_codes(name: str) -> None:
     """With no code at all nobody would know what to expect; where a function comes from is said as well."""
     text = FUNCTIONS[name]
     assert named(text) or OF_ANOTHER.get(name, "?") in text, name
-    assert re.search(r"raft\.h|uv\.h|\b[Oo]urs\b", text), f"{name} says neither its header nor that it is ours"
+    assert re.search(r"raft\.h|uv\.h|fixture\.h|\b[Oo]urs\b", text), (
+        f"{name} says neither its header nor that it is ours"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -62,7 +82,24 @@ def test_the_codes_it_names_are_provoked(name: str) -> None:
     assert not missing, f"no test of {name} speaks of {sorted(missing)}"
 
 
+@pytest.mark.parametrize("name", sorted(set(METHODS) - WAITS))
+def test_a_method_of_aio_names_its_codes(name: str) -> None:
+    """It does so itself, or it names the function of the core that does: the class says that these are raised."""
+    of_core = re.findall(r"\((raft_\w+)", METHODS[name])
+    assert named(METHODS[name]) or any(named(FUNCTIONS[function]) for function in of_core), name
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_codes_that_a_method_of_aio_names_are_provoked(name: str) -> None:
+    """Some test module that uses pyraft.aio calls the method and has the code."""
+    callers = [text for text in MODULES if re.search(r"\baio\b", text) and f".{name}(" in text]
+    missing = {code for code in named(METHODS[name]) if not any(code in text for text in callers)}
+    assert callers, f"no test calls {name}"
+    assert not missing, f"no test of {name} speaks of {sorted(missing)}"
+
+
 def test_the_lists_are_up_to_date() -> None:
     """A function that cannot fail exists, and is not listed for nothing."""
-    assert set(FUNCTIONS) >= CANNOT_FAIL
+    assert set(FUNCTIONS) >= CANNOT_FAIL | BY_ASSERTION | set(OF_ANOTHER)
+    assert set(METHODS) >= WAITS
     assert {name for name in CANNOT_FAIL if named(FUNCTIONS[name])} == set()
