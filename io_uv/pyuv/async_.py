@@ -8,7 +8,7 @@ The loop holds it weakly all the same: without a reference nobody could send.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from io_uv.pyuv.handle import Handle, closed_error
+from io_uv.pyuv.handle import Handle, closed_error, nothing
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Async(Handle):
         if not self._sent:
             self._sent = True
             self._loop._mailbox.post(self._fire)
+
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        self._callback = nothing
 
     def _mend(self) -> None:
         super()._mend()

@@ -192,6 +192,26 @@ def closed_error() -> error.UVError:
     return error.HandleClosedError("Handle is closing/closed")
 
 
+class Watcher(Handle):
+    """Base of the handles that are started with a callback and stopped. Each keeps it in `_callback`, None at first."""
+
+    __slots__ = ("_callback",)
+
+    _callback: Callable[..., object] | None
+
+    def stop(self) -> None:
+        """Stop: the callback is not called any more. Nothing happens if the handle is not started."""
+        if self._closed:
+            raise closed_error()
+        self._release()
+        self._deactivate()
+
+    def mute(self) -> None:
+        """Handle.mute."""
+        super().mute()
+        self._callback = nothing
+
+
 def nothing(*_: object) -> None:
     """The callback of a muted handle."""
 

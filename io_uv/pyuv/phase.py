@@ -11,20 +11,20 @@ do there is not seen.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
+from io_uv.pyuv.handle import Watcher, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # type checkers bring it along
 
 
-class _Phase(Handle):
+class _Phase(Watcher):
     # Started and stopped in every turn by some users, so everything is done in place.
 
-    __slots__ = ("_callback", "_members")
+    __slots__ = ("_members",)
 
     def __init__(self, loop: Loop, members: dict[Any, None]) -> None:
-        self._callback: Callable[[Any], object] | None = None
+        self._callback = None
         self._members = members  # the loop's handles of this kind that are active; holds them
         super().__init__(loop)
 
@@ -58,11 +58,6 @@ class _Phase(Handle):
             if self._ref:
                 loop._release()
             loop._watch()
-
-    def mute(self) -> None:
-        """Handle.mute."""
-        super().mute()
-        self._callback = nothing
 
     def _mend(self) -> None:
         super()._mend()

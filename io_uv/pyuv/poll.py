@@ -11,10 +11,10 @@ closed one, UV_EEXIST for one that another Poll of the loop watches, UV_ENOTSUP 
 
 import select
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
+from io_uv.pyuv.handle import Watcher, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
@@ -24,18 +24,16 @@ UV_READABLE: Final = 1
 UV_WRITABLE: Final = 2
 UV_DISCONNECT: Final = 4
 
-PollCallback = Callable[[Any, "int | None", "int | None"], object]
 
-
-class Poll(Handle):
+class Poll(Watcher):
     """`Poll(loop, fd)`: watches a file descriptor."""
 
-    __slots__ = ("_callback", "_events", "_fd")
+    __slots__ = ("_events", "_fd")
 
     def __init__(self, loop: Loop, fd: int) -> None:
         self._fd = fd
         self._events = 0
-        self._callback: PollCallback | None = None
+        self._callback = None
         super().__init__(loop)
 
     def start(self, events: int, callback: "Callable[[Self, int | None, int | None], object]") -> None:
@@ -69,13 +67,6 @@ class Poll(Handle):
         self._events = events
         self._activate()
 
-    def stop(self) -> None:
-        """Stop watching. Nothing happens if the handle is not started."""
-        if self._closed:
-            raise closed_error()
-        self._release()
-        self._deactivate()
-
     def fileno(self) -> int:
         """The descriptor being watched."""
         if self._closed:
@@ -90,11 +81,6 @@ class Poll(Handle):
         self._events = 0
         if self._loop._polls.get(self._fd) is self:
             del self._loop._polls[self._fd]
-
-    def mute(self) -> None:
-        """Handle.mute."""
-        super().mute()
-        self._callback = nothing
 
     def _mend(self) -> None:
         super()._mend()

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error
+from io_uv.pyuv.handle import Watcher, check_callback, closed_error
 from io_uv.pyuv.loop import Loop, wake_main
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 _WAIT_SECONDS: Final = 5.0
 
 
-class Signal(Handle):
+class Signal(Watcher):
     """`Signal(loop)`: calls back when a signal arrives."""
 
-    __slots__ = ("_callback", "_signum")
+    __slots__ = ("_signum",)
 
     def __init__(self, loop: Loop) -> None:
-        self._callback: Callable[[Any, int], object] | None = None
+        self._callback = None
         self._signum: int | None = None
         super().__init__(loop)
 
@@ -54,13 +54,6 @@ class Signal(Handle):
             self._signum = signum
         self._callback = callback
         self._activate()
-
-    def stop(self) -> None:
-        """Stop. Nothing happens if the handle is not started."""
-        if self._closed:
-            raise closed_error()
-        self._release()
-        self._deactivate()
 
     def _release(self) -> None:
         if self._signum is not None:

@@ -10,25 +10,25 @@ Failure modes: misuse only: HandleClosedError, ValueError for a negative time, U
 import asyncio
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from io_uv.pyuv import errno, error
-from io_uv.pyuv.handle import Handle, check_callback, closed_error, nothing
+from io_uv.pyuv.handle import Watcher, check_callback, closed_error
 from io_uv.pyuv.loop import Loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # type checkers bring it along
 
 
-class Timer(Handle):
+class Timer(Watcher):
     """`Timer(loop)`: calls back after a given time."""
 
-    __slots__ = ("_armed", "_callback", "_repeat", "_timer", "_when")
+    __slots__ = ("_armed", "_repeat", "_timer", "_when")
 
     _harmless: ClassVar[bool] = True
 
     def __init__(self, loop: Loop) -> None:
-        self._callback: Callable[[Any], object] | None = None
+        self._callback = None
         self._repeat = 0.0
         self._timer: asyncio.Handle | None = None
         self._when = 0.0
@@ -50,13 +50,6 @@ class Timer(Handle):
             self._timer.cancel()
         self._arm(timeout)
         self._activate()
-
-    def stop(self) -> None:
-        """Stop the timer; its callback is not called any more. Nothing happens if it is not running."""
-        if self._closed:
-            raise closed_error()
-        self._release()
-        self._deactivate()
 
     def again(self) -> None:
         """Restart a repeating timer with its repeat value as the timeout; a timer without one is left alone.
@@ -87,11 +80,6 @@ class Timer(Handle):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def mute(self) -> None:
-        """Handle.mute."""
-        super().mute()
-        self._callback = nothing
 
     def _mend(self) -> None:
         super()._mend()

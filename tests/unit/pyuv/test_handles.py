@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import socket
 import threading
 import weakref
@@ -61,6 +62,50 @@ def start(handle: Any) -> None:
         handle.start(lambda *_: None, 12)
     elif not isinstance(handle, Async):
         handle.start(lambda _: None)
+
+
+def begin(handle: Any, callback: Callable[..., None]) -> None:
+    """Make a handle active and have happen what it waits for."""
+    if isinstance(handle, Poll):
+        os.eventfd_write(_fd, 1)
+        handle.start(UV_READABLE, callback)
+    elif isinstance(handle, Timer):
+        handle.start(callback, 0, 0)
+    elif isinstance(handle, Signal):
+        handle.start(callback, signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+    elif isinstance(handle, Async):
+        handle.send()
+    else:
+        handle.start(callback)
+
+
+@pytest.mark.parametrize("kind", ["Async", "Check", "Idle", "Poll", "Prepare", "Signal", "Timer"])
+@pytest.mark.parametrize("muted", [False, True])
+def test_a_muted_handle_calls_nobody(loop: CheckedLoop, kind: str, muted: bool) -> None:
+    """Neither the callback that it was made or started with, nor that of its close, comes any more."""
+    calls: list[str] = []
+
+    def called(*_: object) -> None:
+        calls.append("callback")
+
+    handle: Any = Async(loop, called) if kind == "Async" else KINDS[kind](loop)
+    begin(handle, called)
+    try:
+        if muted:
+            handle.mute()
+        later = Timer(loop)
+        later.start(lambda timer: timer.close(), 0.002, 0)
+        loop.run_until(lambda: later.closed and (muted or calls))
+        handle.close(lambda _: calls.append("closed"))
+        if muted:
+            handle.mute()
+        loop.run()
+    finally:
+        if kind == "Poll":
+            os.eventfd_read(_fd)
+    assert bool(calls) is not muted
+    assert ("closed" in calls) is not muted
 
 
 @pytest.mark.parametrize("active", [False, True])
