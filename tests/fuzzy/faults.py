@@ -8,11 +8,10 @@ still is what the fault was. Where a seed shows nothing any more, `python -m tes
 """
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
-from tests.lib.explorer.broken import ROOT, write_copy
+from tests.lib.explorer.broken import run_module, write_copy
 
 STEPS: Final = 2000
 
@@ -201,18 +200,8 @@ def simulate(
     folder: Path, seed: int, n: int, themes: str = "", timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Simulate clusters `seed` to `seed` + `n` - 1 of these themes on the copy below `folder`, until one breaks."""
-    program = (
-        "import runpy, sys; sys.path[:0] = sys.argv.pop(1).split(); import pyraft; "
-        f"assert pyraft.__file__.startswith({str(folder)!r}); runpy.run_module('tests.fuzzy', run_name='__main__')"
-    )
     arguments = ["--seed", str(seed), "--n", str(n), "--steps", str(STEPS), "--themes", themes]
-    return subprocess.run(
-        [sys.executable, "-c", program, f"{folder} {ROOT}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    return run_module(folder, "tests.fuzzy", arguments, timeout)
 
 
 __all__ = ["FAULTS", "STEPS", "Fault", "simulate", "write_copy"]

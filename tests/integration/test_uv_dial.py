@@ -39,29 +39,6 @@ def f() -> Iterator[Transport]:
     transport.close()
 
 
-@pytest.fixture
-def peer(f: Transport) -> Iterator[PeerServer]:
-    """A peer that listens."""
-    server = PeerServer(f.loop)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """The authority that the servers trust."""
-    (tmp_path / "ca").mkdir()
-    return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """An empty set of servers."""
-    servers = Pair(tmp_path)
-    yield servers
-    servers.close()
-
-
 class Dial(RaftUvDial):
     """A request that keeps what it was called back with."""
 

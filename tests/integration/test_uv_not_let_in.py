@@ -1,7 +1,6 @@
 """Servers that are not let in hear of it, and so does the server that does not let them in; and floods of strangers."""
 
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,6 @@ from tests.lib import messages as m
 from tests.lib.peer import PeerServer, Transport, connect, handshake, port_of, unused_port
 from tests.lib.tlstest import Authority, Pair, TlsIo, tls_init, trusting
 from tests.lib.uvtest import UvIo, run_until
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """The authority that the servers trust."""
-    (tmp_path / "ca").mkdir()
-    return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """An empty set of servers."""
-    servers = Pair(tmp_path)
-    yield servers
-    servers.close()
 
 
 def said(caplog: pytest.LogCaptureFixture, *words: str) -> bool:

@@ -22,14 +22,6 @@ def f() -> Iterator[Transport]:
     transport.close()
 
 
-@pytest.fixture
-def peer(f: Transport) -> Iterator[PeerServer]:
-    """A peer that listens."""
-    server = PeerServer(f.loop)
-    yield server
-    server.close()
-
-
 def expect_connected(f: Transport, peer: PeerServer) -> None:
     """Turn the loop until the connect request has succeeded, and check what the peer got."""
     stream, status = f.wait_connected()

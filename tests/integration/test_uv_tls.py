@@ -6,7 +6,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,6 @@ from tests.lib.uvtest import configuration
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The authority that the servers trust."""
     return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """An empty set of servers."""
-    servers = Pair(tmp_path)
-    yield servers
-    servers.close()
 
 
 # Servers that trust each other.

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,11 @@ NAMES = ("one", "raft-server-1"), ("two", "raft-server-2")
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """The authority that the servers trust."""
-    (tmp_path / "ca").mkdir()
-    return Authority(tmp_path / "ca")
-
-
-@pytest.fixture
 def lists(authority: Authority) -> Path:
     """A file with a revocation list that has nobody in it yet."""
     path = authority.dir / "crl.pem"
     path.write_bytes(authority.revocations())
     return path
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
-    """An empty set of servers."""
-    servers = Pair(tmp_path)
-    yield servers
-    servers.close()
 
 
 def add_two(pair: Pair, authority: Authority, lists: Path | None) -> tuple[TlsIo, TlsIo]:

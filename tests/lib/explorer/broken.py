@@ -147,12 +147,13 @@ def write_copy(folder: Path, edits: tuple[str, ...]) -> None:
         (package / file).write_text(text.replace(old, new))
 
 
-def explore(folder: Path, arguments: list[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the explorer on the copy below `folder`."""
+def run_module(
+    folder: Path, module: str, arguments: list[str], timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a module of the tests on the copy below `folder`, and see that it is the copy that is imported."""
     program = (
         "import runpy, sys; sys.path[:0] = sys.argv.pop(1).split(); import pyraft; "
-        f"assert pyraft.__file__.startswith({str(folder)!r}); "
-        "runpy.run_module('tests.lib.explorer', run_name='__main__')"
+        f"assert pyraft.__file__.startswith({str(folder)!r}); runpy.run_module({module!r}, run_name='__main__')"
     )
     return subprocess.run(
         [sys.executable, "-c", program, f"{folder} {ROOT}", *arguments],
@@ -161,6 +162,11 @@ def explore(folder: Path, arguments: list[str], timeout: float | None = None) ->
         timeout=timeout,
         check=False,
     )
+
+
+def explore(folder: Path, arguments: list[str], timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the explorer on the copy below `folder`."""
+    return run_module(folder, "tests.lib.explorer", arguments, timeout)
 
 
 def main() -> int:
