@@ -336,7 +336,7 @@ def test_reads_that_have_no_turn_before_the_leadership_ends_fail() -> None:
 
 
 def test_reads_are_called_back_at_once_by_an_io_that_calls_nothing_later() -> None:
-    """A code of io.later is no reason to keep them waiting."""
+    """A code of io.later does not keep them waiting."""
     s = asking_leader()
     Later(s)
     s.io.later = lambda io, fn: RAFT_IOERR

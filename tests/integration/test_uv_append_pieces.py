@@ -24,7 +24,7 @@ SLOW_SECONDS = 0.012
 def t(tmp_path: Path) -> Iterator[UvIo]:
     t = UvIo(tmp_path).start()
     t.append(1, 64)
-    t.submit(1, 64)  # What a test appends gathers behind this write.
+    t.submit(1, 64)  # Appends of a test gather behind this write.
     assert t.uv.append_writing_reqs
     yield t
     t.close()
