@@ -35,6 +35,7 @@ help:
 	@echo "make check     what a change must pass: lint and test"
 	@echo "make interpreters  the quick tiers on each other Python of VERSIONS='$(VERSIONS)': 3.10 with the oldest"
 	@echo "                 dependencies that are allowed, 3.13 with -X dev -W error"
+	@echo "make interpreters-essential  the same with a minute's worth of tests on each"
 	@echo "make dist      build an sdist and a wheel, check both, and leave them in dist/"
 	@echo "make wheels    a compiled wheel for each Python of VERSIONS, manylinux where that can be had"
 	@echo "make docs      the reference of all public names, from their docstrings, in build/docs; a warning ends it"
@@ -125,6 +126,14 @@ compiled: $(READY)
 # A Python of each version is looked for on the PATH and among pyenv's; $(VENV)'s own version is left to make check. The
 # quick tiers are those that an interpreter or a dependency can break: not the long runs of fuzzy, nor mixed clusters.
 QUICK := tests/test_tidy.py tests/test_c_cases.py tests/unit tests/integration tests/lockstep tests/typing
+# A minute of processor time of that: imports, the source, texts of errors, the core, files, the loop, sockets, nodes.
+ESSENTIAL := tests/test_tidy.py tests/unit/test_install.py tests/unit/test_fs.py tests/unit/test_errors.py \
+	tests/unit/test_aio.py tests/unit/test_aio_life.py tests/unit/test_calls.py tests/unit/test_encoding.py \
+	tests/unit/node tests/unit/pyuv/test_loop.py tests/unit/pyuv/test_handles.py tests/integration/test_core_client.py \
+	tests/integration/test_core_replication.py tests/integration/test_core_snapshot.py \
+	tests/integration/test_uv_append.py tests/integration/test_uv_tcp_connect.py tests/integration/test_readme.py \
+	tests/integration/test_node.py
+TIER ?= $(QUICK)
 
 define each_python
 	set -e; missing=; \
@@ -144,6 +153,10 @@ define each_python
 	if [ -n "$$missing" ]; then echo "NOT RUN for want of an interpreter:$$missing"; fi
 endef
 
+.PHONY: interpreters-essential
+interpreters-essential:
+	@$(MAKE) --no-print-directory interpreters TIER='$(ESSENTIAL)'
+
 .PHONY: interpreters
 interpreters: $(READY)
 	@own=$$($(BIN)/python -c "import sys; print('%d.%d' % sys.version_info[:2])"); \
@@ -155,15 +168,15 @@ on-3.10: $(READY)
 	@echo "Python 3.10 with the oldest dependencies that are allowed"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$$(sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
-	$(BIN)/python -m pytest -q $(QUICK) $(ARGS)
+	$(BIN)/python -m pytest -q $(TIER) $(ARGS)
 
 on-3.13: $(READY)
 	@echo "Python 3.13 with -X dev -W error"
-	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -q $(QUICK) $(ARGS)
+	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -q $(TIER) $(ARGS)
 
 on-%: $(READY)
 	@echo "Python $*"
-	$(BIN)/python -m pytest -q $(QUICK) $(ARGS)
+	$(BIN)/python -m pytest -q $(TIER) $(ARGS)
 
 .PHONY: dist
 dist: $(READY)

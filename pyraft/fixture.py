@@ -231,10 +231,7 @@ def raft_fixture_configuration(f: RaftFixture, n_voting: int) -> tuple[int, Raft
 
 
 def raft_fixture_bootstrap(f: RaftFixture, conf: RaftConfiguration) -> int:
-    """Call raft_bootstrap on all servers in order; returns 0 or the first error, where it stops.
-
-    RAFT_CANTBOOTSTRAP: that server has a term, a vote, a snapshot or entries. Source: fixture.h.
-    """
+    """Call raft_bootstrap on all servers in order; returns 0 or the first code, say RAFT_CANTBOOTSTRAP (fixture.h)."""
     for s in f.servers:
         rv = server.raft_bootstrap(s.raft, conf)
         if rv != 0:
@@ -243,10 +240,7 @@ def raft_fixture_bootstrap(f: RaftFixture, conf: RaftConfiguration) -> int:
 
 
 def raft_fixture_start(f: RaftFixture) -> int:
-    """Call raft_start on all servers in order; returns 0 or the first error, where it stops.
-
-    RAFT_IOERR: a fault was set for that server (raft_fixture_term_fault, raft_fixture_vote_fault). Source: fixture.h.
-    """
+    """Call raft_start on all servers in order; returns 0 or the first code, RAFT_IOERR after a fault (fixture.h)."""
     for s in f.servers:
         rv = start.raft_start(s.raft)
         if rv != 0:

@@ -417,6 +417,9 @@ SEARCHES = {
     "full disk": "pyraft/CALLBACKS.md",
     "calls from callbacks": "pyraft/CALLBACKS.md",
     "AppendEntries header": "io_uv/FORMATS.md",
+    "new RPC": "pyraft/README.md",
+    "new version of a file format": "pyraft/README.md",
+    "new recipe": "pyraft/README.md",
 }
 """Subjects that a stranger looks for, and the file in which these words must find each."""
 
@@ -499,6 +502,11 @@ def test_a_stranger_finds_it_with_one_search() -> None:
     """Each subject stands under the words that people look for, in the file that treats of it."""
     for words, name in SEARCHES.items():
         assert words.lower() in (ROOT / name).read_text().lower(), f"{name}: nothing about {words}"
+
+
+def test_the_front_door_is_short() -> None:
+    """README.md is read in a few minutes: below 1,500 words."""
+    assert len((ROOT / "README.md").read_text().split()) < 1500
 
 
 def test_top_level_is_what_it_should_be() -> None:

@@ -1,4 +1,4 @@
-"""Links in a data directory lead nowhere, all but files is refused, directories that others may write are told."""
+"""Links in a data directory lead nowhere, all but files are refused, directories that others may write are told."""
 
 import os
 import socket
