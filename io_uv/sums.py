@@ -15,6 +15,7 @@ import zlib
 from typing import Final
 
 from io_uv import fs
+from io_uv.failure import Failure
 from pyraft.types import BytesLike
 
 SUFFIX: Final = ".sum"
@@ -58,7 +59,7 @@ def load(dir: str, name: str) -> Sum | None:
     """Return what the sidecar of file `name` says, None if there is none that can be read."""
     try:
         return decode(fs.read_file(dir, name + SUFFIX))
-    except fs.Failure:
+    except Failure:
         return None
 
 
@@ -77,5 +78,5 @@ def store(dir: str, name: str, of: int, crc: int, durable: bool) -> None:
             fs.write_all(fd, [data])
         finally:
             fs.close(fd)
-    except (fs.Failure, OSError):
+    except (Failure, OSError):
         return
