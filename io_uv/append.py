@@ -110,7 +110,7 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     succeeded: leading again implies a successful write, so a new leader again gets one asynchronous failure.
     """
     if n == 0:
-        # Nothing is going to be written: who asks wants to be called at the end of the turn.
+        # Nothing is going to be written: the asker wants to be called at the end of the turn.
         return 0
     if _misaligned(bufs):
         uv.io.errmsg = _MISALIGNED

@@ -100,7 +100,7 @@ class DirLock(Alone):
         if fd < 0 or os.getpid() != self._pid:
             return  # in a forked child the descriptor was closed at once, and the lock is the parent's
         # Closing alone would leave the locks with a child that was forked without a word to Python. The kernel has the
-        # same order: who gets the first lock must not find the second one taken.
+        # same order: the holder of the first lock must not find the second one taken.
         with contextlib.suppress(OSError):
             fs.ofd_lock(fd, fcntl.F_UNLCK)
         with contextlib.suppress(OSError):

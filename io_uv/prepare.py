@@ -12,7 +12,7 @@ Failure modes: the file cannot be made (disk full, I/O error): all who wait are 
 is one that cannot be filled, and `uv.prepare_failure` keeps the reason until a later attempt succeeds; the next get()
 tries again (uv_prepare.c), and so does a timer (retry), as otherwise a server that nobody writes to would not notice
 that there is space again.
-Closing: who waits gets RAFT_CANCELED, the reserve is removed, a segment still being made or filled right after that.
+Closing: waiters get RAFT_CANCELED, the reserve is removed, a segment still being made or filled right after that.
 """
 
 import mmap

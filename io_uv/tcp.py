@@ -6,7 +6,7 @@ Duty: `raft_uv_tcp_init` and its kin of raft/uv.h: they fill in the table of a t
 Happy path: init, set_bind_address, then the functions of the table: `init`, `listen` (tcp_listen), `connect`
 (tcp_connect), `close`.
 
-Plain TCP protects nothing: whoever reaches the port can claim any id. See `tls` for a transport that checks.
+Plain TCP protects nothing: anybody who reaches the port can claim any id. See `tls` for a transport that checks.
 
 Failure modes: close calls back once all listeners, all connections that nobody owns yet and all guests are closed;
 connections that were handed to raft are its own.

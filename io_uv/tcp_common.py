@@ -3,8 +3,8 @@
 Duty: the state of a stock transport (`UvTcp`, C's src/uv_tcp.h), the handshake that opens every connection, the options
 of its sockets, and calling back the transport's close.
 
-Happy path: who connects introduces itself and gets no answer: word 1, word own id, word length of the address padded to
-a multiple of 8, the own address closed and padded with NULs.
+Happy path: the connecting side introduces itself and gets no answer: word 1, word own id, word length of the address
+padded to a multiple of 8, the own address closed and padded with NULs.
 
 Over TLS the acceptor answers: with word 1, or with word 2 and a reason.
 

@@ -10,7 +10,7 @@ Possible failure modes are:
 - listen cannot resolve or bind one of its addresses: nothing listens, RAFT_IOERR (or RAFT_NAMETOOLONG).
 - A connection sends no valid handshake within the time for it, or breaks: it is closed, with a trace.
 - More connections are in their handshake than allowed: the oldest of the host to blame is closed (_victim). A peer
-  needs a moment only; whoever fills the table with silent connections pushes out its own.
+  needs a moment only; a host that fills the table with silent connections pushes out its own.
 - The transport is closed: connections in their handshake are closed with it.
 """
 

@@ -1,8 +1,8 @@
 """The border between raft_uv and the network: who opens and accepts connections.
 
 Duty: `RaftUvTransport` and `RaftUvConnect` of raft/uv.h. `raft_uv_tcp_init` and `raft_uv_tls_init` fill a transport in;
-an own one does the same with its own functions. A connection is one-way: who connected only writes, who accepted
-only reads.
+an own one does the same with its own functions. A connection is one-way: the side that connected only writes, the one
+that accepted only reads.
 
 A stream is a pyuv TCP or Pipe handle, or whatever has the same `write(data, callback)`, `start_read(callback)`,
 `close(callback)`, `closed` and their callback signatures; raft_uv uses nothing else of it, except, where they exist,

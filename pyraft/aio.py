@@ -175,7 +175,7 @@ class Server:
                 closed = loop.create_future()
                 if raft_close(self.raft, lambda raft: closed.set_result(None)) != 0:
                     closed.set_result(None)  # somebody else has called raft_close, and its callback is theirs
-                self._closed = closed  # not before: who closes again, after an interrupt, must not wait for nothing
+                self._closed = closed  # not before: a task that closes again, after an interrupt, must not wait in vain
                 self._notice()
             await asyncio.shield(self._closed)
 

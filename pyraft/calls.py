@@ -7,7 +7,7 @@ Failure modes:
 
 * an FSM or I/O function that raises, or returns something of another shape than its contract, is fail-stop: the
   exception is logged with its traceback, `raft_errmsg` names the function, `Raft.failed` is set and the call counts
-  as failed; whoever was entered from outside ends with `convert.stop_if_failed`, which makes the server unavailable;
+  as failed; a function entered from outside ends with `convert.stop_if_failed`, which makes the server unavailable;
 * a completion or state callback that raises changes nothing: the exception goes to `io.report`, or to the log if
   the I/O table has none.
 

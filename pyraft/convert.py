@@ -8,7 +8,7 @@ Order, which users can see: a leader's pending requests and change are called ba
 RAFT_LEADER; then the state changes and the state callback fires; then the new state is set up.
 
 Failure modes: an election that cannot store its term or vote leaves the server a follower, silently, and its code
-makes the caller go unavailable. Callbacks may call raft_close; whoever fired one checks the state before going on.
+makes the caller go unavailable. Callbacks may call raft_close; code that fired one checks the state before going on.
 """
 
 import logging

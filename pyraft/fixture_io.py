@@ -1,8 +1,8 @@
 """An in-memory RaftIo with virtual time: the disk, the network and the clock of the servers of a fixture.
 
 Duty: everything that one server of `fixture` asks of its RaftIo table, and the timeline that all of them share. An
-asynchronous call becomes a request on the timeline, due at the virtual time of submission plus a latency; whoever
-drives the timeline (`fixture.raft_fixture_step`) takes the earliest one and hands it to `complete`.
+asynchronous call becomes a request on the timeline, due at the virtual time of submission plus a latency; the driver of
+the timeline (`fixture.raft_fixture_step`) takes the earliest one and hands it to `complete`.
 
 Happy path: `send` is due after the send latency; its completion tests the connection, puts a delivery on the timeline
 and calls back; the delivery tests the link again and hands the message to the peer. `append`, `snapshot_put` and

@@ -5,7 +5,7 @@ came to nothing, configurations in force, snapshots, servers that fall silent an
 outcome. The same goes to the tracer, with the level that fits. Nothing is told per command, and what happens again and
 again (elections that nobody wins) ever more rarely.
 
-Happy path: whoever brings a change about calls one function here, after it.
+Happy path: the code that brings a change about calls one function here, after it.
 
 Failure modes: none; what logging raises is logging's own matter.
 """

@@ -126,7 +126,7 @@ def deliver(r: Raft, leader: LeaderState) -> None:
     """
     reads = leader.reads
     if reads.delivering:
-        # A callback has got here: whoever called it goes on.
+        # A callback has got here: its caller goes on.
         return
     reads.delivering = True
     began = 0 if r.io.later is None else calls.now(r)

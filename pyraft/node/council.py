@@ -6,7 +6,7 @@ one. A change is asked for by what is to be the case, so asking again is harmles
 Happy path: `join`, from a server that is to be added; `promote`, from the same once it runs: it becomes a voter, or
 stands by if there are enough; `remove`, `demote`, `transfer`, `members`.
 
-Failure modes: a node that does not lead raises Elsewhere, and so does one that cannot do it just now: who asks is to
+Failure modes: a node that does not lead raises Elsewhere, and so does one that cannot do it just now: the asker is to
 try again. A request that can never be fulfilled is Refused, with the reason.
 """
 

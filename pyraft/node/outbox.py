@@ -8,7 +8,7 @@ nobody has opened yet is opened by a call that goes ahead of its first one.
 
 Failure modes: a path that answers None does not know what has become of a group: its calls go back to the front of the
 queue and are sent again, after a pause, or at once when `wake` tells of another leader. They wait as long as there is
-no path; who wants an end sets a deadline on the future. Calls whose future is done are not sent any more.
+no path; a caller that wants an end sets a deadline on the future. Calls whose future is done are not sent any more.
 """
 
 import asyncio
@@ -188,7 +188,7 @@ class Outbox:
                 return
 
     def close(self, failure: Callable[[], BaseException]) -> None:
-        """Send nothing any more: whatever waits, and whoever comes, gets `failure()`."""
+        """Send nothing any more: all that wait or come get `failure()`."""
         self._failure = failure
         self._queue.clear()
         self._stop_timer()

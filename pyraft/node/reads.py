@@ -6,7 +6,7 @@ acknowledged before its beginning is in this server's state.
 Happy path: `await reads.wait()`, then look at the state, without a pause between.
 
 Failure modes: a round that fails, because no leader is there or it was lost, is made again for the same waiters, at
-once when `wake` tells of another leader, else after a pause; who wants an end sets a deadline on the future.
+once when `wake` tells of another leader, else after a pause; a caller that wants an end sets a deadline on the future.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Reads:
         self._woken.set()
 
     def close(self, failure: Callable[[], BaseException]) -> None:
-        """Make no more rounds; who waits, or comes, gets `failure()`."""
+        """Make no more rounds; all that wait or come get `failure()`."""
         self._failure = failure
         if self._runner is not None:
             self._runner.cancel()
