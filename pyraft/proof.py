@@ -123,9 +123,9 @@ def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
 def answered(p: RaftProgress, features: int) -> None:
     """Take note of an answer, and of what its sender announces with it, before it is looked at.
 
-    A server that has announced it and does no more has been replaced: a C process has its directory now. What was sent
-    to it under that address since the last message that was answered may have been short, and reached the other one.
-    Answers come in order, one for a message at most, so that is counted from the number of those that have come.
+    A server that has announced it and does no more has been replaced: a C process has its directory now. Messages to it
+    under that address since the last one that was answered may have been short, and have reached the other one. Answers
+    come in order, one for a message at most, so that is counted from the number of those that have come.
     """
     if is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
         p.loose += max(0, p.short_send - p.answers)
