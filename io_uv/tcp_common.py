@@ -58,7 +58,7 @@ _handshake: Final = struct.Struct("<3Q")
 
 
 def check_loop(loop: object) -> None:
-    """Raise TypeError if that is no loop of pyuv, as the compiler does in C: asyncio's own is a frequent mistake."""
+    """Raise TypeError if that is not a loop of pyuv, as the compiler does in C: asyncio's own is a frequent mistake."""
     if not isinstance(loop, pyuv.Loop):
         how = "pyuv.Loop(asyncio.get_running_loop()) makes one of asyncio's"
         raise TypeError(f"loop must be an io_uv.pyuv.Loop, and is a {type(loop).__name__}: {how}")

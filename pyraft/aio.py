@@ -385,7 +385,7 @@ class Server:
         self._notice()
 
     def _state_changed(self, raft: Raft, old: int, new: int) -> None:
-        # Inside the change the new state is not set up yet; who waits is looked at when it is.
+        # Inside the change the new state is not set up yet; waiters are looked at when it is.
         with contextlib.suppress(RuntimeError):  # its loop was closed, and raft_close called to give the directory back
             asyncio.get_running_loop().call_soon(self._notice)
         if self.on_state is not None:

@@ -274,8 +274,8 @@ def _marked(cls: type[Machine], kind: type) -> Any:
 def bind(machine: Machine, name: str, codec: Codec) -> Binding:
     """Tie `machine` to an executor: its state becomes tracked, its types known to `codec`.
 
-    Raises TypeError for what is no machine (its class, for one), for state that cannot be tracked and for types that
-    cannot be packed, RuntimeError for a machine that belongs to somebody already.
+    Raises TypeError for anything but a machine (its class, for one), for state that cannot be tracked and for types
+    that cannot be packed, RuntimeError for a machine that belongs to somebody already.
     """
     if not isinstance(machine, Machine):
         raise TypeError(f"{machine!r} is not an instance of a subclass of Machine")

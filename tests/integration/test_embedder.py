@@ -129,7 +129,7 @@ def test_what_is_no_function_of_a_state_machine_is_refused(name: str, function: 
 
 @pytest.mark.parametrize("answer", [None, 0, "OK", ("OK", 0), (0, 1, 2), {}])
 def test_an_answer_of_another_shape_is_named(tmp_path: Path, answer: Any) -> None:
-    """Who forgets the code, or the result, is told what was returned and what is expected."""
+    """A program that forgets the code, or the result, is told what was returned and what is expected."""
 
     async def scenario() -> None:
         world = World(tmp_path, lambda fsm, buf: answer)
@@ -156,8 +156,8 @@ def test_a_loop_that_is_not_of_pyuv_is_refused(tmp_path: Path) -> None:
 
 
 def test_released_too_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What raft_uv_init and raft_uv_tcp_init have made is kept while the server uses it: it could not be closed any
-    more, and would keep directory and port.
+    """The things that raft_uv_init and raft_uv_tcp_init have made are kept while the server uses them: they could not
+    be closed any more, and would keep directory and port.
     """
 
     async def scenario() -> None:
@@ -203,7 +203,7 @@ def test_nothing_of_a_server_is_copied(tmp_path: Path) -> None:
 
 
 def test_the_loop_of_asyncio_is_closed_before_the_server(tmp_path: Path) -> None:
-    """Whoever waits is told what to do, and raft_close gives the directory back, as with a loop of pyuv."""
+    """Waiters are told what to do, and raft_close gives the directory back, as with a loop of pyuv."""
 
     async def scenario() -> World:
         world = World(tmp_path)
