@@ -5,16 +5,15 @@ descriptors carry O_DSYNC). One per instance serves all its segments: C makes an
 and destroying one takes tens of milliseconds on the loop.
 
 There are three ways. On a file system in memory a write is made right away: it is a copy, cheaper than any hand-over;
-it is called back in the next turn, or where `soon` has it done before.
-On others a thread of its own makes it (the pool may be busy with snapshots), or Linux AIO does where probing found it.
-Which of these two is quicker depends on the machine's load, so they are tried in turn now and then, see _choose.
+it is called back in the next turn, or where `soon` has it done before. On others a thread of its own makes it (the pool
+may be busy with snapshots), or Linux AIO does where probing found it. Which of these two is quicker depends on the
+machine's load, so they are tried in turn now and then, see _choose.
 
 Happy path: setup() once, submit(), the callback with None; close() at the end.
 
 A refused call (`refusal`) is replaced by another way, for good, and nothing is lost by it: without io_setup, io_submit
 or an eventfd the thread makes the writes, a write whose completion io_getevents keeps to itself too, once more; a write
-that O_DIRECT is refused to goes through the page cache, where O_DSYNC makes it as durable, and that segment stays
-there.
+that O_DIRECT is refused to goes through the page cache, where O_DSYNC makes it as durable.
 
 Failure modes, all with a Failure to the callback: an error is RAFT_IOERR "write failed: -5" (RAFT_NOSPACE if the disk
 is full), a short write RAFT_NOSPACE "short write: …"; RAFT_TOOMANY if the thread is needed and cannot be started, which
