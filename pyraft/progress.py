@@ -222,6 +222,8 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     # without, one at most, as by that it matches. To look there first would take another message than the words of B52
     # say.
     p.next_index = max(1, min(rejected + 1 - (1 << min(p.steps_back, 62)), last_index + 1))
+    if p.linear:
+        p.next_index = max(1, min(rejected, last_index + 1))
     p.steps_back += 1
     return True
 

@@ -7,7 +7,7 @@ It also rejects messages of our former terms in the name of this one, whatever i
 
 Rule: as long as a server has not announced it, every message to it ends at or behind index `reach`: an entry of ours
 that this server has been without at some moment of this term, at first our first one of this term, then any that it
-has refused as a predecessor of a message of this term (`has_to_ask`).
+has refused as a predecessor of a message of this term (`has_to_ask`), unless it may have compacted it (`step_back`).
 
 Failure modes: two kinds of heartbeats cannot reach so far: those of a leader without an entry of its term, the only
 voter, and those beside a snapshot that name no predecessor (B48). `acknowledged` has the rule for their answers. So it
@@ -76,9 +76,17 @@ def _is_unsure(r: Raft, p: RaftProgress) -> bool:
 
 def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
     """Let the next message start where it should, or so little behind that as it takes to reach so far."""
+    if p.next_index == 1 and _has_entry_one(r.log, p):
+        # C: replication.c:deleteConflictingEntries takes entries that it has compacted for new ones, and asserts (B36).
+        p.next_index = 2
     target = min(reach(leader, p), log.last_index(r.log))
     if p.next_index < target and not is_announced(p):
         p.next_index = _start(r, target, p.next_index)
+
+
+def _has_entry_one(lg: log.RaftLog, p: RaftProgress) -> bool:
+    """Return whether a server that answers as C's do has entry 1, the same on all, in its log or in a snapshot."""
+    return p.its_end > 0 and not is_announced(p) and log.get(lg, 1) is not None
 
 
 def step_back(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: int) -> None:
@@ -89,6 +97,15 @@ def step_back(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: i
     behind the end of that server's log, and a snapshot is sent only when all of our log has been refused.
     """
     lg = r.log
+    p.its_end = last
+    if index == 1 and _has_entry_one(lg, p):
+        # It has compacted that: strides that double have led past where the logs meet, and what it refused there it is
+        # not without. Entry by entry from the end of its log on all that it refuses is behind that point.
+        p.linear = True
+        p.lacking = 0
+        p.steps_back = 0
+        p.next_index = last + 1
+        return
     lowest = log.lowest_next(lg)
     target = min(reach(leader, p), log.last_index(lg))
     if is_announced(p) or p.next_index >= target or index < lowest:

@@ -105,8 +105,10 @@ class RaftProgress:
         "features",
         "inflight",
         "inflight_bytes",
+        "its_end",
         "lacking",
         "last_send",
+        "linear",
         "loose",
         "match_index",
         "next_index",
@@ -143,6 +145,8 @@ class RaftProgress:
         self.refusals = 0
         self.denials = 0
         self.lacking = 0
+        self.its_end = 0
+        self.linear = False
         self.loose = 0
         self.sure = False
         self.proven_index = 0

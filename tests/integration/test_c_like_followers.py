@@ -300,6 +300,33 @@ def test_a_c_server_in_the_place_of_one_of_ours_is_not_taken_for_it(seed: int) -
     assert s.r.commit_index == raft_last_index(s.r)
 
 
+@pytest.mark.parametrize("carried", [False, True])
+@pytest.mark.parametrize("seed", range(60))
+def test_what_a_c_server_has_compacted_it_is_not_without(seed: int, carried: bool) -> None:
+    """Strides that double lead past where the logs meet: what is refused there is in its snapshot."""
+    dice = random.Random(f"compacted {seed}")
+    common = [1] * dice.randint(2, 30)
+    ours = common + [2] * dice.randint(0, 40)
+    theirs = common + [dice.choice((2, 3)) if ours[len(common) :] else 3] * dice.randint(0, 40)
+    s = leader_of_three([*ours, 4], dice.choice((1, 60, 100, 300, 600)))
+    s.io.features = flags.PROVEN_ANSWERS if carried else 0
+    follower = CFollower(s.r.current_term, theirs[:], len(theirs), dice.randint(1, len(common) - 1))
+    for i in range(300):
+        if i < 100 and dice.random() < 0.03:
+            s.io.finish_sends(1)
+        s.tick(100)
+        s.recv(msg.append_entries_result(2, s.r.current_term, 1))
+        for args in to(s, 3):
+            assert args.prev_log_index > 0 or not args.entries or i == 0 or follower.stored == 0
+            follower.take(args)
+        while follower.writes:
+            follower.store()
+        while follower.answers:
+            s.recv(follower.answers.pop(0))
+        check_own_term(s, follower)
+    assert follower.terms == s.r.log.terms
+
+
 @pytest.mark.parametrize(("ends", "left_over"), [(25, 0), (25, 30), (70, 0), (70, 30)])
 def test_a_c_follower_far_behind_is_given_the_log_in_small_parts_and_no_snapshot(ends: int, left_over: int) -> None:
     """Both have compacted what is before entry 21; strides that double would lead there, to a superfluous snapshot."""
