@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,20 @@ from typing import Any
 
 import pytest
 
-from io_uv.pyuv import UV_RUN_NOWAIT, Async, Loop, Prepare, Timer, interrupt, threadpool
+from io_uv.pyuv import (
+    UV_READABLE,
+    UV_RUN_NOWAIT,
+    UV_WRITABLE,
+    Async,
+    Loop,
+    Pipe,
+    Poll,
+    Prepare,
+    Timer,
+    forked,
+    interrupt,
+    threadpool,
+)
 from io_uv.pyuv import loop as loop_module
 
 LIBRARY = str(Path(loop_module.__file__).parent / "of_the_library.py")
@@ -265,3 +279,88 @@ def test_the_loop_notices_only_itself(loop: Loop) -> None:
     loop.check()
     assert watcher.times == 1
     assert not interrupt.on_stack(Loop._enter.__code__)
+
+
+class Interrupting:
+    """A uvloop of which some functions are interrupted as soon as they, or before they, have done their work."""
+
+    def __init__(self, uv: Any, before: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> None:
+        self.uv = uv
+        self.before = before
+        self.after = after
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.uv, name)
+
+        def call(*args: Any) -> Any:
+            if name in self.before:
+                raise KeyboardInterrupt
+            result = function(*args)
+            if name in self.after:
+                raise KeyboardInterrupt
+            return result
+
+        return call if name in (*self.before, *self.after) else function
+
+
+class Recording:
+    """A uvloop that notes which descriptors it is told to watch no more."""
+
+    def __init__(self, uv: Any, stopped: list[int]) -> None:
+        self.uv = uv
+        self.stopped = stopped
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.uv, name)
+
+        def call(fd: int) -> Any:
+            self.stopped.append(fd)
+            return function(fd)
+
+        return call if name in ("remove_reader", "remove_writer") else function
+
+
+@pytest.mark.parametrize("events", [UV_READABLE, UV_WRITABLE, UV_READABLE | UV_WRITABLE])
+def test_a_poll_whose_start_was_interrupted_watches_nothing_when_it_is_closed(loop: Loop, events: int) -> None:
+    """The descriptor may be closed then; libuv aborts the process if it is watched on."""
+    left, right = socket.socketpair()
+    uv: Any = loop._uv
+    poll = Poll(loop, left.fileno())
+    loop._uv = Interrupting(uv, after=("add_reader", "add_writer"))  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        poll.start(events, lambda poll, events, error: None)
+    loop._uv = uv
+    poll.close()
+    loop.run(UV_RUN_NOWAIT)
+    watched = forked.watched(loop.fileno())
+    fd = left.fileno()
+    uv.remove_reader(fd)
+    uv.remove_writer(fd)
+    left.close()
+    right.close()
+    assert fd not in watched
+
+
+@pytest.mark.parametrize("which", ["_poll", "_arm_writer"])
+def test_a_stream_that_stops_watching_and_is_interrupted_watches_nothing_when_it_is_closed(
+    loop: Loop, which: str
+) -> None:
+    """It takes itself for watched until that has been undone."""
+    left, right = socket.socketpair()
+    uv: Any = loop._uv
+    pipe = Pipe(loop)
+    pipe.open(left.detach())
+    switch = getattr(pipe, which)
+    switch(True)
+    loop._uv = Interrupting(uv, before=("remove_reader", "remove_writer"))  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        switch(False)
+    loop._uv = uv
+    stopped: list[int] = []
+    loop._uv = Recording(uv, stopped)  # type: ignore[assignment]
+    fd = pipe.fileno()
+    pipe.close()
+    loop._uv = uv
+    loop.run()
+    right.close()
+    assert stopped == [fd]
