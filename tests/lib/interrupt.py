@@ -20,6 +20,9 @@ from pathlib import Path
 from tests.lib import interrupted
 from tests.lib.interrupted import KINDS, PACKAGES, PROGRAMS, ROOT, Case, Line, Outcome
 
+PATIENCE = 6
+"""How much more time a case gets that did not end, when it runs once more, alone: perhaps there were too many."""
+
 GAPS = (1, 2, 3, 5, 8, 13, 30, 100, 400)
 """How many lines after the first interrupt the second comes."""
 
@@ -113,6 +116,7 @@ def _run(todo: list[Case], jobs: int, base: str, kept: Kept, figures: Figures, o
     running: list[interrupted.Run] = []
     todo = todo[::-1]
     before = figures.seconds
+    slow: list[Case] = []
     while todo or running:
         while todo and len(running) < jobs and processor_seconds() - began < options.seconds:
             case = todo.pop()
@@ -121,13 +125,21 @@ def _run(todo: list[Case], jobs: int, base: str, kept: Kept, figures: Figures, o
             break
         for run in [run for run in running if run.ended()]:
             running.remove(run)
-            _note(run, kept, figures, options.verbose, before + processor_seconds() - began)
+            outcome = run.end()
+            if outcome.problem == interrupted.ENDLESS and run.case is not None:
+                slow.append(run.case)
+            else:
+                _note(run, outcome, kept, figures, options.verbose, before + processor_seconds() - began)
         time.sleep(0.002)
+    for case in slow:
+        run = interrupted.begin(case.program, case, base, PATIENCE * interrupted.DEADLINE)
+        run.wait()
+        _note(run, run.end(), kept, figures, options.verbose, before + processor_seconds() - began)
 
 
-def _note(run: interrupted.Run, kept: Kept, figures: Figures, verbose: bool, seconds: float) -> None:
+def _note(run: interrupted.Run, outcome: Outcome, kept: Kept, figures: Figures, verbose: bool, seconds: float) -> None:
     """Take note of what became of a case."""
-    outcome, took, case = run.end(), time.monotonic() - run.began, run.case
+    took, case = time.monotonic() - run.began, run.case
     assert case is not None
     figures.add(outcome, took)
     kept.add(case, outcome, took, seconds - figures.seconds)

@@ -43,6 +43,9 @@ COMMANDS = 12
 DEADLINE = 60
 """Seconds that a program may take on a busy machine; it needs one. After half of them it shows where it is."""
 
+ENDLESS = "it did not end"
+"""The problem of a program that takes longer."""
+
 NOISE = ("ignored in", "never retrieved", "never awaited", "was destroyed", "Unhandled exception", "Timeout (")
 
 KINDS = ("raise", "signal")
@@ -319,9 +322,9 @@ IMPATIENT = "Event loop stopped before Future completed."
 # Running.
 
 
-def _child(source: str, tracer: Tracer, acknowledge: Callable[[int], object]) -> None:
+def _child(source: str, tracer: Tracer, deadline: float, acknowledge: Callable[[int], object]) -> None:
     """Run a program, and end as it does; called in a forked process."""
-    faulthandler.dump_traceback_later(DEADLINE / 2, exit=True)
+    faulthandler.dump_traceback_later(deadline / 2, exit=True)
     names: dict[str, Any] = {"acknowledge": acknowledge, "COMMANDS": COMMANDS, "__name__": "__main__"}
     code = compile(source, "program.py", "exec")
     try:
@@ -334,8 +337,9 @@ def _child(source: str, tracer: Tracer, acknowledge: Callable[[int], object]) ->
 class Run:
     """A program under way in a child process. Whoever made it calls `ended` until that is true, and then `end`."""
 
-    def __init__(self, program: str, case: Case | None, directory: Path, pid: int) -> None:
+    def __init__(self, program: str, case: Case | None, directory: Path, pid: int, deadline: float) -> None:
         self.program = program
+        self.deadline = deadline
         self.case = case
         self.directory = directory
         self.pid = pid
@@ -347,7 +351,7 @@ class Run:
         done, status = os.waitpid(self.pid, os.WNOHANG)
         if done:
             self.status = os.waitstatus_to_exitcode(status)
-        elif time.monotonic() > self.began + DEADLINE:
+        elif time.monotonic() > self.began + self.deadline:
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             done = self.pid
@@ -365,7 +369,7 @@ class Run:
         return outcome
 
 
-def begin(program: str, case: Case | None, base: str | None = None) -> Run:
+def begin(program: str, case: Case | None, base: str | None = None, deadline: float = DEADLINE) -> Run:
     """Start a program in a child, in a directory of its own. In the child, this ends in what the program ends in."""
     directory = Path(tempfile.mkdtemp(prefix="interrupted-", dir=base))
     data = directory / "data"
@@ -375,13 +379,13 @@ def begin(program: str, case: Case | None, base: str | None = None) -> Run:
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return Run(program, case, directory, pid)
+        return Run(program, case, directory, pid, deadline)
     for name, number in (("stdout", 1), ("stderr", 2), ("acknowledged", 3), ("reached", 4)):
         fd = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(fd, number)
     tracer = Tracer(case, lambda: os.write(4, b"!"))
     try:
-        _child(source, tracer, lambda number: os.write(3, b"%d\n" % number))
+        _child(source, tracer, deadline, lambda number: os.write(3, b"%d\n" % number))
     finally:
         if case is None:
             lines = (f"{file}\t{line}\t{n}\n" for (file, line), n in tracer.counts.items())
@@ -413,7 +417,7 @@ def _judge(status: int | None, program: str, directory: Path) -> Outcome:
     noises = [] if program == "aio" and reached > 1 else [noise for noise in NOISE if noise in stderr]
     problem = ""
     if status is None or "Timeout (" in stderr:
-        problem = "it did not end"
+        problem = ENDLESS
     elif status not in (0, -signal.SIGINT) and not (program == "aio" and stderr.rstrip().endswith(IMPATIENT)):
         problem = f"status {status}"
     elif noises:
