@@ -16,6 +16,7 @@ from pyraft import (
     Raft,
     RaftApply,
     RaftBuffer,
+    calls,
     raft_apply,
     raft_bootstrap,
     raft_close,
@@ -268,3 +269,15 @@ def test_write_that_raises_at_the_end_of_a_turn_stops_the_leader() -> None:
     assert s.state == RAFT_UNAVAILABLE
     assert raft_errmsg(s.r) == "io.append: Boom: disk"
     assert done.seen == [RAFT_IOERR]
+
+
+def test_a_random_function_that_raises_gives_the_latest_time() -> None:
+    """The number is used before the server stops."""
+    s = Solo()
+
+    def raising(*_: object) -> int:
+        raise Boom("random")
+
+    s.io.random = raising
+    assert calls.random(s.r, 5, 9) == 9
+    assert s.r.failed

@@ -364,3 +364,25 @@ def test_a_stream_that_stops_watching_and_is_interrupted_watches_nothing_when_it
     loop.run()
     right.close()
     assert stopped == [fd]
+
+
+def test_an_exception_that_came_through_what_the_program_had_called_is_told_from_its_own() -> None:
+    """A server may have been left in its middle by the former, and has not been by the latter."""
+    call = of_library("def f(g):\n    g()\n")
+    fail = of_library("def f():\n    raise KeyboardInterrupt\n")
+
+    def own() -> None:
+        raise KeyboardInterrupt
+
+    def calling() -> None:
+        call(own)
+
+    def through() -> None:
+        fail()
+
+    for callback, below in ((own, False), (calling, True), (through, True), (fail, True)):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            call(callback)
+        exc = caught.value
+        assert exc.__traceback__ is not None
+        assert interrupt.passed_below(exc.with_traceback(exc.__traceback__.tb_next)) is below

@@ -462,3 +462,19 @@ def test_a_start_in_another_thread_while_the_main_one_waits_in_its_loop(loop: Ch
     thread.join(10)
     assert seen == [signal.SIGUSR2]
     keep.close()
+
+
+def test_a_stopped_poll_lets_the_next_one_of_its_descriptor_be(loop: Loop) -> None:
+    """It does not watch any more, so there is nothing to let go when it is closed."""
+    left, right = socket.socketpair()
+    first, second = Poll(loop, left.fileno()), Poll(loop, left.fileno())
+    first.start(UV_READABLE, lambda poll, events, error: None)
+    first.stop()
+    seen: list[int | None] = []
+    second.start(UV_READABLE, lambda poll, events, error: (seen.append(events), poll.close()))
+    first.close()
+    right.send(b"x")
+    loop.run()
+    left.close()
+    right.close()
+    assert seen == [UV_READABLE]
