@@ -326,7 +326,7 @@ def test_a_poll_whose_start_was_interrupted_watches_nothing_when_it_is_closed(lo
     left, right = socket.socketpair()
     uv: Any = loop._uv
     poll = Poll(loop, left.fileno())
-    loop._uv = Interrupting(uv, after=("add_reader", "add_writer"))  # type: ignore[assignment]
+    loop._uv = Interrupting(uv, after=("add_reader", "add_writer"))
     with pytest.raises(KeyboardInterrupt):
         poll.start(events, lambda poll, events, error: None)
     loop._uv = uv
@@ -352,12 +352,12 @@ def test_a_stream_that_stops_watching_and_is_interrupted_watches_nothing_when_it
     pipe.open(left.detach())
     switch = getattr(pipe, which)
     switch(True)
-    loop._uv = Interrupting(uv, before=("remove_reader", "remove_writer"))  # type: ignore[assignment]
+    loop._uv = Interrupting(uv, before=("remove_reader", "remove_writer"))
     with pytest.raises(KeyboardInterrupt):
         switch(False)
     loop._uv = uv
     stopped: list[int] = []
-    loop._uv = Recording(uv, stopped)  # type: ignore[assignment]
+    loop._uv = Recording(uv, stopped)
     fd = pipe.fileno()
     pipe.close()
     loop._uv = uv
