@@ -22,7 +22,18 @@ class EndOfTurn:
     A function that is added by one of them runs as well, behind the others: so the core's flush reaches the sockets.
     """
 
-    __slots__ = ("_forgotten", "_functions", "_handle", "_held", "_idle", "_last", "_later", "_running", "_then")
+    __slots__ = (
+        "_followed",
+        "_forgotten",
+        "_functions",
+        "_handle",
+        "_held",
+        "_idle",
+        "_last",
+        "_later",
+        "_running",
+        "_then",
+    )
 
     def __init__(self, loop: Loop) -> None:
         self._functions: list[Callable[[], None]] = []
@@ -31,6 +42,8 @@ class EndOfTurn:
         self._handle = Prepare(loop)
         self._idle = Idle(loop)
         self._then: Callable[[], None] | None = None
+        # Whether the function that may follow has been run at the end of this event or turn.
+        self._followed = False
         self._held = False
         self._running = False
         self._forgotten = False
@@ -52,13 +65,16 @@ class EndOfTurn:
             return
         self._last.append(function)
 
-    def then(self, function: Callable[[], None]) -> None:
-        """Run `function` behind all others, if anything is run at the end of this event or turn, and what it adds.
+    def then(self, function: Callable[[], None]) -> bool:
+        """Run `function` behind all others at the end of the event or turn that is being handled, and what it adds.
 
-        It is not run for its own sake: whoever asks for it has it done otherwise in the end, and so bears being called
-        in vain. What `function` asks for itself has to wait for the next event or turn.
+        Return False, and do nothing, outside of one, or where that function has been run: whoever asks has it done in
+        the next turn then. Nor does a close that comes first let it run.
         """
+        if not (self._held or self._running) or self._followed:
+            return False
         self._then = function
+        return True
 
     def later(self, function: Callable[[], None]) -> None:
         """Run `function` once in a later turn; the loop does not wait until then, but handles what there is."""
@@ -90,7 +106,7 @@ class EndOfTurn:
     def release(self) -> None:
         """The event has been handled: run what there is to run."""
         self._held = False
-        if (self._functions or self._last or self._then is not None) and not self._running:
+        if self._waits() and not self._running:
             self._run()
 
     def close(self, cb: Callable[[Idle], None]) -> None:
@@ -119,12 +135,16 @@ class EndOfTurn:
             self._run_all()
             then, self._then = self._then, None
             if then is not None:
+                self._followed = True
                 then()
                 self._run_all()
         finally:
-            self._running = False
-            if self._functions or self._last:
+            self._running = self._followed = False
+            if self._waits():
                 self._handle.start(self._end)
+
+    def _waits(self) -> bool:
+        return bool(self._functions or self._last) or self._then is not None
 
     def _run_all(self) -> None:
         while self._functions or self._last:

@@ -133,11 +133,11 @@ class Writer:
         loop: Loop,
         mode: int,
         refusals: Refusals | None = None,
-        soon: Callable[[Callable[[], None]], None] | None = None,
+        soon: Callable[[Callable[[], None]], bool] | None = None,
     ) -> None:
         self._loop = loop
         self._mode = mode
-        # What has a function called when whoever submits a write has done what is urgent.
+        # What has a function called when whoever submits a write has done what is urgent; False if it cannot.
         self._soon = soon
         # The result of a write that was made in place, until it is called back.
         self._made: int | None = None
@@ -205,9 +205,8 @@ class Writer:
             self._submit(write)
         elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
             self._made = write.make(self._refusals)
-            if self._soon is not None:
-                self._soon(self._call_back)
-            self._loop._defer(self._call_back)
+            if self._soon is None or not self._soon(self._call_back):
+                self._loop._defer(self._call_back)
         else:
             self._hand_over(write)
 
@@ -243,6 +242,8 @@ class Writer:
         self._close_cb = cb
         if self._write is None:
             self._release()
+        elif self._made is not None:
+            self._loop._defer(self._call_back)  # lest nobody does it any more
 
     def forget(self) -> None:
         """In a forked child: let go of what is shared with the parent, and of the write that is the parent's."""

@@ -82,29 +82,32 @@ def test_what_may_follow_has_its_turn_once_in_an_event() -> None:
         def then() -> None:
             log.append("then")
             end.add(lambda: log.append("added"))
-            end.then(lambda: log.append("another"))
+            assert not end.then(lambda: log.append("another"))
 
-        end.hold()
-        end.then(then)
-        end.add_last(lambda: log.append("last"))
-        end.add(lambda: log.append("a"))
-        end.release()
-        log.append("event")
-        end.hold()
-        end.release()
-        end.hold()
-        end.release()
+        for _ in range(2):
+            end.hold()
+            assert end.then(then)
+            end.add_last(lambda: log.append("last"))
+            end.add(lambda: log.append("a"))
+            end.release()
+            log.append("event")
 
-    assert run(first) == ["a", "last", "then", "added", "event", "another", "turn"]
+    assert run(first) == ["a", "last", "then", "added", "event"] * 2 + ["turn"]
 
 
-def test_what_may_follow_is_not_run_for_its_own_sake() -> None:
-    """Outside of an event it waits for the end of a turn at which there is something else to run."""
+def test_what_may_follow_is_refused_outside_of_an_event() -> None:
+    """In one of the functions that end a turn it is taken, and run even if one of them raises."""
 
     def first(end: EndOfTurn, log: list[str]) -> None:
-        end.then(lambda: log.append("then"))
+        assert not end.then(lambda: log.append("never"))
 
-    assert run(first) == ["turn"]
+        def ask_and_raise() -> None:
+            assert end.then(lambda: log.append("then"))
+            raise ValueError("bug")
+
+        end.add(ask_and_raise)
+
+    assert run(first) == ["turn", "raised bug", "then"]
 
 
 def test_an_exception_does_not_take_the_others_along() -> None:

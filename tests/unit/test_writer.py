@@ -127,17 +127,31 @@ def test_a_write_in_place_can_be_called_back_in_the_same_turn(new_file: Callable
     """Whoever has asked for that is given a function for it; it works once, the next turn has nothing to do then."""
     file = new_file(IN_PLACE)
     functions: list[Callable[[], None]] = []
-    file.writer._soon = functions.append
+    file.writer._soon = lambda function: functions.append(function) is None
     outcome = file.write(b"x", 0)
     [call_back] = functions
     call_back()
     assert outcome.calls == [(None,)]
     assert not file.writer.busy
     call_back()
+    file.writer._soon = lambda function: False
     other = file.write(b"y", BLOCK)
     assert file.finish(other) is None
-    functions[1]()
+    call_back()
     assert (outcome.calls, other.calls) == ([(None,)], [(None,)])
+
+
+def test_a_write_in_place_is_called_back_when_the_writer_is_closed(new_file: Callable[[int], File]) -> None:
+    """Whoever was to do it may be gone."""
+    file = new_file(IN_PLACE)
+    file.writer._soon = lambda function: True
+    outcome = file.write(b"x", 0)
+    closed: list[bool] = []
+    file.writer.close(lambda: closed.append(True))
+    assert (outcome.calls, closed) == ([], [])
+    run_until(file.loop, lambda: closed)
+    assert outcome.calls == [(None,)]
+    file.close = lambda: None
 
 
 @covers("UvWriterInit/noResources", "append/ioSetupError")
