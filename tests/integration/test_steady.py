@@ -4,7 +4,6 @@ States and messages are drawn at random, around what a cluster does where all is
 two, all calls of their I/O tables, all messages and all callbacks are compared. Then each test of the lane fails alone.
 """
 
-import copy
 import random
 from collections import deque
 from collections.abc import Callable
@@ -473,5 +472,5 @@ def test_a_message_is_made_once_for_all_who_are_to_get_the_same() -> None:
 def copy_of(args: RaftAppendEntries) -> RaftAppendEntries:
     other = RaftAppendEntries()
     for name in ("term", "prev_log_index", "prev_log_term", "leader_commit", "whole", "entries"):
-        setattr(other, name, copy.copy(getattr(args, name)))
+        setattr(other, name, getattr(args, name))
     return other
