@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib import header_names as names
+from tests.lib.prose import paragraphs, second_readings
 from tests.lib.source import source_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -357,6 +358,32 @@ def test_text_has_no_unfinished_business() -> None:
     for path in text_files():
         found = marks.search(path.read_text(errors="replace"))
         assert not found, f"{relative(path)}: {found}"
+
+
+def test_sentences_are_read_once() -> None:
+    """No sentence of a comment, docstring or document begins with a headless clause, or says "is no …".
+
+    A heading may ("What runs where"), and a question.
+    """
+    for path in text_files():
+        for line, text in paragraphs(path):
+            assert second_readings(text) == [], f"{relative(path)}:{line}"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Whoever leads has it.", ["Whoever leads has it."]),
+        ("It ends. What was open is closed. So it goes.", ["What was open is closed."]),
+        ("* What is refused", ["What is refused"]),
+        ("**Who asks** gets it.", ["**Who asks** gets it."]),
+        ("That is no error of ours.", ["That is no error of ours."]),
+        ("Who leads? Nobody who is asked. There is no leader, it is no longer one; what it was.", []),
+    ],
+)
+def test_second_readings_are_found(text: str, found: list[str]) -> None:
+    """Headless clauses and "is no …" are found at the beginning of a paragraph and in its middle, and nothing else."""
+    assert [reading.lstrip("* ") for reading in second_readings(text)] == [reading.lstrip("* ") for reading in found]
 
 
 def test_text_names_no_place_outside_the_repository() -> None:
