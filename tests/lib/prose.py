@@ -20,19 +20,18 @@ def paragraphs(path: Path) -> Iterator[tuple[int, str]]:
     """Return pairs of a line's number, from 1 on, and the paragraph that begins there."""
     text = path.read_text(errors="replace")
     if path.suffix == ".py":
-        yield from _comments(text)
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.STRING and token.string.startswith('"""'):
-                yield from _parts(token.string[3:-3], token.start[0])
+        yield from _of_python(text)
     elif path.suffix == ".md":
         yield from ((line, part) for line, part in _parts(text, 1) if not part.startswith("#"))
 
 
-def _comments(text: str) -> Iterator[tuple[int, str]]:
-    """Comments; those in lines that follow each other, and begin at the same column, are one."""
+def _of_python(text: str) -> Iterator[tuple[int, str]]:
+    """Paragraphs of docstrings, and comments: those in lines that follow each other, at the same column, are one."""
     lines: list[str] = []
     row, column = 0, 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.STRING and token.string.startswith('"""'):
+            yield from _parts(token.string[3:-3], token.start[0])
         if token.type != tokenize.COMMENT:
             continue
         if lines and token.start != (row + len(lines), column):
