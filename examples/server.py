@@ -285,7 +285,7 @@ def main() -> None:
     options = parser.parse_args()
     output = sys.stderr if options.control else sys.stdout
     server = Server(options.dir, options.id, options.members, options.bootstrap, output)
-    # What exists now stays: the collector need not visit it again. Few cycles are made later.
+    # All objects that exist now stay: the collector need not visit it again. Few cycles are made later.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     if options.control:

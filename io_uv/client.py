@@ -417,7 +417,8 @@ class Client:
 def flush(uv: Uv) -> None:
     """Write at once what io.send has gathered in this turn of the loop, one call per server.
 
-    What the system takes at once is called back when all is written: C's callbacks come a turn later, which costs one.
+    Messages that the system takes at once are called back when all is written: C's callbacks come a turn later, which
+    costs one.
     """
     clients, uv.dirty_clients = uv.dirty_clients, []
     taken = [client.flush() for client in clients]

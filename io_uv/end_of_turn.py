@@ -68,7 +68,7 @@ class EndOfTurn:
     def then(self, function: Callable[[], None]) -> bool:
         """Run `function` behind all others at the end of the event or turn that is being handled, and what it adds.
 
-        Return False, and do nothing, outside of one, or where that function has been run: whoever asks has it done in
+        Return False, and do nothing, outside of one, or where that function has been run: the caller has it done in
         the next turn then. Nor does a close that comes first let it run.
         """
         if not (self._held or self._running) or self._followed:

@@ -137,7 +137,7 @@ class Writer:
     ) -> None:
         self._loop = loop
         self._mode = mode
-        # What has a function called when whoever submits a write has done what is urgent; False if it cannot.
+        # Has a function called when the submitter of a write has done all that is urgent; False if it cannot.
         self._soon = soon
         # The result of a write that was made in place, until it is called back.
         self._made: int | None = None

@@ -52,9 +52,9 @@ def has_to_ask(r: Raft, leader: LeaderState, p: RaftProgress) -> bool:
     C: recv_append_entries.c:recvAppendEntries rejects a message of an older term in the name of its own, so that the
     leader of that one may hear of a rejection of what it sent as the leader of another. To C's this is a step back too
     far. Here it would pass for the proof that an entry is lacking, and what the server has kept behind that from other
-    leaders for ours: lost when it is counted. Who names a predecessor that nobody has is told so, by its index, and
-    whatever is rejected after that was sent after it, as connections keep their order. It takes one heartbeat in a
-    term, and only where a message cannot reach far enough from where it would start.
+    leaders for ours: lost when it is counted. A leader that names a predecessor that nobody has is told so, by its
+    index, and whatever is rejected after that was sent after it, as connections keep their order. It takes one
+    heartbeat in a term, and only where a message cannot reach far enough from where it would start.
     """
     if p.state != PROGRESS__PROBE or is_announced(p) or not _is_unsure(r, p):
         return False

@@ -349,10 +349,10 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     """A snapshot has been read: send it, if it is still wanted. A read that failed is left to the timeout.
 
     As in C it may have been read for an earlier leadership of ours, if this one waits for a snapshot, too: then two are
-    sent. That is superfluous and loses nothing. What this server has in a snapshot is committed, whatever the term, its
-    configuration too (5.1), and the message is one of the leader that we are now. The older of two is acknowledged with
-    its own index, which does not pass for the newer one. The second one to come is no news there, or, while the other
-    one is installed, dropped and sent again after the time for installing it.
+    sent. That is superfluous and loses nothing. All that this server has in a snapshot is committed, whatever the term,
+    its configuration too (5.1), and the message is one of the leader that we are now. The older of two is acknowledged
+    with its own index, which does not pass for the newer one. The second one to come tells nothing new there, or, while
+    the other one is installed, dropped and sent again after the time for installing it.
     """
     r = req.raft
     p = _progress_of(r, req.server_id)

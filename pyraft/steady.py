@@ -76,7 +76,7 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
         p.inflight_bytes -= inflight.popleft()[1]
     # Commit, apply, call back.
     replicate.commit(r, leader)
-    # What is deferred goes out at the end of the turn, this follower's share of it too.
+    # All that is deferred goes out at the end of the turn, this follower's share of it too.
     if r.leader_state is leader and (leader.deferred_index == 0 or r.transfer is not None):
         recv_append_entries_result.after_update(r, leader, id)
     return 0

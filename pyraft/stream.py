@@ -4,7 +4,7 @@ Duty: `message` makes the AppendEntries that is due to a server in PIPELINE, or 
 server before it, if that is the same: then the I/O encodes it once (RaftAppendEntries.encoded).
 
 Happy path: all followers have been sent what was there before, and get the entries of this turn, up to the end of the
-log. What is left out fails a test here and is sent by the general path (`replicate._progress`): heartbeats, servers
+log. The cases left out fail a test here and are sent by the general path (`replicate._progress`): heartbeats, servers
 that probe or get a snapshot, a full window, more than one message takes, a predecessor that is compacted or is the
 snapshot's last entry, messages that have to start further back (`proof.reach`).
 

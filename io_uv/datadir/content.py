@@ -1,4 +1,4 @@
-"""What is in a data directory: read, judged, and left as it is.
+"""The content of a data directory: read, judged, and left as it is.
 
 Duty: `read` looks at every file of a directory and returns `Contents`: the two metadata files, the snapshots, the
 segments, the marks that the library leaves, and what else lies there, each with what is wrong with it. Nothing is
@@ -86,9 +86,9 @@ class Contents:
     """Files of `io_uv.marker` that stand, with their texts."""
     set_aside: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
-    """What an interrupted operation left; the next start removes it."""
+    """Remains of an interrupted operation; the next start removes it."""
     strange: dict[str, str] = field(default_factory=dict)
-    """Names that mean something here and are no files, with what they are: a symbolic link, a FIFO. None is opened."""
+    """Names that mean something here and are not files, with what they are: a symbolic link, a FIFO. None is opened."""
     foreign: list[str] = field(default_factory=list)
     """Names that the library does not look at."""
     configuration: RaftConfiguration | None = None

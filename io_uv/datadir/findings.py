@@ -1,10 +1,10 @@
-"""What is wrong with a data directory, file by file, each with its consequence in a sentence.
+"""The faults of a data directory, file by file, each with its consequence in a sentence.
 
 Duty: `check` turns `Contents` into findings, the worst first. LOSS means that entries which this server may have
 acknowledged are missing or cannot be read; DAMAGE, that something is broken from which a start can recover without
 loss, or by which it is stopped; NOTE, that somebody should know.
 
-Happy path: an empty list. What a start does about all of it together is for `rehearsal` to say, not for this module.
+Happy path: an empty list. The acts of a start about all of it together are for `rehearsal` to say, not for this module.
 Failure modes: none; what cannot be read is a finding.
 """
 

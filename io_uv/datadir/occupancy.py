@@ -1,10 +1,10 @@
-"""Who else uses a data directory: a tool that reads or mends one has it for itself.
+"""Other users of a data directory: a tool that reads or mends one has it for itself.
 
 Duty: `hold` takes every lock that a server of this family takes (our own, and `dqlite-lock` where that file is), and
 looks for processes that take none: libraft and cowsql lock nothing, but keep the segments that they write open.
 
 Happy path: `with hold(path):` around everything that reads or changes the directory. Failure modes: Failure(RAFT_BUSY),
-with the process where it can be found out. What nobody can see from here: a C server of another user, when this is not
+with the process where it can be found out. Nobody can see these from here: a C server of another user, when this is not
 root, or one in another container or on another machine.
 """
 

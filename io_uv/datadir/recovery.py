@@ -12,7 +12,7 @@ them the rest. raft_recover does less: it appends to the log that it is given.
 
 Failure modes: `Refused` with the reason, nothing touched; Failure if the disk refuses. The term is stored before the
 entry, so a kill between the two leaves a directory with which the same call can go on.
-What cannot be known here: whether a member that is said to be lost still runs somewhere. If one comes back with a
+Nobody can know here: whether a member that is said to be lost still runs somewhere. If one comes back with a
 majority of the old configuration, there are two clusters, and only people can know that.
 """
 
@@ -33,7 +33,8 @@ _BLOCK_SIZE: Final = 4096
 
 
 class Refused(Exception):
-    """What was asked for would lose acknowledged entries, or split the cluster; the text says why, and what helps."""
+    """The recovery that was asked for would lose acknowledged entries, or split the cluster; the text says why, and
+    what helps."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Position:
 
     @property
     def end(self) -> tuple[int, int]:
-        """What positions are compared by."""
+        """The measure that positions are compared by."""
         return self.last_term, self.last_index
 
 

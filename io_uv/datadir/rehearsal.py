@@ -1,4 +1,4 @@
-"""What a start would do with a data directory, found out on a copy.
+"""The acts of a start on a data directory, found out on a copy.
 
 Duty: `rehearse` copies a directory and has the loader of raft_start work on the copy: it returns what would be loaded,
 or why nothing would, and each change that the start would make to the files, in words. So there is no second opinion
@@ -8,7 +8,7 @@ Happy path: copies share their blocks where the file system can do that, and are
 size of a segment is copied, too; where the place of the copies refuses attributes, `doubt` says what that may change.
 
 Failure modes: Failure if the directory cannot be copied, RAFT_NOSPACE for instance (`scratch` names another place).
-What the start would refuse is part of the answer.
+A refusal by the start is part of the answer.
 """
 
 import logging
@@ -33,7 +33,7 @@ class Rehearsal:
     code: int = 0
     """0, or the code that raft_start would return."""
     problem: str = ""
-    """What raft_errmsg would say then."""
+    """The text of raft_errmsg then."""
     term: int = 0
     voted_for: int = 0
     snapshot: tuple[int, int] | None = None
@@ -48,7 +48,7 @@ class Rehearsal:
     recovering: bool = False
     """Acknowledged entries may be missing: the server would withhold its votes until a leader has filled it up."""
     changes: list[str] = field(default_factory=list)
-    """What would become of which files, in order of their names."""
+    """The fate of files, in order of their names."""
     doubt: str = ""
 
     @property
@@ -148,7 +148,7 @@ def _copy(dir: str, place: str) -> str:
 
 
 def _copy_odd(source: str, target: str) -> None:
-    """Put something of the same kind in place of what is no file."""
+    """Put something of the same kind in place of anything but a file."""
     if os.path.islink(source):
         os.symlink("nowhere", target)
     elif os.path.isdir(source):

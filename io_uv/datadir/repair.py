@@ -42,7 +42,7 @@ ONLY_VOTER: Final = (
 
 @dataclass
 class Repair:
-    """What a repair did, or would do."""
+    """The acts of a repair, done or planned."""
 
     needed: bool = False
     """Whether a start is refused without it."""
@@ -51,7 +51,7 @@ class Repair:
     may_lose: str = ""
     """Which acknowledged entries may be missing afterwards; empty if none can."""
     start: Rehearsal = field(default_factory=Rehearsal)
-    """What a start does afterwards."""
+    """The acts of a start afterwards."""
     advice: str = ""
 
 

@@ -1,7 +1,7 @@
 """The command `pyraft`: nodes from the shell, and the data directories of stopped servers.
 
 Duty: `program` is the click group behind the console script and `python -m pyraft`: `init` and `join` (`members`) and
-`dir …` (`dirs`). What the commands print is put together in `text`; what they do is done by `pyraft.node` and
+`dir …` (`dirs`). The output of the commands is put together in `text`; what they do is done by `pyraft.node` and
 `io_uv.datadir`, which programs can call as well.
 
 Happy path: `pyraft dir show data/1`. Every command has an example in its --help; those that tell something take --json.

@@ -1,4 +1,4 @@
-"""What the data of a log entry means, in a line: for `pyraft dir log`.
+"""The meaning of the data of a log entry, in a line: for `pyraft dir log`.
 
 Duty: `describe` tries the layers that put commands into the log: a configuration, a command of pyraft.node, one of
 dqlite, and falls back on the bytes themselves.

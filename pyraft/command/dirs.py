@@ -362,8 +362,8 @@ def readdress(
 ) -> None:
     """Give the members of a stopped cluster new addresses.
 
-    All are stopped, and how far each voter has come is given. It works on the directory whose log goes furthest. What a
-    directory of pyraft.node says about its own address is changed too, in DIR and in each --other.
+    All are stopped, and how far each voter has come is given. It works on the directory whose log goes furthest. The
+    own address in a directory of pyraft.node is changed too, in DIR and in each --other.
     """
     moved = dict(map(_server, addresses))
     with _held(directory, *others):

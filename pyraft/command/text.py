@@ -1,4 +1,4 @@
-"""What the command prints: columns that fit a terminal of 80, sizes and times that people read, and JSON.
+"""The output of the command: columns that fit a terminal of 80, sizes and times that people read, and JSON.
 
 Duty: `table` puts rows below each other, `pairs` names beside values, `wrap` a sentence below its subject. `dump`
 prints what --json asks for: the same facts, with sizes in bytes and times in ms since the epoch.

@@ -7,7 +7,7 @@ log, whose length must be a multiple of 8. Nothing is ever unpickled: bytes can 
 
 Happy path: `codec.pack(value)` -> bytes, `codec.unpack(bytes)` -> an equal value of the same types.
 
-Failure modes: a value of another type is a TypeError that names the type, before anything is sent. Bytes that are no
+Failure modes: a value of another type is a TypeError that names the type, before anything is sent. Bytes that are not a
 value raise Malformed: truncated, longer than the value, nested deeper than MAX_DEPTH, an extension with content not its
 own, a class that the program has not named; in `arguments`, which others have made, also more than MAX_ALIKE keys of a
 hash, as numbers can be chosen to have: they are compared with each other by every member, at each start again.

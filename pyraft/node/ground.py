@@ -22,7 +22,7 @@ from pyraft.node.tls import Tls
 
 
 class Base(Protocol):
-    """What a node needs to stand on."""
+    """The ground that a node stands on."""
 
     io: RaftIo
 

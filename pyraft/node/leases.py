@@ -41,7 +41,7 @@ class Restraint:
         self._raft = raft
         self._now = now
         self.exponent = election_timeout_msecs.bit_length() - 1
-        """What is announced: the largest power of two, in ms, that is not above an election timeout."""
+        """The announced time: the largest power of two, in ms, that is not above an election timeout."""
         self.kept = (1 << self.exponent) / 1000
         """For how long it keeps still, in seconds."""
         self._heard = now()
@@ -95,7 +95,7 @@ class Restraint:
 
 
 class Round:
-    """What a leader knew when a round began."""
+    """The knowledge of a leader when a round began."""
 
     __slots__ = ("began", "changes", "leadership", "number")
 

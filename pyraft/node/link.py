@@ -88,7 +88,7 @@ class Link(asyncio.Protocol):
         secure: ssl.SSLContext | None = None,
         connect: Connect | None = None,
     ) -> "Link":
-        """Connect to a member and greet it. `id` is ours, 0 if we are no member; `secure` has it use TLS.
+        """Connect to a member and greet it. `id` is ours, 0 if we are not a member; `secure` has it use TLS.
 
         `connect(protocol, host, port, secure)` makes the connection, `dial` where it is not given.
         """

@@ -1,4 +1,5 @@
-"""What a node takes from outside of the program: its ground, who its directory belongs to, clocks, chance, connections.
+"""The things that a node takes from outside of the program: its ground, who its directory belongs to, clocks, chance,
+connections.
 
 Duty: `Outside` is all of that, as it is for real. `pyraft.node.testing` has another one, where time is virtual and disk
 and network are simulated; nothing else in this layer asks the system for any of it.

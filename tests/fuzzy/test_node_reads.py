@@ -47,7 +47,7 @@ class Register(Machine):
 
 
 class History:
-    """What clients saw, and how often queries were answered under a lease."""
+    """The answers that clients saw, and how often queries were answered under a lease."""
 
     def __init__(self, cluster: Cluster[Register], lease: bool) -> None:
         self.cluster = cluster
@@ -150,7 +150,7 @@ def history(seed: int, lease: bool, seconds: float = 12.0) -> History:
 
 @pytest.mark.parametrize("lease", [True, False])
 def test_queries_are_linearizable(lease: bool) -> None:
-    """Whatever happens, no query sees less than was acknowledged before it; under leases most make no round."""
+    """Under all faults, no query sees less than was acknowledged before it; under leases most make no round."""
     counts: Counter[str] = Counter()
     for n in range(RUNS):
         found = history(SEED + n, lease)

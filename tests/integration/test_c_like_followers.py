@@ -209,7 +209,7 @@ def test_rejections_of_what_was_sent_in_an_older_term_prove_nothing(seed: int) -
     s.io.features = flags.PROVEN_ANSWERS
     follower = CFollower(s.r.current_term, theirs[:], len(theirs))
     for _ in range(dice.randint(1, 8)):
-        # What the leader sends meanwhile comes after that, as connections keep their order.
+        # Messages of the leader meanwhile come after that, as connections keep their order.
         index = dice.randint(1, len(common) + 3)
         s.recv(msg.append_entries_result(3, s.r.current_term, follower.stored, index))
         s.tick(dice.choice((0, 100)))

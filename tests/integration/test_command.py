@@ -99,7 +99,7 @@ def test_check_and_repair(dir: Dir) -> None:
 
 
 def test_recover_and_readdress(dir: Dir) -> None:
-    """What is given is checked, and nothing happens without --apply."""
+    """The arguments are checked, and nothing happens without --apply."""
     before = {name: dir.read(name) for name in dir.names}
     assert run("dir", "position", dir).output == "4:4:9\n"
     result = run("dir", "recover", dir, "--server", "1=h:1", "--position", "4:4:10")

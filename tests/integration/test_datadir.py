@@ -100,7 +100,7 @@ def severities(findings: list[datadir.Finding]) -> list[tuple[str, str]]:
 
 
 def test_a_torn_tail_is_a_note(dir: Dir) -> None:
-    """What a crash explains was not acknowledged."""
+    """A fault that a crash explains was not acknowledged."""
     dir.metadata(1, 1, 1)
     name = dir.open(1, [change(1)], commands(2, 40, size=64), ours=True)
     dir.overwrite(name, 1024, bytes(512))

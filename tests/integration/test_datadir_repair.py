@@ -78,7 +78,7 @@ def test_damage_in_the_middle_cuts_the_log_there(dir: Dir) -> None:
 
 
 def test_a_gap_ends_the_log(dir: Dir) -> None:
-    """What follows the missing entries cannot be applied."""
+    """Entries behind the missing ones cannot be applied."""
     dir.closed(1, [change(1)], commands(2, 4))
     dir.closed(9, commands(9, 2))
     done = repaired(dir)
@@ -183,7 +183,7 @@ def test_a_repair_that_was_killed_is_gone_on_with(tmp_path: Path, monkeypatch: p
 
 
 class Started(Found):
-    """What a start on a real directory finds, as test_damage compares it."""
+    """The finds of a start on a real directory, as test_damage compares it."""
 
     def __init__(self, dir: str) -> None:
         state = metadata.load(dir)

@@ -440,7 +440,7 @@ def test_messages_that_the_lane_leaves_to_the_general_path(path: str) -> None:
 
 
 def test_a_message_is_made_once_for_all_who_are_to_get_the_same() -> None:
-    """Whatever differs makes another one: predecessor, commit index, term, the entries themselves."""
+    """Any difference makes another one: predecessor, commit index, term, the entries themselves."""
     s = led()
     leader = s.r.leader_state
     assert leader is not None

@@ -56,7 +56,8 @@ def test_what_the_system_takes_is_called_back_behind_all_writes(f: Sender) -> No
 
 
 def test_messages_behind_one_that_waits_are_called_back_behind_it(f: Sender) -> None:
-    """What is sent when the system has just taken the rest of a message is not called back before that one."""
+    """A message that is sent when the system has just taken the rest of a message is not called back before that
+    one."""
     assert f.send() == 0
     connection = f.peer.accept()
     order: list[str] = []

@@ -1,4 +1,4 @@
-"""What a flood of connections does to the handshakes of honest peers, and how a server knows where these are."""
+"""The effect of a flood of connections on the handshakes of honest peers, and how a server knows where these are."""
 
 import socket
 from collections.abc import Iterator

@@ -43,7 +43,7 @@ def cases(program: str, kinds: list[str], twice: list[bool], every: int, seed: i
 
 @dataclass
 class Figures:
-    """What has been run, in the end also by earlier processes."""
+    """All that has been run, in the end also by earlier processes."""
 
     seconds: float = 0.0
     done: int = 0

@@ -335,7 +335,7 @@ def _child(source: str, tracer: Tracer, deadline: float, acknowledge: Callable[[
 
 
 class Run:
-    """A program under way in a child process. Whoever made it calls `ended` until that is true, and then `end`."""
+    """A program under way in a child process. Its maker calls `ended` until that is true, and then `end`."""
 
     def __init__(self, program: str, case: Case | None, directory: Path, pid: int, deadline: float) -> None:
         self.program = program

@@ -124,7 +124,8 @@ def test_in_place_means_at_once(new_file: Callable[[int], File]) -> None:
 
 
 def test_a_write_in_place_can_be_called_back_in_the_same_turn(new_file: Callable[[int], File]) -> None:
-    """Whoever has asked for that is given a function for it; it works once, the next turn has nothing to do then."""
+    """A user that has asked for that is given a function for it; it works once, the next turn has nothing to do
+    then."""
     file = new_file(IN_PLACE)
     functions: list[Callable[[], None]] = []
     file.writer._soon = lambda function: functions.append(function) is None

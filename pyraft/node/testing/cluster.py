@@ -60,7 +60,7 @@ class Cluster(Generic[M]):
         """Those that run."""
         self.network = Network(loop, random.Random(f"{seed} network"))
         self.story: list[str] = []
-        """What was done to the cluster, a line each, with its virtual time."""
+        """The acts on the cluster, a line each, with its virtual time."""
         self.places: dict[int, Place] = {}
         self._machine = machine
         self._settings = settings
@@ -223,7 +223,7 @@ class Cluster(Generic[M]):
             if number != CLIENTS and number not in self.nodes and place.disk.identity is not None:
                 await self.start(number)
 
-    # What must be.
+    # Conditions.
 
     async def until(self, test: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait, in virtual time, until `test()` is true; TimeoutError if it is not in so long."""

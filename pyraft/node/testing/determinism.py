@@ -9,8 +9,8 @@ hash seeds and time zones, one of which goes through a snapshot on its way, and 
 Happy path: all are equal after every command, and nothing is returned.
 
 Failure modes: the first command after which they are not equal is an AssertionError that says where and how. A machine
-that another process cannot import, by module and name, is a ValueError. What only happens on other data, versions of
-Python or processors is not found; nor is a clock whose difference nobody can see in the state.
+that another process cannot import, by module and name, is a ValueError. Differences on other data, versions of Python
+or processors are not found; nor is a clock whose difference nobody can see in the state.
 """
 
 import importlib

@@ -67,7 +67,7 @@ class Disk:
         found = self.entries
         return self.start, EntryBatch([e[0] for e in found], [e[1] for e in found], [e[2] for e in found])
 
-    # What is asked for.
+    # Requests.
 
     def append(self, batch: EntryBatch, done: Callable[[int], None]) -> Write:
         """Have entries written behind those that there are."""
@@ -94,7 +94,7 @@ class Disk:
         self.queue.append(write)
         return write
 
-    # What comes of it.
+    # Outcomes.
 
     def perform(self, write: Write) -> None:
         """Have a write take effect."""

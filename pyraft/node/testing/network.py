@@ -82,7 +82,7 @@ class Network:
         self.slowest = SLOWEST
         self.held: dict[Way, None] = {}
         self.accept: dict[int, Accept] = {}
-        """Who takes connections, at each place that is up."""
+        """The acceptor of connections, at each place that is up."""
         self.connections: dict[Connection, None] = {}
         self._messages: dict[tuple[int, int], Way] = {}
         self._digest = hashlib.blake2b()

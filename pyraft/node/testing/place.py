@@ -64,7 +64,7 @@ class Place(Outside):
         """Return how long the cluster has been there, in seconds by this member's clock."""
         return self.network.loop.time() * self.rate
 
-    # What nodes take from outside.
+    # Nodes take these from outside.
 
     def ground(self, directory: Directory, tls: Tls | None) -> "Life":
         """Begin another life here."""
@@ -118,7 +118,7 @@ class Life:
         self._gets: dict[asyncio.TimerHandle, Write] = {}
         self._fill()
 
-    # What a node asks of its ground.
+    # The questions of a node to its ground.
 
     def server(self, fsm: RaftFsm, identity: Identity) -> aio.Server:
         """Return the server, not started yet."""

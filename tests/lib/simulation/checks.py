@@ -378,7 +378,7 @@ class Checks:
             self.world.violate(f"server {node.id} takes entry {index} for an uncommitted configuration")
 
     def _beliefs(self, node: "Node", r: Raft, leader: LeaderState) -> None:
-        """What a leader does not send any more because it has been acknowledged is what that server has.
+        """That server has all that a leader does not send any more because it has been acknowledged.
 
         In SNAPSHOT that counts for less: a server like C's may answer a heartbeat with entries of its own (B48).
         """

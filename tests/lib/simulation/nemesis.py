@@ -71,7 +71,7 @@ def _stop(world: "World", node: "Node") -> None:
 
 
 def _pause(world: "World", node: "Node") -> None:
-    # What has come in the meantime is dealt with in order, so one that began before is not cut short.
+    # Messages that have come in the meantime are dealt with in order, so one that began before is not cut short.
     node.paused_until = max(node.paused_until, world.now + world.random.choice((20, 300, 1500)))
 
 

@@ -68,9 +68,9 @@ class Profile:
         self.wipe_at_rest = False
         """Whether a member's disk is replaced when the faults have stopped and all is equal."""
         self.others: tuple[int, ...] = (RAFT_STANDBY, RAFT_SPARE)
-        """What the members are at first that are no voters."""
+        """The role of members at first that are not voters."""
         self.reading = (0, 0)
-        """What reading a snapshot takes beyond an access to the disk."""
+        """The time that reading a snapshot takes beyond an access to the disk."""
         self.ids: tuple[int, ...] = ()
         """Ids of all servers, 1, 2, … if empty."""
         self.first_index = 0

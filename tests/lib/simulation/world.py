@@ -161,7 +161,7 @@ class World:
     def heal(self) -> None:
         """No more faults: all servers run, if not at once, and all links and disks work.
 
-        Who is paused now goes on later, with what has come meanwhile, which would be overtaken otherwise.
+        A server that is paused now goes on later, with what has come meanwhile, which would be overtaken otherwise.
         """
         self.healed = True
         self.calm = not self.profile.busy

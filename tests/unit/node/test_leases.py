@@ -1,4 +1,4 @@
-"""What members promise, and what a leader concludes from it, one rule at a time."""
+"""The promises of members, and the conclusions of a leader, one rule at a time."""
 
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ SETTINGS = Settings(heartbeat_msecs=30, election_timeout_msecs=300, clock_drift=
 
 
 class Core:
-    """What a Restraint sees of the core and of its I/O."""
+    """The part of the core that a Restraint sees and of its I/O."""
 
     def __init__(self) -> None:
         self.time = 100.0

@@ -81,7 +81,7 @@ async def busy(cluster: Cluster[Shop]) -> None:
 
 @pytest.mark.parametrize("seed", [random.SystemRandom().randrange(1 << 32), 11, 12])
 def test_calls_count_once_under_faults(seed: int) -> None:
-    """Whatever is killed, stopped, cut off and slow: acknowledged calls count once, and all members are equal."""
+    """With members killed, stopped, cut off and slow: acknowledged calls count once, and all members are equal."""
     cluster = simulate(busy, Shop, seed=seed, settings=Settings(snapshot_entries=30, trailing_entries=10))
     kinds = {line.split()[1] for line in cluster.story}
     assert len(kinds & {"kill", "stop", "partition", "heal", "start"}) >= 3
