@@ -42,6 +42,6 @@ def test_a_longer_log_is_gone_back_in_as_far_as_ours_reaches(s: Solo) -> None:
 
 
 def test_servers_that_announce_what_their_answers_mean_are_gone_back_to_freely(s: Solo) -> None:
-    """What they acknowledge is ours, wherever a message ends."""
+    """Their acknowledgments are for our entries, wherever a message ends."""
     p = stepped_back(s, 25, 30, 10, flags.PROVEN_ANSWERS)
     assert (p.next_index, p.steps_back) == (25, 3)

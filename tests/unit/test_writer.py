@@ -143,7 +143,7 @@ def test_a_write_in_place_can_be_called_back_in_the_same_turn(new_file: Callable
 
 
 def test_a_write_in_place_is_called_back_when_the_writer_is_closed(new_file: Callable[[int], File]) -> None:
-    """Whoever was to do it may be gone."""
+    """The function that was to do it may be gone."""
     file = new_file(IN_PLACE)
     file.writer._soon = lambda function: True
     outcome = file.write(b"x", 0)
