@@ -2,29 +2,41 @@
 
 `python -m tests.fuzzy.flaky --n 10 --seed 7`. Run number i of a seed has the same order and the same number of busy
 programs (none, one, three, none, ...) wherever it is repeated; `--only i` repeats that run alone. Tests that are named
-on the command line are run in place of the whole suite. A run's own processes have ended when the next begins.
+on the command line are run in place of the whole suite. `--rough` moreover stops pytest and the processes that tests start for
+up to two seconds now and then, and has threads dawdle. A run's own processes have ended when the next begins.
 
-Exit code 1 and the failures, with the command that repeats their run, if there are any.
+A test that takes longer than `--limit` has its threads written down and ends its pytest; what is left of the run goes
+on in another one.
+
+Exit code 1 and the failures, if there are any: each with the file that ran before its own, and with the command that
+repeats the run.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+
+from tests.lib.stops import Stops, descendants
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUSY = (0, 1, 3)
 """How many busy programs are beside a run, in turn."""
+TOLERATED = 5
+"""Exit code of pytest: no tests. Options may leave a file none."""
 
-_SPIN = "while True: sum(range(10000))"
+_clock = time.monotonic
+_SPIN = "import os\nwhile os.getppid() == %d: sum(range(10000))"
 
 
 def order(files: list[str], seed: int, number: int) -> list[str]:
@@ -46,11 +58,11 @@ def test_files(names: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def beside(n: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """Keep `n` processors busy."""
+    """Keep `n` processors busy. The programs end by themselves, too, when this process is gone."""
     busy: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(n):
-            busy.append(subprocess.Popen([sys.executable, "-c", _SPIN]))
+            busy.append(subprocess.Popen([sys.executable, "-c", _SPIN % os.getpid()]))
         yield busy
     finally:
         for process in busy:
@@ -58,21 +70,96 @@ def beside(n: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
             process.wait()
 
 
-def run(files: list[str], busy: int, options: list[str]) -> tuple[int, list[str]]:
-    """Run the files in this order; return pytest's exit code and the lines that name what failed."""
-    command = [sys.executable, "-m", "pytest", "-q", *options, *files]
-    with beside(busy):
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+@dataclass
+class Run:
+    """One run of the suite: what it is asked for, and what failed, as (test, file that ran before its file)."""
+
+    seed: int
+    number: int
+    options: list[str]
+    limit: float
+    rough: bool
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    stops: int = 0
+
+    @property
+    def busy(self) -> int:
+        """How many busy programs are beside it."""
+        return BUSY[(self.number - 1) % len(BUSY)]
+
+    @property
+    def again(self) -> str:
+        """The options that repeat it."""
+        return f"--seed {self.seed} --only {self.number}{' --rough' if self.rough else ''}"
+
+    def all(self, files: list[str]) -> None:
+        """Run the files in this order; where a test hangs, or pytest dies, go on with the file behind."""
+        with beside(self.busy), tempfile.TemporaryDirectory() as dir:
+            while files:
+                report = Path(dir) / "report"
+                report.write_text("")
+                code = self._pytest(files, report)
+                lines = [json.loads(line) for line in report.read_text().splitlines()]
+                self.failed += [(line["failed"], line["after"]) for line in lines if "failed" in line]
+                if code in (0, 1, TOLERATED):
+                    return
+                last = lines[-1] if lines else {}
+                test = last.get("begin", last.get("failed", ""))
+                self.failed.append((f"{test or 'pytest'}: exit code {code}", last.get("after", "")))
+                file = test.partition("::")[0]
+                files = files[files.index(file) + 1 :] if file in files else []
+
+    def _pytest(self, files: list[str], report: Path) -> int:
+        output = report.with_name("output")
+        command = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "tests.lib.watched"]
+        environment = dict(os.environ, FLAKY_REPORT=str(report), FLAKY_DAWDLE=self.again if self.rough else "")
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [*command, *self.options, *files],
+                cwd=ROOT,
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+        stops = Stops(process.pid, self.again) if self.rough else None
         try:
-            output = process.communicate()[0]
+            self._wait(process, report)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    failed = re.findall(r"^(?:FAILED|ERROR) .*$", output, re.MULTILINE)
-    if process.returncode != 0:
-        print(output[-20000:], flush=True)
-    return process.returncode, failed
+            if stops is not None:
+                stops.end()
+                self.stops += stops.count
+            _end(process)
+        if process.returncode not in (0, TOLERATED):
+            print(output.read_text(errors="replace")[-20000:], flush=True)
+        return process.returncode
+
+    def _wait(self, process: "subprocess.Popen[bytes]", report: Path) -> None:
+        """Wait for the end; SIGABRT, at which pytest writes down its threads, where nothing begins for too long."""
+        size, since = 0, _clock()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(1.0, self.limit))
+                return
+            if report.stat().st_size != size:
+                size, since = report.stat().st_size, _clock()
+            elif _clock() - since > self.limit:
+                _end(process, signal.SIGABRT)
+                return
+
+
+def _end(process: "subprocess.Popen[bytes]", with_signal: signal.Signals = signal.SIGKILL) -> None:
+    """End what is left of a run: pytest, its process group, and other processes below it as long as it lives."""
+    left = descendants(process.pid) if process.poll() is None else []
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(with_signal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -85,6 +172,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--n", type=int, default=10, help="how many runs")
     parser.add_argument("--seed", type=int, help="of the orders; printed if it is left out")
     parser.add_argument("--only", type=int, help="only this run, counted from 1")
+    parser.add_argument("--rough", action="store_true", help="stop processes, and have threads dawdle")
+    parser.add_argument(
+        "--limit", type=float, default=900, help="seconds that a test may take, %(default)s if left out"
+    )
     parser.add_argument("names", nargs="*", default=["tests"], help="files and directories, or options after --")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(1000000) if options.seed is None else options.seed
@@ -93,13 +184,14 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     failures: list[str] = []
     for number in range(1, options.n + 1) if options.only is None else [options.only]:
-        busy = BUSY[(number - 1) % len(BUSY)]
-        print(f"run {number} of --seed {seed}: {len(files)} files beside {busy} busy programs", flush=True)
+        run = Run(seed, number, passed_on, options.limit, options.rough)
+        print(f"run {number} of --seed {seed}: {len(files)} files beside {run.busy} busy programs", flush=True)
         begin = time.monotonic()
-        code, failed = run(order(files, seed, number), busy, passed_on)
-        print(f"run {number}: exit code {code} after {time.monotonic() - begin:.0f} s", flush=True)
-        if code != 0:
-            failures += [f"{line}  (--seed {seed} --only {number})" for line in failed or [f"exit code {code}"]]
+        run.all(order(files, seed, number))
+        stopped = f", {run.stops} times a process stopped" if run.rough else ""
+        print(f"run {number}: {len(run.failed)} failures, {time.monotonic() - begin:.0f} s{stopped}", flush=True)
+        for test, after in run.failed:
+            failures.append(f"{test}, after {after or 'nothing'}, beside {run.busy} busy programs  ({run.again})")
     for line in failures:
         print(line)
     print(f"{len(failures)} failures")
