@@ -1,8 +1,13 @@
-"""Settings of all tests: the examples that hypothesis draws may take their time, as a busy machine makes them."""
+"""Settings of all tests: ports that were kept for one are given back behind it, and the examples that hypothesis
+draws may take their time, as a busy machine makes them.
+"""
+
+from collections.abc import Iterator
 
 import pytest
 
 from pyraft import state
+from tests.lib import ports
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,3 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
         settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
         settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def _ports() -> Iterator[None]:
+    """Give back the ports that a test has had kept for its servers."""
+    yield
+    ports.let_go()

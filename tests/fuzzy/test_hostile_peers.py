@@ -13,13 +13,13 @@ import pytest
 from io_uv import encoding
 from io_uv.pyuv import UV_RUN_NOWAIT, UV_RUN_ONCE, Loop
 from io_uv.state import Limits
-from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, raft_leader, raft_set_election_timeout
+from pyraft import RAFT_UNAVAILABLE, raft_leader
 from pyraft.types import RaftMessage
 from tests.fuzzy import hostile
 from tests.lib import messages as m
 from tests.lib import solo
 from tests.lib.peer import Connection, PeerServer, connect, handshake, port_of, words
-from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
+from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes, settled
 from tests.lib.uvtest import configuration, run_until
 
 SEED = int(os.environ.get("HOSTILE_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
@@ -154,7 +154,7 @@ def test_thousands_of_connections_are_bounded(cluster: Cluster) -> None:
             cluster.commit()
     assert most <= 100
     cluster.check()
-    assert node.state == RAFT_LEADER or leader_of(cluster.nodes) is not None
+    cluster.leader()
 
 
 @pytest.mark.parametrize("what", ["header", "entries", "snapshot", "address"])
@@ -273,12 +273,7 @@ def test_a_peer_that_stops_reading_costs_bounded_memory(tmp_path: Path) -> None:
         # Compaction keeps the log itself small.
         nodes.append(Node(tmp_path / str(id), id, members, loop).start(8 << 20, threshold=64))
         nodes[-1].uv.limits.queue = 4 << 20
-    run_until(loop, lambda: leader_of(nodes) is not None)
-    leader = leader_of(nodes)
-    assert leader is not None
-    for node in nodes:
-        # From here on nobody is to be deposed because the machine was slow for a moment.
-        raft_set_election_timeout(node.raft, 60_000)
+    leader = settled(nodes)
     for i in range(20):
         assert leader.try_apply(i, 512 * 1024) == 0
     gc.collect()

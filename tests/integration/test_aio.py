@@ -1,7 +1,6 @@
 """The asyncio front on real files and sockets, on the loop of a running asyncio program."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyraft
 from io_uv import pyuv
 from pyraft import aio
 from tests.lib.fsm import missing
+from tests.lib.ports import free_addresses
 
 DEADLINE = 20.0
 
@@ -68,15 +68,6 @@ class Member:
         io_uv.raft_uv_close(self.io)
         io_uv.raft_uv_tcp_close(self.transport)
         self.loop.close()
-
-
-def free_addresses(n: int) -> dict[int, str]:
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c, socket.socket() as d:
-        found = {}
-        for i, s in enumerate((a, b, c, d)[:n]):
-            s.bind(("127.0.0.1", 0))
-            found[i + 1] = f"127.0.0.1:{s.getsockname()[1]}"
-        return found
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:

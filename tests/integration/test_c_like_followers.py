@@ -32,7 +32,7 @@ from tests.lib import fsm
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
 from tests.lib.solo import Solo
-from tests.lib.uvnode import leader_of, make_nodes
+from tests.lib.uvnode import make_nodes, settled
 from tests.lib.uvtest import run_until
 
 NewCluster = Callable[..., Cluster]
@@ -484,9 +484,7 @@ def test_over_the_network_servers_announce_it(tmp_path: Path) -> None:
     """The fixture's do not: there C's features are 0 as well."""
     loop = Loop()
     nodes = make_nodes(tmp_path, 2, loop)
-    run_until(loop, lambda: leader_of(nodes))
-    leader = leader_of(nodes)
-    assert leader is not None
+    leader = settled(nodes)
     assert leader.try_apply(1) == 0
     state = leader.raft.leader_state
     other = 1 - next(i for i, node in enumerate(nodes) if node is leader)

@@ -32,7 +32,7 @@ from pyraft import (
     raft_last_index,
     raft_start,
 )
-from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
+from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes, settled, unsettle
 from tests.lib.uvtest import run_until
 
 PAYLOAD = (7).to_bytes(8, "little")
@@ -59,9 +59,7 @@ def alone(loop: Loop, tmp_path: Path) -> Iterator[Node]:
 def three(loop: Loop, tmp_path: Path) -> Iterator[list[Node]]:
     """A cluster of three whose leader has a command applied by all."""
     nodes = make_nodes(tmp_path, 3, loop)
-    run_until(loop, lambda: leader_of(nodes) is not None)
-    leader = leader_of(nodes)
-    assert leader is not None
+    leader = settled(nodes)
     assert leader.try_apply(1) == 0
     run_until(loop, lambda: all(raft_last_applied(n.raft) == raft_last_index(leader.raft) for n in nodes))
     yield nodes
@@ -192,9 +190,8 @@ def test_fsm_that_raises_stops_one_server_of_three(three: list[Node], caplog: py
     assert raft_errmsg(leader.raft) == "fsm.apply: ZeroDivisionError: bug"
     assert "ZeroDivisionError" in caplog.text
     others = [node for node in three if node is not leader]
-    run_until(leader.loop, lambda: leader_of(others) is not None)
-    next_leader = leader_of(others)
-    assert next_leader is not None
+    unsettle(others)
+    next_leader = settled(others)
     assert next_leader.try_apply(6) == 0
     assert next_leader.fsm.numbers == [1, 5, 6]
 
@@ -231,9 +228,7 @@ def test_close_with_commands_of_the_turn(loop: Loop, tmp_path: Path) -> None:
 def test_cluster_starts_again_from_its_disks(loop: Loop, tmp_path: Path) -> None:
     """After a clean stop of all servers every command is there again, once and in order."""
     nodes = make_nodes(tmp_path, 3, loop)
-    run_until(loop, lambda: leader_of(nodes) is not None)
-    leader = leader_of(nodes)
-    assert leader is not None
+    leader = settled(nodes)
     for number in range(20):
         assert leader.try_apply(number) == 0
     for node in nodes:

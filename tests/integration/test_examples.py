@@ -11,6 +11,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.lib.ports import free_port
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 DEADLINE = 90
 
@@ -28,12 +30,6 @@ def cluster() -> ModuleType:
 
 def program(name: str, *arguments: object) -> list[str]:
     return [sys.executable, str(EXAMPLES / name), *(str(a) for a in arguments)]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.mark.parametrize("servers", [1, 3])

@@ -5,7 +5,6 @@ Each test runs on the fixture's table, in virtual time, and on files and sockets
 
 import functools
 import itertools
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from pyraft.types import (
     RaftMessage,
     RaftRequestVote,
 )
+from tests.lib.ports import free_port
 from tests.lib.uvtest import Outcome, UvIo, configuration, run_until, snapshot
 
 
@@ -82,8 +82,7 @@ class UvBackend:
         self.received: list[RaftMessage] = []
 
     def start_peer(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         peer = self.peer = UvIo(self.dir / "2", self.address, 2, self.t.loop)
         peer.start()
         assert peer.io.start(peer.io, 1000, lambda io: None, lambda io, message: self.received.append(message)) == 0

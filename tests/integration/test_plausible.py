@@ -12,7 +12,7 @@ from pyraft.plausible import FARTHEST, LAST_TERM_STEP, TERM_STEP, problem
 from tests.lib import messages as msg
 from tests.lib.peer import connect, handshake, port_of
 from tests.lib.solo import Solo, configuration, leader
-from tests.lib.uvnode import Node, free_addresses, leader_of
+from tests.lib.uvnode import Node, free_addresses, leader_of, settled
 from tests.lib.uvtest import run_until
 
 LAST = (1 << 63) - 1
@@ -121,9 +121,7 @@ def test_one_message_does_not_stop_a_cluster_for_good(tmp_path: Path) -> None:
     for node in nodes:
         node.close()
     nodes = [Node(node.dir, node.id, members, loop).start() for node in nodes]
-    run_until(loop, lambda: leader_of(nodes))
-    leader = leader_of(nodes)
-    assert leader is not None
+    leader = settled(nodes)
     assert leader.raft.current_term < 1000
     assert leader.try_apply(7) == 0
     for node in nodes:

@@ -1,7 +1,6 @@
 """The code in README.md runs, and what pyraft/FROM_C.md promises about names is true."""
 
 import re
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 import pyraft
 from io_uv import pyuv
+from tests.lib.ports import free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FROM_C = Path(pyraft.__file__).with_name("FROM_C.md")
@@ -18,12 +18,6 @@ def blocks(section: str = "Quick guide") -> list[str]:
     """The code of a section, in order."""
     guide = README.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", guide, flags=re.S)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def test_the_asyncio_program_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from pyraft import (
     raft_errmsg,
     raft_init,
     raft_recover,
+    raft_set_election_timeout,
     raft_set_install_snapshot_timeout,
     raft_set_pre_vote,
     raft_start,
@@ -35,7 +36,7 @@ from tests.lib import fsm
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
 from tests.lib.solo import Solo
-from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes
+from tests.lib.uvnode import Node, free_addresses, make_nodes, settled
 from tests.lib.uvtest import run_until
 
 
@@ -476,9 +477,7 @@ def test_on_disk_metadata_that_were_copied_back_do_not_start_until_the_operator_
 def test_on_disk_a_damaged_follower_gets_its_entries_back_and_then_votes(tmp_path: Path, loop: Loop) -> None:
     """The marker is there while entries are missing, and gone with the first heartbeat after they are back."""
     nodes = make_nodes(tmp_path, 3, loop)
-    run_until(loop, lambda: leader_of(nodes))
-    leader = leader_of(nodes)
-    assert leader is not None
+    leader = settled(nodes)
     for number in range(8):
         assert leader.try_apply(number, 1024) == 0
     run_until(loop, lambda: all(len(node.fsm.numbers) == 8 for node in nodes))
@@ -488,6 +487,7 @@ def test_on_disk_a_damaged_follower_gets_its_entries_back_and_then_votes(tmp_pat
     again = Node(follower.dir, follower.id, follower.members, loop)
     nodes[nodes.index(follower)] = again
     again.start(segment_size=4096)
+    raft_set_election_timeout(again.raft, 3_600_000)
     raft_set_install_snapshot_timeout(again.raft, 500)
     assert again.raft.recovering
     assert (follower.dir / marker.NAME).exists()

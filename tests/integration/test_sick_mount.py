@@ -16,7 +16,7 @@ import pytest
 
 from io_uv.pyuv import Loop
 from pyraft import RAFT_LEADER, errors
-from tests.lib.uvnode import Node, free_addresses, leader_of
+from tests.lib.uvnode import Node, free_addresses, leader_of, settled, unsettle
 from tests.lib.uvtest import UvIo, numbers, run_until
 
 MIB = 1024 * 1024
@@ -197,10 +197,9 @@ def test_cluster_with_a_full_disk(mount: Mounts, tmp_path: Path, loop: Loop) -> 
     members = free_addresses(3)
     dirs = {id: mount("ext4", 24 * MIB) for id in members}
     nodes = [Node(dirs[id], id, members, loop).start() for id in members]
-    run_until(loop, lambda: leader_of(nodes))
-    first = leader_of(nodes)
-    assert first is not None
+    first = settled(nodes)
     assert first.try_apply(1) == 0
+    unsettle(nodes)
     filler = fill(first.dir)
     number = 1
     while first.state == RAFT_LEADER:
@@ -214,10 +213,9 @@ def test_cluster_with_a_full_disk(mount: Mounts, tmp_path: Path, loop: Loop) -> 
         assert leader is not None
         leader.try_apply(number, 8000)
     filler.unlink()
-    leader = leader_of(nodes)
-    assert leader is not None
-    run_until(loop, lambda: all(node.fsm.numbers == leader.fsm.numbers for node in nodes))
-    assert 1 in leader.fsm.numbers
+    settled(nodes)
+    run_until(loop, lambda: all(node.fsm.numbers == nodes[0].fsm.numbers for node in nodes))
+    assert 1 in first.fsm.numbers
     for node in nodes:
         node.close()
 

@@ -3,7 +3,6 @@
 import contextlib
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.lib.ports import free_port
 
 HERE = Path(__file__).resolve().parent
 DEADLINE = 30.0
@@ -43,13 +44,6 @@ class Failed(Exception):
         super().__init__(f"{code} {text}")
         self.code = code
         self.text = text
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def until(what: str, test: Callable[[], object], seconds: float = DEADLINE) -> None:

@@ -24,7 +24,7 @@ from io_uv.directory import lock_dir
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Prepare, Signal, Timer, forked
 from pyraft import errors
-from tests.lib.uvnode import Node, Numbers, free_addresses
+from tests.lib.uvnode import Node, Numbers, free_addresses, settled
 from tests.lib.uvtest import run_until
 
 WHERE = (
@@ -75,7 +75,6 @@ class Story:
 
     def apply(self, n: int, size: int = 8) -> int:
         """Apply n numbers, wait for them, and return how many were acknowledged."""
-        run_until(self.loop, lambda: any(node.state == pyraft.RAFT_LEADER for node in self.nodes))
         leader = self.leader
         outcomes = [leader.submit(self.numbers + i, size)[1] for i in range(n)]
         self.numbers += n
@@ -89,6 +88,7 @@ class Story:
                 self.on_state(node)
         for node in self.nodes:
             node.start(SEGMENT, 30 if self.where == "in fsm.snapshot" else 1 << 40)
+        settled(self.nodes)
         acknowledged = self.apply(20)
         run_until(self.loop, lambda: all(len(node.uv.prepare_pool) == 2 for node in self.nodes))
         self.bring_about()

@@ -18,7 +18,8 @@ from io_uv import pyuv
 from io_uv.pyuv import forked
 from pyraft import errors
 from pyraft.aio import RaftError
-from tests.integration.test_aio import Member, free_addresses
+from tests.integration.test_aio import Member
+from tests.lib.ports import free_addresses
 
 HOSTS = ("asyncio", "uvloop")
 HOW = ("leaves", "goes on", "goes on from start")

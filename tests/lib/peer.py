@@ -13,6 +13,7 @@ from typing import Any
 from io_uv import raft_uv_tcp_close, raft_uv_tcp_init
 from io_uv.pyuv import Loop
 from io_uv.transport import RaftUvConnect, RaftUvTransport
+from tests.lib.ports import free_port
 from tests.lib.uvtest import run_until
 
 RST = struct.pack("ii", 1, 0)
@@ -39,10 +40,7 @@ def port_of(transport: Any) -> int:
 
 def unused_port() -> int:
     """Return a port of 127.0.0.1 on which nobody listens at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+    return free_port()
 
 
 Resolver = Callable[..., list[Any]]

@@ -4,7 +4,6 @@ A node's state machine keeps the numbers that were applied, in order.
 """
 
 import os
-import socket
 import struct
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pyraft import (
     raft_configuration_add,
     raft_errmsg,
     raft_init,
+    raft_leader,
     raft_set_election_timeout,
     raft_set_heartbeat_timeout,
     raft_set_snapshot_threshold,
@@ -33,7 +33,10 @@ from pyraft import (
     raft_start,
     raft_state,
 )
+from tests.lib.ports import free_addresses as free_addresses  # for those that import Node
 from tests.lib.uvtest import Outcome, run_until
+
+ELECTION_MSECS = 200
 
 
 class Numbers(RaftFsm):
@@ -90,7 +93,7 @@ class Node:
         assert raft_init(r, self.io, self.fsm, self.id, self.members[self.id]) == 0, raft_errmsg(r)
         self.uv.segment_size = segment_size
         self.uv.disk_retry_delay = 50
-        raft_set_election_timeout(r, 200)
+        raft_set_election_timeout(r, ELECTION_MSECS)
         raft_set_heartbeat_timeout(r, 20)
         raft_set_snapshot_threshold(r, threshold)
         raft_set_snapshot_trailing(r, 10)
@@ -142,13 +145,28 @@ class StatusOutcome(Outcome):
         return [call[1] for call in self.calls]
 
 
-def free_addresses(n: int) -> dict[int, str]:
-    """Return addresses on the loopback for servers 1 to n."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    members = {i + 1: f"127.0.0.1:{s.getsockname()[1]}" for i, s in enumerate(sockets)}
-    for s in sockets:
-        s.close()
-    return members
+def settled(nodes: list[Node]) -> Node:
+    """Wait until one leads whom all others follow, and return it.
+
+    From then on nobody is deposed because the machine was slow for a moment, until `unsettle`.
+    """
+
+    def agreed() -> bool:
+        leader = leader_of(nodes)
+        return leader is not None and {raft_leader(node.raft)[0] for node in nodes} == {leader.id}
+
+    run_until(nodes[0].loop, agreed)
+    for node in nodes:
+        raft_set_election_timeout(node.raft, 3_600_000)
+    leader = leader_of(nodes)
+    assert leader is not None
+    return leader
+
+
+def unsettle(nodes: list[Node]) -> None:
+    """Have them stand for election again when they do not hear of a leader."""
+    for node in nodes:
+        raft_set_election_timeout(node.raft, ELECTION_MSECS)
 
 
 def make_nodes(dir: Path, n: int, loop: Loop) -> list[Node]:

@@ -80,3 +80,28 @@ def test_known_hosts_come_first_then_what_has_begun_then_the_newest(monkeypatch:
     assert order == ["known", "begun", "also begun", "new", "old"]
     gate.close()
     loop.close()
+
+
+def test_handshakes_take_a_part_of_the_time_only_and_known_peers_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 steps of 5 ms take more than a second; who is known, and who has begun, passes those who wait."""
+    loop: Any = Loop()
+    clock = Clock(monkeypatch)
+    gate = Gate(loop)
+    gate.trust("10.0.0.1")
+    begin = clock.now
+    strangers = [Stranger(clock, 0.005) for _ in range(50)]
+    for stranger in strangers:
+        gate.ask(stranger, "10.0.0.2", False)
+    assert [stranger.steps for stranger in strangers] == [1] * 6 + [0] * 44
+    begun, known = Stranger(clock, 0.05), Stranger(clock, 0.05)
+    gate.ask(begun, "10.0.0.2", True)
+    gate.ask(known, "10.0.0.1", False)
+    orders = []
+    while sum(stranger.steps for stranger in [*strangers, begun, known]) < 52:
+        clock.now += 0.001
+        gate._run()
+        orders.append((known.steps, begun.steps, strangers[49].steps))
+    assert list(dict.fromkeys(orders)) == [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)]
+    assert clock.now - begin > 1.1
+    gate.close()
+    loop.close()
