@@ -41,7 +41,7 @@ CASES += [
 def run(module: str, *args: str) -> tuple[dict[str, Any], str]:
     """Run a program of tests.lib until it kills itself; return what it saw, and standard error."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-m", f"tests.lib.{module}", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=dict(os.environ, PYTHONDEVMODE=""))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=dict(os.environ, PYTHONDEVMODE=""))
     assert done.stdout, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -134,5 +134,5 @@ assert os.waitpid(child, 0)[1] == 0
 thread.join()
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")

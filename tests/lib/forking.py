@@ -24,6 +24,7 @@ from io_uv.directory import lock_dir
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Prepare, Signal, Timer, forked
 from pyraft import errors
+from tests.lib import ports
 from tests.lib.uvnode import Node, Numbers, free_addresses, settled
 from tests.lib.uvtest import run_until
 
@@ -117,6 +118,7 @@ class Story:
         if self.forked or os.getpid() != self.parent:
             return
         self.forked = True
+        ports.let_go()  # the child is to have nothing but what is its own
         self.before = self.seen()
         child = os.fork()
         if child == 0:
@@ -236,7 +238,7 @@ class Story:
         Timer(self.loop).start(lambda timer: (timer.close(), running.set()), 0.005, 0)
         thread = threading.Thread(target=self.loop.run)
         thread.start()
-        running.wait(10)
+        running.wait(60)
         self.fork()
         if os.getpid() == self.parent:
             stop.send()
@@ -253,7 +255,7 @@ class Story:
 
     def live(self) -> None:
         """The child, as soon as there is one."""
-        signal.alarm(20)
+        signal.alarm(60)
         self.seen_by_child: dict[str, Any] = {"descriptors": shared_descriptors(self.tell, self.told)}
         self.seen_by_child["handler"] = str(signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL)
         if self.how == "asks everything":

@@ -19,7 +19,7 @@ from io_uv.pyuv import forked
 from pyraft import errors
 from pyraft.aio import RaftError
 from tests.integration.test_aio import Member
-from tests.lib.ports import free_addresses
+from tests.lib import ports
 
 HOSTS = ("asyncio", "uvloop")
 HOW = ("leaves", "goes on", "goes on from start")
@@ -67,15 +67,16 @@ class UvloopPolicy(asyncio.DefaultEventLoopPolicy):
 async def main(how: str, dir: Path) -> None:
     """Fork with a command under way; see afterwards that the parent works as before."""
     told, tell = os.pipe()
-    members = free_addresses(1)
+    members = ports.free_addresses(1)
     member = Member(dir, 1, members[1])
     member.bootstrap(members)
     starting = asyncio.ensure_future(member.server.start())
     if how == "goes on from start":
         await asyncio.sleep(0)
+        ports.let_go()
         child = os.fork()
         if child == 0:
-            signal.alarm(20)
+            signal.alarm(60)
             await live(member, starting, tell)
             os._exit(0)
     await starting
@@ -87,17 +88,18 @@ async def main(how: str, dir: Path) -> None:
     under_way = asyncio.ensure_future(member.server.apply(b"command2"))
     await asyncio.sleep(0)
     if how != "goes on from start":
+        ports.let_go()
         child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(60)
         if how == "leaves":
             raise SystemExit(0)
         await live(member, under_way, tell)
         os._exit(0)
     status = os.waitstatus_to_exitcode(await asyncio.to_thread(lambda: os.waitpid(child, 0)[1]))
-    done.append(await asyncio.wait_for(under_way, 5))
+    done.append(await asyncio.wait_for(under_way, 60))
     for _ in range(20):
-        done.append(await asyncio.wait_for(member.server.apply(bytes(64 * 1024)), 5))
+        done.append(await asyncio.wait_for(member.server.apply(bytes(64 * 1024)), 60))
     said = json.loads(os.read(told, 10_000)) if how != "leaves" and status == 0 else {}
     missed = sorted(set(before) - set(forked.watched(backend)))
     print(json.dumps({"status": status, "done": done, "child": said, "missed": missed}), flush=True)

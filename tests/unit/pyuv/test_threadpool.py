@@ -68,7 +68,7 @@ def test_work_that_has_not_begun_can_be_cancelled(loop: CheckedLoop) -> None:
 
     def block() -> None:
         begun.release()
-        gate.wait(10)
+        gate.wait(60)
 
     blockers = [loop.queue_work(block, lambda code: ends.append(("blocker", code))) for _ in range(4)]
     for _ in blockers:
@@ -114,7 +114,7 @@ import threading
 from io_uv.pyuv import Loop
 loop = Loop()
 names = set()
-barrier = threading.Barrier(int({size!r} or 4), timeout=10)
+barrier = threading.Barrier(int({size!r} or 4), timeout=60)
 def work():
     barrier.wait()
     names.add(threading.current_thread().name)
@@ -131,7 +131,7 @@ def test_the_number_of_threads_comes_from_the_environment(size: str, threads: in
     """UV_THREADPOOL_SIZE threads, 4 by default."""
     environment = os.environ | {"UV_THREADPOOL_SIZE": size}
     program = PROGRAM.format(size=size)
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.stderr) == (f"{threads}\n", "")
 
 
@@ -154,7 +154,7 @@ if not pid:
 assert os.waitpid(pid, 0)[1] == 0
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -172,7 +172,7 @@ def work():
 loop.queue_work(work)
 begun.wait()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
@@ -186,7 +186,7 @@ def test_closing_a_loop_cancels_what_has_not_begun_and_waits_for_the_rest() -> N
 
     def block() -> None:
         begun.release()
-        gate.wait(10)
+        gate.wait(60)
 
     def cancelled(code: int | None) -> None:
         ends.append(code)
@@ -261,7 +261,7 @@ def test_slow_names_leave_threads_for_work(loop: CheckedLoop, monkeypatch: pytes
 
     def stuck(*_: object) -> list[object]:
         running.release()
-        gate.wait(10)
+        gate.wait(60)
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", stuck)
@@ -342,7 +342,7 @@ def test_work_wakes_a_loop_that_does_not_wait(loop: CheckedLoop) -> None:
     begun = threading.Event()
     ends: list[int | None] = []
     loop.queue_work(begun.set, ends.append)
-    begun.wait(10)
+    begun.wait(60)
     keep = Timer(loop)
     keep.start(lambda _: None, 30, 0)
     while not ends:
