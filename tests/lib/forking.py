@@ -76,6 +76,7 @@ class Story:
 
     def apply(self, n: int, size: int = 8) -> int:
         """Apply n numbers, wait for them, and return how many were acknowledged."""
+        run_until(self.loop, lambda: any(node.state == pyraft.RAFT_LEADER for node in self.nodes))
         leader = self.leader
         outcomes = [leader.submit(self.numbers + i, size)[1] for i in range(n)]
         self.numbers += n
