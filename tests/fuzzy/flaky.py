@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -150,16 +151,21 @@ class Run:
 
 def _end(process: "subprocess.Popen[bytes]", with_signal: signal.Signals = signal.SIGKILL) -> None:
     """End what is left of a run: pytest, its process group, and other processes below it as long as it lives."""
-    left = descendants(process.pid) if process.poll() is None else []
+    left: list[int] = []
+    for pid in descendants(process.pid) if process.poll() is None else []:
+        with contextlib.suppress(ProcessLookupError):
+            left.append(os.pidfd_open(pid))
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(with_signal)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(60)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for pid in left:
+    for descriptor in left:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        select.select([descriptor], [], [], 60)  # until it has ended
+        os.close(descriptor)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
