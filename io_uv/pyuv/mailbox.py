@@ -65,7 +65,10 @@ class Mailbox:
         self._actions.append(action)
         if not self._sent:
             self._sent = True
-            os.write(waker, wakeup.TOKEN)
+            try:
+                os.write(waker, wakeup.TOKEN)
+            except BrokenPipeError:
+                return False  # closed meanwhile: the loop was awake, has called the action, and has ended
         return True
 
     def rouse(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from io_uv.pyuv import TCP, Async, Loop, Poll, Timer, wakeup
 from io_uv.pyuv.error import TCPError
+from io_uv.pyuv.mailbox import Mailbox
 from io_uv.pyuv.tcp import UV_TCP_IPV6ONLY
 from tests.lib.threads import open_fds
 
@@ -63,6 +64,20 @@ def test_a_loop_of_asyncio_takes_the_place_of_uvloop(
     os.close(reader)
     os.close(writer)
     assert open_fds() <= before
+
+
+def test_a_wake_up_through_a_pipe_may_come_behind_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that is awake calls what a thread has posted, and may have ended before the thread wakes it."""
+    refuse(monkeypatch, os, "eventfd", errno.EPERM)
+    box, write = Mailbox(), os.write
+
+    def late(fd: int, data: bytes) -> int:
+        box.close()
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", late)
+    assert box.post(lambda: None) is False
+    assert box.fd == -1
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
