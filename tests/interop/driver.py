@@ -332,22 +332,32 @@ class Cluster:
         leader = self.find_leader()
         return leader is not None and node.status().applied == leader.status().applied
 
-    def _wait_for(self, node: Node) -> None:
-        try:
-            until(f"{node} to catch up", lambda: self.caught_up(node))
-        except AssertionError as exc:
-            said = [f"{other} {other.status()} {' '.join(other.files())}" for other in self.nodes if other.alive]
-            raise AssertionError("\n".join([str(exc), *said])) from None
+    def _passes(self) -> bool:
+        """Return whether a barrier gets through: a leader may lose its leadership with it."""
+        leader = self.leader()
+        return leader.result(leader.request("barrier"))[0] == 0
+
+    def _equal(self) -> dict[Node, Status]:
+        """Return what all running members say, if they have applied the same and one of them leads."""
+        statuses = {node: node.status() for node in self.nodes if node.alive}
+        leads = any(status.state == LEADER for status in statuses.values())
+        return statuses if leads and len({status.applied for status in statuses.values()}) == 1 else {}
 
     def settle(self) -> Status:
-        """Wait until all running members have applied the same, check that they agree, return the leader's status."""
-        leader = self.leader()
-        leader.call("barrier")
-        for node in self.nodes:
-            if node.alive:
-                self._wait_for(node)
-        statuses = {node: node.status() for node in self.nodes if node.alive}
+        """Wait until all running members have applied the same, check that they agree, return the leader's status.
+
+        Whoever leads may change at any moment.
+        """
+        until("a barrier to pass", self._passes)
+        found: list[dict[Node, Status]] = []
+        try:
+            until("all to have applied the same", lambda: found.append(self._equal()) or found[-1])
+        except AssertionError as exc:
+            said = [f"{node} {node.status()} {' '.join(node.files())}" for node in self.nodes if node.alive]
+            raise AssertionError("\n".join([str(exc), *said])) from None
+        statuses = found[-1]
         assert len({(s.applied, s.count, s.bytes, s.chain) for s in statuses.values()}) == 1, statuses
         assert len({tuple(sorted(s.configuration.items())) for s in statuses.values()}) == 1, statuses
-        assert statuses[leader].count >= self.acknowledged
-        return statuses[leader]
+        leader = max((s for s in statuses.values() if s.state == LEADER), key=lambda status: status.term)
+        assert leader.count >= self.acknowledged
+        return leader
