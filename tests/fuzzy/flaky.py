@@ -2,8 +2,9 @@
 
 `python -m tests.fuzzy.flaky --n 10 --seed 7`. Run number i of a seed has the same order and the same number of busy
 programs (none, one, three, none, ...) wherever it is repeated; `--only i` repeats that run alone. Tests that are named
-on the command line are run in place of the whole suite. `--rough` moreover stops pytest and the processes that tests start for
-up to two seconds now and then, and has threads dawdle. A run's own processes have ended when the next begins.
+on the command line are run in place of the whole suite. `--rough` moreover stops pytest and the processes that tests
+start for up to two seconds now and then, and has tests and threads dawdle. A run's own processes have ended when the
+next begins.
 
 A test that takes longer than `--limit` has its threads written down and ends its pytest; what is left of the run goes
 on in another one.
