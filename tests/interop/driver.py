@@ -346,7 +346,7 @@ class Cluster:
     def settle(self) -> Status:
         """Wait until all running members have applied the same, check that they agree, return the leader's status.
 
-        Whoever leads may change at any moment.
+        The leader may change at any moment.
         """
         until("a barrier to pass", self._passes)
         found: list[dict[Node, Status]] = []

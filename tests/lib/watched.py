@@ -36,7 +36,7 @@ _sleep = time.sleep  # Tests put others in its place.
 
 
 class Watched:
-    """What the plugin knows: where to write, the file of the last test, and the one before it."""
+    """The knowledge of the plugin: where to write, the file of the last test, and the one before it."""
 
     def __init__(self, path: str) -> None:
         self._path = path

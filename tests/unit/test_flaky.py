@@ -76,7 +76,7 @@ def test_a_test_that_fails_now_and_then_is_named(tmp_path: Path, capfd: pytest.C
 
 
 def test_the_file_before_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What it left behind may be the cause."""
+    """The cause may be something that it left behind."""
     (tmp_path / "test_a.py").write_text('"""A."""\ndef test_a() -> None:\n    """Pass."""\n')
     (tmp_path / "test_b.py").write_text('"""B."""\ndef test_b() -> None:\n    """Fail."""\n    assert False\n')
     seed = next(seed for seed in range(20) if flaky.order(["test_a.py", "test_b.py"], seed, 1)[0] == "test_a.py")
