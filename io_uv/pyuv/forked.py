@@ -3,9 +3,10 @@
 A fork copies the memory of one thread and shares every descriptor. The copy of a loop could do harm: what it takes out
 of the epoll set, or reads from a socket or an eventfd, its parent misses. So each copy is put to death at once, in the
 child, before `os.fork` returns there (os.register_at_fork; nothing is asked on any hot path): the child's number of the
-epoll set is turned into a set of its own, descriptors are closed, handles count as closed, threads were left behind.
-Closing a descriptor changes nothing for who shares it. The parent does not notice. On a dead loop timers can be made,
-as programs do before they look at what a call has answered; nothing else can, and running it raises.
+epoll set is turned into a set of its own, a program's loop gets wake-ups of its own, descriptors are closed, handles
+count as closed, threads were left behind. Closing a descriptor changes nothing for others that have it. The parent does
+not notice. On a dead loop timers can be made, as programs do before they look at what a call has answered; nothing else
+can, and running it raises.
 
 `watch(thing)` has `thing._forking()` called right before a fork, and `thing._forked()` in the child, in the order of
 watching; things are held weakly.
@@ -18,9 +19,10 @@ import contextlib
 import ctypes
 import os
 import select
+import socket
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 TEXT = "this process was forked from the one that it belongs to"
@@ -89,7 +91,7 @@ def watched(epoll_fd: int) -> dict[int, int]:
     return found
 
 
-def replace_epoll(epoll_fd: int, watching: Mapping[int, int]) -> None:
+def _replace_epoll(epoll_fd: int, watching: Mapping[int, int]) -> None:
     """Put an epoll set of this process's own, which watches {descriptor: events}, in the place of a shared one.
 
     All that the loop adds, changes and removes from now on is this process's business alone. The loop need not know.
@@ -102,6 +104,33 @@ def replace_epoll(epoll_fd: int, watching: Mapping[int, int]) -> None:
         os.dup2(own.fileno(), epoll_fd, inheritable=False)
     finally:
         own.close()
+
+
+def _separate_wakeups(loop: Any, watching: Iterable[int]) -> None:
+    """Give a copied loop that goes on wake-ups of its own, under the numbers of those that it shares with its parent's.
+
+    Threads of the parent write to these when they have something for its loop. If the copy read that, the parent would
+    sleep on: libuv does not write again before it has seen the first. A first wake-up is given, as one may be due.
+    Not found is that of a uvloop in its very first turn, which watches nothing yet.
+    """
+    for fd in watching:
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]":
+                own = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                os.dup2(own, fd, inheritable=False)
+                os.close(own)
+    ends = [getattr(loop, name, None) for name in ("_ssock", "_csock")]  # asyncio's
+    if all(isinstance(end, socket.socket) and end.fileno() >= 0 for end in ends):
+        for end, own_end in zip(ends, socket.socketpair(), strict=True):
+            with own_end:
+                own_end.setblocking(False)
+                os.dup2(own_end.fileno(), end.fileno(), inheritable=False)  # type: ignore[union-attr]
+
+
+def detach(loop: Any, epoll_fd: int, watching: Mapping[int, int]) -> None:
+    """Have a copied loop share nothing with its parent's; it goes on with {descriptor: events}, its program's own."""
+    _separate_wakeups(loop, watching)
+    _replace_epoll(epoll_fd, watching)
 
 
 class Nowhere:

@@ -531,7 +531,7 @@ class Loop(Alone):
         usable = self._thread == threading.get_ident() or not (self._running or self._uv.is_running())
         fd = forked.backend(self._uv)
         if fd is not None:
-            forked.replace_epoll(fd, {} if self._owned else self._others)
+            forked.detach(self._uv, fd, {} if self._owned else self._others)
         if usable:
             with contextlib.suppress(Exception):
                 self._uv.remove_reader(self._mailbox.fd)

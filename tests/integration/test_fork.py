@@ -80,6 +80,12 @@ def numbers_in(dir: Path) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("host", forking_aio.HOSTS)
+def test_a_child_does_not_hear_what_wakes_its_parent(host: str) -> None:
+    """A child that goes on in the copy of a program's loop: threads of the parent reach the parent, each time."""
+    assert run("forking_jobs", host, "40") == ({"done": 40}, "")
+
+
 @pytest.mark.parametrize("how", forking_aio.HOW)
 @pytest.mark.parametrize("host", forking_aio.HOSTS)
 def test_a_fork_in_a_coroutine(host: str, how: str, tmp_path: Path) -> None:
