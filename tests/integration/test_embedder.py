@@ -192,7 +192,8 @@ def test_nothing_of_a_server_is_copied(tmp_path: Path) -> None:
                 with pytest.raises(TypeError, match="cannot be copied or pickled"):
                     operation(what)
         for what in (world.server.raft, world.io, world.transport):
-            with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            # mypyc's classes miss the arguments of their __init__ first.
+            with pytest.raises(TypeError, match=r"cannot be copied or pickled|__init__\(\) missing"):
                 copy.deepcopy(what)
         with pytest.raises(TypeError, match=r"aio\.Server cannot be copied"):
             dataclasses.asdict(Settings(world.server))

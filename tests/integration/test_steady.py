@@ -44,7 +44,8 @@ from pyraft import (
     stream,
 )
 from pyraft.progress import PROGRESS__PIPELINE
-from pyraft.types import EntryBatch, RaftAppendEntries
+from pyraft.state import RaftInstall
+from pyraft.types import EntryBatch, RaftAppendEntries, RaftSnapshot
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.compiled import COMPILED
@@ -371,7 +372,7 @@ def test_answers_that_the_lane_leaves_to_the_general_path(path: str) -> None:
     "path",
     [
         *(f"r.{field}" for field in ("recovering=1", "filling=1", "follower_state=None")),
-        *(f"r.snapshot.{field}" for field in ("replacing=1", "refused_index=1", "install=1")),
+        *(f"r.snapshot.{field}" for field in ("replacing=1", "refused_index=1", "put=install")),
         *(f"r.said.{field}" for field in ("leader_id=3", "leader_term=0", "removed=1", "waits=1")),
         *(f"m.append_entries.{field}" for field in ("term=2", "question=1", "prev_log_index=1", "prev_log_term=2")),
         *("m.type=6", "m.append_entries=None", "m.append_entries.entries=list", "m.append_entries_result=1"),
@@ -409,7 +410,9 @@ def alter(s: Solo, m: RaftMessage, text: str) -> None:
         value = int(word)
     if path == "r.transfer":
         value = RaftTransfer()
-    if COMPILED and path.endswith(("install", "append_entries_result", "recovering", "filling", "removed", "waits")):
+    if word == "install":
+        value = RaftInstall(s.r, s.r.current_term, RaftSnapshot(), s.r.log, 0)
+    if COMPILED and path.endswith(("append_entries_result", "recovering", "filling", "removed", "waits")):
         pytest.skip("a compiled field takes values of its type only")
     whole = s.r if path[0] == "r" else m
     change(path[2:], value)(whole)
