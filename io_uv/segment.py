@@ -191,7 +191,8 @@ def read_batches(data: bytes, into: EntryBatch) -> tuple[int, int, Failure | Non
         return at, number, exc.wrap(f"entries batch {number} starting at byte {at}")
 
 
-def _load(dir: str, info: SegmentInfo, into: EntryBatch) -> None:
+def read_closed(dir: str, info: SegmentInfo, into: EntryBatch) -> None:
+    """Append the entries of a closed segment to `into`; before a Failure those of the good batches in front of it."""
     try:
         data = fs.read_file(dir, info.filename)
     except Failure as exc:
@@ -218,7 +219,7 @@ def load_closed(dir: str, info: SegmentInfo, into: EntryBatch) -> None:
     """Append the entries of a closed segment to `into`; after a Failure, whose text names it, `into` is as before."""
     before = len(into.bufs)
     try:
-        _load(dir, info, into)
+        read_closed(dir, info, into)
     except Failure as exc:
         del into.terms[before:], into.types[before:], into.bufs[before:]
         raise exc.wrap(f"load closed segment {info.filename}") from None

@@ -21,7 +21,6 @@ from io_uv import directory, disk, fs, marker, metadata, open_segment, segment, 
 from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
 from pyraft import configuration
-from pyraft.errors import RAFT_CORRUPT
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, no_entries
 
 VERDICTS: Final = {UNWRITTEN: "never written", INTACT: "intact", TORN: "torn by a crash", DAMAGED: "damaged"}
@@ -211,7 +210,7 @@ def _read_segments(found: Contents, names: Sequence[str]) -> None:
                 next_index += len(entries)
                 one.last = next_index - 1
             else:
-                entries, problem = _read_closed(found.directory, info)
+                entries, problem = read_closed(found.directory, info)
                 if problem is not None:
                     one.verdict, one.problem = DAMAGED, problem.message
         except Failure as exc:
@@ -227,21 +226,14 @@ def _judge_open(dir: str, one: SegmentFile) -> EntryBatch:
     return content.entries
 
 
-def _read_closed(dir: str, info: segment.SegmentInfo) -> tuple[EntryBatch, Failure | None]:
+def read_closed(dir: str, info: segment.SegmentInfo) -> tuple[EntryBatch, Failure | None]:
     """Return the good entries of a closed segment, and what is wrong behind them or with their number."""
     entries = no_entries()
     try:
-        data = fs.read_file(dir, info.filename)
-        if len(data) < segment.WORD:
-            return entries, Failure(RAFT_CORRUPT, f"file has only {len(data)} bytes")
-        segment.check_format(data)
+        segment.read_closed(dir, info, entries)
     except Failure as exc:
-        return entries, exc
-    _, _, problem = segment.read_batches(data, entries)
-    expected = info.last_index - info.first_index + 1
-    if problem is None and len(entries) != expected:
-        problem = Failure(RAFT_CORRUPT, f"found {len(entries)} entries (expected {expected})")
-    return entries[:expected], problem
+        return entries[: info.last_index - info.first_index + 1], exc
+    return entries, None
 
 
 def _take_note(found: Contents, one: SegmentFile, entries: EntryBatch) -> None:
@@ -330,7 +322,7 @@ def entries(path: str | os.PathLike[str], first: int = 1, last: int = 1 << 63) -
             continue
         else:
             start = info.first_index
-            batch, problem = _read_closed(dir, info)
+            batch, problem = read_closed(dir, info)
         for at, (term, type, buf) in enumerate(zip(batch.terms, batch.types, batch.bufs, strict=True)):
             if first <= start + at <= last:
                 yield Entry(start + at, term, type, bytes(buf), info.filename)

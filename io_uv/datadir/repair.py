@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from io_uv import disk, fs, marker, segment
-from io_uv.datadir.content import Contents, SegmentFile, entries, read
+from io_uv.datadir.content import Contents, SegmentFile, read, read_closed
 from io_uv.datadir.rehearsal import Rehearsal, copy_of, start
-from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED
 from pyraft import configuration
-from pyraft.types import EntryBatch, no_entries
+from pyraft.types import EntryBatch
 
 _MOST_STEPS: Final = 100
 
@@ -131,17 +130,10 @@ def _closed(contents: Contents) -> list[SegmentFile]:
 
 
 def _batch(dir: str, one: SegmentFile) -> EntryBatch:
-    """Return the good entries of a segment."""
-    found = no_entries()
-    try:
-        for entry in entries(dir, one.first, one.first + max(one.entries - 1, 0)):
-            if entry.segment == one.name:
-                found.terms.append(entry.term)
-                found.types.append(entry.type)
-                found.bufs.append(entry.data)
-    except Failure:
-        pass  # the good ones are those in front of it
-    return found
+    """Return the good entries of a closed segment."""
+    info = segment.parse_name(one.name)
+    assert info is not None
+    return read_closed(dir, info)[0]
 
 
 def _surplus(contents: Contents) -> _Step | None:
