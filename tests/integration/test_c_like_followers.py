@@ -170,17 +170,22 @@ def mishaps(s: Solo, follower: CFollower, dice: random.Random) -> None:
         check(s, follower)
 
 
+def exchange(s: Solo, follower: CFollower) -> None:
+    """Let a heartbeat's time go by, with nothing lost; server 2 answers, so that ours goes on to lead."""
+    s.tick(100)
+    s.recv(msg.append_entries_result(2, s.r.current_term, 1))
+    for args in to(s, 3):
+        follower.take(args)
+    while follower.writes:
+        follower.store()
+    while follower.answers:
+        s.recv(follower.answers.pop(0))
+
+
 def until_equal(s: Solo, follower: CFollower) -> None:
     """Let time go by, with nothing lost, until the follower has all."""
     for _ in range(400):
-        s.tick(100)
-        s.recv(msg.append_entries_result(2, s.r.current_term, 1))
-        for args in to(s, 3):
-            follower.take(args)
-        while follower.writes:
-            follower.store()
-        while follower.answers:
-            s.recv(follower.answers.pop(0))
+        exchange(s, follower)
         check(s, follower)
     assert follower.terms == s.r.log.terms
     assert s.r.commit_index == progress_of(s, 3).proven_index == raft_last_index(s.r)
@@ -287,14 +292,7 @@ def test_a_c_server_in_the_place_of_one_of_ours_is_not_taken_for_it(seed: int) -
     follower = CFollower(s.r.current_term, theirs[:], len(theirs))
     taken_over(s, follower, dice)
     for _ in range(150):
-        s.tick(100)
-        s.recv(msg.append_entries_result(2, s.r.current_term, 1))
-        for args in to(s, 3):
-            follower.take(args)
-        while follower.writes:
-            follower.store()
-        while follower.answers:
-            s.recv(follower.answers.pop(0))
+        exchange(s, follower)
         check_own_term(s, follower)
     assert follower.terms == s.r.log.terms
     assert s.r.commit_index == raft_last_index(s.r)
@@ -346,15 +344,8 @@ def test_a_c_follower_far_behind_is_given_the_log_in_small_parts_and_no_snapshot
     s.sent()
     follower = CFollower(3, [1] * ends + [9] * left_over, ends + left_over, 19)
     for _ in range(150):
-        s.tick(100)
-        s.recv(msg.append_entries_result(2, 3, 1))
+        exchange(s, follower)
         assert not s.io.gets, "a snapshot is read"
-        for args in to(s, 3):
-            follower.take(args)
-        while follower.writes:
-            follower.store()
-        while follower.answers:
-            s.recv(follower.answers.pop(0))
     assert follower.terms[20:] == s.r.log.terms
     assert progress_of(s, 3).proven_index == raft_last_index(s.r) == 101
 
