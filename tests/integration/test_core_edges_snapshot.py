@@ -42,6 +42,16 @@ def test_snapshot_during_an_installation_is_not_answered() -> None:
     assert s.state == RAFT_FOLLOWER
 
 
+def take_snapshot(s: Solo) -> None:
+    """Have a leader of term 2 commit a command as entry 3, and take a snapshot that leaves no log before its end."""
+    raft_set_snapshot_threshold(s.r, 1)
+    raft_set_snapshot_trailing(s.r, 0)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.io.finish_put()
+
+
 def acknowledged(s: Solo) -> int:
     """Return up to where the one answer to server 3 acknowledges."""
     result = s.reply().append_entries_result
@@ -384,12 +394,7 @@ def test_snapshot_that_was_read_for_an_earlier_leadership_is_superfluous_and_no_
     An acknowledgment of the older of two does not pass for one of the newer.
     """
     s = leader()
-    raft_set_snapshot_threshold(s.r, 1)
-    raft_set_snapshot_trailing(s.r, 0)
-    command(s)
-    s.io.finish_appends()
-    s.recv(msg.append_entries_result(2, 2, 3))
-    s.io.finish_put()
+    take_snapshot(s)
     old = s.io.stored_snapshot
     s.recv(msg.append_entries_result(3, 2, 0, rejected=2))
     s.tick()
@@ -427,12 +432,7 @@ def test_snapshot_that_was_read_for_an_earlier_leadership_is_superfluous_and_no_
 def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> None:
     """Such a snapshot cannot be sent; whoever made the I/O table is told, with -O too."""
     s = leader()
-    raft_set_snapshot_threshold(s.r, 1)
-    raft_set_snapshot_trailing(s.r, 0)
-    command(s)
-    s.io.finish_appends()
-    s.recv(msg.append_entries_result(2, 2, 3))
-    s.io.finish_put()
+    take_snapshot(s)
     s.recv(msg.append_entries_result(3, 2, 1, rejected=2))
     s.tick()
     s.recv(msg.append_entries_result(3, 2, 1, rejected=1))
@@ -450,12 +450,7 @@ def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> Non
 def test_snapshot_that_a_server_does_not_stand_is_not_read_again_at_once() -> None:
     """If the I/O says that it is too large for its receiver it counts as sent: the disk is left alone for a while."""
     s = leader(deferring=False)
-    raft_set_snapshot_threshold(s.r, 1)
-    raft_set_snapshot_trailing(s.r, 0)
-    command(s)
-    s.io.finish_appends()
-    s.recv(msg.append_entries_result(2, 2, 3))
-    s.io.finish_put()
+    take_snapshot(s)
     s.recv(msg.append_entries_result(3, 2, 1, rejected=2))
     s.tick()
     s.recv(msg.append_entries_result(3, 2, 1, rejected=1))
