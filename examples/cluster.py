@@ -88,7 +88,7 @@ class Ledger:
 
 
 class Member:
-    """One server of the cluster: what stays while its process comes and goes."""
+    """One server of the cluster, which stays while its process comes and goes."""
 
     def __init__(self, id: int, address: str, dir: Path) -> None:
         self.id = id

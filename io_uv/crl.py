@@ -95,7 +95,7 @@ def _invalid(reason: str) -> Failure:
 
 def _lists(data: bytes) -> list[bytes]:
     """Return the DER bytes of all lists in a file that has nothing else in it."""
-    # Wherever it stands: what OpenSSL takes for the beginning of a line is not always one.
+    # Anywhere: OpenSSL also takes for the beginning of a line what is none.
     labels = _LABEL.findall(data)
     for label in labels:
         if label != _X509_CRL:

@@ -7,8 +7,8 @@ a payload. Integers are little-endian, a word is 8 bytes. The layouts are libraf
 Happy path: `encode_message` packs preamble and header at once and hands the payloads on untouched. On the other side
 `decode_header` reads the header and says how long the payload is; `attach_payload` cuts that into entries.
 
-Failure modes: whatever does not fit, or could not be acted on without harm, raises Failure(RAFT_MALFORMED) with a text
-that names the message and the offset in its header; a larger size than the limits allow, or an entry of 4 GiB and
+Failure modes: a message that does not fit, or could not be acted on without harm, raises Failure(RAFT_MALFORMED) with a
+text that names the message and the offset in its header; a larger size than the limits allow, or an entry of 4 GiB and
 more, raises Failure(RAFT_TOOBIG). Shorter headers of older versions and longer ones of newer relatives are accepted.
 """
 
@@ -52,7 +52,7 @@ BATCH_HEADER_SIZE: Final = 8
 ENTRY_HEADER_SIZE: Final = 16
 
 Data: TypeAlias = bytes | mmap.mmap
-"""Where messages are decoded from: what was read, or the memory that a long payload was read into."""
+"""The source of decoding: bytes that were read, or the memory that a long payload was read into."""
 Columns: TypeAlias = tuple[list[int], list[int], list[int]]
 """Terms, types and payload lengths of a batch."""
 

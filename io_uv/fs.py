@@ -531,7 +531,7 @@ def allocate_file(dir: str, name: str, size: int, use_fallocate: bool, direct: b
 
 
 def try_direct(fd: int, refusals: Refusals) -> None:
-    """Switch a descriptor to direct I/O, unless that is refused: what is written goes through the page cache then."""
+    """Switch a descriptor to direct I/O. If that is refused, writes go through the page cache."""
     if DIRECT in refusals:
         return
     try:

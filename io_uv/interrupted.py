@@ -60,7 +60,7 @@ def check(io: RaftIo, torn: bool) -> None:
     if uv is None or uv.closed or uv.loop.inherited:
         return
     if torn:
-        # With all others of the loop: whose a handle or a request is can no longer be told.
+        # With all others of the loop: the owner of a handle or a request can no longer be told.
         for watcher in list(uv.loop._watchers):
             watcher._torn()
     else:

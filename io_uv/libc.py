@@ -12,7 +12,7 @@ import struct
 import sys
 from typing import Any, Final
 
-# The interpreter lock is kept: what they tell is in memory.
+# The interpreter lock is kept: their answers are in memory.
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
 
 _AT_EMPTY_PATH: Final = 0x1000

@@ -27,7 +27,7 @@ _NAMES: Final = ("metadata1", "metadata2")
 
 
 class Copy:
-    """One of the two files: what it holds, or what is wrong with it and which version is known to be lost with it.
+    """One of the two files: its contents, or its fault and which version is known to be lost with it.
 
     `present` is False if there is no file; one that is there without metadata or a problem was never written whole.
     """

@@ -7,7 +7,7 @@ write, or is in memory.
 
 Happy path on ext4 and XFS: fallocate, 4096, asynchronous. On tmpfs: fallocate, no direct I/O, hence not asynchronous.
 
-Failure modes: what is refused is done without, and `refusal` tells the log. RAFT_NOSPACE or RAFT_IOERR "create I/O
+Failure modes: a refused feature is done without, and `refusal` tells the log. RAFT_NOSPACE or RAFT_IOERR "create I/O
 capabilities probe file: …", RAFT_IOERR "probe Direct I/O: …" or "probe Async I/O: …" for a disk that fails otherwise,
 RAFT_NOMEM where there is no memory for the write. But for the last the texts end with the directory.
 """

@@ -308,7 +308,7 @@ def read(dir: str, info: SnapshotInfo) -> RaftSnapshot:
 
 
 def remove(dir: str, info: SnapshotInfo) -> None:
-    """Remove the files of a snapshot, .meta first: what a crash leaves of it does not count. Not durable yet."""
+    """Remove the files of a snapshot, .meta first, so that a crash leaves nothing that counts. Not durable yet."""
     try:
         fs.remove_file(dir, info.filename)
         fs.remove_if_there(dir, info.data_name)

@@ -1,6 +1,6 @@
 """The state of one raft_uv instance, shared by the modules that implement its parts.
 
-Duty: `Uv`, what C calls struct uv (src/uv.h): what `RaftIo.impl` points to. Each group of fields has one owner, named
+Duty: `Uv`, C's struct uv (src/uv.h), to which `RaftIo.impl` points. Each group of fields has one owner, named
 beside it; other modules read them. No algorithm is here.
 """
 
@@ -89,7 +89,7 @@ class Metadata:
 
 
 class Peers:
-    """The knowledge of others: who the members are (None: nobody has told), what strangers are still allowed, and how
+    """The knowledge of others: the members (None: nobody has told), what strangers are still allowed, and how
     many messages have been received.
     """
 
@@ -211,7 +211,7 @@ class Uv:
         self.tracer: RaftTracer = StderrTracer
         self.id, self.address = 0, ""
         self.limits = Limits()
-        # Disk: what probing found, and settings (uv).
+        # Disk: the findings of the probe, and settings (uv).
         self.direct_io = self.async_io = self.fallocate = self.zero_fill = False
         self.block_size = 0
         self.segment_size = MAX_SEGMENT_SIZE

@@ -79,7 +79,7 @@ class StockHandshake:
 
 
 class UvTcp:
-    """`struct UvTcp`: what RaftUvTransport.impl points to."""
+    """`struct UvTcp`, to which RaftUvTransport.impl points."""
 
     def __init__(self, transport: RaftUvTransport, loop: pyuv.Loop) -> None:
         self.transport = transport

@@ -56,7 +56,7 @@ class Connect:
         self.introduces = introduces
         self.done = done
         self.dial: RaftUvDial | None = None  # while the dialer is at work
-        self.stream: RaftUvDuplex | TlsStream | None = None  # what the caller will get: what was dialled, or TLS on it
+        self.stream: RaftUvDuplex | TlsStream | None = None  # for the caller: the dialled stream, or TLS on it
         self.timer = pyuv.Timer(t.loop)
         self.answer = b""
         self.reason = ""

@@ -1,4 +1,4 @@
-"""Opening a TCP stream to an address: what stands in a transport for raft_uv_set_dialer's argument at first.
+"""Opening a TCP stream to an address: the dialer of a transport until raft_uv_set_dialer names another.
 
 The happy path of a dial is: resolve the host, in a thread if it is a name; connect to the first address; set the
 connection's options; call back with the stream.

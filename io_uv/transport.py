@@ -1,4 +1,4 @@
-"""The border between raft_uv and the network: who opens and accepts connections.
+"""The border between raft_uv and the network: opening and accepting connections.
 
 Duty: `RaftUvTransport` and `RaftUvConnect` of raft/uv.h. `raft_uv_tcp_init` and `raft_uv_tls_init` fill a transport in;
 an own one does the same with its own functions. A connection is one-way: the side that connected only writes, the one
@@ -76,7 +76,7 @@ class RaftUvGuest:
 
 
 class RaftUvDial:
-    """A request for a stream to server `id` (0: whoever is there) at `address`; `cb(req, stream, status)`. Ours.
+    """A request for a stream to server `id` (0: any server) at `address`; `cb(req, stream, status)`. Ours.
 
     `cancel()`, set by the one that takes the request, ends it: cb follows with RAFT_CANCELED, or with what had
     happened already. `errmsg` says why there is no stream.

@@ -1,6 +1,6 @@
 """Removing the end of the log: RaftIo.truncate.
 
-Duty: remove the entries from an index on, behind a blocking barrier: what was appended before is written first, what is
+Duty: remove the entries from an index on, behind a blocking barrier: entries appended before are written first, what is
 appended afterwards waits (uv_truncate.c).
 
 Happy path: a thread cuts the closed segments (segment.truncate_log); then the barrier lets later appends go.

@@ -1,4 +1,4 @@
-"""Work off the loop: what other modules run in threads, and RaftIo.async_work.
+"""Work off the loop: jobs of other modules in threads, and RaftIo.async_work.
 
 Duty: `run` executes a job on the data directory in the loop's thread pool and reports its outcome on the loop, unless
 the directory is not the one any more that was locked; `async_work` does that for the user's function, whatever it does,

@@ -47,7 +47,7 @@ def run(r: Raft) -> int:
 
 
 def resume(r: Raft) -> None:
-    """Apply the next part of a backlog, and call back the next reads: what io.later runs."""
+    """Apply the next part of a backlog, and call back the next reads. io.later runs this."""
     leader = r.leader_state
     if leader is not None and leader.reads.rest:
         reads.deliver_rest(r, leader)

@@ -1,6 +1,6 @@
 """Buffers and log entries: struct raft_buffer and struct raft_entry, one by one and as columns.
 
-Duty: what stands wherever C has a raft_buffer (`Buffer`, `RaftBuffer`, `as_bytes`) or an array of raft_entry
+Duty: the types that stand wherever C has a raft_buffer (`Buffer`, `RaftBuffer`, `as_bytes`) or an array of raft_entry
 (`Entries`, `EntryBatch`). The library keeps payloads as `bytes`. Others import all of this from `types`, where the rest
 of raft.h is.
 
@@ -70,7 +70,7 @@ class RaftEntry:
 
 
 class EntryBatch:
-    """Entries as three parallel lists: what the library hands out wherever C has an array of raft_entry.
+    """Entries as three parallel lists; the library hands these out wherever C has an array of raft_entry.
 
     It reads as a sequence of RaftEntry, made on access. The columns spare an object per entry in the log, in messages
     and on the way to the disk; the collector has nothing to visit in them. Never mutate one that was handed over.

@@ -123,7 +123,7 @@ _Arg = TypeVar("_Arg")
 
 
 class RaftFixtureEvent:
-    """`struct raft_fixture_event`: what a step did, and to the server with which index."""
+    """`struct raft_fixture_event`: the kind of a step, and the index of the server that it was for."""
 
     __slots__ = ("server_index", "type")
 

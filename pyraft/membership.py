@@ -1,7 +1,7 @@
 """Configuration changes (chapter 4) and leadership transfer (3.10).
 
-Duty: what may change and when, catch-up rounds of a server that is being promoted (4.2.1), adopting and rolling back
-an uncommitted configuration, the life of a transfer request.
+Duty: rules of what may change and when, catch-up rounds of a server that is being promoted (4.2.1), adopting and
+rolling back an uncommitted configuration, the life of a transfer request.
 
 Failure modes: RAFT_NOTLEADER, RAFT_CANTCHANGE; the code of io.send for a TimeoutNow; RAFT_MALFORMED for a CHANGE
 entry that cannot be decoded.

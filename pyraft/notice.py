@@ -1,6 +1,6 @@
 """A server in words: the INFO log of the logger `pyraft`, and why it takes no requests.
 
-Duty: one place for the texts of what happens to a server and its cluster: who leads since when, terms, elections that
+Duty: one place for the texts of events of a server and its cluster: who leads since when, terms, elections that
 came to nothing, configurations in force, snapshots, servers that fall silent and come back, transfers and their
 outcome. The same goes to the tracer, with the level that fits. Nothing is told per command, and what happens again and
 again (elections that nobody wins) ever more rarely.

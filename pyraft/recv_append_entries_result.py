@@ -1,7 +1,7 @@
 """The answer to an AppendEntries or InstallSnapshot, at the leader.
 
-Duty: what the leader knows of the server (progress, proof), and what follows: a commit, a promotion, a transfer, the
-next message.
+Duty: note what the result shows of the server (progress, proof), and draw the consequences: a commit, a promotion, a
+transfer, the next message.
 
 Happy path: the acknowledgment raises the server's match index, what a majority has stored is committed and applied
 (replicate.commit), and the server is sent what is due.

@@ -154,7 +154,7 @@ def flush(r: Raft) -> None:
 
 
 def flush_turn(r: Raft) -> None:
-    """End a loop turn: what io.defer runs."""
+    """End a loop turn. io.defer runs this."""
     if r.inside:
         calls.abandoned(r)
     flush(r)

@@ -1,4 +1,4 @@
-"""The lane: what one command passes through on servers that do nothing else (3.5).
+"""The lane: the path of one command on servers that do nothing else (3.5).
 
 Duty: the two messages of replication where all is well. `recv.recv_cb` asks `received` first. It tests all that it
 relies on before it touches anything, and says None if a test fails: the general path handles the message then.

@@ -1,8 +1,8 @@
 """The structs and constants of raft.h that cross a border of the library.
 
-Duty: what users, the core and an I/O implementation hand to each other: entries (of module `entries`), messages,
-snapshots, requests and the two function tables `RaftIo` and `RaftFsm`. The state of a server is in `state`; nothing
-here has an algorithm.
+Duty: the values that users, the core and an I/O implementation hand to each other: entries (of module `entries`),
+messages, snapshots, requests and the two function tables `RaftIo` and `RaftFsm`. The state of a server is in `state`;
+nothing here has an algorithm.
 
 Rules (see README.md): a struct is a class named by its tag in CapWords with C's field names; no constructor
 argument is required; a union is one attribute per member, the inactive ones None; a count that C keeps beside an

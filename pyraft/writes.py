@@ -1,4 +1,4 @@
-"""Writes of entries under way, a leader's and a follower's: what their ends and cuts of the log mean for the log.
+"""Writes of entries under way, a leader's and a follower's, and the effect that their ends and cuts have on the log.
 
 Duty: `Raft.writes` lists the appends that io.append has taken and not yet called back (state.RaftWrite). The functions
 here say what is stored when one has ended, and which entries of the others still count when the log is cut.

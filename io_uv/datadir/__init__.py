@@ -1,6 +1,6 @@
 """Data directories of stopped servers: look into them, check them, mend them.
 
-Duty: what an operator needs when a server does not start, for directories of this library, of libraft 0.9 to 0.18, of
+Duty: the tools for an operator whose server does not start, for directories of this library, of libraft 0.9 to 0.18, of
 cowsql and of dqlite, which have one format. The command `pyraft dir` is a thin layer over these functions.
 
 Happy path:

@@ -2,7 +2,7 @@
 
 Duty: `repair` brings a directory into a state that loads. Files are set aside (renamed to `corrupt-NS-NAME`), never
 removed, but for those that a start would remove itself. A directory that loads is left alone, so a repair never makes
-one worse: what a start would have found is there afterwards.
+one worse: all that a start would have found is there afterwards.
 
 Happy path: the loader of raft_start is run; while it refuses, the first rule below that fits is applied, and it is run
 again. Without `apply` all of it happens on a copy. With it, too, and then, if the copy loads in the end, the same on
@@ -191,7 +191,7 @@ def _something_else(contents: Contents) -> bool:
 
 
 def _gap(contents: Contents) -> _Step | None:
-    """Entries are missing between two segments, or behind the snapshot: what follows cannot be applied."""
+    """Entries are missing between two segments, or behind the snapshot, so those that follow cannot be applied."""
     index = max((one.index for one in contents.snapshots), default=0)
     gaps = [(first, last) for first, last in contents.gaps() if last > index]
     if not gaps:

@@ -1,7 +1,7 @@
 """pyuv's API on uvloop: an event loop, its handles, a thread pool and name resolution.
 
-Duty: what raft_uv is written on, as C's is on libuv, with the names, arguments and callbacks of pyuv 1.x. Left out:
-UDP, Process, TTY, StdIO, fs, thread, util. Added: `Loop(asyncio_loop)`, `Loop.close`, `Stream.start_read_into`.
+Duty: the loop that raft_uv is written on, as C's is on libuv, with the names, arguments and callbacks of pyuv 1.x. Left
+out: UDP, Process, TTY, StdIO, fs, thread, util. Added: `Loop(asyncio_loop)`, `Loop.close`, `Stream.start_read_into`.
 
     loop = Loop()
     timer = Timer(loop)

@@ -6,7 +6,7 @@ which reads and writes (`io_uv.pyuv.stream`) are built.
 A connection: the listener becomes readable, one connection is accepted and told of, `accept` moves it to a handle of
 the caller. Until then no other is taken. The other way: `connect`, the socket becomes writable, the callback.
 
-Failure modes: what fails after the call goes to the callback. No descriptor left for a connection: the listener's
+Failure modes: a failure after the call goes to the callback. No descriptor left for a connection: the listener's
 callback gets the code (UV_EMFILE), and the connection, which waits in the system, is tried again 100 ms later.
 """
 

@@ -1,12 +1,12 @@
-"""Forked: what a child process has of its parent's loops, which is nothing that works.
+"""Forked: the copies that a child process has of its parent's loops, none of which works.
 
-A fork copies the memory of one thread and shares every descriptor. The copy of a loop could do harm: what it takes out
-of the epoll set, or reads from a socket or an eventfd, its parent misses. So each copy is put to death at once, in the
-child, before `os.fork` returns there (os.register_at_fork; nothing is asked on any hot path): the child's number of the
-epoll set is turned into a set of its own, a program's loop gets wake-ups of its own, descriptors are closed, handles
-count as closed, threads were left behind. Closing a descriptor changes nothing for others that have it. The parent does
-not notice. On a dead loop timers can be made, as programs do before they look at what a call has answered; nothing else
-can, and running it raises.
+A fork copies the memory of one thread and shares every descriptor. The copy of a loop could do harm: anything that it
+takes out of the epoll set, or reads from a socket or an eventfd, its parent misses. So each copy is put to death at
+once, in the child, before `os.fork` returns there (os.register_at_fork; nothing is asked on any hot path): the child's
+number of the epoll set is turned into a set of its own, a program's loop gets wake-ups of its own, descriptors are
+closed, handles count as closed, threads were left behind. Closing a descriptor changes nothing for others that have it.
+The parent does not notice. On a dead loop timers can be made, as programs do before they look at what a call has
+answered; nothing else can, and running it raises.
 
 `watch(thing)` has `thing._forking()` called right before a fork, and `thing._forked()` in the child, in the order of
 watching; things are held weakly.

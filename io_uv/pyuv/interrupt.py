@@ -9,9 +9,9 @@ is built on it is at work waits until that has returned to the loop, which raise
 callback of the program, once an interrupt waits already, and anywhere with the third, it comes at once: a program that
 computes for ever can be ended. Other handlers than these two are the program's and stay.
 
-Second: what is raised all the same (by a handler of the program, a second Ctrl-C, a debugger) may leave anything
-half done. `Loop._enter` marks what it calls before, and takes the mark back when that has returned; a mark that is
-found tells. Then `mend(loop)` tells whoever watches the loop that it was torn (a server stops for good: see
+Second: an exception that is raised all the same (by a handler of the program, a second Ctrl-C, a debugger) may leave
+anything half done. `Loop._enter` marks what it calls before, and takes the mark back when that has returned; a mark
+that is found tells. Then `mend(loop)` tells whoever watches the loop that it was torn (a server stops for good: see
 `io_uv.interrupted`), counts anew what keeps the loop going, and has all that may have been forgotten done again.
 
 Failure modes: a callback that was taken off its queue when the interrupt came is not called any more.
@@ -127,7 +127,7 @@ class Postponed:
         return frame is not None and (frame is inner or self._waiting < 2 or not _of_program(inner, frame))
 
     def _pass_on(self, loop: "Loop", signum: int) -> None:
-        """Between two callbacks: what was waiting is due."""
+        """Between two callbacks: an interrupt that was waiting is due."""
         if self._waiting:
             self._waiting = 0
             try:

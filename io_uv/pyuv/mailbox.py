@@ -83,7 +83,7 @@ class Mailbox:
         assert self._fd is not None
         with contextlib.suppress(BlockingIOError):  # a delivery that was interrupted has taken the token
             os.read(self._fd, 8)
-        # Cleared before looking: what is posted from here on wakes again.
+        # Cleared before looking: anything posted from here on wakes again.
         self._sent = False
         actions = self._actions
         left = len(actions)

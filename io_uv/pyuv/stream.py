@@ -38,7 +38,7 @@ IOV_MAX: Final = 1024
 
 
 class _Write:
-    """A write that the system has not taken whole: what is left of it."""
+    """The rest of a write that the system has not taken whole."""
 
     __slots__ = ("buffers", "callback", "handles", "left")
 

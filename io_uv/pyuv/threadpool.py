@@ -11,9 +11,9 @@ An interrupt may come between any two lines of the main thread. So the one step 
 request also notes it (`_claim`), the threads and the main thread share no lock that could stay locked, and `mend` does
 again what may not have been done: a request that is queued twice is begun once, one that has ended twice is told once.
 
-Failure modes: what work raises is kept and shown to the loop's excepthook. A forked child gets a pool of its own. Where
-threads cannot be started (a limit of processes, memory) the pool goes on with those that it has, and tries again with
-the next request; without any the request ends with UV_EAGAIN. libuv aborts the process.
+Failure modes: an exception of work is kept and shown to the loop's excepthook. A forked child gets a pool of its own.
+Where threads cannot be started (a limit of processes, memory) the pool goes on with those that it has, and tries again
+with the next request; without any the request ends with UV_EAGAIN. libuv aborts the process.
 """
 
 import atexit

@@ -6,7 +6,7 @@ with one line about the member that the directory is now.
 Happy path: `pyraft init data/1 --address 10.0.0.1:9001`, and once a node runs there,
 `pyraft join data/2 --address 10.0.0.2:9001 --via 10.0.0.1:9001`.
 
-Failure modes: what is refused, or fails, is told on standard error, exit code 1.
+Failure modes: a refusal or failure is told on standard error, exit code 1.
 """
 
 import asyncio

@@ -199,7 +199,7 @@ class Numbered(Session):
         return Call(self, self._number, machine, command, version, arguments)
 
     def end(self, call: Call) -> None:
-        """Nothing: what is acknowledged is the caller's to say."""
+        """Do nothing: the caller itself says what it acknowledges."""
 
     def leave(self, call: Call) -> None:
         """Nothing: the call can be made again at any time."""

@@ -70,11 +70,11 @@ class Client(Generic[M]):
         await self._route.close()
 
     async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
-        """Have a command executed: what `await client.machine.command(…)` does."""
+        """Have a command executed, as `await client.machine.command(…)` does."""
         return await self._calls.call(machine, name, version, args, kwargs)
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
-        """Have a query answered, linearizably: what `await client.machine.query(…)` does."""
+        """Have a query answered, linearizably, as `await client.machine.query(…)` does."""
         assert machine._node is not None
         arguments = self._replica.codec.pack([list(args), kwargs])
         outcome = await self._errand("query", machine._node.name, name, arguments)

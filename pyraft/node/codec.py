@@ -1,4 +1,4 @@
-"""Values and frames as bytes: what commands carry, what sessions keep, what snapshots hold.
+"""Values and frames as bytes: the contents of commands, sessions and snapshots.
 
 Duty: `Codec` packs and unpacks values: all that msgpack has (None, bool, int, float, str, bytes, list, dict), and as
 extensions tuple, set, frozenset, datetime, date, time, timedelta, UUID, Decimal, integers beyond 64 bits, and the

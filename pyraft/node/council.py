@@ -1,4 +1,4 @@
-"""The members of a cluster: who they are, and changes of that, at the leader.
+"""The members of a cluster, and changes of them, at the leader.
 
 Duty: `Council` answers what nodes and clients ask about members, and carries out changes; `Member` is what it says of
 one. A change is asked for by what is to be the case, so asking again is harmless.
@@ -146,7 +146,7 @@ class Council:
         except aio.RaftError as exc:
             raise self._failure(exc) from None
 
-    # Below: what they share.
+    # Below: helpers of these.
 
     def _lead(self) -> None:
         if not self._server.is_leader:

@@ -2,7 +2,7 @@
 
 Duty: `Restraint` makes a member keep a promise: for `kept` seconds after it has heard from a leader, or has started, no
 vote request enters or leaves it, but for those of a leader that hands over. It announces that in its answers. `Leases`
-is the leader's side: what it may conclude from answers to its questions.
+is the leader's side: the conclusions that it may draw from answers to its questions.
 
 Happy path: a round begins at t. A majority of voters answers questions that were sent after t, so each of them keeps
 still until t + kept, by its own clock, and no other server can be elected before. Until t + kept * (1 - drift), by the

@@ -167,7 +167,7 @@ class Link(asyncio.Protocol):
                 self._transport.abort()
             self._end(exc)
 
-    # Below: what comes, and the end.
+    # Below: received frames, and the end.
 
     def _take(self, message: list[Any]) -> None:
         kind = message[0]

@@ -25,7 +25,7 @@ server executes them for itself.
 
 Failure modes: a command that raises is taken back and its exception reaches the caller. State is what `tracked` can
 take back; a machine with other state overrides `checkpoint` and `rollback`, `snapshot` and `restore`. A command called
-by another one is a RuntimeError: what both share belongs into a plain method. An instance without a node has no
+by another one is a RuntimeError; code that both share belongs into a plain method. An instance without a node has no
 commands to offer: RuntimeError.
 """
 

@@ -322,11 +322,11 @@ class Node(Generic[M]):
     # Calls.
 
     async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
-        """Have a command executed: what `await node.machine.command(…)` does."""
+        """Have a command executed, as `await node.machine.command(…)` does."""
         return await self._calls.call(machine, name, version, args, kwargs)
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
-        """Have a query answered, linearizably: what `await node.machine.query(…)` does."""
+        """Have a query answered, linearizably, as `await node.machine.query(…)` does."""
         if self._cause is not None:
             raise self._failure()
         if not self._may_answer(caller.stale(), caller.may_lease()):

@@ -42,7 +42,7 @@ class Path(Protocol):
 
 
 class Call:
-    """One call: what is sent, how often it was, and the future for its outcome, which is bytes."""
+    """One call: its bytes, how often they were sent, and the future for its outcome, which is bytes."""
 
     __slots__ = ("arguments", "command", "future", "machine", "number", "sends", "session", "version")
 

@@ -1,4 +1,4 @@
-"""Sessions: what makes a command count once, however often it had to be sent (dissertation, section 6.3).
+"""Sessions, which make a command count once, however often it had to be sent (dissertation, section 6.3).
 
 Duty: `Sessions` is the machine that remembers, for each session, the outcomes of its calls until they are acknowledged.
 A call carries the session, its number in it, and the number up to which the caller has all outcomes.
@@ -62,7 +62,7 @@ class Sessions(Machine):
         """Forget a session; returns whether it was known."""
         return self.sessions.pop(id, None) is not None
 
-    # Below: what the replica calls for each entry, inside a checkpoint.
+    # The replica calls the methods below for each entry, inside a checkpoint.
 
     def touch(self, id: bytes, acknowledged: int, now: int) -> Session | None:
         """Return a session that a call has come from, or None if it is not known."""

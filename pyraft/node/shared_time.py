@@ -1,4 +1,4 @@
-"""The shared time that a leader puts into entries: what ends sessions, locks and values in the same moment everywhere.
+"""The shared time that a leader puts into entries; it ends sessions, locks and values in the same moment everywhere.
 
 Duty: `SharedTime` returns it, in microseconds since 1970. It never goes back, and it goes on as fast as time does: a
 clock that jumps while this server leads moves nothing, and where the entries of a leader before came from a clock that

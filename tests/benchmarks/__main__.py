@@ -46,7 +46,7 @@ def file_system(path: Path) -> str:
 
 
 def durable_write(dir: Path) -> float:
-    """Median time of a bare durable write of 4 KiB to zero-filled blocks, in seconds: what no log can go below."""
+    """Median time of a bare durable write of 4 KiB to zero-filled blocks, in seconds; no log can go below it."""
     path = dir / "write"
     fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     os.write(fd, bytes(1 << 20))

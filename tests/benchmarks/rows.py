@@ -1,4 +1,4 @@
-"""The rows of the comparison: what each starts, loads and measures.
+"""The rows of the comparison: each starts servers, loads them and measures.
 
 A row is measured for one side at a time, in directories of its own. `Group`s are rows that one running cluster serves
 one after the other. Each measurement ends with all servers killed and `verify.check`.

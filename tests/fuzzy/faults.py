@@ -17,7 +17,7 @@ STEPS: Final = 2000
 
 
 class Fault:
-    """One fault: what it does, the themes of seeds that may show it, a seed that does, the edits that bring it back."""
+    """One fault: its effect, the themes of seeds that may show it, a seed that does, the edits that bring it back."""
 
     def __init__(self, what: str, themes: str, seed: int, *edits: str) -> None:
         self.what = what

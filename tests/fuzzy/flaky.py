@@ -74,7 +74,7 @@ def beside(n: int) -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 @dataclass
 class Run:
-    """One run of the suite: what it is asked for, and what failed, as (test, file that ran before its file)."""
+    """One run of the suite: its order and load, and its failures, as (test, file that ran before its file)."""
 
     seed: int
     number: int

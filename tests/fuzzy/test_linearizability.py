@@ -120,7 +120,7 @@ def test_the_search_agrees_with_trying_every_order(seed: int) -> None:
 
 
 def test_long_histories_are_decided_quickly() -> None:
-    """Five clients, thousands of operations: what was searched is not searched again."""
+    """Five clients, thousands of operations: no state is searched twice."""
     dice = random.Random(1)
     ops, now, value = [], 0, 0
     for i in range(600):

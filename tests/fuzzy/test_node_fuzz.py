@@ -41,7 +41,7 @@ _EVERY = 250
 
 
 class Stream:
-    """The stream of a guest: what is written to it is counted."""
+    """The stream of a guest; it counts the bytes written to it."""
 
     def __init__(self) -> None:
         self.closed = False

@@ -50,7 +50,7 @@ TABLE = Path(pyraft.__file__).with_name("CALLBACKS.md")
 
 
 class Probe:
-    """Calls one function inside a callback, once: what `raft_state` said, what it returned, what was called back."""
+    """Calls one function inside a callback, once; records raft_state, the returned code and later callbacks."""
 
     def __init__(self, function: str) -> None:
         self.function = function

@@ -1,4 +1,4 @@
-"""Mending directories that a start refuses: what stays, what is set aside, and never a loss without a mark.
+"""Mending directories that a start refuses: files stay or are set aside, and no loss is without a mark.
 
 The last tests take directories of servers that were killed, damage every file of them in every way that test_damage
 knows (a part of them here), and see that a repair leaves nothing missing that a start would have found.

@@ -1,4 +1,4 @@
-"""State machines that return codes or lack functions: what the log says, and how often it says it."""
+"""State machines that return codes or lack functions, and what the log says of them, how often."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Strangers at a node's port: what they send costs them their connection, and the node nothing."""
+"""Strangers at a node's port: nonsense costs them their connection, and the node nothing."""
 
 import asyncio
 import logging

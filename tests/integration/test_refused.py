@@ -1,4 +1,4 @@
-"""Servers to which a sandbox refuses system calls, by real seccomp filters: what can be done without is done without.
+"""Servers to which a sandbox refuses system calls, by real seccomp filters: any that can be done without is.
 
 Nothing acknowledged is lost, the log says once what was refused, with the errno, and what is used in its place, and a
 process without a sandbox goes on with the directory. See lib/sandbox.py for what the three servers of a case do.

@@ -148,7 +148,7 @@ def test_healthy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["aio", "thread"])
 @pytest.mark.parametrize("code", faults.ERRNOS, ids=lambda code: "short" if code == SHORT else errno.errorcode[code])
 def test_any_call_may_fail(tmp_path: Path, code: int, mode: str) -> None:
-    """Whichever call fails, once or several in a row: what was acknowledged is there, after a crash and otherwise.
+    """Whichever call fails, once or several in a row, acknowledged entries are there, after a crash and otherwise.
 
     A sample of all cases, by seed; SICK_DISK_CASES=all begins with each call once (some minutes).
     """

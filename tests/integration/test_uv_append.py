@@ -1,4 +1,4 @@
-"""RaftIo.append of io_uv: what reaches the disk, when, and in which files."""
+"""RaftIo.append of io_uv: the bytes that reach the disk, when, and in which files."""
 
 import errno
 import os

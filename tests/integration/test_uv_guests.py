@@ -1,4 +1,4 @@
-"""Other protocols on the transport's port: who takes a connection, how long it lives, and that raft does not notice."""
+"""Other protocols on the transport's port: who takes a connection, how long it lives; raft does not notice."""
 
 import contextlib
 import os

@@ -127,7 +127,7 @@ def test_order_of_counters(t: UvIo) -> None:
 
 
 def test_made_durable_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment whose directory cannot be synced is not used: what is written into it might have no name."""
+    """A segment whose directory cannot be synced is not used, as its name might not be durable."""
     t = UvIo(tmp_path).start()
 
     def refuse(dir: str) -> None:

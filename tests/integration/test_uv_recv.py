@@ -292,7 +292,7 @@ class BareStream:
         self.read_cb: Callable[[Any, bytes | None, int | None], object] | None = None
 
     def write(self, data: Any, callback: Callable[[Any, int | None], object]) -> None:
-        """Do without: who accepts only reads."""
+        """Do nothing: accepted connections are only read from."""
         raise AssertionError
 
     def start_read(self, callback: Callable[[Any, bytes | None, int | None], object]) -> None:

@@ -1,4 +1,4 @@
-"""The stock transport's listen: who gets in, and in how many pieces."""
+"""The stock transport's listen: connections that get in, in any number of pieces."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""io_uv.datadir on directories that a C server has made: what libraft writes is read, judged and mended like ours."""
+"""io_uv.datadir on directories that a C server has made: libraft's files are read, judged and mended like ours."""
 
 import pytest
 

@@ -313,7 +313,7 @@ def installed(memory: MemoryFs) -> Iterator[MemoryFs]:
 
 
 class _Inode:
-    """A file in a replay: what is durable, and what is under way, oldest first."""
+    """A file in a replay: its durable data, and what is under way, oldest first."""
 
     __slots__ = ("attributes", "content", "limbo", "pending", "size")
 

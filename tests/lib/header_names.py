@@ -52,7 +52,7 @@ RAFT_VOTER
 
 RAFT_ADDITIONS = {
     "Buffer": "the type of what is accepted where C takes a raft_buffer",
-    "EntryBatch": "entries as columns: what the library hands out where C has an array of raft_entry",
+    "EntryBatch": "entries as columns; the library hands these out where C has an array of raft_entry",
     "NoopTracer": "stock tracer of src/tracing.h, which C applications link against too",
     "StderrTracer": "stock tracer of src/tracing.h",
     "RaftLog": "struct raft_log, which raft.h only names: the type of raft.log",

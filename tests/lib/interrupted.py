@@ -168,7 +168,7 @@ class Tracer:
 
 
 def _finalising(frame: FrameType | None) -> bool:
-    """Return whether a finaliser or the callback of a weak reference runs: what is raised there is lost by design."""
+    """Return whether a finaliser or a weak reference's callback runs; an exception there is lost by design."""
     while frame is not None:
         if frame.f_code.co_name in ("__del__", "_collected"):
             return True

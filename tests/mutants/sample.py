@@ -7,7 +7,7 @@ from tests.mutants.changes import SHARES, Edit, edits_of, is_program
 from tests.mutants.tree import PACKAGES
 
 LIGHT = {"pyraft/fixture": 0.25, "io_uv/pyuv/errno": 0.1, "pyraft/_build": 0.0}
-"""Beginnings of paths with the weight of what is there: what serves tests, tables of names, what builds the wheel."""
+"""Beginnings of paths, each with the weight of its files: what serves tests, tables of names, what builds the wheel."""
 
 
 def sources(root: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The border to foreign code: what raises behind it stops the server, names itself, and never gets out of the core."""
+"""The border to foreign code: an exception behind it stops the server, is named, and never gets out of the core."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""io_uv.end_of_turn: what is done once, and in which order."""
+"""io_uv.end_of_turn: steps that are done once, and their order."""
 
 from collections.abc import Callable
 

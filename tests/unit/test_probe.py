@@ -1,4 +1,4 @@
-"""Probing the file system: what is found, and what each failure means."""
+"""Probing the file system: its findings, and the meaning of each failure."""
 
 import errno
 import os

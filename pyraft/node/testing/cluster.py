@@ -14,7 +14,7 @@ comes from one seed, so that a run is the same each time.
 
 Happy path: as above; in the end the cluster is healed, all members are started, and their machines have to be equal.
 
-Failure modes: what the scenario raises is raised, with the seed on standard error; Standstill if it waits for ever.
+Failure modes: an exception of the scenario is raised, with the seed on standard error; Standstill if it waits for ever.
 Members whose machines differ are an AssertionError: a command was not deterministic. Programs that are looked at must
 leave clocks, chance, orders of sets and threads alone, else a seed does not repeat them.
 """
@@ -114,7 +114,7 @@ class Cluster(Generic[M]):
         await self.nodes.pop(number).close()
 
     async def kill(self, number: int) -> None:
-        """End a member without a word, as kill -9 and a power cut do: what was not on its disk yet is lost."""
+        """End a member without a word, as kill -9 and a power cut do; data that was not on its disk yet is lost."""
         self.tell(f"kill {number}")
         node = self.nodes.pop(number)
         life = self.places[number].life

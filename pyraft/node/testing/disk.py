@@ -1,4 +1,4 @@
-"""The disk of one simulated member: what is durable, and what is on its way there.
+"""The disk of one simulated member: durable data, and data on its way there.
 
 Duty: `Disk` holds term, vote, snapshot and entries, and a queue of writes that take effect in their order, each some
 time after it came. It survives the member's lives.

@@ -28,7 +28,7 @@ Accept: TypeAlias = Callable[[Any, io_uv.RaftUvGuest], None]
 
 
 class Way:
-    """One direction between two places: what is put in comes out later, in order."""
+    """One direction between two places: bytes that are put in come out later, in order."""
 
     def __init__(
         self, network: "Network", source: int, target: int, deliver: Callable[[Any], None], *, holds: bool = True

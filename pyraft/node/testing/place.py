@@ -146,7 +146,7 @@ class Life:
             self.place.life = None
 
     def kill(self) -> None:
-        """End it here and now: what is not on the disk yet is lost. `close` is to follow, and does nothing more."""
+        """End it here and now; data not on the disk yet is lost. `close` is to follow, and does nothing more."""
         if self.alive:
             self._end()
             self._left = self.place.disk.crash(self.place.dice)

@@ -1,4 +1,4 @@
-"""Every schedule of a small cluster of real cores, up to a bound: what the simulation tries at random, without gaps.
+"""Every schedule of a small cluster of real cores, up to a bound: the simulation's random walk made complete.
 
 Duty: a scenario says how many servers there are, where they begin and how often each kind of step may happen. From
 there `search` takes every step that is possible in every state that it reaches, breadth first, and checks after each

@@ -1,4 +1,4 @@
-"""The disk of one explored server: what is durable, and the operations that are still on their way.
+"""The disk of one explored server: its durable data, and the operations that are still on their way.
 
 Duty: term, vote, snapshot and entries, and a queue of appends, truncations and snapshots that take effect in order,
 one `finish` each. A truncation has no callback and takes effect as soon as it is at the head.

@@ -151,7 +151,7 @@ class Checks:
             self._commit(node, r, view)
 
     def sends(self, node: "Node", message: RaftMessage) -> None:
-        """A server speaks: what it says must be on its disk."""
+        """A server speaks, so all that it says must be on its disk."""
         disk, r = node.disk, node.raft
         self.commits(node)
         if message.request_vote is not None and not message.request_vote.pre_vote:

@@ -1,4 +1,4 @@
-"""Calls on their way: what the outbox does with a path that answers, loses, is missing, or is full."""
+"""Calls on their way, and a path that answers, loses, is missing, or is full."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

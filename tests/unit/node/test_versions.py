@@ -1,4 +1,4 @@
-"""Two versions of a program in one cluster: what was in the log keeps its meaning, and what is missing is told."""
+"""Two versions of a program in one cluster: old entries keep their meaning, and a missing command is told."""
 
 from typing import Any
 
