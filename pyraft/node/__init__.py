@@ -39,7 +39,7 @@ from pyraft.node.errors import (
     Unknown,
 )
 from pyraft.node.founding import init, join
-from pyraft.node.handles import Counter, Lock, Map
+from pyraft.node.handles import Counter, Lock, Map, Queue, Set
 from pyraft.node.identity import Identity
 from pyraft.node.machine import Command, Machine, Query, command, query
 from pyraft.node.node import Node
@@ -65,10 +65,12 @@ __all__ = [
     "Node",
     "NodeError",
     "Query",
+    "Queue",
     "Record",
     "Refused",
     "Replica",
     "SessionExpired",
+    "Set",
     "Settings",
     "Stopped",
     "Tls",

@@ -20,13 +20,14 @@ from pyraft.node import caller
 from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Member
 from pyraft.node.errors import Malformed, Stopped, Unknown
-from pyraft.node.handles import Counter, Map
+from pyraft.node.handles import Counter, Map, Set
 from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
 from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.settings import Settings
+from pyraft.node.stores import STORES, Stores
 from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
@@ -44,8 +45,8 @@ class Client(Generic[M]):
         self._name = name
         self._tls = tls
         self.outside = Outside()
-        self._recipes = Recipes()
-        self._replica = Replica({"": machine, RECIPES: self._recipes})
+        self._recipes, self._stores = Recipes(), Stores()
+        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores})
         self._open = False
 
     async def __aenter__(self) -> "Client[M]":
@@ -101,6 +102,10 @@ class Client(Generic[M]):
     def counter(self, name: str) -> Counter:
         """Return the counter of that name, which the cluster has."""
         return Counter(self._recipes, name)
+
+    def set(self, name: str) -> Set:
+        """Return the set of that name, which the cluster has."""
+        return Set(self._stores, name)
 
     def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
         """`with client.timeout(0.5):` gives the calls and queries in the block so many seconds each."""

@@ -1,6 +1,6 @@
-"""The recipes as programs use them: `node.map(…)`, `node.counter(…)`, `node.lock(…)`, `node.elect(…)`.
+"""The recipes as programs use them: `node.map(…)`, `node.counter(…)`, `node.set(…)`, `node.queue(…)`, `node.lock(…)`.
 
-Duty: each handle stands for one thing with a name, and makes it out of the commands of `recipes`.
+Duty: each handle stands for one thing with a name, and makes it out of the commands of `recipes` and `stores`.
 
 Happy path: `await node.map("users").set("ann", 7, ttl=60)`; `async with node.lock("cron") as lock: … lock.token`;
 `await node.elect("cron", job)` runs `job()` on one node at a time.
@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 from pyraft.node.errors import Stopped, Unknown
 from pyraft.node.recipes import Recipes
+from pyraft.node.stores import Stores
 
 R = TypeVar("R")
 
@@ -74,6 +75,60 @@ class Counter:
     async def get(self) -> int:
         """Return what it is."""
         return await self._recipes.counter_get(self.name)
+
+
+class Set:
+    """A set, by name; its members are all that commands take and a set does."""
+
+    def __init__(self, stores: Stores, name: str) -> None:
+        self.name = name
+        self._stores = stores
+
+    async def add(self, value: Any) -> bool:
+        """Put a value in; return whether it is new."""
+        return await self._stores.set_add(self.name, value)
+
+    async def discard(self, value: Any) -> bool:
+        """Take a value out; return whether it was there."""
+        return await self._stores.set_discard(self.name, value)
+
+    async def has(self, value: Any) -> bool:
+        """Return whether a value is in it."""
+        return await self._stores.set_has(self.name, value)
+
+    async def all(self) -> set[Any]:
+        """Return what is in it."""
+        return await self._stores.set_all(self.name)
+
+
+class Queue:
+    """A queue, by name: values come out in the order in which they were put in, each once in the whole cluster."""
+
+    def __init__(self, stores: Stores, name: str, until: Callable[[Callable[[], bool]], Awaitable[None]]) -> None:
+        """`until(test)` waits for a change of the machine after which `test()` is true."""
+        self.name = name
+        self._stores = stores
+        self._until = until
+
+    async def put(self, value: Any) -> int:
+        """Put a value at the end; return how many are in it then."""
+        return await self._stores.queue_put(self.name, value)
+
+    async def take(self) -> Any:
+        """Wait until there is a value, take the first one out and return it.
+
+        A caller that is cancelled here may have taken one all the same. Work that has to be done even if its worker is
+        lost has to stay in a map until it is done.
+        """
+        while True:
+            taken = await self._stores.queue_take(self.name)
+            if taken is not None:
+                return taken[0]
+            await self._until(lambda: self.name in self._stores.queues)
+
+    async def size(self) -> int:
+        """Return how many values are in it."""
+        return await self._stores.queue_size(self.name)
 
 
 class _Lost(asyncio.Event):
@@ -193,7 +248,7 @@ class Lock:
                 except Unknown:
                     continue
                 self.lost.end = asked + self.ttl * 5 / 6
-        except Stopped:
+        except (Stopped, RuntimeError):  # the node is closed, or closing
             return
         finally:
             self.lost.set()

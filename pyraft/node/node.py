@@ -40,7 +40,7 @@ from pyraft.node.council import Council, Member, View, view
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.ground import Base
-from pyraft.node.handles import Counter, Lock, Map, elect
+from pyraft.node.handles import Counter, Lock, Map, Queue, Set, elect
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
 from pyraft.node.leases import Leases, Restraint
 from pyraft.node.link import Elsewhere
@@ -55,6 +55,7 @@ from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
 from pyraft.node.settings import Settings
 from pyraft.node.shared_time import SharedTime
+from pyraft.node.stores import STORES, Stores
 from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
@@ -92,8 +93,8 @@ class Node(Generic[M]):
         self.name = name
         self.outside = Outside()
         self._tls = tls
-        self._recipes = Recipes()
-        self._replica = Replica({"": machine, RECIPES: self._recipes})
+        self._recipes, self._stores = Recipes(), Stores()
+        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores})
         self._identity: Identity | None = None
         self._ground: Base | None = None
         self._server: aio.Server | None = None
@@ -412,6 +413,14 @@ class Node(Generic[M]):
     def counter(self, name: str) -> Counter:
         """Return the counter of that name, which all members share."""
         return Counter(self._recipes, name)
+
+    def set(self, name: str) -> Set:
+        """Return the set of that name, which all members share."""
+        return Set(self._stores, name)
+
+    def queue(self, name: str) -> Queue:
+        """Return the queue of that name, which all members share."""
+        return Queue(self._stores, name, self._until)
 
     def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
         """Return a lock for `async with`, which one holder in the cluster has at a time.
