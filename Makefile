@@ -201,8 +201,7 @@ lint: $(READY)
 .PHONY: docs
 docs: $(READY)
 	rm -rf build/docs
-	PYTHONWARNINGS=error $(BIN)/python -m pdoc --output-directory build/docs \
-		pyraft pyraft.aio pyraft.fixture pyraft.node io_uv
+	$(BIN)/python -W error -m tests.lib.reference build/docs
 	@echo "see build/docs/index.html"
 
 .PHONY: format

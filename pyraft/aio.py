@@ -64,6 +64,8 @@ from pyraft import (
 from pyraft.errors import code_name
 from pyraft.types import STATE_NAMES
 
+__all__ = ["RaftError", "Server"]
+
 
 class RaftError(Exception):
     """The C API's code as an exception: `code` is a RAFT_* number, `message` the text that goes with it."""
