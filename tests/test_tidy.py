@@ -4,6 +4,7 @@ They are checked on the source itself, by its syntax tree; nothing is imported e
 """
 
 import ast
+import fnmatch
 import functools
 import importlib
 import re
@@ -215,6 +216,36 @@ def test_imports_inside_functions_count(tmp_path: Path, monkeypatch: pytest.Monk
         "def f():\n    import p.c\n    from p.e import x\n    from p import a\n"
     )
     assert imported_modules(path, {"p", "p.a", "p.b", "p.c", "p.d", "p.e"}) == {"p", "p.b", "p.c", "p.e"}
+
+
+def rows_of_modules(path: Path) -> list[list[str]]:
+    """Return the modules that the first table of a package's README lists, by rows."""
+    table = path.read_text().split("|---|---|\n", 1)[1].split("\n\n")[0]
+    return [re.findall(r"`([\w/*]+)`", line.split("|")[1]) for line in table.splitlines()]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tables_of_modules_are_complete(package: str) -> None:
+    """Each module of a package is in the table of its README, once, and each name in that is a module or a package."""
+    listed = [name for row in rows_of_modules(ROOT / package / "README.md") for name in row]
+    assert len(listed) == len(set(listed))
+    there = {path.stem for path in python_files(package) if path.parent == ROOT / package and path.stem[0] != "_"}
+    patterns = [name for name in listed if name.endswith("*")]
+    plain = {name for name in listed if not name.endswith(("*", "/"))}
+    assert plain - there == set(), "listed, but not there"
+    assert {name for name in there - plain if not any(fnmatch.fnmatch(name, glob) for glob in patterns)} == set()
+    assert all((ROOT / package / name).is_dir() for name in listed if name.endswith("/"))
+
+
+def test_modules_import_what_stands_above_them() -> None:
+    """A module of the core imports nothing that stands below it in the README's table, as is said there."""
+    rows = rows_of_modules(ROOT / "pyraft" / "README.md")
+    modules = {path.stem: path for path in core_files() if path.stem[0] != "_"}
+    place = {module: at for at, row in enumerate(rows) for name in row for module in fnmatch.filter(modules, name)}
+    assert place.keys() == modules.keys()
+    for module, path in modules.items():
+        below = {name for name in siblings(path, "pyraft") & place.keys() if place[name] > place[module]}
+        assert not below, f"{relative(path)} imports {sorted(below)}, which the table has further down"
 
 
 def test_io_uv_meets_the_core_at_the_seam_only() -> None:
