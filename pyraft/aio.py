@@ -354,6 +354,7 @@ class Server:
                 future.set_exception(stopped or RaftError(status, "" if lost else raft_errmsg(self.raft)))
                 future.exception()  # seen: after an interrupt nobody may be left to await it
 
+        req.data = future
         rv = submit(self.raft, req, *args, done)
         if rv != 0:
             future.set_exception(RaftError(rv, raft_errmsg(self.raft)))
@@ -377,8 +378,11 @@ class Server:
         """The child's copy of the loop goes on: what waits there is for something that happens in the parent."""
         for req in requests:
             req.pending = False
-            if req.cb is not None:
-                req.cb(req, RAFT_LEADERSHIPLOST)
+            # A request of another user of `raft` has no future: callbacks do not fire in a child.
+            end, future = self._stopped(), req.data
+            if end is not None and isinstance(future, asyncio.Future) and not future.done():
+                future.set_exception(end)
+                future.exception()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
         end = self._stopped()

@@ -1,8 +1,9 @@
 """State changes: follower, candidate, leader, unavailable (figure 3.3).
 
-Duty: leave the old state, failing what depended on it; set the new one, telling the user; set it up. All changes go
-through `set_state`, which holds the table of legal ones, but for a candidacy that could not be stored: `to_candidate`
-takes that back in silence, as C does.
+Duty: leave the old state, failing what depended on it; set the new one, telling the user; set it up. Changes go
+through `set_state`, which holds the table of legal ones, but for two: `to_candidate` takes back a candidacy that could
+not be stored, as C does, and `cease` ends a copy in a forked child, or a server that an interrupt has left in the
+middle of something.
 
 Order, which users can see: a leader's pending requests and change are called back first, while the state still is
 RAFT_LEADER; then the state changes and the state callback fires; then the new state is set up.
@@ -161,6 +162,16 @@ def to_unavailable(r: Raft) -> None:
         membership.transfer_close(r)
     if _leave(r, RAFT_UNAVAILABLE):
         set_state(r, RAFT_UNAVAILABLE)
+
+
+def cease(r: Raft) -> None:
+    """Be unavailable at once, without a look at what was under way: whoever has to be called back is the caller's."""
+    r.state = RAFT_UNAVAILABLE
+    r.follower_state = r.candidate_state = r.leader_state = None
+    r.transfer = None
+    # If this comes inside fsm.apply, nothing follows what is being applied.
+    r.commit_index = r.last_applied
+    r.apply.waiting = False
 
 
 def stop_if_failed(r: Raft) -> None:

@@ -10,7 +10,7 @@ Happy path: `start` when the entry is appended, `take` when it is applied. Failu
 from pyraft import calls, notice
 from pyraft.errors import RAFT_LEADERSHIPLOST, RAFT_NOTLEADER
 from pyraft.state import LeaderState, Raft
-from pyraft.types import RAFT_COMMAND, RaftRequest
+from pyraft.types import RAFT_COMMAND, RaftReadIndex, RaftRequest, RaftTransfer
 
 
 def taken_by(r: Raft) -> LeaderState | None:
@@ -69,9 +69,13 @@ def discard(leader: LeaderState, index: int) -> bool:
 
 
 def finish(r: Raft, req: RaftRequest, status: int) -> None:
-    """Fire the callback of an apply or barrier request that has no result."""
+    """Fire the callback of a request, of any kind, that has come to nothing."""
     if req.type == RAFT_COMMAND:
         calls.fire_apply(r, req, status, None)
+    elif isinstance(req, RaftReadIndex):
+        calls.fire_read(r, req, status, 0)
+    elif isinstance(req, RaftTransfer):
+        calls.fire_transfer(r, req)
     else:
         calls.fire(r, req, status)
 

@@ -24,7 +24,6 @@ from pyraft.types import (
     RaftConfiguration,
     RaftFsm,
     RaftIo,
-    RaftTransfer,
     raft_id,
     raft_index,
 )
@@ -108,37 +107,27 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
 def _forked(r: Raft, reason: str) -> None:
     """RaftIo.forked: be closed, without a word to anybody, as the server goes on in the parent process.
 
-    The state is set by hand: no user is told, and what is pending there is called back there.
+    No user is told, and what is pending there is called back there.
     """
     r.cause = r.errmsg = reason
     r.forked = r.closing = True
     r.initialized = False
-    r.state = RAFT_UNAVAILABLE
-    r.follower_state = r.candidate_state = r.leader_state = None
-    r.transfer = None
-    # If this comes inside fsm.apply, nothing follows what is being applied.
-    r.commit_index = r.last_applied
-    r.apply.waiting = False
+    convert.cease(r)
 
 
 def _interrupted(r: Raft, reason: str) -> None:
     """RaftIo.interrupted: stop, without another look at anything, as it may be half done.
 
-    The state is set by hand. Pending requests are called back, and nothing is left for raft_close but to end the I/O.
+    Pending requests are called back, and nothing is left for raft_close but to end the I/O.
     """
     waiting = request.pending(r)
-    state, r.state = r.state, RAFT_UNAVAILABLE
+    state = r.state
+    convert.cease(r)
     r.cause = r.errmsg = reason
     r.failed = True
-    r.inside = r.apply.waiting = False
-    r.follower_state = r.candidate_state = r.leader_state = None
-    r.transfer = None
-    r.commit_index = r.last_applied
+    r.inside = False
     for req in waiting:
-        if isinstance(req, RaftTransfer):
-            calls.fire_transfer(r, req)
-        else:
-            request.finish(r, req, RAFT_LEADERSHIPLOST)
+        request.finish(r, req, RAFT_LEADERSHIPLOST)
     if state != RAFT_UNAVAILABLE:
         _logger.error("server %d stops, until it is closed and started again: %s", r.id, reason)
         calls.fire_state(r, state, RAFT_UNAVAILABLE)

@@ -248,6 +248,18 @@ def test_modules_import_what_stands_above_them() -> None:
         assert not below, f"{relative(path)} imports {sorted(below)}, which the table has further down"
 
 
+def test_states_are_changed_in_one_module() -> None:
+    """Only `convert` assigns a server's state, or the data that goes with one."""
+    fields = {"follower_state", "candidate_state", "leader_state"}
+    for path in core_files():
+        if path.stem in ("convert", "state"):
+            continue
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own = node.attr in fields or ast.unparse(node) == "r.state"
+                assert not own, f"{relative(path)}:{node.lineno} assigns {ast.unparse(node)}"
+
+
 def test_io_uv_meets_the_core_at_the_seam_only() -> None:
     """io_uv imports the vocabulary of the RaftIo table from pyraft and nothing else."""
     for path in python_files("io_uv"):

@@ -24,6 +24,7 @@ from pyraft import (
     RaftApply,
     RaftBarrier,
     RaftChange,
+    RaftReadIndex,
     RaftSnapshot,
     RaftTransfer,
     raft_add,
@@ -33,6 +34,7 @@ from pyraft import (
     raft_close,
     raft_init,
     raft_last_index,
+    raft_read_index,
     raft_register_state_cb,
     raft_remove,
     raft_set_snapshot_threshold,
@@ -76,6 +78,7 @@ class Probe:
         calls: dict[str, Callable[[], int]] = {
             "raft_apply": lambda: raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, self._done),
             "raft_barrier": lambda: raft_barrier(s.r, RaftBarrier(), self._done),
+            "raft_read_index": lambda: raft_read_index(s.r, RaftReadIndex(), self._done),
             "raft_add": lambda: raft_add(s.r, RaftChange(), 9, "9", self._done),
             "raft_assign": lambda: raft_assign(s.r, RaftChange(), 3, RAFT_SPARE, self._done),
             "raft_remove": lambda: raft_remove(s.r, RaftChange(), 3, self._done),
@@ -87,7 +90,7 @@ class Probe:
         return calls[self.function]()
 
 
-REQUESTS = ("raft_apply", "raft_barrier", "raft_add", "raft_assign", "raft_remove", "raft_transfer")
+REQUESTS = ("raft_apply", "raft_barrier", "raft_read_index", "raft_add", "raft_assign", "raft_remove", "raft_transfer")
 OTHERS = ("raft_start", "raft_init", "raft_close")
 
 
@@ -117,6 +120,8 @@ def submit(s: Solo, kind: str, probe: Probe) -> None:
         assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, lambda req, status, result: probe(s)) == 0
     elif kind == "barrier":
         assert raft_barrier(s.r, RaftBarrier(), lambda req, status: probe(s)) == 0
+    elif kind == "read":
+        assert raft_read_index(s.r, RaftReadIndex(), lambda req, status, index: probe(s)) == 0
     elif kind == "change":
         assert raft_add(s.r, RaftChange(), 4, "4", lambda req, status: probe(s)) == 0
     else:
@@ -298,11 +303,13 @@ def restores_the_leaders(probe: Probe) -> Solo:
 WORLDS: dict[str, Callable[[Probe], Solo]] = {
     "`raft_apply_cb`, status 0": succeeds("apply"),
     "`raft_barrier_cb`, status 0": succeeds("barrier"),
+    "`raft_read_index_cb`, status 0": succeeds("read"),
     "`raft_change_cb`, status 0": succeeds("change"),
     "`raft_change_cb`, status 0, of a leader that removed itself": removes_itself,
     "`raft_change_cb`, RAFT_NOCONNECTION": too_slow,
     "`raft_apply_cb`, RAFT_LEADERSHIPLOST": ends("apply"),
     "`raft_change_cb`, RAFT_LEADERSHIPLOST": ends("change"),
+    "`raft_read_index_cb`, RAFT_LEADERSHIPLOST": ends("read"),
     "`raft_apply_cb`, the status of a failed write": write_fails,
     "`raft_transfer_cb`, the target has not taken over": transfer_times_out,
     "`raft_transfer_cb`, another server leads": transfer_works,
@@ -315,6 +322,7 @@ WORLDS: dict[str, Callable[[Probe], Solo]] = {
     "`raft_transfer_cb`, inside `raft_close`": closes("transfer"),
     "`raft_apply_cb`, inside `raft_close`": closes("apply"),
     "`raft_change_cb`, inside `raft_close`": closes("change"),
+    "`raft_read_index_cb`, inside `raft_close`": closes("read"),
     "`raft_state_cb`, inside `raft_close`": closing_changes,
     "`raft_close_cb`": is_closed,
     "`fsm.apply`, on a leader": applies_as_leader,
@@ -371,7 +379,7 @@ def told(s: Solo) -> list[str]:
 
 
 def submit_everything(s: Solo, events: list[str]) -> None:
-    """Submit two commands, a barrier, a change, and last a transfer, all of which tell `events` how they end."""
+    """Submit two commands, a barrier, a change, a read, and last a transfer, which all tell `events` how they end."""
 
     def cb(name: str) -> Callable[..., None]:
         return lambda req, *args: events.append(f"{name} {code_name(args[0]) if args and args[0] else ''}".strip())
@@ -380,21 +388,22 @@ def submit_everything(s: Solo, events: list[str]) -> None:
     assert raft_add(s.r, RaftChange(), 9, "9", cb("change")) == 0
     assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, cb("second")) == 0
     assert raft_barrier(s.r, RaftBarrier(), cb("barrier")) == 0
+    assert raft_read_index(s.r, RaftReadIndex(), cb("read")) == 0
     assert raft_transfer(s.r, RaftTransfer(), 2, cb("transfer")) == 0
 
 
-LOST = [f"{name} RAFT_LEADERSHIPLOST" for name in ("first", "second", "barrier", "change")]
+LOST = [f"{name} RAFT_LEADERSHIPLOST" for name in ("first", "second", "barrier", "change", "read")]
 
 
 @pytest.mark.parametrize("deferring", [False, True])
 def test_order_on_close(deferring: bool) -> None:
-    """Transfer, requests as submitted, the change, the state; then io.close, and the close callback alone after it."""
+    """Transfer, requests as submitted, change, read, state; then io.close, and the close callback alone after it."""
     s = leader(deferring=deferring)
     events = told(s)
     submit_everything(s, events)
     raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, None)
     assert raft_close(s.r, lambda r: events.append("closed")) == 0
-    assert events == ["transfer", *LOST, "leader → unavailable"]
+    assert events == ["transfer", *LOST[:-1], "read RAFT_SHUTDOWN", "leader → unavailable"]
     assert s.io.names()[-1] == "close"
     s.io.on_close(s.io)
     assert events[-1] == "closed"
@@ -403,7 +412,7 @@ def test_order_on_close(deferring: bool) -> None:
 
 @pytest.mark.parametrize("deferring", [False, True])
 def test_order_at_a_step_down(deferring: bool) -> None:
-    """Requests as submitted, the change, the state; the transfer when its target leads."""
+    """Requests as submitted, the change, the read, the state; the transfer when its target leads."""
     s = leader(deferring=deferring)
     events = told(s)
     submit_everything(s, events)
@@ -414,12 +423,48 @@ def test_order_at_a_step_down(deferring: bool) -> None:
 
 
 def test_order_when_a_write_fails() -> None:
-    """The requests of the write with its status, the others after it, the change, the state."""
+    """The requests of the write with its status, the others after it, the change, the read, the state."""
     s = leader()
     events = told(s)
     submit_everything(s, events)
     s.io.finish_append(RAFT_IOERR)
     assert events == ["first RAFT_IOERR", *LOST[1:], "leader → follower"]
+
+
+def test_order_when_a_server_stops_by_itself() -> None:
+    """As in raft_close, but that the read is lost like all the rest."""
+    s = leader()
+    events = told(s)
+    submit_everything(s, events)
+    s.io.fail("set_term", RAFT_IOERR)
+    depose(s)
+    assert events == ["transfer", *LOST, "leader → unavailable"]
+
+
+def test_order_when_a_call_was_interrupted() -> None:
+    """Each request is called back with what its callback takes, though nothing else of the server is looked at."""
+    s = leader()
+    events = told(s)
+    submit_everything(s, events)
+    assert s.io.interrupted is not None
+    s.io.interrupted(s.io, "interrupted in the middle")
+    assert events == [*LOST, "transfer", "leader → unavailable"]
+    assert s.io.reported == []
+
+
+def test_the_callbacks_of_an_interrupted_server_get_their_own_arguments() -> None:
+    """The transfer's has no status, the read's an index, the command's a result."""
+    s = leader()
+    seen: list[tuple[object, ...]] = []
+    assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, lambda req, status, result: seen.append((result,))) == 0
+    assert raft_barrier(s.r, RaftBarrier(), lambda req, status: seen.append(())) == 0
+    assert raft_read_index(s.r, RaftReadIndex(), lambda req, status, index: seen.append((index,))) == 0
+    assert raft_add(s.r, RaftChange(), 9, "9", lambda req, status: seen.append(())) == 0
+    assert raft_transfer(s.r, RaftTransfer(), 2, lambda req: seen.append(())) == 0
+    assert s.io.interrupted is not None
+    s.io.interrupted(s.io, "interrupted in the middle")
+    assert s.io.reported == []
+    assert seen == [(None,), (), (), (0,), ()]
 
 
 def test_order_when_a_leader_removes_itself() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from io_uv import pyuv
 from io_uv.pyuv import forked
-from pyraft import errors
+from pyraft import RaftApply, errors, raft_apply
 from pyraft.aio import RaftError
 from tests.integration.test_aio import Member
 from tests.lib import ports
@@ -36,7 +36,7 @@ async def answer(awaitable: Any) -> str:
     return "done"
 
 
-async def live(member: Member, under_way: "asyncio.Future[Any]", tell: int) -> None:
+async def live(member: Member, under_way: "asyncio.Future[Any]", called_back: list[int], tell: int) -> None:
     """The child that goes on: ask everything, and tell."""
     server = member.server
     # asyncio forgets in a child that a loop is running, from Python 3.12 on.
@@ -49,6 +49,7 @@ async def live(member: Member, under_way: "asyncio.Future[Any]", tell: int) -> N
         "close": await answer(server.close()),
         "leads": str(server.is_leader),
         "sleeps": await answer(asyncio.sleep(0.01)),
+        "called back": str(called_back),
     }
     os.write(tell, json.dumps(said).encode())
 
@@ -77,7 +78,7 @@ async def main(how: str, dir: Path) -> None:
         child = os.fork()
         if child == 0:
             signal.alarm(60)
-            await live(member, starting, tell)
+            await live(member, starting, [], tell)
             os._exit(0)
     await starting
     await member.server.wait_leader()
@@ -85,6 +86,10 @@ async def main(how: str, dir: Path) -> None:
     backend = forked.backend(asyncio.get_running_loop())
     assert backend is not None
     before = sorted(forked.watched(backend))
+    # A command of a program that uses the core's own function beside.
+    called_back: list[int] = []
+    raft = member.server.raft
+    assert raft_apply(raft, RaftApply(), [b"command1"], 1, lambda req, rv, result: called_back.append(result)) == 0
     under_way = asyncio.ensure_future(member.server.apply(b"command2"))
     await asyncio.sleep(0)
     if how != "goes on from start":
@@ -94,10 +99,11 @@ async def main(how: str, dir: Path) -> None:
         signal.alarm(60)
         if how == "leaves":
             raise SystemExit(0)
-        await live(member, under_way, tell)
+        await live(member, under_way, called_back, tell)
         os._exit(0)
     status = os.waitstatus_to_exitcode(await asyncio.to_thread(lambda: os.waitpid(child, 0)[1]))
-    done.append(await asyncio.wait_for(under_way, 60))
+    second = await asyncio.wait_for(under_way, 60)
+    done += [*called_back, second]
     for _ in range(20):
         done.append(await asyncio.wait_for(member.server.apply(bytes(64 * 1024)), 60))
     said = json.loads(os.read(told, 10_000)) if how != "leaves" and status == 0 else {}
