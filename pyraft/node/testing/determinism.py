@@ -30,7 +30,9 @@ from pyraft.node.testing.compare import difference, state
 _RUNS: Final = (("0", "UTC0", False), ("1", "NPT-5:45", False), ("2", "UTC0", True))
 """Hash seed, time zone, and whether the machine goes through a snapshot after each command."""
 
-_MODULE: Final = "pyraft.node.testing.determinism"
+_PROGRAM: Final = "from pyraft.node.testing.determinism import execute_script; execute_script()"
+"""What the other processes run. `python -m` warns: the package that the module is in imports it, too."""
+
 _START: Final = 1_800_000_000_000_000
 _STEP: Final = 1_234_567
 _TIMEOUT: Final = 120.0
@@ -74,7 +76,7 @@ def check_deterministic(machine: Callable[[], Machine], commands: Iterable[Execu
 def _run(script: bytes, seed: str, zone: str, restored: bool) -> list[Any]:
     """Have another process execute the commands; return result and state after each of them."""
     environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": zone, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-m", _MODULE, "restored" if restored else "straight"]
+    command = [sys.executable, "-c", _PROGRAM, "restored" if restored else "straight"]
     done = subprocess.run(command, input=script, env=environment, capture_output=True, timeout=_TIMEOUT, check=False)
     if done.returncode != 0:
         raise AssertionError(f"the machine fails in a process of its own:\n{done.stderr.decode(errors='replace')}")
@@ -125,7 +127,8 @@ def _text(value: Any) -> Any:
     return repr(value)
 
 
-def _main() -> None:
+def execute_script() -> None:
+    """Execute the script that is on standard input, and write what it comes to to standard output."""
     out = os.dup(1)
     os.dup2(2, 1)  # what the machine prints is not for the other end
     module, name, path, commands = Codec().unpack(sys.stdin.buffer.read())
@@ -136,7 +139,3 @@ def _main() -> None:
 
     with os.fdopen(out, "wb") as stream:
         stream.write(Codec().pack(execute(factory, commands, sys.argv[1:] == ["restored"])))
-
-
-if __name__ == "__main__":
-    _main()

@@ -240,6 +240,13 @@ def test_deterministic_machines_pass() -> None:
     check_deterministic(Shop, [call("put", "apple", n=3), call("take", "apple"), call("take", "pear")])
 
 
+def test_no_warning_in_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where warnings are errors, they are in the processes that execute the commands, and there are none."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setenv("PYTHONDEVMODE", "1")
+    check_deterministic(Fair, SCRIPT[:2])
+
+
 @pytest.mark.parametrize("machine", [Clock, Zone, Chance, Unsorted, Hidden])
 def test_machines_that_differ_are_found(machine: Callable[[], Machine]) -> None:
     """Clock, time zone, chance, order of sets and state outside of the snapshot: each is found, with its command."""
