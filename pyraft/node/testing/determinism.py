@@ -31,7 +31,7 @@ _RUNS: Final = (("0", "UTC0", False), ("1", "NPT-5:45", False), ("2", "UTC0", Tr
 """Hash seed, time zone, and whether the machine goes through a snapshot after each command."""
 
 _PROGRAM: Final = "from pyraft.node.testing.determinism import execute_script; execute_script()"
-"""What the other processes run. `python -m` warns: the package that the module is in imports it, too."""
+"""The other processes run this. `python -m` would warn: the package around this module imports it, too."""
 
 _START: Final = 1_800_000_000_000_000
 _STEP: Final = 1_234_567

@@ -79,8 +79,8 @@ async def busy(cluster: Cluster[Shop]) -> None:
     assert all(found.get(f"item {number}", 0) == done[number] for number in (1, 2, 3) if done[number] >= 0)
 
 
-@pytest.mark.parametrize("seed", [random.SystemRandom().randrange(1 << 32), 11, 12])
-def test_calls_count_once_under_faults(seed: int) -> None:
+@pytest.mark.parametrize("seed", [None, 11, 12])
+def test_calls_count_once_under_faults(seed: int | None) -> None:
     """With members killed, stopped, cut off and slow: acknowledged calls count once, and all members are equal."""
     cluster = simulate(busy, Shop, seed=seed, settings=Settings(snapshot_entries=30, trailing_entries=10))
     kinds = {line.split()[1] for line in cluster.story}
