@@ -83,12 +83,12 @@ def archive() -> Path:
     cache = Path(sys.prefix) / ".cache"
     path = cache / f"{NAME}-{VERSION}.tar.gz"
     if not path.exists():
-        # The archive is not built; pip only asks it for its metadata.
+        # The archive is not built; pip only asks it for its metadata, by the setuptools that are here.
         command = [sys.executable, "-m", "pip", "download", f"{NAME}=={VERSION}", "--no-deps", "--no-binary", ":all:"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}  # of its own code
         try:
             done = subprocess.run(
-                [*command, "--disable-pip-version-check", "--retries", "1", "-d", str(cache)],
+                [*command, "--no-build-isolation", "--disable-pip-version-check", "--retries", "1", "-d", str(cache)],
                 env=environment,
                 capture_output=True,
                 text=True,
