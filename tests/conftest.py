@@ -1,7 +1,8 @@
 """Settings of all tests: ports that were kept for one are given back behind it, and the examples that hypothesis
-draws may take their time, as a busy machine makes them.
+draws may take their time, as a busy machine makes them. Garbage collections do not go through what was imported.
 """
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -24,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
         settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
         settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests out of garbage collections: hundreds of tests of handles collect twice each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
