@@ -67,7 +67,12 @@ VALUES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+def name(value: Any) -> str:
+    """Return the id of a test: the order of a set depends on the process."""
+    return f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, set) else repr(value)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=name)
 def test_a_value_comes_back_with_its_type(value: Any) -> None:
     """A packed value is unpacked as an equal value of the same type."""
     back = CODEC.unpack(CODEC.pack(value))
