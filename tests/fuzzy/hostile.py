@@ -5,8 +5,8 @@
 
 Duty: the first form mutates good inputs at random, the second lets atheris search for inputs that reach new code, where
 it is installed (`pip install atheris`). Targets: whole connections (handshake and messages, in pieces), single headers,
-configurations, segments, metadata, compressed snapshots, and the core itself, to which such messages are delivered
-between ticks and completions.
+configurations, segments, metadata, compressed snapshots, what dqlite says (`hostile_dqlite`), and the core itself, to
+which such messages are delivered between ticks and completions.
 
 These must hold: nothing but a Failure is raised, no input takes long, the process does not grow, and in the core no
 exception, no lower term or commit index, no second vote in a term, and no stop without a proof that a peer has lied.
@@ -33,6 +33,7 @@ from io_uv.state import Limits
 from io_uv.tcp_common import Handshake
 from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, RaftApply, RaftFsm, configuration, raft_apply
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftEntry, RaftMessage
+from tests.fuzzy import hostile_dqlite
 from tests.fuzzy.__main__ import quiet
 from tests.lib import messages as m
 from tests.lib import solo
@@ -306,6 +307,7 @@ def corpus(rng: random.Random) -> dict[str, list[bytes]]:
         "small_files": [words(1, 5, 3, 2), sums.encode(5, 77)],
         "compressed": [frame],
         "core": [rng.randbytes(400) for _ in range(50)],
+        **hostile_dqlite.corpus(),
     }
 
 
@@ -317,8 +319,12 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], int]] = {
     "small_files": (small_files, 4),
     "compressed": (compressed, 4),
     "core": (core, 6),
+    "dqlite_requests": (hostile_dqlite.dqlite_requests, 10),
+    "dqlite_responses": (hostile_dqlite.dqlite_responses, 10),
+    "dqlite_commands": (hostile_dqlite.dqlite_commands, 5),
+    "dqlite_snapshots": (hostile_dqlite.dqlite_snapshots, 3),
 }
-"""Functions and how many of a hundred inputs each one gets."""
+"""Functions and how often each one gets an input, as against the others."""
 
 _NUMBERS = [0, 1, 2, 3, 5, 7, 8, 16, 24, 40, 64, 255, 1 << 16, 1 << 22, 1 << 30, 1 << 31, (1 << 32) - 1, 1 << 32]
 _NUMBERS += [(1 << 63) - 1, 1 << 63, (1 << 64) - 1]
