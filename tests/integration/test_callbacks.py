@@ -5,12 +5,15 @@ in the table; a request that was taken must have been called back once when the 
 refused never.
 """
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import io_uv
 import pyraft
 from pyraft import (
     RAFT_CANDIDATE,
@@ -27,6 +30,7 @@ from pyraft import (
     RaftReadIndex,
     RaftSnapshot,
     RaftTransfer,
+    fixture,
     raft_add,
     raft_apply,
     raft_assign,
@@ -344,6 +348,20 @@ def table() -> dict[str, list[str]]:
 def test_the_table_has_all_that_is_tried_here() -> None:
     """No row is missing, and none is only claimed."""
     assert set(table()) == set(WORLDS)
+
+
+def test_the_tables_have_every_callback() -> None:
+    """Each type of a callback is named, but for those of an I/O implementation, and each function that takes one."""
+    found = set()
+    for module in (pyraft, io_uv, fixture):
+        for name in module.__all__:
+            value = getattr(module, name)
+            takes_one = inspect.isfunction(value) and "Callable" in str(inspect.signature(value))
+            if takes_one or (re.search(r"_(cb|dialer)$", name) and not name.startswith("raft_io_")):
+                found.add(name)
+    found |= {f"fsm.{name}" for name in ("apply", "snapshot", "snapshot_async", "snapshot_finalize", "restore")}
+    text = TABLE.read_text()
+    assert {name for name in found if not re.search(rf"`{name}`", text)} == set()
 
 
 @pytest.mark.parametrize("function", [*REQUESTS, *OTHERS])
