@@ -144,6 +144,11 @@ def listdir(path: str) -> list[str]:
     return os.listdir(path)
 
 
+def statvfs(path: str) -> os.statvfs_result:
+    """statvfs(3)."""
+    return os.statvfs(path)
+
+
 def setxattr(fd: int, name: str, value: bytes) -> None:
     """fsetxattr(2)."""
     os.setxattr(fd, name, value)

@@ -84,6 +84,30 @@ def is_due(r: Raft) -> bool:
     return r.last_applied - log.snapshot_index(r.log) >= r.snapshot.threshold
 
 
+def take_now(r: Raft) -> int:
+    """Begin to take a snapshot of all that is applied because somebody asks for it, as long as the next one is not due.
+
+    Return 0 if one is under way now, or there is nothing that the newest does not have; else why none can be: RAFT_BUSY
+    (a leader's is being installed, or the state machine cannot just now), RAFT_SHUTDOWN (the server is not started, or
+    has stopped), or the code of whatever failed. `r.snapshot.problem` tells what became of it.
+    """
+    return calls.public(r, lambda: _take_now(r))
+
+
+def _take_now(r: Raft) -> int:
+    if r.state == RAFT_UNAVAILABLE or not r.started or r.closing or r.failed:
+        return RAFT_SHUTDOWN
+    if is_installing(r):
+        return RAFT_BUSY
+    if r.snapshot.pending is not None or r.last_applied == log.snapshot_index(r.log):
+        return 0
+    rv = take(r)
+    convert.stop_if_failed(r)
+    if rv == 0 and r.snapshot.pending is None and log.snapshot_index(r.log) < r.last_applied:
+        return RAFT_BUSY
+    return rv
+
+
 def take(r: Raft) -> int:
     """Begin to take a snapshot of all that is applied; return 0 or the code of whatever failed."""
     if r.fsm.snapshot is None:

@@ -9,14 +9,13 @@ Happy path: `pyraft init data/1 --address 10.0.0.1:9001`, and once a node runs t
 Failure modes: a refusal or failure is told on standard error, exit code 1.
 """
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 import click
 
 from pyraft import node
-from pyraft.aio import RaftError
+from pyraft.command.reach import tls_options, told
 from pyraft.node.identity import Identity
 from pyraft.node.tls import Tls
 
@@ -41,32 +40,18 @@ def init(directory: str, address: str) -> None:
 @_ADDRESS
 @click.option("--via", metavar="HOST:PORT", required=True, multiple=True, help="Where a member is; may be repeated.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="How long to wait for a leader, in s.")
-@click.option("--cert", metavar="FILE", help="With TLS: its certificate, a PEM file.")
-@click.option("--key", metavar="FILE", help="With TLS: its key, a PEM file.")
-@click.option("--ca", metavar="FILE", help="With TLS: the authorities, a PEM file.")
-@click.option("--crl", metavar="FILE", help="With TLS: their lists, a PEM file.")
+@tls_options
 def join(
     directory: str,
     address: str,
     via: tuple[str, ...],
     timeout: float,
-    cert: str | None,
-    key: str | None,
-    ca: str | None,
-    crl: str | None,
+    tls: Tls | None,
 ) -> None:
     """Make DIR that of a new member of a cluster that runs."""
-    tls = None
-    if cert is not None and key is not None and ca is not None:
-        tls = Tls(cert, key, ca, crl)
-    elif cert or key or ca or crl:
-        raise click.UsageError("with TLS --cert, --key and --ca are needed")
     _tell(node.join(directory, address, *via, timeout_seconds=timeout, tls=tls), "joined cluster")
 
 
 def _tell(doing: Coroutine[Any, Any, Identity], what: str) -> None:
-    try:
-        identity = asyncio.run(doing)
-    except (node.NodeError, RaftError, OSError) as exc:
-        raise click.ClickException(str(exc)) from None
+    identity = told(doing)
     click.echo(f"member {identity.id} at {identity.address} {what} {identity.cluster}")

@@ -78,6 +78,22 @@ def moment(ms: int) -> str:
     return datetime.datetime.fromtimestamp(ms / 1000, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def span(seconds: float) -> str:
+    """Return a length of time for people, in the unit that fits; "-" if it is not known."""
+    if seconds < 0:
+        return "-"
+    for unit, length in (("s", 60.0), ("min", 60.0), ("h", 48.0)):
+        if seconds < length:
+            return f"{seconds:.0f} {unit}"
+        seconds /= 60 if unit != "h" else 24
+    return f"{seconds:.0f} d"
+
+
+def line(text: str) -> str:
+    """Return a text of others as it may reach a terminal."""
+    return printable(text)
+
+
 def say(lines: Iterable[str]) -> None:
     """Print lines."""
     for line in lines:

@@ -37,6 +37,7 @@ from pyraft.errors import printable
 from pyraft.node import caller
 from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Council, Member, View, view
+from pyraft.node.desk import Desk
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.ground import Base
@@ -185,6 +186,7 @@ class Node(Generic[M]):
         self._service = Service(server, ground, self._replica, self._proposer, identity.cluster)
         self._council = Council(server, self.settings, identity.cluster)
         self._service.answers = {**self._council.answers, "index": self._index, "query": self._query}
+        self._desk = Desk(self._service, outside, self._caught_up)
         self._replica.apply = self._apply
         self._server = server
         try:
@@ -216,6 +218,7 @@ class Node(Generic[M]):
             self._calls.close(self._failure)
             self._reads.close(self._failure)
             self._proposer.close()
+            await self._desk.close()
             await self._route.close()
             await self._service.close()
         ground, self._ground = self._ground, None

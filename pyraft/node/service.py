@@ -96,7 +96,9 @@ class Visitor:
         self.tasks: dict[asyncio.Task[None], None] = {}
         self._service = service
         self._stream = guest.stream
-        self._host = guest.host
+        self.host = guest.host
+        self.id = 0
+        """The id that it has told; 0 for a client."""
         self._frames = wire.Frames()
         self._frames.feed(guest.received[8:])
         self._greeted = False
@@ -186,14 +188,15 @@ class Visitor:
     def _greet(self, message: list[Any]) -> None:
         if message[0] != wire.HELLO:
             raise Malformed("no greeting")
-        cluster, _ = wire.check_hello(message)
+        cluster, id = wire.check_hello(message)
         service = self._service
         if cluster not in ("", service.cluster):
             other = printable(cluster[:40])
             self._write(wire.pack(wire.REFUSED, f"this is cluster {service.cluster}, and you are of {other}"))
-            service.tell(self._host, f"it is of cluster {other}")
+            service.tell(self.host, f"it is of cluster {other}")
             self._deaf = True  # it hangs up when it has read that, or is closed when its time is over
             return
+        self.id = id
         self._greeted = True
         self._timer.cancel()
         self._frames.accept(wire.MAX_FRAME)
@@ -266,7 +269,7 @@ class Visitor:
     def _answered(self, task: "asyncio.Task[None]") -> None:
         self.tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            _logger.error("a question of %s was not answered", self._host, exc_info=task.exception())
+            _logger.error("a question of %s was not answered", self.host, exc_info=task.exception())
             self.close()
         elif self in self._service.waiting:
             self.go_on()
@@ -286,7 +289,7 @@ class Visitor:
 
     def _fail(self, reason: str) -> None:
         if not self._closed:
-            self._service.tell(self._host, reason)
+            self._service.tell(self.host, reason)
         self.close()
 
     def _gone(self) -> None:

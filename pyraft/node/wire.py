@@ -9,6 +9,11 @@ Happy path: the one who connects says [HELLO, version, cluster, id], the other a
 group, leader's id, its address] from who does not lead; [ASK, number, what, arguments] by [ANSWER, number, status,
 value]; [PING] by [PONG].
 
+An ASK is for whoever leads: "members", "join" [id, address], "promote", "demote", "remove", "transfer" [id]
+(`council`), "index", "query" [machine, query, packed arguments] (`node`); or for this member (`desk`):
+"ping" gives its id, "status" a dict (`status.Status`), "snapshot" an index, "backup" [number, head], then "piece"
+[number, offset] bytes, and "close" [number]. Servers may have others; one that is not known is FAILED.
+
 Failure modes: bytes that are not a frame, too long, too deep, or of other types than these raises Malformed. It costs
 the connection, and nothing else.
 """

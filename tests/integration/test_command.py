@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -22,7 +25,7 @@ def run(*arguments: object) -> Result:
     result = CliRunner().invoke(program, [str(one) for one in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     for line in result.output.splitlines():
-        assert len(line) <= 80 or line.startswith((" ", '"', "Error", "member")), line
+        assert len(line) <= 80 or line.startswith((" ", '"', "Error", "member", "FAULT")), line
     return result
 
 
@@ -40,12 +43,26 @@ def dir(tmp_path: Path) -> Dir:
     return made
 
 
-def test_every_command_has_help_with_an_example() -> None:
-    """And says what it is for."""
-    for path in (["init"], ["join"], *(["dir", name] for name in program.commands["dir"].commands)):  # type: ignore[attr-defined]
-        result = run(*path, "--help")
-        assert result.exit_code == 0
-        assert "Example: pyraft " + " ".join(path) in result.output or "On both: pyraft dir position" in result.output
+def every_command(group: click.Group = program, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command."""
+    for name, found in group.commands.items():
+        if isinstance(found, click.Group):
+            yield from every_command(found, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    """And says what it is for, on 80 columns."""
+    result = run(*path, "--help")
+    assert result.exit_code == 0
+    assert re.search(r"Example: [^$]*\bpyraft\s+" + r"\s+".join(path), result.output)
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_wrong_words() -> None:
+    """They are an exit code of their own."""
     assert run("dir").exit_code == 2
     assert run("nonsense").exit_code == 2
 

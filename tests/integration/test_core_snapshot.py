@@ -11,8 +11,12 @@ from pyraft import (
     RAFT_IO_APPEND_ENTRIES,
     RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_LEADER,
+    RAFT_SHUTDOWN,
     RAFT_UNAVAILABLE,
+    RaftFsm,
+    log,
     raft_last_applied,
+    snapshot,
 )
 from pyraft import fixture as fx
 from tests.lib import fsm as fsms
@@ -394,3 +398,50 @@ def test_stored_snapshot_is_the_content_at_its_index(new_cluster: NewCluster) ->
     assert b"".join(snapshot.bufs) == fsms.content(5, 7)
     assert (snapshot.index, snapshot.term, snapshot.configuration_index) == (3, 2, 1)
     assert (start, len(entries)) == (3, 2)
+
+
+# Because somebody asks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_snapshot_is_taken_though_none_is_due(new_cluster: NewCluster, kind: dict[str, Any]) -> None:
+    """Of all that is applied; one is under way at a time, and one that has it all already is enough."""
+    c = new_cluster(2, **kind).led()
+    c.progress_times(3)
+    r = c.raft(0)
+    assert snapshot.take_now(r) == 0
+    assert snapshot.take_now(r) == 0
+    c.until(lambda: at_rest(c, 0) and r.snapshot.pending is None, 5000)
+    assert log.snapshot_index(r.log) == c.applied(0)
+    assert snapshot.take_now(r) == 0
+    assert r.snapshot.pending is None
+    c.progress_times(1)
+    assert log.snapshot_index(r.log) == c.applied(0) - 1
+
+
+def broken(fsm: RaftFsm) -> tuple[int, list[bytes]]:
+    """Raise, as a snapshot function with a mistake does."""
+    raise ZeroDivisionError
+
+
+def test_no_snapshot_is_taken_on_demand_where_none_can_be(new_cluster: NewCluster) -> None:
+    """Not while a leader's is being installed, not if the state machine cannot, and not of a server that has ended."""
+    c = new_cluster(3).led()
+    left_behind(c)
+    c.set_disk_latency(2, 300)
+    c.heal(0, 2)
+    c.until(lambda: installing(c, 2), 5000)
+    assert snapshot.take_now(c.raft(2)) == RAFT_BUSY
+    c.until(lambda: c.raft(2).snapshot.put is None, 5000)
+    c.progress_times(1)
+    c.until(lambda: at_rest(c, 0) and c.raft(0).snapshot.pending is None, 5000)
+    c.raft(0).fsm.snapshot = lambda fsm: (RAFT_BUSY, [])
+    c.raft(0).snapshot.threshold = 1000
+    c.progress_times(1)
+    assert snapshot.take_now(c.raft(0)) == RAFT_BUSY
+    c.raft(1).fsm.snapshot = broken
+    c.raft(1).snapshot.threshold = 1000
+    c.until_applied(1, 7, 2000)
+    assert snapshot.take_now(c.raft(1)) != 0
+    assert c.raft(1).state == RAFT_UNAVAILABLE
+    assert snapshot.take_now(c.raft(1)) == RAFT_SHUTDOWN

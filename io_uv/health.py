@@ -1,0 +1,88 @@
+"""The state of an instance as operators ask for it: what ails its disk, and how much is in its directory.
+
+Duty: `ailment` says in a sentence why entries cannot be stored at the moment, from what the parts that meet the disk
+have noted. `measure` counts the files of a data directory by kind, with their sizes, and the room on the disk.
+
+Happy path: `ailment(io)` is "", and `measure(io.impl.dir)` runs in a thread, as a disk that hangs would hold the loop.
+
+Failure modes: an I/O that is not one of io_uv has no ailment here. A directory that cannot be read raises OSError; a
+file that goes meanwhile does not count.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from io_uv import fs, retry, segment, snapshot_file
+from io_uv.state import Uv
+from pyraft.types import RaftIo
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The files of a data directory, and its disk; sizes in bytes."""
+
+    segments: int
+    """How many files the log is in, those that are prepared for entries to come included."""
+    segment_bytes: int
+    snapshots: int
+    snapshot_bytes: int
+    """All snapshots that are kept, not the newest only."""
+    snapshot_taken: int
+    """When the newest was taken, in ms since the epoch; 0 without one."""
+    free: int
+    """The room that is left for this process."""
+    total: int
+
+
+def directory(io: RaftIo) -> str:
+    """Return the data directory of an I/O, "" if it is not one of io_uv."""
+    uv = io.impl
+    return uv.dir if isinstance(uv, Uv) else ""
+
+
+def ailment(io: RaftIo) -> str:
+    """Return why the disk does not take entries, or did not a few seconds ago; "" if all is well."""
+    uv = io.impl
+    if not isinstance(uv, Uv):
+        return ""
+    failure = retry.failing(uv) or uv.prepare_failure
+    if failure is not None:
+        return failure.message
+    if uv.append_told:
+        return "the last write has failed"
+    return "it has failed seconds ago, and is watched" if uv.retries else ""
+
+
+def links(io: RaftIo) -> list[tuple[int, str, bool]]:
+    """Return the other members that messages go to: id, address, and whether there is a connection at the moment."""
+    uv = io.impl
+    if not isinstance(uv, Uv):
+        return []
+    return [(one.id, one.address, one.stream is not None) for one in uv.clients if not one.answering]
+
+
+def measure(dir: str) -> Sizes:
+    """Return what is in a data directory. Raises OSError."""
+    segments = segment_bytes = snapshots = snapshot_bytes = taken = 0
+    for name in fs.listdir(dir):
+        with contextlib.suppress(FileNotFoundError):
+            parsed = snapshot_file.parse_name(name)
+            if parsed is not None:
+                snapshot_bytes += fs.lstat(os.path.join(dir, name)).st_size
+                if parsed[1] == snapshot_file.META_SUFFIX:
+                    snapshots += 1
+                    taken = max(taken, parsed[0].timestamp)
+            elif segment.parse_name(name) is not None:
+                segment_bytes += fs.lstat(os.path.join(dir, name)).st_size
+                segments += 1
+    disk = fs.statvfs(dir)
+    return Sizes(
+        segments,
+        segment_bytes,
+        snapshots,
+        snapshot_bytes,
+        taken,
+        disk.f_bavail * disk.f_frsize,
+        disk.f_blocks * disk.f_frsize,
+    )

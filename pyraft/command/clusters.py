@@ -1,0 +1,328 @@
+"""`pyraft status`, `members`, `check`, `ping`, and the changes of a cluster that runs, through any member's port.
+
+Duty: look (`status`, `members`, `ping`, `check`), and have something done (`add`, `remove`, `promote`, `demote`,
+`transfer`, `snapshot take`). `pyraft.node.operate` does it; the rest is here.
+
+Happy path: `pyraft status --via 10.0.0.1:9001`. A member is named by its address or its id.
+
+Failure modes: exit code 1 for what was refused or has not come about in time, and where `status` or `check` find
+something that is not as it should be.
+"""
+
+import asyncio
+import dataclasses
+from typing import Any, Final
+
+import click
+
+from pyraft.command import text
+from pyraft.command.reach import Way, find, reach
+from pyraft.node.conditions import Condition, Limits, judge
+from pyraft.node.errors import NodeError
+from pyraft.node.operate import Operator, Seen, Survey
+from pyraft.node.status import Status
+
+_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_MEMBER: Final = click.argument("member", metavar="MEMBER")
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+@click.command(epilog="Example: pyraft status --via 10.0.0.1:9001")
+@click.argument("member", metavar="[MEMBER]", required=False)
+@reach
+@_JSON
+@click.pass_context
+def status(context: click.Context, member: str | None, way: Way, as_json: bool) -> None:
+    """Show who leads, and how each member is; with MEMBER all that this one tells.
+
+    Exits with 1 if nobody leads or a member does not answer.
+    """
+    survey = way.run(Operator.survey)
+    if member is not None:
+        _one(survey, member, as_json)
+        return
+    if as_json:
+        text.dump(facts(survey))
+    else:
+        text.say(overview(survey))
+    if survey.leader is None or any(one.status is None for one in survey.members):
+        context.exit(1)
+
+
+def facts(survey: Survey) -> dict[str, Any]:
+    """Return a survey as --json has it."""
+    leader = survey.leader
+    members = [dataclasses.asdict(one) for one in survey.members]
+    return {"cluster": survey.cluster, "leader": None if leader is None else leader.id, "members": members}
+
+
+def overview(survey: Survey) -> list[str]:
+    """Return a survey in lines: who leads, a table of the members, and remarks."""
+    leader = survey.leader
+    rows: list[tuple[str, object]] = [("cluster", survey.cluster or "-")]
+    if leader is None or leader.status is None:
+        rows.append(("leader", "nobody leads"))
+    else:
+        known = leader.status
+        rows += [("leader", f"{leader.address}{_since(known.leader_seconds)}"), ("term", known.term)]
+        rows.append(("log", f"to entry {known.last}, committed to {known.commit}"))
+    head = ("address", "role", "state", "behind", "log", "snapshots", "free", "up")
+    lines = [*text.pairs(rows), "", *text.table(head, map(_row, survey.members))]
+    remarks = [remark for one in survey.members for remark in _remarks(one)]
+    versions = sorted({one.status.version for one in survey.members if one.status is not None})
+    if len(versions) > 1:
+        remarks.append(f"members run different versions: {', '.join(versions)}")
+    return [*lines, "", *text.items(remarks)] if remarks else lines
+
+
+def _row(one: Seen) -> tuple[object, ...]:
+    behind = "-" if one.behind is None else one.behind
+    known = one.status
+    if known is None:
+        return one.address, one.role, "no answer", behind, "-", "-", "-", "-"
+    log, snapshots = text.size(known.segment_bytes), text.size(known.snapshot_bytes)
+    free = "-" if known.free < 0 else text.size(known.free)
+    return one.address, one.role, known.state, behind, log, snapshots, free, text.span(known.up_seconds)
+
+
+def _remarks(one: Seen) -> list[str]:
+    known = one.status
+    if known is None:
+        return [one.problem] if one.problem else []
+    return [
+        f"{one.address}: {name}: {what}"
+        for name, what in (
+            ("it has stopped", known.cause),
+            ("its disk", known.disk),
+            ("no part in elections", known.recovering),
+            ("snapshots", known.snapshot_problem),
+            ("its state machine refuses entry", known.stuck),
+        )
+        if what
+    ]
+
+
+def _since(seconds: float) -> str:
+    return "" if seconds < 0 else f", for {text.span(seconds)}"
+
+
+def _one(survey: Survey, member: str, as_json: bool) -> None:
+    """Show all that one member tells."""
+    found = [one for one in survey.members if member in (str(one.id), one.address)]
+    if not found:
+        raise click.ClickException(f"{member} is not a member; members are {', '.join(_names(survey))}")
+    (one, *_) = found
+    if as_json:
+        text.dump(dataclasses.asdict(one))
+    elif one.status is None:
+        raise click.ClickException(one.problem or f"{one.address} does not answer")
+    else:
+        text.say(text.pairs(_details(one, one.status)))
+        links = [f"{id} at {at}{'' if there else ': there is none'}" for id, at, there, *_ in one.status.links]
+        visits = [f"{f'member {id}' if id else 'a client'} from {host}" for host, id, *_ in one.status.visitors]
+        for title, lines in (("connections to members", links), ("connections of nodes and clients", visits)):
+            text.say(["", title, *(f"  {text.line(line)}" for line in lines)] if lines else [])
+
+
+def _names(survey: Survey) -> list[str]:
+    return [f"{one.id} at {one.address}" for one in survey.members]
+
+
+def _details(one: Seen, known: Status) -> list[tuple[str, object]]:
+    leader = f"{known.leader_address}{_since(known.leader_seconds)}" if known.leader else "none is known"
+    newest = f", {text.moment(known.snapshot_taken)}" if known.snapshot_taken else ""
+    return [
+        ("member", f"{known.id} at {known.address}"),
+        ("cluster", known.cluster or "-"),
+        ("role", one.role),
+        ("state", f"{known.state}{f': {known.cause}' if known.cause else ''}"),
+        ("leader", leader),
+        ("term", known.term),
+        ("log", f"{known.first or '-'} to {known.last}, on disk to {known.stored}"),
+        ("committed", f"to {known.commit}, applied to {known.applied}"),
+        ("behind", "-" if one.behind is None else f"{one.behind} entries"),
+        ("snapshot", f"to {known.snapshot}{newest}" if known.snapshot else "none"),
+        ("log size", f"{text.size(known.segment_bytes)} in {known.segments} files"),
+        ("snapshots", text.size(known.snapshot_bytes)),
+        ("disk", known.disk or "takes entries"),
+        ("free", "-" if known.free < 0 else f"{text.size(known.free)} of {text.size(known.total)}"),
+        ("clock", f"{one.clock:+.3f} s"),
+        ("machine", known.machine or "-"),
+        ("version", f"{known.version} on Python {known.python}"),
+        ("up", text.span(known.up_seconds)),
+    ]
+
+
+@click.command(epilog="Example: pyraft members --via 10.0.0.1:9001")
+@reach
+@_JSON
+def members(way: Way, as_json: bool) -> None:
+    """List the members, as the leader knows them."""
+    found = way.run(Operator.members)
+    if as_json:
+        text.dump([dataclasses.asdict(one) for one in found])
+        return
+    rows = [(one.id, one.address, one.role, "leads" if one.leads else "") for one in found]
+    text.say(text.table(("id", "address", "role", ""), rows))
+
+
+@click.command(epilog="Example: pyraft ping --via 10.0.0.1:9001")
+@reach
+@_JSON
+@click.pass_context
+def ping(context: click.Context, way: Way, as_json: bool) -> None:
+    """Ask each member, and say how long the answer takes. Exits with 1 if one does not answer."""
+
+    async def job(operator: Operator) -> list[tuple[Seen, float, str]]:
+        survey = await operator.survey()
+
+        async def one(seen: Seen) -> tuple[Seen, float, str]:
+            try:
+                return seen, await operator.ping(seen.address), ""
+            except NodeError as exc:
+                return seen, 0.0, str(exc)
+
+        return list(await asyncio.gather(*map(one, survey.members)))
+
+    found = way.run(job)
+    if as_json:
+        rows = [{"id": s.id, "address": s.address, "seconds": t, "problem": p} for s, t, p in found]
+        text.dump(rows)
+    else:
+        text.say(
+            text.table(("address", "ms", ""), [(s.address, "-" if p else f"{t * 1000:.2f}", p) for s, t, p in found])
+        )
+    if any(problem for _, _, problem in found):
+        context.exit(1)
+
+
+@click.command(epilog="Example: pyraft check --via 10.0.0.1:9001 --behind 1000 || mail -s cluster admin")
+@reach
+@click.option("--behind", type=int, default=Limits.behind, show_default=True, help="Entries that a member may lack.")
+@click.option("--free", type=float, default=Limits.free, show_default=True, help="Share of a disk that must be free.")
+@click.option("--clock", type=float, default=Limits.clock, show_default=True, help="By how many s a clock may be off.")
+@_JSON
+@click.pass_context
+def check(context: click.Context, way: Way, behind: int, free: float, clock: float, as_json: bool) -> None:
+    """Say of each condition of a healthy cluster whether it holds, for monitoring.
+
+    Exits with 1 if one does not. A cluster that cannot be reached is one line too.
+    """
+    try:
+        conditions = judge(way.run(Operator.survey), Limits(behind, free, clock))
+    except click.ClickException as exc:
+        conditions = [Condition("members", False, exc.message)]
+    if as_json:
+        text.dump([dataclasses.asdict(one) for one in conditions])
+    else:
+        text.say(f"{'ok    ' if one.ok else 'FAULT '}{one.name}: {text.line(one.text)}" for one in conditions)
+    if not all(one.ok for one in conditions):
+        context.exit(1)
+
+
+# ---- changes ---------------------------------------------------------------------------------------------------------
+
+
+@click.command(epilog="Example: pyraft add 4=10.0.0.4:9001 --via 10.0.0.1:9001, and when it runs, pyraft promote 4")
+@click.argument("server", metavar="ID=HOST:PORT")
+@reach
+def add(server: str, way: Way) -> None:
+    """Add a server of the C-style API as a spare. Nodes do that themselves: pyraft join."""
+    id, equals, address = server.partition("=")
+    if not equals or not id.isascii() or not id.isdigit() or not address:
+        raise click.UsageError(f"{server!r} is not of the form ID=HOST:PORT")
+    way.run(lambda operator: operator.add(int(id), address))
+    click.echo(f"member {id} at {address} is a spare")
+
+
+@click.command(epilog="Example: pyraft remove 10.0.0.3:9001 --via 10.0.0.1:9001")
+@_MEMBER
+@reach
+def remove(member: str, way: Way) -> None:
+    """Remove MEMBER, whether it runs or not. If it leads, it hands over first."""
+
+    async def job(operator: Operator) -> Any:
+        found = await find(operator, member)
+        await operator.remove(found.id)
+        return found
+
+    found = way.run(job)
+    click.echo(f"member {found.id} at {found.address} is removed")
+
+
+@click.command(epilog="Example: pyraft promote 10.0.0.4:9001 --via 10.0.0.1:9001")
+@_MEMBER
+@reach
+def promote(member: str, way: Way) -> None:
+    """Have MEMBER vote, if there are not enough voters yet, else stand by."""
+
+    async def job(operator: Operator) -> tuple[Any, str]:
+        found = await find(operator, member)
+        return found, await operator.promote(found.id)
+
+    found, role = way.run(job)
+    click.echo(f"member {found.id} at {found.address} is a {role}")
+
+
+@click.command(epilog="Example: pyraft demote 10.0.0.3:9001 --via 10.0.0.1:9001")
+@_MEMBER
+@reach
+def demote(member: str, way: Way) -> None:
+    """Have MEMBER stand by: it has the log, and no vote. If it leads, it hands over first."""
+
+    async def job(operator: Operator) -> Any:
+        found = await find(operator, member)
+        await operator.demote(found.id)
+        return found
+
+    found = way.run(job)
+    click.echo(f"member {found.id} at {found.address} is a standby")
+
+
+@click.command(epilog="Example: pyraft transfer 10.0.0.2:9001 --via 10.0.0.1:9001")
+@click.argument("member", metavar="[MEMBER]", required=False)
+@reach
+def transfer(member: str | None, way: Way) -> None:
+    """Have MEMBER lead, or any other voter."""
+
+    async def job(operator: Operator) -> tuple[int, str]:
+        id = 0 if member is None else (await find(operator, member)).id
+        id = await operator.transfer(id)
+        return id, next((one.address for one in await operator.members() if one.id == id), "?")
+
+    id, address = way.run(job)
+    click.echo(f"member {id} at {address} leads")
+
+
+@click.group()
+def snapshot() -> None:
+    """Snapshots of the state that members have."""
+
+
+@snapshot.command(epilog="Example: pyraft snapshot take --via 10.0.0.1:9001")
+@click.argument("member", metavar="[MEMBER]", required=False)
+@reach
+@click.pass_context
+def take(context: click.Context, member: str | None, way: Way) -> None:
+    """Have MEMBER, or each member, take a snapshot of all that it has applied, and let go of the log before."""
+
+    async def job(operator: Operator) -> list[tuple[str, str, bool]]:
+        survey = await operator.survey()
+
+        async def one(seen: Seen) -> tuple[str, str, bool]:
+            try:
+                return seen.address, f"has a snapshot up to entry {await operator.snapshot(seen.address)}", True
+            except NodeError as exc:
+                return seen.address, str(exc), False
+
+        wanted = [s for s in survey.members if member in (None, str(s.id), s.address)]
+        if not wanted:
+            raise click.ClickException(f"{member} is not a member; members are {', '.join(_names(survey))}")
+        return list(await asyncio.gather(*map(one, wanted)))
+
+    found = way.run(job)
+    text.say(f"{address}: {text.line(what)}" for address, what, _ in found)
+    if not all(done for _, _, done in found):
+        context.exit(1)

@@ -1,0 +1,120 @@
+"""The way from the shell into a running cluster: the options for it, and errors as lines.
+
+Duty: `reach` gives a command the options --via, --timeout and those of TLS, and hands it a `Way`; `tls_options` has the
+latter alone. `Way.run` carries out a coroutine with an `Operator`.
+
+Happy path: `PYRAFT_VIA="10.0.0.1:9001 10.0.0.2:9001"` in the environment takes the place of --via.
+
+Failure modes: what is refused, or cannot be reached, is told in a line on standard error, exit code 1.
+"""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import click
+
+from pyraft.aio import RaftError
+from pyraft.errors import printable
+from pyraft.node import NodeError
+from pyraft.node.council import Member
+from pyraft.node.operate import Operator
+from pyraft.node.tls import Tls
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+VIA: Final = "PYRAFT_VIA"
+
+
+@dataclass(frozen=True)
+class Way:
+    """The addresses, limits and certificates that a command was given."""
+
+    via: tuple[str, ...]
+    seconds: float
+    tls: Tls | None
+
+    def run(self, job: Callable[[Operator], Awaitable[T]]) -> T:
+        """Return what `job(operator)` returns."""
+
+        async def main() -> T:
+            async with Operator(self.via, tls=self.tls, seconds=self.seconds) as operator:
+                return await job(operator)
+
+        result: T = told(main())
+        return result
+
+
+def told(doing: Any) -> Any:
+    """Return what a coroutine returns; what goes wrong ends the command with a line."""
+    try:
+        return asyncio.run(doing)
+    except (NodeError, RaftError, OSError) as exc:
+        raise click.ClickException(printable(str(exc))) from None
+    except KeyboardInterrupt:
+        raise click.Abort from None
+
+
+def tls_of(cert: str | None, key: str | None, ca: str | None, crl: str | None) -> Tls | None:
+    """Return what the options of TLS say together."""
+    if cert is not None and key is not None and ca is not None:
+        return Tls(cert, key, ca, crl)
+    if cert or key or ca or crl:
+        raise click.UsageError("with TLS --cert, --key and --ca are needed")
+    return None
+
+
+def tls_options(function: F) -> F:
+    """Give a command the options of TLS: it gets `tls`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, cert: str | None, key: str | None, ca: str | None, crl: str | None, **options: Any) -> Any:
+        return function(*args, tls=tls_of(cert, key, ca, crl), **options)
+
+    made: Any = command
+    for name, text in (
+        ("--crl", "With TLS: their lists, a PEM file."),
+        ("--ca", "With TLS: the authorities, a PEM file."),
+        ("--key", "With TLS: its key, a PEM file."),
+        ("--cert", "With TLS: the certificate of this end, a PEM file."),
+    ):
+        made = click.option(name, metavar="FILE", envvar=f"PYRAFT_{name[2:].upper()}", help=text)(made)
+    return made  # type: ignore[no-any-return]
+
+
+def reach(function: F) -> F:
+    """Give a command the options of the way into a cluster: it gets `way`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, via: tuple[str, ...], timeout: float, tls: Tls | None, **options: Any) -> Any:
+        return function(*args, way=Way(via, timeout, tls), **options)
+
+    made: Any = tls_options(command)
+    made = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        show_default=True,
+        help="How long an answer may take, in s.",
+    )(made)
+    return click.option(  # type: ignore[no-any-return]
+        "--via",
+        metavar="HOST:PORT",
+        multiple=True,
+        required=True,
+        envvar=VIA,
+        help=f"Where a member is; may be repeated. Also by {VIA}, with blanks in between.",
+    )(made)
+
+
+async def find(operator: Operator, given: str) -> Member:
+    """Return the member that is called by its id or its address, as the leader knows it."""
+    members = await operator.members()
+    found = [one for one in members if given in (str(one.id), one.address)]
+    if not found:
+        known = ", ".join(f"{one.id} at {one.address}" for one in members)
+        raise click.ClickException(printable(f"{given} is not a member; members are {known}"))
+    return found[0]

@@ -1,0 +1,265 @@
+"""The way into a running cluster for those who operate it: ask its members, have the leader change something.
+
+Duty: `Operator` asks one member (`ask`), whoever leads (`lead`), or all of them (`survey`), over the port that they
+have for each other. The command `pyraft` is a thin layer on it.
+
+    async with Operator(["10.0.0.1:9001"]) as operator:
+        survey = await operator.survey()
+        await operator.transfer(survey.members[1].id)
+
+Happy path: as above. Any member's address will do: it knows the others.
+
+Failure modes: a member that cannot be reached is a line of the survey, with the reason; if none of those given can be,
+Unavailable, or Refused with what they say. A change that no leader has carried out in time is Unavailable, and may be
+carried out all the same: each asks for what is to be the case, so it can be asked again.
+"""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pyraft.node.council import Member
+from pyraft.node.errors import Malformed, NodeError, Unavailable
+from pyraft.node.link import Elsewhere, Link, Lost, dial
+from pyraft.node.route import Route, persist
+from pyraft.node.status import Status, parse
+from pyraft.node.tls import Tls
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One member as it was found."""
+
+    id: int
+    address: str
+    role: str
+    status: Status | None = None
+    """Its own words; None if it could not be asked."""
+    problem: str = ""
+    """Why it could not."""
+    behind: int | None = None
+    """How many entries it lacks of what the leader has, by its own word or, without that, by the leader's."""
+    clock: float = 0.0
+    """By how many seconds its time of day is ahead of that of who asks; below 0, behind. The way is half a round."""
+
+    @property
+    def votes(self) -> bool:
+        """Whether it is a voter."""
+        return self.role == "voter"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All members of a cluster, as they were found."""
+
+    members: list[Seen] = field(default_factory=list)
+    leader: Seen | None = None
+    """The leader, if one of those that were asked leads."""
+    cluster: str = ""
+
+    @property
+    def voters(self) -> list[Seen]:
+        """The members that vote."""
+        return [one for one in self.members if one.votes]
+
+
+class Sink(Protocol):
+    """A place that a backup is written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take more of it."""
+        ...
+
+
+class Operator:
+    """A way into a cluster, open inside `async with`; see the head of this module."""
+
+    def __init__(self, via: Sequence[str], *, tls: Tls | None = None, seconds: float = 10.0) -> None:
+        """`via` are addresses (HOST:PORT) of members, one at least; `seconds` is how long each question may take."""
+        if isinstance(via, str) or not via:
+            raise ValueError("via are addresses of members, one at least")
+        self.via = list(via)
+        self.seconds = seconds
+        self._tls = tls
+        self._links: dict[str, Link] = {}
+
+    async def __aenter__(self) -> "Operator":
+        self._secure = None if self._tls is None else self._tls.context()
+        self._route = Route(lambda: None, lambda: self.via, lambda: None, secure=self._secure, connect=dial)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for link in self._links.values():
+            link.close()
+        await self._route.close()
+
+    # Questions.
+
+    async def ask(self, address: str, what: str, *arguments: Any, seconds: float | None = None) -> Any:
+        """Return what one member answers. Raises Unavailable if it cannot be reached in time, Refused if it refuses."""
+        limit = self.seconds if seconds is None else seconds
+        try:
+            link = await self._link(address)
+            return await asyncio.wait_for(link.ask(what, *arguments), limit)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise Unavailable(f"{address} has not answered in {limit:g} s") from None
+        except Elsewhere:
+            raise Unavailable(f"{address} cannot answer: no leader is known there, or it does not answer") from None
+        except (OSError, Lost) as exc:
+            raise Unavailable(f"{address} cannot be reached: {_why(exc)}") from None
+
+    async def lead(self, what: str, *arguments: Any) -> Any:
+        """Return what the leader answers, once there is one. Raises Unavailable if there is none in time."""
+        return await persist(lambda: self._route.ask(what, *arguments), self.seconds, self._route.refusal)
+
+    async def status(self, address: str) -> Status:
+        """Return the status of one member."""
+        return parse(await self.ask(address, "status"))
+
+    async def ping(self, address: str) -> float:
+        """Return how many seconds a question to a member and its answer take."""
+        await self.ask(address, "ping")  # so that there is a connection
+        began = time.perf_counter()
+        await self.ask(address, "ping")
+        return time.perf_counter() - began
+
+    async def survey(self) -> Survey:
+        """Ask all members. Raises Unavailable or Refused if none of those at `via` answers."""
+        found: dict[int, Seen] = {}
+        problems: dict[str, NodeError] = {}
+        await self._look(self.via, found, problems)
+        if not found:
+            raise next(iter(problems.values()))
+        best = max(found.values(), key=_authority)
+        assert best.status is not None
+        others = [row for row in best.status.members if row[0] not in found]
+        await self._look([row[1] for row in others], found, problems)
+        best = max(found.values(), key=_authority)
+        assert best.status is not None
+        return _put_together(best.status, found, problems)
+
+    async def members(self) -> list[Member]:
+        """Return the members, as the leader sees them."""
+        return [Member(*row) for row in await self.lead("members")]
+
+    # Changes.
+
+    async def add(self, id: int, address: str) -> None:
+        """Have a server added as a spare. A server of this layer adds itself, by `join`."""
+        await self.lead("join", id, address)
+
+    async def remove(self, id: int) -> None:
+        """Have a member removed; the leader hands over first."""
+        await self.lead("remove", id)
+
+    async def promote(self, id: int) -> str:
+        """Have a member vote, if there is room for another voter, else stand by; return which."""
+        return str(await self.lead("promote", id))
+
+    async def demote(self, id: int) -> None:
+        """Have a member stand by; the leader hands over first."""
+        await self.lead("demote", id)
+
+    async def transfer(self, id: int = 0) -> int:
+        """Have another member lead, 0 for any; return which one does."""
+        return int(await self.lead("transfer", id))
+
+    async def snapshot(self, address: str) -> int:
+        """Have a member take a snapshot of all that it has applied; return its index."""
+        return _index(await self.ask(address, "snapshot", seconds=max(self.seconds, _LONG)))
+
+    async def backup(self, address: str, sink: Sink) -> dict[str, Any]:
+        """Write the state of the cluster to `sink` as that member has it, with all that is acknowledged by now.
+
+        Returns the head of the backup. Raises Refused, Unavailable; Malformed if its checksum is not that of its data.
+        """
+        answer = await self.ask(address, "backup", seconds=max(self.seconds, _LONG))
+        match answer:
+            case [int(number), {"size": int(size), "sha256": str(wanted)}]:
+                head: dict[str, Any] = answer[1]
+            case _:
+                raise Malformed(f"a backup that is none, from {address}")
+        digest = hashlib.sha256()
+        offset = 0
+        while offset < size:
+            piece = await self.ask(address, "piece", number, offset)
+            if type(piece) is not bytes or not 0 < len(piece) <= size - offset:
+                raise Malformed(f"a part of a backup that is none, from {address}")
+            digest.update(piece)
+            sink.write(piece)
+            offset += len(piece)
+        if digest.hexdigest() != wanted:
+            raise Malformed(f"the backup from {address} has been damaged on its way, or there: take another one")
+        await self.ask(address, "close", number)
+        return head
+
+    # Below: connections.
+
+    async def _link(self, address: str) -> Link:
+        link = self._links.get(address)
+        if link is None or not link.is_open:
+            link = self._links[address] = await Link.open(address, secure=self._secure)
+        return link
+
+    async def _look(self, addresses: Iterable[str], found: dict[int, Seen], problems: dict[str, NodeError]) -> None:
+        async def look(address: str) -> None:
+            try:
+                await self._link(address)
+                began = time.time()
+                status = await self.status(address)
+                clock = status.clock / 1e6 - (began + time.time()) / 2
+                found[status.id] = Seen(status.id, address, "", status, clock=clock)
+            except OSError as exc:
+                problems[address] = Unavailable(f"{address} cannot be reached: {_why(exc)}")
+            except NodeError as exc:
+                problems[address] = exc
+
+        await asyncio.gather(*map(look, dict.fromkeys(addresses)))
+
+
+_LONG = 120.0
+"""Seconds that taking a snapshot may take at least."""
+
+
+def _why(exc: Exception) -> str:
+    """Return why somebody cannot be reached: asyncio's own words name the address again."""
+    return os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno else str(exc)
+
+
+def _index(answer: Any) -> int:
+    if type(answer) is not int:
+        raise Malformed("an index that is none")
+    return answer
+
+
+def _authority(one: Seen) -> tuple[bool, int, int]:
+    """Return how much a member's word about the others counts: a leader's most, then that of who has heard last."""
+    assert one.status is not None
+    return one.status.state == "leader", one.status.term, one.status.last
+
+
+def _put_together(best: Status, found: dict[int, Seen], problems: dict[str, NodeError]) -> Survey:
+    matches = {row[0]: row[1] for row in best.matches}
+    members = []
+    known = {row[0]: row for row in best.members}
+    for id in dict.fromkeys([*known, *found]):
+        _, address, role = known.get(id, (id, found[id].address if id in found else "", "not a member"))[:3]
+        seen = found.get(id)
+        stored = matches.get(id) if seen is None or seen.status is None else seen.status.stored
+        members.append(
+            Seen(
+                id,
+                address,
+                role,
+                None if seen is None else seen.status,
+                str(problems.get(address, "")) if seen is None else "",
+                None if stored is None else max(0, best.last - stored),
+                0.0 if seen is None else seen.clock,
+            )
+        )
+    leader = next((one for one in members if one.id == best.id), None) if best.state == "leader" else None
+    return Survey(members, leader, best.cluster)

@@ -1,0 +1,241 @@
+"""The commands for running clusters, on clusters of real nodes in this process, over their ports."""
+
+import asyncio
+import errno
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from io_uv import health
+from pyraft import log
+from pyraft.node import Node, Tls, init
+from tests.integration.test_command import run
+from tests.lib import faults, nodes
+from tests.lib.nodes import QUICK, Nodes, Shop, until
+from tests.lib.tlstest import Authority
+from tests.lib.uvnode import free_addresses
+
+
+def on(n: int, dir: Path, scenario: Callable[[Nodes, "Shell"], Awaitable[None]]) -> None:
+    """Run a scenario on a cluster of n voters."""
+
+    async def main() -> None:
+        async with Nodes(dir) as cluster:
+            await cluster.grow(n)
+            await scenario(cluster, Shell(cluster))
+
+    nodes.run(main)
+
+
+class Shell:
+    """Runs the command in a thread, as its loop is another one than that of the nodes."""
+
+    def __init__(self, cluster: Nodes) -> None:
+        self.cluster = cluster
+
+    async def __call__(self, *words: object, via: int = 1) -> Result:
+        where = self.cluster.addresses[via]
+        return await asyncio.to_thread(run, *words, "--via", where)
+
+    async def json(self, *words: object, via: int = 1) -> Any:
+        return json.loads((await self(*words, "--json", via=via)).output)
+
+
+def test_who_leads_and_how_the_members_are(tmp_path: Path) -> None:
+    """By any member: who leads, who there is, how far behind they are, how long an answer takes."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        await leader.machine.put("apple", 3)
+        for via in (1, 2, 3):
+            result = await pyraft("status", via=via)
+            assert result.exit_code == 0, result.output
+            assert f"leader   {leader.address}, for " in result.output
+            assert f"cluster  {leader.cluster}" in result.output
+            rows = [line.split() for line in result.output.splitlines() if line.startswith("  127.")]
+            assert sorted(row[0] for row in rows) == sorted(node.address for node in cluster.nodes.values())
+            assert {row[1] for row in rows} == {"voter"}
+            assert sorted(row[2] for row in rows) == ["follower", "follower", "leader"]
+            assert len(result.output.splitlines()) == 9, result.output  # no remarks
+        found = await pyraft.json("status", via=2)
+        assert (found["leader"], found["cluster"]) == (leader.id, leader.cluster)
+        (led,) = [one for one in found["members"] if one["id"] == leader.id]
+        raft = leader.server.raft
+        assert led["status"]["last"] == log.last_index(raft.log)
+        assert led["status"]["machine"] == "Shop"
+        assert led["status"]["segments"] > 0
+        assert led["status"]["segment_bytes"] > 0
+        assert 0 < led["status"]["free"] <= led["status"]["total"]
+        assert {row[0] for row in led["status"]["matches"]} == {node.id for node in cluster.nodes.values()}
+        assert [row["leads"] for row in await pyraft.json("members") if row["id"] == leader.id] == [True]
+        result = await pyraft("ping", via=3)
+        assert (result.exit_code, result.output.count("127.0.0.1:")) == (0, 3)
+        result = await pyraft("check", via=3)
+        assert (result.exit_code, "FAULT" in result.output) == (0, False), result.output
+        assert "ok    quorum: 1 of the 3 voters may fail" in result.output
+
+    on(3, tmp_path, scenario)
+
+
+def test_all_that_one_member_tells(tmp_path: Path) -> None:
+    """Its log, its disk, its connections: who is connected."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        follower = cluster.followers()[0]
+        await follower.machine.put("apple")  # over a connection to the leader
+        result = await pyraft("status", leader.address)
+        assert result.exit_code == 0, result.output
+        for text in ("state      leader", "disk       takes entries", "connections to members", "  a client from 127"):
+            assert text in result.output, result.output
+        assert f"  member {follower.id} from 127.0.0.1" in result.output
+        assert f"  {follower.id} at {follower.address}\n" in result.output
+        assert (await pyraft.json("status", follower.id))["status"]["state"] == "follower"
+        result = await pyraft("status", "10.0.0.1:1")
+        assert (result.exit_code, "10.0.0.1:1 is not a member" in result.output) == (1, True)
+
+    on(2, tmp_path, scenario)
+
+
+def test_members_are_changed(tmp_path: Path) -> None:
+    """By address or id, through a member that does not lead."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        other = cluster.followers()[0]
+        result = await pyraft("transfer", other.address)
+        assert result.output == f"member {other.id} at {other.address} leads\n"
+        assert cluster.leader() is other
+        (third,) = [node for node in cluster.followers() if node.address != cluster.addresses[1]][:1]
+        assert (await pyraft("demote", third.id)).output.endswith("is a standby\n")
+        assert "standby" in cluster.roles(other)
+        assert (await pyraft("promote", third.address)).output.endswith("is a voter\n")
+        assert cluster.roles(other) == ["voter"] * 3
+        added = cluster.addresses[7]
+        assert (await pyraft("add", f"7={added}")).output == f"member 7 at {added} is a spare\n"
+        result = await pyraft("add", f"8={added}")
+        assert (result.exit_code, "is the address of member 7" in result.output) == (1, True)
+        assert (await pyraft("remove", 7)).exit_code == 0
+        assert (await pyraft("remove", other.address)).exit_code == 0  # the leader
+        await until(lambda: cluster.roles(third) == ["voter"] * 2)
+        result = await pyraft("remove", other.address)
+        assert (result.exit_code, "is not a member" in result.output) == (1, True)
+
+    on(3, tmp_path, scenario)
+
+
+def test_a_cluster_that_is_not_well(tmp_path: Path) -> None:
+    """A member that is gone, and then a majority: what still answers says so, and the exit code is 1."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        gone = [number for number, node in cluster.nodes.items() if number != 1 and not node.is_leader]
+        last = next(number for number in (2, 3) if number != gone[0])
+        await cluster.vanish(gone[0])
+        result = await pyraft("status")
+        assert result.exit_code == 1
+        where = cluster.addresses[gone[0]]
+        assert f"  * {where} cannot be reached" in result.output, result.output
+        result = await pyraft("check")
+        assert result.exit_code == 1
+        assert f"FAULT members: 1 of 3: {where} cannot be reached: Connection refused" in result.output
+        assert "FAULT quorum: no further one of the 3 voters may fail" in result.output
+        assert "ok    leader: " in result.output
+        assert (await pyraft("ping")).exit_code == 1
+        await cluster.vanish(last)
+        await until(lambda: not any(node.leader[0] for node in cluster.nodes.values()))
+        result = await pyraft("status")
+        assert (result.exit_code, "leader   nobody leads" in result.output) == (1, True), result.output
+        result = await pyraft("check")
+        assert "FAULT leader: nobody leads" in result.output
+        assert "FAULT quorum: no majority of the 3 voters runs: nothing can be stored" in result.output
+        result = await pyraft("transfer", "--timeout", 0.5)
+        assert (result.exit_code, result.output.startswith("Error: ")) == (1, True), result.output
+
+    on(3, tmp_path, scenario)
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    """A wrong address, or none, is told in a line, by each command."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        for words in (["status"], ["members"], ["ping"], ["transfer"], ["remove", "1"], ["snapshot", "take"]):
+            result = await pyraft(*words, "--timeout", 0.5, via=9)
+            assert result.exit_code == 1, result.output
+            assert result.output.startswith("Error: "), result.output
+            assert cluster.addresses[9].split(":")[1] in result.output
+        result = await pyraft("check", via=9)
+        assert (result.exit_code, result.output.startswith("FAULT members: ")) == (1, True)
+        assert run("status").exit_code == 2
+        assert run("status", "--via", "x:1", "--cert", "a").exit_code == 2
+
+    on(1, tmp_path, scenario)
+
+
+def test_a_snapshot_is_taken(tmp_path: Path) -> None:
+    """On each member, of all that it has applied; again, as there is nothing new, it is the same one."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        await leader.machine.put("apple", 3)
+        last = log.last_index(leader.server.raft.log)
+        await until(lambda: all(node.server.raft.last_applied == last for node in cluster.nodes.values()))
+        for _ in range(2):
+            result = await pyraft("snapshot", "take")
+            assert result.output.count(f"has a snapshot up to entry {last}\n") == 2, result.output
+        assert len(list(tmp_path.glob("*/snapshot-*.meta"))) == 2
+        await leader.machine.put("apple")
+        result = await pyraft("snapshot", "take", leader.address)
+        assert result.output == f"{leader.address}: has a snapshot up to entry {last + 1}\n"
+        await cluster.vanish(1)
+        node = await cluster.start(1)
+        await node.ready()
+        assert await node.machine.left("apple") == 4
+
+    on(2, tmp_path, scenario)
+
+
+def test_a_sick_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower whose disk takes no entries is a fault, with the disk's own words, and then not any more."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        follower = cluster.followers()[0]
+        (number,) = [n for n, node in cluster.nodes.items() if node is follower]
+        sick = faults.Faults(monkeypatch, tmp_path / str(number))
+        sick.begin(faults.always(errno.EIO, "pwrite", "write", "aio"))
+        await cluster.leader().machine.put("apple")
+        await until(lambda: health.ailment(follower.server.io))
+        result = await pyraft("check")
+        assert result.exit_code == 1
+        assert f"FAULT disk: {follower.address}: " in result.output, result.output
+        result = await pyraft("status")
+        assert f"  * {follower.address}: its disk: " in result.output
+        sick.heal()
+        io = follower.server.io.impl
+        io.calm = 1000  # as if seconds had passed without a failure
+        await until(lambda: not health.ailment(follower.server.io))
+        sick.begin(faults.always(errno.EIO, "listdir"))
+        assert "cannot be read" in (await pyraft("status", follower.address)).output
+        sick.heal()
+
+    on(3, tmp_path, scenario)
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """With certificates of the cluster's authority, and not without."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("node", "127.0.0.1")
+    words = ("--cert", cert, "--key", key, "--ca", authority.path)
+
+    async def main() -> None:
+        where = free_addresses(1)[1]
+        await init(tmp_path / "1", where)
+        async with Node(tmp_path / "1", Shop(), settings=QUICK, tls=Tls(cert, key, authority.path)):
+            result = await asyncio.to_thread(run, "status", "--via", where, *words)
+            assert (result.exit_code, f"leader   {where}" in result.output) == (0, True), result.output
+            result = await asyncio.to_thread(run, "status", "--via", where)
+            assert (result.exit_code, result.output.startswith("Error: ")) == (1, True), result.output
+
+    nodes.run(main)
