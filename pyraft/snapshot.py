@@ -81,7 +81,11 @@ def is_due(r: Raft) -> bool:
     """Return whether it is time to take a snapshot."""
     if r.state == RAFT_UNAVAILABLE or r.snapshot.pending is not None or r.snapshot.put is not None:
         return False
-    return r.last_applied - log.snapshot_index(r.log) >= r.snapshot.threshold
+    if r.last_applied - log.snapshot_index(r.log) < r.snapshot.threshold:
+        return False
+    # C: replication.c:shouldTakeSnapshot does not look. The last entry that was applied is not here any more if our own
+    # disk has failed to store it, and a snapshot of no term is none. There is another one when it is back.
+    return log.term_of(r.log, r.last_applied) != 0
 
 
 def take_now(r: Raft) -> int:

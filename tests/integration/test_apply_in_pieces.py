@@ -27,6 +27,7 @@ from pyraft import (
     raft_close,
     raft_init,
     raft_last_applied,
+    raft_last_index,
     raft_read_index,
     raft_set_snapshot_threshold,
     raft_start,
@@ -277,6 +278,29 @@ def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_co
     s.io.finish_appends()
     later.rest()
     assert raft_last_applied(s.r) == 8
+
+
+def test_no_snapshot_ends_with_an_entry_that_the_own_disk_has_lost() -> None:
+    """Its term is unknown, which is none. There is a snapshot when the leader has sent the entry again."""
+    s = leader()
+    later = Later(s)
+    for _ in range(6):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+    for id in (2, 3):
+        s.recv(msg.append_entries_result(id, 2, 8))
+    assert raft_last_applied(s.r) == 4
+    raft_set_snapshot_threshold(s.r, 2)
+    s.io.finish_append()
+    s.io.finish_append(RAFT_IOERR)
+    later.rest()
+    assert (raft_last_index(s.r), s.fsm.n_snapshots, s.io.puts) == (3, 0, [])
+    s.recv(msg.append_entries(2, 3, 3, 2, 8, msg.commands([2] * 5)))
+    for _ in range(4):
+        s.io.finish_append(RAFT_IOERR)  # The writes of the former leader.
+    s.io.finish_appends()
+    later.rest()
+    assert (raft_last_applied(s.r), s.fsm.n_snapshots) == (8, 1)
+    assert [put[2].term for put in s.io.puts] == [2]
 
 
 def test_io_that_calls_nothing_later_any_more_gets_all_at_once() -> None:
