@@ -122,7 +122,7 @@ def _dispatch(r: Raft, message: RaftMessage) -> int:
         return recv_request_vote_result.handle(r, id, message.request_vote_result)
     if type == RAFT_IO_INSTALL_SNAPSHOT and message.install_snapshot is not None:
         rv = recv_install_snapshot.handle(r, id, address, message.install_snapshot)
-        if rv == RAFT_BUSY and snapshot.nobody_answers(r):
+        if rv == RAFT_BUSY and snapshot.nobody_answers(r, message.install_snapshot.last_index):
             # C: replication.c:replicationInstallSnapshot drops it, and the leader waits for an answer until
             # install_snapshot_timeout (B53).
             r.snapshot.afterwards = lambda: _recv_late(r, message)

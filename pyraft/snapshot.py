@@ -255,14 +255,17 @@ def is_installing(r: Raft) -> bool:
     return r.snapshot.install is not None or r.snapshot.replacing != 0
 
 
-def nobody_answers(r: Raft) -> bool:
-    """Return whether a leader's snapshot that is put off now gets no answer by what is under way.
+def nobody_answers(r: Raft, index: int) -> bool:
+    """Return whether a leader's snapshot up to `index` that is put off now gets no answer by what is under way.
 
-    That is so while our own is taken, and while that of an earlier term's leader is installed, which does not answer
-    to a leader of ours. The one under way in our term answers for one that its leader has sent again.
+    That is so while our own is taken, while that of an earlier term's leader is installed, which does not answer to a
+    leader of ours, and while an older one is, whose answer is not enough for the leader. The one under way in our term
+    answers for one that its leader has sent again.
     """
     install = r.snapshot.install
-    return r.snapshot.pending is not None or (install is not None and install.term != r.current_term)
+    if install is None:
+        return r.snapshot.pending is not None
+    return install.term != r.current_term or install.snapshot.index < index
 
 
 def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:

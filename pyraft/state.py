@@ -282,12 +282,12 @@ class RaftInstall(RaftIoSnapshotPut):
 class SnapshotState:
     """`raft.snapshot`: settings, and the snapshot that is being taken (`pending`) or stored (`put`), if any.
 
-    `install` (ours) is `put` if that stores a leader's snapshot. `afterwards` (ours) handles a leader's snapshot
-    that came while our own is being taken, or that of an earlier leader stored, if any. `refused_index` (ours) is the
-    last index of a snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours) counts the
-    messages rejected in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is the
-    failure that was logged last, empty after a success. `replacing` (ours): the first entry, in our own snapshot that
-    is being stored, that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the
+    `install` (ours) is `put` if that stores a leader's snapshot. `afterwards` (ours) handles a leader's snapshot that
+    came while our own is being taken, or that of an earlier leader or an older one stored, if any. `refused_index`
+    (ours) is the last index of a snapshot that the disk holds but the FSM failed to restore, else 0. `refusals` (ours)
+    counts the messages rejected in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is
+    the failure that was logged last, empty after a success. `replacing` (ours): the first entry, in our own snapshot
+    that is being stored, that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the
     disk's log then.
     """
 
