@@ -76,8 +76,8 @@ def is_port(port: str) -> bool:
 def check_peer(address: str) -> None:
     """Raise Failure(RAFT_INVALID) for an address at which no other server could ever be reached.
 
-    Stricter than what connecting takes, for the eyes of who adds a server: a port has to be there, as a number above 0
-    or the name of a service that this machine knows, and a host that stands for one machine.
+    Stricter than what connecting takes, for the eyes of those who add servers: a port has to be there, as a number
+    above 0 or the name of a service that this machine knows, and a host that stands for one machine.
     """
     try:
         host, port = split(address)

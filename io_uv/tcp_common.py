@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PROTOCOL: Final = 1
 WELCOME: Final = struct.pack("<Q", 1)
 REFUSED: Final = 2
-"""The answer of an acceptor over TLS, and there only: a C server sends nothing, and reads nothing from who accepts."""
+"""The answer of an acceptor over TLS, and there only: a C server sends nothing, and reads nothing from an acceptor."""
 HANDSHAKE_SIZE: Final = 24
 
 _KEEPALIVE_SECONDS: Final = 10

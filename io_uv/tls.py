@@ -9,10 +9,11 @@ does so by DNS names `raft-server-ID`; or, where it has no name of that form, by
 DNS name or an IP address. The acceptor compares it with the id and address that the connector claims in the handshake,
 the connector with the server that it wants to reach. Only then does a message pass.
 
-Failure modes: a certificate that is missing, not signed, expired, revoked or somebody else's ends the connection
-(RAFT_NOCONNECTION for who connects, a trace for who accepts). So does, where revocation lists are used, an authority
-without a list that is valid now. Files that are of no use leave a transport and its connections as they were. A
-certificate that names hosts only does not bind the id: its owner can pose as another server, but only at its own host.
+Failure modes: a certificate that is missing, not signed, expired, revoked or somebody else's ends the connection: the
+connector gets RAFT_UNAUTHORIZED, or RAFT_NOCONNECTION where another attempt may help, and the acceptor's log or trace
+has the reason. So does, where revocation lists are used, an authority without a list that is valid now. Files that are
+of no use leave a transport and its connections as they were. A certificate that names hosts only does not bind the id:
+its owner can pose as another server, but only at its own host.
 """
 
 import os
@@ -54,8 +55,8 @@ def raft_uv_tls_init(
     has no list that is valid at the time of the handshake, is refused. Without `crl` nothing is ever revoked.
 
     Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use: unreadable, malformed,
-    without a list, neither expired nor of the future, of an authority, or a certificate of the own that no peer with
-    these files would accept. raft_uv_tcp_set_bind_address and raft_uv_tcp_close serve this transport too.
+    without a list, neither expired nor of the future, of an authority, or an own certificate that no peer with these
+    files would accept. raft_uv_tcp_set_bind_address and raft_uv_tcp_close serve this transport too.
     """
     try:
         security = Security(certificate, key, authorities, crl)

@@ -243,10 +243,11 @@ def configuration_committed(r: Raft, index: int) -> None:
         removed(r, f"entry {index} has")
 
 
-def removed(r: Raft, by: str) -> None:
-    """This server has found out that it is not a member any more."""
+def removed(r: Raft, ids: str) -> None:
+    """This server has found out, by the answers of these servers, that it is not a member any more."""
     r.said.removed = True
-    warn(r, f"{by} removed it from the cluster: it waits for a leader, and calls no elections. It can be closed")
+    consequence = "it waits for a leader, and calls no elections. It can be closed"
+    warn(r, f"was removed from the cluster, as server {ids} says: {consequence}")
 
 
 def silent(r: Raft, server: RaftServer, p: RaftProgress) -> None:

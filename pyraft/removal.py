@@ -41,5 +41,5 @@ def note(r: Raft, id: int) -> None:
     others = configuration.voter_count(r.configuration) - (1 if election.is_voter(r) else 0)
     if quorum.is_majority(len(candidate.strangers), others):
         ids = ", ".join(str(id) for id in sorted(candidate.strangers))
-        notice.removed(r, f"by the answers of server {ids} somebody has")
+        notice.removed(r, ids)
         convert.to_follower(r)

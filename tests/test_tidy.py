@@ -421,6 +421,8 @@ def test_sentences_are_read_once() -> None:
         ("* What is refused", ["What is refused"]),
         ("**Who asks** gets it.", ["**Who asks** gets it."]),
         ("That is no error of ours.", ["That is no error of ours."]),
+        ("Whom it calls.", ["Whom it calls."]),
+        ("It ends by who began it.", ["It ends by who began it."]),
         ("Who leads? Nobody who is asked. There is no leader, it is no longer one; what it was.", []),
     ],
 )

@@ -81,7 +81,7 @@ class Handle(Alone):
         """Stop the handle and give back what it holds; `callback(handle)` follows once, from the loop.
 
         Raises HandleClosedError if close was called before, TypeError if callback is neither callable nor None. In a
-        forked child it does nothing, so that who cleans up hears no other error than the one that is on its way.
+        forked child it does nothing, so that code which cleans up hears no other error than the one on its way.
         """
         if self._closed:
             if self._loop.inherited:
@@ -207,7 +207,7 @@ class Watcher(Handle):
         self._deactivate()
 
     def mute(self) -> None:
-        """Handle.mute."""
+        """Call nobody back any more, for what it watches neither."""
         super().mute()
         self._callback = nothing
 

@@ -41,7 +41,7 @@ class Request:
 
     def __init__(self, loop: "Loop") -> None:
         self._loop = loop
-        self._claims: dict[str, object] = {}  # who has it: the thread that begins it or who ends it before
+        self._claims: dict[str, object] = {}  # its owner: the thread that begins it, or the caller that ends it before
         self._code: int | None = None  # why it never began
         self._slow = False
         self._over = False  # a thread has done it

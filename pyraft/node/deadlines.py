@@ -3,7 +3,7 @@
 Duty: `Deadlines` ends the futures that wait for longer than they were meant to. A timer for each of them would cost as
 much as the rest of a call.
 
-Happy path: `add(future, seconds, late)`, then `discard(future)` by who waited for it.
+Happy path: `add(future, seconds, late)`, then `discard(future)` when the wait for it is over.
 
 Failure modes: the time is over: `late(future)` is called, up to GRAIN seconds after that, and has to end the future.
 """

@@ -9,10 +9,11 @@ still until t + kept, by its own clock, and no other server can be elected befor
 leader's clock, all that is acknowledged to anybody is therefore applied here, or is not acknowledged yet.
 
 Failure modes: nothing is concluded from members that have not announced as much, as those of the C library. A lease
-ends with the leadership, with a change of the members, and for good with the first attempt to hand over: who was asked
-to take over may do so at any time later. If the rates of two members' clocks differ by more than `drift`, queries under
-a lease may see an older state. Nothing else has them do that: a process that was stopped looks at its clock then,
-members that restart keep still first, and who was once asked to take over disturbs others in that one term only.
+ends with the leadership, with a change of the members, and for good with the first attempt to hand over: a member that
+was asked to take over may do so at any time later. If the rates of two members' clocks differ by more than `drift`,
+queries under a lease may see an older state. Nothing else has them do that: a process that was stopped looks at its
+clock then, members that restart keep still first, and one that was asked to take over disturbs others in that one term
+only.
 """
 
 import math

@@ -66,7 +66,7 @@ class Link(asyncio.Protocol):
         self.peer = 0
         """The other end's id."""
         self.elsewhere: Callable[[Link, str | None], object] | None = None
-        """Called when the other end says that it does not lead, with the address of who does."""
+        """Called when the other end says that it does not lead, with the leader's address."""
         self.ended: Callable[[Link], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None

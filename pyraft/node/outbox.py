@@ -100,7 +100,7 @@ class Session:
         self._advance()
 
     def leave(self, call: Call) -> None:
-        """Keep a call without an outcome, for who may ask for it later, as long as there is room."""
+        """Keep a call without an outcome, which its caller may ask for later, as long as there is room."""
         self._open.discard(call.number)
         self._unresolved[call.number] = call
         if len(self._unresolved) > UNRESOLVED:

@@ -168,7 +168,7 @@ class Recipes(Machine):
 
     @query
     def lock_token(self, name: str) -> int:
-        """Return the token of who holds a lock, 0 if nobody does."""
+        """Return the token of a lock's holder, 0 if it has none."""
         held = self.locks.get(name)
         return 0 if held is None else held.token
 

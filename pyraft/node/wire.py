@@ -6,8 +6,8 @@ little-endian) and a msgpack list whose first member says what it is. `Frames` c
 
 Happy path: the one who connects says [HELLO, version, cluster, id], the other answers [WELCOME, version, cluster, id].
 [CALLS, group, calls] is answered by [OUTCOMES, group, first, outcomes], in one piece or several, or by [ELSEWHERE,
-group, leader's id, its address] from who does not lead; [ASK, number, what, arguments] by [ANSWER, number, status,
-value]; [PING] by [PONG].
+group, leader's id, its address] from a member that does not lead; [ASK, number, what, arguments] by [ANSWER, number,
+status, value]; [PING] by [PONG].
 
 An ASK is for whoever leads: "members", "join" [id, address], "promote", "demote", "remove", "transfer" [id]
 (`council`), "index", "query" [machine, query, packed arguments] (`node`); or for this member (`desk`):

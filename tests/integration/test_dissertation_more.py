@@ -376,7 +376,7 @@ def test_9_6_real_election_follows_a_won_pre_vote() -> None:
 
 
 def test_9_6_pre_vote_needs_an_up_to_date_log_and_no_leader() -> None:
-    """A pre-vote is refused to an older log, and by who knows a leader."""
+    """A pre-vote is refused to an older log, and by servers that know a leader."""
     s = Solo(terms=[1, 1])
     s.recv(msg.request_vote(2, 2, 1, 1, pre_vote=True))
     assert not s.reply().request_vote_result.vote_granted

@@ -31,7 +31,7 @@ class Stranger:
 
     @classmethod
     async def connect(cls, node: Node[Shop], greet: bool = True) -> "Stranger":
-        """Connect, and greet as who belongs to the cluster does."""
+        """Connect, and greet as a part of the cluster does."""
         host, _, port = node.address.rpartition(":")
         stranger = cls(*await asyncio.open_connection(host, int(port)))
         if greet:

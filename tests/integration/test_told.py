@@ -312,7 +312,7 @@ def test_server_that_members_call_removed_stands_no_more(log: pytest.LogCaptureF
     answer(3)
     assert s.state == RAFT_FOLLOWER
     [line] = said(log, logging.WARNING)
-    assert line.startswith("server 1: by the answers of server 2, 3 somebody has removed it from the cluster")
+    assert line.startswith("server 1: was removed from the cluster, as server 2, 3 says: it waits")
     assert refusal(s.r) == "it was removed from the cluster"
     for _ in range(100):
         s.tick(2000)

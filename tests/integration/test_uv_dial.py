@@ -189,7 +189,7 @@ def test_what_a_dialer_says_is_passed_on(f: Transport, mapped: Mapped) -> None:
 
 @pytest.mark.parametrize("end", ["time", "close", "cancel"])
 def test_a_dialer_that_takes_too_long_is_cancelled(f: Transport, mapped: Mapped, end: str) -> None:
-    """By the limit for connecting, by a close, by who has asked; the callback comes when nothing of it is left."""
+    """By the limit for connecting, by a close, by its caller; the callback comes when nothing of it is left."""
     mapped.silent = True
     if end == "time":
         f.t.impl.limits.connect_msecs = 20

@@ -1,4 +1,4 @@
-"""Whom a server calls: its members, and for a while whoever it answers; what strangers name counts for little."""
+"""The addresses that a server calls: its members', and for a while those that it answers; strangers count little."""
 
 import logging
 import re
@@ -22,9 +22,12 @@ from pyraft import (
     RaftServer,
     raft_add,
     raft_bootstrap,
+    raft_configuration_add,
     raft_errmsg,
+    raft_init,
     raft_recover,
     raft_remove,
+    raft_start,
 )
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION
 from pyraft.types import RaftIoSend
@@ -210,8 +213,6 @@ def test_members_are_told_before_the_first_message() -> None:
     start = s.io.start
     s.io.configured = lambda io, servers: order.append("configured")
     s.io.start = lambda *args: order.append("start") or start(*args)
-    from pyraft import raft_start
-
     assert raft_start(s.r) == 0
     assert order == ["configured", "start"]
 
@@ -251,8 +252,6 @@ def test_configurations_that_lead_nowhere_are_not_written(tmp_path: Path, call: 
     loop = Loop()
     (tmp_path / "1").mkdir()
     node = Node(tmp_path / "1", 1, free_addresses(1), loop)
-    from pyraft import raft_configuration_add, raft_init
-
     assert raft_init(node.raft, node.io, node.fsm, 1, node.members[1]) == 0
     for address in BAD:
         conf = RaftConfiguration()

@@ -203,7 +203,7 @@ def test_closing_during_the_second_attempt(f: Transport, peer: PeerServer, monke
 
 
 def test_closing_after_a_stream_was_handed_over_leaves_it(f: Transport, peer: PeerServer) -> None:
-    """The stream belongs to who asked for it."""
+    """The stream belongs to the caller of connect."""
     assert f.connect(peer.address) == 0
     stream, _ = f.wait_connected()
     f.begin_close()

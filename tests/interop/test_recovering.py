@@ -23,7 +23,7 @@ CASES = {
     "C Python": ("c", "py", "open"),
     "Python C": ("py", "c", "closed"),
 }
-"""Of what kind is who holds the entries, of what kind is who misses them, in which segment is the damage."""
+"""The kind of the server that holds the entries, that of the one which misses them, and the segment that is damaged."""
 
 
 def trio(workshop: Workshop, *kinds: str, **settings: Any) -> tuple[Cluster, Node, Node, Node]:

@@ -152,7 +152,7 @@ def _check_key(key: int, ops: list[Operation], initial: int) -> Failure | None:
 def _relevant(ops: list[Operation]) -> list[Operation]:
     """Leave out operations without an answer that nobody can have noticed: they may as well never have happened.
 
-    Noticed is a value by who reads it or swaps it, and any change by a swap that failed.
+    A value is noticed by clients that read it or swap it, and any change by a swap that failed.
     """
     seen = {op.result for op in ops if op.kind == GET and op.end != OPEN}
     seen |= {op.expected for op in ops if op.kind == CAS and (op.end == OPEN or op.result)}

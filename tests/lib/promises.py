@@ -5,8 +5,8 @@ clients shows a loss only when nobody else has what was lost; this shows it on t
 
 * its term never goes back, and a vote is never changed or forgotten within a term (3.4);
 * what was committed, and on its own disk by its own word or that of a leader, is there when it starts again;
-* a term has one leader (election safety), and who has applied the same entries has the same state (state machine
-  safety), whichever server and whenever.
+* a term has one leader (election safety), and servers that have applied the same entries have the same state (state
+  machine safety), whichever they are and whenever.
 
 Failure modes: AssertionError that names the server and both statements.
 """

@@ -9,8 +9,11 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-HEADLESS = re.compile(r"(?:^|(?<=[.!?]) +)(?:[*|] +|\*\*)*(?:Who|What)(?:ever)?\b.*?(?:[.!?](?=\s|$)|$)")
+HEADLESS = re.compile(r"(?:^|(?<=[.!?]) +)(?:[*|] +|\*\*)*(?:Who|What|Whom|Whose)(?:ever)?\b.*?(?:[.!?](?=\s|$)|$)")
 """A sentence whose subject is a clause without a noun in front, or a question."""
+
+PEOPLE = re.compile(r"\b(?:as|by|for|from|so that) who\b")
+"""Such a clause behind a preposition: "by who waits" is by the one that waits."""
 
 IS_NO = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|sooner\b)")
 """A statement of what something is not an example of, where what it is would be told in one reading."""
@@ -59,4 +62,5 @@ def second_readings(text: str) -> list[str]:
     """
     text = re.sub(r'"[^"]*"', '""', text)
     found = [match.group().strip() for match in HEADLESS.finditer(text) if not match.group().endswith("?")]
-    return found + [text[max(0, match.start() - 40) : match.end() + 20] for match in IS_NO.finditer(text)]
+    inside = [*PEOPLE.finditer(text), *IS_NO.finditer(text)]
+    return found + [text[max(0, match.start() - 40) : match.end() + 20] for match in inside]

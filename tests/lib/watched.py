@@ -27,7 +27,7 @@ import pytest
 ONE_IN = 400
 """How many calls and returns of a thread there are to one that sleeps."""
 ONE_LINE_IN = 12
-"""How many lines of tests there are to one that sleeps, as long as not three have."""
+"""How many lines of tests there are to one that sleeps, until three of the test have."""
 LONGEST, LONGEST_LINE = 0.03, 0.8
 
 TESTS = str(Path(__file__).resolve().parents[1]) + os.sep

@@ -98,7 +98,7 @@ def test_without_any_lock_nobody_gets_the_directory(
 
 
 def test_a_lock_that_is_held_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EAGAIN of flock means either; what nobody else has tells which. If that cannot be had, it is held."""
+    """EAGAIN of flock means either: a new pipe, which nobody else can hold, tells which. Without one: held."""
     fd = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(fd, fcntl.LOCK_EX)  # as every version of this library did
     try:

@@ -83,7 +83,7 @@ def test_known_hosts_come_first_then_what_has_begun_then_the_newest(monkeypatch:
 
 
 def test_handshakes_take_a_part_of_the_time_only_and_known_peers_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """50 steps of 5 ms take more than a second; who is known, and who has begun, passes those who wait."""
+    """50 steps of 5 ms take more than a second; known hosts, and handshakes that have begun, pass those that wait."""
     loop: Any = Loop()
     clock = Clock(monkeypatch)
     gate = Gate(loop)

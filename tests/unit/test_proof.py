@@ -20,7 +20,7 @@ def s() -> Solo:
 
 
 def stepped_back(s: Solo, next_index: int, index: int, last: int, features: int = 0) -> RaftProgress:
-    """Return what becomes of a progress with `next_index` after a rejection of `index` by who has up to `last`."""
+    """Return what becomes of a progress with `next_index` after a rejection of `index`, from a log up to `last`."""
     p = RaftProgress()
     p.next_index, p.steps_back, p.features = next_index, 3, features
     leader: LeaderState | None = s.r.leader_state

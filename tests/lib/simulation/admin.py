@@ -4,7 +4,7 @@ Duty: `Admin` does something now and then, and, if the profile is eager, in the 
 entry of the new leader is committed yet; whoever was just elected may be cut off from some servers then. With a
 direction it grows a cluster to all servers there are, shrinks it to one voter, and so on.
 
-Failure modes: none. Refusals of a leader do not matter; that the last voter can not be taken away is tried, too, and
+Failure modes: none. Refusals of a leader do not matter; that the last voter cannot be taken away is tried, too, and
 if that works, the cluster will not heal.
 """
 

@@ -201,7 +201,7 @@ def _snapshots(profile: "Profile", dice: Random) -> None:
     _with(profile, dice, always, ("partition", "crash", "get_fault", "pause"))
     profile.fault_interval = dice.choice((30, 100, 200))
     if dice.random() < 0.4:
-        # Little happens, every entry is in a snapshot at once, and who misses one needs that, on a slow disk.
+        # Little happens, every entry is in a snapshot at once, and a server that misses one needs that, on a slow disk.
         profile.heartbeat, profile.election, profile.install_timeout = 100, 300, 10000
         profile.clients, profile.think, profile.noise = 1, dice.choice((100, 300)), False
         profile.threshold, profile.trailing, profile.disk = 1, dice.choice((0, 1)), (10, 100)
