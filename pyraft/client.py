@@ -196,7 +196,7 @@ def raft_read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] |
     the call, on the only voter without io.defer.
 
     Errors: RAFT_NOTLEADER, also while a transfer is under way, RAFT_BUSY (`req` is under way), RAFT_INVALID (no
-    RaftReadIndex). Source: dissertation 6.4.
+    RaftReadIndex), RAFT_SHUTDOWN (a forked child). Source: dissertation 6.4.
     """
     return calls.public(r, lambda: _read_index(r, req, cb))
 

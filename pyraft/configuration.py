@@ -30,12 +30,12 @@ _ROLES: Final = (RAFT_STANDBY, RAFT_VOTER, RAFT_SPARE)
 
 
 def raft_configuration_init(c: RaftConfiguration) -> None:
-    """Make `c` an empty configuration."""
+    """Make `c` an empty configuration (raft.h)."""
     c.servers = []
 
 
 def raft_configuration_close(c: RaftConfiguration) -> None:
-    """Release what `c` holds; it is empty afterwards."""
+    """Release what `c` holds; it is empty afterwards (raft.h)."""
     c.servers = []
 
 

@@ -166,12 +166,12 @@ raft_fixture_event_cb: TypeAlias = Callable[[RaftFixture, RaftFixtureEvent], Non
 
 
 def raft_fixture_event_type(event: RaftFixtureEvent) -> int:
-    """Return the type of an event: RAFT_FIXTURE_TICK, _NETWORK (send or delivery), _DISK or _WORK."""
+    """Return the type of an event: RAFT_FIXTURE_TICK, _NETWORK (send or delivery), _DISK or _WORK (fixture.h)."""
     return event.type
 
 
 def raft_fixture_event_server_index(event: RaftFixtureEvent) -> int:
-    """Return the index of the server an event happened on; for a delivery, the sender's."""
+    """Return the index of the server an event happened on; for a delivery, the sender's (fixture.h)."""
     return event.server_index
 
 
@@ -252,6 +252,7 @@ def raft_fixture_close(f: RaftFixture) -> None:
     """Complete what every server has pending (messages in flight are lost), then close all servers.
 
     Each request of yours has called back when this returns. An exception from a callback is raised at the end.
+    Source: fixture.h.
     """
     for s in f.servers:
         fixture_io.flush(s.impl)
@@ -268,42 +269,42 @@ def raft_fixture_close(f: RaftFixture) -> None:
 
 
 def raft_fixture_n(f: RaftFixture) -> int:
-    """Return the number of servers."""
+    """Return the number of servers (fixture.h)."""
     return len(f.servers)
 
 
 def raft_fixture_time(f: RaftFixture) -> int:
-    """Return the virtual time in ms; all servers see the same."""
+    """Return the virtual time in ms; all servers see the same (fixture.h)."""
     return f.timeline.time
 
 
 def raft_fixture_get(f: RaftFixture, i: int) -> Raft:
-    """Return the Raft of server `i`."""
+    """Return the Raft of server `i` (fixture.h)."""
     return _server(f, i).raft
 
 
 def raft_fixture_alive(f: RaftFixture, i: int) -> bool:
-    """Return whether server `i` is alive: not killed, or revived since."""
+    """Return whether server `i` is alive: not killed, or revived since (fixture.h)."""
     return _server(f, i).alive
 
 
 def raft_fixture_leader_index(f: RaftFixture) -> int:
-    """Return the index of the stable leader, or the number of servers if there is none."""
+    """Return the index of the stable leader, or the number of servers if there is none (fixture.h)."""
     return f.leader_id - 1 if f.leader_id != 0 else len(f.servers)
 
 
 def raft_fixture_voted_for(f: RaftFixture, i: int) -> int:
-    """Return the id that server `i` has stored as its vote, or 0."""
+    """Return the id that server `i` has stored as its vote, or 0 (fixture.h)."""
     return _server(f, i).impl.voted_for
 
 
 def raft_fixture_n_send(f: RaftFixture, i: int, type: int) -> int:
-    """Return how many messages of a RAFT_IO_* type server `i` has sent with success."""
+    """Return how many messages of a RAFT_IO_* type server `i` has sent with success (fixture.h)."""
     return _count(_server(f, i).impl.n_send, type)
 
 
 def raft_fixture_n_recv(f: RaftFixture, i: int, type: int) -> int:
-    """Return how many messages of a RAFT_IO_* type server `i` has received."""
+    """Return how many messages of a RAFT_IO_* type server `i` has received (fixture.h)."""
     return _count(_server(f, i).impl.n_recv, type)
 
 
@@ -317,6 +318,7 @@ def raft_fixture_step(f: RaftFixture) -> RaftFixtureEvent:
     alive leader of the highest term, provided that it is stable: every other alive server that is a member by its own
     configuration and no spare follows it in its term, unless the link to it is saturated, and they are half of the
     members at least, not counting the leader. AssertionError when no server was started or a property is broken.
+    Source: fixture.h.
     """
     f.event.type, f.event.server_index = fixture_io.fire_next(f.timeline, f.servers)
     leader = fixture_check.find_leader(f.servers)
@@ -337,7 +339,7 @@ def raft_fixture_step(f: RaftFixture) -> RaftFixtureEvent:
 
 
 def raft_fixture_step_n(f: RaftFixture, n: int) -> RaftFixtureEvent:
-    """Step `n` times, at least once; return the last event."""
+    """Step `n` times, at least once; return the last event (fixture.h)."""
     require(n > 0, "step at least once")
     for _ in range(n):
         raft_fixture_step(f)
@@ -347,7 +349,7 @@ def raft_fixture_step_n(f: RaftFixture, n: int) -> RaftFixtureEvent:
 def raft_fixture_step_until(
     f: RaftFixture, stop: Callable[[RaftFixture, _Arg], bool], arg: _Arg, max_msecs: int
 ) -> bool:
-    """Step until `stop(f, arg)` is true or `max_msecs` have gone by; return whether less than that has gone by."""
+    """Step until `stop(f, arg)` is true or `max_msecs` have gone by; return whether less has gone by (fixture.h)."""
     test: Callable[..., Any] = stop  # anything true will do, compiled too
     begin = f.timeline.time
     while not test(f, arg) and f.timeline.time - begin < max_msecs:
@@ -356,22 +358,22 @@ def raft_fixture_step_until(
 
 
 def raft_fixture_step_until_elapsed(f: RaftFixture, msecs: int) -> None:
-    """Step until `msecs` have gone by."""
+    """Step until `msecs` have gone by (fixture.h)."""
     raft_fixture_step_until(f, lambda f, _: False, None, msecs)
 
 
 def raft_fixture_step_until_has_leader(f: RaftFixture, max_msecs: int) -> bool:
-    """Step until there is a stable leader; see raft_fixture_step_until."""
+    """Step until there is a stable leader; see raft_fixture_step_until (fixture.h)."""
     return raft_fixture_step_until(f, lambda f, _: f.leader_id != 0, None, max_msecs)
 
 
 def raft_fixture_step_until_has_no_leader(f: RaftFixture, max_msecs: int) -> bool:
-    """Step until there is no stable leader; see raft_fixture_step_until."""
+    """Step until there is no stable leader; see raft_fixture_step_until (fixture.h)."""
     return raft_fixture_step_until(f, lambda f, _: f.leader_id == 0, None, max_msecs)
 
 
 def raft_fixture_step_until_applied(f: RaftFixture, i: int, index: int, max_msecs: int) -> bool:
-    """Step until server `i`, or all servers if `i` is their number, have applied entry `index`."""
+    """Step until server `i`, or all servers if `i` is their number, have applied entry `index` (fixture.h)."""
     servers = f.servers if i == len(f.servers) else [_server(f, i)]
     return raft_fixture_step_until(
         f, lambda _, servers: all(s.raft.last_applied >= index for s in servers), servers, max_msecs
@@ -379,29 +381,29 @@ def raft_fixture_step_until_applied(f: RaftFixture, i: int, index: int, max_msec
 
 
 def raft_fixture_step_until_state_is(f: RaftFixture, i: int, state: int, max_msecs: int) -> bool:
-    """Step until server `i` is in a RAFT_* state; see raft_fixture_step_until."""
+    """Step until server `i` is in a RAFT_* state; see raft_fixture_step_until (fixture.h)."""
     return raft_fixture_step_until(f, lambda _, r: bool(r.state == state), raft_fixture_get(f, i), max_msecs)
 
 
 def raft_fixture_step_until_term_is(f: RaftFixture, i: int, term: int, max_msecs: int) -> bool:
-    """Step until server `i` has that term; see raft_fixture_step_until."""
+    """Step until server `i` has that term; see raft_fixture_step_until (fixture.h)."""
     return raft_fixture_step_until(f, lambda _, r: bool(r.current_term == term), raft_fixture_get(f, i), max_msecs)
 
 
 def raft_fixture_step_until_voted_for(f: RaftFixture, i: int, j: int, max_msecs: int) -> bool:
-    """Step until server `i` has voted for server `j`; see raft_fixture_step_until."""
+    """Step until server `i` has voted for server `j`; see raft_fixture_step_until (fixture.h)."""
     return raft_fixture_step_until(f, lambda _, r: bool(r.voted_for == j + 1), raft_fixture_get(f, i), max_msecs)
 
 
 def raft_fixture_step_until_delivered(f: RaftFixture, i: int, j: int, max_msecs: int) -> bool:
-    """Step until no message from server `i` to server `j` is on its way; see raft_fixture_step_until."""
+    """Step until no message from server `i` to server `j` is on its way; see raft_fixture_step_until (fixture.h)."""
     return raft_fixture_step_until(
         f, lambda _, impl: not fixture_io.has_message_for(impl, j + 1), _server(f, i).impl, max_msecs
     )
 
 
 def raft_fixture_hook(f: RaftFixture, hook: raft_fixture_event_cb | None) -> None:
-    """Have `hook(f, event)` called at the end of every step; None for no more."""
+    """Have `hook(f, event)` called at the end of every step; None for no more (fixture.h)."""
     f.hook = hook
 
 
@@ -411,7 +413,7 @@ def raft_fixture_hook(f: RaftFixture, hook: raft_fixture_event_cb | None) -> Non
 def raft_fixture_start_elect(f: RaftFixture, i: int) -> None:
     """Make server `i` the first whose election timer expires: its timeout is the least possible, the others' doubled.
 
-    All servers must be followers without a stable leader, and server `i` a voter.
+    All servers must be followers without a stable leader, and server `i` a voter. Source: fixture.h.
     """
     r = raft_fixture_get(f, i)
     require(f.leader_id == 0, f"server {f.leader_id} is the leader already")
@@ -427,14 +429,14 @@ def raft_fixture_start_elect(f: RaftFixture, i: int) -> None:
 
 
 def raft_fixture_elect(f: RaftFixture, i: int) -> None:
-    """Call raft_fixture_start_elect and step until server `i` is the stable leader, which must take 20 s at most."""
+    """Call raft_fixture_start_elect, and step until server `i` is the stable leader: 20 s at most (fixture.h)."""
     raft_fixture_start_elect(f, i)
     raft_fixture_step_until_has_leader(f, ELECTION_TIMEOUT * 20)
     require(f.leader_id == i + 1, f"server {i + 1} was not elected, the leader is {f.leader_id or 'nobody'}")
 
 
 def raft_fixture_depose(f: RaftFixture) -> None:
-    """Make the stable leader step down, by losing the results of AppendEntries; it must take 3 s at most."""
+    """Make the stable leader step down, by losing the results of AppendEntries: 3 s at most (fixture.h)."""
     require(f.leader_id != 0, "there is no leader to depose")
     leader = f.servers[f.leader_id - 1]
     require(leader.raft.state == RAFT_LEADER, f"server {leader.id} is not the leader any more")
@@ -452,32 +454,32 @@ def raft_fixture_depose(f: RaftFixture) -> None:
 
 
 def raft_fixture_disconnect(f: RaftFixture, i: int, j: int) -> None:
-    """Cut the connection from server `i` to `j`: sends fail with RAFT_NOCONNECTION, messages under way are lost."""
+    """Cut off `j` from `i`: sends fail with RAFT_NOCONNECTION, messages under way are lost (fixture.h)."""
     _link(f, i, j).connected = False
 
 
 def raft_fixture_reconnect(f: RaftFixture, i: int, j: int) -> None:
-    """Undo raft_fixture_disconnect."""
+    """Undo raft_fixture_disconnect (fixture.h)."""
     _link(f, i, j).connected = True
 
 
 def raft_fixture_saturate(f: RaftFixture, i: int, j: int) -> None:
-    """Lose all messages from server `i` to server `j` without an error. The two must be connected."""
+    """Lose all messages from server `i` to server `j` without an error. The two must be connected (fixture.h)."""
     _set_saturated(f, i, j, True)
 
 
 def raft_fixture_desaturate(f: RaftFixture, i: int, j: int) -> None:
-    """Undo raft_fixture_saturate. The two must be connected."""
+    """Undo raft_fixture_saturate. The two must be connected (fixture.h)."""
     _set_saturated(f, i, j, False)
 
 
 def raft_fixture_saturated(f: RaftFixture, i: int, j: int) -> bool:
-    """Return whether the connection from server `i` to server `j` is saturated; False for i = j."""
+    """Return whether the connection from server `i` to server `j` is saturated; False for i = j (fixture.h)."""
     return _link(f, i, j).saturated
 
 
 def raft_fixture_kill(f: RaftFixture, i: int) -> None:
-    """Kill server `i`: it ticks no more and its links are saturated both ways. Pending disk operations complete."""
+    """Kill server `i`: no more ticks, its links saturated both ways. Pending disk operations complete (fixture.h)."""
     for j in range(len(f.servers)):
         if j != i:
             raft_fixture_saturate(f, i, j)
@@ -486,7 +488,7 @@ def raft_fixture_kill(f: RaftFixture, i: int) -> None:
 
 
 def raft_fixture_revive(f: RaftFixture, i: int) -> None:
-    """Undo raft_fixture_kill, with the memory the server had; links with dead servers stay saturated."""
+    """Undo raft_fixture_kill, with the memory the server had; links with dead servers stay saturated (fixture.h)."""
     for j, s in enumerate(f.servers):
         if j != i and s.alive:
             raft_fixture_desaturate(f, i, j)
@@ -498,37 +500,37 @@ def raft_fixture_revive(f: RaftFixture, i: int) -> None:
 
 
 def raft_fixture_set_randomized_election_timeout(f: RaftFixture, i: int, msecs: int) -> None:
-    """Set what server `i` draws for its next election timeouts, 1000 + 100 i at first; kept within what it asks for."""
+    """Set the ms that server `i` draws for election timeouts, 1000 + 100 i at first; kept in its bounds (fixture.h)."""
     _server(f, i).impl.randomized_election_timeout = msecs
 
 
 def raft_fixture_set_network_latency(f: RaftFixture, i: int, msecs: int) -> None:
-    """Set how long messages of server `i` take from now on to be delivered, once sent; 15 at first."""
+    """Set how many ms messages of server `i` take from now on to be delivered, once sent; 15 at first (fixture.h)."""
     _server(f, i).impl.network_latency = msecs
 
 
 def raft_fixture_set_disk_latency(f: RaftFixture, i: int, msecs: int) -> None:
-    """Set how long appends and snapshots of server `i` take from now on; 10 at first."""
+    """Set how many ms appends and snapshots of server `i` take from now on; 10 at first (fixture.h)."""
     _server(f, i).impl.disk_latency = msecs
 
 
 def raft_fixture_set_send_latency(f: RaftFixture, i: int, j: int, msecs: int) -> None:
-    """Set how long it takes from now on until a message from server `i` to server `j` counts as sent; 0 at first."""
+    """Set how many ms pass until a message from server `i` to server `j` counts as sent, 0 at first (fixture.h)."""
     _link(f, i, j).send_latency = msecs
 
 
 def raft_fixture_set_term(f: RaftFixture, i: int, term: int) -> None:
-    """Set the stored term of server `i`, before it is started."""
+    """Set the stored term of server `i`, before it is started (fixture.h)."""
     _server(f, i).impl.term = term
 
 
 def raft_fixture_set_snapshot(f: RaftFixture, i: int, snapshot: RaftSnapshot) -> None:
-    """Set the stored snapshot of server `i`, before it is started. Stored entries that end before it are dropped."""
+    """Set the stored snapshot of server `i`, before it starts. Stored entries that end before it go (fixture.h)."""
     fixture_io.set_snapshot(_server(f, i).impl, snapshot)
 
 
 def raft_fixture_add_entry(f: RaftFixture, i: int, entry: RaftEntry) -> None:
-    """Append an entry to the stored ones of server `i`, before it is started."""
+    """Append an entry to the stored ones of server `i`, before it is started (fixture.h)."""
     fixture_io.add_entry(_server(f, i).impl, entry)
 
 
@@ -536,27 +538,27 @@ def raft_fixture_add_entry(f: RaftFixture, i: int, entry: RaftEntry) -> None:
 
 
 def raft_fixture_append_fault(f: RaftFixture, i: int, delay: int) -> None:
-    """Make the append that completes on server `i` after `delay` others fail, storing nothing."""
+    """Make the append that completes on server `i` after `delay` others fail, storing nothing (fixture.h)."""
     _server(f, i).impl.faults[fixture_io.APPEND_FAULT] = delay
 
 
 def raft_fixture_vote_fault(f: RaftFixture, i: int, delay: int) -> None:
-    """Make storing a vote on server `i` fail after `delay` good calls."""
+    """Make storing a vote on server `i` fail after `delay` good calls (fixture.h)."""
     _server(f, i).impl.faults[fixture_io.VOTE_FAULT] = delay
 
 
 def raft_fixture_term_fault(f: RaftFixture, i: int, delay: int) -> None:
-    """Make storing a term on server `i` fail after `delay` good calls."""
+    """Make storing a term on server `i` fail after `delay` good calls (fixture.h)."""
     _server(f, i).impl.faults[fixture_io.TERM_FAULT] = delay
 
 
 def raft_fixture_send_fault(f: RaftFixture, i: int, delay: int) -> None:
-    """Make sending on server `i` fail at once after `delay` good calls."""
+    """Make sending on server `i` fail at once after `delay` good calls (fixture.h)."""
     _server(f, i).impl.faults[fixture_io.SEND_FAULT] = delay
 
 
 def raft_fixture_make_unavailable(f: RaftFixture, i: int) -> None:
-    """Put server `i` into the state RAFT_UNAVAILABLE, as a fatal error would."""
+    """Put server `i` into the state RAFT_UNAVAILABLE, as a fatal error would (fixture.h)."""
     convert.to_unavailable(raft_fixture_get(f, i))
 
 

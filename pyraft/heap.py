@@ -69,13 +69,13 @@ _current: list[RaftHeap] = [_default]
 
 
 def raft_malloc(size: int) -> Memory | None:
-    """Return a zeroed bytearray of `size` bytes, or None if the current heap has none."""
+    """Return a zeroed bytearray of `size` bytes, or None if the current heap has none (raft.h)."""
     heap = _current[0]
     return heap.malloc(heap.data, size)
 
 
 def raft_free(ptr: Memory | None) -> None:
-    """Release memory of raft_malloc, raft_calloc or raft_realloc; None is allowed."""
+    """Release memory of raft_malloc, raft_calloc or raft_realloc; None is allowed (raft.h)."""
     if ptr is None:
         return
     heap = _current[0]
@@ -83,39 +83,42 @@ def raft_free(ptr: Memory | None) -> None:
 
 
 def raft_calloc(nmemb: int, size: int) -> Memory | None:
-    """Return a zeroed bytearray of nmemb * size bytes, or None."""
+    """Return a zeroed bytearray of nmemb * size bytes, or None (raft.h)."""
     heap = _current[0]
     return heap.calloc(heap.data, nmemb, size)
 
 
 def raft_realloc(ptr: Memory | None, size: int) -> Memory | None:
-    """Return a bytearray of `size` bytes that starts with the content of `ptr`, or None."""
+    """Return a bytearray of `size` bytes that starts with the content of `ptr`, or None (raft.h)."""
     heap = _current[0]
     return heap.realloc(heap.data, ptr, size)
 
 
 def raft_aligned_alloc(alignment: int, size: int) -> Memory | None:
-    """Return a writable memoryview of `size` bytes at an address that is a multiple of `alignment`, or None."""
+    """Return a writable memoryview of `size` bytes at an address that is a multiple of `alignment`, or None.
+
+    Source: raft.h.
+    """
     heap = _current[0]
     return heap.aligned_alloc(heap.data, alignment, size)
 
 
 def raft_aligned_free(alignment: int, ptr: Memory) -> None:
-    """Release memory of raft_aligned_alloc."""
+    """Release memory of raft_aligned_alloc (raft.h)."""
     heap = _current[0]
     heap.aligned_free(heap.data, alignment, ptr)
 
 
 def raft_heap_set(heap: RaftHeap) -> None:
-    """Make `heap` serve all allocations from now on."""
+    """Make `heap` serve all allocations from now on (raft.h)."""
     _current[0] = heap
 
 
 def raft_heap_set_default() -> None:
-    """Go back to the default heap."""
+    """Go back to the default heap (raft.h)."""
     _current[0] = _default
 
 
 def raft_heap_get() -> RaftHeap:
-    """Return the heap in force, to put it back later or to defer to it."""
+    """Return the heap in force, to put it back later or to defer to it (raft.h)."""
     return _current[0]

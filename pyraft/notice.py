@@ -240,14 +240,13 @@ def configuration_committed(r: Raft, index: int) -> None:
         r.said.member = True
     elif r.said.member and r.configuration_uncommitted_index == 0:
         r.said.member = False
-        removed(r, f"entry {index} has")
+        removed(r, f"by entry {index}")
 
 
-def removed(r: Raft, ids: str) -> None:
-    """This server has found out, by the answers of these servers, that it is not a member any more."""
+def removed(r: Raft, by: str) -> None:
+    """This server has found out, by what `by` says, that it is not a member any more."""
     r.said.removed = True
-    consequence = "it waits for a leader, and calls no elections. It can be closed"
-    warn(r, f"was removed from the cluster, as server {ids} says: {consequence}")
+    warn(r, f"was removed from the cluster, {by}: it waits for a leader, and calls no elections. It can be closed")
 
 
 def silent(r: Raft, server: RaftServer, p: RaftProgress) -> None:

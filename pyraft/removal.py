@@ -40,6 +40,6 @@ def note(r: Raft, id: int) -> None:
     candidate.strangers.add(id)
     others = configuration.voter_count(r.configuration) - (1 if election.is_voter(r) else 0)
     if quorum.is_majority(len(candidate.strangers), others):
-        ids = ", ".join(str(id) for id in sorted(candidate.strangers))
-        notice.removed(r, ids)
+        ids = ", ".join(f"server {id}" for id in sorted(candidate.strangers))
+        notice.removed(r, f"by the answers of {ids}")
         convert.to_follower(r)

@@ -291,7 +291,12 @@ def _takes(r: Raft, what: str, value: object, least: int = 0) -> bool:
 
 
 def raft_set_election_timeout(r: Raft, msecs: int) -> None:
-    """Set the base election timeout, 1000 ms by default, and draw the current random timeout anew (raft.h)."""
+    """Set the base election timeout, 1000 ms by default, and draw the current random timeout anew (raft.h).
+
+    This and the other setters return nothing, as in C. A value that is not a whole number or out of range: a started
+    server keeps the one before, and raft_errmsg says so (ours); one that is not started takes it, and raft_start
+    refuses with RAFT_INVALID.
+    """
     if not _takes(r, "election timeout", msecs, 1):
         return
     r.election_timeout = msecs
@@ -301,13 +306,13 @@ def raft_set_election_timeout(r: Raft, msecs: int) -> None:
 
 
 def raft_set_heartbeat_timeout(r: Raft, msecs: int) -> None:
-    """Set the interval of heartbeats, 100 ms by default; the ticks of a started server keep theirs (raft.h)."""
+    """Set the interval of heartbeats, 100 ms by default, at least 1; the ticks of a started server stay (raft.h)."""
     if _takes(r, "heartbeat timeout", msecs, 1):
         r.heartbeat_timeout = msecs
 
 
 def raft_set_install_snapshot_timeout(r: Raft, msecs: int) -> None:
-    """Set how long a server may take to install a snapshot, 30000 ms by default (raft.h)."""
+    """Set how long a server may take to install a snapshot, 30000 ms by default, at least 1 (raft.h)."""
     if _takes(r, "install snapshot timeout", msecs, 1):
         r.install_snapshot_timeout = msecs
 

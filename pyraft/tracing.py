@@ -80,7 +80,7 @@ StderrTracer: Final = RaftTracer(_to_stderr)
 
 
 def raft_tracer_maybe_enable(tracer: RaftTracer, enabled: bool) -> None:
-    """Set `tracer.enabled` and its level from LIBRAFT_TRACE; leave it alone if that is not set."""
+    """Set `tracer.enabled` and its level from LIBRAFT_TRACE; leave it alone if that is not set (ours)."""
     text = os.environ.get(LIBRAFT_TRACE)
     if text is None:
         return

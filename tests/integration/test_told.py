@@ -255,7 +255,7 @@ def test_not_leader_of_a_server_that_was_removed(log: pytest.LogCaptureFixture) 
     s.recv(msg.append_entries(2, 1, 1, 1, 2, [change(1, without)]))
     s.io.finish_appends()
     [line] = said(log, logging.WARNING)
-    assert line.startswith("server 1: entry 2 has removed it from the cluster")
+    assert line.startswith("server 1: was removed from the cluster, by entry 2: it waits")
     assert refusal(s.r) == "it was removed from the cluster"
     for _ in range(5):
         s.tick(2000)
@@ -312,7 +312,7 @@ def test_server_that_members_call_removed_stands_no_more(log: pytest.LogCaptureF
     answer(3)
     assert s.state == RAFT_FOLLOWER
     [line] = said(log, logging.WARNING)
-    assert line.startswith("server 1: was removed from the cluster, as server 2, 3 says: it waits")
+    assert line.startswith("server 1: was removed from the cluster, by the answers of server 2, server 3: it waits")
     assert refusal(s.r) == "it was removed from the cluster"
     for _ in range(100):
         s.tick(2000)

@@ -1,4 +1,4 @@
-"""The codes in the docstrings of public functions: each function that can fail names some, each has been provoked.
+"""The docstrings of public functions: those that can fail name codes, which have been provoked; all say their source.
 
 Provoked means: a test module calls the function, or its coroutine in pyraft.aio, and names the code. That is a coarse
 measure, but it finds a code that nobody has ever seen a function return, and a function that says nothing.
@@ -65,12 +65,30 @@ def named(text: str) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - CANNOT_FAIL - BY_ASSERTION - {"raft_leader"}))
 def test_a_function_that_can_fail_names_its_codes(name: str) -> None:
-    """With no code at all nobody would know what to expect; where a function comes from is said as well."""
+    """With no code at all nobody would know what to expect."""
     text = FUNCTIONS[name]
     assert named(text) or OF_ANOTHER.get(name, "?") in text, name
-    assert re.search(r"raft\.h|uv\.h|fixture\.h|\b[Oo]urs\b", text), (
-        f"{name} says neither its header nor that it is ours"
-    )
+
+
+@pytest.mark.parametrize("module", [pyraft, io_uv, fixture], ids=lambda module: module.__name__)
+def test_a_function_says_where_it_comes_from(module: ModuleType) -> None:
+    """Its docstring names the header, or says that it is ours."""
+    silent = set()
+    for name in module.__all__:
+        function = getattr(module, name)
+        text = inspect.getdoc(function) or ""
+        if inspect.isroutine(function) and not re.search(r"raft\.h|uv\.h|fixture\.h|\b[Oo]urs\b", text):
+            silent.add(name)
+    assert silent == set()
+
+
+@pytest.mark.parametrize("module", [pyraft, io_uv, fixture], ids=lambda module: module.__name__)
+def test_times_have_units(module: ModuleType) -> None:
+    """A docstring of a function with a parameter in milliseconds speaks of these, or of the parameter by its name."""
+    for name in module.__all__:
+        function = getattr(module, name)
+        if inspect.isfunction(function) and "msecs" in inspect.signature(function).parameters:
+            assert re.search(r"\bms\b|`msecs`", inspect.getdoc(function) or ""), name
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
