@@ -26,6 +26,7 @@ from io_uv.datadir.content import (
 )
 from io_uv.datadir.findings import DAMAGE, LOSS, NOTE, Finding, check
 from io_uv.datadir.occupancy import hold
+from io_uv.datadir.planting import plant
 from io_uv.datadir.recovery import Position, Refused, position, recover
 from io_uv.datadir.rehearsal import Rehearsal, rehearse
 from io_uv.datadir.repair import Repair, repair
@@ -50,6 +51,7 @@ __all__ = [
     "check",
     "entries",
     "hold",
+    "plant",
     "position",
     "read",
     "recover",

@@ -32,5 +32,5 @@ program.add_command(members.join)
 program.add_command(dirs.dir)
 for _command in (clusters.status, clusters.members, clusters.ping, clusters.check, clusters.add, clusters.remove):
     program.add_command(_command)
-for _command in (clusters.promote, clusters.demote, clusters.transfer, clusters.snapshot):
+for _command in (clusters.promote, clusters.demote, clusters.transfer, clusters.snapshot, clusters.backup):
     program.add_command(_command)

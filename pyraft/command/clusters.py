@@ -1,7 +1,7 @@
 """`pyraft status`, `members`, `check`, `ping`, and the changes of a cluster that runs, through any member's port.
 
 Duty: look (`status`, `members`, `ping`, `check`), and have something done (`add`, `remove`, `promote`, `demote`,
-`transfer`, `snapshot take`). `pyraft.node.operate` does it; the rest is here.
+`transfer`, `snapshot take`, `backup`). `pyraft.node.operate` does it; the rest is here.
 
 Happy path: `pyraft status --via 10.0.0.1:9001`. A member is named by its address or its id.
 
@@ -17,6 +17,7 @@ import click
 
 from pyraft.command import text
 from pyraft.command.reach import Way, find, reach
+from pyraft.node import backup as backups
 from pyraft.node.conditions import Condition, Limits, judge
 from pyraft.node.errors import NodeError
 from pyraft.node.operate import Operator, Seen, Survey
@@ -294,6 +295,27 @@ def transfer(member: str | None, way: Way) -> None:
 
     id, address = way.run(job)
     click.echo(f"member {id} at {address} leads")
+
+
+@click.command(epilog="Example: pyraft backup shop.backup --via 10.0.0.1:9001")
+@click.argument("file", metavar="FILE")
+@click.option("--member", metavar="MEMBER", help="Take it from this one; else from one that does not lead.")
+@reach
+@_JSON
+def backup(file: str, member: str | None, way: Way, as_json: bool) -> None:
+    """Write the state of the cluster, with all that is acknowledged by now, to FILE.
+
+    The cluster goes on meanwhile. `pyraft dir backup` looks into FILE, `pyraft dir restore` makes a new cluster of it.
+    """
+
+    async def job(operator: Operator) -> backups.Head:
+        return await backups.take(operator, file, "" if member is None else (await find(operator, member)).address)
+
+    head = way.run(job)
+    if as_json:
+        text.dump(dataclasses.asdict(head))
+    else:
+        click.echo(f"backed up: the state as of entry {head.index}, {text.size(head.size)}")
 
 
 @click.group()

@@ -20,8 +20,10 @@ import click
 from io_uv import datadir
 from pyraft import configuration, raft_configuration_add
 from pyraft.command import decoding, text
+from pyraft.command.reach import told
 from pyraft.errors import printable
 from pyraft.node import NodeError, identity
+from pyraft.node import backup as backups
 from pyraft.types import RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftServer
 
 _DIRECTORY: Final = click.argument("directory", metavar="DIR")
@@ -382,6 +384,41 @@ def readdress(
         for path in (directory, *others):
             steps += _move_identity(path, servers, apply)
     text.say(_steps(steps, apply))
+
+
+@dir.command(epilog="Example: pyraft dir backup shop.backup")
+@click.argument("file", metavar="FILE")
+@_JSON
+def backup(file: str, as_json: bool) -> None:
+    """Say what is in a backup, FILE, and whether it is whole: its checksum is compared.
+
+    `pyraft backup` writes one, of a cluster that runs; `pyraft dir restore` makes a new cluster of it.
+    """
+    with _held():
+        head = backups.examine(file)
+    if as_json:
+        text.dump(dataclasses.asdict(head))
+        return
+    rows: list[tuple[str, object]] = [("cluster", head.cluster or "-"), ("machine", head.machine)]
+    rows += [("state", f"as of entry {head.index}, term {head.term}"), ("taken", text.moment(head.taken // 1000))]
+    rows += [("size", text.size(head.size)), ("by version", head.version)]
+    rows += [("  member", f"{id} {role} {address}") for id, address, role, *_ in head.members]
+    text.say(text.pairs(rows))
+    click.echo("it is whole")
+
+
+@dir.command(epilog="Example: pyraft dir restore shop.backup data/1 --address 10.0.0.1:9001")
+@click.argument("file", metavar="FILE")
+@_DIRECTORY
+@click.option("--address", metavar="HOST:PORT", required=True, help="Where the others will reach its first member.")
+def restore(file: str, directory: str, address: str) -> None:
+    """Make DIR that of a new cluster's only member, with the state that is in FILE.
+
+    DIR is made if it is not there, and empty else. The new cluster has an id of its own; start a node on DIR, and have
+    others join it. The cluster that the backup is of is not touched.
+    """
+    own = told(backups.restore(file, directory, address))
+    click.echo(f"member {own.id} at {own.address} began cluster {own.cluster}")
 
 
 def _server(given: str) -> tuple[int, str]:

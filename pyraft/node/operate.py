@@ -18,7 +18,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -172,10 +172,11 @@ class Operator:
         """Have a member take a snapshot of all that it has applied; return its index."""
         return _index(await self.ask(address, "snapshot", seconds=max(self.seconds, _LONG)))
 
-    async def backup(self, address: str, sink: Sink) -> dict[str, Any]:
-        """Write the state of the cluster to `sink` as that member has it, with all that is acknowledged by now.
+    async def backup(self, address: str, begin: Callable[[dict[str, Any]], Sink]) -> dict[str, Any]:
+        """Write the state of the cluster, as that member has it with all that is acknowledged by now, to a sink.
 
-        Returns the head of the backup. Raises Refused, Unavailable; Malformed if its checksum is not that of its data.
+        `begin(head)` returns the sink. Returns the head of the backup; `pyraft.node.backup` makes a file of it all.
+        Raises Refused, Unavailable; Malformed if its checksum is not that of its data.
         """
         answer = await self.ask(address, "backup", seconds=max(self.seconds, _LONG))
         match answer:
@@ -183,6 +184,7 @@ class Operator:
                 head: dict[str, Any] = answer[1]
             case _:
                 raise Malformed(f"a backup that is none, from {address}")
+        sink = begin(head)
         digest = hashlib.sha256()
         offset = 0
         while offset < size:

@@ -1,0 +1,199 @@
+"""Backups: the state of a cluster in a file, taken while it runs, and a new cluster that begins with it.
+
+Duty: `take` writes the file, by way of an `Operator`; `examine` compares its checksum and says what is in it; `restore`
+makes a directory that of a new cluster's only member with that state. The new cluster has an id of its own, so no
+member of the old one takes it for its own, or the other way round.
+
+The file is a line of JSON (`Head`), the data of a snapshot of the machines, and a last line with the SHA-256 of all
+before it, in hexadecimal digits.
+
+Happy path: `await take(operator, "shop.backup")`; later `await restore("shop.backup", "data/1", "10.0.0.1:9001")`, and
+a node is started on the directory; others join it.
+
+Failure modes: a file that is there already is Refused, and so is one that is damaged, cut off or of a later format. One
+that is being written has another name, and is removed if that fails. A restore that is interrupted leaves a directory
+that nothing starts on: empty it, and begin again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from io_uv import datadir, fs
+from pyraft import RAFT_VOTER, RaftConfiguration, RaftSnapshot, aio, raft_configuration_add
+from pyraft.node.errors import Malformed, Refused
+from pyraft.node.founding import check_address, make_directory, require_empty
+from pyraft.node.ground import Ground
+from pyraft.node.identity import MEMBER, Directory, Identity, new_cluster, new_id, read, write
+from pyraft.node.operate import Operator, Survey
+from pyraft.node.replica import Replica
+
+FORMAT: Final = "pyraft backup 1"
+_MAX_HEAD: Final = 1 << 20
+_DIGEST: Final = 65
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first line of a backup."""
+
+    cluster: str
+    machine: str
+    """The class of the program's machine."""
+    version: str
+    """Of the library that has written it."""
+    index: int
+    """The last entry whose effect is in it, and the term of that."""
+    term: int
+    taken: int
+    """When it was taken, in microseconds since 1970, by the clock of the member that it is from."""
+    members: list[list[Any]]
+    """The members at that time: [id, address, role]."""
+    size: int
+    """Bytes of data."""
+    sha256: str
+    """The checksum of the data, made by the member."""
+    format: str = FORMAT
+
+
+def source(survey: Survey) -> str:
+    """Return the address of the member to take a backup of: rather not the leader, which has most to do."""
+    able = [one for one in survey.members if one.status is not None and one.role in ("voter", "standby")]
+    able = [one for one in able if one.status is not None and one.status.state in ("leader", "follower")]
+    if not able:
+        raise Refused("no member can give a backup: none of those that answer follows a leader")
+    return min(able, key=lambda one: (one is survey.leader, one.behind or 0)).address
+
+
+async def take(operator: Operator, path: str | os.PathLike[str], member: str = "") -> Head:
+    """Write a backup of the cluster to a new file; `member` is the address to take it from, else `source` says.
+
+    All that was acknowledged before the call is in it. It is durable on return.
+    """
+    target = Path(path)
+    if target.exists():
+        raise Refused(f"there is a file {target} already")
+    where = member or source(await operator.survey())
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            writer = _Writer(file)
+            found = _head(await operator.backup(where, writer.begin))
+            file.write(writer.digest.hexdigest().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(part, target)  # fails where there is one by now
+    except FileExistsError:
+        raise Refused(f"there is a file {target} already") from None
+    finally:
+        part.unlink(missing_ok=True)
+    fs.sync_dir(os.fspath(target.parent))
+    return found
+
+
+class _Writer:
+    """Writes to a file, and keeps its checksum."""
+
+    def __init__(self, file: Any) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def begin(self, head: dict[str, Any]) -> "_Writer":
+        """Write the first line."""
+        self.write(json.dumps(dataclasses.asdict(_head(head))).encode() + b"\n")
+        return self
+
+    def write(self, data: bytes, /) -> None:
+        """Take more data."""
+        self.digest.update(data)
+        self._file.write(data)
+
+
+def _head(found: Any) -> Head:
+    """Return the head of a backup by the dict that it travels as. Raises Malformed."""
+    if type(found) is not dict:
+        raise Malformed("a backup without a head")
+    if found.get("format", FORMAT) != FORMAT:
+        raise Refused(f"a backup of format {found['format']!r:.40}, written by a later version")
+    kinds = {"index": int, "term": int, "taken": int, "size": int, "members": list}
+    values = {field.name: found.get(field.name) for field in dataclasses.fields(Head) if field.name != "format"}
+    if not all(type(value) is kinds.get(name, str) for name, value in values.items()):
+        raise Malformed("a backup with a head that is none")
+    if not all(type(row) is list and len(row) >= 3 for row in values["members"] or ()):
+        raise Malformed("a backup with members that are none")
+    head = Head(**values)  # type: ignore[arg-type]
+    if not (0 < head.index < 1 << 63 and 0 < head.term < 1 << 63 and head.size >= 0):
+        raise Malformed("a backup with a head that is none")
+    return head
+
+
+def examine(path: str | os.PathLike[str]) -> Head:
+    """Return the head of a backup whose checksum is right. Raises Refused, OSError."""
+    with Path(path).open("rb") as file:
+        return _examine(file, path)[0]
+
+
+def _examine(file: Any, path: str | os.PathLike[str]) -> tuple[Head, int]:
+    """Return the head, and where the data begins."""
+    line = file.readline(_MAX_HEAD)
+    try:
+        head = _head(json.loads(line))
+    except (ValueError, RecursionError, Malformed):
+        raise Refused(f"{path} is not a backup, or its beginning is damaged") from None
+    digest = hashlib.sha256(line)
+    data = hashlib.sha256()
+    left = head.size
+    while left > 0:
+        piece = file.read(min(left, 1 << 20))
+        if not piece:
+            raise Refused(f"{path} is cut off: {left} bytes of its data are missing")
+        digest.update(piece)
+        data.update(piece)
+        left -= len(piece)
+    last = file.read(_DIGEST + 1)
+    if last != digest.hexdigest().encode() + b"\n" or data.hexdigest() != head.sha256:
+        raise Refused(f"{path} is damaged: its checksum is not that of its content")
+    return head, len(line)
+
+
+async def restore(path: str | os.PathLike[str], directory: Directory, address: str) -> Identity:
+    """Make `directory` that of a new cluster's only member, which others reach at `address`, with a backup's state.
+
+    Nothing of the old cluster is touched; where that still runs there are two from now on. Returns who the member is.
+    """
+    with Path(path).open("rb") as file:
+        head, offset = _examine(file, path)
+        make_directory(directory)
+        if read(directory) is not None:
+            raise Refused(f"'{os.fspath(directory)}' belongs to a member already: take an empty directory")
+        require_empty(directory)
+        identity = Identity(new_id(), address, new_cluster(), MEMBER, (address,))
+        ground = Ground(directory)
+        try:
+            check_address(ground, address)
+            ground.server(Replica({}), identity)
+            file.seek(offset)
+            _plant(directory, head, identity, file.read(head.size))
+            write(directory, identity)
+        except datadir.Failure as failure:
+            raise OSError(f"{os.fspath(directory)}: {failure.message}") from None
+        finally:
+            await ground.close()
+    return identity
+
+
+def _plant(directory: Directory, head: Head, identity: Identity, data: bytes) -> None:
+    snapshot = RaftSnapshot()
+    snapshot.index = snapshot.configuration_index = head.index
+    snapshot.term = head.term
+    snapshot.configuration = RaftConfiguration()
+    rv = raft_configuration_add(snapshot.configuration, identity.id, identity.address, RAFT_VOTER)
+    if rv != 0:
+        raise aio.RaftError(rv)
+    snapshot.bufs = [data]
+    datadir.plant(directory, snapshot)
