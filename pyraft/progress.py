@@ -215,7 +215,7 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
             p.next_index = last_index + 1
             p.lacking = 0
             return True
-    # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps who compacted that.
+    # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps if it is compacted.
     # C: progress.c:progressMaybeDecrement steps back one entry at a time, each after a heartbeat interval (B52). An
     # entry that the server has already does no harm when it comes again. A stride may also lead over the last entries
     # in front of what is compacted here, where the logs may have met: then the server gets a snapshot that it could do

@@ -99,8 +99,8 @@ def step_back(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: i
     lg = r.log
     p.its_end = last
     if index == 1 and _has_entry_one(lg, p):
-        # It has compacted that: strides that double have led past where the logs meet, and what it refused there it is
-        # not without. Entry by entry from the end of its log on all that it refuses is behind that point.
+        # It has compacted that: strides that double have led past where the logs meet, and there it refuses what it
+        # has, too. From the end of its log on, entry by entry, all that it refuses is behind that point.
         p.linear = True
         p.lacking = 0
         p.steps_back = 0

@@ -88,8 +88,9 @@ class RaftProgress:
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
     `lacking`, `loose`, `proven_index` and `sure` (ours) are there for servers that answer as C's do, see proof, and so
-    are `sends` and `answers`, which count messages that get an answer and answers, and `short_send`: the number of the
-    last one that did not reach far enough for such a server, 0 for none.
+    are `its_end`, the end of such a log at its last rejection, `linear`: that one is gone back through entry by entry,
+    `sends` and `answers`, which count messages that get an answer and answers, and `short_send`: the number of the last
+    one that did not reach far enough for such a server, 0 for none.
     `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
     see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
     `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
@@ -263,8 +264,9 @@ class RaftWrite(RaftIoAppend):
 class RaftInstall(RaftIoSnapshotPut):
     """A snapshot from a leader on its way to disk (ours).
 
-    `term` is the term in which it came. `former` and `former_stored` are the log and the `last_stored` that it
-    replaces, kept up to date by the writes that end meanwhile; they come back if the installation fails.
+    `snapshot` came in `term`. `former` and `former_stored` are the log and the `last_stored` that it replaces, kept up
+    to date by the writes that end meanwhile (`former_stored_at_start` is not); they come back if the installation
+    fails.
     """
 
     __slots__ = ("former", "former_stored", "former_stored_at_start", "raft", "snapshot", "term")
@@ -339,7 +341,7 @@ class ApplyState:
 class Said:
     """The facts that the log has been told (ours, see notice).
 
-    Leader and term told last; `rounds` of elections without a leader; whether this server was a `member`, whether it
+    `leader_id` and `leader_term` told last; `rounds` of elections without a leader; whether this server was a `member`,
     has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and
     `short`, that a caller gives more buffers than it says.
     """
@@ -374,13 +376,12 @@ class Raft:
     server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
     submission), `initialized`, `inside` (a public function is under way, or never came to its end: see calls.enter),
     `starting` (raft_start is under way), `lane` (see steady; off in tests only), `started`, `closing`, `failed` (FSM or
-    I/O code has raised), `recovering`
-    with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and `recovery_*` (see recovering),
-    `votes_withheld` with its limit `vote_patience` (see election.count_refusal), `stuck_index`: the last entry for
-    which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said when the server stopped by
-    itself, empty as long as it has not, `exception`: what FSM or I/O code raised, if that is why, and `forked`: this
-    is a dead copy of a server that runs in the parent process (`cause` says so); `doubted_at` (see recv), `told` and
-    `told_uncommitted_index` (see membership.tell).
+    I/O code has raised), `recovering` with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and
+    `recovery_*` (see recovering), `votes_withheld` with its limit `vote_patience` (see election.count_refusal),
+    `stuck_index`: the last entry for which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said
+    when the server stopped by itself, empty as long as it has not, `exception`: what FSM or I/O code raised, if that is
+    why, and `forked`: this is a dead copy of a server that runs in the parent process (`cause` says so); `doubted_at`
+    (see recv), `told` and `told_uncommitted_index` (see membership.tell).
     """
 
     __slots__ = (

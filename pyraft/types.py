@@ -441,23 +441,29 @@ class RaftIo:
       replaces the log: the next entry follows the snapshot;
     * `time(io) -> int` in ms, `random(io, min, max) -> int`, `async_work(io, req, cb) -> int` (version 2).
 
-    Ours, optional: `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads (n may be 0) would
-    give, else 0, and runs `fn()` once, at the latest at the end of the loop turn (further calls before are for the same
-    fn and add nothing);
-    `later(io, fn) -> int` has `fn()` called once, when timers and messages have had their turn: with it, and
-    a `time` that does not stand still during a turn of the loop, long work is done in pieces; `report(io, exc)`
-    receives an exception that a completion callback raised; `recovering(io) -> bool` says, after load, whether entries
-    that this server acknowledged may be missing from its log; `recovered(io) -> int` makes durable that none are;
-    `filling(io) -> int` makes durable that a server which has no log is about to be given one: as long as `recovered`
-    has not been called, and there is a log, `recovering` is true at later starts.
-    `check_address(io, address) -> int` says, before a server is added, whether others can reach it there;
-    `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
-    yet together with those of the one before it: within a tick of every change.
-    The other way: `forked(io, reason)`, set by raft_init, has the server be closed without a word, in a process that
-    was forked from the one in which it runs; its requests get RAFT_SHUTDOWN there.
-    `check(io, torn)` looks whether an exception such as KeyboardInterrupt has left this server in the middle of
-    something; with `torn` the core knows that it has. Then all I/O ends, and `interrupted(io, reason)`, set by
-    raft_init, has the server stop.
+    `data` is the core's from raft_init on, `impl` the implementation's own.
+
+    Ours, optional, None (`features`: 0) where an implementation does not have them:
+
+    * `features`: the words of ours that its messages carry, as bits of `flags`: of a server without any, answers prove
+      no more than a C server's;
+    * `defer(io, bufs, n, fn) -> int` returns the error that appending the payloads (n may be 0) would give, else 0, and
+      runs `fn()` once, at the latest at the end of the loop turn; further calls before that are for the same fn and add
+      nothing. `later(io, fn) -> int` has `fn()` called once, when timers and messages have had their turn: with it, and
+      a `time` that does not stand still during a turn of the loop, long work is done in pieces;
+    * `report(io, exc)` receives an exception that a completion callback raised;
+    * `recovering(io) -> bool` says, after load, whether entries that this server acknowledged may be missing from its
+      log; `recovered(io) -> int` makes durable that none are; `filling(io) -> int` makes durable that a server which
+      has no log is about to be given one: as long as `recovered` has not been called, and there is a log, `recovering`
+      is true at later starts;
+    * `check_address(io, address) -> int` says, before a server is added, whether others can reach it there;
+      `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
+      yet together with those of the one before it: within a tick of every change;
+    * `check(io, torn)` looks whether an exception such as KeyboardInterrupt has left this server in the middle of
+      something; with `torn` the core knows that it has. Then all I/O ends, and `interrupted` is called.
+
+    Ours, set by raft_init: `forked(io, reason)` has the server be closed without a word, in a process that was forked
+    from the one in which it runs; its requests get RAFT_SHUTDOWN there. `interrupted(io, reason)` has it stop.
     """
 
     __slots__ = (

@@ -4,6 +4,7 @@ Provoked means: a test module calls the function, or its coroutine in pyraft.aio
 measure, but it finds a code that nobody has ever seen a function return, and a function that says nothing.
 """
 
+import fnmatch
 import inspect
 import re
 from types import ModuleType
@@ -12,7 +13,8 @@ import pytest
 
 import io_uv
 import pyraft
-from pyraft import aio, errors, fixture
+from pyraft import aio, errors, fixture, state
+from tests.lib.compiled import COMPILED
 from tests.lib.source import ROOT
 
 CODES = {name for name in vars(errors) if re.fullmatch(r"RAFT_[A-Z]+", name)}
@@ -114,6 +116,38 @@ def test_the_codes_that_a_method_of_aio_names_are_provoked(name: str) -> None:
     missing = {code for code in named(METHODS[name]) if not any(code in text for text in callers)}
     assert callers, f"no test calls {name}"
     assert not missing, f"no test of {name} speaks of {sorted(missing)}"
+
+
+FIELDS_OF_C: dict[type, str] = {
+    state.FollowerState: "randomized_election_timeout current_leader",
+    state.CandidateState: "randomized_election_timeout votes disrupt_leader in_pre_vote",
+    state.RaftProgress: "state next_index match_index snapshot_index last_send snapshot_last_send recent_recv features",
+    state.LeaderState: "progress change promotee_id round_number round_index round_start requests voter_contacts",
+    state.SnapshotState: "threshold trailing pending put",
+    state.RaftInstall: "raft",
+    state.RaftWrite: "raft",
+    state.WaitingChange: "",
+    state.ReadState: "",
+    state.ApplyState: "",
+    state.Said: "",
+    state.Raft: "data tracer io fsm id address current_term voted_for log configuration configuration_last_snapshot "
+    "configuration_committed_index configuration_uncommitted_index election_timeout heartbeat_timeout transfer "
+    "snapshot install_snapshot_timeout commit_index last_applied last_stored state follower_state "
+    "candidate_state leader_state election_timer_start close_cb errmsg pre_vote max_catch_up_rounds "
+    "max_catch_up_round_duration callbacks",
+    pyraft.RaftIo: "version errmsg",
+}
+"""The fields that raft.h explains, by struct, and what every request has."""
+
+
+@pytest.mark.skipif(COMPILED, reason="compiled classes have no list of their fields")
+@pytest.mark.parametrize("struct", FIELDS_OF_C, ids=lambda struct: struct.__name__)
+def test_fields_of_ours_are_told(struct: type) -> None:
+    """The docstring of a struct names each field that raft.h does not have; `name_*` stands for several."""
+    text = inspect.getdoc(struct) or ""
+    names = set(re.findall(r"`(\w+\*?)[(`]", text))
+    fields = set(struct.__slots__) - set(FIELDS_OF_C[struct].split())  # type: ignore[attr-defined]
+    assert {field for field in fields if not any(fnmatch.fnmatch(field, name) for name in names)} == set()
 
 
 def test_the_lists_are_up_to_date() -> None:
