@@ -156,6 +156,8 @@ def is_writing(r: Raft) -> bool:
 def append_cb(req: AppendRequest, status: int) -> None:
     """A write of a leader's entries has ended."""
     r = req.raft
+    if status == 0 and r.lane and stored(r, req):
+        return
     r.writes.remove(req)
     if r.follower_state is not None:
         if status != 0:
@@ -169,6 +171,38 @@ def append_cb(req: AppendRequest, status: int) -> None:
     if take_over(r) != 0:
         convert.to_unavailable(r)
     convert.stop_if_failed(r)
+
+
+def stored(r: Raft, req: AppendRequest) -> bool:
+    """The lane, a write done: what all of append_cb comes to where the log has gone on as it was written.
+
+    Return False, with nothing changed, where a test fails: entries cut off or compacted meanwhile, a configuration
+    among them, another term, another state, a snapshot being stored, recovery, a TimeoutNow that waits.
+    """
+    lg, follower, terms = r.log, r.follower_state, req.entries.terms
+    index, n = req.index, len(terms)
+    if follower is None or req.term != r.current_term:
+        return False
+    order = follower.timeout_now  # tested as a variable: what is stored next may bring another one
+    if order is not None:
+        return False
+    if r.recovering or r.snapshot.put is not None or r.snapshot.replacing != 0 or RAFT_CHANGE in req.entries.types:
+        return False
+    slot = index - 1 - lg.base
+    if req.standing != n or index > r.last_stored + 1 or index <= lg.offset or lg.terms[slot : slot + n] != terms:
+        return False
+    # It is stored (writes.update_last_stored).
+    r.writes.remove(req)
+    last = index + n - 1
+    r.last_stored = max(r.last_stored, last)
+    # Follow the commit index, apply, and then tell the leader, unless the state machine has ended all that.
+    if commit(r, req.leader_commit) == 0 and req.term == r.current_term and r.follower_state is not None:
+        reply.send_to_leader(r, 0, min(r.last_stored, last))
+    if take_over(r) != 0:
+        convert.to_unavailable(r)
+    if r.failed:
+        convert.stop_if_failed(r)
+    return True
 
 
 def take_over(r: Raft) -> int:

@@ -465,7 +465,12 @@ def fsm_apply(r: Raft, buf: bytes) -> tuple[int, Any]:
     """Call fsm.apply."""
     try:
         function: Function = r.fsm.apply
-        return _pair(function(r.fsm, buf), "(rv, result)")
+        answer = function(r.fsm, buf)
+        try:  # _pair without its call, as this is done for each command
+            rv, result = answer
+            return int(rv), result
+        except (TypeError, ValueError):
+            raise _shape(answer, "(rv, result)") from None
     except BaseException as exc:
         fail(r, "fsm.apply", exc)
         return RAFT_SHUTDOWN, None

@@ -187,7 +187,7 @@ def _is_confirmed(r: Raft, leader: LeaderState) -> bool:
     answer to number k in term T is given by a server in term T, to a question of T's leader that was sent after round
     k had begun: a number names one round of one leader, and to a question of an older term none is given back. Had the
     leader appended an entry x when the round began, all who answer could have stored x in T instead. So x would have
-    been committed in T, by the voters and the rule of `replicate.advance_commit`, and each leader of a later term would
+    been committed in T, by the voters and the rule of `stored.advance_commit`, and each leader of a later term would
     have it (Leader Completeness, 3.6.3). One that was elected before x was there has not: so none had been when the
     round began. All that was acknowledged to anybody by then was therefore committed in terms up to T; what came before
     T lies in front of the first entry of T, which is committed, and for what came in T the leader's own commit index is

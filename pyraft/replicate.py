@@ -28,9 +28,9 @@ from pyraft import (
     notice,
     progress,
     proof,
-    quorum,
     reads,
     request,
+    stored,
     stream,
     writes,
 )
@@ -44,7 +44,6 @@ from pyraft.types import (
     RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_LEADER,
     RAFT_SPARE,
-    RAFT_VOTER,
     UNSET,
     EntryBatch,
     RaftAppendEntries,
@@ -258,8 +257,12 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
 
 def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppendEntries) -> int:
     """Send what `stream.message` has made, as _send_pipeline would."""
-    rv = _send(r, p, server, now, args)
-    if rv == RAFT_TOOBIG:
+    message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
+    message.append_entries = args
+    rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
+    if rv == 0:
+        stream.sent(r, p, args, now)
+    elif rv == RAFT_TOOBIG:
         return _too_big(r, p, server, now)
     if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > log.last_index(r.log):
         return rv
@@ -399,6 +402,12 @@ def send_snapshot_cb(req: SendRequest, status: int) -> None:
 def append_cb(req: RaftWrite, status: int) -> None:
     """A write of ours, as leader, has ended."""
     r = req.raft
+    leader = r.leader_state
+    if status == 0 and leader is not None and r.lane and stored.by_leader(r, leader, req):
+        commit(r, leader)
+        if r.failed:
+            convert.stop_if_failed(r)
+        return
     r.writes.remove(req)
     if status != 0:
         calls.io_errmsg(r)
@@ -521,8 +530,9 @@ def append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) 
 
 def commit(r: Raft, leader: LeaderState) -> None:
     """Commit and apply what a majority has stored by now, then begin with a change that has waited for that."""
-    advanced = advance_commit(r, leader)
-    apply.run(r)
+    advanced = stored.advance_commit(r, leader)
+    if r.last_applied != r.commit_index:
+        apply.run(r)
     if advanced:
         carry_out_waiting_change(r)
         if leader.reads.waiting:
@@ -570,24 +580,3 @@ def read_barrier_cb(req: ReadBarrier, status: int) -> None:
     leader = r.leader_state
     if status == 0 and leader is not None and reads.barrier_applied(r, leader, req.number, req.index):
         carry_out_reads(r)
-
-
-def advance_commit(r: Raft, leader: LeaderState) -> bool:
-    """Commit the highest index of this term that a majority of voters has stored (3.5, 3.6.2); return if there is one.
-
-    C: replication.c:replicationQuorum tests only the index just acknowledged, so an index that a majority holds but
-    nobody just named stays uncommitted (B7).
-
-    The only voter commits what it has stored in whatever term, as `convert.to_leader` does: a write of an earlier term
-    of its own may end late. Entries of an old term can give way to another leader's in figure 8 because that one was
-    elected by voters without them; here every election needs the vote of the one server that has them.
-    """
-    servers = r.configuration.servers
-    matches = [leader.progress[i].proven_index for i in range(len(servers)) if servers[i].role == RAFT_VOTER]
-    index = min(quorum.majority_index(matches), log.last_index(r.log))
-    if index <= r.commit_index:
-        return False
-    if log.term_of(r.log, index) != r.current_term and not election.is_only_voter(r):
-        return False
-    r.commit_index = index
-    return True

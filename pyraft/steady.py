@@ -14,7 +14,7 @@ a second time: `test_steady.py` compares the two over random states and messages
 Failure modes: codes are those of the functions that are called, which are the general path's.
 """
 
-from pyraft import accept, calls, flags, log, proof, recv_append_entries_result, replicate, reply
+from pyraft import accept, calls, flags, log, progress, proof, recv_append_entries_result, replicate, reply
 from pyraft.progress import PROGRESS__PIPELINE
 from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import (
@@ -76,8 +76,14 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
         p.inflight_bytes -= inflight.popleft()[1]
     # Commit, apply, call back.
     replicate.commit(r, leader)
-    # All that is deferred goes out at the end of the turn, this follower's share of it too.
-    if r.leader_state is leader and (leader.deferred_index == 0 or r.transfer is not None):
+    if r.leader_state is not leader:
+        return 0
+    # All that is deferred goes out at the end of the turn, this follower's share of it too. Else nothing is due to a
+    # follower that has been sent everything, but for heartbeats.
+    if r.transfer is not None or (
+        leader.deferred_index == 0
+        and (p.next_index <= log.last_index(r.log) or progress.heartbeat_is_due(p, calls.now(r), r.heartbeat_timeout))
+    ):
         recv_append_entries_result.after_update(r, leader, id)
     return 0
 

@@ -8,7 +8,9 @@ log. The cases left out fail a test here and are sent by the general path (`repl
 that probe or get a snapshot, a full window, more than one message takes, a predecessor that is compacted or is the
 snapshot's last entry, messages that have to start further back (`proof.reach`).
 
-Failure modes: none; nothing is changed.
+`sent` takes note that it was: `replicate._send` without what such a message cannot be.
+
+Failure modes: none; `message` changes nothing.
 """
 
 from pyraft import log
@@ -53,3 +55,23 @@ def message(r: Raft, leader: LeaderState, p: RaftProgress, made: RaftAppendEntri
     args.entries = EntryBatch(lg.terms[slot:], lg.types[slot:], bufs)
     args.encoded = []
     return args
+
+
+def sent(r: Raft, p: RaftProgress, args: RaftAppendEntries, now: int) -> None:
+    """Take note that io.send has taken what `message` made (proof.sent, progress.sent). It reaches what it has to."""
+    batch = args.entries
+    assert isinstance(batch, EntryBatch)
+    bufs = batch.bufs
+    last = args.prev_log_index + len(bufs)
+    if r.leader_state is not None:  # I/O code may have closed the server in the middle of a round.
+        p.sends += 1
+    if p.state == PROGRESS__PIPELINE:
+        if p.streamed_index != args.prev_log_index:
+            p.streamed_index = args.prev_log_index
+            p.streamed = 0
+        p.streamed += 1
+        p.next_index = last + 1
+        weight = log.weight(bufs)
+        p.inflight.append((last, weight))
+        p.inflight_bytes += weight
+    p.last_send = now

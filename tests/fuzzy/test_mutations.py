@@ -74,14 +74,17 @@ MUTATIONS: dict[str, tuple[str, ...]] = {
         "    return descending[0]\n",
     ),
     "commits an entry of an old term by counting": (
-        "replicate.py",
+        "stored.py",
         "    if log.term_of(r.log, index) != r.current_term and not election.is_only_voter(r):\n",
         "    if False:\n",
     ),
     "counts stand-bys as voters": (
-        "replicate.py",
-        " for i in range(len(servers)) if servers[i].role == RAFT_VOTER]\n    index = min(quorum",
-        " for i in range(len(servers))]\n    index = min(quorum",
+        "stored.py",
+        "        if server.role == RAFT_VOTER:\n",
+        "        if server.role >= 0:\n",
+        "stored.py",
+        " if s.role == RAFT_VOTER]\n    index = min(quorum",
+        "]\n    index = min(quorum",
     ),
     "acknowledges entries before they are written": (
         "recv_append_entries.py",

@@ -1,4 +1,4 @@
-"""The lane (pyraft.steady, pyraft.stream) is the general path: two servers, one with and one without, stay the same.
+"""The lane (pyraft.steady, stream, stored) is the general path: two servers, one with and one without, stay the same.
 
 States and messages are drawn at random, around what a cluster does where all is well. After each step all data of the
 two, all calls of their I/O tables, all messages and all callbacks are compared. Then each test of the lane fails alone.
@@ -18,6 +18,7 @@ from pyraft import (
     RAFT_LEADER,
     RAFT_SPARE,
     RAFT_STANDBY,
+    RAFT_TOOBIG,
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
     Raft,
@@ -27,6 +28,7 @@ from pyraft import (
     RaftMessage,
     RaftReadIndex,
     RaftTransfer,
+    accept,
     flags,
     log,
     raft_add,
@@ -41,11 +43,12 @@ from pyraft import (
     raft_set_snapshot_trailing,
     raft_transfer,
     steady,
+    stored,
     stream,
 )
 from pyraft.progress import PROGRESS__PIPELINE
-from pyraft.state import RaftInstall
-from pyraft.types import EntryBatch, RaftAppendEntries, RaftSnapshot
+from pyraft.state import RaftInstall, RaftWrite
+from pyraft.types import EntryBatch, RaftAppendEntries, RaftSnapshot, RaftTimeoutNow
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.compiled import COMPILED
@@ -89,7 +92,7 @@ class Twin(Solo):
         if draw.random() < 0.3:
             raft_set_max_append_bytes(self.r, draw.randint(30, 200))
             raft_set_max_inflight_bytes(self.r, draw.randint(60, 400))
-        if draw.random() < 0.75:
+        if draw.random() < 0.6:
             self.lead()
         elif others:
             self.recv(msg.append_entries(2, 1, 1, 1, 1, EntryBatch([], [], [])))
@@ -189,6 +192,7 @@ def another_thing(r: Raft, draw: random.Random) -> Step:
         lambda s: s.io.works and s.io.finish_work(),
         lambda s: s.io.puts and s.io.finish_put(status),
         lambda s: s.io.gets and s.io.finish_get(status),
+        lambda s: s.r.state == RAFT_LEADER and s.io.fail("send", RAFT_TOOBIG),
         lambda s: raft_barrier(s.r, RaftBarrier(), s.called_back()),
         lambda s: raft_read_index(s.r, RaftReadIndex(), s.called_back()),
     ]
@@ -211,6 +215,8 @@ def a_step(r: Raft, draw: random.Random) -> Step:
     if r.state == RAFT_LEADER and kind < 0.25:
         n = draw.choice([1, 1, 1, 2, 5])
         return lambda s: s.apply(n)
+    if r.state == RAFT_FOLLOWER and kind < 0.25:
+        return lambda s: s.io.appends and s.io.finish_append()
     if kind < 0.55:
         return an_answer(r, draw) if r.state == RAFT_LEADER else an_append(r, draw)
     if kind < 0.552:
@@ -221,7 +227,7 @@ def a_step(r: Raft, draw: random.Random) -> Step:
 @pytest.mark.parametrize("block", range(6))
 def test_the_lane_is_the_general_path(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every step of random lives everything is the same with and without the lane, which is taken often."""
-    taken = [0, 0, 0]
+    taken = [0, 0, 0, 0, 0]
     if not COMPILED:
         _count(monkeypatch, taken)
     steps = 0
@@ -238,12 +244,12 @@ def test_the_lane_is_the_general_path(block: int, monkeypatch: pytest.MonkeyPatc
             assert a.all() == b.all(), f"seed {seed}, step {number}"
             steps += 1
     if not COMPILED:
-        assert min(taken) > steps // 50, f"of {steps} steps the lane took {taken}"
+        assert min(taken) > steps // 100, f"of {steps} steps the lane took {taken}"
 
 
 def _count(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
-    """Count answers, AppendEntries and messages of the lane."""
-    received, message = steady.received, stream.message
+    """Count answers, AppendEntries, messages and writes of the lane, those of a leader and those of a follower."""
+    received, message, by_leader, by_follower = steady.received, stream.message, stored.by_leader, accept.stored
 
     def counted_received(r: Raft, m: RaftMessage) -> int | None:
         rv = received(r, m)
@@ -256,6 +262,13 @@ def _count(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
         taken[2] += made is not None
         return made
 
+    def counted_write(r: Raft, *args: Any) -> bool:
+        done = by_leader(r, *args) if r.leader_state is not None else by_follower(r, *args)
+        taken[3 if r.leader_state is not None else 4] += done
+        return done
+
+    monkeypatch.setattr(stored, "by_leader", counted_write)
+    monkeypatch.setattr(accept, "stored", counted_write)
     monkeypatch.setattr(steady, "received", counted_received)
     monkeypatch.setattr(stream, "message", counted_message)
 
@@ -342,7 +355,10 @@ def change(path: str, value: Any) -> Callable[[Any], None]:
         *way, last = path.split(".")
         for name in way:
             start = start[int(name)] if name.isdigit() else getattr(start, name)
-        setattr(start, last, value)
+        if isinstance(start, list):
+            start[int(last)] = value
+        else:
+            setattr(start, last, value)
 
     return set_it
 
@@ -400,12 +416,14 @@ def test_entries_that_the_lane_leaves_to_the_general_path(path: str, n: int) -> 
     refused(s, m)
 
 
-def alter(s: Solo, m: RaftMessage, text: str) -> None:
-    """Change a field of the server or the message: "r.field=1", "m.field=None"; some values are made here."""
+def alter(s: Solo, m: RaftMessage | RaftWrite, text: str) -> None:
+    """Change a field of the server or the message or write: "r.field=1", "m.field=None"; some values are made here."""
     path, _, word = text.partition("=")
-    value: Any = (
-        None if word == "None" else list(m.append_entries.entries) if word == "list" and m.append_entries else None
-    )
+    value: Any = None
+    if word == "list" and isinstance(m, RaftMessage) and m.append_entries:
+        value = list(m.append_entries.entries)
+    if word == "order":
+        value = (2, RaftTimeoutNow())
     if word.isdigit():
         value = int(word)
     if path == "r.transfer":
@@ -440,6 +458,71 @@ def test_messages_that_the_lane_leaves_to_the_general_path(path: str) -> None:
     before = dump(s.r)
     assert stream.message(s.r, leader, leader.progress[1], None) is None
     assert dump(s.r) == before
+
+
+def written(s: Solo) -> Any:
+    """Return the write that is under way."""
+    ((req, _entries, _cb),) = s.io.appends
+    assert isinstance(req, RaftWrite)
+    return req
+
+
+def told(s: Solo) -> tuple[int, int]:
+    """Return the last index and the rejected one of the answer that was sent last."""
+    result = s.io.messages[-1].append_entries_result
+    assert result is not None
+    return result.last_log_index, result.rejected
+
+
+def follower_that_writes() -> Solo:
+    s = followed()
+    s.recv(append())
+    return s
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"r.{field}" for field in ("follower_state=None", "current_term=2", "recovering=1", "last_stored=1")),
+        *("r.follower_state.timeout_now=order", "r.snapshot.put=install", "r.snapshot.replacing=1", "r.log.offset=3"),
+        *("r.log.terms.-1=2", "w.standing=0", "w.entries.types.0=3"),
+    ],
+)
+def test_a_followers_writes_that_the_lane_leaves_to_the_general_path(path: str) -> None:
+    """One thing is not as it should be: then nothing is done."""
+    s = follower_that_writes()
+    assert accept.stored(s.r, written(s))
+    assert (s.r.last_stored, told(s)) == (3, (3, 0))
+    s = follower_that_writes()
+    alter(s, written(s), path)
+    before, calls = dump(s.r), list(s.io.calls)
+    assert not accept.stored(s.r, written(s))
+    assert (dump(s.r), s.io.calls) == (before, calls)
+
+
+@pytest.mark.parametrize("path", ["r.snapshot.put=install", "r.last_stored=1", "w.standing=0"])
+def test_a_leaders_writes_that_the_lane_leaves_to_the_general_path(path: str) -> None:
+    """One thing is not as it should be: then nothing is done."""
+    s = led()
+    assert s.r.leader_state is not None
+    assert stored.by_leader(s.r, s.r.leader_state, written(s))
+    assert s.r.last_stored == s.r.leader_state.progress[0].proven_index == 3
+    s = led()
+    assert s.r.leader_state is not None
+    alter(s, written(s), path)
+    before = dump(s.r)
+    assert not stored.by_leader(s.r, s.r.leader_state, written(s))
+    assert dump(s.r) == before
+
+
+def test_a_failed_write_is_never_the_lanes() -> None:
+    """A leader steps down, a follower rejects."""
+    s = led()
+    s.io.finish_append(RAFT_IOERR)
+    assert s.r.state == RAFT_FOLLOWER
+    s = follower_that_writes()
+    s.io.finish_append(RAFT_IOERR)
+    assert (s.r.last_stored, told(s)) == (2, (2, 3))
 
 
 def test_a_message_is_made_once_for_all_who_are_to_get_the_same() -> None:
