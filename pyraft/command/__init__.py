@@ -1,8 +1,8 @@
 """The command `pyraft`: nodes from the shell, and the data directories of stopped servers.
 
 Duty: `program` is the click group behind the console script and `python -m pyraft`: `init` and `join` (`members`),
-what is asked of running clusters (`clusters`) and `dir …` (`dirs`). The output of the commands is put together in
-`text`; what they do is done by `pyraft.node` and `io_uv.datadir`, which programs can call as well.
+`serve`, what is asked of running clusters (`clusters`) and `dir …` (`dirs`). The output of the commands is put together
+in `text`; what they do is done by `pyraft.node` and `io_uv.datadir`, which programs can call as well.
 
 Happy path: `pyraft dir show data/1`. Every command has an example in its --help; those that tell something take --json.
 
@@ -13,7 +13,7 @@ arguments that make no sense. No traceback for either.
 import click
 
 from pyraft import __version__, _install, raft_version_number, types
-from pyraft.command import clusters, dirs, members
+from pyraft.command import clusters, dirs, members, serve
 
 _COMPILED = not types.__file__.endswith(".py")
 
@@ -29,6 +29,7 @@ def program() -> None:
 
 program.add_command(members.init)
 program.add_command(members.join)
+program.add_command(serve.serve)
 program.add_command(dirs.dir)
 for _command in (clusters.status, clusters.members, clusters.ping, clusters.check, clusters.add, clusters.remove):
     program.add_command(_command)

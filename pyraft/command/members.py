@@ -30,7 +30,7 @@ _ADDRESS = click.option(
 def init(directory: str, address: str) -> None:
     """Make DIR that of a new cluster's only member, once.
 
-    DIR is made if it is not there. A node is started on it by a program: async with Node("DIR", …).
+    DIR is made if it is not there. A node is started on it by `pyraft serve`, or a program: async with Node("DIR", …).
     """
     _tell(node.init(directory, address), "began cluster")
 

@@ -1,0 +1,138 @@
+"""`pyraft serve`: a node from the shell, or as a service.
+
+Duty: find the machine that MODULE:MACHINE names, run a node with it on a directory until SIGTERM or SIGINT, and tell
+systemd, if that has started it, when the node is there.
+
+Happy path: `pyraft serve shop:Shop data/1`, in the directory with shop.py. The log goes to standard error. A signal
+ends the node properly: it hands over first if it leads. A second one ends it at once, which loses nothing either.
+
+Failure modes: exit code 1, with a line, for a module or machine that is not there, for a directory that is not a
+member's, and when the node stops by itself: whoever has started it then starts it again.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from pyraft.aio import RaftError
+from pyraft.command.reach import tls_options, told
+from pyraft.errors import printable
+from pyraft.node import Machine, Node, Settings
+from pyraft.node.council import View
+from pyraft.node.systemd import Notifier
+from pyraft.node.tls import Tls
+
+
+@click.command(epilog="Example: pyraft serve shop:Shop data/1")
+@click.argument("machine", metavar="MODULE:MACHINE")
+@click.argument("directory", metavar="DIR")
+@click.option("--name", default="", help="What the node is called in the sessions of the cluster.")
+@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="One of pyraft.node.Settings.")
+@click.option("--debug", is_flag=True, help="Log more.")
+@tls_options
+def serve(machine: str, directory: str, name: str, settings: tuple[str, ...], debug: bool, tls: Tls | None) -> None:
+    """Run a node with a machine on DIR, which `pyraft init` or `pyraft join` has made.
+
+    MODULE is looked for in the current directory first; MACHINE is a class in it, or a function that makes a machine.
+    """
+    _log(debug)
+    node = Node(directory, find(machine), settings=settings_of(settings), name=name, tls=tls)
+    cause = told(run(node, Notifier()))
+    if cause:
+        raise click.ClickException(printable(f"the node has stopped: {cause}"))
+
+
+def find(given: str) -> Machine:
+    """Return a new machine by the name of its class or maker."""
+    module, colon, name = given.partition(":")
+    if not colon or not module or not name:
+        raise click.UsageError(f"{given!r} is not of the form MODULE:MACHINE")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not (module == exc.name or module.startswith(exc.name + ".")):
+            raise  # the module's own mistake
+        raise click.ClickException(f"there is no module {module} in {os.getcwd()}, nor among those installed") from None
+    except AttributeError:
+        raise click.ClickException(f"there is no {name} in module {module}") from None
+    machine = found() if callable(found) else found
+    if not isinstance(machine, Machine):
+        raise click.ClickException(f"{given} is a {type(machine).__name__}, not a pyraft.node.Machine")
+    return machine
+
+
+def settings_of(given: tuple[str, ...]) -> Settings:
+    """Return the settings that --set gives."""
+    values: dict[str, Any] = {}
+    for one in given:
+        name, equals, text = one.partition("=")
+        try:
+            values[name] = float(text) if "." in text or "e" in text else int(text)
+        except ValueError:
+            raise click.UsageError(f"--set {one}: a number is needed") from None
+        if not equals or name not in Settings.__dataclass_fields__:
+            known = ", ".join(sorted(Settings.__dataclass_fields__))
+            raise click.UsageError(f"--set {one}: NAME=VALUE, with a name of {known}")
+    try:
+        return Settings(**values)
+    except ValueError as exc:
+        raise click.UsageError(str(exc)) from None
+
+
+def _log(debug: bool) -> None:
+    """Have the loggers write to standard error; systemd's journal has the time of each line by itself."""
+    time = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(level=level, format=f"{time}%(levelname)s %(name)s: %(message)s")
+
+
+async def run(node: Node[Machine], notifier: Notifier) -> str:
+    """Run a node until a signal, "", or until it stops by itself: return why."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with node:
+        text = f"member {node.id} at {node.address} of cluster {node.cluster} runs"
+        click.echo(text)
+        notifier.ready(text)
+        duties = [loop.create_task(_tell(node, notifier)), loop.create_task(stop.wait())]
+        beat = loop.create_task(_beat(notifier))
+        await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*duties, beat):
+            task.cancel()
+        await asyncio.wait([*duties, beat])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        notifier.stopping()
+        return "" if stop.is_set() else node.server.raft.cause or "it has ended"
+
+
+async def _tell(node: Node[Machine], notifier: Notifier) -> None:
+    """Say who leads, and who the members are, at each change; end with the node."""
+    with contextlib.suppress(RaftError):
+        async for view in node.changes():
+            notifier.status(_status(node, view))
+
+
+def _status(node: Node[Machine], view: View) -> str:
+    leader = next((member.address for member in view.members if member.id == view.leader), "nobody")
+    who = "this member leads" if view.leader == node.id else f"{leader} leads"
+    return f"{who}, {len(view.members)} members"
+
+
+async def _beat(notifier: Notifier) -> None:
+    while notifier.interval > 0:
+        notifier.alive()
+        await asyncio.sleep(notifier.interval)
