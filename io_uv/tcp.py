@@ -61,7 +61,7 @@ def raft_uv_tcp_close(transport: RaftUvTransport) -> None:
     Called while a server uses the transport, it changes nothing, and the log says so.
     """
     if isinstance(transport.impl, UvTcp) and isinstance(transport.data, Uv) and not transport.data.closed:
-        # C: undefined; here the server would raise AttributeError for the rest of its life.
+        # C: uv_tcp.c:raft_uv_tcp_close frees it. Here the server would raise AttributeError for the rest of its life.
         _log.error("raft_uv_tcp_close does nothing: server %d uses the transport", transport.impl.id)
         return
     transport.impl = None

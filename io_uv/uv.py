@@ -123,7 +123,7 @@ def raft_uv_close(io: RaftIo) -> None:
     """
     uv = io.impl
     if isinstance(uv, Uv) and uv.lock is not None and not uv.closed:
-        # C: undefined; here nobody could close the server any more, and it would keep directory and port.
+        # C: uv.c:raft_uv_close frees it. Here nobody could close the server then, which would keep directory and port.
         _log.error("raft_uv_close does nothing: server %d is not closed, its raft_close has not called back", uv.id)
         return
     io.impl = None

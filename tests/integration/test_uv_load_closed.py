@@ -202,7 +202,7 @@ def test_a_closed_segment_with_fewer_entries_than_its_name_says_is_refused(data:
 
 
 def test_a_closed_segment_with_more_entries_than_its_name_says_is_refused(data: Dir, opener: Opener) -> None:
-    """Three instead of two (B17)."""
+    """Three instead of two: as in C."""
     data.rename(closed(data, 1, 3), segment.closed_name(1, 2))
     loaded = opener.load()
     text = "load closed segment 0000000000000001-0000000000000002: found 3 entries (expected 2)"
