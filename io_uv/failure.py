@@ -70,7 +70,7 @@ def failure(call: str, exc: BaseException, code: int = RAFT_IOERR) -> Failure:
         return Failure(RAFT_NOMEM, "out of memory")
     if isinstance(exc, OSError):
         if code == RAFT_IOERR and exc.errno in FULL:
-            # C: uv_fs.c has RAFT_IOERR unless it is posix_fallocate that fails. On a full XFS open does, or removexattr.
+            # C: uv_fs.c has RAFT_IOERR unless posix_fallocate fails. On a full XFS open does, or removexattr.
             code = RAFT_NOSPACE
         return Failure(code, f"{call}: {strerror(exc)}")
     return Failure(code, f"{call}: {exc}")

@@ -1,5 +1,7 @@
 """The needs of a wheel with compiled modules before it is built."""
 
+import fnmatch
+import re
 import sysconfig
 from pathlib import Path
 
@@ -68,3 +70,16 @@ def test_an_sdist_has_all_that_is_under_version_control(monkeypatch: pytest.Monk
     named = {Path(name).parts[0] for name in _build.IN_SDIST}
     assert tops - named == {"LICENSE", "README.md", "io_uv", "pyproject.toml", "pyraft"}
     assert [name for name in _build.IN_SDIST if not Path(name).exists()] == []
+
+
+def test_a_wheel_has_the_documents_of_its_packages() -> None:
+    """pyproject.toml names, by package, what is not a module; a document of a new package would be left out else."""
+    section = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools.package-data]")[1].split("\n\n")[0]
+    data = {
+        name: re.findall(r'"([^"]+)"', globs) for name, globs in re.findall(r'^"?([\w.]+)"? = \[(.*)\]', section, re.M)
+    }
+    for path in text_files():
+        folder = path.parent.relative_to(ROOT)
+        if folder.parts[:1] in (("pyraft",), ("io_uv",)) and path.suffix != ".py":
+            globs = data.get(".".join(folder.parts), [])
+            assert any(fnmatch.fnmatch(path.name, glob) for glob in globs), f"{path} is in no wheel"

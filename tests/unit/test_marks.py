@@ -7,7 +7,7 @@ import io_uv
 import pyraft
 from tests.lib.prose import paragraphs
 
-PACKAGES = [Path(package.__file__).parent for package in (pyraft, io_uv)]
+PACKAGES = [Path(name).parent for name in (pyraft.__file__, io_uv.__file__) if name is not None]
 TABLES = [package / "DEVIATIONS.md" for package in PACKAGES]
 TESTS = Path(__file__).resolve().parents[1]
 
