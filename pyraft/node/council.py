@@ -138,7 +138,7 @@ class Council:
         if id == self._server.raft.id:
             return id
         if id and self._known(id).role != RAFT_VOTER:
-            raise Refused(f"member {id} is no voter, so it cannot lead")
+            raise Refused(f"member {id} does not vote, so it cannot lead")
         if not id and sum(s.role == RAFT_VOTER for s in self._servers()) < 2:
             raise Refused("there is no other voter that could lead")
         try:
@@ -161,7 +161,7 @@ class Council:
     def _known(self, id: int) -> RaftServer:
         known = self._find(id)
         if known is None:
-            raise Refused(f"{id} is no member of cluster {self._cluster}")
+            raise Refused(f"{id} is not a member of cluster {self._cluster}")
         return known
 
     async def _hand_over(self, id: int) -> None:

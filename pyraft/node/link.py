@@ -46,7 +46,7 @@ def split(address: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT or [IPv6]:PORT. Raises OSError, as connecting to it would."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise OSError(f"'{address}' is no HOST:PORT")
+        raise OSError(f"'{address}' is not of the form HOST:PORT")
     return (host[1:-1] if host.startswith("[") and host.endswith("]") else host), int(port)
 
 

@@ -1,11 +1,12 @@
-"""The marks of what differs from libraft, in comments and documents: each says where in C, each number has its row."""
+"""Words on libraft, and to users: marks name a place in C, numbers have rows, texts of errors are read once."""
 
+import ast
 import re
 from pathlib import Path
 
 import io_uv
 import pyraft
-from tests.lib.prose import paragraphs
+from tests.lib.prose import IS_NO, paragraphs
 
 PACKAGES = [Path(name).parent for name in (pyraft.__file__, io_uv.__file__) if name is not None]
 TABLES = [package / "DEVIATIONS.md" for package in PACKAGES]
@@ -34,3 +35,12 @@ def test_numbers_of_defects_have_rows() -> None:
         for path in sorted([*top.rglob("*.py"), *top.rglob("*.md")]):
             spoken = set(re.findall(r"\bB(\d{1,2})\b", path.read_text()))
             assert spoken <= rows, f"{path.name} speaks of {sorted(spoken - rows)}"
+
+
+def test_texts_for_users_are_read_once() -> None:
+    """No text of an error or a log line says "is no …", where what it is would be told in one reading."""
+    for package in PACKAGES:
+        for path in sorted(package.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    assert not IS_NO.search(node.value), f"{path.name}:{node.lineno}: {node.value[:80]}"
