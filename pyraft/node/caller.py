@@ -104,6 +104,14 @@ class Calls:
         seconds = _TIMEOUT.get()
         return self._settings.timeout_seconds if seconds is None else seconds
 
+    def fits(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> bool:
+        """Return whether arguments fit a version of a command."""
+        try:
+            inspect.signature(commands_of(type(machine))[name].versions[version]).bind(machine, *args, **kwargs)
+        except TypeError:
+            return False
+        return True
+
     # Below: the parts of a call.
 
     def _pack(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> bytes:

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from pyraft.node import caller
+from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
-from pyraft.node.council import Member
 from pyraft.node.errors import Malformed, Stopped, Unknown
 from pyraft.node.handles import Counter, Map, Set
 from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
 from pyraft.node.recipes import RECIPES, Recipes
+from pyraft.node.registry import REGISTRY, Registry
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.settings import Settings
@@ -33,7 +34,7 @@ from pyraft.node.tls import Tls
 M = TypeVar("M", bound=Machine)
 
 
-class Client(Generic[M]):
+class Client(Asking, Generic[M]):
     """A program's way to a cluster, open inside `async with`; made by `connect`."""
 
     def __init__(
@@ -45,8 +46,8 @@ class Client(Generic[M]):
         self._name = name
         self._tls = tls
         self.outside = Outside()
-        self._recipes, self._stores = Recipes(), Stores()
-        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores})
+        self._recipes, self._stores, self._registry = Recipes(), Stores(), Registry()
+        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores, REGISTRY: self._registry})
         self._open = False
 
     async def __aenter__(self) -> "Client[M]":
@@ -86,10 +87,6 @@ class Client(Generic[M]):
     async def outcome(self, unknown: Unknown) -> Any:
         """Make certain what has become of a call, as `Node.outcome` does."""
         return await self._calls.outcome(unknown)
-
-    async def members(self) -> list[Member]:
-        """Return the members, as the leader sees them. Raises Unavailable if none answers in time."""
-        return [Member(*member) for member in await self._errand("members")]
 
     def session(self, name: str, acknowledged: int = 0) -> Named:
         """Return a session whose calls have numbers of the caller's own, as `Node.session` does."""

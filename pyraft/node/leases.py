@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pyraft import RAFT_LEADER, RAFT_NOCONNECTION, RAFT_VOTER, Raft, RaftIo, RaftMessage, raft_state
+from pyraft.node.admission import REGISTERS
 from pyraft.types import (
     RAFT_IO_APPEND_ENTRIES,
     RAFT_IO_APPEND_ENTRIES_RESULT,
@@ -46,6 +47,10 @@ class Restraint:
         self.kept = (1 << self.exponent) / 1000
         """For how long it keeps still, in seconds."""
         self._heard = now()
+        self.features = REGISTERS
+        """The other things that are announced."""
+        self._contacts: dict[int, float] = {}
+        self._contacts_of: Any = None
         self._asked_in = -1
         """The term in which this member was asked to take over last."""
         self.handed_over: Any = None
@@ -58,6 +63,17 @@ class Restraint:
         """Return whether a vote, given or asked for, would break the promise."""
         return self._now() < self._heard + self.kept
 
+    def contact(self, id: int) -> float | None:
+        """Return when a member has answered the leader that this one is last, by `now`; None for not yet."""
+        leads = self._contacts_of is self._raft.leader_state and self._contacts_of is not None
+        return self._contacts.get(id) if leads else None
+
+    def _note(self, id: int) -> None:
+        leadership = self._raft.leader_state
+        if self._contacts_of is not leadership:
+            self._contacts_of, self._contacts = leadership, {}
+        self._contacts[id] = self._now()
+
     def _start(self, io: RaftIo, msecs: int, tick: Any, recv: Callable[[RaftIo, RaftMessage], None]) -> int:
         def receive(io: RaftIo, message: RaftMessage) -> None:
             if self._lets_in(message):
@@ -67,7 +83,9 @@ class Restraint:
 
     def _lets_in(self, message: RaftMessage) -> bool:
         kind = message.type
-        if kind in (RAFT_IO_APPEND_ENTRIES, RAFT_IO_INSTALL_SNAPSHOT):
+        if kind == RAFT_IO_APPEND_ENTRIES_RESULT:
+            self._note(message.server_id)
+        elif kind in (RAFT_IO_APPEND_ENTRIES, RAFT_IO_INSTALL_SNAPSHOT):
             args = message.append_entries or message.install_snapshot
             if args is not None and args.term >= self._raft.current_term:
                 self._heard = self._now()  # before it is answered
@@ -81,7 +99,7 @@ class Restraint:
     def _send(self, io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
         kind = message.type
         if kind == RAFT_IO_APPEND_ENTRIES_RESULT and message.append_entries_result is not None:
-            message.append_entries_result.features |= self.exponent << SHIFT
+            message.append_entries_result.features |= self.exponent << SHIFT | self.features
         elif kind == RAFT_IO_TIMEOUT_NOW:
             self.handed_over = self._raft.leader_state
         elif kind == RAFT_IO_REQUEST_VOTE and message.request_vote is not None:

@@ -187,6 +187,9 @@ class Machine(Record):
     types: ClassVar[tuple[type, ...]] = ()
     """Dataclasses and enumerations that may be arguments, results or state."""
 
+    optional: ClassVar[bool] = False
+    """For the machines of this layer: older programs lack it, so snapshots have it only where it has been used."""
+
     _node: Binding | None = None
 
     @property

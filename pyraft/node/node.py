@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Generic, TypeVar
 
 from pyraft import (
@@ -35,13 +35,14 @@ from pyraft import (
 )
 from pyraft.errors import printable
 from pyraft.node import caller
+from pyraft.node.admission import Admission
+from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
-from pyraft.node.council import Council, Member, View, view
+from pyraft.node.council import Council, View, view
 from pyraft.node.desk import Desk
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.ground import Base
-from pyraft.node.handles import Counter, Lock, Map, Queue, Set, elect
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
 from pyraft.node.leases import Leases, Restraint
 from pyraft.node.link import Elsewhere
@@ -51,12 +52,14 @@ from pyraft.node.outside import Outside
 from pyraft.node.proposer import Proposer
 from pyraft.node.reads import Reads
 from pyraft.node.recipes import RECIPES, Recipes
+from pyraft.node.registry import REGISTRY, About, Registry
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
 from pyraft.node.settings import Settings
 from pyraft.node.shared_time import SharedTime
 from pyraft.node.stores import STORES, Stores
+from pyraft.node.things import Things
 from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
@@ -67,11 +70,17 @@ _logger = logging.getLogger("pyraft")
 _EXPIRE_SECONDS: Final = 0.5
 """How often a leader looks for recipes that have ended."""
 
+_CARE_SECONDS: Final = 1.0
+"""How often a leader looks after the members."""
+
+_PATIENCE_SECONDS: Final = 2.0
+"""How long a member waits before it tries again to tell of itself what an older one could not take."""
+
 _HAND_OVERS: Final = 3
 """Attempts to have another member lead before a leader goes. Each takes up to an election timeout."""
 
 
-class Node(Generic[M]):
+class Node(Asking, Things, Generic[M]):
     """One member, open inside `async with`."""
 
     def __init__(
@@ -81,12 +90,15 @@ class Node(Generic[M]):
         *,
         settings: Settings | None = None,
         name: str = "",
+        version: str = "",
+        data: Any = None,
         tls: Tls | None = None,
     ) -> None:
         """A node on a directory that `init` or `join` has made; nothing is touched before `async with`.
 
         `machine` becomes this node's: a machine that belongs to a node already is a RuntimeError, one whose state
-        cannot be tracked a TypeError. `name` says of the session in the cluster whose it is.
+        cannot be tracked a TypeError. Others see `name`, `version`, of the program, and `data` in `members()`: up to
+        4096 bytes of plain values, as an address of HTTP. `tell` changes the data.
         """
         self.directory = directory
         self.machine = machine
@@ -94,8 +106,9 @@ class Node(Generic[M]):
         self.name = name
         self.outside = Outside()
         self._tls = tls
-        self._recipes, self._stores = Recipes(), Stores()
-        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores})
+        self._about = About(name, version, data)
+        self._recipes, self._stores, self._registry = Recipes(), Stores(), Registry()
+        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores, REGISTRY: self._registry})
         self._identity: Identity | None = None
         self._ground: Base | None = None
         self._server: aio.Server | None = None
@@ -183,8 +196,11 @@ class Node(Generic[M]):
         self._route = Route(
             self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id, secure, outside.connect
         )
-        self._service = Service(server, ground, self._replica, self._proposer, identity.cluster)
-        self._council = Council(server, self.settings, identity.cluster)
+        self._admission = Admission(server, self._replica, self._registry, self._proposer)
+        self._service = Service(server, ground, self._admission, identity.cluster)
+        self._council = Council(
+            server, self.settings, identity.cluster, self._registry, self._admission, restraint, outside.seconds
+        )
         self._service.answers = {**self._council.answers, "index": self._index, "query": self._query}
         self._desk = Desk(self._service, outside, self._caught_up)
         self._replica.apply = self._apply
@@ -203,7 +219,8 @@ class Node(Generic[M]):
             assert machine._node is not None
             machine._node.caller = self
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(task) for task in (self._watch(server), self._take_part(), self._expire())]
+        own = (self._watch(server), self._take_part(), self._expire(), self._lead())
+        self._tasks = [loop.create_task(task) for task in own]
 
     async def _close(self) -> None:
         self._cause = self._cause or Stopped("the node is closed")
@@ -327,7 +344,15 @@ class Node(Generic[M]):
 
     async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
         """Have a command executed, as `await node.machine.command(…)` does."""
+        if self._server is not None and self._admission.lacking:
+            version = self._common(machine, name, version, args, kwargs)
         return await self._calls.call(machine, name, version, args, kwargs)
+
+    def _common(self, machine: Machine, name: str, newest: int, args: Any, kwargs: Any) -> int:
+        """Return the version of a command to call: the newest that all members have, if the arguments fit."""
+        assert machine._node is not None
+        version = self._admission.version(machine._node.name, name, newest)
+        return version if self._calls.fits(machine, name, version, args, kwargs) else newest
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
         """Have a query answered, linearizably, as `await node.machine.query(…)` does."""
@@ -403,41 +428,7 @@ class Node(Generic[M]):
         """
         return await self._calls.outcome(unknown)
 
-    def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
-        """`with node.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
-        return caller.timeout(seconds)
-
     # Recipes.
-
-    def map(self, name: str) -> Map:
-        """Return the map of that name, which all members share."""
-        return Map(self._recipes, name)
-
-    def counter(self, name: str) -> Counter:
-        """Return the counter of that name, which all members share."""
-        return Counter(self._recipes, name)
-
-    def set(self, name: str) -> Set:
-        """Return the set of that name, which all members share."""
-        return Set(self._stores, name)
-
-    def queue(self, name: str) -> Queue:
-        """Return the queue of that name, which all members share."""
-        return Queue(self._stores, name, self._until)
-
-    def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
-        """Return a lock for `async with`, which one holder in the cluster has at a time.
-
-        It is kept as long as this program runs and reaches the cluster, and ends up to `ttl` seconds after that.
-        """
-        return Lock(self._recipes, name, ttl, self._until, self.timeout, self.outside.token, self.outside.seconds)
-
-    async def elect(self, name: str, job: Callable[[], Coroutine[Any, Any, R]], *, ttl: float = 10.0) -> R:
-        """Run `job()` on one node at a time of those that ask for it under that name, and return its result.
-
-        It is cancelled when this node loses the lock behind it, and run again once the node has that again.
-        """
-        return await elect(self.lock(name, ttl=ttl), job)
 
     async def _until(self, test: Callable[[], bool]) -> None:
         try:
@@ -455,9 +446,10 @@ class Node(Generic[M]):
 
     # Members.
 
-    async def members(self) -> list[Member]:
-        """Return the members, as the leader sees them. Raises Unavailable if none answers in time."""
-        return [Member(*member) for member in await self._errand("members")]
+    async def tell(self, data: Any) -> None:
+        """Have others see other data of this member in `members()`. TypeError or ValueError for what cannot be told."""
+        self._about = About(self.name, self._about.version, data)
+        await self._introduce()
 
     async def changes(self) -> AsyncIterator[View]:
         """Yield who leads and who the members are, as this member knows it: now, and after each change of that.
@@ -467,25 +459,9 @@ class Node(Generic[M]):
         told: list[View] = []
         with contextlib.suppress(Stopped):
             while True:
-                await self._until(lambda: [view(self.server)] != told)
-                told[:] = [view(self.server)]
+                await self._until(lambda: [view(self.server, self._registry)] != told)
+                told[:] = [view(self.server, self._registry)]
                 yield told[0]
-
-    async def remove(self, id: int) -> None:
-        """Remove a member; the leader hands over first. One that is none any more is fine."""
-        await self._errand("remove", id)
-
-    async def promote(self, id: int) -> str:
-        """Have a member vote, if there are fewer than Settings.voters, else stand by; return which."""
-        return str(await self._errand("promote", id))
-
-    async def demote(self, id: int) -> None:
-        """Have a member stand by; the leader hands over first."""
-        await self._errand("demote", id)
-
-    async def transfer(self, id: int = 0) -> int:
-        """Have another member lead, 0 for any; return which one does."""
-        return int(await self._errand("transfer", id))
 
     async def leave(self) -> None:
         """Have this member removed for good, and stop. Its directory is of no use any more."""
@@ -507,11 +483,18 @@ class Node(Generic[M]):
         return await persist(attempt, self._calls.timeout(), self._route.refusal)
 
     async def _take_part(self) -> None:
-        """See to it that a member that has joined gets its role, now that it can catch up."""
-        own = [s for s in self.server.raft.configuration.servers if s.id == self.id]
-        if own and own[0].role != RAFT_SPARE:
-            return
+        """See to it that the others know this member, and a new one gets its role, now that it can catch up."""
+        placed = False
         while True:
+            if placed or not self._is_spare():
+                with contextlib.suppress(NodeError):
+                    await self.ready()  # else what is known here may be old
+                    await self._introduce()
+                    return
+                await asyncio.sleep(_PATIENCE_SECONDS)
+                continue
+            with contextlib.suppress(NodeError):
+                await self._introduce()
             try:
                 role = await self._errand("promote", self.id)
             except Unavailable:
@@ -520,12 +503,35 @@ class Node(Generic[M]):
                 _logger.error("member %d gets no role in its cluster: %s", self.id, exc)
                 return
             _logger.info("member %d is a %s now", self.id, role)
-            return
+            placed = True
+
+    def _is_spare(self) -> bool:
+        """Return whether this member has no role yet, by what it knows."""
+        own = [s for s in self.server.raft.configuration.servers if s.id == self.id]
+        return not own or own[0].role == RAFT_SPARE
+
+    async def _introduce(self) -> None:
+        """Tell the others of this member what they do not know. CommandFailed while an older one could not take it."""
+        about, offers = self._about, self._admission.offers
+        if self._registry.facts.get(self.id) != about.facts(offers):
+            await self._registry.tell(self.id, about.name, about.version, about.data, offers)
+
+    async def _lead(self) -> None:
+        """As the leader, see to the members: standbys in the place of those that are gone, and no trace of others."""
+        while True:
+            await asyncio.sleep(_CARE_SECONDS)
+            if self.server.is_leader:
+                try:
+                    await self._council.look_after()
+                    if strangers := self._council.strangers():
+                        await self._registry.forget(strangers)
+                except (NodeError, aio.RaftError) as exc:
+                    _logger.info("members are looked after again in a moment: %s", exc)
 
     # The way to the leader.
 
     def _find(self) -> Path | None:
-        return self._proposer if self.server.is_leader else self._route.find()
+        return self._admission if self.server.is_leader else self._route.find()
 
     def _leader_elsewhere(self) -> str | None:
         """Return where raft knows the leader to be, if that is another member."""

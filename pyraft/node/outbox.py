@@ -6,13 +6,14 @@ in order, sends them in groups on the path that there is at the moment, and give
 Happy path: `session.begin(…)`, `outbox.put(call)`, `outcome = await call.future`, `session.end(call)`. A session that
 nobody has opened yet is opened by a call that goes ahead of its first one.
 
-Failure modes: a path that answers None does not know what has become of a group: its calls go back to the front of the
-queue and are sent again, after a pause, or at once when `wake` tells of another leader. They wait as long as there is
-no path; a caller that wants an end sets a deadline on the future. Calls whose future is done are not sent any more.
+Failure modes: a path that answers None does not know what has become of a group: its calls go back to their place in
+the queue and are sent again, after a pause, or at once when `wake` tells of another leader. They wait as long as there
+is no path; a caller that wants an end sets a deadline on the future. Calls whose future is done are not sent any more.
 """
 
 import asyncio
 import functools
+import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -44,7 +45,7 @@ class Path(Protocol):
 class Call:
     """One call: its bytes, how often they were sent, and the future for its outcome, which is bytes."""
 
-    __slots__ = ("arguments", "command", "future", "machine", "number", "sends", "session", "version")
+    __slots__ = ("arguments", "command", "future", "machine", "number", "place", "sends", "session", "version")
 
     def __init__(
         self, session: "Session | None", number: int, machine: str, command: str, version: int, arguments: bytes
@@ -56,6 +57,8 @@ class Call:
         self.version = version
         self.arguments = arguments
         self.sends = 0
+        self.place = 0
+        """The order in which calls were put."""
         self.future: asyncio.Future[bytes] | None = None
 
     def wire(self) -> Wire:
@@ -129,6 +132,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
         self._open: dict[Call, None] = {}
+        self._places = 0
         self._bytes = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._groups = 0
@@ -164,6 +168,8 @@ class Outbox:
         if self._failure is not None:
             future.set_exception(self._failure())
             return future
+        self._places += 1
+        call.place = self._places
         self._open[call] = None
         self._bytes += len(call.arguments)
         self._queue.append(call)
@@ -241,7 +247,8 @@ class Outbox:
         self._groups -= 1
         if outcomes is None:
             if self._failure is None:
-                self._queue.extendleft(reversed(calls))
+                # Groups that were behind this one may be back already: a session is to be opened before its first call.
+                self._queue = deque(heapq.merge(calls, self._queue, key=lambda call: call.place))
                 self._wait()
             return
         self._pause = FIRST_PAUSE

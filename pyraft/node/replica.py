@@ -28,8 +28,12 @@ from pyraft.node.codec import Codec, frame, unframe
 from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, SessionExpired
 from pyraft.node.machine import Context, Machine, bind, commands_of, queries_of
 from pyraft.node.sessions import MAX_OPEN, Sessions
+from pyraft.node.tracked import adopt, arrive
 
 RESULT, RAISED, FAILED, EXPIRED, FULL = range(5)
+
+OWN: Final = "pyraft."
+"""The names of this layer's own machines begin with it."""
 
 SESSIONS: Final = "pyraft.sessions"
 """The name of the machine that is always there."""
@@ -172,6 +176,17 @@ class Replica(RaftFsm):
         found = self._commands.get((machine, command))
         return found is not None and version in found.versions
 
+    def offers(self) -> Iterator[tuple[str, str, int]]:
+        """Yield the commands of this program: machine, command, version."""
+        for (machine, command), found in self._commands.items():
+            for version in found.versions:
+                yield machine, command, version
+
+    def versions(self, machine: str, command: str) -> list[int]:
+        """Return the versions of a command that this program has."""
+        found = self._commands.get((machine, command))
+        return [] if found is None else list(found.versions)
+
     def newest(self, machine: str, command: str) -> int:
         """Return the version of a command that calls take. Raises LookupError if this program does not have it."""
         found = self._commands.get((machine, command))
@@ -234,7 +249,8 @@ class Replica(RaftFsm):
         """Keep the state as it is now, for `do_snapshot_async`; returns the head of the snapshot."""
         assert self._frozen is None
         self._frozen = []
-        for machine in self.machines.values():
+        names = [name for name, machine in self.machines.items() if not _is_unused(machine)]
+        for machine in map(self.machines.__getitem__, names):
             own = machine.snapshot()
             if own is None:
                 assert machine._node is not None
@@ -242,7 +258,7 @@ class Replica(RaftFsm):
                 machine._node.journal.start_snapshot()
                 own = snapshot.write(machine, self.codec, snapshot.Frozen(machine._node.journal))
             self._frozen.append((machine, own))
-        head = [_MAGIC, _FORMAT, self.microseconds, self._count, list(self.machines)]
+        head = [_MAGIC, _FORMAT, self.microseconds, self._count, names]
         return 0, [self.codec.pack(head)]
 
     def do_snapshot_async(self, bufs: Any) -> tuple[int, list[bytes]]:
@@ -273,11 +289,14 @@ class Replica(RaftFsm):
             loaded = [(self.machines[name], self._load(self.machines[name], objects)) for name in names]
         except Malformed:
             return RAFT_MALFORMED
-        for machine, content in loaded:
+        unused: list[tuple[Machine, Any]] = [
+            (machine, {}) for name, machine in self.machines.items() if machine.optional and name not in names
+        ]
+        for machine, content in loaded + unused:
             if isinstance(content, dict):
                 for attribute in machine.content():
                     del machine.__dict__[attribute]
-                machine.__dict__.update(content)
+                machine.__dict__.update({**_beginning(machine), **content})
             else:
                 machine.restore(content)
         self.microseconds, self._count = microseconds, count
@@ -304,6 +323,20 @@ class Replica(RaftFsm):
         if name != type(machine).__name__:
             raise Malformed(f"a snapshot of a {name}, not of a {type(machine).__name__}")
         return content
+
+
+def _is_unused(machine: Machine) -> bool:
+    """Return whether a snapshot does without a machine, since it has its first state."""
+    return machine.optional and machine.content() == type(machine)().content()
+
+
+def _beginning(machine: Machine) -> dict[str, Any]:
+    """Return the first state of a machine of this layer: older snapshots do not have all of its attributes."""
+    assert machine._node is not None
+    if not machine._node.name.startswith(OWN):
+        return {}
+    journal = machine._node.journal
+    return {name: arrive(adopt(value, journal), journal) for name, value in type(machine)().content().items()}
 
 
 def _text(exc: Exception) -> str:

@@ -171,7 +171,7 @@ async def persist(
     pause = FIRST_PAUSE
     while True:
         try:
-            return await asyncio.wait_for(attempt(), max(deadline - loop.time(), FIRST_PAUSE))
+            return await _within(attempt(), max(deadline - loop.time(), FIRST_PAUSE))
         except (Elsewhere, Lost) as exc:
             if (no := refusal()) is not None:
                 raise no from None
@@ -181,3 +181,23 @@ async def persist(
             raise Unavailable(f"not in {seconds} s: no answer") from None
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def _within(attempt: Awaitable[Any], seconds: float) -> Any:
+    """Return what an attempt does, or raise TimeoutError.
+
+    Before Python 3.12 asyncio.wait_for forgets that it is cancelled where the attempt ends in the same moment, as it
+    does when a node is closed: that would wait for ever for a task that goes on.
+    """
+    future = asyncio.ensure_future(attempt)
+    try:
+        await asyncio.wait([future], timeout=seconds)
+        if not future.done():
+            raise TimeoutError
+        return future.result()
+    finally:
+        if not future.done():
+            future.cancel()
+            await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # nobody may want it any more

@@ -19,12 +19,12 @@ from typing import Any, Final, TypeAlias
 import io_uv
 from pyraft import aio
 from pyraft.errors import printable
-from pyraft.node import replica, wire
+from pyraft.node import wire
+from pyraft.node.admission import Admission
 from pyraft.node.errors import Malformed, NodeError, Refused, Unavailable
 from pyraft.node.ground import Base
 from pyraft.node.link import Elsewhere
-from pyraft.node.proposer import Proposer, Wire
-from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
+from pyraft.node.proposer import Wire
 
 _logger = logging.getLogger("pyraft")
 
@@ -37,16 +37,19 @@ MOST_UNSENT: Final = 32 << 20
 """Bytes of answers that a peer may leave unread."""
 MOST_QUESTIONS: Final = 256
 
+NOBODY_KNOWS: Final = "nobody here knows what"
+"""The refusal of a question begins with it that this version does not have."""
+
 Answers: TypeAlias = "Mapping[str, Callable[..., Coroutine[Any, Any, Any]]]"
 
 
 class Service:
     """The connections that others have opened."""
 
-    def __init__(self, server: aio.Server, ground: Base, table: Replica, proposer: Proposer, cluster: str) -> None:
+    def __init__(self, server: aio.Server, ground: Base, admission: Admission, cluster: str) -> None:
         self.server = server
-        self.replica = table
-        self.proposer = proposer
+        self.admission = admission
+        self.replica = admission.replica
         self.cluster = cluster
         self.answers: Answers = {}
         self.bytes = 0
@@ -209,9 +212,6 @@ class Visitor:
         if not service.server.is_leader:
             self._write(wire.pack(wire.ELSEWHERE, group, *service.leader()))
             return
-        refused = {at: self._refusal(call) for at, call in enumerate(calls) if not self._is_welcome(call)}
-        if refused:
-            calls = [call for at, call in enumerate(calls) if at not in refused]
         size = sum([len(call[6]) for call in calls])
         self._calls += len(calls)
         self._bytes += size
@@ -222,32 +222,18 @@ class Visitor:
             self._bytes -= size
             service.bytes -= size
             if not self._closed:
-                self._tell(group, outcomes, refused)
+                self._tell(group, outcomes)
             if service.waiting:
                 service.look()
 
-        if calls:
-            service.proposer.send(calls, done)
-        else:
-            done([])
+        service.admission.send(calls, done)
 
-    def _tell(self, group: int, outcomes: list[bytes] | None, refused: dict[int, bytes]) -> None:
+    def _tell(self, group: int, outcomes: list[bytes] | None) -> None:
         if outcomes is None:
             self._write(wire.pack(wire.ELSEWHERE, group, *self._service.leader()))
             return
-        for at, outcome in refused.items():  # in the order of their places
-            outcomes.insert(at, outcome)
         for frame in wire.outcomes(group, outcomes):
             self._write(frame)
-
-    def _is_welcome(self, call: Wire) -> bool:
-        session, _, _, machine, command, version, _ = call
-        return self._service.replica.knows(machine, command, version) and (session != NO_SESSION or machine == SESSIONS)
-
-    def _refusal(self, call: Wire) -> bytes:
-        name = f"{call[3]}.{call[4]}" if call[3] else call[4]
-        text = f"the leader's program has no {name} in version {call[5]}, or it needs a session"
-        return self._service.replica.codec.pack([replica.FAILED, "MissingCommand", text])
 
     # Questions.
 
@@ -255,7 +241,7 @@ class Visitor:
         try:
             function = self._service.answers.get(what)
             if function is None:
-                raise Refused(f"nobody here knows what '{what[:40]}' is")
+                raise Refused(f"{NOBODY_KNOWS} '{what[:40]}' is")
             status, value = wire.DONE, await function(*arguments)
         except Elsewhere as exc:
             status, value = wire.NOT_HERE, exc.leader

@@ -24,6 +24,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "trailing_entries": (0, 1 << 40),
     "connections": (1, 65_536),
     "voters": (1, 99),
+    "replace_seconds": (0.1, 1e9),
     "clock_drift": (0.0, 0.5),
 }
 
@@ -52,6 +53,8 @@ class Settings:
     """Connections of other nodes and of clients that are served at a time."""
     voters: int = 5
     """How many members vote, at most; the others stand by."""
+    replace_seconds: float = 300.0
+    """How long the leader hears nothing from a voter before a standby takes its place."""
     clock_drift: float = 0.05
     """By how much, as a share, the clock of one member may be slower than that of another: for leases."""
 

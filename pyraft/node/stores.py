@@ -21,6 +21,8 @@ STORES: Final = "pyraft.stores"
 class Stores(Machine):
     """Sets and queues; see the head of this module."""
 
+    optional = True
+
     def __init__(self) -> None:
         self.sets: dict[str, set[Any]] = {}
         self.queues: dict[str, deque[Any]] = {}

@@ -29,6 +29,21 @@ from pyraft.node.proposer import Wire
 WORD: Final = int.from_bytes(b"raftnode", "little")
 VERSION: Final = 1
 
+QUESTIONS: Final = {
+    "members": "lists of id, address, role, leads; all that older versions answer",
+    "roster": "maps with what council.Member has; there may be more keys",
+    "join": "id, address: the cluster's id and its addresses",
+    "promote": "id: the role",
+    "demote": "id: the role",
+    "remove": "id",
+    "replace": "id, by (0: any): who votes in its place, 0 for nobody",
+    "transfer": "id (0: any): who leads",
+    "index": "the index up to which a query has to wait on another node",
+    "query": "machine, name, arguments: an outcome",
+}
+"""The questions of an ASK: arguments and answers; those of operators are in `desk`. One that a version does not know is
+FAILED, with a text that begins with service.NOBODY_KNOWS, so that newer ones can do without."""
+
 HELLO, WELCOME, REFUSED, CALLS, OUTCOMES, ELSEWHERE, ASK, ANSWER, PING, PONG = range(10)
 
 DONE, NOT_HERE, FAILED = range(3)

@@ -13,7 +13,7 @@ from pyraft.node.ground import Ground
 from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Identity, read, write
 from pyraft.node.replica import EXPIRED
 from tests.integration.test_stopped_anywhere import Recorder, put
-from tests.lib.nodes import LOOPS, QUICK, Shop, all_of, run
+from tests.lib.nodes import LOOPS, QUICK, Shop, all_of, run, until
 from tests.lib.uvnode import free_addresses
 
 loops = pytest.mark.parametrize("kind", LOOPS)
@@ -135,6 +135,7 @@ def test_more_calls_than_may_wait_wait_for_room(tmp_path: Path) -> None:
     async def scenario() -> None:
         await init(tmp_path, address())
         async with Node(tmp_path, Shop(), settings=Settings(pending_calls=2)) as node:
+            await until(lambda: node._registry.facts and not node._calls.outbox._open)
             calls = [asyncio.ensure_future(node.machine.note(str(n))) for n in range(100)]
             await asyncio.sleep(0)
             assert len(node._calls.outbox._open) <= 3  # and the one that opens the session

@@ -7,6 +7,7 @@ import pytest
 
 from pyraft import RAFT_NOCONNECTION, RaftIo, RaftMessage
 from pyraft.node import Node, Settings, Unavailable
+from pyraft.node.admission import REGISTERS
 from pyraft.node.leases import SHIFT, Restraint
 from pyraft.node.testing import Cluster, simulate
 from pyraft.types import (
@@ -115,7 +116,7 @@ def test_answers_announce_what_is_kept() -> None:
     message.append_entries_result = RaftAppendEntriesResult()
     message.append_entries_result.features = 0xC000
     assert core.lets_out(message)
-    assert core.sent[-1].append_entries_result.features == 0xC000 | 8 << SHIFT
+    assert core.sent[-1].append_entries_result.features == 0xC000 | 8 << SHIFT | REGISTERS
     message = RaftMessage()
     message.type = RAFT_IO_TIMEOUT_NOW
     core.leader_state = object()

@@ -59,6 +59,32 @@ def test_place_of_one_who_is_cancelled_goes_to_the_next() -> None:
     run(scenario)
 
 
+def test_groups_that_are_lost_one_after_the_other_keep_their_order() -> None:
+    """A connection that ends loses its groups in the order in which they were sent; so are they sent again. Otherwise
+    a session's first call would come before the one that opens it, and be taken for one of a session that is over.
+    """
+
+    async def scenario() -> None:
+        for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+            road = Road()
+            outbox = Outbox(lambda road=road: road, 10_000, 1 << 20)
+            session = Session(b"s")
+            for size in (2, 1, 3):
+                for _ in range(size):
+                    outbox.put(call(session))
+                await turns()
+            assert [[wire[1] for wire in group] for group, _ in road.sent] == [[1, 2], [3], [4, 5, 6]]
+            for lost in order:
+                road.sent[lost][1](None)
+            outbox.put(call(session))
+            outbox.wake()
+            await turns()
+            assert [wire[1] for wire in road.sent[3][0]] == [1, 2, 3, 4, 5, 6, 7]
+            outbox.close(Stopped)
+
+    run(scenario)
+
+
 def test_groups_that_are_lost_go_first_again() -> None:
     """Calls keep their order when a group's outcomes are lost; those whose caller is gone are not sent again."""
 
