@@ -85,7 +85,7 @@ class DirLock(Alone):
         except (FileNotFoundError, NotADirectoryError):
             raise Failure(RAFT_IOERR, f"directory '{dir}' was moved away or removed") from None
         except OSError:
-            return  # what is wrong there tells the operation itself
+            return  # the operation itself tells what is wrong there
         if (status.st_dev, status.st_ino) != self._identity:
             raise Failure(RAFT_IOERR, f"another directory was put in the place of '{dir}', or mounted over it")
 
@@ -171,7 +171,7 @@ def _take_flock(fd: int) -> OSError | None:
 
 
 def _nobody_could_hold_it() -> bool:
-    """Return whether what nobody else has is called locked as well."""
+    """Return whether even a new pipe, which nobody else has, is called locked."""
     try:
         ends = os.pipe()
     except OSError:
