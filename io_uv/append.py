@@ -15,6 +15,7 @@ what was good. Closed segments are not in the state they should be in (retry): a
 case appends work again as soon as the disk does. A callback never fires inside append().
 """
 
+import contextlib
 import functools
 import operator
 import time
@@ -23,6 +24,7 @@ from typing import Final
 
 from io_uv import callbacks, closing, finalize, fs, prepare, retry, state
 from io_uv.failure import Failure
+from io_uv.libc import Place
 from io_uv.refusal import STATX, refused
 from io_uv.segment_buffer import FORMAT_SIZE, SegmentBuffer, batch_size
 from pyraft import errors
@@ -67,6 +69,7 @@ class AliveSegment:
         "last_index",
         "lost",
         "next_block",
+        "place",
         "size",
         "written",
     )
@@ -83,6 +86,8 @@ class AliveSegment:
         # Bytes promised to batches, written or not.
         self.size = FORMAT_SIZE
         self.next_block = 0
+        # The file and its path, where one question answers the next one.
+        self.place: Place | None = None
         # Why nobody would find the file again, asked when the last write was under way.
         self.lost: Failure | None = None
         # The durable part: bytes and index of the last entry.
@@ -268,7 +273,8 @@ def _prepared(uv: state.Uv, segment: AliveSegment, idle: "prepare.IdleSegment | 
 
 def _proceed(uv: state.Uv) -> None:
     """Run the barrier request whose turn it is, if any, and then do what can be done: in this order everywhere."""
-    _maybe_trigger_barrier(uv)
+    if uv.barriers:
+        _maybe_trigger_barrier(uv)
     advance(uv)
 
 
@@ -282,7 +288,7 @@ def advance(uv: state.Uv) -> None:
         segment: AliveSegment = uv.append_segments[0]
         pending = uv.append_pending_reqs
         if pending and pending[0].segment is segment:
-            if segment.counter != 0 and not uv.append_broken and not _holds_back(uv, segment):
+            if segment.counter != 0 and not uv.append_broken and not (uv.barriers and _holds_back(uv, segment)):
                 _write(uv, segment)
             return
         if not segment.finalize:
@@ -392,13 +398,27 @@ def _write_failed(uv: state.Uv, segment: AliveSegment, failure: Failure) -> None
 
 
 def _lost(uv: state.Uv, segment: AliveSegment) -> Failure | None:
-    """Return why nobody will find the segment again: it was removed, or the directory is not where it was."""
+    """Return why nobody will find the segment again: it was removed, or the directory is not where it was.
+
+    Where the path of the segment leads to the file that is written, neither is so. Else two questions tell which it is.
+    """
+    place, segment.place = segment.place, None
+    if place is not None:
+        try:
+            if fs.leads_to(place):
+                segment.place = place
+                return None
+        except OSError:
+            pass
     if _is_removed(uv, segment.fd):
         return Failure(errors.RAFT_IOERR, f"open-{segment.counter} was removed")
     try:
         closing.require_dir(uv)
     except Failure as failure:
         return failure
+    if STATX not in uv.refusals:
+        with contextlib.suppress(OSError):
+            segment.place = fs.place(segment.fd, f"{uv.dir}/open-{segment.counter}")
     return None
 
 

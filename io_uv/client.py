@@ -201,10 +201,14 @@ class Client:
         self.finish(sends, status)
 
     def finish(self, sends: list[Send], status: int) -> None:
-        """Call back."""
+        """Call back: callbacks.fire without its call, as this is done for each message."""
         for req, _, size in sends:
             self.size -= size
-            callbacks.fire(self.uv, req.cb, req, status)
+            if req.cb is not None:
+                try:
+                    req.cb(req, status)
+                except Exception as exc:
+                    callbacks.report(self.uv, exc)
 
     # The connection.
 

@@ -39,9 +39,10 @@ def _best() -> Callable[[BytesLike, int], int]:
     return fast.mpeg_2
 
 
-_crc: Final = _best()
+continued: Final = _best()
+"""`crc32` without its call and its default, for what is done for each batch."""
 
 
 def crc32(data: BytesLike, init: int = 0) -> int:
     """Return the checksum of a contiguous bytes-like object, continuing from `init`."""
-    return _crc(data, init)
+    return continued(data, init)

@@ -91,24 +91,24 @@ _RESULT_PRE_VOTE: Final = 1 << 0
 # Ours; no relative uses it.
 _RESULT_NO_MEMBER: Final = 1 << 1
 _ENTRY_TYPES: Final = bytes((RAFT_COMMAND, RAFT_BARRIER, RAFT_CHANGE))
-_LAST: Final = (1 << 63) - 1
+LAST: Final = (1 << 63) - 1
 # Names of segments have 16 digits for an index.
-_LAST_INDEX: Final = 10**16 - 1
+LAST_INDEX: Final = 10**16 - 1
 # Terms and indexes of a message, in the order in which they come.
-_TERM_INDEX_TERM_INDEX: Final = (_LAST, _LAST_INDEX, _LAST, _LAST_INDEX)
-_TERM_INDEX_INDEX: Final = (_LAST, _LAST_INDEX, _LAST_INDEX)
-_VOTE_NUMBERS: Final = (_LAST, (1 << 64) - 1, _LAST_INDEX, _LAST)
+_TERM_INDEX_TERM_INDEX: Final = (LAST, LAST_INDEX, LAST, LAST_INDEX)
+_TERM_INDEX_INDEX: Final = (LAST, LAST_INDEX, LAST_INDEX)
+_VOTE_NUMBERS: Final = (LAST, (1 << 64) - 1, LAST_INDEX, LAST)
 # A snapshot may take a server to any index up to this one, and there is room behind it for more entries than ever come.
 _LAST_SNAPSHOT_INDEX: Final = 1 << 52
-_SNAPSHOT_NUMBERS: Final = (_LAST, _LAST_SNAPSHOT_INDEX, _LAST, _LAST_SNAPSHOT_INDEX)
-_U16: Final = 0xFFFF
+_SNAPSHOT_NUMBERS: Final = (LAST, _LAST_SNAPSHOT_INDEX, LAST, _LAST_SNAPSHOT_INDEX)
+FEATURES: Final = 0xFFFF
 # The last word of an AppendEntries header, which C leaves unused: "pyrf", and flags.
-_TAG: Final = 0x7079_7266_0000_0000
-_WHOLE: Final = 1 << 0
+TAG: Final = 0x7079_7266_0000_0000
+WHOLE: Final = 1 << 0
 _U32: Final = 0xFFFF_FFFF
 # Features that only servers of this project have (pyraft/flags.py), and the bits of a question's number.
-_OURS: Final = 0xC000
-_QUESTION: Final = 0x7FFF_FFFF
+OURS: Final = 0xC000
+QUESTION: Final = 0x7FFF_FFFF
 
 
 def encode_batch_header(batch: EntryBatch) -> bytes:
@@ -253,7 +253,7 @@ def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
     size = _APPEND_ENTRIES_SIZE + ENTRY_HEADER_SIZE * n
     args = (RAFT_IO_APPEND_ENTRIES, size, p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
     # C: uv_encoding.c:sizeofAppendEntries counts a leader id that is not sent, so a header ends with an unused word.
-    last = _TAG | _WHOLE if p.whole else _TAG | p.question << 1 if p.question else 0
+    last = TAG | WHOLE if p.whole else TAG | p.question << 1 if p.question else 0
     if n == 0:
         return [_HEARTBEAT.pack(*args, 0, last)]
     batch = EntryBatch.of(p.entries, n)
@@ -351,8 +351,8 @@ def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) 
     at_last = fixed + ENTRY_HEADER_SIZE * n
     if size >= at_last + 8:
         (last,) = _WORD.unpack_from(buf, at + at_last)
-        p.whole = last == _TAG | _WHOLE
-        if last & _WHOLE == 0 and last & ~_U32 == _TAG:
+        p.whole = last == TAG | WHOLE
+        if last & WHOLE == 0 and last & ~_U32 == TAG:
             p.question = (last & _U32) >> 1
     if n == 0:
         p.entries = no_entries()
@@ -360,7 +360,7 @@ def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) 
     if size < fixed + ENTRY_HEADER_SIZE * n:
         raise Failure(RAFT_MALFORMED, f"{n} entries at offset 32 do not fit in a header of {size} bytes")
     terms, types, lengths = decode_batch_header(buf, at + 32, n)
-    if p.prev_log_index + n > _LAST_INDEX:
+    if p.prev_log_index + n > LAST_INDEX:
         raise Failure(RAFT_MALFORMED, f"index out of range: {n} entries after the one at offset 8")
     if min(terms) == 0 or max(terms) > p.term:
         raise Failure(RAFT_MALFORMED, "entry with a term out of range, from offset 40 on")
@@ -387,9 +387,9 @@ def _decode_append_entries_result(message: RaftMessage, buf: Data, at: int, size
         p.version = RAFT_APPEND_ENTRIES_RESULT_VERSION
         p.term, p.rejected, p.last_log_index, features = _FOUR_WORDS.unpack_from(buf, at)
         # Newer relatives report their disk's capacity in the upper bytes of the word, ours which question they answer.
-        p.features = features & _U16
-        if features & _OURS == _OURS:
-            p.question = features >> 16 & _QUESTION
+        p.features = features & FEATURES
+        if features & OURS == OURS:
+            p.question = features >> 16 & QUESTION
     _check_range((p.term, p.rejected, p.last_log_index), _TERM_INDEX_INDEX)
     message.append_entries_result = p
     return [], 0

@@ -106,7 +106,7 @@ class EndOfTurn:
     def release(self) -> None:
         """The event has been handled: run what there is to run."""
         self._held = False
-        if self._waits() and not self._running:
+        if (self._functions or self._last or self._then is not None) and not self._running:
             self._run()
 
     def close(self, cb: Callable[[Idle], None]) -> None:
@@ -140,11 +140,8 @@ class EndOfTurn:
                 self._run_all()
         finally:
             self._running = self._followed = False
-            if self._waits():
+            if self._functions or self._last or self._then is not None:
                 self._handle.start(self._end)
-
-    def _waits(self) -> bool:
-        return bool(self._functions or self._last) or self._then is not None
 
     def _run_all(self) -> None:
         while self._functions or self._last:

@@ -50,6 +50,7 @@ SIZE_NOTE: Final = "user.raft.size"
 """Attribute of segments of ours, see note_size."""
 # struct flock: type, whence, start, length, owner; the owner of an OFD lock has no number.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
+place, leads_to = libc.Place, libc.Place.leads
 
 # ---- one system call each --------------------------------------------------------------------------------------------
 

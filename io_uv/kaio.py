@@ -194,7 +194,11 @@ class Context:
             _IOCB_FLAG_RESFD,
             self._event_fd,
         )
-        _repeat(self._call_submit, self._submissions[slot], _NAMES[_SUBMIT])
+        call, args = self._call_submit, self._submissions[slot]
+        while call(*args) < 0:  # _repeat, without its call
+            code = ctypes.get_errno()
+            if code != errno.EINTR:
+                raise OSError(code, os.strerror(code), _NAMES[_SUBMIT])
         self._free.pop()
 
     def heard(self) -> bool:
@@ -209,7 +213,21 @@ class Context:
 
         OSError: a completion was told, but io_getevents is refused, so that its result cannot be had.
         """
-        heard = self.heard()  # asked without having been told: the queue knows better
+        heard = True
+        try:
+            os.eventfd_read(self._event_fd)
+        except BlockingIOError:
+            heard = False  # asked without having been told: the queue knows better
+        ring = self._ring
+        if ring is not None:
+            done: list[tuple[int, int]] = []
+            head = ring[_HEAD]
+            while head != ring[_TAIL]:
+                data, _, result, _ = _EVENT.unpack_from(self._ring_events, _EVENT_SIZE * head)
+                self._free.append(data & 0xFFFF)
+                done.append((data >> 16, result))
+                head = ring[_HEAD] = (head + 1) % ring[_EVENTS]
+            return done
         try:
             return self._collect()
         except OSError:
@@ -218,24 +236,15 @@ class Context:
             return []
 
     def _collect(self) -> list[tuple[int, int]]:
+        """Ask the system, where the ring is of no use."""
         done: list[tuple[int, int]] = []
-        ring = self._ring
-        if ring is None:
-            events, timeout = ctypes.addressof(self._events), ctypes.addressof(self._timeout)
-            n = _call(_GETEVENTS, self._ctx, 0, self._n, events, timeout)
-            for i in range(n):
-                self._take(self._events, i, done)
-            return done
-        head = ring[_HEAD]
-        while head != ring[_TAIL]:
-            self._take(self._ring_events, head, done)
-            head = ring[_HEAD] = (head + 1) % ring[_EVENTS]
+        events, timeout = ctypes.addressof(self._events), ctypes.addressof(self._timeout)
+        n = _call(_GETEVENTS, self._ctx, 0, self._n, events, timeout)
+        for i in range(n):
+            data, _, result, _ = _EVENT.unpack_from(self._events, _EVENT_SIZE * i)
+            self._free.append(data & 0xFFFF)
+            done.append((data >> 16, result))
         return done
-
-    def _take(self, events: Any, i: int, done: list[tuple[int, int]]) -> None:
-        data, _, result, _ = _EVENT.unpack_from(events, _EVENT_SIZE * i)
-        self._free.append(data & 0xFFFF)
-        done.append((data >> 16, result))
 
     def forget(self) -> None:
         """In a forked child: close the eventfd. The queue is the parent's, and so is the ring, which is mapped here."""

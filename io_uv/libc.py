@@ -1,6 +1,6 @@
 """Calls of the C library that the os module does not have, or not in this form.
 
-Duty: `fs` offers them as file_system, links and fallocate, so that tests can make them fail.
+Duty: `fs` offers them as file_system, links, place and fallocate, so that tests can make them fail.
 
 Failure modes: OSError with the errno of the system call.
 """
@@ -15,12 +15,18 @@ from typing import Any, Final
 # The interpreter lock is kept: their answers are in memory.
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
 
+_AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _STATX_NLINK: Final = 0x4
+_STATX_INO: Final = 0x100
 # Of struct statx, 256 bytes: the number of links, behind mask, block size and attributes.
 _STATX_LINKS: Final = struct.Struct("<16xI" if sys.byteorder == "little" else ">16xI")
+# The inode, and the two halves of the device's number.
+_STATX_IDENTITY: Final = struct.Struct("<32xQ96xII" if sys.byteorder == "little" else ">32xQ96xII")
 # Absent before glibc 2.28.
 _statx: Final[Any] = getattr(_libc, "statx", None)
+# A path may lead to where the system has to wait: without the interpreter lock then, as os.stat does.
+_statx_path: Final[Any] = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 
 
 def _find_fallocate() -> Any:
@@ -72,3 +78,27 @@ def links(fd: int) -> int:
     _check(_statx(fd, b"", _AT_EMPTY_PATH, _STATX_NLINK, buf))
     found: int = _STATX_LINKS.unpack_from(buf)[0]
     return found
+
+
+class Place:
+    """An open file and the path that it was opened by: `leads` says whether that still leads to it, by one statx(2).
+
+    As in `links`, writes are not made slower. OSError, of both: it is not known; ENOSYS where there is no statx.
+    """
+
+    __slots__ = ("_args", "_buf", "_identity")
+
+    def __init__(self, fd: int, path: str) -> None:
+        if _statx is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        self._buf = ctypes.create_string_buffer(256)
+        _check(_statx(fd, b"", _AT_EMPTY_PATH, _STATX_INO, self._buf))
+        self._identity = _STATX_IDENTITY.unpack_from(self._buf)
+        self._args = (_AT_FDCWD, os.fsencode(path), 0, _STATX_INO, self._buf)
+
+    def leads(self) -> bool:
+        """Return whether the path leads to the file."""
+        if _statx_path(*self._args) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return _STATX_IDENTITY.unpack_from(self._buf) == self._identity

@@ -19,7 +19,7 @@ import mmap
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from io_uv import callbacks, closing, encoding, pyuv, tcp
+from io_uv import callbacks, closing, encoding, lane, pyuv, tcp
 from io_uv.failure import Failure
 from io_uv.state import Limits, Uv
 from io_uv.transport import RaftUvStream, RaftUvTransport
@@ -124,6 +124,11 @@ class Reader:
         word: int
         size: int
         while not self.stopped and end - at >= encoding.PREAMBLE_SIZE:
+            found = lane.decode(data, at, end, self._limits)
+            if found is not None:
+                message, at = found
+                self._deliver(message)
+                continue
             self._start = self._position + at
             word, size = encoding.preamble.unpack_from(data, at)
             self._type = word & _TYPE_MASK
@@ -228,7 +233,11 @@ class Server:
         self.heard_at = uv.peers.heard
         message.server_id = self.id
         message.server_address = self.address
-        callbacks.fire(uv, uv.recv_cb, uv.io, message)
+        if uv.recv_cb is not None:  # callbacks.fire without its call, as this is done for each message
+            try:
+                uv.recv_cb(uv.io, message)
+            except Exception as exc:
+                callbacks.report(uv, exc)
 
     def _read_cb(self, stream: RaftUvStream, data: bytes | None, error: int | None) -> None:
         if error is not None:

@@ -39,7 +39,7 @@ def batch_size(batch: EntryBatch) -> int:
 def _encode_head(batch: EntryBatch, payload: bytes) -> bytes:
     """Return checksums and header of a batch. Each checksum starts from 0 (raft/uv.h)."""
     header = encoding.encode_batch_header(batch)
-    return _CHECKSUMS.pack(crc.crc32(header), crc.crc32(payload)) + header
+    return _CHECKSUMS.pack(crc.continued(header, 0), crc.continued(payload, 0)) + header
 
 
 _GONE: Final = memoryview(b"")  # of an arena that was given back

@@ -20,7 +20,7 @@ Possible failure modes are:
 
 from typing import Final
 
-from io_uv import closing, encoding
+from io_uv import closing, encoding, lane
 from io_uv.client import Client
 from io_uv.client import flush as flush
 from io_uv.failure import Failure
@@ -51,11 +51,13 @@ def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb)
         # C: uv_send.c:UvSend asserts.
         return closing.refuse(uv)
     req.cb = cb
-    try:
-        bufs = encoding.encode_message(message)
-    except Failure as failure:
-        io.errmsg = errmsg_cut(failure.message)
-        return failure.code
+    bufs = lane.encode(message)
+    if bufs is None:
+        try:
+            bufs = encoding.encode_message(message)
+        except Failure as failure:
+            io.errmsg = errmsg_cut(failure.message)
+            return failure.code
     size = sum(map(len, bufs))
     client = _client_for(uv, message)
     if client is None:

@@ -46,6 +46,7 @@ IO = (
     "crc",
     "encoding",
     "end_of_turn",
+    "lane",
     "recv",
     "retry",
     "segment_buffer",

@@ -218,6 +218,35 @@ class Stream(Endpoint):
             raise closed_error()
         if callback is not None and not callable(callback):
             raise TypeError("'callback' must be a callable or None")
+        sock = self._sock
+        if type(data) is list and len(data) == 2 and type(data[0]) is type(data[1]) is bytes:
+            # A head and what it is about, as most writes are: joined without a further call, where that is little.
+            first, second = data
+            if len(first) + len(second) < JOIN_LIMIT:
+                data = first + second
+        if (
+            type(data) is bytes
+            and data
+            and sock is not None
+            and self._writable
+            and not self._queue
+            and self._connect_cb is None
+        ):
+            # _write, where the system takes all at once.
+            try:
+                sent = sock.send(data, socket.MSG_NOSIGNAL)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as exc:
+                if callback is not None:
+                    self._loop._defer(callback, self, errno.from_os_error(exc))
+                return False
+            if sent == len(data):
+                return True
+            write = _Write(deque((data,)), len(data), callback)
+            _consume(write, sent)
+            self._enqueue(write)
+            return False
         return self._write(data, callback, True)
 
     def try_write(self, data: Buffer) -> int:

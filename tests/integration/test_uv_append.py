@@ -504,6 +504,35 @@ def test_file_operations_that_fail_are_no_exceptions(t: UvIo, monkeypatch: pytes
     assert outcome.statuses == [errors.RAFT_IOERR]
 
 
+def test_a_segment_that_is_where_it_was_takes_one_question(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path leads to the file: neither its links nor the directory are asked for again, until it does not."""
+    asked: list[str] = []
+
+    def counted(name: str) -> None:
+        function = getattr(fs, name)
+
+        def call(*args: Any) -> Any:
+            asked.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(fs, name, call)
+
+    t.append(1, 64)
+    for name in ("links", "leads_to", "place"):
+        counted(name)
+    for _ in range(5):
+        t.append(1, 64)
+    assert asked == ["leads_to"] * 5
+    path = Path(t.uv.dir) / f"open-{t.uv.append_segments[0].counter}"
+    asked.clear()
+    path.rename(path.with_name("elsewhere"))
+    t.append(1, 64)
+    assert asked == ["leads_to", "links", "place"]
+    path.with_name("elsewhere").rename(path)
+    t.append(1, 64)
+    assert asked[3:] == ["leads_to"]
+
+
 @pytest.mark.parametrize("code", sorted(REFUSED))
 @pytest.mark.parametrize("later", [False, True])
 def test_a_removed_segment_is_noticed_without_statx(

@@ -239,6 +239,9 @@ class MemoryFs:
         self._file(fd)
         return 1
 
+    def place(self, fd: int, path: str) -> Any:
+        raise _error(errno.ENOSYS)
+
     def listdir(self, path: str) -> list[str]:
         with self._lock:
             return list(self.names)
@@ -281,7 +284,7 @@ class MemoryFs:
 
 
 _CALLS: tuple[str, ...] = ("open", "close", "read", "rewind", "write", "pwrite", "fsync", "ftruncate", "fallocate")
-_CALLS += ("rename", "unlink", "stat", "fstat", "links", "listdir", "getxattr", "setxattr", "removexattr")
+_CALLS += ("rename", "unlink", "stat", "fstat", "links", "place", "listdir", "getxattr", "setxattr", "removexattr")
 _CALLS += ("file_system", "set_direct", "leave_direct", "flock", "ofd_lock", "ofd_conflict")
 
 

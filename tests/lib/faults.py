@@ -32,6 +32,7 @@ CALLS = (
     "stat",
     "fstat",
     "links",
+    "leads_to",
     "listdir",
 )
 WRITES = ("write", "pwrite", "aio")

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -467,3 +468,31 @@ def test_a_removed_file_has_no_links(dir: str, monkeypatch: pytest.MonkeyPatch, 
     os.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         fs.links(fd)
+
+
+def test_a_path_leads_to_its_file_until_something_is_changed(dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file may be removed, replaced, renamed, or what it is in; a path to nothing fails, and so does no statx."""
+    data = os.path.join(dir, "data")
+    os.mkdir(data)
+    path = os.path.join(data, "x")
+    fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+    place = fs.place(fd, path)
+    assert fs.leads_to(place)
+    os.rename(data, data + "-moved")
+    with pytest.raises(FileNotFoundError):
+        fs.leads_to(place)
+    os.mkdir(data)
+    Path(path).touch()
+    assert not fs.leads_to(place)
+    shutil.rmtree(data)
+    os.rename(data + "-moved", data)
+    assert fs.leads_to(place)
+    os.unlink(path)
+    with pytest.raises(FileNotFoundError):
+        fs.leads_to(place)
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        fs.place(fd, path)
+    monkeypatch.setattr(libc, "_statx", None)
+    with pytest.raises(OSError, match="not implemented"):
+        fs.place(fd, path)
