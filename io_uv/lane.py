@@ -86,16 +86,19 @@ def encode(message: RaftMessage) -> list[bytes | memoryview] | None:
     if args.encoded:
         return args.encoded
     batch = args.entries
-    if not args.whole or not isinstance(batch, EntryBatch) or len(batch.bufs) != 1:
+    if not args.whole or not isinstance(batch, EntryBatch) or len(batch.bufs) > 1:
         return None
-    buf = batch.bufs[0]
-    size = _ONE_SIZE - encoding.PREAMBLE_SIZE
-    numbers = (args.term, args.prev_log_index, args.prev_log_term, args.leader_commit, 1)
+    n = len(batch.bufs)
+    numbers = (args.term, args.prev_log_index, args.prev_log_term, args.leader_commit, n)
+    bufs: list[bytes | memoryview]
     try:
-        head = _ONE.pack(kind, size, *numbers, batch.terms[0], batch.types[0], len(buf), _WHOLE)
+        if n == 0:
+            bufs = [_HEARTBEAT.pack(kind, _HEARTBEAT_SIZE - encoding.PREAMBLE_SIZE, *numbers, _WHOLE)]
+        else:
+            size, buf = _ONE_SIZE - encoding.PREAMBLE_SIZE, batch.bufs[0]
+            bufs = [_ONE.pack(kind, size, *numbers, batch.terms[0], batch.types[0], len(buf), _WHOLE), buf]
     except struct.error:
         return None
-    bufs: list[bytes | memoryview] = [head, buf]
     if args.encoded is not None:
         args.encoded = bufs
     return bufs

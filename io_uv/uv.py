@@ -285,8 +285,17 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
     if rv != 0:
         return rv
     assert uv.timer is not None
-    uv.timer.start(lambda _: uv.tick_cb(io), msecs / 1000, msecs / 1000)
+    uv.timer.start(lambda _: _tick(uv), msecs / 1000, msecs / 1000)
     return 0
+
+
+def _tick(uv: Uv) -> None:
+    """A heartbeat interval has passed. It is one event: what it sends goes out with its end."""
+    uv.end_of_turn.hold()
+    try:
+        uv.tick_cb(uv.io)
+    finally:
+        uv.end_of_turn.release()
 
 
 def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:

@@ -180,7 +180,7 @@ def trigger_all(r: Raft) -> None:
         if server.id == r.id or (server.role == RAFT_SPARE and server.id != leader.promotee_id):
             continue
         p = leader.progress[i]
-        args = stream.message(r, leader, p, args) if r.lane and r.leader_state is leader else None
+        args = stream.message(r, leader, p, args, now) if r.lane and r.leader_state is leader else None
         rv = _progress(r, p, server, now) if args is None else _stream(r, p, server, now, args)
         if rv not in (0, RAFT_NOCONNECTION) and r.tracer.enabled:
             trace(r.tracer, f"send to server {server.id} failed: {rv}")
@@ -262,7 +262,7 @@ def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAp
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv == 0:
         stream.sent(r, p, args, now)
-    elif rv == RAFT_TOOBIG:
+    elif rv == RAFT_TOOBIG and len(args.entries) > 0:
         return _too_big(r, p, server, now)
     if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > log.last_index(r.log):
         return rv

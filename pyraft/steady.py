@@ -4,12 +4,13 @@ Duty: the two messages of replication where all is well. `recv.recv_cb` asks `re
 relies on before it touches anything, and says None if a test fails: the general path handles the message then.
 
 Happy path of an answer: the follower's match index rises, what a majority has stored is committed and applied, the
-follower is sent what is due. Of an AppendEntries: the leader is heard, and entries are written (`accept.write`);
-without any the commit index moves, and the answer goes out at once.
+follower is sent what is due; to a heartbeat, it is there. Of an AppendEntries: the leader is heard, and entries are
+written (`accept.write`); without any the commit index moves, and the answer goes out at once.
 
 Left out, as a test fails: other terms, rejections, questions, servers that probe, get a snapshot or still have to be
 proven, promotions, transfers, recovery, installations, conflicts, first words of leaders. It is the same algorithm read
-a second time: `test_steady.py` compares the two over random states and messages, and lets each test fail alone.
+a second time: `test_steady.py` compares the two over random states and messages, `test_steady_alone.py` lets each test
+fail alone.
 
 Failure modes: codes are those of the functions that are called, which are the general path's.
 """
@@ -58,19 +59,25 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
     p = _progress_of(r, leader, id)
     if p is None or p.state != PROGRESS__PIPELINE or p.loose != 0 or p.questions != 0:
         return None
-    if proof.is_announced(p) and not flags.is_set(result.features, flags.PROVEN_ANSWERS):
+    features = result.features
+    if features != p.features and proof.is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
         return None
     last = min(result.last_log_index, log.last_index(r.log))
-    if last <= p.match_index or last <= p.proven_index:
+    news = last > p.match_index
+    if news != (last > p.proven_index) or (not news and last != p.match_index):
         return None
     # It has answered, and to what (proof.answered, proof.acknowledged, progress.maybe_update).
     p.recent_recv = True
     p.answers += 1
-    p.features = result.features
+    p.features = features
+    p.next_index = max(p.next_index, last + 1)
+    p.streamed = p.denials = 0
+    if not news:
+        # To a heartbeat.
+        return 0
     p.proven_index = last
     p.match_index = last
-    p.next_index = max(p.next_index, last + 1)
-    p.streamed = p.denials = p.refusals = p.steps_back = 0
+    p.refusals = p.steps_back = 0
     inflight = p.inflight
     while inflight and inflight[0][0] <= last:
         p.inflight_bytes -= inflight.popleft()[1]

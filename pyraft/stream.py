@@ -4,9 +4,9 @@ Duty: `message` makes the AppendEntries that is due to a server in PIPELINE, or 
 server before it, if that is the same: then the I/O encodes it once (RaftAppendEntries.encoded).
 
 Happy path: all followers have been sent what was there before, and get the entries of this turn, up to the end of the
-log. The cases left out fail a test here and are sent by the general path (`replicate._progress`): heartbeats, servers
-that probe or get a snapshot, a full window, more than one message takes, a predecessor that is compacted or is the
-snapshot's last entry, messages that have to start further back (`proof.reach`).
+log, or a heartbeat if there are none and one is due. The cases left out fail a test here and are sent by the general
+path (`replicate._progress`): servers that probe or get a snapshot, a full window, more than one message takes, a
+predecessor that is compacted or is the snapshot's last entry, messages that do not reach far enough (`proof.reach`).
 
 `sent` takes note that it was: `replicate._send` without what such a message cannot be.
 
@@ -19,14 +19,20 @@ from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import EntryBatch, RaftAppendEntries
 
 
-def message(r: Raft, leader: LeaderState, p: RaftProgress, made: RaftAppendEntries | None) -> RaftAppendEntries | None:
+def message(
+    r: Raft, leader: LeaderState, p: RaftProgress, made: RaftAppendEntries | None, now: int
+) -> RaftAppendEntries | None:
     """Return the message that is due to a server, `made` if that is the same, or None if all is not that simple."""
     lg = r.log
     first = p.next_index
-    n = log.last_index(lg) + 1 - first
-    if p.state != PROGRESS__PIPELINE or not 0 < n <= log.MAX_ENTRIES or p.inflight_bytes >= r.max_inflight_bytes:
+    last = log.last_index(lg)
+    n = last + 1 - first
+    if p.state != PROGRESS__PIPELINE or not 0 <= n <= log.MAX_ENTRIES or p.inflight_bytes >= r.max_inflight_bytes:
         return None
-    if first < (p.lacking or leader.first_index) or first - 1 <= lg.offset:
+    if min(first, last) < (p.lacking or leader.first_index) or first - 1 <= lg.offset:
+        return None
+    if n == 0 and now - p.last_send < r.heartbeat_timeout:
+        # Nothing is due: the general path finds that out in the next line.
         return None
     slot = first - 1 - lg.base
     bufs = lg.bufs[slot:]
@@ -71,7 +77,8 @@ def sent(r: Raft, p: RaftProgress, args: RaftAppendEntries, now: int) -> None:
             p.streamed = 0
         p.streamed += 1
         p.next_index = last + 1
-        weight = log.weight(bufs)
-        p.inflight.append((last, weight))
-        p.inflight_bytes += weight
+        if bufs:
+            weight = log.weight(bufs)
+            p.inflight.append((last, weight))
+            p.inflight_bytes += weight
     p.last_send = now
