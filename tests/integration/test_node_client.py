@@ -21,7 +21,7 @@ from pyraft.node import (
     wire,
 )
 from pyraft.node.link import Link
-from tests.lib.nodes import LOOPS, QUICK, Nodes, Shop, all_of, run, until
+from tests.lib.nodes import LOOPS, PATIENT, QUICK, Nodes, Shop, all_of, run, until
 from tests.lib.tlstest import Authority
 from tests.lib.uvnode import free_addresses
 
@@ -62,7 +62,7 @@ def test_client_survives_the_loss_of_leaders(tmp_path: Path) -> None:
     """While leaders go without a word, every call of a client counts exactly once."""
 
     async def scenario() -> None:
-        async with Nodes(tmp_path) as cluster:
+        async with Nodes(tmp_path, settings=QUICK) as cluster:
             await cluster.grow(3)
             addresses = [node.address for node in cluster.nodes.values()]
             async with connect(addresses, Shop()) as client:
@@ -155,7 +155,7 @@ def test_tls_on_all_connections(tmp_path: Path, kind: str) -> None:
     async def scenario() -> None:
         addresses = free_addresses(3)
         await init(tmp_path / "1", addresses[1])
-        nodes = [Node(tmp_path / "1", Shop(), settings=QUICK, tls=files)]
+        nodes = [Node(tmp_path / "1", Shop(), settings=PATIENT, tls=files)]
         await nodes[0].__aenter__()
         try:
             for tls in (None, wrong):
@@ -164,7 +164,7 @@ def test_tls_on_all_connections(tmp_path: Path, kind: str) -> None:
                 with pytest.raises(Unknown):
                     await put(connect([addresses[1]], Shop(), tls=tls))
             await join(tmp_path / "2", addresses[2], addresses[1], tls=files)
-            nodes.append(Node(tmp_path / "2", Shop(), settings=QUICK, tls=files))
+            nodes.append(Node(tmp_path / "2", Shop(), settings=PATIENT, tls=files))
             await nodes[1].__aenter__()
             assert await nodes[1].machine.put("apple") == 1
             assert await nodes[1].machine.left("apple") == 1
@@ -173,7 +173,7 @@ def test_tls_on_all_connections(tmp_path: Path, kind: str) -> None:
                 assert await client.machine.left("apple") == 2
         finally:
             for node in reversed(nodes):
-                await node.close()
+                await node._close()  # the last one would look for somebody to lead
 
     async def put(client: Client[Shop]) -> None:
         async with client:

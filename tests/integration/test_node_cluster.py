@@ -9,7 +9,7 @@ import pytest
 from pyraft import RAFT_LEADERSHIPLOST, aio
 from pyraft.node import Node, Refused, Unavailable, Unknown, View, init, join
 from pyraft.node.identity import JOINED, MEMBER, read
-from tests.lib.nodes import LOOPS, QUICK, Nodes, Shop, all_of, run, until
+from tests.lib.nodes import LOOPS, PATIENT, QUICK, Nodes, Shop, all_of, run, until
 
 loops = pytest.mark.parametrize("kind", LOOPS)
 
@@ -81,7 +81,7 @@ def test_leader_is_lost_under_load(tmp_path: Path, kind: str) -> None:
     """While leaders go, with and without a word, every call on the other nodes counts exactly once."""
 
     async def scenario() -> None:
-        async with Nodes(tmp_path) as cluster:
+        async with Nodes(tmp_path, settings=QUICK) as cluster:
             await cluster.grow(3)
             done: dict[int, int] = {}
             stop = False
@@ -253,7 +253,7 @@ def test_enough_voters_have_others_stand_by(tmp_path: Path) -> None:
     async def scenario() -> None:
         import dataclasses
 
-        async with Nodes(tmp_path, settings=dataclasses.replace(QUICK, voters=1)) as cluster:
+        async with Nodes(tmp_path, settings=dataclasses.replace(PATIENT, voters=1)) as cluster:
             await cluster.start(1)
             two = await cluster.start(2)
             await until(lambda: cluster.roles(two) == ["voter", "standby"])
@@ -317,7 +317,7 @@ def test_follower_without_a_leader_says_what_it_knows(tmp_path: Path) -> None:
     """When the others are gone, a call that was never sent says so, and one that may have been executed as well."""
 
     async def scenario() -> None:
-        async with Nodes(tmp_path) as cluster:
+        async with Nodes(tmp_path, settings=QUICK) as cluster:
             await cluster.grow(2)
             (follower,) = cluster.followers()
             assert await follower.machine.put("apple") == 1
