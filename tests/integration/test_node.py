@@ -190,9 +190,19 @@ def test_lost_answers_count_once_and_can_be_made_certain(tmp_path: Path) -> None
             assert len(lost) > 3
             assert await node.machine.left("apple") == 1
 
-            node._proposer.send = lambda calls, done: send(calls, lambda outcomes: None)
-            with node.timeout(0.1), pytest.raises(Unknown, match="may have happened") as caught:
-                await node.machine.put("apple")
+            sent = asyncio.Event()
+
+            def deaf(calls: list[list[object]], done: object) -> None:
+                send(calls, lambda outcomes: None)
+                sent.set()
+
+            node._proposer.send = deaf
+            late = asyncio.ensure_future(node.machine.put("apple"))
+            await sent.wait()
+            waiting = node._calls.deadlines._waiting
+            waiting.update({future: (0.0, end) for future, (_, end) in waiting.items()})
+            with pytest.raises(Unknown, match="may have happened") as caught:
+                await late
             assert caught.value.sent
             node._proposer.send = send
             assert await node.machine.put("pear") == 1  # does not acknowledge the one before
