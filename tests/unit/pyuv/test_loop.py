@@ -43,11 +43,12 @@ def test_an_unknown_mode_is_refused(loop: CheckedLoop) -> None:
 def test_run_once_handles_one_wait(loop: CheckedLoop) -> None:
     """UV_RUN_ONCE returns after the first event, and says that the loop is alive."""
     fired: list[int] = []
-    for n, seconds in enumerate((0.01, 0.05)):
-        timer = Timer(loop)
-        timer.start(lambda _, n=n: fired.append(n), seconds, 0)
+    first, second = Timer(loop), Timer(loop)
+    first.start(lambda _: fired.append(0), 0.01, 0)
+    second.start(lambda _: fired.append(1), 60, 0)
     assert loop.run(UV_RUN_ONCE) is True
     assert fired == [0]
+    second.start(lambda _: fired.append(1), 0.01, 0)
     assert loop.run(UV_RUN_ONCE) is False
     assert fired == [0, 1]
 
