@@ -184,7 +184,7 @@ def test_giant_lengths_take_no_memory(cluster: Cluster, what: str) -> None:
 def test_members_claims_of_old_terms_change_nothing(cluster: Cluster) -> None:
     """Stale messages in the name of a member, of every kind, are answered at most."""
     cluster.commit(3)
-    leader = cluster.leader()
+    leader = settled(cluster.nodes)
     term = leader.raft.current_term
     for node in cluster.nodes:
         other = next(id for id in node.members if id != node.id)
@@ -208,7 +208,7 @@ def test_members_claims_of_old_terms_change_nothing(cluster: Cluster) -> None:
 def test_strangers_cannot_commit_or_elect(cluster: Cluster) -> None:
     """Acknowledgements and votes of servers that are not members count for nothing."""
     cluster.commit(3)
-    leader = cluster.leader()
+    leader = settled(cluster.nodes)
     term = leader.raft.current_term
     others = [node for node in cluster.nodes if node is not leader]
     for id in (77, 78, 79):
