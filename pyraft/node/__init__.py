@@ -39,22 +39,26 @@ from pyraft.node.errors import (
     Unknown,
 )
 from pyraft.node.founding import init, join
-from pyraft.node.handles import Counter, Lock, Map, Queue, Set
+from pyraft.node.handles import Counter, Event, Map, Queue, Set
+from pyraft.node.holding import Barrier, Lock, Semaphore
 from pyraft.node.identity import Identity
 from pyraft.node.machine import Command, Machine, Query, command, query
 from pyraft.node.node import Node
-from pyraft.node.recipes import Conflict
+from pyraft.node.recipes import Compacted, Conflict
 from pyraft.node.replica import Replica
 from pyraft.node.settings import Settings
 from pyraft.node.tls import Tls
 from pyraft.node.tracked import Record
 
 __all__ = [
+    "Barrier",
     "Client",
     "Command",
     "CommandFailed",
+    "Compacted",
     "Conflict",
     "Counter",
+    "Event",
     "Identity",
     "Lock",
     "Machine",
@@ -69,6 +73,7 @@ __all__ = [
     "Record",
     "Refused",
     "Replica",
+    "Semaphore",
     "SessionExpired",
     "Set",
     "Settings",

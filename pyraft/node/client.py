@@ -12,29 +12,23 @@ Failure modes: those of a node's calls and queries. A cluster that will not have
 in the first call: Unknown, not sent, or Unavailable. `async with` itself connects to nothing.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from pyraft.node import caller
 from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
-from pyraft.node.errors import Malformed, Stopped, Unknown
-from pyraft.node.handles import Counter, Map, Set
+from pyraft.node.errors import Malformed, Stopped, Unavailable, Unknown
 from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
-from pyraft.node.recipes import RECIPES, Recipes
-from pyraft.node.registry import REGISTRY, Registry
-from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.settings import Settings
-from pyraft.node.stores import STORES, Stores
+from pyraft.node.things import Things
 from pyraft.node.tls import Tls
 
 M = TypeVar("M", bound=Machine)
 
 
-class Client(Asking, Generic[M]):
+class Client(Asking, Things, Generic[M]):
     """A program's way to a cluster, open inside `async with`; made by `connect`."""
 
     def __init__(
@@ -46,8 +40,7 @@ class Client(Asking, Generic[M]):
         self._name = name
         self._tls = tls
         self.outside = Outside()
-        self._recipes, self._stores, self._registry = Recipes(), Stores(), Registry()
-        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores, REGISTRY: self._registry})
+        self._furnish(machine)
         self._open = False
 
     async def __aenter__(self) -> "Client[M]":
@@ -92,21 +85,15 @@ class Client(Asking, Generic[M]):
         """Return a session whose calls have numbers of the caller's own, as `Node.session` does."""
         return self._calls.named(name, acknowledged)
 
-    def map(self, name: str) -> Map:
-        """Return the map of that name, which the cluster has."""
-        return Map(self._recipes, name)
-
-    def counter(self, name: str) -> Counter:
-        """Return the counter of that name, which the cluster has."""
-        return Counter(self._recipes, name)
-
-    def set(self, name: str) -> Set:
-        """Return the set of that name, which the cluster has."""
-        return Set(self._stores, name)
-
-    def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
-        """`with client.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
-        return caller.timeout(seconds)
+    async def _wait(self, machine: Machine, query: str, *args: Any) -> None:
+        assert machine._node is not None
+        arguments = self._replica.codec.pack([list(args), {}])
+        while True:
+            try:
+                if await self._errand("await", machine._node.name, query, arguments) is True:
+                    return
+            except Unavailable:
+                continue  # a leader will be there again
 
     async def _errand(self, what: str, *arguments: Any) -> Any:
         if not self._open:

@@ -51,16 +51,14 @@ from pyraft.node.outbox import Path
 from pyraft.node.outside import Outside
 from pyraft.node.proposer import Proposer
 from pyraft.node.reads import Reads
-from pyraft.node.recipes import RECIPES, Recipes
-from pyraft.node.registry import REGISTRY, About, Registry
-from pyraft.node.replica import Replica
+from pyraft.node.registry import About
 from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
 from pyraft.node.settings import Settings
 from pyraft.node.shared_time import SharedTime
-from pyraft.node.stores import STORES, Stores
 from pyraft.node.things import Things
 from pyraft.node.tls import Tls
+from pyraft.node.waits import Waits
 
 M = TypeVar("M", bound=Machine)
 R = TypeVar("R")
@@ -107,8 +105,8 @@ class Node(Asking, Things, Generic[M]):
         self.outside = Outside()
         self._tls = tls
         self._about = About(name, version, data)
-        self._recipes, self._stores, self._registry = Recipes(), Stores(), Registry()
-        self._replica = Replica({"": machine, RECIPES: self._recipes, STORES: self._stores, REGISTRY: self._registry})
+        self._furnish(machine)
+        self._waits = Waits(self._replica, self._until)
         self._identity: Identity | None = None
         self._ground: Base | None = None
         self._server: aio.Server | None = None
@@ -201,7 +199,12 @@ class Node(Asking, Things, Generic[M]):
         self._council = Council(
             server, self.settings, identity.cluster, self._registry, self._admission, restraint, outside.seconds
         )
-        self._service.answers = {**self._council.answers, "index": self._index, "query": self._query}
+        self._service.answers = {
+            **self._council.answers,
+            "index": self._index,
+            "query": self._query,
+            "await": self._waits.answer,
+        }
         self._desk = Desk(self._service, outside, self._caught_up)
         self._replica.apply = self._apply
         self._server = server
@@ -219,8 +222,8 @@ class Node(Asking, Things, Generic[M]):
             assert machine._node is not None
             machine._node.caller = self
         loop = asyncio.get_running_loop()
-        own = (self._watch(server), self._take_part(), self._expire(), self._lead())
-        self._tasks = [loop.create_task(task) for task in own]
+        tasks = (self._watch(server), self._take_part(), self._expire(), self._lead())
+        self._tasks = [loop.create_task(task) for task in tasks]
 
     async def _close(self) -> None:
         self._cause = self._cause or Stopped("the node is closed")
@@ -436,13 +439,17 @@ class Node(Asking, Things, Generic[M]):
         except aio.RaftError:
             raise self._failure() from None
 
+    async def _wait(self, machine: Machine, query: str, *args: Any) -> None:
+        await self._waits.wait(machine, query, *args)
+
     async def _expire(self) -> None:
         """As the leader, have removed from the recipes what has ended."""
         while True:
             await asyncio.sleep(_EXPIRE_SECONDS)
-            if self.server.is_leader and self._recipes.is_due(self._now()):
-                with contextlib.suppress(NodeError):
-                    await self._recipes.expire()
+            for machine in (self._recipes, self._gates):
+                if self.server.is_leader and machine.is_due(self._now()):
+                    with contextlib.suppress(NodeError):
+                        await machine.expire()
 
     # Members.
 

@@ -211,6 +211,11 @@ class Replica(RaftFsm):
             return self._raised(machine, exc)
         return outcome
 
+    def says_yes(self, machine: str, query: str, arguments: bytes) -> bool:
+        """Return whether a query whose arguments have come packed is true now. Malformed, or what it raises."""
+        args, kwargs = self._arguments.unpack(arguments)
+        return bool(self._queries[machine, query](self.machines[machine], *args, **kwargs))
+
     def ask(self, machine: Machine, query: str, args: Any, kwargs: Any) -> Any:
         """Answer a query from the state as it is now; return a copy, which the machine's user may change."""
         assert machine._node is not None

@@ -79,6 +79,11 @@ class Stores(Machine):
         return (value,)
 
     @query
+    def queue_has(self, name: str) -> bool:
+        """Return whether there is a value in a queue."""
+        return name in self.queues
+
+    @query
     def queue_size(self, name: str) -> int:
         """Return how many values are in a queue."""
         return len(self.queues.get(name, ()))

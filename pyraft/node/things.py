@@ -12,10 +12,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from pyraft.node import caller
-from pyraft.node.handles import Counter, Lock, Map, Queue, Set, elect
+from pyraft.node.gates import GATES, Gates
+from pyraft.node.handles import Counter, Map, Queue, Set
+from pyraft.node.holding import Barrier, Lock, Means, Semaphore, elect
+from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
-from pyraft.node.recipes import Recipes
-from pyraft.node.stores import Stores
+from pyraft.node.recipes import RECIPES, Recipes
+from pyraft.node.registry import REGISTRY, Registry
+from pyraft.node.replica import Replica
+from pyraft.node.stores import STORES, Stores
 
 R = TypeVar("R")
 
@@ -26,14 +31,23 @@ class Things:
     outside: Outside
     _recipes: Recipes
     _stores: Stores
+    _gates: Gates
+    _registry: Registry
+    _replica: Replica
 
-    async def _until(self, test: Callable[[], bool]) -> None:
-        """Wait for a change of the machines after which `test()` is true."""
+    def _furnish(self, machine: Machine) -> None:
+        """Make the machines that every cluster has, beside the program's own."""
+        self._recipes, self._stores, self._gates, self._registry = Recipes(), Stores(), Gates(), Registry()
+        own = {RECIPES: self._recipes, STORES: self._stores, GATES: self._gates, REGISTRY: self._registry}
+        self._replica = Replica({"": machine, **own})
+
+    async def _wait(self, machine: Machine, query: str, *args: Any) -> None:
+        """Wait until a query says yes, by what is known here or at the leader."""
         raise NotImplementedError
 
     def map(self, name: str) -> Map:
         """Return the map of that name, which all share."""
-        return Map(self._recipes, name)
+        return Map(self._recipes, name, self._wait)
 
     def counter(self, name: str) -> Counter:
         """Return the counter of that name, which all share."""
@@ -45,14 +59,22 @@ class Things:
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name, which all share."""
-        return Queue(self._stores, name, self._until)
+        return Queue(self._stores, name, self._wait)
 
     def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
         """Return a lock for `async with`, which one holder in the cluster has at a time.
 
         It is kept as long as this program runs and reaches the cluster, and ends up to `ttl` seconds after that.
         """
-        return Lock(self._recipes, name, ttl, self._until, self.timeout, self.outside.token, self.outside.seconds)
+        return Lock(self._recipes, name, ttl, self._means())
+
+    def semaphore(self, name: str, places: int, *, ttl: float = 10.0) -> Semaphore:
+        """Return a place in a semaphore for `async with`: so many hold one in the cluster, kept as locks are."""
+        return Semaphore(self._gates, name, places, ttl, self._means())
+
+    def barrier(self, name: str, parties: int, *, ttl: float = 10.0) -> Barrier:
+        """Return a barrier: `await barrier.wait()` ends when so many wait there."""
+        return Barrier(self._gates, name, parties, ttl, self._means())
 
     async def elect(self, name: str, job: Callable[[], Coroutine[Any, Any, R]], *, ttl: float = 10.0) -> R:
         """Run `job()` in one program at a time of those that ask for it under that name, and return its result.
@@ -64,3 +86,6 @@ class Things:
     def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
         """`with node.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
         return caller.timeout(seconds)
+
+    def _means(self) -> Means:
+        return Means(self._wait, self.timeout, self.outside.token, self.outside.seconds)

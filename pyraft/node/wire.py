@@ -39,6 +39,7 @@ QUESTIONS: Final = {
     "replace": "id, by (0: any): who votes in its place, 0 for nobody",
     "transfer": "id (0: any): who leads",
     "index": "the index up to which a query has to wait on another node",
+    "await": "machine, query, arguments: whether the query has said yes, which is waited for for some seconds",
     "query": "machine, name, arguments: an outcome",
 }
 """The questions of an ASK: arguments and answers; those of operators are in `desk`. One that a version does not know is

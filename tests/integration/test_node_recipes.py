@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyraft.node import Conflict, Node, Refused, connect
+from pyraft.node import Conflict, Node, connect
 from pyraft.node.recipes import Recipes
 from pyraft.node.replica import Replica
 from tests.lib.nodes import Nodes, Shop, all_of, run, until
@@ -183,33 +183,6 @@ def test_lock_on_several_nodes(tmp_path: Path) -> None:
     run(scenario)
 
 
-def test_lock_is_lost_before_it_ends(tmp_path: Path) -> None:
-    """A holder that is cut off from the others knows so before another one can have the lock; while it is not, it
-    keeps it for longer than it would last.
-    """
-
-    async def scenario() -> None:
-        async with Nodes(tmp_path) as cluster:
-            await cluster.grow(3)
-            holder = cluster.followers()[0]
-            lock = holder.lock("l", ttl=1.0)
-            await lock.acquire()
-            token = lock.token
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(lock.lost.wait(), 2.0)
-            others = [node for node in cluster.nodes.values() if node is not holder]
-            waiting = asyncio.ensure_future(others[0].lock("l", ttl=1.0).acquire())
-            holder._find = lambda: None
-            holder._calls.outbox._find = lambda: None
-            await lock.lost.wait()
-            assert not waiting.done()
-            assert others[0]._recipes.locks["l"].token == token
-            assert await waiting > token
-            await lock.release()
-
-    run(scenario)
-
-
 def test_lock_is_lost_at_once_for_a_process_that_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks before its loop has had a turn: the time is over all the same, and another one may have the lock."""
 
@@ -224,54 +197,5 @@ def test_lock_is_lost_at_once_for_a_process_that_was_stopped(tmp_path: Path, mon
                     patch.setattr(lock.lost, "_now", lambda: node.outside.seconds() + 50.0)
                     assert lock.lost.is_set()
                 await lock.release()
-
-    run(scenario)
-
-
-def test_election_runs_one_job_at_a_time(tmp_path: Path) -> None:
-    """The job runs on one node; when that is closed another one's goes on; results and exceptions are the caller's."""
-
-    async def scenario() -> None:
-        async with Nodes(tmp_path) as cluster:
-            await cluster.grow(3)
-            running: list[int] = []
-
-            async def job(number: int) -> str:
-                assert running == []
-                running.append(number)
-                try:
-                    await asyncio.Event().wait()
-                finally:
-                    running.remove(number)
-                return "never"
-
-            tasks = {
-                number: asyncio.ensure_future(node.elect("cron", lambda number=number: job(number), ttl=1.0))
-                for number, node in cluster.nodes.items()
-            }
-            await until(lambda: running)
-            (first,) = running
-            tasks[first].cancel()
-            await asyncio.wait([tasks[first]])
-            await until(lambda: running and running != [first])
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.wait(tasks.values())
-            assert running == []
-
-            node = cluster.nodes[1]
-
-            async def result() -> int:
-                return 5
-
-            async def failure() -> None:
-                raise Refused("no")
-
-            assert await node.elect("other", result) == 5
-            with pytest.raises(Refused):
-                await node.elect("other", failure)
-            for ttl in (0.1, 1e9):
-                with pytest.raises(ValueError, match="ttl"):
-                    node.lock("l", ttl=ttl)
 
     run(scenario)
