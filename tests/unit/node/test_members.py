@@ -75,6 +75,7 @@ def test_contact_and_distance_of_members() -> None:
     """The leader tells for how long it has heard nothing of a member, and what that one does not have."""
 
     async def scenario(cluster: Cluster[Shop]) -> None:
+        await told(cluster, 1, 2, 3)
         leader = await cluster.lead()
         await leader.machine.put("apple")
         await asyncio.sleep(1)
