@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from typing import Final, TypeAlias
 
-from io_uv import callbacks, closing, pyuv
+from io_uv import callbacks, closing, pyuv, tcp_common
 from io_uv.state import Uv
 from io_uv.transport import RaftUvConnect, RaftUvStream
 from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
@@ -30,6 +30,7 @@ _MAX_PENDING: Final = 3
 _WARN_AFTER: Final = 5
 """Attempts to connect in a row that fail before the logger hears of it: a server that restarts is not worth a line."""
 _TLS_ALERT: Final = b"\x15\x03"
+_REFUSAL: Final = tcp_common.REFUSED.to_bytes(8, "little")
 _LARGE: Final = 64 * 1024
 _MAX_LOSSES: Final = 3
 _SETTLED_MSECS: Final = 5_000
@@ -325,12 +326,20 @@ class Client:
         if error is None:
             if data is not None and data[:2] == _TLS_ALERT and not self.proven:
                 self.reason = "it answers with an alert of TLS, which this server does not speak"
+            elif data is not None and stream is self.stream and data[:8] == _REFUSAL:
+                self._refused(data)
             return
         if stream is not self.stream:
             return
         reason = getattr(stream, "reason", "") or pyuv.errno.strerror(error)
         trace(self.uv.tracer, f"connection to server {self.id}: {reason}")
         self._lost(reason)
+
+    def _refused(self, data: bytes) -> None:
+        """The peer says that it does not let us in; it does so in one piece, once it has our handshake."""
+        self.proven = False
+        self.reason = tcp_common.decode_answer(data) or "it does not let us in"
+        self._lost(self.reason)
 
     def _lost(self, reason: str) -> None:
         """The peer has ended the connection."""

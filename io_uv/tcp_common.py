@@ -117,13 +117,15 @@ class UvTcp:
 class Handshake:
     """A handshake being received: feed it what arrives until it is complete."""
 
-    __slots__ = ("_buf", "_limit", "address", "id", "rest")
+    __slots__ = ("_buf", "_limit", "address", "id", "more", "rest")
 
     def __init__(self, limit: int) -> None:
         self._buf = bytearray()
         self._limit = limit
         self.id = 0
         self.address = ""
+        self.more = b""
+        """The bytes behind the end of the address, in the room for its padding; libraft does not look at them."""
         self.rest = b""
         """The bytes that followed the handshake in the last piece."""
 
@@ -154,19 +156,24 @@ class Handshake:
             raise Failure(RAFT_MALFORMED, "control characters in the address at offset 24")
         self.id = id
         self.address = address
+        self.more = bytes(buf[length + 1 : end])
         self.rest = bytes(buf[end:])
         return True
 
 
-def encode_handshake(id: int, address: str) -> bytes:
-    """Return the handshake by which server `id` introduces itself."""
+def encode_handshake(id: int, address: str, more: bytes = b"") -> bytes:
+    """Return the handshake by which server `id` introduces itself, with `more` behind the end of its address."""
     name = address.encode("utf-8", "surrogateescape") + b"\0"
+    name += bytes(-len(name) % 8) + more
     name += bytes(-len(name) % 8)
     return _handshake.pack(PROTOCOL, id, len(name)) + name
 
 
 def encode_refusal(reason: str) -> bytes:
-    """Return what tells a peer over TLS why it is not let in: word 2, word length, text padded with zeros to words."""
+    """Return the bytes that tell a peer why it is not let in: word 2, word length, text padded with zeros to words.
+
+    They are for peers over TLS, and for those that say that they hear them (RaftUvHandshake).
+    """
     text = reason.encode("utf-8", "replace")[:MAX_REFUSAL]
     return struct.pack("<2Q", REFUSED, len(text)) + text + bytes(-len(text) % 8)
 

@@ -202,7 +202,9 @@ def _ready(r: Connect) -> None:
     assert r.stream is not None
     if r.introduces:
         stream: Any = r.stream
-        stream.write(t.handshake.encode(t.id, t.address), lambda stream, error: _handshake_cb(r, error))
+        introduce = getattr(t.handshake, "introduce", None)
+        data = t.handshake.encode(t.id, t.address) if introduce is None else introduce(t.id, t.address, r.id)
+        stream.write(data, lambda stream, error: _handshake_cb(r, error))
     else:
         _hand_over(r)
 

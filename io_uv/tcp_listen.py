@@ -94,13 +94,14 @@ class Inbound(pyuv.TCP):
 class Incoming:
     """`struct uvTcpIncoming`: an accepted connection whose handshake is under way."""
 
-    __slots__ = ("deadline", "handshake", "host", "received", "stream", "t")
+    __slots__ = ("deadline", "handshake", "host", "received", "refused", "stream", "t")
 
     def __init__(self, t: tcp_common.UvTcp, stream: "Inbound | TlsStream", host: str) -> None:
         self.t = t
         self.host = host
         self.stream = stream
         self.received = b""
+        self.refused = False  # and is left time to read why
         self.handshake: RaftUvHandshakeReader | None = None  # once the first word is known, and raft's
         self.deadline = t.loop.now() + t.limits.handshake_msecs
 
@@ -204,6 +205,8 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
         _drop(incoming, reason, tell=getattr(incoming.stream, "certain", False))
         return
     assert data is not None
+    if incoming.refused:
+        return
     if incoming.handshake is None:
         incoming.received += data
         if len(incoming.received) < guests.WORD_SIZE or _is_guest(incoming):
@@ -261,6 +264,12 @@ def _refuse(incoming: Incoming, reason: str) -> None:
     """The peer is not let in, and is told so where it listens."""
     if incoming.t.security is not None and incoming.t.handshake.answered:
         incoming.stream.write(tcp_common.encode_refusal(reason))
+    elif incoming.t.security is None and getattr(incoming.handshake, "hears", False):
+        # It has sent messages meanwhile. Closing with those unread would reset the connection, and lose the reason.
+        incoming.refused = True
+        incoming.stream.write(tcp_common.encode_refusal(reason))
+        incoming.t.teller.warn((incoming.host, reason), "a peer at %s is not let in: %s", incoming.host, reason)
+        return
     _drop(incoming, reason, tell=True)
 
 

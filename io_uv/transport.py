@@ -107,7 +107,11 @@ class RaftUvHandshakeReader(Protocol):
 
 
 class RaftUvHandshake(Protocol):
-    """How connections between servers begin, see raft_uv_set_handshake. It has 8 bytes at least."""
+    """How connections between servers begin, see raft_uv_set_handshake. It has 8 bytes at least.
+
+    It may have `introduce(id, address, peer)` instead of `encode`, which also gets the id of the server that is called.
+    A reader may have an attribute `hears`: whether the peer reads a refusal on a plain connection, as io_uv's do.
+    """
 
     answered: bool
     """Whether over TLS the acceptor answers, as io_uv's do."""

@@ -17,6 +17,7 @@ import io_uv
 from io_uv import pyuv
 from pyraft import RAFT_BUSY, RaftFsm, RaftIo, aio, raft_set_pre_vote
 from pyraft.node.errors import Refused
+from pyraft.node.greeting import Greeting
 from pyraft.node.identity import Directory, Identity, holder
 from pyraft.node.tls import Tls
 
@@ -72,6 +73,9 @@ class Ground:
             who = "another server" if pid is None else "this process" if pid == os.getpid() else f"process {pid}"
             raise Refused(f"directory '{self.directory}' is in use by {who}") from None
         raft_set_pre_vote(self._server.raft, True)
+        if identity.cluster:
+            greeting = Greeting(identity.cluster, identity.id)
+            _check(io_uv.raft_uv_set_handshake(self.transport, greeting), self.transport.errmsg)
         return self._server
 
     def retry(self, msecs: int) -> None:
