@@ -95,6 +95,7 @@ cluster: $(READY)
 torture: $(READY)
 	$(BIN)/python -m tests.fuzzy.torture --kills $(KILLS) $(SEED_OPTION)
 	$(BIN)/python -m tests.fuzzy.torture --kills $(KILLS) --servers 1 $(SEED_OPTION)
+	$(BIN)/python -m tests.fuzzy.torture_nodes --kills $(KILLS) $(SEED_OPTION)
 	set -e; for seed in 1 2 3 4 5 6 7 8 9 10; do \
 		$(BIN)/python examples/cluster.py --servers $(SERVERS) --seconds $(SECONDS) --rate $(RATE) --seed $$seed $(ARGS); \
 	done
@@ -250,6 +251,7 @@ explore: $(READY)
 .PHONY: fuzz
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzy.hostile --inputs $(INPUTS) --atheris $(ATHERIS) $(SEED_OPTION) $(ARGS)
+	$(BIN)/python -m tests.fuzzy.test_node_fuzz $(INPUTS) $(SEED)
 
 .PHONY: networks
 networks: $(READY)

@@ -5,7 +5,7 @@ announcements), and feeds them in pieces to a node's `Visitor`, and to a `Link`,
 connection is as good as before or closed; whatever else is raised or logged as an error is a fault. Now and then the
 node has to answer a decent client as ever.
 
-    python -m tests.fuzzy.test_node_fuzz 1000000 7        so many inputs, by that seed
+    python -m tests.fuzzy.test_node_fuzz 1000000 7        so many inputs, by that seed (make fuzz does it, too)
 """
 
 import asyncio
@@ -265,7 +265,8 @@ def test_a_check_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    total, first = int(sys.argv[1]), int(sys.argv[2])
+    total, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else SEED
+    print(f"seed {first}", flush=True)
     logging.getLogger("pyraft").setLevel(logging.ERROR)
     before = resource.getrusage(resource.RUSAGE_SELF)
     print(dict(fuzz(total, first)))

@@ -1,5 +1,6 @@
 """The code in README.md runs, and what pyraft/FROM_C.md promises about names is true."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,41 @@ import pytest
 
 import pyraft
 from io_uv import pyuv
+from pyraft import node
 from tests.lib.ports import free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 FROM_C = Path(pyraft.__file__).with_name("FROM_C.md")
 
 
-def blocks(section: str = "Quick guide") -> list[str]:
+def blocks(section: str = "Quick guide", path: Path = README) -> list[str]:
     """The code of a section, in order."""
-    guide = README.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    guide = path.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", guide, flags=re.S)
 
 
 def test_the_asyncio_program_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As printed, but for directory and port, it starts a cluster, and on the same directory goes on with it."""
-    (program,) = blocks("In an asyncio program")
+    (program,) = blocks("In an asyncio program", README.parent / "pyraft" / "README.md")
     program = program.replace("/your/raft/data", str(tmp_path)).replace("127.0.0.1:9999", f"127.0.0.1:{free_port()}")
     assert program.count(str(tmp_path)) == program.count("127.0.0.1:") == 1
     for _ in range(2):
         exec(compile(program, str(README), "exec"), {})
         assert capsys.readouterr().out == "result b'COMMAND1'\n"
     assert len(program.splitlines()) <= 30
+
+
+def test_the_first_program_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As printed, on a directory that `init` has made, a member runs, goes on after a restart, and fits on a screen."""
+    (program,) = blocks("A Python program")
+    asyncio.run(node.init(tmp_path / "1", f"127.0.0.1:{free_port()}"))
+    monkeypatch.setattr("sys.argv", ["shop.py", str(tmp_path / "1")])
+    for left in (6, 5):
+        exec(compile(program, str(README), "exec"), {"__name__": "shop"})
+        assert capsys.readouterr().out == f"{left}\n"
+    assert len(program.splitlines()) <= 35
 
 
 def test_the_quick_guide_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
