@@ -104,6 +104,7 @@ class Client:
         "forgiving",
         "gathered",
         "id",
+        "known",
         "large",
         "old_stream",
         "pending",
@@ -134,6 +135,7 @@ class Client:
         self.proven = False  # whether the peer has let us in, as far as one can see
         self.reason = ""  # why it has not, by what it sent back
         self.told = False  # whether the logger knows that there is no way to the peer
+        self.known = ""  # and why, as it was told last
         self.large = Large()
         self.forgiving = False  # whether the last connection or attempt was one that lasted
         self.pending: deque[Send] = deque()  # waiting for a connection
@@ -274,8 +276,9 @@ class Client:
         """
         trace(self.uv.tracer, f"connect to server {self.id} at {self.address}: {reason}")
         self.failures += 1
-        if not self.told and not self.answering and (certain or self.failures >= _WARN_AFTER):
-            self.told = True
+        news = not self.told or (certain and reason != self.known)  # that nobody listened says less
+        if news and not self.answering and (certain or self.failures >= _WARN_AFTER):
+            self.told, self.known = True, reason
             _log.warning("server %d at %s cannot be reached, trying on: %s", self.id, self.address, reason)
 
     def _prove(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
-from pyraft.node.errors import Malformed, Stopped, Unavailable, Unknown
+from pyraft.node.errors import Malformed, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
 from pyraft.node.route import Route, persist
@@ -63,6 +63,12 @@ class Client(Asking, Things, Generic[M]):
             machine._node.caller = None
         self._calls.close(lambda: Stopped("the client is closed"))
         await self._route.close()
+
+    def reload_certificates(self) -> None:
+        """Take the files of Tls as they are now: the connection ends, and is made anew. Raises Refused."""
+        if self._tls is None or not self._open:
+            raise Refused("this client uses no certificates")
+        self._route.renew(self._tls.context())
 
     async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
         """Have a command executed, as `await client.machine.command(…)` does."""

@@ -23,6 +23,7 @@ from pyraft import (
     RAFT_DUPLICATEADDRESS,
     RAFT_DUPLICATEID,
     RAFT_INVALID,
+    RAFT_NOCONNECTION,
     RAFT_NOTFOUND,
     RAFT_SPARE,
     RAFT_STANDBY,
@@ -41,6 +42,9 @@ from pyraft.node.settings import Settings
 _logger = logging.getLogger("pyraft")
 
 ROLES: Final = {RAFT_VOTER: "voter", RAFT_STANDBY: "standby", RAFT_SPARE: "spare"}
+
+_HAND_OVERS: Final = 3
+"""Attempts to have another member lead before a leader goes. Each takes up to an election timeout."""
 
 NEAR: Final = 1000
 """How many entries a stand-in may be behind when it is called."""
@@ -89,6 +93,20 @@ def describe(server: RaftServer, registry: Registry) -> dict[str, Any]:
     if facts is not None:
         known.update(name=facts.name, version=facts.version, data=unpack(facts.data))
     return known
+
+
+async def hand_over(server: aio.Server) -> None:
+    """Have another voter lead, if this one does and another is there, before it goes."""
+    if not server.is_leader:
+        return
+    voters = [s for s in server.raft.configuration.servers if s.role == RAFT_VOTER and s.id != server.raft.id]
+    for _ in range(_HAND_OVERS if voters else 0):
+        try:
+            await server.transfer()
+            return
+        except aio.RaftError as exc:
+            if exc.code != RAFT_NOCONNECTION:  # that one has not taken over in time, and this one leads on
+                return
 
 
 class Council:

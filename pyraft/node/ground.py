@@ -39,6 +39,10 @@ class Base(Protocol):
         """Have `accept(…, guest)` take connections that begin with `word`; None for nobody any more."""
         ...
 
+    def reload_certificates(self) -> None:
+        """Make all connections anew under the certificates that there are now. Raises Refused."""
+        ...
+
     async def close(self) -> None:
         """Close the server, then what it stands on."""
         ...
@@ -85,6 +89,11 @@ class Ground:
     def serve(self, word: int, accept: Callable[[Any, io_uv.RaftUvGuest], None] | None) -> None:
         """Have `accept(…, guest)` take connections that begin with `word`; None for nobody any more."""
         _check(io_uv.raft_uv_serve(self.transport, word, accept), self.transport.errmsg)
+
+    def reload_certificates(self) -> None:
+        """Make all connections anew under the certificates that there are now. Raises Refused."""
+        if io_uv.raft_uv_tls_reload(self.transport) != 0:
+            raise Refused(self.transport.errmsg)
 
     async def close(self) -> None:
         """Close the server, then what it stands on."""

@@ -23,9 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from pyraft import (
     RAFT_CORRUPT,
-    RAFT_NOCONNECTION,
     RAFT_SPARE,
-    RAFT_VOTER,
     RaftIo,
     aio,
     raft_set_election_timeout,
@@ -38,7 +36,7 @@ from pyraft.node import caller
 from pyraft.node.admission import Admission
 from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
-from pyraft.node.council import Council, View, view
+from pyraft.node.council import Council, View, hand_over, view
 from pyraft.node.desk import Desk
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
@@ -73,9 +71,6 @@ _CARE_SECONDS: Final = 1.0
 
 _PATIENCE_SECONDS: Final = 2.0
 """How long a member waits before it tries again to tell of itself what an older one could not take."""
-
-_HAND_OVERS: Final = 3
-"""Attempts to have another member lead before a leader goes. Each takes up to an election timeout."""
 
 
 class Node(Asking, Things, Generic[M]):
@@ -172,8 +167,20 @@ class Node(Asking, Things, Generic[M]):
         """Hand over, if this member leads and another can, end what waits, and stop. Again: nothing."""
         async with self._closing:
             if self._ground is not None:
-                await self._hand_over()
+                if self._server is not None:
+                    await hand_over(self._server)
                 await self._close()
+
+    def reload_certificates(self) -> None:
+        """Take the files of Tls as they are now, for all connections: those that there are end, and are made anew.
+
+        Raises Refused if one is of no use, or no Tls was given; then all stays as it was.
+        """
+        if self._tls is None or self._ground is None:
+            raise Refused("this node uses no certificates")
+        secure = self._tls.context()
+        self._ground.reload_certificates()
+        self._route.renew(secure)
 
     async def _start(self) -> None:
         identity = self._identity = self._member()
@@ -244,19 +251,6 @@ class Node(Asking, Things, Generic[M]):
         ground, self._ground = self._ground, None
         if ground is not None:
             await ground.close()
-
-    async def _hand_over(self) -> None:
-        server = self._server
-        if server is None or not server.is_leader:
-            return
-        voters = [s for s in server.raft.configuration.servers if s.role == RAFT_VOTER and s.id != self.id]
-        for _ in range(_HAND_OVERS if voters else 0):
-            try:
-                await server.transfer()
-                return
-            except aio.RaftError as exc:
-                if exc.code != RAFT_NOCONNECTION:  # that one has not taken over in time, and this one leads on
-                    return
 
     def _member(self) -> Identity:
         """Return who this directory belongs to; Refused if that is nobody who could start."""

@@ -94,6 +94,12 @@ class Route:
             return next(iter(self.refusals.values()))
         return None
 
+    def renew(self, secure: ssl.SSLContext | None) -> None:
+        """End the connection, and make the next ones with other certificates."""
+        self._secure = secure
+        self._drop()
+        self._loop.call_soon(self._ready)
+
     async def close(self) -> None:
         """End the connection, and make no more."""
         self._closed = True

@@ -34,7 +34,7 @@ class Side:
     """The command to run, before DIR ID ADDRESSES."""
     environment: dict[str, str] = field(default_factory=dict)
     journal: str = "raft"
-    """The format that it leaves on disk: "raft" (libraft's format) or "pysyncobj"."""
+    """The format that it leaves on disk: "raft" (libraft's), "node" (that with pyraft.node's entries), "pysyncobj"."""
     syncs: bool = True
     """Whether it promises that what it has acknowledged is on disk."""
 
@@ -121,9 +121,12 @@ class Process:
         self.send("status")
         return Status(*map(int, self.expect("status")))
 
-    def load(self, calls: int, buffers: int, size: int, seconds: float, entries: int = 0) -> Loaded:
-        """Keep `calls` calls of `buffers` entries of `size` bytes outstanding (see server.c); wait for the end."""
-        self.send(f"load {calls} {buffers} {size} {seconds} {entries}")
+    def load(self, calls: int, buffers: int, size: int, seconds: float, entries: int = 0, kind: str = "") -> Loaded:
+        """Keep `calls` calls of `buffers` entries of `size` bytes outstanding (see server.c); wait for the end.
+
+        `kind` is for pyraft.node only (see node_server.py).
+        """
+        self.send(f"load {calls} {buffers} {size} {seconds} {entries} {kind}".rstrip())
         return self.loaded(seconds)
 
     def loaded(self, seconds: float = 0.0) -> Loaded:

@@ -17,6 +17,7 @@ MORE_IS_BETTER = {"throughput"}
 COLOURS = {
     "pyraft": "#2b6cb0",
     "pyraft-compiled": "#1a365d",
+    "pyraft-node": "#38a169",
     "libraft": "#a0aec0",
     "pysyncobj": "#dd6b20",
     "pysyncobj-unbatched": "#f6ad55",

@@ -98,6 +98,35 @@ def snapshot_group(place: str) -> Group:
     return Group(f"snapshots-3-{place}", (row,), place, 3, settings)
 
 
+def node_row(name: str, lead: str, calls: int, follower: bool = False, kind: str = "") -> Row:
+    """Calls or queries of pyraft.node alone, on the leader or on a follower."""
+
+    def measure(cluster: Cluster, options: Options) -> Values:
+        leader = cluster.leader()
+        others = [process for process in cluster.processes.values() if process is not leader]
+        process = others[0] if follower else leader
+        process.load(calls, 1, 64, WARM_SECONDS, kind=kind)
+        loaded = process.load(calls, 1, 64, options.seconds, kind=kind)
+        if loaded.failed:
+            raise Overloaded(f"{cluster.side.name}: {loaded.failed} calls failed")
+        return {"throughput": loaded.entries / loaded.seconds, "p50": loaded.p50, "p99": loaded.p99}
+
+    return Row(name, lead, measure)
+
+
+def node_group(place: str) -> Group:
+    """The things that only pyraft.node has: calls on a follower, queries, and queries under a lease."""
+    title = f"pyraft.node, 3 members, {place}"
+    rows = (
+        node_row(f"{title}, on a follower, W=1", "p50", 1, follower=True),
+        node_row(f"{title}, on a follower, W=64", "throughput", 64, follower=True),
+        node_row(f"{title}, on the leader, W=1024", "throughput", 1024),
+        node_row(f"{title}, queries on the leader, W=1024", "throughput", 1024, kind="query"),
+        node_row(f"{title}, queries under a lease, W=1024", "throughput", 1024, kind="lease"),
+    )
+    return Group(f"nodes-3-{place}", rows, place, 3)
+
+
 def run_loads(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
     """Measure rows on one cluster."""
     results: dict[str, Values] = {}
@@ -256,6 +285,7 @@ def groups() -> list[Group]:
     install = Row("longest stall of the loop, 256 MiB snapshot installed", "stall")
     return [
         *loads,
+        node_group("ext4"),
         snapshot_group("ext4"),
         Group("records", (start, memory), "ext4", 3, run=run_records),
         Group("failover", (Row("leader killed to next commit", "failover"),), "ext4", 3, run=run_failover),
@@ -270,6 +300,10 @@ def groups() -> list[Group]:
 
 def applies(side: Side, group: Group, row: Row) -> bool:
     """Whether a side has a counterpart of a row."""
+    if side.journal == "node":
+        return group.name.startswith(("nodes-3", "load-3")) and "per call" not in row.name
+    if group.name.startswith("nodes"):
+        return False
     if side.journal == "raft":
         return True
     return group.name not in ("snapshots-3-ext4", "stalls", "pauses", "growth") and "per call" not in row.name

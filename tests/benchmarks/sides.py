@@ -1,4 +1,4 @@
-"""The sides that are compared: this project (pure, and compiled where it was built), the C library, PySyncObj.
+"""The sides that are compared: this project (pure, compiled where it was built, pyraft.node), libraft, PySyncObj.
 
 A side that cannot be had (no libraft-dev, no compiler, not built, not installed) is left out, with a word on why.
 """
@@ -15,7 +15,7 @@ from tests.benchmarks.processes import Side
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ("pyraft", "io_uv")
-NAMES = ("pyraft", "pyraft-compiled", "libraft", "pysyncobj")
+NAMES = ("pyraft", "pyraft-compiled", "pyraft-node", "libraft", "pysyncobj")
 ON_REQUEST = ("pysyncobj-unbatched",)
 
 
@@ -24,6 +24,7 @@ def find(names: list[str], workshop: Path) -> tuple[list[Side], list[str]]:
     makers = {
         "pyraft": pure,
         "pyraft-compiled": compiled,
+        "pyraft-node": nodes,
         "libraft": libraft,
         "pysyncobj": pysyncobj,
         "pysyncobj-unbatched": pysyncobj_unbatched,
@@ -40,11 +41,23 @@ def find(names: list[str], workshop: Path) -> tuple[list[Side], list[str]]:
 
 def pure(workshop: Path) -> Side | str:
     """The source as it is: a copy without extension modules, in case the tree has been compiled in place."""
+    return Side("pyraft", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(_copied(workshop))})
+
+
+def nodes(workshop: Path) -> Side | str:
+    """pyraft.node, on the same source."""
+    program = [sys.executable, str(HERE / "node_server.py")]
+    return Side("pyraft-node", program, {"PYTHONPATH": str(_copied(workshop))}, journal="node")
+
+
+def _copied(workshop: Path) -> Path:
+    """Return where a copy of the source is."""
     tree = workshop / "pure"
     for package in PACKAGES:
-        ignore = shutil.ignore_patterns("*.so", "__pycache__")
-        shutil.copytree(ROOT / package, tree / package, ignore=ignore)
-    return Side("pyraft", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(tree)})
+        if not (tree / package).exists():
+            ignore = shutil.ignore_patterns("*.so", "__pycache__")
+            shutil.copytree(ROOT / package, tree / package, ignore=ignore)
+    return tree
 
 
 def compiled(workshop: Path) -> Side | str:

@@ -9,7 +9,7 @@ import pickle
 import re
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,26 @@ def numbers(dir: Path, journal: str) -> tuple[int, set[int]]:
     opened = sorted((int(m[1]), m[0]) for m in map(OPEN.fullmatch, names) if m)
     found: set[Any] = set()
     for _, name in closed + opened:
-        found.update(_segment((dir / name).read_bytes()))
+        found.update(_segment((dir / name).read_bytes(), _calls if journal == "node" else _number))
     return covered, found
 
 
-def _segment(data: bytes) -> Iterator[int]:
+def _number(data: bytes) -> Iterator[int]:
+    """The number that an entry begins with."""
+    yield U64.unpack_from(data)[0]
+
+
+def _calls(data: bytes) -> Iterator[int]:
+    """The numbers that the arguments of an entry's calls begin with: a frame around [time, calls]."""
+    import msgpack
+
+    _, calls = msgpack.unpackb(data[8 : 8 + U64.unpack_from(data)[0] // (1 << 32)])
+    for *_, command, _, packed in calls:
+        if command == "put":
+            yield U64.unpack_from(msgpack.unpackb(packed)[0][0])[0]
+
+
+def _segment(data: bytes, read: Callable[[bytes], Iterator[int]]) -> Iterator[int]:
     """The numbers of the commands in a segment, up to its end or to the first batch that is not whole."""
     if len(data) < 8 or U64.unpack_from(data)[0] != 1:
         return
@@ -77,7 +92,7 @@ def _segment(data: bytes) -> Iterator[int]:
         at = start
         for _, kind, length in fields:
             if kind == COMMAND:
-                yield U64.unpack_from(data, at)[0]
+                yield from read(data[at : at + length])
             at += length
         offset = end
 

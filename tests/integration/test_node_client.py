@@ -206,6 +206,61 @@ def test_member_with_the_certificate_of_another(tmp_path: Path) -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("kind", LOOPS)
+def test_certificates_are_renewed_while_nodes_run(tmp_path: Path, kind: str) -> None:
+    """Behind the authority's end, with files of another one in their places, members and clients go on, and those with
+    the old ones get in no more; files of no use change nothing.
+    """
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    cert, key, ca = tmp_path / "node.pem", tmp_path / "node.key", tmp_path / "ca.pem"
+
+    def put(authority: Authority) -> None:
+        for source, target in zip(
+            (*authority.issue("node", "127.0.0.1"), authority.path), (cert, key, ca), strict=True
+        ):
+            target.write_bytes(Path(source).read_bytes())
+
+    async def scenario() -> None:
+        addresses = free_addresses(2)
+        await init(tmp_path / "1", addresses[1])
+        async with Node(tmp_path / "1", Shop(), settings=QUICK, tls=files) as one:
+            await join(tmp_path / "2", addresses[2], addresses[1], tls=files)
+            two = Node(tmp_path / "2", Shop(), settings=QUICK, tls=files)
+            async with two, connect([addresses[1]], Shop(), tls=files) as client:
+                assert await two.machine.put("apple") == 1
+                assert await client.machine.put("apple") == 2
+                stale = Tls(*old.issue("stale", "127.0.0.1"), old.path)
+                ca.write_text("nonsense")
+                for owner in (one, two, client):
+                    with pytest.raises(Refused):
+                        owner.reload_certificates()
+                assert await two.machine.put("apple") == 3
+                put(new)
+                for owner in (one, two, client):
+                    owner.reload_certificates()
+                assert await two.machine.put("apple") == 4
+                assert await one.machine.put("apple") == 5
+                assert await client.machine.put("apple") == 6
+                async with connect([addresses[1]], Shop(), tls=stale) as late:
+                    with late.timeout(0.5), pytest.raises(Unknown):
+                        await late.machine.put("apple")
+                for node in (one, two):
+                    peer = node._route._link
+                    assert peer is None or peer._secure is not None
+        async with Node(tmp_path / "3", Shop()) as plain:
+            with pytest.raises(Refused, match="no certificates"):
+                plain.reload_certificates()
+
+    put(old)
+    files = Tls(cert, key, ca)
+
+    async def prepared() -> None:
+        await init(tmp_path / "3", free_addresses(1)[1])
+        await scenario()
+
+    run(prepared, kind)
+
+
 def test_tls_files_of_no_use(tmp_path: Path) -> None:
     """Files that are missing are refused with their names when a node or client starts, and nothing else happens."""
     bad = Tls(tmp_path / "no.pem", tmp_path / "no.key", tmp_path / "no-ca.pem")

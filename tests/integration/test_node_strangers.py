@@ -64,6 +64,7 @@ def test_another_cluster_at_a_members_address(tmp_path: Path, caplog: pytest.Log
             one, two = await cluster.grow(2)
             address = two.address
             await cluster.vanish(2)
+            await until(lambda: told(caplog, f"server {two.id} at {address} cannot be reached", "refused"))
             await init(tmp_path / "other", address)
             async with Node(tmp_path / "other", Shop(), settings=QUICK) as other:
                 await other.machine.put("apple")

@@ -136,6 +136,10 @@ class Life:
         else:
             self.place.network.accept[self.place.number] = accept
 
+    def reload_certificates(self) -> None:
+        """There are none."""
+        raise Refused("there is no TLS in virtual time")
+
     async def close(self) -> None:
         """End this life properly."""
         if self._server is not None:
