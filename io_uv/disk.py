@@ -12,7 +12,8 @@ Failure modes: RAFT_CORRUPT, RAFT_MALFORMED and RAFT_IOERR, with a text that nam
 newest snapshot is passed over if an older one and the log hold everything (B19). With `auto_recovery` a damaged
 segment at the end of the log is set aside and the load repeated, once: first a marker is made durable (`marker`),
 because entries that this server acknowledged may go with it. The logger `io_uv` hears of every file that is set aside.
-A file that cannot be read does not count as damaged: the error stops the start, and nothing is set aside for it.
+A file that cannot be read, or is of a format or has an entry of a type that is not known here (failure.Unknown), does
+not count as damaged: the error stops the start, and nothing is set aside for it.
 """
 
 import logging
@@ -24,7 +25,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from io_uv import fs, listing, marker, metadata, open_segment, segment, snapshot_file
-from io_uv.failure import Failure
+from io_uv.failure import Failure, Unknown
 from io_uv.open_segment import DAMAGED, TORN, UNWRITTEN, OpenContent
 from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo
@@ -106,7 +107,7 @@ def load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, Entry
     try:
         return _load(dir, auto_recovery, False)
     except Failure as exc:
-        if exc.code != RAFT_CORRUPT or not auto_recovery:
+        if exc.code != RAFT_CORRUPT or not auto_recovery or isinstance(exc, Unknown):
             raise
     return _load(dir, auto_recovery, True)
 
@@ -145,7 +146,7 @@ def _load_on_snapshot(log: _Log, snapshots: Sequence[SnapshotInfo]) -> RaftSnaps
 
 def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -> RaftSnapshot | None:
     """Load on an older snapshot, or none, if the log goes on from there without a gap and beyond the newest (B19)."""
-    if problem.code not in _DAMAGE:
+    if problem.code not in _DAMAGE or isinstance(problem, Unknown):
         raise problem
     newest = snapshots[-1]
     older: list[SnapshotInfo | None] = [*reversed(snapshots[:-1]), None]
@@ -312,7 +313,7 @@ def _load_segments(log: _Log, snapshot: RaftSnapshot | None) -> None:
         if content.verdict == DAMAGED:
             assert content.problem is not None
             problem = content.problem.wrap(f"load open segment {info.filename}")
-            if log.auto_recovery and problem.code == RAFT_CORRUPT:
+            if log.auto_recovery and problem.code == RAFT_CORRUPT and not isinstance(problem, Unknown):
                 _set_open_aside(log, i, problem)
             raise problem
         _close_open(log, info, content)
@@ -333,7 +334,8 @@ def _load_closed(log: _Log) -> None:
         try:
             segment.load_closed(log.dir, info, log.entries)
         except Failure as exc:
-            if log.auto_recovery and exc.code == RAFT_CORRUPT and i == len(log.closed) - 1:
+            may_go = exc.code == RAFT_CORRUPT and not isinstance(exc, Unknown)
+            if log.auto_recovery and may_go and i == len(log.closed) - 1:
                 _set_log_end_aside(log, info.filename, exc)
             raise
 

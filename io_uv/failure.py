@@ -49,10 +49,28 @@ class Failure(Exception):
 
     def wrap(self, prefix: str) -> "Failure":
         """Return a new one with "prefix: " in front of the text."""
-        return Failure(self.code, f"{prefix}: {self.message}" if self.message else prefix)
+        return self.__class__(self.code, f"{prefix}: {self.message}" if self.message else prefix)
 
     def __str__(self) -> str:
         return f"{self.message} (code {self.code})"
+
+
+class Unknown(Failure):
+    """Content of a kind that this version does not know: what is not understood is not thus damaged.
+
+    It may be a later version's, so nothing is set aside, passed over or repaired for it, but the start refused.
+    """
+
+    __slots__ = ()
+
+
+_FORMATS: Final = 256
+"""Format numbers are small. Other words where one should be are damage."""
+
+
+def unknown_format(format: int, code: int, message: str) -> Failure:
+    """Return the Failure for a format word that is not the one that is known."""
+    return Unknown(code, message) if 0 < format < _FORMATS else Failure(code, message)
 
 
 def strerror(exc: OSError) -> str:

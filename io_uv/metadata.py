@@ -10,6 +10,7 @@ same content, and no crash takes a file below the version of its sidecar, which 
 
 Failure modes: RAFT_CORRUPT and RAFT_MALFORMED with the texts of the C library, or a text that names the file and its
 sidecar; RAFT_IOERR "persist metadata1: …". A damaged file that was the older one is passed over: it is written next.
+One of another format never is.
 """
 
 import struct
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from io_uv import fs, sums
-from io_uv.failure import Failure
+from io_uv.failure import Failure, Unknown, unknown_format
 from io_uv.state import Metadata
 from pyraft.errors import RAFT_CORRUPT, RAFT_INVALID, RAFT_MALFORMED
 
@@ -67,7 +68,7 @@ def store(dir: str, metadata: Metadata) -> None:
 def _decode(name: str, data: bytes) -> Metadata:
     format, version, term, voted_for = _LAYOUT.unpack(data)
     if format != FORMAT:
-        raise Failure(RAFT_MALFORMED, f"decode content of {name}: bad format version {format}")
+        raise unknown_format(format, RAFT_MALFORMED, f"decode content of {name}: bad format version {format}")
     if version == 0:
         raise Failure(RAFT_CORRUPT, f"decode content of {name}: version is set to zero")
     return Metadata(version, term, voted_for)
@@ -130,6 +131,9 @@ def _read_copy(dir: str, name: str) -> Copy:
         if known is not None:
             _verify(name, data, metadata.version, known)
     except Failure as exc:
+        if known is not None and sums.checksum(struct.pack("<Q", FORMAT) + data[8:]) == known.crc:
+            # It is of this version but for that word, which is therefore damaged.
+            exc = Failure(exc.code, exc.message)
         return Copy(name, None, exc, version)
     return Copy(name, metadata, known=version)
 
@@ -169,7 +173,9 @@ def load(dir: str) -> Metadata:
     good = [copy.metadata for copy in copies if copy.metadata is not None]
     newest = max(good, key=lambda m: m.version, default=Metadata())
     for copy in copies:
-        if copy.problem is not None and not 0 < copy.known < newest.version:
+        # Of a later version nobody here can tell which of the two is the newer.
+        later = isinstance(copy.problem, Unknown)
+        if copy.problem is not None and (later or not 0 < copy.known < newest.version):
             raise copy.problem
     if len(good) == 2 and good[0].version == good[1].version:
         raise Failure(RAFT_CORRUPT, f"metadata1 and metadata2 are both at version {newest.version}")

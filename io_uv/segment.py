@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from io_uv import crc, encoding, fs
-from io_uv.failure import Failure
+from io_uv.failure import Failure, unknown_format
 from pyraft.errors import RAFT_CORRUPT
 from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, no_entries
 
@@ -89,7 +89,7 @@ def check_format(data: bytes) -> None:
     """Check the format word; RAFT_CORRUPT "unexpected format version N"."""
     (format,) = _FORMAT.unpack_from(data)
     if format != DISK_FORMAT:
-        raise Failure(RAFT_CORRUPT, f"unexpected format version {format}")
+        raise unknown_format(format, RAFT_CORRUPT, f"unexpected format version {format}")
 
 
 def _need(data: bytes, at: int, n: int, what: str) -> None:

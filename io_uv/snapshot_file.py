@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from io_uv import compress, crc, fs, sums
-from io_uv.failure import Failure
+from io_uv.failure import Failure, Unknown, unknown_format
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOMEM, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import BytesLike, RaftConfiguration, RaftSnapshot
@@ -194,7 +194,7 @@ def _read_meta(dir: str, info: SnapshotInfo, snapshot: RaftSnapshot) -> None:
         raise Failure(RAFT_CORRUPT, f"short read: {len(data)} bytes instead of {_META.size}")
     format, checksum, conf_index, length = _META.unpack_from(data)
     if format != FORMAT:
-        raise Failure(RAFT_MALFORMED, f"unsupported format {format}")
+        raise unknown_format(format, RAFT_MALFORMED, f"unsupported format {format}")
     if length > MAX_CONFIGURATION:
         raise Failure(RAFT_CORRUPT, f"configuration data too big ({length}) at byte 24")
     if length == 0:
@@ -206,7 +206,7 @@ def _read_meta(dir: str, info: SnapshotInfo, snapshot: RaftSnapshot) -> None:
         raise Failure(RAFT_CORRUPT, "checksum mismatch")
     rv, conf, problem = configuration.decode(blob)
     if rv != 0:
-        raise Failure(rv, f"{problem}, from byte {_META.size}")
+        raise Unknown(rv, f"{problem}, from byte {_META.size}")
     snapshot.configuration_index = conf_index
     snapshot.configuration = conf
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from io_uv import directory, disk, fs, marker, metadata, open_segment, segment, snapshot_file, sums
-from io_uv.failure import Failure
+from io_uv.failure import Failure, Unknown
 from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
 from pyraft import configuration
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, no_entries
@@ -38,6 +38,8 @@ class MetadataFile:
     problem: str = ""
     known_version: int = 0
     """The version that its sidecar says it had, 0 without a sidecar."""
+    unknown: bool = False
+    """It is of a kind that this version does not know, perhaps of a later one: that is not damage."""
 
 
 @dataclass
@@ -52,6 +54,8 @@ class SnapshotFile:
     configuration_index: int = 0
     configuration: RaftConfiguration | None = None
     problem: str = ""
+    unknown: bool = False
+    """It is of a kind that this version does not know, perhaps of a later one: that is not damage."""
 
 
 @dataclass
@@ -69,6 +73,8 @@ class SegmentFile:
     last_term: int = 0
     verdict: int = INTACT
     problem: str = ""
+    unknown: bool = False
+    """It is of a kind that this version does not know, perhaps of a later one: that is not damage."""
 
 
 @dataclass
@@ -162,7 +168,7 @@ def _read_metadata(found: Contents) -> None:
         if copy.metadata is not None:
             one.version, one.term, one.voted_for = copy.metadata.version, copy.metadata.term, copy.metadata.voted_for
         if copy.problem is not None:
-            one.problem = copy.problem.message
+            one.problem, one.unknown = copy.problem.message, isinstance(copy.problem, Unknown)
         found.metadata.append(one)
     good = [one for one in found.metadata if one.version and not one.problem]
     if len(good) == 2 and good[0].version == good[1].version:
@@ -185,7 +191,7 @@ def _read_snapshots(found: Contents, names: Sequence[str]) -> None:
             one.size = fs.size_of(found.directory, info.data_name) or 0
             content = snapshot_file.read(found.directory, info)
         except Failure as exc:
-            one.problem = exc.message
+            one.problem, one.unknown = exc.message, isinstance(exc, Unknown)
             continue
         one.configuration_index, one.configuration = content.configuration_index, content.configuration
     good = [one for one in found.snapshots if not one.problem]
@@ -212,7 +218,7 @@ def _read_segments(found: Contents, names: Sequence[str]) -> None:
             else:
                 entries, problem = read_closed(found.directory, info)
                 if problem is not None:
-                    one.verdict, one.problem = DAMAGED, problem.message
+                    one.verdict, one.problem, one.unknown = DAMAGED, problem.message, isinstance(problem, Unknown)
         except Failure as exc:
             one.verdict, one.problem = DAMAGED, exc.message
         _take_note(found, one, entries)
@@ -222,7 +228,7 @@ def _judge_open(dir: str, one: SegmentFile) -> EntryBatch:
     content = open_segment.read(dir, one.name)
     one.verdict = content.verdict
     if content.problem is not None:
-        one.problem = content.problem.message
+        one.problem, one.unknown = content.problem.message, isinstance(content.problem, Unknown)
     return content.entries
 
 

@@ -33,6 +33,12 @@ class Finding:
     consequence: str
 
 
+_UNKNOWN: Final = (
+    "it may be a later version's, as what is not understood is not thus damaged: the start is refused, nothing is "
+    "touched, and a version that knows it can go on"
+)
+
+
 def check(path: str | os.PathLike[str], contents: Contents | None = None) -> list[Finding]:
     """Return the findings on a data directory, the worst first; `contents` if it has been read already.
 
@@ -57,7 +63,9 @@ def _metadata(contents: Contents) -> list[Finding]:
     found = []
     newest = max((one.version for one in contents.metadata if not one.problem), default=0)
     for one in contents.metadata:
-        if one.problem and 0 < one.known_version < newest:
+        if one.unknown:
+            found.append(Finding(DAMAGE, one.name, one.problem, _UNKNOWN))
+        elif one.problem and 0 < one.known_version < newest:
             text = "it was the older of the two, so nothing is lost: the next term or vote is written over it"
             found.append(Finding(NOTE, one.name, one.problem, text))
         elif one.problem:
@@ -96,6 +104,8 @@ def _snapshots(contents: Contents) -> list[Finding]:
 
 
 def _newest_snapshot(contents: Contents, one: SnapshotFile) -> Finding:
+    if one.unknown:
+        return Finding(DAMAGE, one.name, one.problem, _UNKNOWN)
     older = max((s.index for s in contents.snapshots if not s.problem), default=0)
     if _log_covers(contents, older, one.index):
         what = f"the snapshot at index {older}" if older else "the log from its first entry on"
@@ -132,6 +142,8 @@ def _segments(contents: Contents) -> list[Finding]:
 
 
 def _damaged_segment(contents: Contents, one: SegmentFile) -> Finding:
+    if one.unknown:
+        return Finding(DAMAGE, one.name, one.problem, _UNKNOWN)
     snapshot = max((s.index for s in contents.snapshots if not s.problem), default=0)
     if not one.is_open and one.last <= snapshot:
         text = f"the snapshot at index {snapshot} has all that it had"

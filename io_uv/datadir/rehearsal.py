@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from io_uv import disk, fs, marker, metadata, segment
-from io_uv.failure import Failure, failure
+from io_uv.failure import Failure, Unknown, failure
 from pyraft import configuration
 from pyraft.errors import RAFT_IOERR
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot
@@ -34,6 +34,8 @@ class Rehearsal:
     """0, or the code that raft_start would return."""
     problem: str = ""
     """The text of raft_errmsg then."""
+    unknown: bool = False
+    """The start is refused for something that this version does not know, which may be a later version's."""
     term: int = 0
     voted_for: int = 0
     snapshot: tuple[int, int] | None = None
@@ -81,7 +83,7 @@ def start(dir: str, auto_recovery: bool = True, doubt: str = "") -> Rehearsal:
             disk.check_term(stored, snapshot, entries)
             _take_over(found, snapshot, start_index, entries)
         except Failure as exc:
-            found.code, found.problem = exc.code, exc.message
+            found.code, found.problem, found.unknown = exc.code, exc.message, isinstance(exc, Unknown)
     found.recovering = marker.marker_read(dir) is not None
     found.changes = _differences(before, _files(dir))
     return found

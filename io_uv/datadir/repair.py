@@ -87,6 +87,8 @@ def _mend(dir: str) -> Repair:
         if found.start.starts or len(found.steps) >= _MOST_STEPS:
             break
         found.needed = True
+        if found.start.unknown:
+            break
         found.steps += [f"{change}, as by a start" for change in found.start.changes]
         step = _next_step(read(dir))
         if step is None:
@@ -104,6 +106,10 @@ def _mend(dir: str) -> Repair:
 def _advice(found: Repair) -> str:
     if not found.needed:
         return "A start loads this directory as it is."
+    if found.start.unknown:
+        return (
+            f"{found.start.problem}. It may be a later version's: only a version that knows it can tell, or repair it."
+        )
     if not found.start.starts:
         return f"No rule of this tool fits: {found.start.problem}. {OTHERS_ALIVE}"
     if not found.may_lose:
