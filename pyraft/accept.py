@@ -10,10 +10,10 @@ Failure modes: a mismatch before the entries is rejected; one at or below the co
 leader must never contradict it; a write that fails is rejected and its entries are forgotten.
 """
 
-from pyraft import apply, calls, convert, election, log, membership, recovering, reply, snapshot, writes
+from pyraft import apply, calls, convert, election, log, membership, notice, recovering, reply, snapshot, writes
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft, RaftWrite
-from pyraft.tracing import TRACE_ERROR, trace
+from pyraft.tracing import trace
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftAppendEntries
 
 
@@ -162,7 +162,7 @@ def append_cb(req: AppendRequest, status: int) -> None:
     if r.follower_state is not None:
         if status != 0:
             calls.io_errmsg(r)
-            trace(r.tracer, f"entries from {req.index} on could not be stored: {r.errmsg}", TRACE_ERROR)
+            notice.not_stored(r, req.index)
             reply.send_to_leader(r, req.prev_log_index + 1, r.last_stored)
         else:
             _append_done(r, req)

@@ -13,10 +13,10 @@ Failure modes: none; what logging raises is logging's own matter.
 import logging
 from typing import Final
 
-from pyraft import calls, configuration
+from pyraft import calls, configuration, quorum
 from pyraft.errors import RAFT_NOTLEADER, errmsg_cut, raft_strerror
 from pyraft.state import Raft, RaftProgress
-from pyraft.tracing import TRACE_INFO, TRACE_WARN, trace
+from pyraft.tracing import TRACE_ERROR, TRACE_INFO, TRACE_WARN, trace
 from pyraft.types import (
     RAFT_LEADER,
     RAFT_SPARE,
@@ -34,6 +34,8 @@ _LOST_ROUNDS: Final = 16
 """How many elections in a row come to nothing before an operator should look at it."""
 _PATIENCE: Final = 10
 """After how many election timeouts without a leader a server that does not stand says that it waits for one."""
+_QUIET_MSECS: Final = 60_000
+"""Of writes that fail one is logged in so much time."""
 
 
 def info(r: Raft, text: str) -> None:
@@ -226,6 +228,18 @@ def configuration_in_force(r: Raft, index: int) -> None:
     if configuration.get(r.configuration, r.id) is not None:
         r.said.member = True
     info(r, f"the configuration of entry {index} is in force: {describe(r.configuration)}")
+    leader = r.leader_state
+    if leader is None:
+        return
+    voters = [(s, p) for s, p in zip(r.configuration.servers, leader.progress, strict=True) if s.role == RAFT_VOTER]
+    missing = [_name(s.id, s.address) for s, p in voters if p.silent and s.id != r.id]
+    if not quorum.is_majority(len(voters) - len(missing), len(voters)):
+        # C: client.c:raft_remove says nothing. Without the change the others could go on, so this is an operator's.
+        warn(
+            r,
+            f"the configuration of entry {index} has {len(voters)} voters, of whom {', '.join(missing)} did not answer "
+            "lately: before a majority of them answers, neither it nor anything else is committed, and nobody leads",
+        )
 
 
 def configuration_rolled_back(r: Raft, index: int) -> None:
@@ -283,6 +297,32 @@ def snapshot_taken(r: Raft, index: int) -> None:
 def snapshot_sent(r: Raft, id: int, index: int) -> None:
     """A snapshot is on its way to a server that is too far behind."""
     info(r, f"sends server {id} the snapshot up to entry {index}")
+
+
+def not_stored(r: Raft, index: int) -> None:
+    """The own disk has failed to store the entries from `index` on, for the reason in errmsg; told once a minute."""
+    text = f"entries from {index} on could not be stored: {r.errmsg}"
+    trace(r.tracer, text, TRACE_ERROR, 2)
+    if r.state == RAFT_UNAVAILABLE:
+        return
+    now = calls.now(r)
+    if r.said.unstored_at is None or now - r.said.unstored_at >= _QUIET_MSECS:
+        # Neither a follower that takes nothing nor a leader that steps down again and again may do so in silence.
+        r.said.unstored_at = now
+        _logger.warning("server %d: %s", r.id, text)
+
+
+def snapshot_unread(r: Raft, id: int, status: int) -> None:
+    """The own snapshot cannot be read, and server `id` needs it; told once as long as the reason stays."""
+    reason = raft_strerror(status) + (f" ({r.io.errmsg})" if r.io.errmsg else "")
+    if r.said.unread == reason:
+        return
+    r.said.unread = reason
+    warn(
+        r,
+        f"its snapshot cannot be read: {reason}. Server {id} needs it, and gets nothing before it can be read, another "
+        "one has been taken, or another server leads; it is tried again from time to time",
+    )
 
 
 def snapshot_installed(r: Raft, index: int) -> None:

@@ -37,7 +37,7 @@ from pyraft import (
 from pyraft.errors import RAFT_NOCONNECTION, RAFT_SHUTDOWN, RAFT_TOOBIG
 from pyraft.progress import PROGRESS__PIPELINE, PROGRESS__PROBE, PROGRESS__SNAPSHOT
 from pyraft.state import LeaderState, Raft, RaftProgress, RaftWrite
-from pyraft.tracing import TRACE_ERROR, trace
+from pyraft.tracing import trace
 from pyraft.types import (
     RAFT_BARRIER,
     RAFT_IO_APPEND_ENTRIES,
@@ -145,6 +145,7 @@ def flush(r: Raft) -> None:
         leader.deferred_index = following if following <= log.last_index(r.log) else 0
         rv = _append(r, index, entries)
         if rv != 0:
+            notice.not_stored(r, index)
             _append_failed(r, index, len(entries.bufs), rv)
         if r.leader_state is not leader:
             return
@@ -343,13 +344,15 @@ def _send_snapshot(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
     rv = calls.snapshot_get(r, SnapshotGetRequest(r, server.id), snapshot_get_cb)
     if rv != 0:
         progress.abort_snapshot(p)
+        if not r.failed:
+            notice.snapshot_unread(r, server.id, rv)
         return rv
     p.snapshot_last_send = now
     return 0
 
 
 def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, status: int) -> None:
-    """A snapshot has been read: send it, if it is still wanted. A read that failed is left to the timeout.
+    """A snapshot has been read: send it, if it is still wanted. A read that failed is told, and left to the timeout.
 
     As in C it may have been read for an earlier leadership of ours, if this one waits for a snapshot, too: then two are
     sent. That is superfluous and loses nothing. All that this server has in a snapshot is committed, whatever the term,
@@ -360,13 +363,17 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     r = req.raft
     p = _progress_of(r, req.server_id)
     server = configuration.get(r.configuration, req.server_id)
-    if status != 0 or p is None or server is None or p.state != PROGRESS__SNAPSHOT:
+    if p is None or server is None or p.state != PROGRESS__SNAPSHOT:
+        return
+    if status != 0:
+        notice.snapshot_unread(r, server.id, status)
         return
     if snapshot is None or len(snapshot.bufs) != 1:
         # C: replication.c:sendSnapshotGetCb asserts; an I/O implementation is not ours to assert about.
         calls.fail(r, "io.snapshot_get", ValueError("the snapshot that was read is not in one piece"))
         convert.stop_if_failed(r)
         return
+    r.said.unread = ""
     progress.snapshot_read(p, snapshot.index, calls.now(r))
     args = RaftInstallSnapshot()
     args.term = r.current_term
@@ -411,7 +418,7 @@ def append_cb(req: RaftWrite, status: int) -> None:
     r.writes.remove(req)
     if status != 0:
         calls.io_errmsg(r)
-        trace(r.tracer, f"entries from {req.index} on could not be stored: {r.errmsg}", TRACE_ERROR)
+        notice.not_stored(r, req.index)
         if req.standing > 0:
             _append_failed(r, req.index, req.standing, status)
     else:

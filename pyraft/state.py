@@ -343,10 +343,22 @@ class Said:
 
     `leader_id` and `leader_term` told last; `rounds` of elections without a leader; whether this server was a `member`,
     has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and
-    `short`, that a caller gives more buffers than it says.
+    `short`, that a caller gives more buffers than it says. `unread`: why the own snapshot, which another server needs,
+    could not be read the last time; `unstored_at`: when it was told that entries could not be stored.
     """
 
-    __slots__ = ("leader_id", "leader_term", "member", "removed", "rounds", "short", "waits", "withholds")
+    __slots__ = (
+        "leader_id",
+        "leader_term",
+        "member",
+        "removed",
+        "rounds",
+        "short",
+        "unread",
+        "unstored_at",
+        "waits",
+        "withholds",
+    )
 
     def __init__(self) -> None:
         self.leader_id = 0
@@ -355,6 +367,8 @@ class Said:
         self.member = False
         self.removed = False
         self.short = False
+        self.unread = ""
+        self.unstored_at: int | None = None
         self.waits = False
         self.withholds = False
 

@@ -5,22 +5,29 @@ import logging
 import pytest
 
 from pyraft import (
+    RAFT_CORRUPT,
     RAFT_FOLLOWER,
+    RAFT_IOERR,
     RAFT_NOTLEADER,
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_VOTER,
     Raft,
     RaftApply,
+    RaftChange,
+    raft_add,
     raft_apply,
     raft_errmsg,
     raft_init,
+    raft_remove,
+    raft_set_install_snapshot_timeout,
     raft_set_pre_vote,
+    raft_set_snapshot_threshold,
     raft_start,
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
-from tests.lib.solo import ScriptIo, Solo, change, configuration
+from tests.lib.solo import ScriptIo, Solo, change, command, configuration, leader
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -141,3 +148,59 @@ def test_not_leader_says_how_long_the_leader_has_been_silent() -> None:
     assert refusal(s.r) == "server 2 at 2 leads"
     s.tick(100)
     assert refusal(s.r) == "server 2 at 2 led, but has been silent for 2000 ms"
+
+
+def test_snapshot_that_cannot_be_read_for_others_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """With the reason, once as long as that stays, and again when it comes back: the server that needs it waits."""
+    s = leader()
+    s.r.snapshot.trailing = 0
+    raft_set_snapshot_threshold(s.r, 1)
+    command(s)
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    s.io.finish_put()
+    raft_set_install_snapshot_timeout(s.r, 1)
+    s.recv(msg.append_entries_result(3, 2, 1, rejected=2))
+    told = []
+    for status in (RAFT_CORRUPT, RAFT_CORRUPT, RAFT_IOERR, 0, RAFT_CORRUPT):
+        while not s.io.gets:
+            s.tick()
+        s.io.errmsg = "the file's checksum"
+        s.io.finish_get(status)
+        told.append([line for line in warnings(caplog) if "its snapshot cannot be read" in line])
+    assert [len(lines) for lines in told] == [1, 0, 1, 0, 1]
+    assert "persisted data is corrupted (the file's checksum). Server 3 needs it" in told[0][0]
+
+
+def test_change_that_only_silent_voters_could_commit_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """At once, with their names: without it the others could have gone on."""
+    s = leader()
+    for _ in range(11):
+        s.recv(msg.append_entries_result(2, 2, 2))
+        s.tick()
+    warnings(caplog)
+    assert raft_add(s.r, RaftChange(), 4, "4", None) == 0
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 3))
+    assert warnings(caplog) == []
+    assert raft_remove(s.r, RaftChange(), 2, None) == 0
+    (line,) = warnings(caplog)
+    assert "has 2 voters, of whom server 3 at 3 did not answer lately" in line
+
+
+def test_entries_that_cannot_be_stored_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    """By a follower, which goes on to refuse them, as by a leader, which steps down; with the reason."""
+    s = Solo()
+    told = []
+    for _ in range(130):
+        s.recv(msg.append_entries(2, 1, 1, 1, 1, msg.commands([1])))
+        s.io.errmsg = "write failed"
+        s.io.finish_append(RAFT_IOERR)
+        told += warnings(caplog)
+        s.io.now += 1000
+    assert told == ["server 1: entries from 2 on could not be stored: io: write failed"] * 3
+    s = leader()
+    command(s)
+    s.io.errmsg = "write failed"
+    s.io.finish_append(RAFT_IOERR)
+    assert warnings(caplog) == ["server 1: entries from 3 on could not be stored: io: write failed"]
