@@ -98,13 +98,12 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
         proof.rejected(r, leader, p, result.rejected)
     if progress.denies(p, result.rejected, last):
         server = r.configuration.servers[i]
+        has = f"its log ends with {result.last_log_index}, it had {match_index}"
+        if result.last_log_index >= match_index:
+            has = f"it refuses {result.rejected}, and has another log now, perhaps another cluster's"
         _logger.warning(
-            "server %d has lost entries that it had acknowledged: its log ends with %d, it had %d. Server %d sends "
-            "them again. %s",
-            server.id,
-            result.last_log_index,
-            match_index,
-            r.id,
+            "server %d has lost entries that it had acknowledged: %s. Server %d sends them again. %s",
+            *(server.id, has, r.id),
             _LOST_BY_A_VOTER if server.role == RAFT_VOTER else _LOST_BY_ANOTHER,
         )
         replicate.progress_one(r, i)

@@ -174,7 +174,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "wiped",
         37,
         "progress.py",
-        "    if rejected > p.match_index or last_index >= p.match_index:\n",
+        "    if rejected > p.match_index:\n",
         "    if True:\n",
     ),
     "going back": Fault(

@@ -1,9 +1,13 @@
 """Replication on simulated clusters whose logs differ at the start: what is filled in, replaced, rolled back."""
 
+import logging
 from collections.abc import Callable
+
+import pytest
 
 from pyraft import (
     RAFT_CHANGE,
+    RAFT_COMMAND,
     RAFT_SPARE,
     RAFT_UNAVAILABLE,
     RaftConfiguration,
@@ -140,3 +144,26 @@ def test_entries_right_behind_a_snapshot_are_accepted(new_cluster: NewCluster) -
     c.progress()
     c.until_applied(1, 4, 3000)
     assert [f.x for f in c.fsms] == [6, 6]
+
+
+@pytest.mark.parametrize("longer", [0, 5])
+def test_an_idle_leader_notices_a_member_with_another_log(
+    new_cluster: NewCluster, caplog: pytest.LogCaptureFixture, longer: int
+) -> None:
+    """One that reaches as far as what it had acknowledged, or further: the directory is another cluster's."""
+    c = new_cluster(3)
+    c.led()
+    for _ in range(20):
+        assert c.until_done(c.add_x(0)) == 0
+    c.elapse(500)
+    impl = c.raft(2).io.impl
+    for index in range(2, c.last_index(0) + 1 + longer):
+        impl.stored[index] = (1, RAFT_COMMAND, fsms.add_x(1000))
+    impl.next_index = c.last_index(0) + 1 + longer
+    c.restart(2)
+    with caplog.at_level(logging.WARNING, "pyraft"):
+        c.until_applied(2, c.last_index(0), 1000)
+    told = [r.getMessage() for r in caplog.records if "had acknowledged" in r.getMessage()]
+    assert len(told) == 1
+    assert "has another log now" in told[0]
+    assert c.fsms[2].x == c.fsms[0].x == 20
