@@ -211,7 +211,8 @@ def withholds(r: Raft, id: int) -> None:
         r,
         f"withholds its vote from server {id}: {why}. It votes when a leader has given it the log. If none can be "
         "elected without this vote, bring the other members back; only if that is impossible, raft_recover on the "
-        "member with the longest log makes a cluster of what is left, and what only lost disks held is lost for good",
+        "member whose last entry has the highest term, of several the one with the longest log, makes a cluster of "
+        "what is left, and what only lost disks held is lost for good",
     )
 
 

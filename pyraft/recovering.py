@@ -158,8 +158,8 @@ def waiting(r: Raft) -> None:
         "leader has given it all, and no leader has been heard of for %d ms. It may be that none can be elected "
         "without this vote: with two voters it is so, or if one of three has left the voters and not told the others. "
         "Bring all other members back, above all those that have been away. Only if that is impossible, raft_recover "
-        "on the member with the longest log makes a cluster of what is left; what only lost disks held, acknowledged "
-        "entries too, is lost for good then",
+        "on the member whose last entry has the highest term, of several the one with the longest log, makes a cluster "
+        "of what is left; what only lost disks held, acknowledged entries too, is lost for good then",
         r.id,
         why,
         calls.now(r) - r.election_timer_start,

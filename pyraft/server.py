@@ -228,8 +228,9 @@ def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
 def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
     """Force `conf` on a stopped server whose cluster has lost its majority, by appending it to the log on disk.
 
-    Stop all servers; call this once, on the one with the highest term and the longest log; replace the data
-    directories of the others by a copy of its; start. Errors: RAFT_BUSY (started), codes of io.recover ("io: …"; with
+    Stop all servers; call this once, on the one whose last entry has the highest term, of several on the one with the
+    longest log (the term in the metadata says nothing of that); replace the data directories of the others by a copy of
+    its; start. Errors: RAFT_BUSY (started), codes of io.recover ("io: …"; with
     io_uv RAFT_NOTFOUND without a log); ours, as raft_bootstrap: RAFT_SHUTDOWN, RAFT_INVALID, those of
     raft_configuration_add. Source: raft.h.
     """

@@ -131,6 +131,10 @@ def _check_identity(r: Raft) -> None:
     elif own is None and servers:
         ids = ", ".join(str(server.id) for server in servers)
         _logger.warning("server %d is not in the configuration on its disk, which has %s", r.id, ids)
+    if servers and configuration.voter_count(r.configuration) == 0:
+        # C bootstraps with it, and removes the last voter (B51).
+        text = "server %d: the configuration on its disk has no voter, so nobody can lead; raft_recover gives it one"
+        _logger.warning(text, r.id)
 
 
 def _settings(r: Raft) -> tuple[int, ...]:

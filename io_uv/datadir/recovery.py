@@ -128,7 +128,7 @@ def _refuse_needless(found: Rehearsal, servers: RaftConfiguration, survivors: in
         if survivors < len(voters):
             raise Refused(
                 f"it keeps all {len(voters)} voters, and says how far {survivors} of them have come: one that was left "
-                "out may have the longest log"
+                "out may have the newest log"
             )
         return
     if 2 * len(kept) > len(voters):

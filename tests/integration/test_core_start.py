@@ -9,6 +9,8 @@ from pyraft import (
     RAFT_FOLLOWER,
     RAFT_IO_REQUEST_VOTE,
     RAFT_LEADER,
+    RAFT_SPARE,
+    RAFT_STANDBY,
     RAFT_UNAVAILABLE,
     Raft,
     raft_close,
@@ -20,7 +22,7 @@ from pyraft import (
 from tests.lib import fsm as fsms
 from tests.lib.cluster import Cluster
 from tests.lib.covers import covers
-from tests.lib.solo import Solo
+from tests.lib.solo import ScriptIo, Solo, change, configuration
 
 NewCluster = Callable[..., Cluster]
 
@@ -266,3 +268,14 @@ def test_a_directory_of_another_server_is_told(
     assert raft_init(s.r, s.io, s.fsm, id, address) == 0
     assert raft_start(s.r) == 0
     assert [record.getMessage() for record in caplog.records] == [text] * bool(text)
+
+
+def test_a_configuration_without_a_voter_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """C servers write such a one; nobody can ever lead, and a spare does not even wait for that."""
+    io = ScriptIo()
+    io.term = 1
+    io.stored = [change(1, configuration(RAFT_SPARE, RAFT_STANDBY))]
+    assert raft_init(r := Raft(), io, fsms.PairFsm(), 1, "1") == 0
+    assert raft_start(r) == 0
+    (record,) = caplog.records
+    assert "has no voter, so nobody can lead" in record.getMessage()
