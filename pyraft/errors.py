@@ -2,13 +2,14 @@
 
 Duty: the integers of raft.h that every function returns, `raft_strerror`, their names, and the two operations on an
 error message that the library performs: make it fit its buffer, and put a context in front of it ("io: load closed
-segment …"); and `printable`, which escapes what others have said. Codes are plain module integers because the core
-compares them all the time.
+segment …"); and `printable`, which escapes what others have said, in tracebacks too. Codes are plain module integers
+because the core compares them all the time.
 
 Failure modes: none; an unknown code reads "unknown error", an over-long message is cut as in C.
 """
 
 import logging
+import traceback
 from typing import Final
 
 RAFT_NOMEM: Final = 1
@@ -98,6 +99,12 @@ def raft_strerror(errnum: int) -> str:
     return _TEXTS.get(errnum, "unknown error") if isinstance(errnum, int) else "unknown error"
 
 
+_BETWEEN: Final = (
+    "The above exception was the direct cause of the following exception:",
+    "During handling of the above exception, another exception occurred:",
+)
+
+
 def code_name(errnum: int) -> str:
     """Return the name of an error code, as RAFT_NOTLEADER; the number itself for anything else (ours)."""
     return _NAMES.get(errnum, str(errnum)) if isinstance(errnum, int) else str(errnum)
@@ -120,7 +127,23 @@ def escape_record(record: logging.LogRecord) -> bool:
     if not text.isprintable():
         record.msg = printable(text)
         record.args = None
+    if isinstance(record.exc_info, tuple) and not record.exc_text:
+        # A state machine's exceptions quote commands, which come from others as well.
+        parts = traceback.format_exception(*record.exc_info)
+        escaped = [_printable_part(part) for part in parts]
+        if escaped != parts:
+            record.exc_text = "".join(escaped).rstrip("\n")  # a formatter takes this for what it has made itself
     return True
+
+
+def _printable_part(part: str) -> str:
+    """Return a part of a traceback with escapes: one line, but for frames and what stands between two exceptions."""
+    lines = part.removesuffix("\n").split("\n")
+    first = lines[0].lstrip(" |")
+    indented = all(line.lstrip("|").startswith((" ", "+")) for line in lines)
+    if not (first.startswith('File "') and indented) and part.strip("\n |") not in _BETWEEN:
+        lines = ["\n".join(lines)]
+    return "\n".join(map(printable, lines)) + ("\n" if part.endswith("\n") else "")
 
 
 def errmsg_cut(message: str) -> str:

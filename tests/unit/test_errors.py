@@ -1,10 +1,13 @@
-"""Error codes, their texts, and messages cut and wrapped to C's buffer of 256 bytes."""
+"""Error codes, their texts, messages cut and wrapped to C's buffer of 256 bytes, and what the log may hold."""
+
+import io
+import logging
 
 import pytest
 
 import pyraft
 from pyraft import raft_strerror
-from pyraft.errors import code_name, errmsg_cut, errmsg_wrap
+from pyraft.errors import code_name, errmsg_cut, errmsg_wrap, escape_record
 from tests.lib.covers import covers
 
 CODES = [
@@ -73,3 +76,41 @@ def test_a_cut_never_splits_a_character() -> None:
     cut = errmsg_cut("é" * 200)
     assert cut == "é" * 127
     assert errmsg_cut("x" * 254 + "é") == "x" * 254
+
+
+def raises_for_another() -> None:
+    """Raise an exception with a cause, both of which quote what others have sent."""
+    try:
+        raise KeyError("a\nforged")
+    except KeyError as exc:
+        raise ValueError('no such user: x\nforged\n  File "forged"\x1b[2J') from exc
+
+
+def test_tracebacks_in_the_log_have_no_lines_of_others() -> None:
+    """An exception of a state machine may quote a command. Its frames stay lines of their own."""
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    logger = logging.getLogger("pyraft")
+    logger.addHandler(handler)
+    try:
+        raises_for_another()
+    except ValueError as exc:
+        logger.error("it raised", exc_info=exc)
+    finally:
+        logger.removeHandler(handler)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "it raised"
+    assert lines.count("Traceback (most recent call last):") == 2
+    assert lines[-1] == 'ValueError: no such user: x\\nforged\\n  File "forged"\\x1b[2J'
+    assert sum("in raises_for_another" in line for line in lines) == 2
+    assert "The above exception was the direct cause of the following exception:" in lines
+
+
+def test_a_traceback_that_is_printable_is_left_to_the_formatter() -> None:
+    """So a program's own formatter is asked for it."""
+    try:
+        raise ValueError("plain ü")
+    except ValueError as exc:
+        record = logging.LogRecord("pyraft", logging.ERROR, "", 1, "text", None, (type(exc), exc, exc.__traceback__))
+    assert escape_record(record)
+    assert record.exc_text is None
