@@ -313,6 +313,24 @@ def not_stored(r: Raft, index: int) -> None:
         _logger.warning("server %d: %s", r.id, text)
 
 
+def writes_end(r: Raft) -> None:
+    """See, at each tick, whether the write of entries that is to end first does; told if it takes very long, and if it
+    ends after that.
+    """
+    said = r.said
+    first = r.writes[0] if r.writes else None
+    if first is not said.write:
+        if said.stalled:
+            warn(r, "its disk stores entries again")
+        said.write, said.write_since, said.stalled = first, calls.now(r), False
+    elif first is not None and not said.stalled:
+        msecs = calls.now(r) - said.write_since
+        if msecs >= _PATIENCE * r.election_timeout:
+            # A leader goes on with the disks of the others, an only voter with none: nobody is told anything else.
+            said.stalled = True
+            warn(r, f"entries from {first.index} on have been on their way to its disk for {msecs} ms")
+
+
 def snapshot_unread(r: Raft, id: int, status: int) -> None:
     """The own snapshot cannot be read, and server `id` needs it; told once as long as the reason stays."""
     reason = raft_strerror(status) + (f" ({r.io.errmsg})" if r.io.errmsg else "")

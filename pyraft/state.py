@@ -344,7 +344,8 @@ class Said:
     `leader_id` and `leader_term` told last; `rounds` of elections without a leader; whether this server was a `member`,
     has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and
     `short`, that a caller gives more buffers than it says. `unread`: why the own snapshot, which another server needs,
-    could not be read the last time; `unstored_at`: when it was told that entries could not be stored.
+    could not be read the last time; `unstored_at`: when it was told that entries could not be stored. `write`: the one
+    that was to end first at the last tick, `write_since` when that began, and `stalled` that it was told to take long.
     """
 
     __slots__ = (
@@ -354,10 +355,13 @@ class Said:
         "removed",
         "rounds",
         "short",
+        "stalled",
         "unread",
         "unstored_at",
         "waits",
         "withholds",
+        "write",
+        "write_since",
     )
 
     def __init__(self) -> None:
@@ -369,6 +373,9 @@ class Said:
         self.short = False
         self.unread = ""
         self.unstored_at: int | None = None
+        self.write: RaftWrite | None = None
+        self.write_since = 0
+        self.stalled = False
         self.waits = False
         self.withholds = False
 

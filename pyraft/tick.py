@@ -34,6 +34,7 @@ def tick_cb(io: RaftIo) -> None:
         return
     replicate.flush(r)
     membership.tell(r)
+    notice.writes_end(r)
     rv = 0
     if r.state == RAFT_FOLLOWER:
         rv = _follower(r)

@@ -204,3 +204,23 @@ def test_entries_that_cannot_be_stored_are_told_now_and_then(caplog: pytest.LogC
     s.io.errmsg = "write failed"
     s.io.finish_append(RAFT_IOERR)
     assert warnings(caplog) == ["server 1: entries from 3 on could not be stored: io: write failed"]
+
+
+def test_writes_that_do_not_end_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And that they have ended after all. One that takes its time is not told, nor are many of them in a row."""
+    s = leader(RAFT_VOTER)
+    command(s)
+    for _ in range(200):
+        s.tick()
+        command(s)
+        s.io.finish_append()
+    assert warnings(caplog) == []
+    for _ in range(300):
+        s.tick()
+    (line,) = warnings(caplog)
+    assert line.startswith("server 1: entries from 202 on have been on their way to its disk for 10")
+    s.io.finish_appends()
+    s.tick()
+    assert warnings(caplog) == ["server 1: its disk stores entries again"]
+    s.tick(100_000)
+    assert warnings(caplog) == []
