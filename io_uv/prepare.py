@@ -101,11 +101,16 @@ def _refill(uv: state.Uv) -> None:
         _fill(uv)
 
 
+def _size(uv: state.Uv) -> int:
+    """Return the size of new segments: whole blocks, one at least."""
+    return max(uv.segment_size // uv.block_size, 1) * uv.block_size
+
+
 def _create(uv: state.Uv) -> None:
     idle = IdleSegment(uv.prepare_next_counter)
     uv.prepare_next_counter += 1
     uv.prepare_inflight = idle
-    size = uv.segment_size // uv.block_size * uv.block_size
+    size = _size(uv)
 
     def make() -> None:
         fd = fs.allocate_file(uv.dir, idle.name, size, uv.fallocate, uv.direct_io)
@@ -176,7 +181,7 @@ def _fill(uv: state.Uv) -> None:
         return
     idle.filling = True
     uv.aborting.append(idle)
-    size = uv.segment_size // uv.block_size * uv.block_size
+    size = _size(uv)
     work.run(uv, lambda: _write_zeros(uv, idle, size), lambda failure: _filled(uv, idle, failure))
 
 

@@ -138,7 +138,7 @@ def raft_uv_set_block_size(io: RaftIo, size: int) -> None:
 
 
 def raft_uv_set_segment_size(io: RaftIo, size: int) -> None:
-    """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks. Source: raft/uv.h."""
+    """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks, one at least. Source: raft/uv.h."""
     io.impl.segment_size = operator.index(size)
 
 
@@ -275,10 +275,18 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
 
 
 def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_cb) -> int:
-    """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer."""
+    """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer.
+
+    RAFT_INVALID for a limit that is none: it would be noticed when somebody meets it, and stop the server then.
+    """
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)
+    for name in uv.limits.__slots__:
+        value = getattr(uv.limits, name)
+        if not isinstance(value, int) or value < 0:
+            io.errmsg = f"the limit '{name}' must be a whole number, not below 0, and is {value!r}"
+            return errors.RAFT_INVALID
     uv.tick_cb = tick
     uv.recv_cb = recv_cb
     rv = recv.start(uv)

@@ -44,7 +44,7 @@ from pyraft.types import (
 )
 from tests.lib.covers import covers
 from tests.lib.messages import fields_of
-from tests.lib.uvtest import UvIo, configuration, entry, numbers
+from tests.lib.uvtest import UvIo, configuration, entry, numbers, run_until
 
 
 def metadata(*words: int) -> bytes:
@@ -582,3 +582,15 @@ def test_sizes_and_delays_are_integers(tmp_path: Path, setter: Callable[[RaftIo,
         setter(t.io, None)
     t.begin_close()
     t.loop.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095])
+def test_a_segment_has_a_block_at_least(tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    """With a size below that fallocate was taken for refused."""
+    t = UvIo(tmp_path).start()
+    raft_uv_set_segment_size(t.io, size)
+    t.append()
+    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2)
+    assert (tmp_path / "open-2").stat().st_size == t.uv.block_size
+    assert [record.getMessage() for record in caplog.records if "fallocate" in record.getMessage()] == []
+    t.close()

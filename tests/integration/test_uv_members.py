@@ -30,7 +30,7 @@ from pyraft import (
     raft_start,
 )
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION
-from pyraft.types import RaftIoSend
+from pyraft.types import UNSET, RaftIoSend
 from tests.lib import messages as m
 from tests.lib.peer import PeerServer, connect, handshake, port_of, unused_port
 from tests.lib.solo import Solo, leader
@@ -437,4 +437,20 @@ def test_limits_are_those_of_the_description(tmp_path: Path) -> None:
         for name, (number, unit) in zip(re.findall(r"`(\w+)`", names), values, strict=True):
             told[name] = int(number) * units[unit]
     assert told == {name: getattr(limits, name) for name in dir(limits) if not name.startswith("_")}
+    t.close()
+
+
+@pytest.mark.parametrize("value", [-1, "8", 1.5, None])
+@pytest.mark.parametrize("name", ["payload", "queue", "answer_msecs"])
+def test_a_limit_that_is_none_is_refused_at_the_start(tmp_path: Path, name: str, value: Any) -> None:
+    """Not by an exception when somebody meets it, which would stop the server."""
+    t = UvIo(tmp_path)
+    assert t.init() == 0
+    try:
+        setattr(raft_uv_limits(t.io), name, value)
+    except TypeError:
+        assert not isinstance(value, int)  # compiled, nothing else can be set
+    else:
+        assert t.io.start(t.io, 100, UNSET, UNSET) == RAFT_INVALID
+        assert t.io.errmsg == f"the limit '{name}' must be a whole number, not below 0, and is {value!r}"
     t.close()
