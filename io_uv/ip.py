@@ -29,6 +29,8 @@ from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_NAMETOOLONG
 DEFAULT_PORT: Final = "8080"
 HOST_MAX: Final = 1024
 PORT_MAX: Final = 31
+_NAME_MAX: Final = 253
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _DIGITS: Final = re.compile("[0-9]+")
@@ -94,11 +96,21 @@ def _check_host(host: str, bracketed: bool) -> None:
         number = ipaddress.ip_address(host)
     except ValueError:
         # Host names have no underscores by the rules, but names of containers have.
-        if bracketed or not _HOST.fullmatch(host) or host.strip("0123456789.") == "":
+        if bracketed or not _HOST.fullmatch(host) or host.strip("0123456789.") == "" or not _can_be_looked_up(host):
             raise _unusable(f"'{host}' is not a host") from None
         return
-    if number.is_unspecified or number.is_multicast:
+    if number.is_unspecified or number.is_multicast or number == _BROADCAST:
         raise _unusable(f"{host} stands for no single host")
+    if isinstance(number, ipaddress.IPv6Address) and number.is_link_local and number.scope_id is None:
+        raise _unusable(f"{host} leads nowhere without an interface ('{host}%eth0')")
+
+
+def _can_be_looked_up(name: str) -> bool:
+    """Return whether a resolver could be asked for a name: no label is empty or too long, nor is the whole."""
+    try:
+        return len(name.encode("idna").removesuffix(b".")) <= _NAME_MAX
+    except UnicodeError:
+        return False
 
 
 def _check_port(address: str, port: str) -> None:
