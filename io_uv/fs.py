@@ -21,10 +21,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from io_uv import descriptors, libc, refusal
-from io_uv.failure import FULL
-from io_uv.failure import Failure as Failure
-from io_uv.failure import failure as failure
-from io_uv.failure import strerror as strerror
+from io_uv.failure import FULL, Failure, failure
 from io_uv.refusal import DIRECT, FALLOCATE, XATTR, Refusals
 from pyraft.errors import (
     RAFT_INVALID,

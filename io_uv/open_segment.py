@@ -19,7 +19,7 @@ import struct
 from typing import Final
 
 from io_uv import crc, encoding, fs, refusal, segment
-from io_uv.failure import Failure
+from io_uv.failure import Failure, failure
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOMEM
 from pyraft.types import EntryBatch, no_entries
 
@@ -185,7 +185,7 @@ def read(dir: str, name: str) -> OpenContent:
         finally:
             fs.close(fd)
     except OSError as exc:
-        raise fs.failure("read file: stat", exc) from None
+        raise failure("read file: stat", exc) from None
     except Failure as exc:
         raise exc.wrap("read file") from None
     return judge(data, noted)

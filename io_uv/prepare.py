@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from io_uv import closing, fs, retry, segment, state, work
-from io_uv.failure import Failure
+from io_uv.failure import Failure, failure
 from io_uv.refusal import DIRECT, refused
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
@@ -205,7 +205,7 @@ def _write_zeros(uv: state.Uv, idle: IdleSegment, size: int) -> None:
         finally:
             fs.close(fd)
     except OSError as exc:
-        raise fs.failure("write", exc) from None
+        raise failure("write", exc) from None
 
 
 def _direct_write(uv: state.Uv, fd: int, piece: memoryview, offset: int) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from io_uv import fs, kaio
-from io_uv.failure import Failure
+from io_uv.failure import Failure, failure
 from io_uv.refusal import DIRECT, FALLOCATE, FSTATFS, STATX, XATTR, Refusals, at, refused
 from pyraft import heap
 from pyraft.errors import RAFT_NOMEM
@@ -161,7 +161,7 @@ def _file_system(fd: int, refusals: Refusals) -> int:
         return fs.file_system(fd)
     except OSError as exc:
         if not refused(exc):
-            raise fs.failure("fstatfs", exc) from None
+            raise failure("fstatfs", exc) from None
         refusals.note(FSTATFS, exc)
         return 0
 
@@ -176,7 +176,7 @@ def _probe_direct(fd: int, refusals: Refusals) -> tuple[int, int]:
         fs.set_direct(fd)
     except OSError as exc:
         if not refused(exc):
-            raise fs.failure("fcntl", exc) from None
+            raise failure("fcntl", exc) from None
         if exc.errno != errno.EINVAL or kind not in (_TMPFS, _ZFS, _UBIFS):
             refusals.note(DIRECT, exc)
         return kind, 0
@@ -189,7 +189,7 @@ def _probe_direct(fd: int, refusals: Refusals) -> tuple[int, int]:
                 continue
             # Overlays such as shiftfs accept the flag and fail the write.
             if exc.errno != errno.EIO and not refused(exc):
-                raise fs.failure("write", exc) from None
+                raise failure("write", exc) from None
             refusals.note(DIRECT, exc)
             return kind, 0
         finally:
@@ -245,6 +245,6 @@ def _result_of(context: kaio.Context) -> int:
 
 def _no_async(refusals: Refusals, exc: OSError, call: str) -> bool:
     if not refused(exc):
-        raise fs.failure(call, exc) from None
+        raise failure(call, exc) from None
     refusals.note_aio(exc, call)
     return False

@@ -22,7 +22,6 @@ from typing import Final
 
 from io_uv import closing, encoding, lane
 from io_uv.client import Client
-from io_uv.client import flush as flush
 from io_uv.failure import Failure
 from io_uv.state import Uv
 from pyraft.errors import RAFT_NOCONNECTION, RAFT_TOOBIG, errmsg_cut

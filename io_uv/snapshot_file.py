@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from io_uv import compress, crc, fs, sums
-from io_uv.failure import Failure, Unknown, unknown_format
+from io_uv.failure import Failure, Unknown, failure, unknown_format
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOMEM, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import BytesLike, RaftConfiguration, RaftSnapshot
@@ -239,7 +239,7 @@ def _read_raw(fd: int, first: bytes, size: int) -> bytes | memoryview:
     except MemoryError:
         raise Failure(RAFT_NOMEM, f"no memory for {size} bytes") from None
     except OSError as exc:
-        raise fs.failure("read", exc) from None
+        raise failure("read", exc) from None
 
 
 def _checksum(data: bytes | memoryview) -> int:
@@ -279,7 +279,7 @@ def _read_data(dir: str, info: SnapshotInfo) -> bytes | memoryview:
         tally = _Tally()
         data = _read_content(fd, size, tally)
     except OSError as exc:
-        raise fs.failure("stat", exc) from None
+        raise failure("stat", exc) from None
     finally:
         fs.close(fd)
     if known is not None and tally.crc != known.crc:

@@ -21,6 +21,7 @@ from typing import Final
 from io_uv import (
     append,
     callbacks,
+    client,
     closing,
     directory,
     disk,
@@ -209,7 +210,7 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     uv.timer = Timer(uv.loop)
     uv.end_of_turn = EndOfTurn(uv.loop)
     uv.append_start = functools.partial(append.advance, uv)
-    uv.send_start = functools.partial(send.flush, uv)
+    uv.send_start = functools.partial(client.flush, uv)
     uv.after_finalize = functools.partial(append.after_finalize, uv)
     return 0
 

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from io_uv import fs, kaio, work
-from io_uv.failure import FULL, Failure
+from io_uv.failure import FULL, Failure, failure
 from io_uv.pyuv import UV_READABLE, Loop, Poll, wakeup
 from io_uv.pyuv.errno import UV_EAGAIN
 from io_uv.refusal import AIO as ASYNC
@@ -178,7 +178,7 @@ class Writer:
             try:
                 self._event_fd, self._waker, refusal = wakeup.open_pair()
             except OSError as exc:
-                raise fs.failure("eventfd", exc) from None
+                raise failure("eventfd", exc) from None
             if refusal is not None:
                 self._refusals.note(EVENTFD, refusal)
         self._poll = Poll(self._loop, self._event_fd)
@@ -193,7 +193,7 @@ class Writer:
             return kaio.Context(1)
         except OSError as exc:
             if not refused(exc):
-                raise fs.failure(kaio.called(exc), exc) from None
+                raise failure(kaio.called(exc), exc) from None
             self._refusals.note_aio(exc, kaio.called(exc))
             return None
 

@@ -16,6 +16,7 @@ import ssl
 from pathlib import Path
 
 from io_uv import fs
+from io_uv.failure import Failure
 from pyraft import RAFT_CANTBOOTSTRAP, RAFT_VOTER, RaftConfiguration, aio, raft_configuration_add
 from pyraft.node.errors import Refused
 from pyraft.node.ground import Ground
@@ -142,7 +143,7 @@ def make_directory(directory: Directory) -> None:
     for made in missing:
         try:
             fs.sync_dir(os.fspath(made.parent))
-        except fs.Failure as failure:
+        except Failure as failure:
             raise OSError(f"{made.parent}: {failure.message}") from None
 
 

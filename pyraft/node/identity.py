@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from io_uv import fs
+from io_uv.failure import Failure
 from pyraft.node.errors import Refused
 
 NODE_FILE: Final = "node.json"
@@ -101,7 +102,7 @@ def write(directory: Directory, identity: Identity) -> None:
     text = json.dumps(found, indent=1) + "\n"
     try:
         fs.replace_file(os.fspath(directory), NODE_FILE, text.encode())
-    except fs.Failure as failure:
+    except Failure as failure:
         raise OSError(f"{Path(directory, NODE_FILE)}: {failure.message}") from None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from io_uv import append, disk, finalize, fs, metadata, open_segment, segment, snapshot_file
+from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED, TORN
 from io_uv.segment import SegmentInfo
 from tests.lib import power_cut_scripts
@@ -217,7 +218,7 @@ def _tears_are_damage(patch: pytest.MonkeyPatch) -> None:
         content = judge(data, noted)
         if content.verdict == TORN:
             content.verdict = DAMAGED
-            content.problem = content.problem or fs.Failure(12, "torn")
+            content.problem = content.problem or Failure(12, "torn")
         return content
 
     patch.setattr(open_segment, "judge", strict)
@@ -295,7 +296,7 @@ def _problems_of_cut_starts(base: Image, expected: list[int]) -> set[str]:
             with installed(MemoryFs(image)):
                 try:
                     _, _, entries = disk.load(DIR, False)
-                except fs.Failure as exc:
+                except Failure as exc:
                     problems.add(exc.message)
                     continue
             if numbers(entries) != expected:

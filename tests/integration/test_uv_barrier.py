@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from io_uv import append, fs
+from io_uv.failure import Failure
 from io_uv.pyuv import Timer
 from pyraft import errors
 from tests.lib.covers import covers
@@ -209,7 +210,7 @@ def test_what_waits_for_a_segment_that_cannot_be_closed_fails(t: UvIo, monkeypat
     t.uv.disk_retry_delay = 20
 
     def refuse(*args: Any) -> None:
-        raise fs.Failure(errors.RAFT_IOERR, "rename: i/o error")
+        raise Failure(errors.RAFT_IOERR, "rename: i/o error")
 
     with monkeypatch.context() as patch:
         patch.setattr(fs, "truncate_and_rename", refuse)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from io_uv import fs, marker
+from io_uv import marker
+from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from pyraft import (
     RAFT_CORRUPT,
@@ -128,7 +129,7 @@ def test_note_that_cannot_be_written_stops_the_server(
     node, _ = begin(tmp_path, members, loop)
 
     def broken(dir: str) -> None:
-        raise fs.Failure(18, "no space")
+        raise Failure(18, "no space")
 
     monkeypatch.setattr(marker, "filling_set", broken)
     recv.recv_cb(node.io, msg.append_entries(2, 3, 0, 0, 0, [change(1, voters(members))]))

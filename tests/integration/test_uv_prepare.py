@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, prepare, raft_uv_set_segment_size
+from io_uv.failure import Failure
 from io_uv.refusal import REFUSED
 from pyraft import errors
 from tests.lib.uvtest import UvIo, numbers, run_until
@@ -131,7 +132,7 @@ def test_made_durable_before_it_is_used(tmp_path: Path, monkeypatch: pytest.Monk
     t = UvIo(tmp_path).start()
 
     def refuse(dir: str) -> None:
-        raise fs.Failure(errors.RAFT_IOERR, "fsync directory: i/o error")
+        raise Failure(errors.RAFT_IOERR, "fsync directory: i/o error")
 
     with monkeypatch.context() as patch:
         patch.setattr(fs, "sync_dir", refuse)

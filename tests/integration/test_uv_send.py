@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from io_uv import raft_uv_set_connect_retry_delay, send
+from io_uv import raft_uv_set_connect_retry_delay
+from io_uv.client import flush
 from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOCONNECTION, RAFT_TOOBIG
 from pyraft.types import RAFT_COMMAND, RAFT_VOTER, RaftConfiguration, RaftEntry, RaftIoSend, RaftMessage, RaftServer
 from tests.lib import messages as m
@@ -164,7 +165,7 @@ def test_a_flush_writes_at_once(f: Sender) -> None:
     """Code that moves the core at the end of a turn can have its messages written without another one."""
     assert f.send() == 0
     outcome = f.submit_send()
-    send.flush(f.uv)
+    flush(f.uv)
     assert f.uv.clients[0].gathered == []
     assert outcome.statuses == [0]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import send
+from io_uv.client import flush
 from pyraft.types import RaftIoSend, RaftMessage
 from tests.integration.test_uv_send import Sender, big
 from tests.lib.uvtest import run_until
@@ -49,7 +49,7 @@ def test_what_the_system_takes_is_called_back_behind_all_writes(f: Sender) -> No
     for name in ("first", "second"):
         assert f.io.send(f.io, request(name), f.message(), called_back) == 0
     assert order == []
-    send.flush(f.uv)
+    flush(f.uv)
     assert order == ["write", "first 0", "second 0"]
     run_until(f.loop, lambda: len(order) == 5)
     assert order[3:] == ["write", "third 0"]
@@ -69,7 +69,7 @@ def test_messages_behind_one_that_waits_are_called_back_behind_it(f: Sender) -> 
             order.append(f"{name} {status}")
 
         assert f.io.send(f.io, RaftIoSend(), message, cb) == 0
-        send.flush(f.uv)
+        flush(f.uv)
 
     def finish_and_submit(code: int | None) -> None:
         finish(code)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from io_uv import credentials, raft_uv_set_connect_retry_delay, raft_uv_tls_init, raft_uv_tls_reload, send
+from io_uv import credentials, raft_uv_set_connect_retry_delay, raft_uv_tls_init, raft_uv_tls_reload
+from io_uv.client import flush
 from io_uv.credentials import shown
 from io_uv.pyuv import Loop, errno
 from io_uv.transport import RaftUvTransport
@@ -229,7 +230,7 @@ def test_a_revoked_peer_is_cut_off_by_the_reload(authority: Authority, lists: Pa
     lists.write_bytes(authority.revocations(authority.dir / f"{NAMES[revoked.id - 1][0]}.pem"))
     # A connection that is already on its way when the server reloads does not count any more.
     revoked.send_to(honest, m.timeout_now(revoked.id, 3, 66, 2))
-    send.flush(revoked.uv)
+    flush(revoked.uv)
     assert raft_uv_tls_reload(honest.transport) == 0
     honest.send_to(revoked, m.timeout_now(honest.id, 3, 66, 2))
     pair.run_until(lambda: has(honest.traces, "handshake of", "TLS: certificate revoked"))

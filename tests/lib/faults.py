@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from io_uv import fs, kaio
+from io_uv.failure import Failure
 from pyraft import errors
 
 CALLS = (
@@ -163,7 +164,7 @@ def refuse_allocation(monkeypatch: pytest.MonkeyPatch, *counters: int) -> list[s
         if name.startswith("open-"):
             tried.append(name)
             if not counters or int(name[5:]) in counters:
-                raise fs.Failure(errors.RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
+                raise Failure(errors.RAFT_NOSPACE, f"not enough space to allocate {size} bytes")
         return allocate(dir, name, size, *args)
 
     monkeypatch.setattr(fs, "allocate_file", allocate_file)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from io_uv import directory, fs, libc
-from io_uv.failure import Failure
+from io_uv.failure import Failure, failure
 from io_uv.refusal import Refusals
 from pyraft.errors import (
     RAFT_INVALID,
@@ -114,7 +114,7 @@ def test_a_failure_has_code_and_text_and_can_be_wrapped() -> None:
 )
 def test_system_errors_have_libuvs_texts(code: int, text: str) -> None:
     """In lower case, behind the name of the call."""
-    found = fs.failure("open", OSError(code, os.strerror(code)))
+    found = failure("open", OSError(code, os.strerror(code)))
     assert (found.code, found.message) == (RAFT_IOERR, f"open: {text}")
 
 
@@ -122,14 +122,14 @@ def test_system_errors_have_libuvs_texts(code: int, text: str) -> None:
 def test_a_full_disk_is_its_own_code_whatever_the_call(code: int) -> None:
     """XFS says it to open(2); a code that was asked for stays."""
     exc = OSError(code, os.strerror(code))
-    assert fs.failure("open", exc).code == RAFT_NOSPACE
-    assert fs.failure("open", exc).message == f"open: {os.strerror(code).lower()}"
-    assert fs.failure("open", exc, RAFT_INVALID).code == RAFT_INVALID
+    assert failure("open", exc).code == RAFT_NOSPACE
+    assert failure("open", exc).message == f"open: {os.strerror(code).lower()}"
+    assert failure("open", exc, RAFT_INVALID).code == RAFT_INVALID
 
 
 def test_running_out_of_memory_is_its_own_code() -> None:
     """Not RAFT_IOERR."""
-    assert fs.failure("read", MemoryError()).code == RAFT_NOMEM
+    assert failure("read", MemoryError()).code == RAFT_NOMEM
 
 
 @covers("UvFsCheckDir/exists")
