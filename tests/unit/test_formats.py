@@ -10,8 +10,9 @@ import pytest
 import io_uv
 from io_uv import encoding, tcp_common
 from io_uv.state import Limits
-from pyraft import configuration
+from pyraft import configuration, fixture_copy, fixture_io, plausible
 from pyraft.types import (
+    MESSAGE_NAMES,
     RAFT_COMMAND,
     RAFT_VOTER,
     RaftAppendEntries,
@@ -179,3 +180,22 @@ def test_handshake_and_configuration_are_as_the_tables_say() -> None:
     assert list(table("Configuration")[1]) == ["0", "1", "9"]
     blob = configuration.encode(CONF)
     assert blob == b"\x01" + struct.pack("<QQ", 1, 5) + b"127.0.0.1:9000\0" + b"\x01" + bytes(len(blob) - 33)
+
+
+OTHER_FIELDS = {"type", "server_id", "server_address"}
+
+
+def test_every_kind_of_message_is_known_everywhere() -> None:
+    """A member of RaftMessage has a name, a table, an encoder and a decoder, a term that is judged, and a copy."""
+    members = [name for name in fields_of(RaftMessage()) if name not in OTHER_FIELDS]
+    assert sorted(members) == sorted(member for member, _ in MESSAGES.values())
+    assert len(MESSAGE_NAMES) == len(members)
+    assert set(encoding._ENCODERS) == set(encoding._DECODERS) == set(MESSAGE_NAMES)
+    assert max(MESSAGE_NAMES) == fixture_io.MESSAGE_TYPES
+    for title, (member, args) in MESSAGES.items():
+        message = RaftMessage()
+        (message.type,) = (type for type, name in MESSAGE_NAMES.items() if title == f"{name} header")
+        args.term = 1 << 40
+        setattr(message, member, args)
+        assert "further ahead" in plausible.problem(1, message), member
+        assert getattr(fixture_copy.received(message, 1, "1"), member) is not None, member
