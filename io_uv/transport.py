@@ -29,21 +29,33 @@ class RaftUvStream(Protocol):
     """A connection as raft_uv needs it, see above; for type checkers only. Results of calls are not looked at."""
 
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """True from the call of close on."""
+        ...
 
-    def write(self, data: Any, callback: Callable[[Any, int | None], object], /) -> object: ...
+    def write(self, data: Any, callback: Callable[[Any, int | None], object], /) -> object:
+        """Write bytes-like objects, one or a list; `callback(stream, error)` when the system has all, None for well."""
+        ...
 
-    def start_read(self, callback: Callable[[Any, bytes | None, int | None], object], /) -> object: ...
+    def start_read(self, callback: Callable[[Any, bytes | None, int | None], object], /) -> object:
+        """Call `callback(stream, data, error)` with what comes; data None and an error, a UV_* code, at the end."""
+        ...
 
-    def close(self, callback: Callable[[Any], object], /) -> object: ...
+    def close(self, callback: Callable[[Any], object], /) -> object:
+        """Close; what is being written is called back first, then `callback(stream)`, never inside this."""
+        ...
 
 
 class RaftUvDuplex(RaftUvStream, Protocol):
     """A stream that is used in both directions: reading may stop, and `callback(stream)` of close may be left out."""
 
-    def stop_read(self) -> object: ...
+    def stop_read(self) -> object:
+        """Read no more, until start_read is called again."""
+        ...
 
-    def close(self, callback: Callable[[Any], object] | None = None, /) -> object: ...
+    def close(self, callback: Callable[[Any], object] | None = None, /) -> object:
+        """Close, as RaftUvStream.close."""
+        ...
 
 
 class RaftUvGuest:

@@ -72,9 +72,11 @@ class AsyncWork:
         self.status = 0
 
     def work(self) -> None:
+        """Do it, in a thread."""
         self.status = self.req.work(self.req)
 
     def done(self, failure: Failure | None) -> None:
+        """Call back, on the loop; `failure` says that it raised, or that there was no thread."""
         uv, req = self.uv, self.req
         status = self.status
         if failure is not None:

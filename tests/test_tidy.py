@@ -338,11 +338,15 @@ def test_modules_open_with_a_head() -> None:
 
 
 def test_public_names_have_docstrings() -> None:
-    """Every class and function of the packages that is not private says what it does."""
+    """Every class, function and method of the packages that is not private says what it does."""
     for path in python_files(*PACKAGES):
-        for node in tree_of(path).body:
+        nodes = [*tree_of(path).body]
+        for outer in nodes:
+            if isinstance(outer, ast.ClassDef) and outer.name[0] != "_":
+                nodes += outer.body
+        for node in nodes:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name[0] != "_":
-                if any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+                if any(re.search(r"overload$|setter$", ast.unparse(mark)) for mark in node.decorator_list):
                     continue
                 assert ast.get_docstring(node), f"{relative(path)}:{node.lineno} {node.name} has no docstring"
 
