@@ -114,7 +114,8 @@ test: $(READY)
 
 # The tests are copied beside the compiled packages, so that nothing is imported from the sources. Those that are about
 # the source tree have nothing to look at there.
-OF_THE_SOURCES := tests/test_tidy.py tests/unit/test_build.py tests/unit/test_mutants.py tests/unit/test_docstrings.py
+OF_THE_SOURCES := tests/test_tidy.py tests/unit/test_searches.py tests/unit/test_names.py tests/unit/test_marks.py \
+	tests/unit/test_build.py tests/unit/test_mutants.py tests/unit/test_docstrings.py
 
 .PHONY: compiled
 compiled: $(READY)
