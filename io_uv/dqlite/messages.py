@@ -90,6 +90,9 @@ class Splitter:
         self.limit = limit
         self._data = bytearray()
 
+    def __len__(self) -> int:
+        return len(self._data)
+
     @property
     def rest(self) -> bytes:
         """The bytes that have not been given out."""
