@@ -21,6 +21,8 @@ from io_uv.dqlite.words import ParseError, Reader
 ERROR: Final = 1
 """SQLite's code for what has no code of its own."""
 BUSY: Final = 5
+IOERR: Final = 10
+PROTOCOL: Final = 15
 NOT_LEADER: Final = 10 | 40 << 8
 LEADERSHIP_LOST: Final = 10 | 41 << 8
 """The outcome is not known."""
