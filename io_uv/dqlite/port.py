@@ -31,7 +31,7 @@ _log: Final = logging.getLogger("io_uv")
 
 
 class DqliteHandshake:
-    """What a server of dqlite says first on a connection that it opens to another one."""
+    """The first words of a server of dqlite on a connection that it opens to another one."""
 
     answered = False
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from io_uv.dqlite import tuples, words
-from io_uv.dqlite.messages import TEXT, U32, U64, UNUSED, Layout
+from io_uv.dqlite.messages import HEADER, TEXT, U32, U64, UNUSED, Layout
 from io_uv.dqlite.tuples import Value
 from io_uv.dqlite.words import ParseError, Reader
 
@@ -39,7 +39,7 @@ HEARTBEAT_MSECS: Final = 15000
 MORE: Final = 0xEEEEEEEEEEEEEEEE
 DONE: Final = 0xFFFFFFFFFFFFFFFF
 BATCH: Final = 4096
-"""Bytes of a ROWS message from which on the rest goes into another one."""
+"""Bytes of a ROWS message, header included, from which on the rest goes into another one."""
 
 
 class Response(Layout):
@@ -206,8 +206,8 @@ def _names(columns: Sequence[str]) -> bytes:
 
 
 def parts(columns: tuple[str, ...], rows: Iterable[tuple[Value, ...]]) -> Iterator[Rows]:
-    """Yield the messages of an answer: each ends when it has reached 4096 bytes."""
-    head = len(_names(columns))
+    """Yield the messages of an answer: each ends when it has reached 4096 bytes, its header among them."""
+    head = HEADER.size + len(_names(columns))
     size, batch = head, list[tuple[Value, ...]]()
     for one in rows:
         if size >= BATCH:

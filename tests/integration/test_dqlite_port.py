@@ -36,7 +36,7 @@ class Clients:
 
 @pytest.fixture
 def clients() -> Clients:
-    """What clients of `f` ask."""
+    """The requests of clients of `f`."""
     return Clients()
 
 

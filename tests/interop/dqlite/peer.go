@@ -1,10 +1,10 @@
 // A node of go-dqlite, or a client of a cluster, that does what lines on its standard input say; each gets one line of
 // answer, "ok ..." or "error ...".
 //
-//	peer node ID ADDRESS DIRECTORY THRESHOLD TRAILING
+//	peer node ID ADDRESS DIRECTORY THRESHOLD TRAILING LATENCY
 //	peer client ADDRESS,ADDRESS,...
 //
-// A node knows "quit". A client knows "exec SQL", "query SQL" (rows separated by ;), "rows SQL" (only their number),
+// The latency is in ms. A node knows "quit". A client knows "exec SQL", "query SQL" (rows separated by ;), "rows SQL" (only their number),
 // "cluster", "leader", "add ID ADDRESS", "assign ID ROLE", "remove ID", "transfer ID" and "load N SQL", which runs a
 // statement N times with its number as the parameter, tries each again while it is not certain, and tells how many
 // tries the user of database/sql saw fail.
@@ -65,7 +65,8 @@ func startNode() func(string, string) (string, error) {
 	params := dqlite.SnapshotParams{Threshold: number(os.Args[5]), Trailing: number(os.Args[6])}
 	address := os.Args[3]
 	node, err := dqlite.New(number(os.Args[2]), address, os.Args[4],
-		dqlite.WithBindAddress(address), dqlite.WithSnapshotParams(params))
+		dqlite.WithBindAddress(address), dqlite.WithSnapshotParams(params),
+		dqlite.WithNetworkLatency(time.Duration(number(os.Args[7]))*time.Millisecond))
 	must(err)
 	must(node.Start())
 	return func(verb, rest string) (string, error) {

@@ -1,0 +1,289 @@
+"""A member of a cluster of dqlite: it votes and stores, and has others lead.
+
+Duty: `Member` is a node on a data directory. It asks the cluster to take it in, in the role that it is to have, answers
+clients (`gateway`), keeps the databases' pages (`io_uv.dqlite.machine`), and hands leadership on as soon as it has it,
+since it runs no SQL.
+
+Happy path: `async with Member(directory, address, join=[…])`; `await member.joined()` returns when the cluster has
+given it its role. A new directory gets an id and the file `join`, which goes when that has come about, as in
+go-dqlite's app. A directory that has been a node's, of any program, goes on as it is.
+
+Failure modes: Refused for a directory in use, or of another node. Joining is tried again and again, and the log says
+why it takes long; if the address is another member's, it never will, and `joined` and `wait_closed` raise Refused. If
+this member leads and no other voter answers, it goes on as the leader, so that the configuration can be changed. A
+disk that fails stops it: `wait_closed` raises pyraft.aio.RaftError.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import io_uv
+from io_uv import fs
+from io_uv.dqlite import flock, port, requests, responses
+from io_uv.dqlite.machine import DqliteFsm
+from io_uv.failure import Failure
+from pyraft import RAFT_LEADER, RAFT_VOTER, aio, raft_digest
+from pyraft.dqlite import store
+from pyraft.dqlite.errors import DqliteError, Refused
+from pyraft.dqlite.gateway import ROLES, Gateway
+from pyraft.dqlite.peer import Dial, dial_tcp, find_leader
+from pyraft.dqlite.settings import Settings
+from pyraft.dqlite.store import Info
+from pyraft.node.errors import Refused as NodeRefused
+from pyraft.node.ground import Ground
+from pyraft.node.identity import MEMBER, Identity
+
+JOIN: Final = "join"
+"""The file of a directory whose node the cluster has not taken in yet."""
+DATABASES: Final = "databases"
+"""The folder of the databases in the data directory."""
+
+_RETRY_SECONDS: Final = 0.5
+_ASSIGN_SECONDS: Final = 600.0
+"""A server that becomes a voter gets all of the log first."""
+
+_log: Final = logging.getLogger("pyraft")
+
+
+class Member:
+    """A node. `role` is that of the wire, one of `io_uv.dqlite.responses`: VOTER (a witness), STANDBY or SPARE."""
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        address: str,
+        join: Iterable[str] = (),
+        *,
+        role: int = responses.VOTER,
+        id: int = 0,
+        bind: str = "",
+        settings: Settings | None = None,
+        dial: Dial = dial_tcp,
+        prepare: Callable[[io_uv.RaftUvTransport], object] | None = None,
+    ) -> None:
+        """Nothing happens before `start`.
+
+        `address` is what the others know it by, `bind` where it listens if that is another one, `join` where members of
+        the cluster are. `id` 0 stands for a new one, or that of the directory. `dial` opens connections to other nodes
+        as a client; `prepare` may give raft's transport a dialer or a policy, see io_uv.raft_uv_set_dialer.
+        """
+        self.directory = os.fspath(directory)
+        self.address = address
+        self.join = list(join)
+        self.role = role
+        self.id = id
+        self.bind = bind
+        self.settings = settings or Settings()
+        self.dial = dial
+        self.prepare = prepare
+        self.fsm = DqliteFsm(os.path.join(self.directory, DATABASES))
+        self.server: aio.Server = None  # type: ignore[assignment]
+        self.gateway: Gateway = None  # type: ignore[assignment]
+        self._ground: Ground | None = None
+        self._lock: flock.Lock | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._joined: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._told = ""
+
+    async def __aenter__(self) -> "Member":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    # Beginning and end.
+
+    async def start(self) -> None:
+        """Read the directory and take part; joining goes on behind that. Raises Refused, RaftError, OSError."""
+        loop = asyncio.get_running_loop()
+        self._joined, self._ended = loop.create_future(), loop.create_future()
+        try:
+            os.makedirs(self.directory, 0o700, exist_ok=True)
+            self._lock = flock.hold(self.directory)
+            self._settle_identity()
+            self._make_server()
+            self.fsm.open()
+            await self.server.start()
+        except (Failure, NodeRefused) as exc:
+            await self.close()
+            raise Refused(str(exc) if isinstance(exc, NodeRefused) else exc.message) from None
+        except BaseException:
+            await self.close()
+            raise
+        self._begin(self._join())
+        self._begin(self._lead())
+
+    def _settle_identity(self) -> None:
+        """Find out which node the directory is, or make it one, durably."""
+        known = store.read_info(self.directory)
+        if known is not None:
+            if self.id not in (0, known.id) or self.address != known.address:
+                raise Refused(f"directory '{self.directory}' is that of node {known.id} at {known.address}")
+            self.id = known.id
+            return
+        used = os.path.exists(os.path.join(self.directory, "metadata1"))
+        if used and self.id == 0:
+            raise Refused(f"directory '{self.directory}' is a node's, and nothing there says which id it has: give it")
+        self.id = self.id or raft_digest(self.address, time.time_ns()) or 1
+        if not used:
+            fs.replace_file(self.directory, JOIN, b"")
+        store.write_info(self.directory, Info(self.id, self.address, responses.SPARE))
+
+    def _make_server(self) -> None:
+        ground = self._ground = Ground(self.directory)
+        if self.prepare is not None:
+            self.prepare(ground.transport)
+        if self.bind:
+            io_uv.raft_uv_tcp_set_bind_address(ground.transport, self.bind)
+        if port.listen(ground.transport, lambda channel, request: self.gateway.request(channel, request)) != 0:
+            raise Refused(ground.transport.errmsg)
+        self.server = ground.server(self.fsm, Identity(self.id, self.address, "", MEMBER))
+        io_uv.raft_uv_set_snapshot_compression(ground.io, True)
+        self.settings.apply(self.server.raft)
+        self.gateway = Gateway(self.server, self.fsm, self.settings.failure_domain, self.settings.weight)
+
+    async def close(self) -> None:
+        """Stop taking part, and give the directory back."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._ground is not None:
+            ground, self._ground = self._ground, None
+            await ground.close()
+        if self.gateway is not None:
+            await self.gateway.close()
+        self.fsm.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        for future in (self._joined, self._ended):
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    async def joined(self) -> None:
+        """Wait until the cluster has given this member its role, or it is closed. Raises Refused if it never will."""
+        assert self._joined is not None
+        await asyncio.shield(self._joined)
+
+    async def wait_closed(self) -> None:
+        """Wait until the member is closed. Raises what has stopped it."""
+        assert self._ended is not None
+        await asyncio.shield(self._ended)
+
+    def _begin(self, doing: Any) -> None:
+        task = asyncio.get_running_loop().create_task(doing)
+        task.add_done_callback(self._task_done)
+        self._tasks.append(task)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        """Tell those who wait for this member why it ends, where it does by itself."""
+        exc = None if task.cancelled() else task.exception()
+        for future in (self._joined, self._ended):
+            if exc is not None and future is not None and not future.done():
+                future.set_exception(exc)
+                future.exception()  # seen: perhaps nobody waits
+
+    # Joining.
+
+    @property
+    def own_role(self) -> int | None:
+        """The role in the configuration in force, as on the wire; None for a node that is not a member."""
+        for one in self.server.raft.configuration.servers:
+            if one.id == self.id:
+                return ROLES[one.role]
+        return None
+
+    async def _join(self) -> None:
+        if os.path.exists(os.path.join(self.directory, JOIN)):
+            while True:
+                try:
+                    await self._ask_in()
+                    break
+                except (OSError, DqliteError) as exc:
+                    self._tell(f"it is not taken into the cluster yet: {exc}")
+                await asyncio.sleep(_RETRY_SECONDS)
+            await self.server.wait_until(lambda: self.own_role == self.role)
+            self._note_members()
+            with contextlib.suppress(FileNotFoundError):
+                fs.unlink(os.path.join(self.directory, JOIN))
+        assert self._joined is not None
+        if not self._joined.done():
+            self._joined.set_result(None)
+
+    async def _ask_in(self) -> None:
+        """Ask the leader for a place, unless that was done before; DqliteError or OSError if it cannot be now."""
+        known = [one.address for one in store.read_cluster(self.directory)]
+        known += [one.address for one in self.server.raft.configuration.servers]
+        async with await find_leader([one for one in (*self.join, *known) if one != self.address], self.dial) as peer:
+            answer = await peer.ask(requests.Cluster())
+            members = answer.members if isinstance(answer, responses.Servers) else ()
+            for one in members:
+                if one.address == self.address and one.id != self.id:
+                    raise Refused(f"address {self.address} is node {one.id}'s: remove that one first")
+            own = next((one for one in members if one.id == self.id), None)
+            if own is None:
+                await peer.ask(requests.Add(self.id, self.address))
+            if self.role != (own.role if own is not None else responses.SPARE):
+                await peer.ask(requests.Assign(self.id, self.role), _ASSIGN_SECONDS)
+
+    def _note_members(self) -> None:
+        servers = self.server.raft.configuration.servers
+        store.write_info(self.directory, Info(self.id, self.address, self.role))
+        store.write_cluster(self.directory, [Info(one.id, one.address, ROLES[one.role]) for one in servers])
+
+    def _tell(self, problem: str) -> None:
+        """Log what keeps this member from what it should do, unless that was said last."""
+        if self._told != problem:
+            self._told = problem
+            _log.warning("dqlite node %d at %s: %s", self.id, self.address, problem)
+
+    # Leading.
+
+    async def _lead(self) -> None:
+        """Hand leadership on, each time that this member has it, for as long as it has it."""
+        server, seconds = self.server, self.settings.election_msecs / 1000
+        while True:
+            await server.wait_until(lambda: server.state == RAFT_LEADER)
+            self.gateway.reluctant = True
+            while server.state == RAFT_LEADER:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    ready = server.wait_until(lambda: server.state != RAFT_LEADER or bool(self._voters_that_answer()))
+                    await asyncio.wait_for(ready, seconds)
+                voters = self._voters_that_answer()
+                self.gateway.reluctant = bool(voters)
+                if not voters and server.state == RAFT_LEADER:
+                    self._tell("it leads, and serves no statements, since no other voter answers")
+                if voters:
+                    await self._hand_on(random.choice(voters))
+            self.gateway.reluctant = False
+
+    async def _hand_on(self, id: int) -> None:
+        try:
+            await self.server.transfer(id)
+        except aio.RaftError as exc:
+            if self.server.state == RAFT_LEADER:
+                self._tell(f"it leads, and cannot hand that on to node {id} yet: {exc.message}")
+                await asyncio.sleep(self.settings.heartbeat_msecs / 1000)
+
+    def _voters_that_answer(self) -> list[int]:
+        """Return the other voters that have answered lately; any of them may be one that serves SQL."""
+        raft = self.server.raft
+        leader = raft.leader_state
+        if leader is None:
+            return []
+        members = zip(raft.configuration.servers, leader.progress, strict=True)
+        return [one.id for one, p in members if one.id != self.id and one.role == RAFT_VOTER and p.recent_recv]
+
+    def databases(self) -> dict[str, Path]:
+        """Return the files of the databases by name; their pages change with every transaction."""
+        return {name: Path(one.path) for name, one in self.fsm.databases.items()}
