@@ -310,6 +310,7 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
             break
     arena, length, used = segment.buffer.take()
     offset = segment.next_block * uv.block_size
+    uv.writes.began = time.monotonic()
     uv.writer.submit(
         segment.fd, arena, length, offset, lambda failure: _write_cb(uv, segment, offset + used, last_index, failure)
     )
@@ -326,6 +327,7 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
     uv.append_done_reqs.extend(uv.append_writing_reqs)
     uv.append_writing_reqs.clear()
     if failure is None:
+        uv.writes.observe(time.monotonic() - uv.writes.began)
         segment.written = written
         segment.next_block = written // uv.block_size
         segment.last_index = last_index

@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 
 from io_uv import fs, retry, segment, snapshot_file
+from io_uv.histogram import Histogram
 from io_uv.state import Uv
 from pyraft.types import RaftIo
 
@@ -60,6 +61,12 @@ def links(io: RaftIo) -> list[tuple[int, str, bool]]:
     if not isinstance(uv, Uv):
         return []
     return [(one.id, one.address, one.stream is not None) for one in uv.clients if not one.answering]
+
+
+def writes(io: RaftIo) -> Histogram:
+    """Return how long the durable writes of entries have taken."""
+    uv = io.impl
+    return uv.writes if isinstance(uv, Uv) else Histogram()
 
 
 def measure(dir: str) -> Sizes:

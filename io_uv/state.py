@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from io_uv.directory import DirLock
 from io_uv.failure import Failure
+from io_uv.histogram import Histogram
 from io_uv.pyuv import Loop, Timer
 from io_uv.refusal import Refusals
 from io_uv.teller import Teller
@@ -200,6 +201,7 @@ class Uv:
         "truncate_failure",
         "truncate_work",
         "writer",
+        "writes",
         "zero_fill",
     )
 
@@ -243,6 +245,7 @@ class Uv:
         self.append_done_reqs: deque[Append] = deque()
         self.append_doomed: list[tuple[RaftIoAppend, Failure]] = []
         self.append_broken = self.append_told = False
+        self.writes = Histogram()
         self.append_start: Callable[[], None] = UNSET
         self.writer: BlockWriter = UNSET
         self.barriers: deque[Barrier] = deque()

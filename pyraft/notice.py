@@ -130,6 +130,8 @@ def leads(r: Raft) -> None:
     """This server leads from now on."""
     r.said.rounds = 0
     r.said.leader_id, r.said.leader_term = r.id, r.current_term
+    r.counts.leaderships += 1
+    r.counts.leaders += 1
     info(r, f"leads since term {r.current_term}, its log ends with entry {r.last_stored}")
 
 
@@ -138,6 +140,7 @@ def follows(r: Raft, id: int, address: str) -> None:
     said = r.said
     said.rounds = 0
     said.leader_id, said.leader_term = id, r.current_term
+    r.counts.leaders += 1
     said.removed = said.waits = False
     info(r, f"{_name(id, address)} leads since term {r.current_term}")
 
@@ -157,6 +160,7 @@ def election(r: Raft) -> None:
     candidate = r.candidate_state
     if candidate is None:
         return
+    r.counts.elections += 1
     said = r.said
     said.rounds += 1
     if said.rounds & (said.rounds - 1) != 0:
@@ -171,6 +175,7 @@ def election(r: Raft) -> None:
 
 def election_lost(r: Raft) -> None:
     """A candidate has not been elected within its timeout; a long row of these does not pass by itself."""
+    r.counts.elections_lost += 1
     candidate = r.candidate_state
     if candidate is None or r.said.rounds & (r.said.rounds - 1) != 0:
         return
@@ -292,11 +297,13 @@ def transfer_ends(r: Raft, req: RaftTransfer) -> None:
 
 def snapshot_taken(r: Raft, index: int) -> None:
     """An own snapshot is stored."""
+    r.counts.snapshots_taken += 1
     info(r, f"has taken a snapshot up to entry {index}")
 
 
 def snapshot_sent(r: Raft, id: int, index: int) -> None:
     """A snapshot is on its way to a server that is too far behind."""
+    r.counts.snapshots_sent += 1
     info(r, f"sends server {id} the snapshot up to entry {index}")
 
 
@@ -346,5 +353,6 @@ def snapshot_unread(r: Raft, id: int, status: int) -> None:
 
 def snapshot_installed(r: Raft, index: int) -> None:
     """A leader's snapshot has taken the place of the log."""
+    r.counts.snapshots_installed += 1
     r.said.member = r.said.member or configuration.get(r.configuration, r.id) is not None
     info(r, f"has installed the leader's snapshot up to entry {index}; in force is {describe(r.configuration)}")

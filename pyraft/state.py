@@ -380,6 +380,33 @@ class Said:
         self.withholds = False
 
 
+class Counts:
+    """Events since this object was made (ours, see notice), for metrics. None is counted per entry.
+
+    `elections` begun here, those `elections_lost`, `leaderships` won; `leaders` that became known, itself included;
+    snapshots of its own that were taken, those sent to others, and a leader's that were installed.
+    """
+
+    __slots__ = (
+        "elections",
+        "elections_lost",
+        "leaders",
+        "leaderships",
+        "snapshots_installed",
+        "snapshots_sent",
+        "snapshots_taken",
+    )
+
+    def __init__(self) -> None:
+        self.elections = 0
+        self.elections_lost = 0
+        self.leaders = 0
+        self.leaderships = 0
+        self.snapshots_installed = 0
+        self.snapshots_sent = 0
+        self.snapshots_taken = 0
+
+
 class RaftCallbacks:
     """Callbacks that the user registered: `state_cb(r, old_state, new_state)`."""
 
@@ -393,16 +420,16 @@ class RaftCallbacks:
 class Raft:
     """`struct raft`: one server of a cluster. Make one, hand it to raft_init; times are in ms.
 
-    Fields are those of raft.h. Ours: `apply`, `said`, `max_append_bytes` and `max_inflight_bytes` (see the setters in
-    server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in order of
-    submission), `initialized`, `inside` (a public function is under way, or never came to its end: see calls.enter),
-    `starting` (raft_start is under way), `lane` (see steady; off in tests only), `started`, `closing`, `failed` (FSM or
-    I/O code has raised), `recovering` with `filling`, `rejecting_since`, `rejecting_index`, `accepting_since` and
-    `recovery_*` (see recovering), `votes_withheld` with its limit `vote_patience` (see election.count_refusal),
-    `stuck_index`: the last entry for which fsm.apply was logged to have returned a code, `cause`: what raft_errmsg said
-    when the server stopped by itself, empty as long as it has not, `exception`: what FSM or I/O code raised, if that is
-    why, and `forked`: this is a dead copy of a server that runs in the parent process (`cause` says so); `doubted_at`
-    (see recv), `told` and `told_uncommitted_index` (see membership.tell).
+    Fields are those of raft.h. Ours: `apply`, `said`, `counts`, `max_append_bytes` and `max_inflight_bytes` (see the
+    setters in server), `flush` (what io.defer runs), `resume` (what io.later runs), `writes` (the appends under way, in
+    order of submission), `initialized`, `inside` (a public function is under way, or never came to its end: see
+    calls.enter), `starting` (raft_start is under way), `lane` (see steady; off in tests only), `started`, `closing`,
+    `failed` (FSM or I/O code has raised), `recovering` with `filling`, `rejecting_since`, `rejecting_index`,
+    `accepting_since` and `recovery_*` (see recovering), `votes_withheld` with its limit `vote_patience` (see
+    election.count_refusal), `stuck_index`: the last entry for which fsm.apply was logged to have returned a code,
+    `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, `exception`: what FSM
+    or I/O code raised, if that is why, and `forked`: this is a dead copy of a server that runs in the parent process
+    (`cause` says so); `doubted_at` (see recv), `told` and `told_uncommitted_index` (see membership.tell).
     """
 
     __slots__ = (
@@ -419,6 +446,7 @@ class Raft:
         "configuration_committed_index",
         "configuration_last_snapshot",
         "configuration_uncommitted_index",
+        "counts",
         "current_term",
         "data",
         "doubted_at",
@@ -537,6 +565,7 @@ class Raft:
         self.votes_withheld = 0
         self.stuck_index = 0
         self.said = Said()
+        self.counts = Counts()
         self.doubted_at: int | None = None
         self.told: RaftConfiguration | None = None
         self.told_uncommitted_index = 0

@@ -15,9 +15,10 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from io_uv import health
+from io_uv.histogram import Histogram
 from pyraft import (
     RAFT_UNAVAILABLE,
     RaftIo,
@@ -133,6 +134,18 @@ class Desk:
                 raise Refused(f"no snapshot could be taken: {state.problem}")
         raise Refused("no snapshot can be taken at the moment: the state machine or the disk is busy")
 
+    def figures(self) -> "Figures":
+        """Return what metrics have of this layer."""
+        proposer = self._service.proposer
+        return Figures(
+            self._seconds() - self._began,
+            self._microseconds() / 1e6,
+            len(self._service.visitors),
+            proposer.calls,
+            proposer.lost,
+            proposer.commits,
+        )
+
     # Backups.
 
     async def backup(self) -> list[Any]:
@@ -180,6 +193,17 @@ class Desk:
         found, self._backup = self._backup, None
         if found is not None:
             found.timer.cancel()
+
+
+class Figures(NamedTuple):
+    """The figures of a node beside those of its server, for metrics."""
+
+    up_seconds: float
+    clock: float
+    connections: int
+    calls: int
+    lost: int
+    commits: Histogram
 
 
 class Backup:

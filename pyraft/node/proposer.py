@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+from io_uv.histogram import Histogram
 from pyraft import Raft, RaftApply, aio, raft_apply
 from pyraft.node.replica import Replica
 
@@ -47,6 +48,12 @@ class Proposer:
         self._loop = asyncio.get_running_loop()
         self._groups: deque[Group] = deque()
         self._under_way = 0
+        self.calls = 0
+        """Calls that have been put into entries."""
+        self.lost = 0
+        """Those of them whose outcomes are not known here."""
+        self.commits = Histogram()
+        """Times from an entry to its outcomes."""
         self._due = False
         self._closed = False
 
@@ -90,12 +97,20 @@ class Proposer:
         calls = groups[0][0] if len(groups) == 1 else [call for group in groups for call in group[0]]
         entry = self._replica.entry(self._clock(), calls)
         self._under_way += 1
-        rv = raft_apply(self._raft, RaftApply(), [entry], 1, lambda req, status, result: self._applied(groups, result))
-        if rv != 0:
+        self.calls += len(calls)
+        began = self._loop.time()
+
+        def applied(req: RaftApply, status: int, result: list[bytes] | None) -> None:
+            self.commits.observe(self._loop.time() - began)
+            self._applied(groups, result)
+
+        if raft_apply(self._raft, RaftApply(), [entry], 1, applied) != 0:
             self._applied(groups, None)
 
     def _applied(self, groups: list[Group], outcomes: list[bytes] | None) -> None:
         self._under_way -= 1
+        if outcomes is None:
+            self.lost += sum([len(calls) for calls, _ in groups])
         at = 0
         for calls, done in groups:
             done(None if outcomes is None else outcomes[at : at + len(calls)])

@@ -12,19 +12,22 @@ from click.testing import Result
 
 from io_uv import health
 from pyraft import log
-from pyraft.node import Node, Tls, init
+from pyraft.node import Node, Settings, Tls, init
 from tests.integration.test_command import run
 from tests.lib import faults, nodes
 from tests.lib.nodes import QUICK, Nodes, Shop, until
 from tests.lib.tlstest import Authority
 from tests.lib.uvnode import free_addresses
 
+CALM = Settings(heartbeat_msecs=50, election_timeout_msecs=1000)
+"""The commands run beside the nodes in one process: none of these is to take the others for dead meanwhile."""
+
 
 def on(n: int, dir: Path, scenario: Callable[[Nodes, "Shell"], Awaitable[None]]) -> None:
     """Run a scenario on a cluster of n voters."""
 
     async def main() -> None:
-        async with Nodes(dir) as cluster:
+        async with Nodes(dir, settings=CALM) as cluster:
             await cluster.grow(n)
             await scenario(cluster, Shell(cluster))
 

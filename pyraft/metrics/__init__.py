@@ -1,0 +1,18 @@
+"""Metrics of a server for Prometheus: counters that the parts keep anyway, read when somebody asks.
+
+Duty: `Collector` yields them as prometheus_client's families. README.md beside pyraft's core, chapter Operating, says
+what to alert on; `examples/monitoring` has the rules, and a dashboard.
+
+    from prometheus_client import REGISTRY
+    from pyraft import metrics
+
+    async with Node("data/1", Shop()) as node:
+        REGISTRY.register(metrics.of(node))         # or metrics.of_server(raft, io) for the C-style API
+        ...
+
+Failure modes: it needs prometheus_client (`pip install 'pyraft-uv[metrics]'`), and is an ImportError without.
+"""
+
+from pyraft.metrics.families import Collector, of, of_server, render
+
+__all__ = ["Collector", "of", "of_server", "render"]

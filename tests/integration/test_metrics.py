@@ -1,0 +1,178 @@
+"""Metrics of nodes and of servers of the C-style API: names, units, right figures, and rules for them."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("prometheus_client", reason="the extra metrics is not installed")
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pyraft import RAFT_VOTER, RaftConfiguration, aio, log, metrics, raft_configuration_add
+from pyraft.node.ground import Ground
+from pyraft.node.identity import Identity
+from tests.integration.test_command_clusters import Shell, on
+from tests.lib import nodes
+from tests.lib.fsm import PairFsm, add_x
+from tests.lib.nodes import Nodes, until
+from tests.lib.uvnode import free_addresses
+
+MONITORING = Path(__file__).resolve().parents[2] / "examples" / "monitoring"
+
+
+async def scraped(collector: metrics.Collector) -> dict[str, Any]:
+    """Return the samples of a scrape, by name and labels, having looked at the text itself."""
+    text = (await metrics.render(collector)).decode()
+    promtool = shutil.which("promtool")
+    if promtool is not None:
+        done = await asyncio.to_thread(
+            subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (0, ""), done.stderr
+    found: dict[str, Any] = {}
+    for family in text_string_to_metric_families(text):
+        assert family.name.startswith("pyraft_"), family
+        assert family.documentation.endswith("."), family
+        assert not re.search(r"_(ms|msecs|kb|percent|count)$", family.name), family
+        for sample in family.samples:
+            labels = ",".join(sample.labels[name] for name in sorted(sample.labels))
+            found[f"{sample.name} {labels}".rstrip()] = sample.value
+    return found
+
+
+def test_the_figures_of_a_cluster(tmp_path: Path) -> None:
+    """The leader's and a follower's agree with what was done, and with what the core says."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        follower = cluster.followers()[0]
+        before = await scraped(metrics.of(leader))
+        await asyncio.gather(*(leader.machine.put("apple") for _ in range(40)))
+        await follower.machine.put("apple")
+        raft = leader.server.raft
+        last = log.last_index(raft.log)
+        await until(lambda: follower.server.raft.last_applied == last)
+        await until(lambda: all(p.match_index == last for p in raft.leader_state.progress))
+        found = await scraped(metrics.of(leader))
+        assert found["pyraft_is_leader"] == found["pyraft_has_leader"] == found["pyraft_is_voter"] == 1
+        assert found["pyraft_stopped"] == found["pyraft_recovering"] == found["pyraft_disk_sick"] == 0
+        assert found["pyraft_term"] == raft.current_term
+        assert found["pyraft_members"] == found["pyraft_voters"] == 2
+        for name in ("last", "stored", "commit", "applied"):
+            assert found[f"pyraft_log_{name}_index"] == last
+        assert found[f"pyraft_member_match_index {follower.address},{follower.id}"] == last
+        assert found[f"pyraft_member_behind_entries {follower.address},{follower.id}"] == 0
+        assert found[f"pyraft_member_connected {follower.address},{follower.id}"] == 1
+        calls = found["pyraft_calls_total"] - before["pyraft_calls_total"]
+        assert calls in (41, 42, 43)  # and the opening of sessions
+        assert found["pyraft_calls_lost_total"] == 0
+        entries = found["pyraft_commit_seconds_count"] - before["pyraft_commit_seconds_count"]
+        assert 2 <= entries <= last
+        assert found["pyraft_commit_seconds_bucket +Inf"] == found["pyraft_commit_seconds_count"]
+        assert found["pyraft_commit_seconds_sum"] > 0
+        assert found["pyraft_disk_write_seconds_count"] > 0
+        assert found["pyraft_entries_pending"] == 0
+        assert found["pyraft_log_bytes"] > found["pyraft_log_files"] > 0
+        assert 0 < found["pyraft_disk_free_bytes"] <= found["pyraft_disk_size_bytes"]
+        assert found["pyraft_connections"] >= 1
+        other = await scraped(metrics.of(follower))
+        assert (other["pyraft_is_leader"], other["pyraft_has_leader"]) == (0, 1)
+        assert other["pyraft_log_applied_index"] == last
+        assert not any(name.startswith("pyraft_member_") for name in other)
+
+    on(2, tmp_path, scenario)
+
+
+def test_events_are_counted(tmp_path: Path) -> None:
+    """Elections begun, won and lost, leaders, snapshots of one's own; each by the server that it is about."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        (old,) = [number for number, node in cluster.nodes.items() if node.is_leader]
+        followers = cluster.followers()
+        before = [await scraped(metrics.of(node)) for node in followers]
+        await cluster.vanish(old)
+        await until(lambda: any(node.is_leader for node in followers))
+        await cluster.leader().machine.put("apple")
+        await until(lambda: all(node.leader[0] for node in followers))
+        after = [await scraped(metrics.of(node)) for node in followers]
+
+        def grown(name: str) -> list[float]:
+            return [new[name] - old[name] for old, new in zip(before, after, strict=True)]
+
+        assert sum(grown("pyraft_leaderships_total")) >= 1
+        assert all(n >= 1 for n in grown("pyraft_leaders_total"))
+        assert sum(grown("pyraft_elections_total")) >= sum(grown("pyraft_leaderships_total"))
+        new = cluster.leader()
+        await pyraft("snapshot", "take", new.address, via=next(iter(cluster.nodes)))
+        found = await scraped(metrics.of(new))
+        assert found["pyraft_snapshots_taken_total"] == 1
+        assert found["pyraft_snapshot_index"] > 0
+        assert found["pyraft_snapshot_bytes"] > 0
+        (last,) = [number for number, node in cluster.nodes.items() if node is not new]
+        await cluster.vanish(last)
+        await until(lambda: new.server.raft.counts.elections_lost >= 1)  # it stands and nobody is there
+        found = await scraped(metrics.of(new))
+        assert found["pyraft_has_leader"] == 0
+        assert found["pyraft_elections_lost_total"] >= 1
+
+    on(3, tmp_path, scenario)
+
+
+def test_a_server_of_the_c_style_api(tmp_path: Path) -> None:
+    """The same but for what only nodes have, also while it is not started."""
+
+    async def main() -> None:
+        address = free_addresses(1)[1]
+        ground = Ground(tmp_path)
+        server = ground.server(PairFsm(), Identity(1, address, "", "member"))
+        conf = RaftConfiguration()
+        raft_configuration_add(conf, 1, address, RAFT_VOTER)
+        server.bootstrap(conf)
+        collector = metrics.of_server(server.raft, server.io)
+        found = await scraped(collector)
+        assert found["pyraft_stopped"] == 1
+        await server.start()
+        await server.wait_until(lambda: server.is_leader)
+        await server.apply(add_x(1))
+        found = await scraped(collector)
+        assert (found["pyraft_is_leader"], found["pyraft_stopped"]) == (1, 0)
+        assert found["pyraft_disk_write_seconds_count"] >= 1
+        assert "pyraft_calls_total" not in found
+        await ground.close()
+
+    nodes.run(main)
+    assert aio.Server is not None
+
+
+def test_rules_and_dashboard_speak_of_metrics_that_there_are(tmp_path: Path) -> None:
+    """Each name in them is exported by the leader; promtool, where it is installed, has read the rules."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        await leader.machine.put("apple")
+        exported = {name.split()[0] for name in await scraped(metrics.of(leader))}
+        for name in ("alerts.yml", "dashboard.json"):
+            text = (MONITORING / name).read_text()
+            used = set(re.findall(r"\bpyraft_\w+", text))
+            assert len(used) > 8
+            assert used - exported == set(), name
+
+    on(2, tmp_path, scenario)
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("promtool is missing (Debian's package prometheus)")
+        return
+    rules = os.fspath(MONITORING / "alerts.yml")
+    done = subprocess.run([promtool, "check", "rules", rules], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
