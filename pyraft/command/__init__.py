@@ -34,5 +34,12 @@ program.add_command(dirs.dir)
 program.add_command(dqlite.dqlite)
 for _command in (clusters.status, clusters.members, clusters.ping, clusters.check, clusters.add, clusters.remove):
     program.add_command(_command)
-for _command in (clusters.promote, clusters.demote, clusters.transfer, clusters.snapshot, clusters.backup):
+for _command in (
+    clusters.replace,
+    clusters.promote,
+    clusters.demote,
+    clusters.transfer,
+    clusters.snapshot,
+    clusters.backup,
+):
     program.add_command(_command)

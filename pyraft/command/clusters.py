@@ -1,7 +1,7 @@
 """`pyraft status`, `members`, `check`, `ping`, and the changes of a cluster that runs, through any member's port.
 
-Duty: look (`status`, `members`, `ping`, `check`), and have something done (`add`, `remove`, `promote`, `demote`,
-`transfer`, `snapshot take`, `backup`). `pyraft.node.operate` does it; the rest is here.
+Duty: look (`status`, `members`, `ping`, `check`), and have something done (`add`, `remove`, `replace`,
+`promote`, `demote`, `transfer`, `snapshot take`, `backup`). `pyraft.node.operate` does it; the rest is here.
 
 Happy path: `pyraft status --via 10.0.0.1:9001`. A member is named by its address or its id.
 
@@ -165,8 +165,18 @@ def members(way: Way, as_json: bool) -> None:
     if as_json:
         text.dump([dataclasses.asdict(one) for one in found])
         return
-    rows = [(one.id, one.address, one.role, "leads" if one.leads else "") for one in found]
-    text.say(text.table(("id", "address", "role", ""), rows))
+    rows = [
+        (
+            one.id,
+            one.address,
+            "leads" if one.leads else one.role,
+            "-" if one.behind is None else one.behind,
+            "now" if one.leads else "-" if one.last_contact is None else f"{one.last_contact:.1f} s ago",
+            one.name,
+        )
+        for one in found
+    ]
+    text.say(text.table(("id", "address", "role", "behind", "heard from", "name"), rows))
 
 
 @click.command(epilog="Example: pyraft ping --via 10.0.0.1:9001")
@@ -280,6 +290,21 @@ def demote(member: str, way: Way) -> None:
 
     found = way.run(job)
     click.echo(f"member {found.id} at {found.address} is a standby")
+
+
+@click.command(epilog="Example: pyraft replace 10.0.0.3:9001 10.0.0.4:9001 --via 10.0.0.1:9001")
+@_MEMBER
+@click.argument("by", metavar="[BY]", required=False)
+@reach
+def replace(member: str, by: str | None, way: Way) -> None:
+    """Remove MEMBER, and have BY vote in its place, or the best of those that stand by."""
+
+    async def job(operator: Operator) -> tuple[Any, int]:
+        found = await find(operator, member)
+        return found, await operator.replace(found.id, 0 if by is None else (await find(operator, by)).id)
+
+    found, id = way.run(job)
+    click.echo(f"member {found.id} at {found.address} is removed, and {id or 'nobody'} votes in its place")
 
 
 @click.command(epilog="Example: pyraft transfer 10.0.0.2:9001 --via 10.0.0.1:9001")

@@ -34,6 +34,7 @@ from pyraft.node import status
 from pyraft.node.council import ROLES
 from pyraft.node.errors import Refused, Unavailable
 from pyraft.node.outside import Outside
+from pyraft.node.proposer import Proposer
 from pyraft.node.service import Answers, Service
 
 _logger = logging.getLogger("pyraft")
@@ -51,9 +52,12 @@ _MEASURE_SECONDS: Final = 1.0
 class Desk:
     """The answers of one member to operators; see the head of this module."""
 
-    def __init__(self, service: Service, outside: Outside, caught_up: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, service: Service, proposer: Proposer, outside: Outside, caught_up: Callable[[str], Awaitable[None]]
+    ) -> None:
         """`caught_up(what)` waits until all that is acknowledged is applied here. The service gives the answers."""
         self._service = service
+        self._proposer = proposer
         self._server = service.server
         self._caught_up = caught_up
         self._seconds = outside.seconds
@@ -136,7 +140,7 @@ class Desk:
 
     def figures(self) -> "Figures":
         """Return what metrics have of this layer."""
-        proposer = self._service.proposer
+        proposer = self._proposer
         return Figures(
             self._seconds() - self._began,
             self._microseconds() / 1e6,

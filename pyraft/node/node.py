@@ -212,7 +212,7 @@ class Node(Asking, Things, Generic[M]):
             "query": self._query,
             "await": self._waits.answer,
         }
-        self._desk = Desk(self._service, outside, self._caught_up)
+        self._desk = Desk(self._service, self._proposer, outside, self._caught_up)
         self._replica.apply = self._apply
         self._server = server
         try:

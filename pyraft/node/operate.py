@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pyraft.node.council import Member
+from pyraft.node.asking import Asking
 from pyraft.node.errors import Malformed, NodeError, Unavailable
 from pyraft.node.link import Elsewhere, Link, Lost, dial
 from pyraft.node.route import Route, persist
@@ -75,7 +75,7 @@ class Sink(Protocol):
         ...
 
 
-class Operator:
+class Operator(Asking):
     """A way into a cluster, open inside `async with`; see the head of this module."""
 
     def __init__(self, via: Sequence[str], *, tls: Tls | None = None, seconds: float = 10.0) -> None:
@@ -116,6 +116,9 @@ class Operator:
         """Return what the leader answers, once there is one. Raises Unavailable if there is none in time."""
         return await persist(lambda: self._route.ask(what, *arguments), self.seconds, self._route.refusal)
 
+    async def _errand(self, what: str, *arguments: Any) -> Any:
+        return await self.lead(what, *arguments)
+
     async def status(self, address: str) -> Status:
         """Return the status of one member."""
         return parse(await self.ask(address, "status"))
@@ -142,31 +145,11 @@ class Operator:
         assert best.status is not None
         return _put_together(best.status, found, problems)
 
-    async def members(self) -> list[Member]:
-        """Return the members, as the leader sees them."""
-        return [Member(*row) for row in await self.lead("members")]
-
     # Changes.
 
     async def add(self, id: int, address: str) -> None:
         """Have a server added as a spare. A server of this layer adds itself, by `join`."""
         await self.lead("join", id, address)
-
-    async def remove(self, id: int) -> None:
-        """Have a member removed; the leader hands over first."""
-        await self.lead("remove", id)
-
-    async def promote(self, id: int) -> str:
-        """Have a member vote, if there is room for another voter, else stand by; return which."""
-        return str(await self.lead("promote", id))
-
-    async def demote(self, id: int) -> None:
-        """Have a member stand by; the leader hands over first."""
-        await self.lead("demote", id)
-
-    async def transfer(self, id: int = 0) -> int:
-        """Have another member lead, 0 for any; return which one does."""
-        return int(await self.lead("transfer", id))
 
     async def snapshot(self, address: str) -> int:
         """Have a member take a snapshot of all that it has applied; return its index."""

@@ -130,6 +130,26 @@ def test_members_are_changed(tmp_path: Path) -> None:
     on(3, tmp_path, scenario)
 
 
+def test_a_member_is_replaced(tmp_path: Path) -> None:
+    """By one that stands by; the list of members says who has been heard from when, and who is behind."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        old, new = cluster.followers()
+        assert (await pyraft("demote", new.address)).exit_code == 0
+        result = await pyraft("replace", old.address, new.address)
+        assert result.output == f"member {old.id} at {old.address} is removed, and {new.id} votes in its place\n"
+        await until(lambda: cluster.roles(leader) == ["voter"] * 2)
+        result = await pyraft("members")
+        rows = [line.split()[1:] for line in result.output.splitlines()[1:]]
+        assert sorted(rows)[0 if leader.address < new.address else 1][:4] == [leader.address, "leads", "0", "now"]
+        assert any(row[:2] == [new.address, "voter"] and row[-1] == "ago" for row in rows), result.output
+        result = await pyraft("replace", new.address)
+        assert (result.exit_code, result.output.startswith("Error: ")) == (1, True)  # nobody stands by
+
+    on(3, tmp_path, scenario)
+
+
 def test_a_cluster_that_is_not_well(tmp_path: Path) -> None:
     """A member that is gone, and then a majority: what still answers says so, and the exit code is 1."""
 
