@@ -13,7 +13,7 @@ arguments that make no sense. No traceback for either.
 import click
 
 from pyraft import __version__, _install, raft_version_number, types
-from pyraft.command import clusters, dirs, dqlite, members, serve
+from pyraft.command import clusters, dirs, dqlite, members, serve, watch
 
 _COMPILED = not types.__file__.endswith(".py")
 
@@ -30,6 +30,7 @@ def program() -> None:
 program.add_command(members.init)
 program.add_command(members.join)
 program.add_command(serve.serve)
+program.add_command(watch.watch)
 program.add_command(dirs.dir)
 program.add_command(dqlite.dqlite)
 for _command in (clusters.status, clusters.members, clusters.ping, clusters.check, clusters.add, clusters.remove):

@@ -44,6 +44,7 @@ from pyraft.node.holding import Barrier, Lock, Semaphore
 from pyraft.node.identity import Identity
 from pyraft.node.machine import Command, Machine, Query, command, query
 from pyraft.node.node import Node
+from pyraft.node.offer import offer_status
 from pyraft.node.recipes import Compacted, Conflict
 from pyraft.node.replica import Replica
 from pyraft.node.settings import Settings
@@ -86,5 +87,6 @@ __all__ = [
     "connect",
     "init",
     "join",
+    "offer_status",
     "query",
 ]

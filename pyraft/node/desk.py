@@ -108,13 +108,13 @@ class Desk:
         """Return the status of this member as it travels."""
         server = self._server
         now = self._seconds()
+        visitors = [[visitor.host, visitor.id] for visitor in self._service.visitors]
         found = dataclasses.replace(
-            status.gather(server.raft, server.io, self._microseconds()),
+            status.gather(server.raft, server.io, self._microseconds(), visitors),
             cluster=self._cluster,
             machine=self._machine,
             leader_seconds=now - self._changed,
             up_seconds=now - self._began,
-            visitors=[[visitor.host, visitor.id] for visitor in self._service.visitors],
         )
         return status.packed(await self._ruler.measured(found, server.io))
 

@@ -59,7 +59,7 @@ class Service:
         """Those that are not read from at the moment."""
         self._ground = ground
         self._quiet = 0.0
-        ground.serve(wire.WORD, self._accept)
+        ground.serve(wire.WORD, self.accept)
 
     async def close(self) -> None:
         """End all connections."""
@@ -88,7 +88,8 @@ class Service:
             self._quiet = now + 1
             _logger.warning("a connection from %s is ended: %s", host or "a peer that is gone", reason)
 
-    def _accept(self, transport: Any, guest: io_uv.RaftUvGuest) -> None:
+    def accept(self, transport: Any, guest: io_uv.RaftUvGuest) -> None:
+        """Take a connection that begins with the word of this protocol."""
         self.visitors[Visitor(self, guest)] = None
 
 

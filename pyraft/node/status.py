@@ -86,7 +86,7 @@ class Status:
     """Connections of this layer that others have opened: [host, id or 0 for a client]."""
 
 
-def gather(r: Raft, io: RaftIo, microseconds: int | None = None) -> Status:
+def gather(r: Raft, io: RaftIo, microseconds: int | None = None, visitors: list[list[Any]] | None = None) -> Status:
     """Return what can be read off a server at once, without its disk."""
     leader = raft_leader(r)
     return Status(
@@ -113,6 +113,7 @@ def gather(r: Raft, io: RaftIo, microseconds: int | None = None) -> Status:
         members=[[s.id, s.address, ROLES[s.role]] for s in r.configuration.servers],
         matches=_matches(r),
         links=[list(link) for link in health.links(io)],
+        visitors=visitors or [],
     )
 
 

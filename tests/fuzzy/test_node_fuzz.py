@@ -177,7 +177,7 @@ class Fuzz:
         """Have a visitor of the node read an input."""
         stream = Stream()
         guest = io_uv.RaftUvGuest(io_uv.RaftUvTransport(), stream, wire.WORD.to_bytes(8, "little"), "fuzz", {})
-        self.node._service._accept(None, guest)
+        self.node._service.accept(None, guest)
         visitor: Visitor = next(reversed(self.node._service.visitors))
         for piece in self.pieces(self.spoil(self.visit())):
             if stream.closed:

@@ -12,7 +12,10 @@ from click.testing import Result
 
 from io_uv import health
 from pyraft import log
+from pyraft.command.watch import Rate
 from pyraft.node import Node, Settings, Tls, init
+from pyraft.node.operate import Seen, Survey
+from pyraft.node.status import Status
 from tests.integration.test_command import run
 from tests.lib import faults, nodes
 from tests.lib.nodes import QUICK, Nodes, Shop, until
@@ -262,3 +265,41 @@ def test_over_tls(tmp_path: Path) -> None:
             assert (result.exit_code, result.output.startswith("Error: ")) == (1, True), result.output
 
     nodes.run(main)
+
+
+def test_a_cluster_is_watched(tmp_path: Path) -> None:
+    """Views follow each other; a leader that dies is seen, and so is a cluster of which nobody is left."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        old = cluster.leader()
+        await old.machine.put("apple")
+        (number,) = [n for n, node in cluster.nodes.items() if node is old]
+        (via, *_) = [n for n in cluster.nodes if n != number]
+        result = await pyraft("watch", "--interval", 0.05, "--count", 2, via=via)
+        assert result.exit_code == 0, result.output
+        assert result.output.count(f"leader   {old.address}") == 2
+        assert " entries committed per second\n" in result.output
+        await cluster.vanish(number)
+        await until(lambda: any(node.is_leader for node in cluster.nodes.values()))
+        result = await pyraft("watch", "--count", 1, via=via)
+        assert f"leader   {cluster.leader().address}" in result.output, result.output
+        assert f"  * {old.address} cannot be reached" in result.output
+        result = await pyraft("watch", "--count", 1, via=9)
+        assert (result.exit_code, "cannot be reached" in result.output) == (0, True)
+
+    on(3, tmp_path, scenario)
+
+
+def test_the_rate_of_commits() -> None:
+    """By the leader's commit index; a change of leaders that takes it back gives none."""
+
+    def survey(commit: int) -> Survey:
+        leader = Seen(1, "a:1", "voter", Status(id=1, state="leader", commit=commit))
+        return Survey([leader], leader)
+
+    rate = Rate()
+    assert rate.of(Survey(), 1.0) is None
+    assert rate.of(survey(10), 2.0) is None
+    assert rate.of(survey(40), 5.0) == 10.0
+    assert rate.of(survey(5), 6.0) is None
+    assert rate.of(survey(6), 7.0) == 1.0

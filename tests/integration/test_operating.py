@@ -1,0 +1,173 @@
+"""The chapter pyraft/OPERATING.md: each command in it is run on a real cluster, and each line of the log exists."""
+
+import asyncio
+import re
+from pathlib import Path
+
+from click.testing import Result
+
+import pyraft
+from io_uv import datadir
+from pyraft.node import Node, join
+from pyraft.node.identity import Identity, read
+from tests.integration.test_command import every_command, run
+from tests.integration.test_command_clusters import CALM, on
+from tests.lib import nodes
+from tests.lib.nodes import QUICK, Nodes, Shop, until
+from tests.lib.uvnode import free_addresses
+
+CHAPTER = Path(pyraft.__file__).with_name("OPERATING.md")
+PACKAGES = (CHAPTER.parent, CHAPTER.parent.parent / "io_uv")
+
+
+def commands() -> set[str]:
+    """Return all commands of the chapter, without those that only name one."""
+    found = {" ".join(span.split()) for span in re.findall(r"`pyraft ([^`]*)`", CHAPTER.read_text())}
+    named = {" ".join(path) for path in every_command()} | {"dir", "snapshot"}
+    alone = {"status", "check", "members", "ping", "snapshot take", "watch"}
+    return {span for span in found if span not in named or span in alone}
+
+
+class Script:
+    """Runs commands of the chapter, with addresses and directories of the test in the place of those in the text."""
+
+    def __init__(self, addresses: dict[int, str], files: Path, places: dict[str, Path] | None = None) -> None:
+        """`files` is where backups are, `places` what the directories of the text stand for."""
+        self.addresses = addresses
+        self.files = files
+        self.places = places or {}
+        self.done: set[str] = set()
+
+    async def __call__(self, span: str, *more: object, code: int = 0, via: bool = True) -> Result:
+        """Run one; `more` is what its dots stand for."""
+        self.done.add(span)
+        words = []
+        for word in span.split():
+            if word not in ("…", "ID=HOST:PORT"):
+                word = re.sub(r"10\.0\.0\.(\d):9001", lambda match: self.addresses[int(match[1])], word)
+                word = re.sub(r"^shop\.backup$", f"{self.files}/shop.backup", word)
+                words.append(str(self.places.get(word, word)))
+        where = ["--via", self.addresses[1]] if via and words[0] not in ("dir", "join") else []
+        result = await asyncio.to_thread(run, *words, *more, *where)
+        assert result.exit_code == code, (span, result.output)
+        return result
+
+
+async def look_and_change(cluster: Nodes, script: Script) -> None:
+    """The commands for a cluster that runs, of three voters."""
+    leader = cluster.leader()
+    for number in range(110):
+        await leader.machine.note(str(number))
+    await leader.machine.put("apple", 7)
+    assert leader.address in (await script("status")).output
+    assert "disk       takes entries" in (await script("status 10.0.0.3:9001")).output
+    assert "FAULT" not in (await script("check")).output
+    assert "FAULT" not in (await script("check --behind 1000")).output
+    assert "leads" in (await script("members")).output
+    await script("ping")
+    await script("watch", "--count", 1)
+    await script("snapshot take")
+    await script("backup shop.backup")
+    assert "it is whole" in (await script("dir backup shop.backup")).output
+    await script("transfer 10.0.0.2:9001")
+    assert cluster.nodes[2].is_leader
+    await cluster.start(4)
+    await until(lambda: cluster.roles(cluster.nodes[2]) == ["voter"] * 4)
+    await script("demote 10.0.0.4:9001")
+    await script("promote 10.0.0.4:9001")
+    await script("remove 10.0.0.3:9001")
+    await cluster.vanish(3)
+    new = cluster.dir / "3b"  # it comes back as a new member, in an empty directory
+    await join(new, cluster.addresses[3], cluster.addresses[1])
+    async with Node(new, Shop(), settings=CALM):
+        await until(lambda: cluster.roles(cluster.nodes[2]) == ["voter"] * 4)
+        await script("demote 10.0.0.4:9001")
+        await script("replace 10.0.0.3:9001 10.0.0.4:9001")
+        await until(lambda: cluster.roles(cluster.nodes[2]) == ["voter"] * 3)
+
+
+async def stopped(script: Script, directories: list[Path]) -> None:
+    """The commands for the directories of a cluster that is stopped."""
+    directories.sort(key=lambda one: datadir.position(one).end, reverse=True)
+    first, *rest = directories
+    script.places = {"data/1": first, "data/2": rest[-1]}  # where a majority is lost, data/2 is all that there is
+    assert "restores the snapshot" in (await script("dir show data/1")).output
+    assert "note('1" in (await script("dir log data/1 --from 100 --to 120")).output
+    assert "nothing is wrong" in (await script("dir check data/1")).output
+    assert "loads this directory as it is" in " ".join((await script("dir repair data/1")).output.split())
+    assert re.fullmatch(r"\d+:\d+:\d+\n", (await script("dir position data/1")).output)
+    moved = free_addresses(len(directories))
+    given = [f"{owner(one).id}={moved[at]}" for at, one in enumerate(directories, 1)]
+    others = [word for one in rest for word in ("--other", one)]
+    await script("dir readdress data/1 ID=HOST:PORT …", *given, *others, "--apply")
+    assert [owner(one).address for one in directories] == list(moved.values())
+    own = owner(rest[-1])
+    result = await script("dir recover data/2 --server ID=HOST:PORT …", f"{own.id}={own.address}")
+    assert "this would be done" in result.output
+
+
+def owner(directory: Path) -> Identity:
+    """Return who a directory belongs to."""
+    found = read(directory)
+    assert found is not None
+    return found
+
+
+async def come_back(script: Script) -> None:
+    """A new cluster from the backup."""
+    await script("dir restore shop.backup data/1 --address 10.0.0.1:9001")
+    script.done.add("dir restore shop.backup data/1 --address …")
+    async with Node(script.places["data/1"], Shop(), settings=QUICK) as node:
+        assert await node.machine.left("apple") == 7
+        await script("join data/2 --address 10.0.0.2:9001 --via 10.0.0.1:9001")
+        script.done.add("join …")
+        async with Node(script.places["data/2"], Shop(), settings=QUICK) as second:
+            await second.ready()
+            assert await second.machine.left("apple") == 7
+
+
+def test_each_command_of_the_chapter_does_what_it_says(tmp_path: Path) -> None:
+    """On a cluster that runs, on its directories when it is stopped, and on a new one from its backup."""
+    files = tmp_path / "files"
+    files.mkdir()
+    done: set[str] = set()
+
+    async def running(cluster: Nodes, _: object) -> None:
+        script = Script(cluster.addresses, files)
+        await look_and_change(cluster, script)
+        done.update(script.done)
+
+    on(3, tmp_path / "data", running)
+
+    async def rest() -> None:
+        script = Script({}, files)
+        await stopped(script, [tmp_path / "data" / name for name in ("1", "2", "4")])
+        again = Script(free_addresses(2), files, {f"data/{n}": tmp_path / f"new{n}" for n in (1, 2)})
+        await come_back(again)
+        done.update(script.done, again.done)
+
+    nodes.run(rest)
+    elsewhere = {"serve shop:Shop data/1"}  # test_serve.py
+    elsewhere |= {'backup "/backup/shop-$(date +%F)"'}  # for a shell
+    assert commands() - done - elsewhere == set()
+
+
+def test_each_line_of_the_log_in_the_chapter_is_one_that_is_written() -> None:
+    """In the words of the sources, but for the places that depend on what happens."""
+    sources = "\n".join(path.read_text() for package in PACKAGES for path in package.rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)
+    section = CHAPTER.read_text().split("## Lines of the log\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^\| `([^`]+)` \|", section, re.M)
+    assert len(lines) > 12
+    for line in lines:
+        for words in line.split("…"):
+            assert words.strip() in sources, line
+
+
+def test_each_question_has_an_answer() -> None:
+    """The twenty questions are in the chapter, each with a command or the place of a paragraph."""
+    section = CHAPTER.read_text().split("## Twenty questions\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+\?) \| (.+) \|$", section, re.M)
+    assert len(rows) == 20
+    for question, answer in rows:
+        assert "`pyraft " in answer or "](" in answer, question
