@@ -164,12 +164,12 @@ def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | N
 
     Its status is 0, RAFT_LEADERSHIPLOST, or that of a failed write. Errors: RAFT_NOTLEADER, RAFT_BUSY (`req` is under
     way), RAFT_INVALID (`req` is not a RaftBarrier), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h.
+    With an io.defer, disk and network follow at the end of the loop turn, as for commands.
     """
     return calls.public(r, lambda: _barrier(r, req, cb))
 
 
 def _barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:
-    replicate.flush(r)
     if not _is(req, RaftBarrier):
         return _wrong(r, req, RaftBarrier)
     leader = request.taken_by(r)
@@ -177,7 +177,7 @@ def _barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None)
         return _not_leader(r)
     if req.pending:
         return _busy(r)
-    rv = replicate.submit_barrier(r, leader, req, cb)
+    rv = replicate.submit_barrier(r, leader, req, cb, may_wait=True)
     convert.stop_if_failed(r)
     return rv
 

@@ -98,13 +98,16 @@ def trigger(r: Raft, index: int) -> int:
     return rv
 
 
-def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any) -> int:
-    """Append and replicate a barrier; return 0, or if it is not called back the code of io.append or RAFT_SHUTDOWN."""
+def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any, may_wait: bool = False) -> int:
+    """Append and replicate a barrier, at once, or as commands are if it `may_wait`: at the end of the turn.
+
+    Return 0, or if it is not called back the code of io.append or io.defer, or RAFT_SHUTDOWN.
+    """
     index = log.last_index(r.log) + 1
     req.cb = cb
     request.start(leader, req, RAFT_BARRIER, index)
     log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
-    rv = trigger(r, index)
+    rv = defer(r, leader, index, [_BARRIER_PAYLOAD]) if may_wait and r.io.defer is not None else trigger(r, index)
     if (rv == 0 and not r.failed) or not take_back(r, leader, index):
         return 0
     return rv if rv != 0 else RAFT_SHUTDOWN
@@ -122,7 +125,7 @@ def take_back(r: Raft, leader: LeaderState, index: int) -> bool:
 
 
 def defer(r: Raft, leader: LeaderState, index: int, bufs: list[bytes]) -> int:
-    """Leave the commands `bufs`, which start at `index`, to the end of the loop turn; return the code of io.defer."""
+    """Leave the entries `bufs`, which start at `index`, to the end of the loop turn; return the code of io.defer."""
     rv = calls.defer(r, bufs)
     if rv != 0:
         calls.io_errmsg(r)

@@ -193,7 +193,6 @@ REMOTE = configuration(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER)
 
 MOVERS: dict[str, Callable[[Solo], Any]] = {
     "tick": lambda s: s.tick(),
-    "raft_barrier": lambda s: raft_barrier(s.r, RaftBarrier(), None),
     "raft_add": lambda s: raft_add(s.r, RaftChange(), 4, "4", None),
     "raft_remove": lambda s: raft_remove(s.r, RaftChange(), 3, None),
     "raft_assign": lambda s: raft_assign(s.r, RaftChange(), 3, RAFT_SPARE, None),
@@ -218,10 +217,6 @@ def test_whatever_moves_the_core_gives_out_first(mover: str) -> None:
     assert calls(s) == []
     MOVERS[mover](s)
     made = calls(s)
-    if mover == "raft_barrier":
-        # A barrier is an entry like a command, and may go out with them.
-        s.io.turn()
-        made += calls(s)
     assert made[0] in (("append", 2), ("append", 3))
     assert made[1:3] == ROUND
     assert [call for call in made[3:] if call[0] == "append" and call[1] >= 2] == []
@@ -229,6 +224,38 @@ def test_whatever_moves_the_core_gives_out_first(mover: str) -> None:
     if fn is not None:
         fn()
         assert calls(s) == []
+
+
+def test_barriers_of_a_turn_go_out_with_its_commands() -> None:
+    """One write and one message per follower; each is called back in its place."""
+    s = leader()
+    seen: list[tuple[int, int]] = []
+
+    def cb(req: RaftApply | RaftBarrier, status: int, result: Any = None) -> None:
+        seen.append((req.index, status))
+
+    for _ in range(3):
+        assert raft_barrier(s.r, RaftBarrier(), cb) == 0
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, cb) == 0
+    assert calls(s) == []
+    s.io.turn()
+    assert calls(s) == [("append", 6), *ROUND]
+    s.io.finish_append()
+    s.recv(msg.append_entries_result(2, 2, 8))
+    assert seen == [(index, 0) for index in range(3, 9)]
+
+
+def test_a_barrier_that_cannot_be_deferred_or_stored_is_told() -> None:
+    """The code of io.defer is returned; that of the late io.append comes back with the callback."""
+    s = leader()
+    statuses: list[int] = []
+    s.io.fail("defer", RAFT_NOSPACE)
+    assert raft_barrier(s.r, RaftBarrier(), lambda req, status: statuses.append(status)) == RAFT_NOSPACE
+    assert (raft_last_index(s.r), statuses) == (2, [])
+    assert raft_barrier(s.r, RaftBarrier(), lambda req, status: statuses.append(status)) == 0
+    s.io.fail("append", RAFT_IOERR)
+    s.io.turn()
+    assert (statuses, s.state) == ([RAFT_IOERR], RAFT_FOLLOWER)
 
 
 def test_results_do_not_give_out() -> None:
@@ -369,6 +396,7 @@ def play(s: Solo, rng: random.Random, steps: int) -> list[tuple[Any, ...]]:
             s.io.finish_append()
         else:
             raft_barrier(s.r, RaftBarrier(), None)
+            s.io.turn()
         if s.state != RAFT_LEADER and not s.io.appends:
             break
     return [call for call in s.io.calls if call[0] != "defer"]
@@ -388,6 +416,7 @@ def test_a_leaders_writes_may_wait_for_the_messages_and_a_followers_may_not() ->
     Applied(s)
     s.io.turn()
     raft_barrier(s.r, RaftBarrier(), None)
+    s.io.turn()
     assert [req.may_wait for req, _, _ in s.io.appends] == [True, True]
     s.io.finish_appends()
     term = s.r.current_term + 1
