@@ -94,7 +94,7 @@ class Peer:
         except asyncio.TimeoutError:
             raise TimeoutError(f"no answer from {self.address} within {seconds:g} s") from None
         except ParseError as exc:
-            raise ConnectionError(f"{self.address} has said what is no answer: {exc}") from None
+            raise ConnectionError(f"{self.address} has answered with nonsense: {exc}") from None
 
     async def _read(self) -> Response:
         await self._writer.drain()

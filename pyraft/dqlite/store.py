@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from io_uv import fs
+from io_uv.failure import Failure
 from pyraft.dqlite.errors import Refused
 
 INFO: Final = "info.yaml"
@@ -67,7 +68,7 @@ def _lines(info: Info) -> list[str]:
 def _write(directory: str, name: str, text: str) -> None:
     try:
         fs.replace_file(directory, name, text.encode())
-    except fs.Failure as failure:
+    except Failure as failure:
         raise OSError(failure.message) from None
 
 

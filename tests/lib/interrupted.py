@@ -2,7 +2,7 @@
 
 Duty: `lines_of(name)` runs a program once and notes how often it executes which line of the two packages; `begin` runs
 it anew and interrupts it at one of them, once or twice, and `Run.end` returns what was wrong with its end, or with its
-directory. The programs are those of README.md with several commands, the first one as it stands and with an `except`
+directory. The programs are those of the READMEs with several commands, the first one as it stands and with an `except`
 that closes the server, and examples/kv.py. Several may run at a time: they share nothing.
 
 A trace function counts lines. It raises KeyboardInterrupt there (`raise`), which no handler keeps away: this is what
@@ -191,9 +191,9 @@ def _address() -> str:
         return f"{host}:{s.getsockname()[1]}"
 
 
-def _blocks(directory: Path, section: str) -> list[str]:
-    """Return the programs in a section of README.md, with a directory and an address that exist."""
-    text = README.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+def _blocks(directory: Path, section: str, readme: Path = README) -> list[str]:
+    """Return the programs in a section of a README.md, with a directory and an address that exist."""
+    text = readme.read_text().split(f"## {section}\n")[1].split("\n## ")[0]
     address, found = _address(), re.findall(r"```python\n(.*?)```", text, flags=re.S)
     found = [block.replace("/your/raft/data", str(directory)) for block in found]
     return [re.sub(r"(192\.168\.1\.1|127\.0\.0\.1):9999", address, block) for block in found]
@@ -266,7 +266,7 @@ def _closing(directory: Path) -> str:
 
 def _front(directory: Path) -> str:
     """The asyncio program."""
-    (program,) = _blocks(directory, "In an asyncio program")
+    (program,) = _blocks(directory, "In an asyncio program", ROOT / "pyraft" / "README.md")
     created = "    server = aio.Server(io, fsm, id, address)\n"
     answered = 'print("result", await server.apply(b"command1"))'
     assert created in program

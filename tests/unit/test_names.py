@@ -5,7 +5,16 @@ from collections.abc import Iterator
 
 from tests.test_tidy import PACKAGES, module_of, python_files, relative, tree_of
 
-FRONTS = {"pyraft", "pyraft.node", "pyraft.node.testing", "io_uv", "io_uv.pyuv", "io_uv.datadir", "io_uv.dqlite"}
+FRONTS = {
+    "pyraft",
+    "pyraft.node",
+    "pyraft.node.testing",
+    "pyraft.dqlite",
+    "io_uv",
+    "io_uv.pyuv",
+    "io_uv.datadir",
+    "io_uv.dqlite",
+}
 """Packages that gather names for users, whose modules and users may take them there."""
 
 VOCABULARY = {"pyraft.types"}
