@@ -10,16 +10,16 @@ packed [RESULT, value], [RAISED, class, args], [FAILED, class, text], [EXPIRED] 
 
 Happy path: `apply(entry)` -> (0, [outcome, …]). The log's clock takes the entry's time unless that is earlier.
 
-Failure modes: a command that raises an Exception is rolled back, and that is its outcome, on all servers. MemoryError
-and exceptions outside of Exception (KeyboardInterrupt) say nothing about the command: they stop this server, whose
-state is then not used any more. So do a frame of a later version and a command that the program does not have
-(MissingCommand), until the server is started with code that has it. A snapshot that cannot be read leaves the state as
-it was.
+Failure modes: a command that raises is rolled back, and that is its outcome, on all servers. MemoryError,
+KeyboardInterrupt, and what is outside of Exception and is not raised again when the command is tried once more say
+nothing about the command: they stop this server, whose state is then not used any more. So do a frame of a later
+version and a command that the program does not have (MissingCommand), until the server is started with code that has
+it. A snapshot that cannot be read leaves the state as it was.
 """
 
 import builtins
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
@@ -150,6 +150,26 @@ class Replica(RaftFsm):
         return self._execute(machine, command, version, arguments)
 
     def _execute(self, name: str, command: str, version: int, arguments: bytes) -> bytes:
+        return self._twice(name, lambda: self._attempt(name, command, version, arguments))
+
+    def _twice(self, name: str, attempt: Callable[[], bytes]) -> bytes:
+        """Return what an attempt returns. If it raises twice what is outside of Exception, that is its outcome.
+
+        SystemExit, for one, comes from a command, on all servers, or from the handler of a signal, on this one. After
+        an attempt that raises all is as it was before, and a signal does not come twice.
+        """
+        try:
+            return attempt()
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException as exc:
+            try:
+                attempt()
+            except type(exc) as again:
+                return self._raised(name, again)
+            raise
+
+    def _attempt(self, name: str, command: str, version: int, arguments: bytes) -> bytes:
         machine = self.machines[name]
         function = self._find(name, command, version)
         binding = machine._node
@@ -162,11 +182,14 @@ class Replica(RaftFsm):
             if len(outcome) > MAX_OUTCOME:
                 raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
             machine.keep(checkpoint)
-        except MemoryError:
+        except (KeyboardInterrupt, MemoryError):
             raise
         except Exception as exc:
             machine.rollback(checkpoint)
             return self._raised(name, exc)
+        except BaseException:
+            machine.rollback(checkpoint)
+            raise
         finally:
             binding.context = None
         return outcome
@@ -200,6 +223,9 @@ class Replica(RaftFsm):
 
     def answer(self, machine: str, query: str, arguments: bytes) -> bytes:
         """Answer a query whose arguments have come packed; return an outcome, as of a command."""
+        return self._twice(machine, lambda: self._answer(machine, query, arguments))
+
+    def _answer(self, machine: str, query: str, arguments: bytes) -> bytes:
         try:
             args, kwargs = self._arguments.unpack(arguments)
             outcome = self.codec.pack([RESULT, self._queries[machine, query](self.machines[machine], *args, **kwargs)])
@@ -222,7 +248,7 @@ class Replica(RaftFsm):
         answer = self._queries[machine._node.name, query](machine, *args, **kwargs)
         return answer if self.codec.is_leaf(answer) else self.codec.unpack(self.codec.pack(answer))
 
-    def _raised(self, name: str, exc: Exception) -> bytes:
+    def _raised(self, name: str, exc: BaseException) -> bytes:
         cls = type(exc)
         if self._errors[name].get(cls.__name__) is cls or getattr(builtins, cls.__name__, None) is cls:
             try:
@@ -344,7 +370,7 @@ def _beginning(machine: Machine) -> dict[str, Any]:
     return {name: arrive(adopt(value, journal), journal) for name, value in type(machine)().content().items()}
 
 
-def _text(exc: Exception) -> str:
+def _text(exc: BaseException) -> str:
     try:
         return str(exc)[:1000]
     except Exception:

@@ -1,5 +1,6 @@
 """Entries in, outcomes out: calls that count once, commands that fail, and snapshots of it all."""
 
+import asyncio
 import datetime
 import random
 from collections.abc import Iterable
@@ -15,6 +16,9 @@ from pyraft.node.machine import EPOCH, Machine, command, query
 from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
 
 SESSION = b"session 1"
+
+interruptions: list[BaseException] = []
+"""Raised by the commands that come next, as by the handlers of signals."""
 
 
 class OutOfStock(Exception):
@@ -53,6 +57,21 @@ class Shop(Machine):
         """Raise what says nothing about the command."""
         self.stock["failed"] = 1
         raise MemoryError
+
+    @command
+    def leave(self, kind: str) -> int:
+        """Change something, then raise what is outside of Exception, or be interrupted by it."""
+        self.stock["left"] = self.stock.get("left", 0) + 1
+        if interruptions:
+            raise interruptions.pop()
+        if kind:
+            raise {"exit": SystemExit(3), "cancelled": asyncio.CancelledError()}[kind]
+        return self.stock["left"]
+
+    @query
+    def exit(self) -> None:
+        """Raise SystemExit."""
+        raise SystemExit("no")
 
     @command
     def draw(self) -> tuple[float, datetime.datetime]:
@@ -165,6 +184,38 @@ def test_what_says_nothing_about_the_command_stops_the_server() -> None:
     pair = Pair()
     with pytest.raises(MemoryError):
         pair.do(SESSION, 1, "stop")
+
+
+@pytest.mark.parametrize("kind", ["exit", "cancelled"])
+def test_a_command_that_wants_to_end_the_program_fails(kind: str) -> None:
+    """It would end that of each member, one after the other, and again whenever that is started."""
+    pair = Pair()
+    with pytest.raises(CommandFailed, match="SystemExit: 3" if kind == "exit" else "CancelledError"):
+        pair.do(SESSION, 1, "leave", kind)
+    assert pair.shop.stock == {}
+    assert pair.do(SESSION, 2, "leave", "") == 1
+
+
+def test_what_interrupts_a_command_is_not_taken_for_its_outcome() -> None:
+    """The handler of a signal has called sys.exit; it is not raised again, and this server ends by it."""
+    pair = Pair()
+    interruptions[:] = [SystemExit(0)]
+    with pytest.raises(SystemExit):
+        pair.do(SESSION, 1, "leave", "")
+    pair = Pair()
+    interruptions[:] = [KeyboardInterrupt(), KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        pair.do(SESSION, 2, "leave", "")
+    interruptions.clear()
+
+
+def test_a_query_that_wants_to_end_the_program_fails() -> None:
+    """Clients would end one member after the other by it."""
+    pair = Pair()
+    replica = pair.replicas[0]
+    outcome = replica.answer("", "exit", replica.codec.pack([[], {}]))
+    with pytest.raises(CommandFailed, match="SystemExit: no"):
+        replica.result("", outcome)
 
 
 def test_commands_cannot_call_commands() -> None:
