@@ -4,8 +4,19 @@ from collections.abc import Callable
 
 import pytest
 
-from pyraft import RAFT_FOLLOWER, RAFT_IOERR, RAFT_LEADER, RaftFsm, StderrTracer, raft_state
+from pyraft import (
+    RAFT_FOLLOWER,
+    RAFT_IOERR,
+    RAFT_LEADER,
+    RaftFsm,
+    RaftIoAppend,
+    RaftIoSnapshotPut,
+    StderrTracer,
+    raft_state,
+)
 from pyraft import fixture as fx
+from pyraft.types import EntryBatch
+from tests.integration.test_fixture import snapshot_of
 from tests.lib.cluster import Cluster
 from tests.lib.fsm import PairFsm, add_x
 
@@ -60,3 +71,19 @@ def test_a_change_of_one_of_the_newest_entries_is_found_at_once(new_cluster: New
         with pytest.raises(AssertionError, match=f"changed entry {n + 1} from"):
             c.step()
         c.raft(0).log.bufs[-2] = add_x(1)
+
+
+def test_a_snapshot_of_entries_that_are_gone_replaces_those_on_their_way(new_cluster: NewCluster) -> None:
+    """The entry that it ends with is neither stored nor being written, so nobody knows that it is the same one."""
+    c = new_cluster(1)
+    io = c.raft(0).io
+    io.append(io, RaftIoAppend(), EntryBatch([1] * 6, [1] * 6, [b""] * 6), 6, lambda req, status: None)
+    c.step()
+    io.snapshot_put(io, 0, RaftIoSnapshotPut(), snapshot_of(4, 1, c.configuration(), b"x"), lambda req, status: None)
+    c.step()
+    io.snapshot_put(io, 0, RaftIoSnapshotPut(), snapshot_of(3, 2, c.configuration(), b"x"), lambda req, status: None)
+    io.append(io, RaftIoAppend(), EntryBatch([2] * 4, [1] * 4, [b""] * 4), 4, lambda req, status: None)
+    c.step()
+    _, _, _, snapshot, start_index, entries = io.load(io)
+    assert snapshot is not None
+    assert (snapshot.index, start_index, len(entries)) == (3, 4, 0)

@@ -85,6 +85,27 @@ def test_groups_that_are_lost_one_after_the_other_keep_their_order() -> None:
     run(scenario)
 
 
+def test_room_is_there_when_both_bounds_are_kept() -> None:
+    """One call less is not enough where those that are left are too large."""
+
+    async def scenario() -> None:
+        outbox = Outbox(lambda: None, 2, 1000)
+        session = Session(b"s")
+        small, large = call(session), call(session, b"x" * 1000)
+        outbox.put(small)
+        outbox.put(large)
+        waiting = asyncio.ensure_future(outbox.room(lambda future: None))
+        await turns()
+        outbox.release(small)
+        await turns()
+        assert not waiting.done()
+        outbox.release(large)
+        await waiting
+        outbox.close(Stopped)
+
+    run(scenario)
+
+
 def test_groups_that_are_lost_go_first_again() -> None:
     """Calls keep their order when a group's outcomes are lost; those whose caller is gone are not sent again."""
 

@@ -1,0 +1,76 @@
+"""A link by hand: what it makes of a greeting and of nonsense, without a network."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from pyraft.node import wire
+from pyraft.node.errors import Refused
+from pyraft.node.link import Link, Lost
+
+
+class Wire:
+    """A transport that keeps what it is told, and never calls back."""
+
+    def __init__(self) -> None:
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        """Take it."""
+
+    def is_closing(self) -> bool:
+        """Return whether abort was called."""
+        return self.aborted
+
+    def abort(self) -> None:
+        """Take note of the end; connection_lost would come later."""
+        self.aborted = True
+
+
+def opened(greeting: list[Any], cluster: str) -> tuple["asyncio.Task[Link]", list[Link]]:
+    """Begin to open a link whose other end says `greeting` at once."""
+    made: list[Link] = []
+
+    async def connect(
+        protocol: Callable[[], asyncio.Protocol], host: str, port: int, secure: ssl.SSLContext | None
+    ) -> None:
+        link = cast(Link, protocol())
+        made.append(link)
+        link.connection_made(cast(asyncio.BaseTransport, Wire()))
+        asyncio.get_running_loop().call_soon(link.data_received, wire.pack(*greeting))
+
+    return asyncio.ensure_future(Link.open("127.0.0.1:1", cluster, connect=connect)), made
+
+
+def test_a_server_of_another_cluster_is_not_spoken_to() -> None:
+    """Its greeting refuses the link, which stays as it was, and nothing is raised into the loop."""
+
+    async def scenario() -> None:
+        raised: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: raised.append(context))
+        opening, made = opened([wire.WELCOME, wire.VERSION, "theirs", 7], "ours")
+        with pytest.raises(Refused, match="of cluster theirs, and this one is of ours"):
+            await opening
+        assert not made[0].is_open
+        assert made[0].cluster == "ours"
+        assert raised == []
+
+    asyncio.run(scenario())
+
+
+def test_nonsense_ends_what_is_under_way_at_once_and_says_why() -> None:
+    """An answer that is waited for is not waited for until the connection is gone."""
+
+    async def scenario() -> None:
+        opening, made = opened([wire.WELCOME, wire.VERSION, "ours", 7], "ours")
+        link = await opening
+        asked = link.ask("members")
+        made[0].data_received(wire.pack(99))
+        assert not link.is_open
+        with pytest.raises(Lost, match="has ended: message 99 of 1 parts"):
+            await asked
+
+    asyncio.run(scenario())
