@@ -220,17 +220,29 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
             p.next_index = last_index + 1
             p.lacking = 0
             return True
+    elif rejected <= p.match_index and p.refusals > MAX_REFUSALS:
+        # It refuses the end of its own log, which it has not compacted: what it has acknowledged is not ours.
+        p.match_index = p.proven_index = 0
+        p.refusals = p.steps_back = 0
     # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps if it is compacted.
     # C: progress.c:progressMaybeDecrement steps back one entry at a time, each after a heartbeat interval (B52). An
     # entry that the server has already does no harm when it comes again. A stride may also lead over the last entries
     # in front of what is compacted here, where the logs may have met: then the server gets a snapshot that it could do
     # without, one at most, as by that it matches. To look there first would take another message than the words of B52
     # say.
-    p.next_index = max(1, min(rejected + 1 - (1 << min(p.steps_back, 62)), last_index + 1))
-    if p.linear:
-        p.next_index = max(1, min(rejected, last_index + 1))
+    p.next_index = max(1, min(rejected + 1 - stride(p), last_index + 1))
     p.steps_back += 1
     return True
+
+
+def stride(p: RaftProgress) -> int:
+    """Return how far to step back now: twice as far as the time before (B52).
+
+    Where the logs meet may be stepped over so, if what is in front of that is compacted there (proof.step_back). Each
+    further pass takes eight times as many steps before it doubles its stride, so it sees what is more than an eighth, a
+    sixty-fourth, … as long as what lies behind it.
+    """
+    return 1 << min(p.steps_back >> (3 * min(p.passes, 20)), 62)
 
 
 def maybe_update(p: RaftProgress, last_index: int) -> bool:

@@ -9,19 +9,24 @@ Rule: as long as a server has not announced it, every message to it ends at or b
 that this server has been without at some moment of this term, at first our first one of this term, then any that it
 has refused as a predecessor of a message of this term (`has_to_ask`), unless it may have compacted it (`step_back`).
 
-Failure modes: two kinds of heartbeats cannot reach so far: those of a leader without an entry of its term, the only
-voter, and those beside a snapshot that name no predecessor (B48). `acknowledged` has the rule for their answers. So it
-has for short messages to one of ours whose place a C server takes, which `answered` notices.
+Failure modes: some messages do not reach so far for certain: heartbeats of a leader without an entry of its term, the
+only voter; short ones to one of ours whose place a C server takes; and those behind an index that it was believed to be
+without. Their answers count for nothing behind the entries of older terms (`acknowledged`) until the server has refused
+a predecessor that nobody has, sent after the last of them (`has_to_fence`). `is_fenced` has the proof.
 """
 
 from typing import Final
 
-from pyraft import flags, log
-from pyraft.progress import PROGRESS__PROBE, PROGRESS__SNAPSHOT
+from pyraft import configuration, flags, log, progress
+from pyraft.progress import PROGRESS__PROBE
 from pyraft.state import LeaderState, Raft, RaftProgress
+from pyraft.types import RaftConfiguration
 
 NOBODYS: Final = (1 << 64) - (1 << 32)
 """From this index on nobody has an entry."""
+
+_FENCES: Final = 1 << 12
+"""So many questions are told apart in a term."""
 
 
 def is_announced(p: RaftProgress) -> bool:
@@ -41,9 +46,15 @@ def reach(leader: LeaderState, p: RaftProgress) -> int:
     return p.lacking if p.lacking > 0 else leader.first_index
 
 
-def nobodys_index(r: Raft) -> int:
-    """Return an index at which nobody has an entry, and which is another one in each term."""
-    return NOBODYS + r.current_term % (1 << 32)
+def nobodys_index(r: Raft, p: RaftProgress) -> int:
+    """Return an index at which nobody has an entry: another one in each term, and behind each row of short messages."""
+    return NOBODYS + r.current_term % (1 << 20) * _FENCES + p.fence % _FENCES
+
+
+def ask(r: Raft, p: RaftProgress, now: int) -> int:
+    """Return the predecessor to name in a message that finds out what was sent before it, and take note of that."""
+    p.fenced = now
+    return nobodys_index(r, p)
 
 
 def has_to_ask(r: Raft, leader: LeaderState, p: RaftProgress) -> bool:
@@ -56,22 +67,56 @@ def has_to_ask(r: Raft, leader: LeaderState, p: RaftProgress) -> bool:
     index, and whatever is rejected after that was sent after it, as connections keep their order. It takes one
     heartbeat in a term, and only where a message cannot reach far enough from where it would start.
     """
-    if p.state != PROGRESS__PROBE or is_announced(p) or not _is_unsure(r, p):
+    if p.state != PROGRESS__PROBE or is_announced(p) or p.sure:
         return False
     target = min(reach(leader, p), log.last_index(r.log))
     return p.next_index < target and _start(r, target, p.next_index) != p.next_index
 
 
-def is_answer(r: Raft, p: RaftProgress, rejected: int) -> bool:
-    """Return whether a rejection of index `rejected` answers what `has_to_ask` wanted to know, and note that."""
-    if rejected != nobodys_index(r):
+def has_to_fence(r: Raft, leader: LeaderState, p: RaftProgress, now: int) -> bool:
+    """Return whether to ask first, in front of a message that reaches far enough, since others came before it."""
+    if is_announced(p) or (p.fenced >= 0 and now - p.fenced < r.heartbeat_timeout):
+        return False
+    first = leader.first_index
+    last_index = log.last_index(r.log)
+    if p.loose > 0 and last_index >= reach(leader, p):
+        return True
+    if p.short == 0 or last_index < first:
+        return False
+    return first <= p.next_index or _start(r, first, p.next_index) == p.next_index
+
+
+def is_fenced(r: Raft, p: RaftProgress, rejected: int) -> bool:
+    """Return whether a rejection of index `rejected` answers a question of `ask`, and note what that proves.
+
+    Proof: a server answers at once what brings it nothing new, and rejections. So answers at once to messages in front
+    of the question have come before this one, as connections keep their order. Those that have not come wait for a
+    write. When the server began to write entries of ours it cut off all that it had behind them (figure 3.1), and
+    stored nothing but ours from then on, so these answers are true.
+    """
+    behind = nobodys_index(r, p) - rejected
+    number = p.fence - behind % _FENCES
+    if not -_FENCES < behind < _FENCES or number < 1 or (number == p.fence and p.fenced < 0):
         return False
     p.sure = True
+    if p.loose <= number:
+        p.loose = 0
+    if p.short <= number:
+        p.short = 0
     return True
 
 
-def _is_unsure(r: Raft, p: RaftProgress) -> bool:
-    return not p.sure and flags.is_set(r.io.features, flags.PROVEN_ANSWERS)
+def _carries_announcements(r: Raft) -> bool:
+    return flags.is_set(r.io.features, flags.PROVEN_ANSWERS)
+
+
+def names_nobody(r: Raft, p: RaftProgress) -> bool:
+    """Return whether a heartbeat without a predecessor should rather name one that nobody has.
+
+    C: recv_append_entries.c:recvAppendEntries rejects index 0 if there is no previous entry, which reads as a success,
+    in its own term, and for all that its log holds, when the message is of an older one (B48 says to name none).
+    """
+    return not is_announced(p) and _carries_announcements(r)
 
 
 def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
@@ -99,9 +144,9 @@ def step_back(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: i
     lg = r.log
     p.its_end = last
     if index == 1 and _has_entry_one(lg, p):
-        # It has compacted that: strides that double have led past where the logs meet, and there it refuses what it
-        # has, too. From the end of its log on, entry by entry, all that it refuses is behind that point.
-        p.linear = True
+        # It has compacted that: strides that double have led past where the logs meet, and what it refused there it is
+        # not without. Once more from the end of its log, with strides that double later (progress.stride).
+        p.passes += 1
         p.lacking = 0
         p.steps_back = 0
         p.next_index = last + 1
@@ -126,33 +171,75 @@ def _start(r: Raft, target: int, first: int) -> int:
 def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
     """Take note of an AppendEntries that ends with index `end`.
 
-    Over an I/O that does not carry features nobody can announce them, and where messages can be lost without a word, as
-    in the fixture, their answers would be waited for in vain. Such an I/O is taken to connect servers of this project.
+    Over an I/O that does not carry features nobody can announce them, and where nothing is left out its messages are
+    those of C (or, beside a snapshot, name nothing, B48). That a server lacks the entry at `reach` is inferred from
+    what it has refused. So no answer to a message that ends in front of the first entry of this term counts for more,
+    however far it reaches.
     """
-    p.sends += 1
-    if end < reach(leader, p) and flags.is_set(r.io.features, flags.PROVEN_ANSWERS):
-        if is_announced(p):
-            p.short_send = p.sends
-        else:
-            p.loose += 1
+    if end >= leader.first_index or is_announced(p):
+        return
+    if (end == 0 or end >= log.last_index(r.log)) and not _carries_announcements(r):
+        return
+    p.short = _next_question(p)
+    if end < reach(leader, p):
+        p.loose_end = end if p.loose == 0 else min(p.loose_end, end)
+        p.loose = p.short
+
+
+def _loosen(p: RaftProgress) -> None:
+    """Take note that the next answers of a server may be to messages of which nothing is known."""
+    p.loose = p.short = _next_question(p)
+    p.loose_end = 0
+
+
+def _next_question(p: RaftProgress) -> int:
+    """Return the number of the next question to be asked for the first time."""
+    if p.fenced >= 0:
+        p.fenced = -1
+        p.fence += 1
+    return p.fence
+
+
+def forget_announcement(p: RaftProgress) -> None:
+    """Take note that a C server has taken the place of one of ours.
+
+    Messages to that one under this address may have been short, and have reached the other one. Nor does it lack what
+    the other one lacked.
+    """
+    _loosen(p)
+    p.sure = False
+    p.lacking = 0
 
 
 def answered(p: RaftProgress, features: int) -> None:
-    """Take note of an answer, and of what its sender announces with it, before it is looked at.
-
-    A server that has announced it and does no more has been replaced: a C process has its directory now. Messages to it
-    under that address since the last one that was answered may have been short, and have reached the other one. Answers
-    come in order, one for a message at most, so that is counted from the number of those that have come.
-    """
-    if is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
-        p.loose += max(0, p.short_send - p.answers)
-    p.answers += 1
+    """Take note of an answer, and of what its sender announces with it, before it is looked at."""
+    announced = flags.is_set(features, flags.PROVEN_ANSWERS)
+    if announced:
+        p.loose = p.short = 0
+    elif is_announced(p):
+        forget_announcement(p)
     p.features = features
 
 
+def rebuild(r: Raft, leader: LeaderState, old: RaftConfiguration, new: RaftConfiguration, last_index: int) -> None:
+    """Keep a progress for each server of `new` from now on; answers of one that was a member may be under way."""
+    for server, p in zip(old.servers, leader.progress, strict=True):
+        if configuration.get(new, server.id) is None and not is_announced(p) and (p.short > 0 or p.fence > 1):
+            leader.unproven.add(server.id)
+    leader.progress = progress.rebuild(leader.progress, old, new, last_index)
+    for server, p in zip(new.servers, leader.progress, strict=True):
+        if configuration.get(old, server.id) is None and server.id in leader.unproven:
+            _loosen(p)
+
+
 def rejected(r: Raft, leader: LeaderState, p: RaftProgress, index: int) -> None:
-    """Take note that a server did not have our entry `index`, if that is certain."""
-    if is_announced(p) or not _is_unsure(r, p):
+    """Take note that a server did not have our entry `index`, if that is certain.
+
+    Only of what it was asked last: an old rejection may be of what it has compacted (step_back).
+    """
+    if p.state != PROGRESS__PROBE or index != p.next_index - 1:
+        return
+    if is_announced(p) or p.sure:
         p.lacking = min(reach(leader, p), index)
 
 
@@ -163,21 +250,22 @@ def shown(leader: LeaderState, p: RaftProgress, last: int) -> int:
     entries go on at a C server, which acknowledges these. An entry of ours that takes such an index meanwhile would
     count as sent, and the server's refusals of it as old ones, for ever.
     """
-    if p.loose == 0 or is_announced(p) or p.state == PROGRESS__SNAPSHOT:
-        return last
-    return min(last, max(p.match_index, leader.first_index - 1))
+    if p.loose > 0 and not is_announced(p):
+        return min(last, max(p.match_index, p.loose_end, p.snapshot_index))
+    if p.short > 0 and not is_announced(p):
+        # A snapshot's index is committed; that it is not installed is found out with the next message.
+        return min(last, max(p.match_index, leader.first_index - 1, p.snapshot_index))
+    return last
 
 
 def acknowledged(r: Raft, leader: LeaderState, p: RaftProgress, last: int) -> bool:
     """Take note of an acknowledgment up to `last`, an index of our log; return whether more counts now.
 
     `match_index`, as in C, is what a server has acknowledged; it decides what is sent next, and when a server has
-    caught up. `proven_index` is what of that counts for a commitment. After messages that did not reach far enough, as
-    many acknowledgments prove nothing beyond what is committed or was there before our term: they may be theirs. That
-    relies on the order that connections keep.
+    caught up. `proven_index` is what of that counts for a commitment. An answer that may be to a short message proves
+    nothing beyond what is committed or was there before our term.
     """
-    if p.loose > 0 and not is_announced(p):
-        p.loose -= 1
+    if p.short > 0 and not is_announced(p):
         last = min(last, max(leader.first_index - 1, r.commit_index))
     if last <= p.proven_index:
         return False

@@ -15,7 +15,7 @@ the proof.
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from pyraft import calls, configuration, election, flags, log, messages, quorum
+from pyraft import calls, configuration, election, flags, log, messages, proof, quorum
 from pyraft.errors import RAFT_LEADERSHIPLOST, RAFT_SHUTDOWN
 from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import RAFT_IO_APPEND_ENTRIES, RAFT_VOTER, RaftAppendEntries, RaftReadIndex, no_entries
@@ -86,7 +86,7 @@ def forget_announcement(p: RaftProgress) -> None:
 
     Questions that it got name no predecessor: what it says to them proves nothing of its log (proof.acknowledged).
     """
-    p.loose += p.questions
+    proof.forget_announcement(p)
     p.questions = 0
 
 

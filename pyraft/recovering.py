@@ -130,6 +130,8 @@ def stored(r: Raft) -> int:
 
 def rejected(r: Raft, args: RaftAppendEntries) -> int:
     """Take note of an AppendEntries that did not match; return 0 or the code of io.set_term."""
+    if args.prev_log_index >= proof.NOBODYS:
+        return 0
     if r.filling or snapshot.is_installing(r):
         # Nobody takes the rejections of a new server for old ones.
         r.rejecting_since = None

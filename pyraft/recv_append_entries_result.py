@@ -55,8 +55,10 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
             replicate.carry_out_reads(r)
         return 0
     proof.answered(p, result.features)
-    if result.rejected >= proof.NOBODYS and proof.is_answer(r, p, result.rejected):
-        return 0
+    if result.rejected >= proof.NOBODYS:
+        proof.is_fenced(r, p, result.rejected)
+        if p.state != PROGRESS__SNAPSHOT:
+            return 0
     if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(
         p, result.rejected, result.last_log_index, calls.now(r)
     ):

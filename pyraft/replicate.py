@@ -214,6 +214,8 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
             progress.beside_snapshot(p, now)
         # While a snapshot is under way, heartbeats keep our authority.
         if last_index == p.snapshot_index:
+            if proof.names_nobody(r, p):
+                return _ask(r, p, server, now)
             # C: replication.c:replicationProgress names the snapshot's last entry as the predecessor. The rejection of
             # such a heartbeat looks like one of the snapshot, which is then read and sent again and again (B48).
             return _send_entries(r, p, server, now, 0, 0, no_entries())
@@ -240,13 +242,15 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
     leader = r.leader_state
     if leader is not None:  # I/O code may have closed the server in the middle of a round.
         if proof.has_to_ask(r, leader, p):
-            return _send_entries(r, p, server, now, proof.nobodys_index(r), r.current_term, no_entries())
+            return _ask(r, p, server, now)
         proof.start_within_reach(r, leader, p)
     prev_index = p.next_index - 1
     prev_term = log.term_of(r.log, prev_index)
     # A heartbeat that is due with a full window carries one entry: an empty one would have to skip what is unsent.
     n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else log.MAX_ENTRIES
     while True:
+        if p.short > 0 and leader is not None and proof.has_to_fence(r, leader, p, now):
+            _ask(r, p, server, now)
         entries = log.acquire(r.log, prev_index + 1, r.max_append_bytes, n)
         rv = _send_entries(r, p, server, now, prev_index, prev_term, entries)
         if rv == RAFT_TOOBIG and entries.bufs:
@@ -259,13 +263,18 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
         prev_term = log.term_of(r.log, prev_index)
 
 
+def _ask(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
+    """Send a message whose refusal says that answers to those before it have come (proof)."""
+    return _send_entries(r, p, server, now, proof.ask(r, p, now), r.current_term, no_entries())
+
+
 def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppendEntries) -> int:
     """Send what `stream.message` has made, as _send_pipeline would."""
     message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
     message.append_entries = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv == 0:
-        stream.sent(r, p, args, now)
+        stream.sent(p, args, now)
     elif rv == RAFT_TOOBIG and len(args.entries) > 0:
         return _too_big(r, p, server, now)
     if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > log.last_index(r.log):
@@ -292,8 +301,7 @@ def _send_entries(
     args.term = r.current_term
     args.prev_log_index = prev_index
     args.prev_log_term = prev_term
-    # 3.5: the commit index goes with every message, so that followers find out what is committed; never more than the
-    # message shows to match, since a C server commits as much as it has stored (B31).
+    # 3.5: the commit index, never more of it than the message shows to match: a C server commits all it has stored.
     end = prev_index + len(entries.bufs)
     args.leader_commit = min(r.commit_index, end)
     args.whole = end == log.last_index(r.log)
@@ -315,7 +323,7 @@ def _send(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppe
     leader = r.leader_state
     if leader is not None:
         proof.sent(r, leader, p, end)
-    if p.state == PROGRESS__PIPELINE:
+    if p.state == PROGRESS__PIPELINE and end < proof.NOBODYS:
         progress.sent(p, prev_index, end + 1, log.weight(entries.bufs))
     p.last_send = now
     return 0
@@ -392,7 +400,6 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
         progress.abort_snapshot(p)
     # One that the server does not stand counts as sent: it is read and tried again after the time for installing it.
     if rv == 0:
-        p.sends += 1
         notice.snapshot_sent(r, server.id, snapshot.index)
     convert.stop_if_failed(r)
 
@@ -520,7 +527,7 @@ def append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) 
     index = log.last_index(r.log) + 1
     log.append_configuration(r.log, r.current_term, conf)
     if len(conf.servers) != len(old_conf.servers):
-        leader.progress = progress.rebuild(old_progress, old_conf, conf, index)
+        proof.rebuild(r, leader, old_conf, conf, index)
     r.configuration = conf
     r.configuration_uncommitted_index = index
     if leader.change is not None:

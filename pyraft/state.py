@@ -87,10 +87,11 @@ class RaftProgress:
     `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
     index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
     row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
-    `lacking`, `loose`, `proven_index` and `sure` (ours) are there for servers that answer as C's do, see proof, and so
-    are `its_end`, the end of such a log at its last rejection, `linear`: that one is gone back through entry by entry,
-    `sends` and `answers`, which count messages that get an answer and answers, and `short_send`: the number of the last
-    one that did not reach far enough for such a server, 0 for none.
+    `lacking`, `proven_index` and `sure` (ours) are there for servers that answer as C's do, see proof, and so are
+    `fence`, the number of the question that tells short messages from others, `fenced`: when it was sent, -1 if not,
+    `short`: which number ends the answers to short ones, 0 if they have come, `loose` and `loose_end`: the same of
+    those that prove nothing, the lowest index at which one ends, `its_end`: where the server's log ended when it
+    refused something last, and `passes`: how often its log has been stepped back through in vain.
     `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
     see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
     `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
@@ -101,24 +102,25 @@ class RaftProgress:
 
     __slots__ = (
         "answered",
-        "answers",
         "denials",
         "features",
+        "fence",
+        "fenced",
         "inflight",
         "inflight_bytes",
         "its_end",
         "lacking",
         "last_send",
-        "linear",
         "loose",
+        "loose_end",
         "match_index",
         "next_index",
+        "passes",
         "proven_index",
         "questions",
         "recent_recv",
         "refusals",
-        "sends",
-        "short_send",
+        "short",
         "silent",
         "snapshot_beat",
         "snapshot_doubt",
@@ -147,13 +149,14 @@ class RaftProgress:
         self.denials = 0
         self.lacking = 0
         self.its_end = 0
-        self.linear = False
+        self.passes = 0
         self.loose = 0
+        self.loose_end = 0
+        self.short = 0
+        self.fence = 1
+        self.fenced = -1
         self.sure = False
         self.proven_index = 0
-        self.sends = 0
-        self.answers = 0
-        self.short_send = 0
         self.answered = 0
         self.questions = 0
         self.steps_back = 0
@@ -208,6 +211,7 @@ class LeaderState:
     `accepting` (ours) is False while the state is being set up or left: callbacks that fire then find a leader that
     takes no requests. `deferred_index` (ours) is the first entry not yet given to the disk and the network, 0 if none.
     `first_index` (ours) is the index of the first entry of the leader's term, there already or the next one.
+    `unproven` (ours) has the ids of servers that have left and may not have said all that they had to say, see proof.
     `waiting_change` (ours) is what `change` asks for as long as that must not be done; `reads` (ours) see there.
     """
 
@@ -223,6 +227,7 @@ class LeaderState:
         "round_index",
         "round_number",
         "round_start",
+        "unproven",
         "voter_contacts",
         "waiting_change",
     )
@@ -241,6 +246,7 @@ class LeaderState:
         self.first_index = 0
         self.waiting_change: WaitingChange | None = None
         self.reads = ReadState()
+        self.unproven: set[int] = set()
 
 
 class RaftWrite(RaftIoAppend):

@@ -57,7 +57,7 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
     if r.transfer is not None or leader.promotee_id != 0:
         return None
     p = _progress_of(r, leader, id)
-    if p is None or p.state != PROGRESS__PIPELINE or p.loose != 0 or p.questions != 0:
+    if p is None or p.state != PROGRESS__PIPELINE or p.short != 0 or p.questions != 0:
         return None
     features = result.features
     if features != p.features and proof.is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
@@ -68,7 +68,6 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
         return None
     # It has answered, and to what (proof.answered, proof.acknowledged, progress.maybe_update).
     p.recent_recv = True
-    p.answers += 1
     p.features = features
     p.next_index = max(p.next_index, last + 1)
     p.streamed = p.denials = 0

@@ -29,7 +29,9 @@ def message(
     n = last + 1 - first
     if p.state != PROGRESS__PIPELINE or not 0 <= n <= log.MAX_ENTRIES or p.inflight_bytes >= r.max_inflight_bytes:
         return None
-    if min(first, last) < (p.lacking or leader.first_index) or first - 1 <= lg.offset:
+    if p.short > 0 or last < leader.first_index or first - 1 <= lg.offset:
+        return None
+    if min(first, last) < (p.lacking or leader.first_index):
         return None
     if n == 0 and now - p.last_send < r.heartbeat_timeout:
         # Nothing is due: the general path finds that out in the next line.
@@ -63,14 +65,12 @@ def message(
     return args
 
 
-def sent(r: Raft, p: RaftProgress, args: RaftAppendEntries, now: int) -> None:
+def sent(p: RaftProgress, args: RaftAppendEntries, now: int) -> None:
     """Take note that io.send has taken what `message` made (proof.sent, progress.sent). It reaches what it has to."""
     batch = args.entries
     assert isinstance(batch, EntryBatch)
     bufs = batch.bufs
     last = args.prev_log_index + len(bufs)
-    if r.leader_state is not None:  # I/O code may have closed the server in the middle of a round.
-        p.sends += 1
     if p.state == PROGRESS__PIPELINE:
         if p.streamed_index != args.prev_log_index:
             p.streamed_index = args.prev_log_index

@@ -46,6 +46,9 @@ FAULTS: Final[dict[str, Fault]] = {
         "proof.py",
         "    return p.lacking if p.lacking > 0 else leader.first_index\n",
         "    return 0\n",
+        "proof.py",
+        "    if end >= leader.first_index or is_announced(p):\n",
+        "    if True:\n",
     ),
     "leader_commit": Fault(
         "a message names a commit index behind its end, and a server like C's believes it",
@@ -79,7 +82,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B47": Fault(
         "a server that is elected while a transfer of its own is pending stops",
         "transfers",
-        663,
+        -1,
         "convert.py",
         "        membership.transfer_close(r)\n        if r.leader_state is not leader:\n            return 0\n",
         "        r.errmsg = 'server is not the leader'\n        return 1\n",
@@ -135,7 +138,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "even",
         713,
         "progress.py",
-        "    p.next_index = max(1, min(rejected + 1 - (1 << min(p.steps_back, 62)), last_index + 1))\n",
+        "    p.next_index = max(1, min(rejected + 1 - stride(p), last_index + 1))\n",
         "    p.next_index = max(1, min(rejected, last_index + 1))\n",
     ),
     "B53": Fault(

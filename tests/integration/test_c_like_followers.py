@@ -237,15 +237,18 @@ def test_which_rejections_are_of_this_term_is_asked_once() -> None:
     assert (p.lacking, p.sure) == (0, False)
     s.tick(100)
     [question] = to(s, 3)
-    assert question.prev_log_index == proof.nobodys_index(s.r) == (1 << 64) - (1 << 32) + term
+    assert question.prev_log_index == proof.nobodys_index(s.r, p) == (1 << 64) - (1 << 32) + (term << 12) + 1
     assert len(question.entries) == 0
-    s.recv(msg.append_entries_result(3, term, 9, question.prev_log_index - 1))
-    assert not p.sure
+    for other in (-1, 1, 2, -(1 << 12), 1 << 12):
+        s.recv(msg.append_entries_result(3, term, 9, question.prev_log_index + other))
+        assert not p.sure
     s.recv(msg.append_entries_result(3, term, 9, question.prev_log_index))
     assert p.sure
     s.tick(100)
     [args] = to(s, 3)
-    assert args.prev_log_index + len(args.entries) == proof.reach(s.r.leader_state, p) == 12
+    leader = s.r.leader_state
+    assert leader is not None
+    assert args.prev_log_index + len(args.entries) == proof.reach(leader, p) == 12
     s.recv(msg.append_entries_result(3, term, 9, args.prev_log_index))
     assert p.lacking == args.prev_log_index
     s.tick(100)
@@ -447,12 +450,16 @@ def test_an_answer_to_a_heartbeat_that_proves_nothing_does_not_commit() -> None:
     s.tick(100)
     s.recv(msg.append_entries_result(2, s.r.current_term, 3))
     s.tick(100)
-    assert progress_of(s, 2).loose == 1
+    assert progress_of(s, 2).loose
+    s.sent()
     change = RaftChange()
     assert raft_assign(s.r, change, 2, RAFT_VOTER, None) == 0
     s.io.finish_appends()
+    [fence, entry] = to(s, 2)
+    assert (fence.prev_log_index >= proof.NOBODYS, len(entry.entries)) == (True, 1)
     s.recv(msg.append_entries_result(2, s.r.current_term, 5))
     assert s.r.commit_index == 3
+    s.recv(msg.append_entries_result(2, s.r.current_term, 5, fence.prev_log_index))
     s.recv(msg.append_entries_result(2, s.r.current_term, 4))
     assert s.r.commit_index == 4
 
@@ -492,6 +499,12 @@ def test_commit_index_in_a_message_is_never_beyond_its_end() -> None:
     assert s.r.commit_index == 21
     s.sent()
     s.recv(msg.append_entries_result(3, s.r.current_term, 1, 20))
+    s.tick(100)
+    [question] = to(s, 3)
+    s.recv(msg.append_entries_result(3, s.r.current_term, 1, question.prev_log_index))
+    s.tick(100)
+    [args] = to(s, 3)
+    s.recv(msg.append_entries_result(3, s.r.current_term, 1, args.prev_log_index))
     s.tick(100)
     [args] = to(s, 3)
     assert args.leader_commit == args.prev_log_index + len(args.entries) == 20

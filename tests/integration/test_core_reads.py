@@ -8,6 +8,7 @@ from pyraft import (
     RAFT_STANDBY,
     RAFT_VOTER,
     RaftReadIndex,
+    proof,
     raft_read_index,
     reads,
 )
@@ -355,5 +356,14 @@ def test_a_c_server_in_the_place_of_ours_proves_nothing_by_its_answers_to_questi
     assert progress_of(s, 2).questions == 1
     s.recv(result(2, 3, features=0))
     assert s.r.commit_index == 2
+    s.recv(result(2, 3, features=0))
+    assert s.r.commit_index == 2
+    # Its answers count when it has refused what nobody has, which was sent behind the question.
+    s.sent()
+    s.tick(100)
+    fence = next(m.append_entries for m in s.sent() if m.server_id == 2)
+    assert fence is not None
+    assert fence.prev_log_index >= proof.NOBODYS
+    s.recv(msg.append_entries_result(2, s.r.current_term, 3, fence.prev_log_index))
     s.recv(result(2, 3, features=0))
     assert s.r.commit_index == 3

@@ -60,10 +60,10 @@ FAULTS: Final = {
         "    if p.next_index < target and not is_announced(p):\n",
         "    if False:\n",
         "proof.py",
-        "    if p.state != PROGRESS__PROBE or is_announced(p) or not _is_unsure(r, p):\n",
+        "    if p.state != PROGRESS__PROBE or is_announced(p) or p.sure:\n",
         "    if True:\n",
         "proof.py",
-        "    if p.loose == 0 or is_announced(p) or p.state == PROGRESS__SNAPSHOT:\n",
+        "    if end >= leader.first_index or is_announced(p):\n",
         "    if True:\n",
     ),
     "B11: the target of a transfer gets a second vote in a term": Fault(
