@@ -29,7 +29,8 @@ NAME: Final = "log-set-aside"
 BOOTSTRAP_NAME: Final = "bootstrap-under-way"
 
 _BOOTSTRAP_TEXT: Final = b"""\
-This directory is being bootstrapped, or that was interrupted. Bootstrap it again; it will not lead before.
+This directory is being bootstrapped, or that was interrupted. Bootstrap it again, with the same configuration as all
+other servers of its cluster, or start it if these lead already: it will not lead before.
 """
 
 FILLING_NAME: Final = "log-incomplete"

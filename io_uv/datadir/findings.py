@@ -222,7 +222,7 @@ _MARKS: Final = {
     marker.BOOTSTRAP_NAME: (
         NOTE,
         "a bootstrap was interrupted",
-        "bootstrap it again; until then it can only wait for a leader",
+        "bootstrap it again, with the configuration of its cluster; until then it can only wait for a leader",
     ),
     marker.FILLING_NAME: (
         NOTE,
