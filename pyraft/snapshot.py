@@ -5,9 +5,9 @@ last, stored by the I/O, after which the log drops all but `trailing` entries. I
 once, the snapshot stored, the FSM restored from it, the leader answered.
 
 Failure modes: a snapshot that cannot be taken or stored is tried again after a later apply; RAFT_BUSY from the FSM
-is not an error. Other problems are logged, unless the same one was logged last. An installation that fails
-puts the former log back and is reported to the leader as a rejection. If the disk has the snapshot but the FSM
-refuses it, no new entry can be stored until a retry or a restart succeeds.
+is not an error, but told where it goes on and on. Other problems are logged, unless the same one was logged last. An
+installation that fails puts the former log back and is reported to the leader as a rejection. If the disk has the
+snapshot but the FSM refuses it, no new entry can be stored until a retry or a restart succeeds.
 """
 
 import logging
@@ -28,6 +28,9 @@ from pyraft.types import (
 
 MAX_REFUSALS: Final = 100
 """How many messages in a row are rejected, as in C, because our snapshot has replaced the entry before theirs."""
+
+_LONG: Final = 16
+"""After so many thresholds without a snapshot a state machine that puts it off is told of."""
 
 _logger = logging.getLogger("pyraft")
 
@@ -132,6 +135,8 @@ def take(r: Raft) -> int:
     if rv != 0:
         r.snapshot.pending = None
         if rv == RAFT_BUSY:
+            if snapshot.index - log.snapshot_index(r.log) >= _LONG * max(r.snapshot.threshold, 1):
+                _warn(r, "fsm.snapshot returns RAFT_BUSY again and again, so none is taken and the log grows")
             return 0
         calls.fsm_errmsg(r, rv, f"take snapshot {snapshot.index}")
         _warn(r, f"fsm.snapshot returned {rv} ({raft_strerror(rv)})")

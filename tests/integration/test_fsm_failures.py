@@ -145,6 +145,19 @@ def test_refused_snapshot_is_logged_once_in_a_row(caplog: pytest.LogCaptureFixtu
     assert s.state == RAFT_LEADER
 
 
+def test_state_machine_that_is_busy_all_the_time_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, after sixteen thresholds: it may put a snapshot off, and its log grows meanwhile."""
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 2)
+    s.fsm.snapshot = lambda fsm: (RAFT_BUSY, [])
+    told = []
+    for index in range(3, 50):
+        command(s)
+        commit(s, index)
+        told += [(index, line.split(": ")[1]) for line in said(caplog)]
+    assert told == [(32, "fsm.snapshot returns RAFT_BUSY again and again, so none is taken and the log grows")]
+
+
 def test_snapshot_that_cannot_be_stored_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """So is one that the disk refuses at once or later, and one whose thread returned a code."""
     s = leader(fsm=fsms.PairFsm(3, snapshot_async=True))
