@@ -283,7 +283,7 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)
-    for name in uv.limits.__slots__:
+    for name in [name for name in dir(uv.limits) if not name.startswith("_")]:  # compiled, it has no __slots__
         value = getattr(uv.limits, name)
         if not isinstance(value, int) or value < 0:
             io.errmsg = f"the limit '{name}' must be a whole number, not below 0, and is {value!r}"
