@@ -140,7 +140,7 @@ func load(db *sql.DB, n int, statement string) (string, error) {
 	failed := 0
 	for i := 0; i < n; i++ {
 		for {
-			ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			_, err := db.ExecContext(ctx, statement, i)
 			cancel()
 			if err == nil {
