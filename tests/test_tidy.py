@@ -33,7 +33,7 @@ CORE_FORBIDDEN |= {"socket", "subprocess", "threading", "time", "uvloop", "lz4",
 CORE_ALLOWED = {"_install": {"os"}, "aio": {"asyncio"}, "tracing": {"os", "time"}, "_build": {"os", "pathlib"}}
 BUILD_STEPS = {"_build": {"setuptools", "mypyc"}}
 """Modules that only the building of a wheel imports, and what is there then."""
-EXTRAS = {"crl": {"cryptography"}, "families": {"prometheus_client"}}
+EXTRAS = {"crl": {"cryptography"}, "families": {"prometheus_client"}, "application": {"aiohttp"}}
 """Modules that only an extra of pyproject.toml makes importable, and what it brings."""
 CORE_THIRD_PARTY = {"mypy_extensions"}
 

@@ -17,6 +17,8 @@ import logging
 import os
 import signal
 import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,16 +37,29 @@ from pyraft.node.tls import Tls
 @click.argument("directory", metavar="DIR")
 @click.option("--name", default="", help="What the node is called in the sessions of the cluster.")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="One of pyraft.node.Settings.")
+@click.option("--http", metavar="HOST:PORT", help="Serve the page, metrics and probes there; see OPERATING.md.")
+@click.option("--http-token-file", metavar="FILE", help="A file with the token that they need.")
+@click.option("--http-name", "names", metavar="HOST", multiple=True, help="A name under which they are reached.")
 @click.option("--debug", is_flag=True, help="Log more.")
 @tls_options
-def serve(machine: str, directory: str, name: str, settings: tuple[str, ...], debug: bool, tls: Tls | None) -> None:
+def serve(
+    machine: str,
+    directory: str,
+    name: str,
+    settings: tuple[str, ...],
+    http: str | None,
+    http_token_file: str | None,
+    names: tuple[str, ...],
+    debug: bool,
+    tls: Tls | None,
+) -> None:
     """Run a node with a machine on DIR, which `pyraft init` or `pyraft join` has made.
 
     MODULE is looked for in the current directory first; MACHINE is a class in it, or a function that makes a machine.
     """
     _log(debug)
     node = Node(directory, find(machine), settings=settings_of(settings), name=name, tls=tls)
-    cause = told(run(node, Notifier()))
+    cause = told(run(node, Notifier(), _site(node, http, http_token_file, names)))
     if cause:
         raise click.ClickException(printable(f"the node has stopped: {cause}"))
 
@@ -72,6 +87,30 @@ def find(given: str) -> Machine:
     return machine
 
 
+def _site(
+    node: Node[Machine], address: str | None, file: str | None, names: tuple[str, ...]
+) -> AbstractAsyncContextManager[str]:
+    """Return what serves HTTP, if that is asked for."""
+    if address is None:
+        return contextlib.nullcontext("")
+    try:
+        from pyraft import page
+    except ImportError:
+        raise click.ClickException("--http needs aiohttp: pip install 'pyraft-uv[http]'") from None
+    try:
+        token = Path(file).read_text().strip() if file is not None else ""
+    except OSError as exc:
+        raise click.ClickException(str(exc)) from None
+    if file is not None and not token:
+        raise click.ClickException(f"{file} is empty: the token is expected in it")
+    try:
+        if not token and not page.is_loopback(address):
+            raise click.UsageError(f"others can reach {address}: that needs --http-token-file")
+    except OSError as exc:
+        raise click.UsageError(str(exc)) from None
+    return page.served(node, address, token, names)
+
+
 def settings_of(given: tuple[str, ...]) -> Settings:
     """Return the settings that --set gives."""
     values: dict[str, Any] = {}
@@ -97,15 +136,17 @@ def _log(debug: bool) -> None:
     logging.basicConfig(level=level, format=f"{time}%(levelname)s %(name)s: %(message)s")
 
 
-async def run(node: Node[Machine], notifier: Notifier) -> str:
-    """Run a node until a signal, "", or until it stops by itself: return why."""
+async def run(node: Node[Machine], notifier: Notifier, site: "AbstractAsyncContextManager[str] | None" = None) -> str:
+    """Run a node until a signal, "", or until it stops by itself: return why. `site` serves HTTP meanwhile."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with node:
+    async with node, site or contextlib.nullcontext("") as where:
         text = f"member {node.id} at {node.address} of cluster {node.cluster} runs"
         click.echo(text)
+        if where:
+            click.echo(f"page at http://{where}/")
         notifier.ready(text)
         duties = [loop.create_task(_tell(node, notifier)), loop.create_task(stop.wait())]
         beat = loop.create_task(_beat(notifier))

@@ -13,6 +13,6 @@ what to alert on; `examples/monitoring` has the rules, and a dashboard.
 Failure modes: it needs prometheus_client (`pip install 'pyraft-uv[metrics]'`), and is an ImportError without.
 """
 
-from pyraft.metrics.families import Collector, of, of_server, render
+from pyraft.metrics.families import CONTENT_TYPE, Collector, of, of_server, render
 
-__all__ = ["Collector", "of", "of_server", "render"]
+__all__ = ["CONTENT_TYPE", "Collector", "of", "of_server", "render"]

@@ -13,6 +13,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Mapping
+from typing import Final
+
+_PATIENCE: Final = 2.0
+"""Seconds that what is said once may wait for a manager that is busy."""
 
 
 class Notifier:
@@ -27,7 +31,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that the service is there."""
-        self._send("READY=1", f"STATUS={status}")
+        self._send("READY=1", f"STATUS={status}", patience=_PATIENCE)
 
     def status(self, status: str) -> None:
         """Say how it is, in a line."""
@@ -35,7 +39,7 @@ class Notifier:
 
     def stopping(self) -> None:
         """Say that it is about to end."""
-        self._send("STOPPING=1")
+        self._send("STOPPING=1", patience=_PATIENCE)
 
     def alive(self) -> None:
         """Say that its loop turns."""
@@ -47,9 +51,10 @@ class Notifier:
             return 0.0
         return int(microseconds) / 2e6
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, patience: float = 0.0) -> None:
+        """Send a message; where the manager has many to read already, wait for so many seconds, then let it be."""
         if not self._path:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
-            s.setblocking(False)
+            s.settimeout(patience)
             s.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), self._path)

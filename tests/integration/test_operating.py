@@ -147,7 +147,8 @@ def test_each_command_of_the_chapter_does_what_it_says(tmp_path: Path) -> None:
         done.update(script.done, again.done)
 
     nodes.run(rest)
-    elsewhere = {"serve shop:Shop data/1"}  # test_serve.py
+    elsewhere = {"serve shop:Shop data/1"}  # test_serve.py, test_page.py
+    elsewhere |= {"serve --http 127.0.0.1:8080 --http-token-file token shop:Shop data/1"}
     elsewhere |= {'backup "/backup/shop-$(date +%F)"'}  # for a shell
     assert commands() - done - elsewhere == set()
 

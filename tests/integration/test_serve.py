@@ -1,14 +1,19 @@
 """`pyraft serve` as systemd and a shell run it: processes, signals, and what the manager is told."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("aiohttp", reason="the extra http is not installed")
 
 from pyraft.command import serve
 from pyraft.node import Settings
@@ -117,11 +122,19 @@ def test_a_service(tmp_path: Path, manager: tuple[Manager, str]) -> None:
     listener, name = manager
     where = free_addresses(1)[1]
     assert run("init", tmp_path / "1", "--address", where).exit_code == 0
-    process = start(tmp_path, "shop:Shop", "1", NOTIFY_SOCKET=name, WATCHDOG_USEC="100000")
+    (tmp_path / "token").write_text("open sesame\n")
+    http = ("--http", "127.0.0.1:0", "--http-token-file", "token")
+    process = start(tmp_path, "shop:Shop", "1", *http, NOTIFY_SOCKET=name, WATCHDOG_USEC="100000")
     try:
         listener.until("READY=1")
         assert process.stdout is not None
         assert process.stdout.readline().rstrip().endswith("runs")
+        page = process.stdout.readline().split()[-1]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{page}status", timeout=60)
+        asked = urllib.request.Request(f"{page}status", headers={"Authorization": "Bearer open sesame"})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            assert json.load(answer)["address"] == where
         listener.until("STATUS=this member leads, 1 members")
         listener.forget()
         listener.until("WATCHDOG=1")
@@ -159,6 +172,7 @@ def test_a_node_that_stops_by_itself_ends_the_process(tmp_path: Path) -> None:
 def test_words_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told in a line: no module, no machine in it, no member in the directory, no such setting."""
     (tmp_path / "shopping.py").write_text(SHOP)
+    (tmp_path / "empty").touch()
     (tmp_path / "spoilt.py").write_text("import nowhere_at_all\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -169,6 +183,10 @@ def test_words_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (("shopping:Shop", "1"), "no member of a cluster is in it"),
         (("shopping:Shop", "1", "--cert", "x"), "--cert, --key and --ca are needed"),
         (("shopping", "1"), "is not of the form MODULE:MACHINE"),
+        (("shopping:Shop", "1", "--http", "0.0.0.0:1"), "that needs --http-token-file"),
+        (("shopping:Shop", "1", "--http", "nowhere"), "is not of the form HOST:PORT"),
+        (("shopping:Shop", "1", "--http", "0.0.0.0:1", "--http-token-file", "none"), "No such file"),
+        (("shopping:Shop", "1", "--http", "0.0.0.0:1", "--http-token-file", "empty"), "the token is expected in it"),
         (("shopping:Shop", "1", "--set", "nonsense=1"), "with a name of "),
         (("shopping:Shop", "1", "--set", "voters=many"), "a number is needed"),
         (("shopping:Shop", "1", "--set", "voters=100"), "voters must be a whole number from 1 to 99"),
