@@ -1,12 +1,13 @@
 # Every target sets up what it needs: a virtual environment in .venv with the project and its tools.
-# Settings: PYTHON (interpreter), ARGS (passed on), SECONDS, SERVERS, RATE, SEED (cluster), N, STEPS, SEED (sim),
-# SCENARIO, STATES, REPLAY (explore).
+# Settings: PYTHON (interpreter), ARGS (passed on), JOBS (processes of a test run), SECONDS, SERVERS, RATE, SEED
+# (cluster), N, STEPS, SEED (sim), SCENARIO, STATES, REPLAY (explore).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COMPILED := build/compiled
 
+JOBS ?= 2
 SERVERS ?= 3
 SECONDS ?= 30
 RATE ?= 500
@@ -31,7 +32,7 @@ SEED_OPTION = $(if $(SEED),--seed $(SEED))
 help:
 	@echo "make cluster   start a real cluster, load it, kill and restart servers, check every increment"
 	@echo "                 SERVERS=$(SERVERS) SECONDS=$(SECONDS) RATE=$(RATE) SEED=..."
-	@echo "make test      run the whole test suite (minutes); ARGS='-k name' chooses"
+	@echo "make test      run the whole test suite (minutes), most of it in JOBS=$(JOBS) processes; ARGS='-k name' chooses"
 	@echo "make check     what a change must pass: lint and test"
 	@echo "make interpreters  the quick tiers on each other Python of VERSIONS='$(VERSIONS)': 3.10 with the oldest"
 	@echo "                 dependencies that are allowed, 3.13 with -X dev -W error"
@@ -108,9 +109,25 @@ soak: $(READY)
 powercut: $(READY)
 	$(BIN)/python -m tests.lib.power_cut_scripts --rounds $(ROUNDS) $(SEED_OPTION) $(ARGS)
 
+# JOBS processes take the files of SHARED in turn: most of these are about one process. The others come behind, one file
+# at a time: their clusters are many processes already. Of either there may be none that ARGS choose (exit code 5).
+SHARED := tests/test_tidy.py tests/test_c_cases.py tests/unit tests/integration tests/lockstep tests/typing
+ALONE := tests/interop tests/fuzzy
+SHARE := -n $(JOBS) --dist loadfile
+
+# Python, the files that are shared, and options.
+define suite
+	ran=; failed=; \
+	for part in '$(SHARE) $(2)' '$(ALONE)'; do \
+		code=0; $(1) -m pytest -q $$part $(3) $(ARGS) || code=$$?; \
+		case $$code in 0) ran=1;; 1) failed=1;; 5) ;; *) exit $$code;; esac; \
+	done; \
+	if [ -n "$$failed" ]; then exit 1; elif [ -z "$$ran" ]; then exit 5; fi
+endef
+
 .PHONY: test
 test: $(READY)
-	$(BIN)/python -m pytest -q tests $(ARGS)
+	@$(call suite,$(BIN)/python,$(SHARED))
 
 # The tests are copied beside the compiled packages, so that nothing is imported from the sources. Those that are about
 # the source tree have nothing to look at there.
@@ -123,11 +140,12 @@ compiled: $(READY)
 	PYRAFT_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 		--target $(COMPILED) .
 	cp -r tests examples Makefile README.md LICENSE pyproject.toml $(COMPILED)
-	cd $(COMPILED) && PYTHONPATH=. $(abspath $(BIN))/python -m pytest -q tests $(OF_THE_SOURCES:%=--ignore %) $(ARGS)
+	@cd $(COMPILED) && export PYTHONPATH=. && { $(call suite,$(abspath $(BIN))/python,\
+		$(filter-out $(OF_THE_SOURCES),$(SHARED)),$(OF_THE_SOURCES:%=--ignore %)); }
 
 # A Python of each version is looked for on the PATH and among pyenv's; $(VENV)'s own version is left to make check. The
 # quick tiers are those that an interpreter or a dependency can break: not the long runs of fuzzy, nor mixed clusters.
-QUICK := tests/test_tidy.py tests/test_c_cases.py tests/unit tests/integration tests/lockstep tests/typing
+QUICK := $(SHARED)
 # A minute of processor time of that: imports, the source, texts of errors, the core, files, the loop, sockets, nodes.
 ESSENTIAL := tests/test_tidy.py tests/unit/test_install.py tests/unit/test_fs.py tests/unit/test_errors.py \
 	tests/unit/test_aio.py tests/unit/test_aio_life.py tests/unit/test_calls.py tests/unit/test_encoding.py \
@@ -170,15 +188,15 @@ on-3.10: $(READY)
 	@echo "Python 3.10 with the oldest dependencies that are allowed"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$$(sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
-	$(BIN)/python -m pytest -q $(TIER) $(ARGS)
+	$(BIN)/python -m pytest -q $(SHARE) $(TIER) $(ARGS)
 
 on-3.13: $(READY)
 	@echo "Python 3.13 with -X dev -W error"
-	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -q $(TIER) $(ARGS)
+	PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -q $(SHARE) $(TIER) $(ARGS)
 
 on-%: $(READY)
 	@echo "Python $*"
-	$(BIN)/python -m pytest -q $(TIER) $(ARGS)
+	$(BIN)/python -m pytest -q $(SHARE) $(TIER) $(ARGS)
 
 .PHONY: dist
 dist: $(READY)
