@@ -35,7 +35,7 @@ from pyraft.types import (
     RaftSnapshot,
 )
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 120.0
 
 BLOCK_SIZE = 4096
 SEGMENT_SIZE = 4 * BLOCK_SIZE

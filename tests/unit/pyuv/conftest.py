@@ -12,7 +12,7 @@ import pytest
 from io_uv.pyuv import UV_RUN_ONCE, Loop
 from tests.lib.threads import foreign_threads, open_fds
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 # libuv makes a pipe for the process with the first loop, and keeps it.
 Loop().close()
