@@ -37,6 +37,9 @@ _FRAME: Final = struct.Struct("<BBHI")
 
 _TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _UUID, _DECIMAL, _INT, _DATACLASS, _ENUM = range(1, 13)
 
+_FEED: Final = 256 * 1024
+"""Bytes of a snapshot that are given to the unpacker at a time."""
+
 BELOW: Final = 100
 """The extension that stands in a snapshot for a member which follows; it is unpacked as what it is."""
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
@@ -99,20 +102,33 @@ class Codec:
         return self._classes.get(name)
 
     def objects(self, data: Any) -> Iterator[Any]:
-        """Yield the values that `data` holds one behind the other. Raises Malformed, at the end if one is cut short."""
+        """Yield the values that `data` holds one behind the other. Raises Malformed, at the end if one is cut short.
+
+        It is read in pieces: no copy of the whole is made.
+        """
         unpacker = msgpack.Unpacker(
             ext_hook=lambda code, content: self._value(code, content, MAX_DEPTH),
             strict_map_key=False,
             max_buffer_size=max(len(data), 1),
         )
-        unpacker.feed(data)
+        view = memoryview(data)
+        fed, piece = 0, _FEED
         while unpacker.tell() < len(data):
             try:
-                yield unpacker.unpack()
+                value = unpacker.unpack()
+            except msgpack.OutOfData:
+                if fed == len(data):
+                    raise Malformed(f"no value at byte {unpacker.tell()}: it is cut short") from None
+                unpacker.feed(view[fed : fed + piece])
+                fed = min(fed + piece, len(data))
+                piece *= 2  # a large value is not tried again for each piece of it
+                continue
             except Malformed:
                 raise
             except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
                 raise Malformed(f"no value at byte {unpacker.tell()}: {str(exc) or type(exc).__name__}") from None
+            piece = _FEED
+            yield value
 
     def is_leaf(self, value: Any) -> bool:
         """Return whether a value is of a type of this codec that cannot change: no container, no dataclass."""

@@ -13,7 +13,9 @@ ends with the leadership, with a change of the members, and for good with the fi
 was asked to take over may do so at any time later. If the rates of two members' clocks differ by more than `drift`,
 queries under a lease may see an older state. Nothing else has them do that: a process that was stopped looks at its
 clock then, members that restart keep still first, and one that was asked to take over disturbs others in that one term
-only.
+only. An older version, which knows nothing of this, does not keep still when it starts: a member that ends properly
+keeps its directory until its promise is over (`leave`). One that is killed, and started with an older version within
+that time, breaks it; so nobody should go back to such a version by killing.
 """
 
 import math
@@ -55,6 +57,7 @@ class Restraint:
         """The term in which this member was asked to take over last."""
         self.handed_over: Any = None
         """The leadership in which this member, as the leader, has asked another one to take over."""
+        self._left = False
         self._io_start, self._io_send = io.start, io.send
         io.start = self._start
         io.send = self._send
@@ -62,6 +65,15 @@ class Restraint:
     def is_bound(self) -> bool:
         """Return whether a vote, given or asked for, would break the promise."""
         return self._now() < self._heard + self.kept
+
+    def leave(self) -> float:
+        """Take part in nothing any more; return for how many seconds the promise still goes.
+
+        The directory must not be given back before: an older version on it would not keep the promise.
+        """
+        self._left = True
+        voters = sum(server.role == RAFT_VOTER for server in self._raft.configuration.servers)
+        return max(0.0, self._heard + self.kept - self._now()) if voters > 1 else 0.0
 
     def contact(self, id: int) -> float | None:
         """Return when a member has answered the leader that this one is last, by `now`; None for not yet."""
@@ -76,7 +88,7 @@ class Restraint:
 
     def _start(self, io: RaftIo, msecs: int, tick: Any, recv: Callable[[RaftIo, RaftMessage], None]) -> int:
         def receive(io: RaftIo, message: RaftMessage) -> None:
-            if self._lets_in(message):
+            if not self._left and self._lets_in(message):
                 recv(io, message)
 
         return self._io_start(io, msecs, tick, receive)
@@ -146,6 +158,10 @@ class Leases:
             return
         self._round = round
         self._until = round.began + self._restraint.kept * (1 - self._drift)
+
+    def leave(self) -> float:
+        """Take part in nothing any more; return for how long the directory must not be given back."""
+        return self._restraint.leave()
 
     @property
     def left(self) -> float:

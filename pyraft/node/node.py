@@ -169,7 +169,7 @@ class Node(Asking, Things, Generic[M]):
             if self._ground is not None:
                 if self._server is not None:
                     await hand_over(self._server)
-                await self._close()
+                await self._close(orderly=True)
 
     def reload_certificates(self) -> None:
         """Take the files of Tls as they are now, for all connections: those that there are end, and are made anew.
@@ -232,7 +232,7 @@ class Node(Asking, Things, Generic[M]):
         tasks = (self._watch(server), self._take_part(), self._expire(), self._lead())
         self._tasks = [loop.create_task(task) for task in tasks]
 
-    async def _close(self) -> None:
+    async def _close(self, orderly: bool = False) -> None:
         self._cause = self._cause or Stopped("the node is closed")
         for machine in self._replica.machines.values():
             if machine._node is not None:
@@ -248,6 +248,8 @@ class Node(Asking, Things, Generic[M]):
             await self._desk.close()
             await self._route.close()
             await self._service.close()
+            if orderly and (seconds := self._leases.leave()) > 0:
+                await asyncio.sleep(seconds)
         ground, self._ground = self._ground, None
         if ground is not None:
             await ground.close()

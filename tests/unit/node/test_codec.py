@@ -7,6 +7,7 @@ import decimal
 import enum
 import random
 import struct
+import tracemalloc
 import uuid
 from typing import Any
 
@@ -206,3 +207,23 @@ def test_many_keys_of_one_hash_cost_no_time() -> None:
     data = struct.pack(">BI", 0xDF, len(packed)) + b"".join(key + b"\xc0" for key in packed)
     with pytest.raises(Malformed, match="same hash"):
         CODEC.arguments().unpack(data)
+
+
+def test_many_values_are_read_in_pieces() -> None:
+    """No copy of the whole is made, and values that are larger than a piece come out whole; a cut one is Malformed."""
+    values = [["x" * 100, n] for n in range(200_000)]
+    values[1000:1000] = [[bytes(1 << 20)], [bytes(range(256)) * 4000]]
+    data = b"".join(CODEC.pack(value) for value in values)
+    expected = iter(values)
+    tracemalloc.start()
+    try:
+        for value in CODEC.objects(data):
+            assert value == next(expected)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert next(expected, None) is None
+    assert peak < len(data) / 2
+    for cut in (1, 50, 300_000):
+        with pytest.raises(Malformed, match="cut short"):
+            list(CODEC.objects(memoryview(data)[:-cut]))

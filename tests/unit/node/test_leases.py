@@ -245,3 +245,38 @@ def test_members_that_promise_nothing_count_for_none() -> None:
             assert node._leases.left <= 0
 
     lease(scenario)
+
+
+def test_a_member_that_ends_keeps_its_directory_for_as_long_as_it_has_promised() -> None:
+    """An older version on the directory would vote at once. Until then it answers nothing and asks for no votes; one
+    that is alone, and one that is killed, is gone at once.
+    """
+
+    async def scenario(cluster: Cluster[Shop], node: Node[Shop]) -> None:
+        number, other = next((n, other) for n, other in cluster.nodes.items() if other is not node)
+        restraint, place = other._leases._restraint, cluster.places[number]
+        await node.machine.left("apple")
+        stopping = asyncio.ensure_future(cluster.stop(number))
+        await cluster.until(lambda: restraint._left)
+        heard, stored = restraint._heard, other.server.raft.last_stored
+        await node.machine.put("apple")
+        assert place.life is not None
+        await stopping
+        assert place.life is None
+        assert cluster.now >= heard + restraint.kept
+        assert (restraint._heard, other.server.raft.last_stored) == (heard, stored)
+        await cluster.start(number)
+        await cluster.nodes[number].ready()
+        began = cluster.now
+        await cluster.kill(number)
+        assert cluster.now == began
+
+    lease(scenario)
+
+    async def alone(cluster: Cluster[Shop]) -> None:
+        await cluster.lead()
+        began = cluster.now
+        await cluster.stop(1)
+        assert cluster.now - began < 0.1
+
+    simulate(alone, Shop, nodes=1, check=False)
