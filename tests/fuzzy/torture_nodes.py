@@ -55,7 +55,7 @@ class Members:
         await init(self.dir / "1", self.addresses[1])
         self.start(1)
         for number in (2, 3):
-            await join(self.dir / str(number), self.addresses[number], self.addresses[1])
+            await join(self.dir / str(number), self.addresses[number], self.addresses[1], timeout_seconds=120)
             self.start(number)
 
     def start(self, number: int) -> None:
@@ -83,7 +83,7 @@ class Members:
 
     async def up(self) -> None:
         """Wait until each has all that was acknowledged."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         for number, process in self.running.items():
             while "ready\n" not in self.said(number):
                 assert process.poll() is None, self.said(number)[-3000:]
@@ -228,7 +228,7 @@ async def torture(dir: Path, kills: int, seed: int) -> Counter[str]:
 async def progress(load: Load, clients: "Sequence[asyncio.Future[None]]", calls: int) -> None:
     """Wait until so many calls are done."""
     wanted = load.counts["calls"] + calls
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while load.counts["calls"] < wanted:
         for client in clients:
             if client.done():
