@@ -10,6 +10,7 @@ FRONTS = {
     "pyraft.node",
     "pyraft.node.testing",
     "pyraft.dqlite",
+    "pyraft.page",
     "io_uv",
     "io_uv.pyuv",
     "io_uv.datadir",
