@@ -10,6 +10,7 @@ FRONTS = {
     "pyraft.node",
     "pyraft.node.testing",
     "pyraft.dqlite",
+    "pyraft.metrics",
     "pyraft.page",
     "io_uv",
     "io_uv.pyuv",
