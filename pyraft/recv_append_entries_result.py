@@ -55,7 +55,7 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
             replicate.carry_out_reads(r)
         return 0
     proof.answered(p, result.features)
-    if result.rejected >= proof.NOBODYS:
+    if result.rejected >= proof.NOBODYS and result.rejected > log.last_index(r.log):
         proof.is_fenced(r, p, result.rejected)
         if p.state != PROGRESS__SNAPSHOT:
             return 0

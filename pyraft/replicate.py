@@ -323,7 +323,7 @@ def _send(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppe
     leader = r.leader_state
     if leader is not None:
         proof.sent(r, leader, p, end)
-    if p.state == PROGRESS__PIPELINE and end < proof.NOBODYS:
+    if p.state == PROGRESS__PIPELINE and prev_index <= log.last_index(r.log):
         progress.sent(p, prev_index, end + 1, log.weight(entries.bufs))
     p.last_send = now
     return 0
