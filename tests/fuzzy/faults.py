@@ -82,7 +82,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B47": Fault(
         "a server that is elected while a transfer of its own is pending stops",
         "transfers",
-        -1,
+        663,
         "convert.py",
         "        membership.transfer_close(r)\n        if r.leader_state is not leader:\n            return 0\n",
         "        r.errmsg = 'server is not the leader'\n        return 1\n",
