@@ -160,7 +160,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "recovery": Fault(
         "a recovery ends with an idle leader's heartbeat only",
         "damaged",
-        100,
+        183,
         "recovering.py",
         "    if r.current_term > r.recovery_term and log.term_of(",
         "    if False and log.term_of(",
