@@ -84,19 +84,16 @@ def is_due(r: Raft) -> bool:
     """Return whether it is time to take a snapshot."""
     if r.state == RAFT_UNAVAILABLE or r.snapshot.pending is not None or r.snapshot.put is not None:
         return False
-    if r.last_applied - log.snapshot_index(r.log) < r.snapshot.threshold:
-        return False
-    # C: replication.c:shouldTakeSnapshot does not look. The last entry that was applied is not here any more if our own
-    # disk has failed to store it, and a snapshot of no term is none. There is another one when it is back.
-    return log.term_of(r.log, r.last_applied) != 0
+    return r.last_applied - log.snapshot_index(r.log) >= r.snapshot.threshold
 
 
 def take_now(r: Raft) -> int:
     """Begin to take a snapshot of all that is applied because somebody asks for it, as long as the next one is not due.
 
     Return 0 if one is under way now, or there is nothing that the newest does not have; else why none can be: RAFT_BUSY
-    (a leader's is being installed, or the state machine cannot just now), RAFT_SHUTDOWN (the server is not started, or
-    has stopped), or the code of whatever failed. `r.snapshot.problem` tells what became of it.
+    (a leader's is being installed, the state machine cannot just now, or the own disk has lost the last entry),
+    RAFT_SHUTDOWN (the server is not started, or has stopped), or the code of whatever failed. `r.snapshot.problem`
+    tells what became of it.
     """
     return calls.public(r, lambda: _take_now(r))
 
@@ -106,13 +103,17 @@ def _take_now(r: Raft) -> int:
         return RAFT_SHUTDOWN
     if is_installing(r):
         return RAFT_BUSY
-    if r.snapshot.pending is not None or r.last_applied == log.snapshot_index(r.log):
+    if _is_taking(r) or r.last_applied == log.snapshot_index(r.log):
         return 0
     rv = take(r)
     convert.stop_if_failed(r)
-    if rv == 0 and r.snapshot.pending is None and log.snapshot_index(r.log) < r.last_applied:
+    if rv == 0 and not _is_taking(r) and log.snapshot_index(r.log) < r.last_applied:
         return RAFT_BUSY
     return rv
+
+
+def _is_taking(r: Raft) -> bool:
+    return r.snapshot.pending is not None
 
 
 def take(r: Raft) -> int:
@@ -124,6 +125,10 @@ def take(r: Raft) -> int:
     snapshot = RaftSnapshot()
     snapshot.index = r.last_applied
     snapshot.term = log.term_of(r.log, r.last_applied)
+    if snapshot.term == 0:
+        # C: replication.c:takeSnapshot does not look. The last entry that was applied is not here any more if our own
+        # disk has failed to store it, and a snapshot of no term is none. There is another one when it is back.
+        return 0
     rv, snapshot.configuration = membership.fetch_last_committed_configuration(r)
     if rv != 0:
         return rv

@@ -12,6 +12,7 @@ import pytest
 
 from io_uv import pyuv, segment
 from pyraft import (
+    RAFT_BUSY,
     RAFT_COMMAND,
     RAFT_FOLLOWER,
     RAFT_IOERR,
@@ -31,6 +32,7 @@ from pyraft import (
     raft_read_index,
     raft_set_snapshot_threshold,
     raft_start,
+    snapshot,
 )
 from pyraft.reads import SLICE_MSECS
 from tests.lib import fsm as fsms
@@ -293,6 +295,7 @@ def test_no_snapshot_ends_with_an_entry_that_the_own_disk_has_lost() -> None:
     s.io.finish_append()
     s.io.finish_append(RAFT_IOERR)
     later.rest()
+    assert snapshot.take_now(s.r) == RAFT_BUSY
     assert (raft_last_index(s.r), s.fsm.n_snapshots, s.io.puts) == (3, 0, [])
     s.recv(msg.append_entries(2, 3, 3, 2, 8, msg.commands([2] * 5)))
     for _ in range(4):
