@@ -10,7 +10,7 @@ Failure modes: none; an unknown code reads "unknown error", an over-long message
 
 import logging
 import traceback
-from typing import Final
+from typing import Any, Final
 
 RAFT_NOMEM: Final = 1
 RAFT_BADID: Final = 2
@@ -128,12 +128,25 @@ def escape_record(record: logging.LogRecord) -> bool:
         record.msg = printable(text)
         record.args = None
     if isinstance(record.exc_info, tuple) and not record.exc_text:
-        # A state machine's exceptions quote commands, which come from others as well.
-        parts = traceback.format_exception(*record.exc_info)
-        escaped = [_printable_part(part) for part in parts]
-        if escaped != parts:
+        # A state machine's exceptions, and notes of them, quote commands, which come from others as well.
+        told = _told(traceback.TracebackException(*record.exc_info))
+        escaped = [_printable_part(part) for part in told.format()]
+        if escaped != traceback.format_exception(*record.exc_info):
             record.exc_text = "".join(escaped).rstrip("\n")  # a formatter takes this for what it has made itself
     return True
+
+
+def _told(told: traceback.TracebackException) -> traceback.TracebackException:
+    """Escape the notes of an exception and of all that led to it: format gives their lines away one by one."""
+    todo: list[Any] = [told]
+    while todo:
+        one = todo.pop()
+        notes = getattr(one, "__notes__", None)  # from Python 3.11 on
+        if isinstance(notes, list):
+            one.__notes__ = [printable(str(note)) for note in notes]
+        others = (one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ()))
+        todo += [other for other in others if other is not None]
+    return told
 
 
 def _printable_part(part: str) -> str:

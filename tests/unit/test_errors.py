@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 
 import pytest
 
@@ -104,6 +105,20 @@ def test_tracebacks_in_the_log_have_no_lines_of_others() -> None:
     assert lines[-1] == 'ValueError: no such user: x\\nforged\\n  File "forged"\\x1b[2J'
     assert sum("in raises_for_another" in line for line in lines) == 2
     assert "The above exception was the direct cause of the following exception:" in lines
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes before 3.11")
+def test_notes_of_exceptions_in_the_log_have_no_lines_of_others() -> None:
+    """Neither of the exception nor of what led to it."""
+    inner, cause, outer = ValueError("inner"), KeyError("cause"), RuntimeError("outer")
+    for exc in (inner, cause, outer):
+        exc.add_note(f"{exc}\nforged")
+    outer.__cause__, cause.__context__ = cause, inner
+    record = logging.LogRecord("pyraft", logging.ERROR, "", 1, "text", None, (RuntimeError, outer, None))
+    assert escape_record(record)
+    assert record.exc_text is not None
+    assert "forged" not in record.exc_text.splitlines()
+    assert record.exc_text.count("\\nforged") == 3
 
 
 def test_a_traceback_that_is_printable_is_left_to_the_formatter() -> None:
