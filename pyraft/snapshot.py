@@ -113,6 +113,7 @@ def _take_now(r: Raft) -> int:
 
 
 def _is_taking(r: Raft) -> bool:
+    # A function, as mypyc takes a field that was None for None from then on, whatever is called in between.
     return r.snapshot.pending is not None
 
 

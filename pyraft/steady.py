@@ -50,11 +50,16 @@ def _progress_of(r: Raft, leader: LeaderState, id: int) -> RaftProgress | None:
     return None
 
 
+def _hands_over(r: Raft) -> bool:
+    # A function, as mypyc takes a field that was None for None from then on, also behind callbacks.
+    return r.transfer is not None
+
+
 def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesResult) -> int | None:
     """A follower has stored more: recv_append_entries_result._digest, where nothing else is to be found out."""
     if result.term != r.current_term or result.rejected != 0 or result.question != 0:
         return None
-    if r.transfer is not None or leader.promotee_id != 0:
+    if _hands_over(r) or leader.promotee_id != 0:
         return None
     p = _progress_of(r, leader, id)
     if p is None or p.state != PROGRESS__PIPELINE or p.short != 0 or p.questions != 0:
@@ -86,7 +91,7 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
         return 0
     # All that is deferred goes out at the end of the turn, this follower's share of it too. Else nothing is due to a
     # follower that has been sent everything, but for heartbeats.
-    if r.transfer is not None or (
+    if _hands_over(r) or (
         leader.deferred_index == 0
         and (p.next_index <= log.last_index(r.log) or progress.heartbeat_is_due(p, calls.now(r), r.heartbeat_timeout))
     ):
