@@ -7,7 +7,7 @@ back reference, so that sharing survives.
 These are left out or made equal, as no behaviour depends on them:
 
 * `Raft.io`, `fsm`, `tracer`: the same for all servers, put back by `thaw`; `flush`: see io.defer; `errmsg`: a text;
-* what was logged last, so that it is not logged again (see `_LEFT_OUT`);
+* what was logged last, so that it is not logged again, and counts for metrics (see `_LEFT_OUT`);
 * points in time, which are the numbers from `EPOCH` to `proof.NOBODYS`: only how long ago they were, and of that only
   whether it was at the same moment, below `LONG` ms ago or longer. Clocks jump by 1 or by `LONG`, and every timeout of
   a scenario is one of the two, so no comparison in the core can tell more;
@@ -43,8 +43,11 @@ MASK: Final = FIRST_ID - 1
 
 _ATOMS: Final = {type(None), bool, str, float, BuiltinFunctionType}
 _LEFT_OUT: Final[dict[type, set[str]]] = {
-    Raft: {"io", "fsm", "tracer", "flush", "errmsg", "data", "told", "told_uncommitted_index"},
-    Said: {"leader_id", "leader_term", "rounds", "short"},
+    Raft: {"io", "fsm", "tracer", "flush", "errmsg", "data", "told", "told_uncommitted_index", "counts"},
+    Said: {
+        *("leader_id", "leader_term", "rounds", "short"),
+        *("stalled", "unread", "unstored_at", "write", "write_since"),
+    },
 }
 _CONFIGURATION_FORMAT: Final = b"\x01"
 
