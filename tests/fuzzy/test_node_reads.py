@@ -206,7 +206,7 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
-FOUND_BY = {"no round": 4}
+FOUND_BY = {"no round": 1}
 """Seeds that show a mutation."""
 
 
