@@ -218,12 +218,12 @@ class Context:
             os.eventfd_read(self._event_fd)
         except BlockingIOError:
             heard = False  # asked without having been told: the queue knows better
-        ring = self._ring
-        if ring is not None:
+        ring, events = self._ring, self._ring_events
+        if ring is not None and events is not None:
             done: list[tuple[int, int]] = []
             head = ring[_HEAD]
             while head != ring[_TAIL]:
-                data, _, result, _ = _EVENT.unpack_from(self._ring_events, _EVENT_SIZE * head)
+                data, _, result, _ = _EVENT.unpack_from(events, _EVENT_SIZE * head)
                 self._free.append(data & 0xFFFF)
                 done.append((data >> 16, result))
                 head = ring[_HEAD] = (head + 1) % ring[_EVENTS]

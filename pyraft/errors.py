@@ -127,11 +127,12 @@ def escape_record(record: logging.LogRecord) -> bool:
     if not text.isprintable():
         record.msg = printable(text)
         record.args = None
-    if isinstance(record.exc_info, tuple) and not record.exc_text:
+    info = record.exc_info
+    if isinstance(info, tuple) and info[0] is not None and info[1] is not None and not record.exc_text:
         # A state machine's exceptions, and notes of them, quote commands, which come from others as well.
-        told = _told(traceback.TracebackException(*record.exc_info))
+        told = _told(traceback.TracebackException(info[0], info[1], info[2]))
         escaped = [_printable_part(part) for part in told.format()]
-        if escaped != traceback.format_exception(*record.exc_info):
+        if escaped != traceback.format_exception(info[0], info[1], info[2]):
             record.exc_text = "".join(escaped).rstrip("\n")  # a formatter takes this for what it has made itself
     return True
 

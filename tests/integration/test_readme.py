@@ -13,6 +13,7 @@ from pyraft import node
 from tests.lib.ports import free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+CORE = Path(pyraft.__file__).with_name("README.md")
 FROM_C = Path(pyraft.__file__).with_name("FROM_C.md")
 
 
@@ -24,7 +25,7 @@ def blocks(section: str = "Quick guide", path: Path = README) -> list[str]:
 
 def test_the_asyncio_program_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As printed, but for directory and port, it starts a cluster, and on the same directory goes on with it."""
-    (program,) = blocks("In an asyncio program", README.parent / "pyraft" / "README.md")
+    (program,) = blocks("In an asyncio program", CORE)
     program = program.replace("/your/raft/data", str(tmp_path)).replace("127.0.0.1:9999", f"127.0.0.1:{free_port()}")
     assert program.count(str(tmp_path)) == program.count("127.0.0.1:") == 1
     for _ in range(2):
