@@ -261,8 +261,8 @@ def test_snapshot_that_is_installed_meanwhile_takes_the_place_of_the_backlog() -
         assert raft_last_applied(s.r) == 10
 
 
-def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_come_again() -> None:
-    """They are committed, so the commit index does not tell that they are back."""
+def leader_with_backlog() -> tuple[Solo, Later]:
+    """A leader whose entries 3 to 8 the others have: none is on its own disk yet, and it has applied 4."""
     s = leader()
     later = Later(s)
     for _ in range(6):
@@ -270,6 +270,12 @@ def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_co
     for id in (2, 3):
         s.recv(msg.append_entries_result(id, 2, 8))
     assert raft_last_applied(s.r) == 4
+    return s, later
+
+
+def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_come_again() -> None:
+    """They are committed, so the commit index does not tell that they are back."""
+    s, later = leader_with_backlog()
     for _ in range(4):
         s.io.finish_append()
     s.io.finish_append(RAFT_IOERR)
@@ -284,13 +290,7 @@ def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_co
 
 def test_no_snapshot_ends_with_an_entry_that_the_own_disk_has_lost() -> None:
     """Its term is unknown, which is none. There is a snapshot when the leader has sent the entry again."""
-    s = leader()
-    later = Later(s)
-    for _ in range(6):
-        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
-    for id in (2, 3):
-        s.recv(msg.append_entries_result(id, 2, 8))
-    assert raft_last_applied(s.r) == 4
+    s, later = leader_with_backlog()
     raft_set_snapshot_threshold(s.r, 2)
     s.io.finish_append()
     s.io.finish_append(RAFT_IOERR)

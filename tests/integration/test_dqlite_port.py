@@ -156,12 +156,18 @@ def test_what_cannot_be_ends_the_connection(f: Transport, caplog: pytest.LogCapt
     peer.close()
 
 
-def test_a_client_that_does_not_wait_is_not_read(f: Transport, clients: Clients) -> None:
-    """While its request is under way no more than what has come is kept, and afterwards all of it is answered."""
+def asking(f: Transport, clients: Clients) -> tuple[Connection, port.Channel]:
+    """A client whose first request is under way."""
     peer = connect(f.loop, f.port)
     peer.send(VERSION + requests.Leader().encode())
     f.run_until(lambda: clients.asked)
     channel = clients.asked[0][0]
+    return peer, channel
+
+
+def test_a_client_that_does_not_wait_is_not_read(f: Transport, clients: Clients) -> None:
+    """While its request is under way no more than what has come is kept, and afterwards all of it is answered."""
+    peer, channel = asking(f, clients)
     peer.send(requests.Leader().encode() * 1000)
     f.run_until(lambda: channel._paused)
     for n in range(1, 1001):
@@ -188,10 +194,7 @@ def test_a_callback_that_raises_costs_its_connection(f: Transport) -> None:
 
 def test_a_channel_that_is_closed_is_silent(f: Transport, clients: Clients) -> None:
     """An answer that comes after the end of the connection, or of the transport, is for nobody."""
-    peer = connect(f.loop, f.port)
-    peer.send(VERSION + requests.Leader().encode())
-    f.run_until(lambda: clients.asked)
-    channel = clients.asked[0][0]
+    peer, channel = asking(f, clients)
     channel.close()
     channel.close()
     channel.answer(responses.Empty())
