@@ -107,9 +107,14 @@ def load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, Entry
     try:
         return _load(dir, auto_recovery, False)
     except Failure as exc:
-        if exc.code != RAFT_CORRUPT or not auto_recovery or isinstance(exc, Unknown):
+        if not auto_recovery or not _may_go(exc):
             raise
     return _load(dir, auto_recovery, True)
+
+
+def _may_go(failure: Failure) -> bool:
+    """Return whether automatic recovery may set aside what a failure is about: it is damage, not a later format."""
+    return failure.code == RAFT_CORRUPT and not isinstance(failure, Unknown)
 
 
 def _load(dir: str, auto_recovery: bool, repeated: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
@@ -313,7 +318,7 @@ def _load_segments(log: _Log, snapshot: RaftSnapshot | None) -> None:
         if content.verdict == DAMAGED:
             assert content.problem is not None
             problem = content.problem.wrap(f"load open segment {info.filename}")
-            if log.auto_recovery and problem.code == RAFT_CORRUPT and not isinstance(problem, Unknown):
+            if log.auto_recovery and _may_go(problem):
                 _set_open_aside(log, i, problem)
             raise problem
         _close_open(log, info, content)
@@ -334,8 +339,7 @@ def _load_closed(log: _Log) -> None:
         try:
             segment.load_closed(log.dir, info, log.entries)
         except Failure as exc:
-            may_go = exc.code == RAFT_CORRUPT and not isinstance(exc, Unknown)
-            if log.auto_recovery and may_go and i == len(log.closed) - 1:
+            if log.auto_recovery and _may_go(exc) and i == len(log.closed) - 1:
                 _set_log_end_aside(log, info.filename, exc)
             raise
 
