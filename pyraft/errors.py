@@ -130,14 +130,16 @@ def escape_record(record: logging.LogRecord) -> bool:
     info = record.exc_info
     if isinstance(info, tuple) and info[0] is not None and info[1] is not None and not record.exc_text:
         # A state machine's exceptions, and notes of them, quote commands, which come from others as well.
-        told = _told(traceback.TracebackException(info[0], info[1], info[2]))
+        told = traceback.TracebackException(info[0], info[1], info[2])
+        parts = list(told.format())
+        _escape_notes(told)
         escaped = [_printable_part(part) for part in told.format()]
-        if escaped != traceback.format_exception(info[0], info[1], info[2]):
+        if escaped != parts:
             record.exc_text = "".join(escaped).rstrip("\n")  # a formatter takes this for what it has made itself
     return True
 
 
-def _told(told: traceback.TracebackException) -> traceback.TracebackException:
+def _escape_notes(told: traceback.TracebackException) -> None:
     """Escape the notes of an exception and of all that led to it: format gives their lines away one by one."""
     todo: list[Any] = [told]
     while todo:
@@ -147,7 +149,6 @@ def _told(told: traceback.TracebackException) -> traceback.TracebackException:
             one.__notes__ = [printable(str(note)) for note in notes]
         others = (one.__cause__, one.__context__, *(getattr(one, "exceptions", None) or ()))
         todo += [other for other in others if other is not None]
-    return told
 
 
 def _printable_part(part: str) -> str:
