@@ -106,7 +106,7 @@ class EndOfTurn:
     def release(self) -> None:
         """The event has been handled: run what there is to run."""
         self._held = False
-        if not self._running and self._is_due():
+        if self._waits() and not self._running:
             self._run()
 
     def close(self, cb: Callable[[Idle], None]) -> None:
@@ -140,10 +140,10 @@ class EndOfTurn:
                 self._run_all()
         finally:
             self._running = self._followed = False
-            if self._is_due():
+            if self._waits():
                 self._handle.start(self._end)
 
-    def _is_due(self) -> bool:
+    def _waits(self) -> bool:
         # A method, as mypyc takes a field that was None for None from then on, whatever is called in between.
         return bool(self._functions or self._last) or self._then is not None
 
