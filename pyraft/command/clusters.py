@@ -11,7 +11,8 @@ something that is not as it should be.
 
 import asyncio
 import dataclasses
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -19,9 +20,12 @@ from pyraft.command import text
 from pyraft.command.reach import Way, find, reach
 from pyraft.node import backup as backups
 from pyraft.node.conditions import Condition, Limits, judge
+from pyraft.node.council import Member
 from pyraft.node.errors import NodeError
 from pyraft.node.operate import Operator, Seen, Survey
 from pyraft.node.status import Status
+
+T = TypeVar("T")
 
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _MEMBER: Final = click.argument("member", metavar="MEMBER")
@@ -236,6 +240,16 @@ def check(context: click.Context, way: Way, behind: int, free: float, clock: flo
 # ---- changes ---------------------------------------------------------------------------------------------------------
 
 
+def _change(way: Way, member: str, change: Callable[[Operator, int], Awaitable[T]]) -> tuple[Member, T]:
+    """Find the member that is called by its id or address, and have it changed; return it, and what came of that."""
+
+    async def job(operator: Operator) -> tuple[Member, T]:
+        found = await find(operator, member)
+        return found, await change(operator, found.id)
+
+    return way.run(job)
+
+
 @click.command(epilog="Example: pyraft add 4=10.0.0.4:9001 --via 10.0.0.1:9001, and when it runs, pyraft promote 4")
 @click.argument("server", metavar="ID=HOST:PORT")
 @reach
@@ -254,12 +268,7 @@ def add(server: str, way: Way) -> None:
 def remove(member: str, way: Way) -> None:
     """Remove MEMBER, whether it runs or not. If it leads, it hands over first."""
 
-    async def job(operator: Operator) -> Any:
-        found = await find(operator, member)
-        await operator.remove(found.id)
-        return found
-
-    found = way.run(job)
+    found, _ = _change(way, member, lambda operator, id: operator.remove(id))
     click.echo(f"member {found.id} at {found.address} is removed")
 
 
@@ -269,11 +278,7 @@ def remove(member: str, way: Way) -> None:
 def promote(member: str, way: Way) -> None:
     """Have MEMBER vote, if there are not enough voters yet, else stand by."""
 
-    async def job(operator: Operator) -> tuple[Any, str]:
-        found = await find(operator, member)
-        return found, await operator.promote(found.id)
-
-    found, role = way.run(job)
+    found, role = _change(way, member, lambda operator, id: operator.promote(id))
     click.echo(f"member {found.id} at {found.address} is a {role}")
 
 
@@ -283,12 +288,7 @@ def promote(member: str, way: Way) -> None:
 def demote(member: str, way: Way) -> None:
     """Have MEMBER stand by: it has the log, and no vote. If it leads, it hands over first."""
 
-    async def job(operator: Operator) -> Any:
-        found = await find(operator, member)
-        await operator.demote(found.id)
-        return found
-
-    found = way.run(job)
+    found, _ = _change(way, member, lambda operator, id: operator.demote(id))
     click.echo(f"member {found.id} at {found.address} is a standby")
 
 
@@ -299,11 +299,10 @@ def demote(member: str, way: Way) -> None:
 def replace(member: str, by: str | None, way: Way) -> None:
     """Remove MEMBER, and have BY vote in its place, or the best of those that stand by."""
 
-    async def job(operator: Operator) -> tuple[Any, int]:
-        found = await find(operator, member)
-        return found, await operator.replace(found.id, 0 if by is None else (await find(operator, by)).id)
+    async def change(operator: Operator, id: int) -> int:
+        return await operator.replace(id, 0 if by is None else (await find(operator, by)).id)
 
-    found, id = way.run(job)
+    found, id = _change(way, member, change)
     click.echo(f"member {found.id} at {found.address} is removed, and {id or 'nobody'} votes in its place")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from io_uv.dqlite import responses
-from pyraft.aio import RaftError
+from pyraft.command.reach import told
 from pyraft.dqlite import Member, Refused, Settings
 
 
@@ -62,10 +62,7 @@ def standby(**given: Any) -> None:
 
 
 def _run(role: int, given: dict[str, Any]) -> None:
-    try:
-        asyncio.run(_live(_member(role, given)))
-    except (Refused, RaftError, OSError) as exc:
-        raise click.ClickException(str(exc)) from None
+    told(_live(_member(role, given)), Refused)
 
 
 def _member(role: int, given: dict[str, Any]) -> Member:
@@ -90,11 +87,11 @@ def _member(role: int, given: dict[str, Any]) -> Member:
 
 async def _live(member: Member) -> None:
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, stop.set)
     async with member:
-        ends = [asyncio.ensure_future(one) for one in (told.wait(), member.wait_closed())]
+        ends = [asyncio.ensure_future(one) for one in (stop.wait(), member.wait_closed())]
         joined = asyncio.ensure_future(member.joined())
         try:
             await asyncio.wait([*ends, joined], return_when=asyncio.FIRST_COMPLETED)

@@ -48,11 +48,12 @@ class Way:
         return result
 
 
-def told(doing: Any) -> Any:
-    """Return what a coroutine returns; what goes wrong ends the command with a line."""
+def told(doing: Any, *others: type[Exception]) -> Any:
+    """Return what a coroutine returns; what goes wrong, `others` too, ends the command with a line."""
+    kinds: tuple[type[Exception], ...] = (NodeError, RaftError, OSError, *others)
     try:
         return asyncio.run(doing)
-    except (NodeError, RaftError, OSError) as exc:
+    except kinds as exc:
         raise click.ClickException(printable(str(exc))) from None
     except KeyboardInterrupt:
         raise click.Abort from None
