@@ -28,6 +28,7 @@ from pyraft import (
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_VOTER,
+    RaftConfiguration,
     RaftServer,
     aio,
     raft_last_index,
@@ -84,6 +85,11 @@ def view(server: aio.Server, registry: Registry) -> View:
     leader = server.leader[0]
     servers = server.raft.configuration.servers
     return View(leader, tuple(Member(**describe(s, registry), leads=s.id == leader) for s in servers))
+
+
+def rows(configuration: RaftConfiguration) -> list[list[Any]]:
+    """Return id, address and role of all members, as they travel."""
+    return [[s.id, s.address, ROLES[s.role]] for s in configuration.servers]
 
 
 def describe(server: RaftServer, registry: Registry) -> dict[str, Any]:
@@ -147,8 +153,8 @@ class Council:
     async def members(self) -> list[list[Any]]:
         """Return id, address, role and leadership of all members, for older nodes."""
         self._lead()
-        own = self._server.raft.id
-        return [[s.id, s.address, ROLES[s.role], s.id == own] for s in self._servers()]
+        raft = self._server.raft
+        return [[*row, row[0] == raft.id] for row in rows(raft.configuration)]
 
     async def roster(self) -> list[dict[str, Any]]:
         """Return the members as maps of what a Member has."""

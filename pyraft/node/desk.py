@@ -31,7 +31,7 @@ from pyraft import (
     snapshot,
 )
 from pyraft.node import status
-from pyraft.node.council import ROLES
+from pyraft.node.council import rows
 from pyraft.node.errors import Refused, Unavailable
 from pyraft.node.outside import Outside
 from pyraft.node.proposer import Proposer
@@ -175,7 +175,7 @@ class Desk:
             "index": found.index,
             "term": found.term,
             "taken": self._microseconds(),
-            "members": [[s.id, s.address, ROLES[s.role]] for s in found.configuration.servers],
+            "members": rows(found.configuration),
             "size": len(data),
             "sha256": digest,
         }

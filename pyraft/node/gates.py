@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pyraft.node.machine import Machine, command, query
+from pyraft.node.recipes import microseconds
 from pyraft.node.tracked import Record
 
 GATES: Final = "pyraft.gates"
 """The name of the machine."""
 
 MAX_PARTIES: Final = 100_000
-
-_SECOND: Final = 1_000_000
 
 
 @dataclass
@@ -215,9 +214,7 @@ class Gates(Machine):
 
     def _end(self, ttl: float) -> int:
         """Return when something ends that begins now, and have that looked after."""
-        if not 0 < ttl <= 1e9:  # a NaN is not
-            raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, and is {ttl!r}")
-        until = self._now() + int(ttl * _SECOND)
+        until = self._now() + microseconds(ttl)
         self.next = min(self.next, until) if self.next else until
         return until
 

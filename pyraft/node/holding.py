@@ -41,6 +41,11 @@ class Means(NamedTuple):
     """A time in seconds that goes on while the machine sleeps."""
 
 
+def _check_ttl(what: str, ttl: float) -> None:
+    if not 0.5 <= ttl <= 86_400:
+        raise ValueError(f"a {what}'s ttl must be from 0.5 to 86400 seconds, and is {ttl!r}")
+
+
 class _Lost(asyncio.Event):
     """Set when the lock's time is over, too, which a process that was stopped meanwhile knows before its loop does."""
 
@@ -63,8 +68,7 @@ class Holding:
     _what = ""
 
     def __init__(self, name: str, ttl: float, means: Means) -> None:
-        if not 0.5 <= ttl <= 86_400:
-            raise ValueError(f"a lock's ttl must be from 0.5 to 86400 seconds, and is {ttl!r}")
+        _check_ttl("lock", ttl)
         self.name = name
         self.ttl = ttl
         self.token = 0
@@ -215,8 +219,7 @@ class Barrier:
     """A barrier, by name, at which so many wait for each other; then the next so many may."""
 
     def __init__(self, gates: Gates, name: str, parties: int, ttl: float, means: Means) -> None:
-        if not 0.5 <= ttl <= 86_400:
-            raise ValueError(f"a barrier's ttl must be from 0.5 to 86400 seconds, and is {ttl!r}")
+        _check_ttl("barrier", ttl)
         self.name = name
         self.parties = parties
         self.ttl = ttl

@@ -18,7 +18,7 @@ import io_uv
 from pyraft import RAFT_LEADER, Raft, RaftIo, raft_leader, raft_state
 from pyraft.node import status, wire
 from pyraft.node.admission import Admission
-from pyraft.node.council import ROLES
+from pyraft.node.council import rows
 from pyraft.node.desk import Ruler
 from pyraft.node.link import Elsewhere
 from pyraft.node.proposer import Proposer
@@ -74,8 +74,7 @@ class _Offer:
         """Return the members, if it leads."""
         if raft_state(self._raft) != RAFT_LEADER:
             raise Elsewhere(raft_leader(self._raft)[1])
-        own = self._raft.id
-        return [[s.id, s.address, ROLES[s.role], s.id == own] for s in self._raft.configuration.servers]
+        return [[*row, row[0] == self._raft.id] for row in rows(self._raft.configuration)]
 
 
 def offer_status(transport: io_uv.RaftUvTransport, io: RaftIo, raft: Raft) -> int:

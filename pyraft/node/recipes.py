@@ -81,6 +81,13 @@ class Held(Record):
     until: int
 
 
+def microseconds(ttl: float) -> int:
+    """Return a time to live, in seconds, as microseconds; ValueError for one that is none."""
+    if not 0 < ttl <= 1e9:  # a NaN is not
+        raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, and is {ttl!r}")
+    return int(ttl * _SECOND)
+
+
 class Recipes(Machine):
     """Maps, counters and locks; see the head of this module."""
 
@@ -288,9 +295,7 @@ class Recipes(Machine):
 
     def _end(self, name: str, key: str, ttl: float) -> int:
         """Return when something ends that begins now, and take note of that."""
-        if not 0 < ttl <= 1e9:  # a NaN is not
-            raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, and is {ttl!r}")
-        until = self._now() + int(ttl * _SECOND)
+        until = self._now() + microseconds(ttl)
         second = until // _SECOND + 1
         if second not in self.ends:
             self.ends[second] = {}

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from io_uv import health
 from pyraft import RAFT_LEADER, Raft, RaftIo, __version__, log, raft_leader, raft_state, types
-from pyraft.node.council import ROLES
+from pyraft.node.council import rows
 from pyraft.node.errors import Malformed
 from pyraft.types import STATE_NAMES
 
@@ -110,7 +110,7 @@ def gather(r: Raft, io: RaftIo, microseconds: int | None = None, visitors: list[
         recovering=_recovering(r),
         disk=health.ailment(io),
         clock=time.time_ns() // 1000 if microseconds is None else microseconds,
-        members=[[s.id, s.address, ROLES[s.role]] for s in r.configuration.servers],
+        members=rows(r.configuration),
         matches=_matches(r),
         links=[list(link) for link in health.links(io)],
         visitors=visitors or [],
