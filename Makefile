@@ -19,6 +19,7 @@ INPUTS ?= 1000000
 ATHERIS ?= 60
 FAULT_SECONDS ?= 20
 KILLS ?= 300
+MEGABYTES ?= 1024
 SOAK_SECONDS ?= 3600
 SCENARIO ?=
 STATES ?=
@@ -54,6 +55,7 @@ help:
 	@echo "                 seconds guided by coverage, where atheris is installed"
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
 	@echo "make torture   kill real servers under load, KILLS=$(KILLS) times SEED=..., and make cluster for 10 seeds in a row"
+	@echo "make dqlite-large   a database of MEGABYTES=$(MEGABYTES) through a witness of dqlite and its disk, with its memory measured"
 	@echo "make soak      load for SOAK_SECONDS=$(SOAK_SECONDS) with kills and changes, and see that nothing grows"
 	@echo "make compiled  compile the hot modules with mypyc into build/compiled and run the suite on that"
 	@echo "make powercut  cut the power at every moment of scripted runs: ROUNDS=$(ROUNDS) SEED=..."
@@ -97,9 +99,15 @@ torture: $(READY)
 	$(BIN)/python -m tests.fuzzy.torture --kills $(KILLS) $(SEED_OPTION)
 	$(BIN)/python -m tests.fuzzy.torture --kills $(KILLS) --servers 1 $(SEED_OPTION)
 	$(BIN)/python -m tests.fuzzy.torture_nodes --kills $(KILLS) $(SEED_OPTION)
+	$(BIN)/python -m tests.fuzzy.torture_dqlite --kills 30 $(SEED_OPTION)
+	$(BIN)/python -m tests.fuzzy.torture_dqlite --kills 30 --nodes 5 $(SEED_OPTION)
 	set -e; for seed in 1 2 3 4 5 6 7 8 9 10; do \
 		$(BIN)/python examples/cluster.py --servers $(SERVERS) --seconds $(SECONDS) --rate $(RATE) --seed $$seed $(ARGS); \
 	done
+
+.PHONY: dqlite-large
+dqlite-large: $(READY)
+	DQLITE_MEGABYTES=$(MEGABYTES) $(BIN)/python -m pytest -q -s tests/interop/dqlite/test_large.py $(ARGS)
 
 .PHONY: soak
 soak: $(READY)
@@ -109,10 +117,13 @@ soak: $(READY)
 powercut: $(READY)
 	$(BIN)/python -m tests.lib.power_cut_scripts --rounds $(ROUNDS) $(SEED_OPTION) $(ARGS)
 
-# JOBS processes take the files of SHARED in turn: most of these are about one process. The others come behind, one file
-# at a time: their clusters are many processes already. Of either there may be none that ARGS choose (exit code 5).
+# JOBS processes take the files of SHARED and SEARCHES in turn: most of these are about one process. The others come
+# behind, one file at a time: their clusters are many processes already. Of either there may be none that ARGS choose
+# (exit code 5).
 SHARED := tests/test_tidy.py tests/test_c_cases.py tests/unit tests/integration tests/lockstep tests/typing
-ALONE := tests/interop tests/fuzzy
+SEARCHES := $(patsubst %,tests/fuzzy/test_%.py,c_cases explorer faults linearizability mutations node_fuzz node_reads \
+	reads simulation)
+ALONE := tests/interop tests/fuzzy $(SEARCHES:%=--ignore %)
 SHARE := -n $(JOBS) --dist loadfile
 
 # Python, the files that are shared, and options.
@@ -127,7 +138,7 @@ endef
 
 .PHONY: test
 test: $(READY)
-	@$(call suite,$(BIN)/python,$(SHARED))
+	@$(call suite,$(BIN)/python,$(SHARED) $(SEARCHES))
 
 # The tests are copied beside the compiled packages, so that nothing is imported from the sources. Those that are about
 # the source tree have nothing to look at there.
@@ -141,7 +152,7 @@ compiled: $(READY)
 		--target $(COMPILED) .
 	cp -r tests examples Makefile README.md LICENSE pyproject.toml $(COMPILED)
 	@cd $(COMPILED) && export PYTHONPATH=. && { $(call suite,$(abspath $(BIN))/python,\
-		$(filter-out $(OF_THE_SOURCES),$(SHARED)),$(OF_THE_SOURCES:%=--ignore %)); }
+		$(filter-out $(OF_THE_SOURCES),$(SHARED)) $(SEARCHES),$(OF_THE_SOURCES:%=--ignore %)); }
 
 # A Python of each version is looked for on the PATH and among pyenv's; $(VENV)'s own version is left to make check. The
 # quick tiers are those that an interpreter or a dependency can break: not the long runs of fuzzy, nor mixed clusters.
@@ -252,7 +263,7 @@ seeds: $(READY)
 # N has another default here than for sim.
 .PHONY: flaky
 flaky: $(READY)
-	$(BIN)/python -m tests.fuzzy.flaky $(if $(filter command line environment,$(origin N)),--n $(N)) $(SEED_OPTION) $(ARGS)
+	$(BIN)/python -m tests.fuzzy.flaky --jobs $(JOBS) $(if $(filter command line environment,$(origin N)),--n $(N)) $(SEED_OPTION) $(ARGS)
 
 .PHONY: interrupts
 interrupts: $(READY)

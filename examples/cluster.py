@@ -8,12 +8,18 @@ started and has to converge, and then this must hold, or the exit status is 1:
 * every acknowledged increment was counted, at the index of its acknowledgement, with its amount, by every server;
 * nothing was counted twice, and nothing that was not asked for;
 * all servers counted the same commands at the same indexes, and their logs on disk agree entry by entry.
+
+Meanwhile it serves a page, with aiohttp: the servers in a ring, who leads, commits per second, how long they take, and
+what happens, with buttons to have another one lead, or have one promoted, demoted or removed. This process serves it,
+which no accident ends; the servers tell their status, and take changes, on their own port. A server that was removed
+counts on no more, and is not among those that have to converge.
 """
 
 import argparse
 import asyncio
 import contextlib
 import random
+import secrets
 import shutil
 import socket
 import struct
@@ -21,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,7 @@ from pyraft import RaftIo
 
 SERVER = Path(__file__).resolve().parent / "server.py"
 FIRST_PORT = 9001
+PAGE = "127.0.0.1:8080"
 CONVERGENCE_SECONDS = 60.0
 STATUS_SECONDS = 0.25
 LOAD_SECONDS = 0.01
@@ -121,7 +128,9 @@ class Cluster:
         self.amounts = random.Random(f"amounts {options.seed}")
         self.chance = random.Random(f"accidents {options.seed}")
         self.ledger = Ledger()
-        self.members = [Member(id, address, directory / str(id)) for id, address in addresses(options.servers)]
+        self.ports = contextlib.ExitStack()
+        kept = addresses(options.servers, self.ports)
+        self.members = [Member(id, address, directory / str(id)) for id, address in kept]
         self.expected_exits: set[int] = set()  # process ids
         self.begun = time.monotonic()
         self.kills = 0
@@ -131,6 +140,7 @@ class Cluster:
         self.failed = asyncio.Event()
         self.ending = asyncio.Event()
         self.news: list[str] = []
+        self.left = self.members  # those that nobody has removed, at the end
 
     # Processes.
 
@@ -138,7 +148,8 @@ class Cluster:
         member.dir.mkdir(parents=True, exist_ok=True)
         members = ",".join(f"{m.id}={m.address}" for m in self.members)
         command = [sys.executable, str(SERVER), str(member.dir), str(member.id), "--members", members, "--control"]
-        command.append("--bootstrap")  # a start may be killed before it has, and no disk is lost here
+        # A start may be killed before it has bootstrapped, and no disk is lost here.
+        command += ["--bootstrap", "--changes"]
         with (self.directory / f"{member.id}.log").open("ab") as log:
             member.process = await asyncio.create_subprocess_exec(
                 *command,
@@ -189,10 +200,11 @@ class Cluster:
         assert member.reader is not None
         self.expected_exits.add(process.pid)
         if kill:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself, which `read` has told
+                process.kill()
         else:
             member.tell("stop")
-        await member.reader  # what it said before it died counts
+        await member.reader  # its last lines count, too
         member.process = None
         member.status = {}
         for request in member.mine:
@@ -234,6 +246,12 @@ class Cluster:
             await self.pause(self.chance.uniform(0.2, 2.0))
             self.say("restart " + ", ".join(str(m.id) for m in victims))
             await asyncio.gather(*(self.start(m) for m in victims))
+
+    def present(self) -> list[Member]:
+        """The members that are left, as the leader knows them; none as long as nobody leads."""
+        leader = self.leader()
+        known = "" if leader is None else leader.status["members"]
+        return [member for member in self.members if str(member.id) in known.split(",")]
 
     def victims(self) -> list[Member]:
         chance = self.chance.random()
@@ -307,7 +325,7 @@ class Cluster:
             await self.unless_failed(asyncio.gather(*trouble))
             self.say("load stopped, waiting for the servers to converge")
             await self.unless_failed(self.converge())
-            return {member.id: member.number("count") for member in self.members}
+            return {member.id: member.number("count") for member in self.left}
         finally:
             self.ending.set()
             await asyncio.gather(*trouble, return_exceptions=True)
@@ -344,12 +362,33 @@ class Cluster:
             await asyncio.sleep(STATUS_SECONDS)
 
     def converged(self) -> bool:
-        positions = {tuple(m.number(key) for key in ("term", "last", "commit", "applied")) for m in self.members}
-        term, last, commit, applied = next(iter(positions))
-        if len(positions) != 1 or term == 0 or self.ledger.under_way:
+        positions = {tuple(m.number(key) for key in ("term", "last", "commit", "applied")) for m in self.present()}
+        if len(positions) != 1 or self.ledger.under_way:
             return False
+        self.left = self.present()
+        _, last, commit, applied = next(iter(positions))
         # A status may be older than what the servers have told since.
         return last == commit == applied >= max(self.ledger.counted, default=0)
+
+
+@contextlib.asynccontextmanager
+async def page(members: list[Member], address: str) -> AsyncIterator[None]:
+    """Serve a page that shows these servers in this block, at any free port where that of `address` is taken."""
+    try:
+        from pyraft.page import watched
+    except ImportError:
+        print("no page without aiohttp: pip install 'pyraft-uv[http]'", flush=True)
+        yield
+        return
+    via = [member.address for member in members]
+    token = secrets.token_urlsafe(9)  # no other user of this machine has it
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            where = await stack.enter_async_context(watched(via, address, token))
+        except OSError:
+            where = await stack.enter_async_context(watched(via, address.rpartition(":")[0] + ":0", token))
+        print(f"page at http://{where}/#token={token} while it runs", flush=True)
+        yield
 
 
 async def cancel(tasks: "Sequence[asyncio.Future[Any]]") -> None:
@@ -359,23 +398,27 @@ async def cancel(tasks: "Sequence[asyncio.Future[Any]]") -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def addresses(n: int) -> list[tuple[int, str]]:
-    """Return id and address of n servers: 127.0.0.1:9001 and so on, or free ports where one of these is taken."""
+def addresses(n: int, keep: contextlib.ExitStack) -> list[tuple[int, str]]:
+    """Return id and address of n servers: 127.0.0.1:9001 and so on, or free ports where one of these is taken.
+
+    Nobody else gets the ports until `keep` is closed, not even while their servers are down.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            for port in range(FIRST_PORT, FIRST_PORT + n):
-                stack.enter_context(bound(port))
-            ports = list(range(FIRST_PORT, FIRST_PORT + n))
+            bound = [stack.enter_context(taken(port)) for port in range(FIRST_PORT, FIRST_PORT + n)]
         except OSError:
-            ports = [stack.enter_context(bound(0)).getsockname()[1] for _ in range(n)]
-    return [(i + 1, f"127.0.0.1:{port}") for i, port in enumerate(ports)]
+            bound = [stack.enter_context(taken(0)) for _ in range(n)]
+        with contextlib.suppress(OSError):
+            for s in bound:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server, which sets it too, can listen there
+            keep.push(stack.pop_all())
+        return [(i + 1, f"127.0.0.1:{s.getsockname()[1]}") for i, s in enumerate(bound)]
 
 
-def bound(port: int) -> socket.socket:
-    """Return a socket bound to a port of 127.0.0.1, 0 for any free one; OSError if it is taken."""
+def taken(port: int) -> socket.socket:
+    """Return a socket bound to a port of 127.0.0.1, 0 for any free one; OSError if somebody has it or keeps it."""
     s = socket.socket()
     try:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         s.bind(("127.0.0.1", port))
     except OSError:
         s.close()
@@ -406,7 +449,7 @@ def read_log(member: Member) -> dict[int, tuple[int, int, bytes]]:
 def compare_logs(cluster: Cluster) -> int:
     """Raise Violation unless all logs agree with each other and with what was counted; return the entries compared."""
     seen: dict[int, tuple[int, int, bytes]] = {}
-    for member in cluster.members:
+    for member in cluster.left:  # one that was removed may have entries that nobody else has got
         for index, entry in read_log(member).items():
             if seen.setdefault(index, entry) != entry:
                 raise Violation(f"server {member.id} has {entry} at index {index}, another one {seen[index]}")
@@ -420,7 +463,9 @@ def run(options: argparse.Namespace, directory: Path) -> bool:
 
     async def whole() -> tuple[Cluster, dict[int, int]]:
         cluster = Cluster(options, directory)
-        return cluster, await cluster.run()
+        with cluster.ports:
+            async with page(cluster.members, options.page):
+                return cluster, await cluster.run()
 
     try:
         cluster, counts = asyncio.run(whole())
@@ -430,9 +475,10 @@ def run(options: argparse.Namespace, directory: Path) -> bool:
         print(f"FAILED (seed {options.seed}): {violation}")
         return False
     ledger = cluster.ledger
+    more = len(ledger.counted) - len(ledger.acknowledged)
     print(
         f"held (seed {options.seed}): {len(ledger.acknowledged)} acknowledged increments counted once on each of "
-        f"{options.servers} servers through {cluster.kills} kills; {len(ledger.counted) - len(ledger.acknowledged)} of "
+        f"{len(cluster.left)} servers through {cluster.kills} kills; {more} of "
         f"{ledger.unknown.total()} unanswered ones counted too; {entries} log entries on disk agree"
     )
     print(f"longest stall of a server's loop {cluster.longest_stall} ms, most memory {cluster.most_memory // 1024} MiB")
@@ -445,6 +491,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long to load it (default 30)")
     parser.add_argument("--rate", type=float, default=500.0, help="increments per second (default 500)")
     parser.add_argument("--calm", action="store_true", help="kill nobody")
+    parser.add_argument("--page", default=PAGE, metavar="HOST:PORT", help=f"where its page is (default {PAGE})")
     parser.add_argument("--seed", type=int, default=None, help="of kills and amounts; printed at the end")
     parser.add_argument("--directory", type=Path, default=None, help="keep the data here (default: a temporary one)")
     options = parser.parse_args()

@@ -7,6 +7,7 @@ bytes, little-endian), snapshots, addresses and settings are C's, so C and Pytho
 
     --members 1=HOST:PORT,2=HOST:PORT,…   another cluster than the default one
     --control                             add nothing by itself, obey lines on standard input instead (see Control)
+    --changes                             have members added, removed and so on by all who reach the port (`pyraft add`)
 """
 
 import argparse
@@ -22,7 +23,9 @@ from typing import Any, TextIO
 import io_uv
 import pyraft
 from io_uv import pyuv
+from io_uv.histogram import Histogram
 from pyraft import Raft, RaftApply, RaftConfiguration, RaftFsm, RaftIo, RaftTransfer
+from pyraft.node import offer_status
 
 APPLY_RATE_MSECS = 125
 PULSE_SECONDS = 0.02
@@ -69,7 +72,9 @@ class Counter(RaftFsm):
 class Server:
     """A raft server with all it depends on."""
 
-    def __init__(self, dir: str, id: int, members: dict[int, str], bootstrap: bool, output: TextIO) -> None:
+    def __init__(
+        self, dir: str, id: int, members: dict[int, str], bootstrap: bool, output: TextIO, changes: bool = False
+    ) -> None:
         self.id = id
         self.output = output
         self.loop = pyuv.Loop()
@@ -86,6 +91,10 @@ class Server:
         self.check(io_uv.raft_uv_init(self.io, self.loop, dir, self.transport), "raft_uv_init", self.io.errmsg)
         rv = pyraft.raft_init(self.raft, self.io, self.fsm, id, members[id])
         self.check(rv, "raft_init", pyraft.raft_errmsg(self.raft))
+        self.commits = Histogram()  # seconds from raft_apply to the callback
+        # On the port that the servers have for each other, for `pyraft status` and the page of cluster.py.
+        voters = len(members) if changes else 0
+        self.check(offer_status(self.transport, self.io, self.raft, self.commits, voters), "offer_status")
         if bootstrap:
             self.bootstrap(members)
         pyraft.raft_set_snapshot_threshold(self.raft, 64)
@@ -244,8 +253,11 @@ class Control:
                 return
 
     def add(self, number: str, amount: str) -> None:
+        began = time.monotonic()
+
         def done(req: RaftApply, status: int, result: Any) -> None:
             if status == 0:
+                self.server.commits.observe(time.monotonic() - began)
                 self.say(f"ack {number} {req.index}")
             else:
                 self.say(f"lost {number} {status} {pyraft.raft_strerror(status)}")
@@ -264,6 +276,7 @@ class Control:
             f"status state={STATE_NAMES[pyraft.raft_state(raft)]} term={raft.current_term} leader={leader} "
             f"last={pyraft.raft_last_index(raft)} commit={raft.commit_index} "
             f"applied={pyraft.raft_last_applied(raft)} count={self.server.fsm.count} "
+            f"members={','.join(str(one.id) for one in raft.configuration.servers)} "
             f"stall={self.stall} memory={resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}"
         )
         self.stall = 0
@@ -282,9 +295,10 @@ def main() -> None:
     parser.add_argument("--members", type=parse_members, default=MEMBERS, metavar="1=HOST:PORT,…")
     parser.add_argument("--bootstrap", action="store_true", help="write the first configuration, unless there is one")
     parser.add_argument("--control", action="store_true", help="obey lines on standard input")
+    parser.add_argument("--changes", action="store_true", help="take changes of the members on its port")
     options = parser.parse_args()
     output = sys.stderr if options.control else sys.stdout
-    server = Server(options.dir, options.id, options.members, options.bootstrap, output)
+    server = Server(options.dir, options.id, options.members, options.bootstrap, output, options.changes)
     # All objects that exist now stay: the collector need not visit it again. Few cycles are made later.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -15,10 +15,12 @@ Failure modes: those of the functions; importing needs nothing but the package a
 from io_uv import _install as _install  # first: it says so if pyraft is not ours
 from io_uv import pyuv
 from io_uv.guests import raft_uv_serve, raft_uv_upgrade
+from io_uv.snapshot import raft_uv_set_snapshot_check
 from io_uv.state import Limits
 from io_uv.tcp import (
     raft_uv_set_dialer,
     raft_uv_set_handshake,
+    raft_uv_set_opening,
     raft_uv_tcp_close,
     raft_uv_tcp_init,
     raft_uv_tcp_set_bind_address,
@@ -38,6 +40,7 @@ from io_uv.transport import (
     raft_uv_connect_cb,
     raft_uv_dial_cb,
     raft_uv_dialer,
+    raft_uv_opening,
     raft_uv_serve_cb,
     raft_uv_transport_close_cb,
 )
@@ -72,6 +75,7 @@ __all__ = [
     "raft_uv_dialer",
     "raft_uv_init",
     "raft_uv_limits",
+    "raft_uv_opening",
     "raft_uv_serve",
     "raft_uv_serve_cb",
     "raft_uv_set_auto_recovery",
@@ -79,7 +83,9 @@ __all__ = [
     "raft_uv_set_connect_retry_delay",
     "raft_uv_set_dialer",
     "raft_uv_set_handshake",
+    "raft_uv_set_opening",
     "raft_uv_set_segment_size",
+    "raft_uv_set_snapshot_check",
     "raft_uv_set_snapshot_compression",
     "raft_uv_set_tracer",
     "raft_uv_tcp_close",

@@ -19,10 +19,10 @@ import contextlib
 import functools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from io_uv import callbacks, closing, finalize, fs, prepare, retry, state
+from io_uv import callbacks, closing, encoding, finalize, fs, prepare, retry, state
 from io_uv.failure import Failure
 from io_uv.libc import Place
 from io_uv.refusal import STATX, refused
@@ -117,14 +117,15 @@ def check(uv: state.Uv, bufs: Sequence[bytes], n: int) -> int:
     if n == 0:
         # Nothing is going to be written: the asker wants to be called at the end of the turn.
         return 0
-    if _misaligned(bufs):
+    lengths = {len(bufs[0])} if len(bufs) == 1 else set(map(len, bufs))
+    longest = max(lengths)
+    if not _are_aligned(lengths):
         uv.io.errmsg = _MISALIGNED
         return errors.RAFT_INVALID
-    for buf in bufs:
-        if len(buf) > uv.limits.payload:
-            # The others, which are set up alike, would end the connection whenever it comes.
-            uv.io.errmsg = f"a payload of {len(buf)} bytes exceeds the limit of {uv.limits.payload}, see raft_uv_limits"
-            return errors.RAFT_TOOBIG
+    if longest > uv.limits.payload:
+        # The others, which are set up alike, would end the connection whenever it comes.
+        uv.io.errmsg = f"a payload of {longest} bytes exceeds the limit of {uv.limits.payload}, see raft_uv_limits"
+        return errors.RAFT_TOOBIG
     if not uv.append_told:
         return 0
     failure = retry.failing(uv)
@@ -150,19 +151,25 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_
     uv.loop.check()
     if uv.closing:
         return closing.refuse(uv)
-    if n <= 0 or len(entries) < n:
+    if type(entries) is EntryBatch and len(entries.bufs) == n > 0:
+        batch = entries  # the core's
+    elif n <= 0 or len(entries) < n:
         io.errmsg = f"append of {n} entries out of {len(entries)}"
         return errors.RAFT_INVALID
-    try:
-        batch = EntryBatch.of(entries, n)
-    except (TypeError, ValueError, BufferError) as exc:
-        io.errmsg = errors.errmsg_cut(str(exc))
-        return errors.RAFT_INVALID
-    if _misaligned(batch.bufs):
+    else:
+        try:
+            batch = EntryBatch.of(entries, n)
+        except (TypeError, ValueError, BufferError) as exc:
+            io.errmsg = errors.errmsg_cut(str(exc))
+            return errors.RAFT_INVALID
+    bufs = batch.bufs
+    if n > 1:
+        encoding.look(batch)
+    if len(bufs[0]) % 8 != 0 or (n > 1 and batch.alike < 0 and not _are_aligned(map(len, bufs))):
         io.errmsg = _MISALIGNED
         return errors.RAFT_INVALID
     req.cb = cb
-    failure = retry.failing(uv)
+    failure = uv.finalize_failure or uv.truncate_failure  # retry.failing
     if failure is not None:
         _fail_later(uv, req, failure)
         return 0
@@ -179,10 +186,8 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_
     return 0
 
 
-def _misaligned(bufs: Sequence[bytes]) -> bool:
-    if len(bufs) == 1:
-        return len(bufs[0]) % 8 != 0
-    return functools.reduce(operator.or_, map(len, bufs)) % 8 != 0
+def _are_aligned(lengths: Iterable[int]) -> bool:
+    return functools.reduce(operator.or_, lengths) % 8 == 0
 
 
 def _fail_later(uv: state.Uv, req: RaftIoAppend, failure: Failure) -> None:
@@ -211,7 +216,7 @@ def _last(uv: state.Uv) -> AliveSegment | None:
 def _enqueue(uv: state.Uv, req: RaftIoAppend, batch: EntryBatch, n: int) -> None:
     """Encode a batch into the segment that it belongs to; raises Failure and changes nothing if that cannot be done."""
     size = batch_size(batch)
-    segment = _last(uv)
+    segment: AliveSegment | None = uv.append_segments[-1] if uv.append_segments else None
     if segment is None or segment.finalize or segment.size + size > uv.segment_size:
         full, segment = segment, _new_segment(uv, batch, size)
         if full is not None:
@@ -311,9 +316,8 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
     arena, length, used = segment.buffer.take()
     offset = segment.next_block * uv.block_size
     uv.writes.began = time.monotonic()
-    uv.writer.submit(
-        segment.fd, arena, length, offset, lambda failure: _write_cb(uv, segment, offset + used, last_index, failure)
-    )
+    done = functools.partial(_write_cb, uv, segment, offset + used, last_index)
+    uv.writer.submit(segment.fd, arena, length, offset, done)
     # Asked while the disk is at work, so that it takes no time. C acknowledges what goes into a file that nobody will
     # find again.
     segment.lost = _lost(uv, segment)
@@ -326,8 +330,9 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         failure = segment.lost
     uv.append_done_reqs.extend(uv.append_writing_reqs)
     uv.append_writing_reqs.clear()
+    now = time.monotonic()
     if failure is None:
-        uv.writes.observe(time.monotonic() - uv.writes.began)
+        uv.writes.observe(now - uv.writes.began)
         segment.written = written
         segment.next_block = written // uv.block_size
         segment.last_index = last_index
@@ -335,7 +340,7 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
     uv.end_of_turn.hold()
     try:
         if failure is None:
-            _call_back(uv)
+            _call_back(uv, now)
         else:
             _write_failed(uv, segment, failure)
     finally:
@@ -345,20 +350,28 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
         if segment in uv.append_segments:
             _finalize(uv, segment)
         return
-    _proceed(uv)
+    if uv.barriers:  # _proceed
+        _maybe_trigger_barrier(uv)
+    advance(uv)
+    if uv.held:
+        uv.after_append()
 
 
-def _call_back(uv: state.Uv) -> None:
+def _call_back(uv: state.Uv, now: float) -> None:
     """Call back the appends that were in a write which succeeded: the first ones, or a part in each turn of the loop.
 
     C: uv_append.c:uvAppendFinishRequestsInQueue calls back all of them in one go. With a hundred thousand that takes
     seconds, in which no heartbeat goes out. While some are left the write counts as under way: nothing else is written.
     """
     done = uv.append_done_reqs
-    until = time.monotonic() + _SLICE_SECONDS
+    until = now + _SLICE_SECONDS
     while done:
-        request = done.popleft()
-        callbacks.fire(uv, request.req.cb, request.req, 0)
+        req = done.popleft().req
+        if req.cb is not None:  # callbacks.fire, without its call
+            try:
+                req.cb(req, 0)
+            except Exception as exc:
+                callbacks.report(uv, exc)
         # A callback may close the server, which calls back the rest.
         if done and time.monotonic() >= until and not uv.closing:
             uv.end_of_turn.later(lambda: _call_back_rest(uv))
@@ -371,10 +384,17 @@ def _call_back_rest(uv: state.Uv) -> None:
         return
     uv.end_of_turn.hold()
     try:
-        _call_back(uv)
+        _call_back(uv, time.monotonic())
     finally:
         uv.end_of_turn.release()
     _proceed(uv)
+    if uv.held:
+        uv.after_append()
+
+
+def is_busy(uv: state.Uv) -> bool:
+    """Return whether an append has not been called back yet."""
+    return bool(uv.append_pending_reqs or uv.append_writing_reqs or uv.append_done_reqs or uv.append_doomed)
 
 
 def _call_back_all(uv: state.Uv) -> None:
@@ -402,7 +422,8 @@ def _write_failed(uv: state.Uv, segment: AliveSegment, failure: Failure) -> None
 def _lost(uv: state.Uv, segment: AliveSegment) -> Failure | None:
     """Return why nobody will find the segment again: it was removed, or the directory is not where it was.
 
-    Where the path of the segment leads to the file that is written, neither is so. Else two questions tell which it is.
+    Where the path of the segment leads to the file that is written, and no other one does, neither is so. Else two
+    questions tell which it is.
     """
     place, segment.place = segment.place, None
     if place is not None:
@@ -475,6 +496,7 @@ def _finalize(uv: state.Uv, segment: AliveSegment) -> None:
     uv.append_segments.remove(segment)
     segment.buffer.close()
     closing.close_file(segment.fd)
+    prepare.used(uv, segment.written)
     finalize.submit(
         uv, finalize.DyingSegment(segment.counter, segment.written, segment.first_index, segment.last_index)
     )
@@ -505,7 +527,7 @@ def request_barrier(uv: state.Uv, barrier: Barrier) -> None:
 
 
 def _spread_blocking(uv: state.Uv) -> None:
-    """Make those blocking that a blocking request waits behind: what comes after it must not be written before it."""
+    """Make each request in front of a blocking one blocking: writes behind the last must not begin before the first."""
     blocking = False
     for barrier in reversed(uv.barriers):
         blocking = barrier.blocking = barrier.blocking or blocking

@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from typing import Final, TypeAlias
 
-from io_uv import callbacks, closing, pyuv, tcp_common
+from io_uv import callbacks, closing, pyuv, spool, tcp_common
 from io_uv.state import Uv
 from io_uv.transport import RaftUvConnect, RaftUvStream
 from pyraft.errors import RAFT_CANCELED, RAFT_IOERR, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
@@ -48,33 +48,30 @@ class Large:
     are refused then, for a second, two, four, up to a minute; in between one is tried.
     """
 
-    __slots__ = ("_at", "_last", "_losses", "_pause", "_until", "size")
+    __slots__ = ("_at", "_losses", "_pause", "_until", "last", "size")
 
     def __init__(self) -> None:
         self.size = 0
         """The smallest size that is suspect."""
-        self._last = 0  # the largest message of the last seconds, and when it went out
-        self._at = 0
+        self.last = 0
+        """The largest message of the last seconds."""
+        self._at = 0  # when it went out
         self._losses = 0
         self._pause = 0
         self._until = 0
 
-    def concerns(self, size: int) -> bool:
-        """Return whether a write whose largest message has so many bytes means anything, for `written`."""
-        return size >= _LARGE or self._last >= _LARGE
-
     def written(self, now: int, size: int) -> None:
-        """A write has begun whose largest message has so many bytes."""
+        """A write has begun whose largest message has so many bytes; without effect if it and the last are small."""
         over = now - self._at > _SETTLED_MSECS
-        if over and self._last >= _LARGE and self._last >= self.size:
+        if over and self.last >= _LARGE and self.last >= self.size:
             # The connection has stood it.
             self._losses = self._pause = self.size = 0
-        if over or size >= self._last:
-            self._last, self._at = size, now
+        if over or size >= self.last:
+            self.last, self._at = size, now
 
     def lost(self, now: int) -> bool:
         """The connection has ended; return whether that makes a size suspect for the first time."""
-        last, self._last = self._last, 0
+        last, self.last = self.last, 0
         if last < _LARGE or now - self._at > _SETTLED_MSECS:
             return False
         self._losses += 1
@@ -125,7 +122,7 @@ class Client:
         self.address = address
         self.answering = answering  # a server that is not a member, for as long as it is answered
         self.used_at: int = uv.loop.now()
-        # Of the next attempt to connect; while connected of the time when that has lasted; None once closed.
+        # Until the next attempt to connect; while connected, until the connection counts as lasting; None once closed.
         self.timer: pyuv.Timer | None = pyuv.Timer(uv.loop)
         self.connecting = False
         self.failures = 0  # attempts to connect in a row that failed
@@ -171,12 +168,15 @@ class Client:
             data, largest = sends[0][1], sends[0][2]
         else:
             data, largest = [buf for send in sends for buf in send[1]], max(send[2] for send in sends)
-        if self.large.concerns(largest):
+        if largest >= _LARGE or self.large.last >= _LARGE:
             self.large.written(self.uv.loop.now(), largest)
         # Those that were written before and are not called back yet come first.
         first = not self.writing
         self.writing.append(sends)
         try:
+            if largest > spool.WINDOW:
+                data = spool.write_ahead(stream, data)
+                first = False
             if first and type(stream) is pyuv.TCP:
                 if stream.write_now(data[0] if len(data) == 1 else data, self._write_cb):
                     return self.writing.pop()
@@ -324,6 +324,17 @@ class Client:
         if self.stream is not None and not self.proven:
             self._start_timer(self._watch_msecs())
 
+    def dismiss(self) -> None:
+        """This server is not a member any more: let go of the peer when it has nothing to answer to it."""
+        if self.answering:
+            return
+        self.answering = True
+        self.used_at = self.uv.loop.now()
+        if self.stream is not None:
+            self._start_timer(self._watch_msecs())
+        elif not self.connecting and self.old_stream is None:
+            self.abort()
+
     def _read_cb(self, stream: RaftUvStream, data: bytes | None, error: int | None) -> None:
         """Nothing is expected from the peer but the end of the connection."""
         if error is None:
@@ -437,7 +448,10 @@ def flush(uv: Uv) -> None:
     costs one.
     """
     clients, uv.dirty_clients = uv.dirty_clients, []
-    taken = [client.flush() for client in clients]
-    for client, sends in zip(clients, taken, strict=True):
+    taken: list[tuple[Client, list[Send]]] = []
+    for client in clients:
+        sends = client.flush()
         if sends:
-            client.finish(sends, 0)
+            taken.append((client, sends))
+    for client, sends in taken:
+        client.finish(sends, 0)

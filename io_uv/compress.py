@@ -1,9 +1,10 @@
 """LZ4 frames: the compressed form of snapshot data.
 
-Duty: `compress` turns buffers into the pieces of one LZ4 frame (64 KiB blocks, linked, content size and content
-checksum present), `decompress` turns the pieces of any legal frame back into one buffer. Both work in steps of at most
-1 MiB, each of which lets other threads run: a snapshot of 256 MiB never holds the interpreter up and is never copied
-whole. `is_compressed` decides by the magic, as every relative of libraft does on reading.
+Duty: `header` and `Blocks` make one LZ4 frame of content that comes in pieces (64 KiB blocks, linked, content size and
+content checksum present), `decompress` turns the pieces of any legal frame back into one buffer, and `contents` into
+pieces. All work in steps of at most 1 MiB, each of which lets other threads run: a snapshot of 256 MiB never holds the
+interpreter up and is never copied whole. `is_compressed` decides by the magic, as every relative of libraft does on
+reading.
 
 Failure modes, all RAFT_IOERR: "LZ4F_decompress ERROR_…" for damage, a frame that ends early, a content size that so
 few bytes cannot hold (checked before memory is taken). RAFT_NOMEM when the memory for the content is not to be had.
@@ -11,7 +12,7 @@ few bytes cannot hold (checked before memory is taken). RAFT_NOMEM when the memo
 
 import mmap
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import lz4.frame
@@ -19,7 +20,6 @@ import lz4.frame
 from io_uv.failure import Failure
 from io_uv.fs import CHUNK
 from pyraft.errors import RAFT_IOERR, RAFT_NOMEM
-from pyraft.types import BytesLike
 
 MAGIC: Final = struct.pack("<I", 0x184D2204)
 EMPTY_FRAME: Final = bytes.fromhex("04224d186440a700000000055dcc02")
@@ -39,20 +39,14 @@ def is_compressed(data: bytes | memoryview | None) -> bool:
     return data is not None and len(data) >= len(MAGIC) and bytes(data[: len(MAGIC)]) == MAGIC
 
 
-def _pieces(buf: BytesLike) -> Iterator[memoryview]:
-    view = memoryview(buf).cast("B")
-    for at in range(0, len(view), CHUNK):
-        yield view[at : at + CHUNK]
+def header(size: int) -> bytes:
+    """Return the header of a frame whose content has `size` bytes, at least 1. Its length is the same for all."""
+    begun: bytes = _compressor().begin(source_size=size)
+    return begun
 
 
-def compress(bufs: Sequence[BytesLike]) -> Iterator[bytes]:
-    """Yield the pieces of one frame whose content is the buffers one after the other."""
-    total = sum(memoryview(buf).nbytes for buf in bufs)
-    if total == 0:
-        # C: compress.c:Compress refuses empty content, so that a snapshot of an empty FSM cannot be stored.
-        yield EMPTY_FRAME
-        return
-    compressor = lz4.frame.LZ4FrameCompressor(
+def _compressor() -> lz4.frame.LZ4FrameCompressor:
+    return lz4.frame.LZ4FrameCompressor(
         block_size=lz4.frame.BLOCKSIZE_MAX64KB,
         block_linked=True,
         compression_level=0,
@@ -60,17 +54,29 @@ def compress(bufs: Sequence[BytesLike]) -> Iterator[bytes]:
         block_checksum=False,
         auto_flush=False,
     )
-    try:
-        yield compressor.begin(source_size=total)
-        for buf in bufs:
-            if memoryview(buf).nbytes:
-                for piece in _pieces(buf):
-                    yield compressor.compress(piece)
-        yield compressor.flush()
-    except RuntimeError as exc:
-        raise _lz4_failure("LZ4F_compressUpdate", exc) from None
-    except MemoryError:
-        raise Failure(RAFT_NOMEM, "out of memory") from None
+
+
+class Blocks:
+    """The part of a frame behind its header, which does not depend on it; `size` counts the content."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def over(self, pieces: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+        """Yield what pieces of content, of 1 MiB or less and none of them empty, are compressed to."""
+        compressor = _compressor()
+        try:
+            compressor.begin()  # with a header of no size, which is left out
+            for piece in pieces:
+                self.size += len(piece)
+                yield compressor.compress(piece)
+            yield compressor.flush()
+        except RuntimeError as exc:
+            raise _lz4_failure("LZ4F_compressUpdate", exc) from None
+        except MemoryError:
+            raise Failure(RAFT_NOMEM, "out of memory") from None
 
 
 def _lz4_failure(call: str, exc: Exception) -> Failure:
@@ -147,15 +153,30 @@ def decompress(chunks: Iterable[bytes], length: int) -> bytes | memoryview:
     source = iter(chunks)
     first = next(source, b"")
     sink = _Sink(_content_size(first[:_HEADER_MAX], length))
+    for piece in _steps(first, source, length):
+        sink.add(piece)
+    return sink.take()
+
+
+def contents(chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
+    """Yield the content of the frame that the chunks make up in pieces of at most 1 MiB; else as `decompress`."""
+    source = iter(chunks)
+    first = next(source, b"")
+    _content_size(first[:_HEADER_MAX], length)  # refuses one that so few bytes cannot hold
+    yield from _steps(first, source, length)
+
+
+def _steps(first: bytes, source: Iterator[bytes], length: int) -> Iterator[bytes]:
+    """Yield what each step of the decompression of a frame gives."""
     decompressor = lz4.frame.LZ4FrameDecompressor()
     chunk: bytes | None = first
     try:
         while chunk is not None:
-            sink.add(decompressor.decompress(chunk, max_length=CHUNK))
+            yield decompressor.decompress(chunk, max_length=CHUNK)
             while not decompressor.eof and not decompressor.needs_input:
-                sink.add(decompressor.decompress(b"", max_length=CHUNK))
+                yield decompressor.decompress(b"", max_length=CHUNK)
             if decompressor.eof:
-                return sink.take()
+                return
             chunk = next(source, None)
     except RuntimeError as exc:
         raise _lz4_failure("LZ4F_decompress", exc) from None

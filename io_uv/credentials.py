@@ -18,7 +18,7 @@ import time
 from typing import Any, Final, TypeAlias
 
 from io_uv import ip, keyfiles
-from io_uv.failure import Failure
+from io_uv.failure import Failure, message_of
 from pyraft.errors import RAFT_INVALID
 
 ID_PREFIX: Final = "raft-server-"
@@ -54,13 +54,12 @@ class Files:
             trusted = keyfiles.read(authorities)
             contexts = _context(ssl.PROTOCOL_TLS_SERVER, own, trusted), _context(ssl.PROTOCOL_TLS_CLIENT, own, trusted)
         except (OSError, ValueError, Failure) as exc:
-            reason = exc.message if isinstance(exc, Failure) else exc
             paths = ", ".join(shown(path, _SHOWN // 3) for path in (certificate, key, authorities))
-            raise Failure(RAFT_INVALID, f"load certificates from {paths}: {reason}") from None
+            raise Failure(RAFT_INVALID, f"load certificates from {paths}: {message_of(exc)}") from None
         if self._crl is not None:
             path = os.fspath(self._crl)
             try:
-                _use_lists(contexts, keyfiles.read(path))
+                use_lists(contexts, keyfiles.read(path))
             except Failure as failure:
                 raise Failure(RAFT_INVALID, f"load revocation lists from {shown(path)}: {failure.message}") from None
         try:
@@ -71,27 +70,36 @@ class Files:
             ) from None
 
 
-def _context(protocol: int, own: tuple[bytes, bytes], trusted: bytes) -> ssl.SSLContext:
+def context_of(protocol: int, own: tuple[bytes, bytes]) -> ssl.SSLContext:
+    """Return a context with an own certificate and its key, as every end of ours has it: TLS 1.3, without tickets."""
     context = ssl.SSLContext(protocol)
-    # Names are compared by `names_server`, on both sides in the same way.
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     with keyfiles.in_memory(own[0]) as certificate, keyfiles.in_memory(own[1]) as key:
         # A passphrase would be asked for at the terminal.
         context.load_cert_chain(certificate, key, password=lambda: b"")
-    with keyfiles.in_memory(trusted) as path:
-        context.load_verify_locations(path)
-    if context.cert_store_stats()["crl"] != 0:
-        raise Failure(RAFT_INVALID, "there are revocation lists among the authorities, which have a file of their own")
     if protocol == ssl.PROTOCOL_TLS_SERVER:
-        # No tickets: a connection is judged by certificates each time.
+        # A connection is judged by certificates each time.
         context.num_tickets = 0
     return context
 
 
-def _use_lists(contexts: tuple[ssl.SSLContext, ssl.SSLContext], data: bytes) -> None:
-    """Have the revocation lists of a file decide in handshakes, if they are good."""
+def _context(protocol: int, own: tuple[bytes, bytes], trusted: bytes) -> ssl.SSLContext:
+    context = context_of(protocol, own)
+    # Names are compared by `names_server`, on both sides in the same way.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    with keyfiles.in_memory(trusted) as path:
+        context.load_verify_locations(path)
+    if context.cert_store_stats()["crl"] != 0:
+        raise Failure(RAFT_INVALID, "there are revocation lists among the authorities, which have a file of their own")
+    return context
+
+
+def use_lists(contexts: tuple[ssl.SSLContext, ...], data: bytes) -> None:
+    """Have the revocation lists of a file decide in handshakes, if they are good, else raise Failure.
+
+    The authorities are those of the first context.
+    """
     try:
         from io_uv import crl
     except ImportError as exc:
@@ -109,7 +117,8 @@ def _use_lists(contexts: tuple[ssl.SSLContext, ssl.SSLContext], data: bytes) -> 
             raise Failure(RAFT_INVALID, str(exc)) from None
         # A certificate that gets in here makes its owner an authority.
         if context.cert_store_stats() != {**before, "crl": len(lists)}:
-            raise Failure(RAFT_INVALID, f"{context.cert_store_stats()} is there after {len(lists)} lists to {before}")
+            has = context.cert_store_stats()
+            raise Failure(RAFT_INVALID, f"OpenSSL had {before}, was given {len(lists)} lists, and has {has}")
         # Of every certificate in the chain: else one could not revoke an authority between the root and the peer.
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
 
@@ -159,7 +168,7 @@ def names_server(certificate: dict[str, Any], id: int, address: str) -> bool:
         wanted = ipaddress.ip_address(host)
     except ValueError:
         # A name with a wildcard is nobody's, not even that of a host that is called so.
-        return host != "" and "*" not in host and _dns(host) in hosts
+        return host != "" and "*" not in host and (_dns(host) in hosts or _dns(ip.in_ascii(host)) in hosts)
     return any(kind == "IP Address" and _is_address(name, wanted) for kind, name in names)
 
 

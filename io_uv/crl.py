@@ -1,4 +1,4 @@
-"""Certificate revocation lists: seeing before they are used that they can be, and giving OpenSSL nothing else.
+"""Certificate revocation lists: each is judged before it is used, and OpenSSL gets only good ones.
 
 Duty: `select` takes the bytes of a file of PEM revocation lists (RFC 5280, section 5), says what is wrong with it, and
 returns those lists that are to be used, encoded anew. The package cryptography parses them, verifies what the given
@@ -95,7 +95,7 @@ def _invalid(reason: str) -> Failure:
 
 def _lists(data: bytes) -> list[bytes]:
     """Return the DER bytes of all lists in a file that has nothing else in it."""
-    # Anywhere: OpenSSL also takes for the beginning of a line what is none.
+    # Anywhere: OpenSSL also finds labels in the middle of a line.
     labels = _LABEL.findall(data)
     for label in labels:
         if label != _X509_CRL:

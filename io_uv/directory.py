@@ -8,8 +8,8 @@ half into the other, and rename and remove files that it never made.
 Locks. flock(2) on the directory is what every version of this library takes, exclusively. Where a sandbox refuses it,
 a lock of another kind must do, and whoever has flock must see that one: so every server takes both. The other one is
 F_OFD_SETLK, shared, as a directory cannot be opened for writing: after taking it one asks whether anybody else has one
-too (F_OFD_GETLK). Two that start at once both take it before they ask, so at most one of them goes on; where there is
-no flock to decide first it may be none. No file is needed, and the kernel gives both up with the last descriptor.
+too (F_OFD_GETLK). Two that start at once both take it before they ask, so at most one of them goes on, and perhaps
+neither where there is no flock to decide first. No file is needed; the kernel gives both up with the last descriptor.
 
 Happy path: both are taken. Failure modes: RAFT_BUSY if another server has it. EAGAIN of flock means that, unless a
 pipe of our own cannot be locked either: then it is a refusal. If neither kind is to be had, as on file systems

@@ -50,12 +50,15 @@ _log: Final = logging.getLogger("io_uv")
 class _Log:
     """The segments of one load: closed ones, open ones, and what is read from them."""
 
-    __slots__ = ("auto_recovery", "closed", "dir", "entries", "files", "open", "repeated", "start_index")
+    __slots__ = ("auto_recovery", "closed", "dir", "entries", "files", "mapped", "open", "repeated", "start_index")
 
-    def __init__(self, dir: str, segments: Sequence[SegmentInfo], auto_recovery: bool, repeated: bool) -> None:
+    def __init__(
+        self, dir: str, segments: Sequence[SegmentInfo], auto_recovery: bool, repeated: bool, mapped: int
+    ) -> None:
         self.dir = dir
         self.auto_recovery = auto_recovery
         self.repeated = repeated
+        self.mapped = mapped
         # All closed segments that are there, and those that the log is made of.
         self.files = [info for info in segments if not info.is_open]
         self.closed = list(self.files)
@@ -98,18 +101,19 @@ def clean_up(dir: str) -> None:
     listing.clean(dir)
 
 
-def load(dir: str, auto_recovery: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
+def load(dir: str, auto_recovery: bool, mapped: int = 0) -> tuple[RaftSnapshot | None, int, EntryBatch]:
     """Return (snapshot or None, start index, entries) of a data directory; open segments are closed ones afterwards.
 
     The entries may begin before the snapshot's end; without any, start index is the one behind the snapshot, or 1.
+    A snapshot's data of `mapped` bytes or more, if that is not 0, is in a file, see `snapshot_file.read`.
     With `auto_recovery`, `marker.marker_read(dir)` tells afterwards whether entries may have been lost.
     """
     try:
-        return _load(dir, auto_recovery, False)
+        return _load(dir, auto_recovery, False, mapped)
     except Failure as exc:
         if not auto_recovery or not _may_go(exc):
             raise
-    return _load(dir, auto_recovery, True)
+    return _load(dir, auto_recovery, True, mapped)
 
 
 def _may_go(failure: Failure) -> bool:
@@ -117,9 +121,14 @@ def _may_go(failure: Failure) -> bool:
     return failure.code == RAFT_CORRUPT and not isinstance(failure, Unknown)
 
 
-def _load(dir: str, auto_recovery: bool, repeated: bool) -> tuple[RaftSnapshot | None, int, EntryBatch]:
+def _is_damage(failure: Failure) -> bool:
+    """Return whether a file is at fault, and something else may stand in for it: it is known, and can be read."""
+    return failure.code in _DAMAGE and not isinstance(failure, Unknown)
+
+
+def _load(dir: str, auto_recovery: bool, repeated: bool, mapped: int) -> tuple[RaftSnapshot | None, int, EntryBatch]:
     snapshots, segments = listing.list(dir)
-    log = _Log(dir, segments, auto_recovery, repeated)
+    log = _Log(dir, segments, auto_recovery, repeated, mapped)
     _read_open(log, segments)
     _resolve_overlaps(log)
     snapshot = _load_on_snapshot(log, snapshots)
@@ -141,7 +150,7 @@ def _load_on_snapshot(log: _Log, snapshots: Sequence[SnapshotInfo]) -> RaftSnaps
         return None
     newest = snapshots[-1]
     try:
-        snapshot = snapshot_file.read(log.dir, newest)
+        snapshot = snapshot_file.read(log.dir, newest, log.mapped)
     except Failure as exc:
         return _fall_back(log, snapshots, exc)
     _select(log, snapshot.index, newest.data_name)
@@ -151,7 +160,7 @@ def _load_on_snapshot(log: _Log, snapshots: Sequence[SnapshotInfo]) -> RaftSnaps
 
 def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -> RaftSnapshot | None:
     """Load on an older snapshot, or none, if the log goes on from there without a gap and beyond the newest (B19)."""
-    if problem.code not in _DAMAGE or isinstance(problem, Unknown):
+    if not _is_damage(problem):
         raise problem
     newest = snapshots[-1]
     older: list[SnapshotInfo | None] = [*reversed(snapshots[:-1]), None]
@@ -160,9 +169,9 @@ def _fall_back(log: _Log, snapshots: Sequence[SnapshotInfo], problem: Failure) -
         if not _covered(log, start, newest.index):
             continue
         try:
-            snapshot = None if info is None else snapshot_file.read(log.dir, info)
+            snapshot = None if info is None else snapshot_file.read(log.dir, info, log.mapped)
         except Failure as exc:
-            if exc.code not in _DAMAGE:
+            if not _is_damage(exc):
                 raise
             continue
         _select(log, start, "" if info is None else info.data_name)
@@ -266,7 +275,7 @@ def is_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> bool:
         segment.load_closed(dir, head, ours)
         segment.load_closed(dir, whole, theirs)
     except Failure as exc:
-        if exc.code not in _DAMAGE:
+        if not _is_damage(exc):
             raise
         return False
     n = len(ours)
@@ -381,8 +390,13 @@ def _finish_install(log: _Log, snapshot: RaftSnapshot) -> None:
 # ---- automatic recovery ----------------------------------------------------------------------------------------------
 
 
+def aside_name(name: str) -> str:
+    """Return the name, not used before, that a file has which is set aside."""
+    return f"{SET_ASIDE_PREFIX}{time.time_ns()}-{name}"
+
+
 def _set_aside(dir: str, name: str, reason: str) -> None:
-    kept = f"{SET_ASIDE_PREFIX}{time.time_ns()}-{name}"
+    kept = aside_name(name)
     fs.rename_file(dir, name, kept)
     _log.warning("%s: %s is set aside as %s: %s", dir, name, kept, reason)
 
@@ -425,7 +439,7 @@ def _set_open_aside(log: _Log, i: int, problem: Failure) -> None:
     # whose entries then get wrong indexes. Here a copy of the whole stays, made before anything is cut.
     _mark(log.dir, problem)
     _set_open_ones_aside(log, [later for later, _ in log.open[1:]], info.filename)
-    copy = f"{SET_ASIDE_PREFIX}{time.time_ns()}-{info.filename}"
+    copy = aside_name(info.filename)
     fs.make_file(log.dir, copy, [fs.read_file(log.dir, info.filename)])
     _log.warning("%s: %s is cut, %s is a copy: %s", log.dir, info.filename, copy, problem.message)
     _close_open(log, info, content)

@@ -12,6 +12,7 @@ text that names the message and the offset in its header; a larger size than the
 more, raises Failure(RAFT_TOOBIG). Shorter headers of older versions and longer ones of newer relatives are accepted.
 """
 
+import itertools
 import mmap
 import struct
 from typing import Final, TypeAlias
@@ -22,6 +23,7 @@ from pyraft import configuration
 from pyraft.errors import RAFT_MALFORMED, RAFT_TOOBIG
 from pyraft.types import (
     MESSAGE_NAMES,
+    NOBODYS,
     RAFT_APPEND_ENTRIES_RESULT_VERSION,
     RAFT_BARRIER,
     RAFT_CHANGE,
@@ -65,6 +67,8 @@ _FOUR_WORDS: Final = struct.Struct("<4Q")
 _FIVE_WORDS: Final = struct.Struct("<5Q")
 # The header of a batch of one: how many, term, type, length.
 _ONE_ENTRY: Final = struct.Struct("<QQB3xI")
+# One entry of several: term, type, length.
+_ENTRY: Final = struct.Struct("<QB3xI")
 # Preamble and header in one, for the messages of fixed size.
 _REQUEST_VOTE: Final = struct.Struct("<7Q")
 _REQUEST_VOTE_RESULT: Final = struct.Struct("<5Q")
@@ -84,6 +88,7 @@ _APPEND_ENTRIES_RESULT_SIZE_V0: Final = 24
 _INSTALL_SNAPSHOT_SIZE: Final = 56
 _TIMEOUT_NOW_SIZE: Final = 24
 
+_PLAIN_COMMAND: Final = bytes((RAFT_COMMAND, 0, 0, 0))
 _MULTIPLES_OF_8: Final = bytes(range(0, 256, 8))
 _DISRUPT_LEADER: Final = 1 << 0
 _PRE_VOTE: Final = 1 << 1
@@ -102,6 +107,8 @@ _VOTE_NUMBERS: Final = (LAST, (1 << 64) - 1, LAST_INDEX, LAST)
 _LAST_SNAPSHOT_INDEX: Final = 1 << 52
 _SNAPSHOT_NUMBERS: Final = (LAST, _LAST_SNAPSHOT_INDEX, LAST, _LAST_SNAPSHOT_INDEX)
 FEATURES: Final = 0xFFFF
+_JOINED: Final = 64 * 1024
+"""Payloads of a message are joined up to so many bytes. More of them are sent as they are, if no file needs them so."""
 # The last word of an AppendEntries header, which C leaves unused: "pyrf", and flags.
 TAG: Final = 0x7079_7266_0000_0000
 WHOLE: Final = 1 << 0
@@ -117,9 +124,49 @@ def encode_batch_header(batch: EntryBatch) -> bytes:
     Raises Failure(RAFT_TOOBIG) for a payload of 4 GiB and more: its length has 32 bits.
     """
     n = len(batch.bufs)
-    if n == 1 and len(batch.bufs[0]) <= _U32:
-        return _ONE_ENTRY.pack(1, batch.terms[0], batch.types[0], len(batch.bufs[0]))
+    size = len(batch.bufs[0]) if n == 1 else _U32 + 1
+    if size <= _U32:
+        return _ONE_ENTRY.pack(1, batch.terms[0], batch.types[0], size)
+    if 0 <= batch.alike <= _U32 and batch.terms[0] <= LAST:
+        return _WORD.pack(n) + _ENTRY.pack(batch.terms[0], RAFT_COMMAND, batch.alike) * n
     return _WORD.pack(n) + _encode_entry_headers(batch, n)
+
+
+def look(batch: EntryBatch) -> None:
+    """Note whether the entries of a batch of several are alike (EntryBatch.alike), where that is not known yet."""
+    bufs, terms = batch.bufs, batch.terms
+    n = len(bufs)
+    if batch.alike >= 0 or n < 2 or len(bufs[0]) != len(bufs[-1]):
+        return
+    if batch.types.count(RAFT_COMMAND) == n and terms.count(terms[0]) == n and len(set(map(len, bufs))) == 1:
+        batch.alike = len(bufs[0])
+
+
+def alike(header: Data, at: int, n: int) -> tuple[int, int] | None:
+    """Return term and payload length of n commands whose headers begin at header[at:], None if these differ.
+
+    They do if a byte that is not used is not 0, as it may be in a message of C's.
+    """
+    one = bytes(header[at : at + ENTRY_HEADER_SIZE])
+    if one[8:12] != _PLAIN_COMMAND or header[at : at + ENTRY_HEADER_SIZE * n] != one * n:
+        return None
+    term, _, length = _ENTRY.unpack(one)
+    return term, length
+
+
+def encode_batch(batch: EntryBatch) -> tuple[bytes, bytes]:
+    """Return header and payloads of a batch, as they stand in messages and in files (raft/uv.h).
+
+    Those of several entries are kept with the batch, so that they are made once for file and messages. Raises Failure
+    as encode_batch_header does.
+    """
+    if len(batch.bufs) == 1:
+        return encode_batch_header(batch), batch.bufs[0]
+    head, body = batch.head, batch.body
+    if head is None or body is None:
+        head, body = encode_batch_header(batch), b"".join(batch.bufs)
+        batch.head, batch.body = head, body
+    return head, body
 
 
 def decode_batch_header(view: bytes | memoryview | mmap.mmap, offset: int, n: int) -> Columns:
@@ -177,8 +224,19 @@ def decode_header(type: int, buf: Data, at: int, size: int, limits: Limits) -> t
     message.type = type
     lengths, payload = decode(message, buf, at, size)
     if payload > limits.payload:
-        raise Failure(RAFT_TOOBIG, f"payload of {payload} bytes exceeds the limit of {limits.payload}")
+        _check_size(message, lengths, payload, limits)
     return message, lengths, payload
+
+
+def _check_size(message: RaftMessage, lengths: list[int], size: int, limits: Limits) -> None:
+    """Raise Failure(RAFT_TOOBIG) for a payload of `size` bytes, beyond limits.payload, that there is no room for."""
+    limit = limits.payload
+    if message.install_snapshot is not None:
+        limit = max(limit, limits.snapshot)
+    elif limits.piece > 0:
+        size = max(lengths)  # it is taken in pieces (pieces.Large)
+    if size > limit:
+        raise Failure(RAFT_TOOBIG, f"payload of {size} bytes exceeds the limit of {limit}")
 
 
 def attach_payload(message: RaftMessage, lengths: list[int], buf: Data, at: int, size: int) -> None:
@@ -194,16 +252,22 @@ def attach_payload(message: RaftMessage, lengths: list[int], buf: Data, at: int,
     assert args is not None
     batch = args.entries
     assert isinstance(batch, EntryBatch)
-    if lengths.count(lengths[0]) == len(lengths) > 1:
-        # Equal lengths are common, and struct cuts them in half the time.
-        pieces = struct.iter_unpack(f"{lengths[0]}s", memoryview(buf)[at : at + size])
-        batch.bufs = [piece for (piece,) in pieces]
+    if batch.head is not None:
+        batch.body = buf = bytes(buf[at : at + size])
+        at = 0
+    if batch.alike >= 0 or lengths.count(lengths[0]) == len(lengths) > 1:
+        batch.bufs = cut(memoryview(buf)[at : at + size], lengths[0])
+        if batch.alike >= 0:
+            return
     else:
-        bufs = batch.bufs
-        for length in lengths:
-            bufs.append(buf[at : at + length])
-            at += length
+        ends = itertools.accumulate(lengths, initial=at)
+        batch.bufs = [buf[begin:end] for begin, end in itertools.pairwise(ends)]
     _check_changes(batch)
+
+
+def cut(payload: memoryview, length: int) -> list[bytes]:
+    """Cut pieces of one length, above 0. Equal lengths are common, and struct cuts them in half the time."""
+    return list(itertools.chain.from_iterable(struct.iter_unpack(f"{length}s", payload)))
 
 
 def _encode_entry_headers(batch: EntryBatch, n: int) -> bytes:
@@ -257,8 +321,13 @@ def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
     if n == 0:
         return [_HEARTBEAT.pack(*args, 0, last)]
     batch = EntryBatch.of(p.entries, n)
-    header = b"".join((_APPEND_ENTRIES.pack(*args), encode_batch_header(batch), _WORD.pack(last)))
-    bufs: list[bytes | memoryview] = [header, *batch.bufs]
+    bufs: list[bytes | memoryview]
+    if batch.body is not None or sum(map(len, batch.bufs)) <= _JOINED:
+        entries, payload = encode_batch(batch)
+        bufs = [b"".join((_APPEND_ENTRIES.pack(*args), entries, _WORD.pack(last))), payload]
+    else:
+        header = b"".join((_APPEND_ENTRIES.pack(*args), encode_batch_header(batch), _WORD.pack(last)))
+        bufs = [header, *batch.bufs]
     if p.encoded is not None:
         p.encoded = bufs
     return bufs
@@ -345,9 +414,11 @@ def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) 
     p = RaftAppendEntries()
     n: int
     p.term, p.prev_log_index, p.prev_log_term, p.leader_commit, n = _FIVE_WORDS.unpack_from(buf, at)
-    _check_range((p.term, p.prev_log_index, p.prev_log_term, p.leader_commit), _TERM_INDEX_TERM_INDEX)
-    message.append_entries = p
     n &= _U32
+    # A heartbeat may name a predecessor that nobody has (pyraft.proof).
+    asks = n == 0 and p.prev_log_index >= NOBODYS
+    _check_range((p.term, 0 if asks else p.prev_log_index, p.prev_log_term, p.leader_commit), _TERM_INDEX_TERM_INDEX)
+    message.append_entries = p
     at_last = fixed + ENTRY_HEADER_SIZE * n
     if size >= at_last + 8:
         (last,) = _WORD.unpack_from(buf, at + at_last)
@@ -359,20 +430,51 @@ def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) 
         return [], 0
     if size < fixed + ENTRY_HEADER_SIZE * n:
         raise Failure(RAFT_MALFORMED, f"{n} entries at offset 32 do not fit in a header of {size} bytes")
-    terms, types, lengths = decode_batch_header(buf, at + 32, n)
+    lengths = _decode_entries(p, buf, at + 32, n)
+    batch = p.entries
+    assert isinstance(batch, EntryBatch)
+    payload = sum(lengths) if batch.alike < 0 else batch.alike * n
+    if n > 1 and p.whole:
+        header = bytes(buf[at + 32 : at + 40 + ENTRY_HEADER_SIZE * n])
+        batch.head = _canonical_header(header, n, batch.alike >= 0)
+    if payload == 0:
+        batch.bufs = [b""] * n
+        if batch.head is not None:
+            batch.body = b""
+        _check_changes(batch)
+    return lengths, payload
+
+
+def _decode_entries(p: RaftAppendEntries, buf: Data, at: int, n: int) -> list[int]:
+    """Give `p` its n entries, but for payloads, from the batch header at buf[at:]; return the payloads' lengths."""
+    same = alike(buf, at + BATCH_HEADER_SIZE, n) if n > 1 else None
+    if same is not None and 0 < same[0] <= p.term and same[1] % 8 == 0 and p.prev_log_index + n <= LAST_INDEX:
+        batch = p.entries = EntryBatch([same[0]] * n, [RAFT_COMMAND] * n, [])
+        batch.alike = same[1]
+        return [same[1]] * n
+    terms, types, lengths = decode_batch_header(buf, at, n)
     if p.prev_log_index + n > LAST_INDEX:
         raise Failure(RAFT_MALFORMED, f"index out of range: {n} entries after the one at offset 8")
     if min(terms) == 0 or max(terms) > p.term:
         raise Failure(RAFT_MALFORMED, "entry with a term out of range, from offset 40 on")
     # The disk takes nothing but multiples of 8, and C steps over padding that C does not send.
-    if bytes(buf[at + 52 : at + 40 + ENTRY_HEADER_SIZE * n : ENTRY_HEADER_SIZE]).strip(_MULTIPLES_OF_8):
+    if bytes(buf[at + 20 : at + 8 + ENTRY_HEADER_SIZE * n : ENTRY_HEADER_SIZE]).strip(_MULTIPLES_OF_8):
         raise Failure(RAFT_MALFORMED, "entry with a payload that is not a multiple of 8 bytes, from offset 40 on")
     p.entries = EntryBatch(terms, types, [])
-    payload = sum(lengths)
-    if payload == 0:
-        p.entries.bufs = [b""] * n
-        _check_changes(p.entries)
-    return lengths, payload
+    return lengths
+
+
+def _canonical_header(header: bytes, n: int, plain: bool) -> bytes | None:
+    """Return the header of a batch if it is what encode_batch_header makes: nothing in the bits that it leaves.
+
+    Where it is `plain`, that has been seen (alike).
+    """
+    if plain:
+        return header if _WORD.unpack_from(header)[0] == n else None
+    first = BATCH_HEADER_SIZE + 9  # The three bytes behind an entry's type.
+    unused = header[first::ENTRY_HEADER_SIZE] + header[first + 1 :: ENTRY_HEADER_SIZE]
+    unused += header[first + 2 :: ENTRY_HEADER_SIZE]
+    return header if _WORD.unpack_from(header)[0] == n and not unused.strip(b"\0") else None
 
 
 def _decode_append_entries_result(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
@@ -390,7 +492,8 @@ def _decode_append_entries_result(message: RaftMessage, buf: Data, at: int, size
         p.features = features & FEATURES
         if features & OURS == OURS:
             p.question = features >> 16 & QUESTION
-    _check_range((p.term, p.rejected, p.last_log_index), _TERM_INDEX_INDEX)
+    # Servers of either kind refuse such a predecessor by its index.
+    _check_range((p.term, 0 if p.rejected >= NOBODYS else p.rejected, p.last_log_index), _TERM_INDEX_INDEX)
     message.append_entries_result = p
     return [], 0
 
@@ -442,7 +545,7 @@ def _check_range(numbers: tuple[int, ...], lasts: tuple[int, ...]) -> None:
 
 
 def _check_changes(batch: EntryBatch) -> None:
-    """Refuse entries that would change the configuration to something that is none: the log must not get them."""
+    """Refuse changes to a configuration that does not decode or is empty: the log must not get them."""
     if RAFT_CHANGE not in batch.types:
         return
     for type, buf in zip(batch.types, batch.bufs, strict=True):

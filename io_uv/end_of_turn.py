@@ -52,7 +52,8 @@ class EndOfTurn:
         """Run `function` at the end of the turn or event, once however often it is added."""
         functions = self._functions
         if not functions:
-            self._wake()
+            if not self._running and not self._held:
+                self._handle.start(self._end)
         elif function in functions:
             return
         functions.append(function)
@@ -60,7 +61,8 @@ class EndOfTurn:
     def add_last(self, function: Callable[[], None]) -> None:
         """Run `function` once, when all others have run and what they add."""
         if not self._last:
-            self._wake()
+            if not self._running and not self._held:
+                self._handle.start(self._end)
         elif function in self._last:
             return
         self._last.append(function)
@@ -95,10 +97,6 @@ class EndOfTurn:
                     self.later(rest)
                 raise
 
-    def _wake(self) -> None:
-        if not self._running and not self._held:
-            self._handle.start(self._end)
-
     def hold(self) -> None:
         """An event begins. Each hold() is followed by a release(), whatever happens; they do not nest."""
         self._held = True
@@ -106,7 +104,7 @@ class EndOfTurn:
     def release(self) -> None:
         """The event has been handled: run what there is to run."""
         self._held = False
-        if self._waits() and not self._running:
+        if (self._functions or self._last or self._then is not None) and not self._running:
             self._run()
 
     def close(self, cb: Callable[[Idle], None]) -> None:
@@ -133,19 +131,20 @@ class EndOfTurn:
         self._running = True
         try:
             self._run_all()
-            then, self._then = self._then, None
-            if then is not None:
-                self._followed = True
-                then()
-                self._run_all()
+            if self._then is not None:
+                self._follow()
         finally:
             self._running = self._followed = False
-            if self._waits():
+            if self._functions or self._last or self._then is not None:
                 self._handle.start(self._end)
 
-    def _waits(self) -> bool:
-        # A method, as mypyc takes a field that was None for None from then on, whatever is called in between.
-        return bool(self._functions or self._last) or self._then is not None
+    def _follow(self) -> None:
+        # A method, as mypyc takes a field that was set to None for None from then on, whatever is called in between.
+        then, self._then = self._then, None
+        if then is not None:
+            self._followed = True
+            then()
+            self._run_all()
 
     def _run_all(self) -> None:
         while self._functions or self._last:

@@ -56,12 +56,17 @@ class Failure(Exception):
 
 
 class Unknown(Failure):
-    """Content of a kind that this version does not know: what is not understood is not thus damaged.
+    """Content of a kind that this version does not know, which does not make it damaged.
 
     It may be a later version's, so nothing is set aside, passed over or repaired for it, but the start refused.
     """
 
     __slots__ = ()
+
+
+def message_of(exc: Exception) -> str:
+    """Return what to say of a Failure, or of another exception that was caught beside it."""
+    return exc.message if isinstance(exc, Failure) else str(exc)
 
 
 _FORMATS: Final = 256

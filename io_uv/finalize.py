@@ -87,7 +87,7 @@ def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
 
 
 def _failed(uv: state.Uv, dying: DyingSegment, failure: Failure) -> None:
-    """Keep the segment for another attempt, or leave everything as it is when there will be none."""
+    """Keep the segment for another attempt, or leave everything as it is if the instance closes."""
     failure = failure.wrap(f"close segment {segment.open_name(dying.counter)}")
     if uv.closing:
         # C: uv_finalize.c:uvFinalizeAfterWorkCb goes on with the next. A closed segment behind an open one does not

@@ -17,7 +17,7 @@ import fcntl
 import os
 import stat as stat_
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from io_uv import descriptors, libc, refusal
@@ -47,7 +47,7 @@ SIZE_NOTE: Final = "user.raft.size"
 """Attribute of segments of ours, see note_size."""
 # struct flock: type, whence, start, length, owner; the owner of an OFD lock has no number.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
-place, leads_to = libc.Place, libc.Place.leads
+place, leads_to, pread = libc.Place, libc.Place.leads, os.pread
 
 # ---- one system call each --------------------------------------------------------------------------------------------
 
@@ -185,9 +185,9 @@ def funlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def ofd_lock(fd: int, kind: int) -> None:
-    """fcntl(2), F_OFD_SETLK: take the lock (F_RDLCK, F_WRLCK) of the whole file, or give it up (F_UNLCK)."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
+def ofd_lock(fd: int, kind: int, start: int = 0, length: int = 0) -> None:
+    """fcntl(2), F_OFD_SETLK: take the lock (F_RDLCK, F_WRLCK) of the file or some bytes, or give it up (F_UNLCK)."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
 
 def ofd_conflict(fd: int, kind: int) -> bool:
@@ -320,13 +320,16 @@ def sync(fd: int, data_only: bool = False) -> None:
         raise failure("fsync", exc) from None
 
 
-def _write_new(path: str, bufs: Iterable[BytesLike]) -> None:
+def _write_new(path: str, bufs: Iterable[BytesLike], head: Callable[[], bytes] | None = None) -> None:
     try:
         fd = open(path, O_CREATE_NEW)
     except OSError as exc:
         raise failure("open", exc) from None
     try:
         write_all(fd, bufs)
+        if head is not None:
+            rewind(fd)
+            write_all(fd, [head()])
         sync(fd)
     except BaseException:
         close(fd)
@@ -344,16 +347,16 @@ def _unlink_quietly(path: str) -> None:
         return
 
 
-def make_file(dir: str, name: str, bufs: Iterable[BytesLike]) -> None:
+def make_file(dir: str, name: str, bufs: Iterable[BytesLike], head: Callable[[], bytes] | None = None) -> None:
     """Create a file with the given content, durable on return, or leave nothing of that name.
 
-    `bufs` may be a generator: large content is written piece by piece. A file that already has the name is an error and
-    stays as it is. A left-over tmp file fails the call too but is removed, so that a retry works.
+    `bufs` may be a generator: large content is written piece by piece, and in the end `head()` over the beginning. A
+    file that has the name already is an error and stays. A left-over tmp file fails the call too, but is removed.
     """
     tmp_path = join(dir, TMP_PREFIX + name)
     path = join(dir, name)
     try:
-        _write_new(tmp_path, bufs)
+        _write_new(tmp_path, bufs, head)
         if size_of(dir, name) is not None:
             raise Failure(RAFT_IOERR, "rename: file already exists")
         try:

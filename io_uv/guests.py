@@ -46,7 +46,7 @@ def raft_uv_serve(transport: RaftUvTransport, word: Word, cb: raft_uv_serve_cb |
     if not isinstance(t, UvTcp):
         return _refuse(transport, RAFT_INVALID, "not a stock transport")
     if not callable(word) and not (type(word) is int and 0 <= word < _WORDS):
-        return _refuse(transport, RAFT_INVALID, f"no word of 64 bits: {word!r}")
+        return _refuse(transport, RAFT_INVALID, f"{word!r} is not a word of 64 bits")
     if (word in t.services) == (cb is not None):
         return _refuse(transport, RAFT_INVALID, f"{word} is {'served already' if cb else 'not served'}")
     if cb is None:
@@ -73,10 +73,10 @@ def raft_uv_upgrade(guest: RaftUvGuest, id: raft_id, address: str, rest: bytes =
     if not isinstance(t, UvTcp) or t.closing or guest not in t.guests or stream.closed:
         return _refuse(transport, RAFT_CANCELED, "the connection is closed or was handed on")
     if id <= 0:
-        return _refuse(transport, RAFT_INVALID, f"no id of a server: {id}")
+        return _refuse(transport, RAFT_INVALID, f"{id} is not the id of a server")
     size = len(address.encode("utf-8", "surrogateescape"))
     if not 0 < size < t.limits.handshake_address or ip.has_control(address):
-        return _refuse(transport, RAFT_MALFORMED, f"no address of a server: {size} bytes")
+        return _refuse(transport, RAFT_MALFORMED, f"an address of {size} bytes")
     inner: Any = stream
     if t.security is not None:
         try:
@@ -106,6 +106,7 @@ def find(t: UvTcp, word: int) -> raft_uv_serve_cb | None:
 def welcome(t: UvTcp, stream: Any, received: bytes, host: str, cb: raft_uv_serve_cb) -> None:
     """Make an accepted connection, from which nothing is read at the moment, a guest and hand it over."""
     if not _make_room(t, host):
+        t.turned_away += 1
         t.aborting.add(stream)
         stream.close(lambda stream: _refused(t, stream))
         return

@@ -11,11 +11,14 @@ file that goes meanwhile does not count.
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
 
 from io_uv import fs, retry, segment, snapshot_file
+from io_uv.figures import Figures
 from io_uv.histogram import Histogram
 from io_uv.state import Uv
+from io_uv.tcp_common import UvTcp
 from pyraft.types import RaftIo
 
 
@@ -52,7 +55,7 @@ def ailment(io: RaftIo) -> str:
         return failure.message
     if uv.append_told:
         return "the last write has failed"
-    return "it has failed seconds ago, and is watched" if uv.retries else ""
+    return "it failed some seconds ago" if uv.retries else ""
 
 
 def links(io: RaftIo) -> list[tuple[int, str, bool]]:
@@ -63,10 +66,42 @@ def links(io: RaftIo) -> list[tuple[int, str, bool]]:
     return [(one.id, one.address, one.stream is not None) for one in uv.clients if not one.answering]
 
 
+def silence(io: RaftIo, id: int) -> float | None:
+    """Return for how many seconds no message has come from a member, to a heartbeat interval; None for not yet."""
+    uv = io.impl
+    if not isinstance(uv, Uv):
+        return None
+    if any(one.id == id and one.heard_at != one.noted for one in uv.servers):
+        return 0.0
+    at = uv.figures.contacts.get(id)
+    return None if at is None else max(0.0, time.monotonic() - at)
+
+
 def writes(io: RaftIo) -> Histogram:
     """Return how long the durable writes of entries have taken."""
     uv = io.impl
     return uv.writes if isinstance(uv, Uv) else Histogram()
+
+
+def figures(io: RaftIo) -> Figures:
+    """Return what else was measured: how late the loop is, and how long snapshots take."""
+    uv = io.impl
+    return uv.figures if isinstance(uv, Uv) else Figures()
+
+
+def queues(io: RaftIo) -> list[tuple[int, str, int]]:
+    """Return how many bytes wait to be sent to each other member: id, address, bytes."""
+    uv = io.impl
+    if not isinstance(uv, Uv):
+        return []
+    return [(one.id, one.address, one.size) for one in uv.clients if not one.answering]
+
+
+def turned_away(io: RaftIo) -> int:
+    """Return how many connections of others were closed before they had got anywhere; 0 for a transport of others."""
+    uv = io.impl
+    found = uv.transport.impl if isinstance(uv, Uv) else None
+    return found.turned_away if isinstance(found, UvTcp) else 0
 
 
 def measure(dir: str) -> Sizes:

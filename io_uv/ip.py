@@ -2,14 +2,15 @@
 
 Duty: an address is `host[:port]`, cut at the first colon as in C, or `[host]:port` with an IPv6 literal. Without a
 port, or with an empty one, the port is 8080. `split` takes it apart, `check_peer` says whether others could be sent
-there, `bind_addresses` resolves what to listen on, `literal_addresses` and `resolve` whom to connect to.
+there, `is_same_peer` whether two lead to one place. `bind_addresses` returns addresses to listen on,
+`literal_addresses` and `resolve` those to connect to.
 
 Happy path: numeric hosts need no resolver and cost a few microseconds. Names are taken as IPv4 first; IPv6 results come
 behind them when connecting, and serve alone for listening where there is nothing else. A look-up on the loop is made
 only by `bind_addresses`, once at start, because listen has to return whether it worked; `resolve` uses a thread.
 
 Failure modes: Failure(RAFT_NAMETOOLONG) for a host above 1024 or a port above 31 bytes. From `bind_addresses`
-Failure(RAFT_INVALID) for an empty address and a port that is none, Failure(RAFT_IOERR) with the resolver's reason. The
+Failure(RAFT_INVALID) for an empty address and an impossible port, Failure(RAFT_IOERR) with the resolver's reason. The
 name of the resolver's error to the callback of `resolve`.
 """
 
@@ -53,6 +54,10 @@ def split(address: str) -> tuple[str, str]:
         host, _, port = address.partition(":")
     if has_control(address):
         raise Failure(RAFT_INVALID, "control characters in the address")
+    try:
+        address.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise Failure(RAFT_INVALID, "a lone surrogate in the address") from None
     if len(host.encode("utf-8", "surrogateescape")) > HOST_MAX:
         raise Failure(RAFT_NAMETOOLONG, f"host name of more than {HOST_MAX} bytes")
     if len(port.encode("utf-8", "surrogateescape")) > PORT_MAX:
@@ -100,7 +105,7 @@ def _check_host(host: str, bracketed: bool) -> None:
             raise _unusable(f"'{host}' is not a host") from None
         return
     if number.is_unspecified or number.is_multicast or number == _BROADCAST:
-        raise _unusable(f"{host} stands for no single host")
+        raise _unusable(f"{host} stands for more than one host")
     if isinstance(number, ipaddress.IPv6Address) and number.is_link_local and number.scope_id is None:
         raise _unusable(f"{host} leads nowhere without an interface ('{host}%eth0')")
 
@@ -123,6 +128,50 @@ def _check_port(address: str, port: str) -> None:
             socket.getservbyname(port, "tcp")
         except (OSError, UnicodeError):
             raise _unusable(f"'{port}' is neither a port nor a service known here") from None
+
+
+def is_same_peer(one: str, other: str) -> bool:
+    """Return whether two addresses are spellings of one: by their letters, as no resolver is asked.
+
+    The two loopback addresses count as one, and as "localhost": one port of each is hardly two servers.
+    """
+    if one == other:
+        return True
+    try:
+        return _spelled_out(one) == _spelled_out(other)
+    except Failure:
+        return False
+
+
+def _spelled_out(address: str) -> tuple[str, str]:
+    """Return host and port in one spelling of all."""
+    host, port = split(address)
+    if port.isdecimal():
+        port = str(int(port))
+    else:
+        try:
+            port = str(socket.getservbyname(port, "tcp"))
+        except (OSError, UnicodeError, ValueError):
+            port = port.lower()
+    found = literal_addresses(host, "0")
+    if found is None:
+        host = in_ascii(host.lower().removesuffix("."))
+        return ("127.0.0.1" if host == "localhost" or host.endswith(".localhost") else host), port
+    name, *rest = found[0]
+    number = ipaddress.ip_address(name)
+    if isinstance(number, ipaddress.IPv6Address) and number.ipv4_mapped is not None:
+        number = number.ipv4_mapped
+    if number == ipaddress.IPv6Address(1):
+        return "127.0.0.1", port
+    return str(number) + (f"%{rest[2]}" if len(rest) > 2 and rest[2] and "%" not in name else ""), port
+
+
+def in_ascii(host: str) -> str:
+    """Return a host in the form in which certificates and name servers have letters that are not of ASCII."""
+    try:
+        return host.encode("idna").decode("ascii")
+    except UnicodeError:
+        return host
 
 
 def _unusable(reason: str) -> Failure:

@@ -217,7 +217,7 @@ class Context:
         try:
             os.eventfd_read(self._event_fd)
         except BlockingIOError:
-            heard = False  # asked without having been told: the queue knows better
+            heard = False  # nobody was told of a completion; the queue may have one all the same
         ring, events = self._ring, self._ring_events
         if ring is not None and events is not None:
             done: list[tuple[int, int]] = []

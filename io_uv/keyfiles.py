@@ -14,6 +14,7 @@ logger is told, as it is of a key that others may read.
 import contextlib
 import logging
 import os
+import select
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -27,12 +28,15 @@ _log: Final = logging.getLogger("io_uv")
 
 _LARGEST: Final = 16 * 1024 * 1024
 """A revocation list of 400,000 certificates has this size."""
+_PATIENCE_MSECS: Final = 1000
+"""For the loop stands still meanwhile."""
 
 
 def read(path: str, secret: bool = False) -> bytes:
     """Return the content of a file, symbolic links followed; `secret` if nobody else should be able to read it."""
     try:
-        fd = fs.open(path, os.O_RDONLY)
+        # Without O_NONBLOCK opening a FIFO would wait for ever for whoever is at its other end.
+        fd = fs.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError) as exc:
         raise failure("open", exc, RAFT_INVALID) from None
     try:
@@ -51,12 +55,24 @@ def read(path: str, secret: bool = False) -> bytes:
 def _read_all(fd: int) -> bytes:
     parts = []
     size = 0
-    while data := fs.read(fd, fs.CHUNK):
+    while data := _read(fd):
         parts.append(data)
         size += len(data)
         if size > _LARGEST:
             raise Failure(RAFT_INVALID, f"more than {_LARGEST} bytes")
     return b"".join(parts)
+
+
+def _read(fd: int) -> bytes:
+    """Read on; a pipe, such as the shell makes for the output of a program, is given some time."""
+    while True:
+        try:
+            return fs.read(fd, fs.CHUNK)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if not poll.poll(_PATIENCE_MSECS):
+                raise Failure(RAFT_INVALID, f"nothing to read in {_PATIENCE_MSECS} ms") from None
 
 
 def others_may_write(status: os.stat_result) -> bool:

@@ -1,14 +1,14 @@
 """The lane's bytes: the two messages of replication, each read and written with one Struct.
 
-Duty: `decode` reads an AppendEntriesResult, a heartbeat or an AppendEntries of one command, if all of it is there and
-it is as this project's servers write them: what a leader and its followers exchange where all is well. `encode` writes
-one of them. `recv.Reader` and `encoding.encode_message` ask here first, and go on with the general codec (`encoding`)
-where the answer is None.
+Duty: `decode` reads an AppendEntriesResult, a heartbeat or an AppendEntries of one command, or of several that are
+alike (EntryBatch.alike), if all of it is there and it is as this project's servers write them: what a leader and its
+followers exchange where all is well. `encode` writes one of them. `recv.Reader` and `send.send` ask here first, and go
+on with the general codec (`encoding`) where the answer is None.
 
 Left out, as a test fails: other types, versions and sizes; messages that are not there whole; numbers out of range, so
-that each refusal has the general codec's words; questions, and last words of C's; several entries, which the general
-codec cuts with strides; barriers and configurations. The same bytes mean the same here and there: `test_lane.py` reads
-and writes random messages both ways.
+that each refusal has the general codec's words; questions, and last words of C's; barriers and configurations, and
+several commands that are not alike. The same bytes mean the same here and there: `test_lane.py` reads and writes random
+messages both ways.
 
 Failure modes: none.
 """
@@ -17,6 +17,7 @@ import struct
 from typing import Final
 
 from io_uv import encoding
+from io_uv.failure import Failure
 from io_uv.state import Limits
 from pyraft.types import (
     RAFT_COMMAND,
@@ -37,6 +38,12 @@ _HEARTBEAT_SIZE: Final = 64
 # The same with the entry's term, type and length before the last word.
 _ONE: Final = struct.Struct("<8QB3xIQ")
 _ONE_SIZE: Final = 80
+_JOINED: Final = 32 * 1024
+"""Payloads of less are joined with their header here, once, and not by the stream for each follower."""
+# Where the number of entries stands, from the begin of the preamble on.
+_COUNT_AT: Final = 48
+_UP_TO_COUNT: Final = struct.Struct("<6Q")
+_WORD: Final = struct.Struct("<Q")
 _WHOLE: Final = encoding.TAG | encoding.WHOLE
 
 
@@ -61,17 +68,56 @@ def decode(data: bytes, at: int, end: int, limits: Limits) -> tuple[RaftMessage,
         if length % 8 != 0 or length > limits.payload or length > end - at:
             return None
         batch = EntryBatch([entry_term], [type], [data[at : at + length]])
-        return _append_entries(term, second, third, fourth, batch), at + length
-    if size == _HEARTBEAT_SIZE - encoding.PREAMBLE_SIZE and end - at >= _HEARTBEAT_SIZE:
+        at += length
+    elif size == _HEARTBEAT_SIZE - encoding.PREAMBLE_SIZE and end - at >= _HEARTBEAT_SIZE:
         n, last = _HEARTBEAT.unpack_from(data, at)[6:]
         if n != 0 or last != _WHOLE:
             return None
-        return _append_entries(term, second, third, fourth, EntryBatch([], [], [])), at + _HEARTBEAT_SIZE
-    return None
+        batch = EntryBatch([], [], [])
+        at += _HEARTBEAT_SIZE
+    else:
+        found = _several(data, at, end, size, limits)
+        if found is None or found.terms[0] > term or second + len(found.bufs) > encoding.LAST_INDEX:
+            return None
+        batch = found
+        at += encoding.PREAMBLE_SIZE + size + batch.alike * len(batch.bufs)
+    p = RaftAppendEntries()
+    p.term = term
+    p.prev_log_index = second
+    p.prev_log_term = third
+    p.leader_commit = fourth
+    p.whole = True
+    p.entries = batch
+    message = RaftMessage(RAFT_IO_APPEND_ENTRIES)
+    message.append_entries = p
+    return message, at
+
+
+def _several(data: bytes, at: int, end: int, size: int, limits: Limits) -> EntryBatch | None:
+    """Return the entries of an AppendEntries at data[at:] with a header of `size` bytes, if they are alike."""
+    n, rest = divmod(size - (_HEARTBEAT_SIZE - encoding.PREAMBLE_SIZE), encoding.ENTRY_HEADER_SIZE)
+    start = at + encoding.PREAMBLE_SIZE + size
+    if rest != 0 or n < 2 or start > end:
+        return None
+    if _WORD.unpack_from(data, at + _COUNT_AT)[0] != n or _WORD.unpack_from(data, start - 8)[0] != _WHOLE:
+        return None
+    same = encoding.alike(data, at + _COUNT_AT + 8, n)
+    if same is None:
+        return None
+    term, length = same
+    payload = length * n
+    if term < 1 or length == 0 or length % 8 != 0 or payload > limits.payload or payload > end - start:
+        return None
+    body = data[start : start + payload]
+    batch = EntryBatch([term] * n, [RAFT_COMMAND] * n, encoding.cut(memoryview(body), length))
+    batch.alike = length
+    # They are what encode_batch would make, for the file.
+    batch.head, batch.body = data[at + _COUNT_AT : start - 8], body
+    return batch
 
 
 def encode(message: RaftMessage) -> list[bytes | memoryview] | None:
-    """Return what encoding.encode_message does, None for that to do it."""
+    """Return the bytes that encoding.encode_message does, maybe in other pieces, None for that to do it."""
     kind = message.type
     args, result = message.append_entries, message.append_entries_result
     if kind == RAFT_IO_APPEND_ENTRIES_RESULT and result is not None:
@@ -86,18 +132,27 @@ def encode(message: RaftMessage) -> list[bytes | memoryview] | None:
     if args.encoded:
         return args.encoded
     batch = args.entries
-    if not args.whole or not isinstance(batch, EntryBatch) or len(batch.bufs) > 1:
+    if not args.whole or type(batch) is not EntryBatch:
         return None
     n = len(batch.bufs)
+    if n > 1 and batch.alike < 0:
+        return None
     numbers = (args.term, args.prev_log_index, args.prev_log_term, args.leader_commit, n)
     bufs: list[bytes | memoryview]
     try:
         if n == 0:
             bufs = [_HEARTBEAT.pack(kind, _HEARTBEAT_SIZE - encoding.PREAMBLE_SIZE, *numbers, _WHOLE)]
+        elif n > 1:
+            size = _HEARTBEAT_SIZE - encoding.PREAMBLE_SIZE + encoding.ENTRY_HEADER_SIZE * n
+            head, body = encoding.encode_batch(batch)
+            header = _UP_TO_COUNT.pack(kind, size, *numbers[:4]) + head + _WORD.pack(_WHOLE)
+            bufs = [header + body] if len(body) < _JOINED else [header, body]
         else:
             size, buf = _ONE_SIZE - encoding.PREAMBLE_SIZE, batch.bufs[0]
-            bufs = [_ONE.pack(kind, size, *numbers, batch.terms[0], batch.types[0], len(buf), _WHOLE), buf]
-    except struct.error:
+            length = len(buf)
+            header = _ONE.pack(kind, size, *numbers, batch.terms[0], batch.types[0], length, _WHOLE)
+            bufs = [header + buf] if length < _JOINED else [header, buf]
+    except (struct.error, Failure):
         return None
     if args.encoded is not None:
         args.encoded = bufs
@@ -114,21 +169,6 @@ def _result(term: int, rejected: int, last_index: int, features: int, at: int) -
     p.features = features & encoding.FEATURES
     if features & encoding.OURS == encoding.OURS:
         p.question = features >> 16 & encoding.QUESTION
-    message = RaftMessage()
-    message.type = RAFT_IO_APPEND_ENTRIES_RESULT
+    message = RaftMessage(RAFT_IO_APPEND_ENTRIES_RESULT)
     message.append_entries_result = p
     return message, at + _RESULT_SIZE
-
-
-def _append_entries(term: int, prev_index: int, prev_term: int, commit: int, batch: EntryBatch) -> RaftMessage:
-    p = RaftAppendEntries()
-    p.term = term
-    p.prev_log_index = prev_index
-    p.prev_log_term = prev_term
-    p.leader_commit = commit
-    p.whole = True
-    p.entries = batch
-    message = RaftMessage()
-    message.type = RAFT_IO_APPEND_ENTRIES
-    message.append_entries = p
-    return message

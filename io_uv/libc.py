@@ -23,6 +23,7 @@ _STATX_INO: Final = 0x100
 _STATX_LINKS: Final = struct.Struct("<16xI" if sys.byteorder == "little" else ">16xI")
 # The inode, and the two halves of the device's number.
 _STATX_IDENTITY: Final = struct.Struct("<32xQ96xII" if sys.byteorder == "little" else ">32xQ96xII")
+_STATX_PLACE: Final = _STATX_INO | _STATX_NLINK
 # Absent before glibc 2.28.
 _statx: Final[Any] = getattr(_libc, "statx", None)
 # A path may lead to where the system has to wait: without the interpreter lock then, as os.stat does.
@@ -30,7 +31,7 @@ _statx_path: Final[Any] = getattr(ctypes.CDLL(None, use_errno=True), "statx", No
 
 
 def _find_fallocate() -> Any:
-    # Threads wait in it, without the interpreter lock.
+    # CDLL, as a call that waits must not hold the interpreter lock.
     libc = ctypes.CDLL(None, use_errno=True)
     call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
     if call is not None:
@@ -83,6 +84,7 @@ def links(fd: int) -> int:
 class Place:
     """An open file and the path that it was opened by: `leads` says whether that still leads to it, by one statx(2).
 
+    Of a file with several names it does not: the path may be in another directory by now, which links to the same file.
     As in `links`, writes are not made slower. OSError, of both: it is not known; ENOSYS where there is no statx.
     """
 
@@ -94,11 +96,13 @@ class Place:
         self._buf = ctypes.create_string_buffer(256)
         _check(_statx(fd, b"", _AT_EMPTY_PATH, _STATX_INO, self._buf))
         self._identity = _STATX_IDENTITY.unpack_from(self._buf)
-        self._args = (_AT_FDCWD, os.fsencode(path), 0, _STATX_INO, self._buf)
+        self._args = (_AT_FDCWD, os.fsencode(path), 0, _STATX_PLACE, self._buf)
 
     def leads(self) -> bool:
-        """Return whether the path leads to the file."""
+        """Return whether the path leads to the file, and no other path does."""
         if _statx_path(*self._args) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
+        if _STATX_LINKS.unpack_from(self._buf)[0] != 1:
+            return False
         return _STATX_IDENTITY.unpack_from(self._buf) == self._identity

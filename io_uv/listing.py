@@ -1,7 +1,7 @@
 """The content of a data directory: snapshots, segments, and left-overs.
 
 Duty: `list` lists the snapshots and segments of a directory, sorted so that the newest is last; `clean` removes
-what interrupted operations left behind. Names that are none of ours are ignored, as are those of 128 bytes and more.
+what interrupted operations left behind. Names of other people's files are ignored, as are those of 128 bytes and more.
 
 A snapshot counts if its data file is there and not empty: it is written last.
 

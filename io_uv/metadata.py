@@ -10,7 +10,7 @@ same content, and no crash takes a file below the version of its sidecar, which 
 
 Failure modes: RAFT_CORRUPT and RAFT_MALFORMED with the texts of the C library, or a text that names the file and its
 sidecar; RAFT_IOERR "persist metadata1: …". A damaged file that was the older one is passed over: it is written next.
-One of another format never is.
+One of another format never is: `bar` writes such a one where a server must not start until the next state is stored.
 """
 
 import struct
@@ -23,8 +23,16 @@ from io_uv.state import Metadata
 from pyraft.errors import RAFT_CORRUPT, RAFT_INVALID, RAFT_MALFORMED
 
 FORMAT: Final = 1
+BARRED: Final = 255
+"""The format of a state that is to come, see `bar`. No version of this library or of C takes it."""
 _LAYOUT: Final = struct.Struct("<QQQQ")
-_NAMES: Final = ("metadata1", "metadata2")
+NAMES: Final = ("metadata1", "metadata2")
+
+
+class Barred(Unknown):
+    """A metadata file that `bar` has written, in the place of a state that is to come."""
+
+    __slots__ = ()
 
 
 class Copy:
@@ -50,7 +58,7 @@ def encode(metadata: Metadata) -> bytes:
 
 def file_of(version: int) -> str:
     """Return the name of the file that holds a version."""
-    return _NAMES[0] if version % 2 == 1 else _NAMES[1]
+    return NAMES[0] if version % 2 == 1 else NAMES[1]
 
 
 def store(dir: str, metadata: Metadata) -> None:
@@ -65,8 +73,34 @@ def store(dir: str, metadata: Metadata) -> None:
     sums.store(dir, name, metadata.version, sums.checksum(data), durable=False)
 
 
+def bar(dir: str, metadata: Metadata) -> None:
+    """Have every start refused, durably, here and in C, until `metadata`, whose version is the next one, is stored."""
+    name = file_of(metadata.version)
+    try:
+        fs.replace_file(dir, name, _LAYOUT.pack(BARRED, metadata.version, metadata.term, metadata.voted_for))
+    except Failure as exc:
+        raise exc.wrap(f"persist {name}") from None
+
+
+def barred(dir: str) -> Metadata | None:
+    """Return the state that is to be stored, if starts are refused until then."""
+    for name in NAMES:
+        data = _read(dir, name)
+        if data is not None and len(data) == _LAYOUT.size:
+            format, version, term, voted_for = _LAYOUT.unpack(data)
+            if format == BARRED:
+                return Metadata(version, term, voted_for)
+    return None
+
+
 def _decode(name: str, data: bytes) -> Metadata:
     format, version, term, voted_for = _LAYOUT.unpack(data)
+    if format == BARRED:
+        raise Barred(
+            RAFT_MALFORMED,
+            f"{name}: new ids were being given to the servers, and that was interrupted: run the same "
+            "`pyraft dir readdress --id …` once more, which completes it",
+        )
     if format != FORMAT:
         raise unknown_format(format, RAFT_MALFORMED, f"decode content of {name}: bad format version {format}")
     if version == 0:
@@ -144,7 +178,7 @@ def read_copies(dir: str, strange: Mapping[str, str]) -> list[Copy]:
     `strange` are names that must not be opened, with what they are.
     """
     copies = []
-    for name in _NAMES:
+    for name in NAMES:
         if name in strange:
             copies.append(Copy(name, None, Failure(RAFT_INVALID, f"{name} is a {strange[name]}")))
             continue
@@ -169,7 +203,7 @@ def load(dir: str) -> Metadata:
     if both have the same version; RAFT_MALFORMED for another format; RAFT_IOERR. Removing the .sum files makes it
     accept what is there.
     """
-    copies = [_load_one(dir, name) for name in _NAMES]
+    copies = [_load_one(dir, name) for name in NAMES]
     good = [copy.metadata for copy in copies if copy.metadata is not None]
     newest = max(good, key=lambda m: m.version, default=Metadata())
     for copy in copies:

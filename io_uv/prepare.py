@@ -4,7 +4,9 @@ Duty: hand out segments in the order of their counters and keep TARGET_POOL_SIZE
 allocated in a thread (fallocate, directory sync). Where it pays, those in reserve are then overwritten with zeros, one
 at a time, in paced pieces: a durable write into a block that was written before needs no change of the file's extents,
 which takes the file system's journal out of its way. Nobody waits for that: a request stops the filler at its next
-piece. A segment never leaves the pool while its filler runs, as that would overwrite entries.
+piece. A segment never leaves the pool while its filler runs, as that would overwrite entries. Only so much is filled as
+will be used, by what the last segments held when they were closed (`used`): where snapshots follow each other closely,
+each has a segment closed that is nearly empty.
 
 Happy path: get() returns a segment of the pool at once, or calls back when one has been made.
 
@@ -39,14 +41,14 @@ _ZEROS: Final = memoryview(mmap.mmap(-1, FILL_PIECE))
 class IdleSegment:
     """An open segment that is being prepared or waits in the pool."""
 
-    __slots__ = ("counter", "fd", "filled", "filling", "name", "stop")
+    __slots__ = ("counter", "fd", "filled", "filling", "name", "stop")  # filled: bytes from the start on
 
     def __init__(self, counter: int) -> None:
         self.counter = counter
         self.name = segment.open_name(counter)
         self.fd = -1
         self.filling = False
-        self.filled = False
+        self.filled = 0
         self.stop = threading.Event()
 
 
@@ -81,6 +83,18 @@ def try_again(uv: state.Uv) -> None:
     """Make another attempt after a failure, if there was one."""
     if uv.prepare_failure is not None:
         _refill(uv)
+
+
+def used(uv: state.Uv, size: int) -> None:
+    """A segment is closed that holds so many bytes: the next ones will hold as much, or as the one before it did."""
+    if size > 0:
+        uv.prepare_used = (uv.prepare_used[1], size)
+
+
+def _goal(uv: state.Uv) -> int:
+    """Return up to where segments are to be filled: a quarter more than what the last two needed, in whole pieces."""
+    wanted = max(uv.prepare_used) * 5 // 4
+    return min(_size(uv), -(-wanted // FILL_PIECE) * FILL_PIECE)
 
 
 def _take(uv: state.Uv) -> IdleSegment | None:
@@ -173,20 +187,20 @@ def _discard(uv: state.Uv, idle: IdleSegment) -> None:
 
 
 def _fill(uv: state.Uv) -> None:
-    """Have the oldest segment of the reserve that is not filled yet filled in a thread."""
+    """Begin, in a thread, to fill the oldest segment of the reserve that is not filled far enough yet."""
     if not uv.zero_fill or DIRECT in uv.refusals or any(idle.filling for idle in uv.prepare_pool):
         return
-    idle = next((idle for idle in uv.prepare_pool if not idle.filled), None)
+    goal = _goal(uv)
+    idle = next((idle for idle in uv.prepare_pool if idle.filled < goal), None)
     if idle is None:
         return
     idle.filling = True
     uv.aborting.append(idle)
-    size = _size(uv)
-    work.run(uv, lambda: _write_zeros(uv, idle, size), lambda failure: _filled(uv, idle, failure))
+    work.run(uv, lambda: _write_zeros(uv, idle, goal), lambda failure: _filled(uv, idle, goal, failure))
 
 
-def _write_zeros(uv: state.Uv, idle: IdleSegment, size: int) -> None:
-    """Overwrite the segment with zeros through a descriptor without O_DSYNC, and sync once; in a thread.
+def _write_zeros(uv: state.Uv, idle: IdleSegment, goal: int) -> None:
+    """Overwrite the segment with zeros up to `goal` through a descriptor without O_DSYNC, and sync once; in a thread.
 
     Where direct I/O turns out to be refused it is zeros already, only not written ones.
     """
@@ -194,9 +208,9 @@ def _write_zeros(uv: state.Uv, idle: IdleSegment, size: int) -> None:
         fd = fs.open_file(uv.dir, idle.name, os.O_WRONLY)
         try:
             fs.try_direct(fd, uv.refusals)
-            offset = 0
-            while offset < size and DIRECT not in uv.refusals:
-                piece = _ZEROS[: min(FILL_PIECE, size - offset)]
+            offset = idle.filled
+            while offset < goal and DIRECT not in uv.refusals:
+                piece = _ZEROS[: min(FILL_PIECE, goal - offset)]
                 began = time.monotonic()
                 offset += _direct_write(uv, fd, piece, offset)
                 if idle.stop.wait((time.monotonic() - began) * FILL_PAUSE):
@@ -218,9 +232,9 @@ def _direct_write(uv: state.Uv, fd: int, piece: memoryview, offset: int) -> int:
         return 0
 
 
-def _filled(uv: state.Uv, idle: IdleSegment, failure: Failure | None) -> None:
+def _filled(uv: state.Uv, idle: IdleSegment, goal: int, failure: Failure | None) -> None:
     idle.filling = False
-    idle.filled = True
+    idle.filled = goal
     uv.aborting.remove(idle)
     if uv.closing:
         _discard(uv, idle)

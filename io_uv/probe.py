@@ -6,6 +6,8 @@ and RWF_DSYNC), and whether files have attributes. The type of the file system t
 write, or is in memory.
 
 Happy path on ext4 and XFS: fallocate, 4096, asynchronous. On tmpfs: fallocate, no direct I/O, hence not asynchronous.
+The AIO context that has made the write is handed over to those who ask for it: to destroy one takes tens of
+milliseconds, on a loop, and a server is about to need one.
 
 Failure modes: a refused feature is done without, and `refusal` tells the log. RAFT_NOSPACE or RAFT_IOERR "create I/O
 capabilities probe file: …", RAFT_IOERR "probe Direct I/O: …" or "probe Async I/O: …" for a disk that fails otherwise,
@@ -43,30 +45,36 @@ class Capabilities:
     """The result of probing.
 
     `direct_io` is the block size of direct I/O in bytes, 0 without; `copy_on_write` says that a file system writes
-    to a fresh place whatever was there, `in_memory` that a write costs no disk access.
+    to a fresh place whatever was there, `in_memory` that a write costs no disk access. `context` is for writing where
+    `async_io` says so and it was asked for; whoever gets it closes it.
     """
 
-    __slots__ = ("async_io", "copy_on_write", "direct_io", "fallocate", "in_memory")
+    __slots__ = ("async_io", "context", "copy_on_write", "direct_io", "fallocate", "in_memory")
 
-    def __init__(self, direct_io: int, async_io: bool, fallocate: bool, kind: int) -> None:
+    def __init__(self, direct_io: int, context: kaio.Context | None, fallocate: bool, kind: int) -> None:
         self.direct_io = direct_io
-        self.async_io = async_io
+        self.async_io = context is not None
+        self.context = context
         self.fallocate = fallocate
         self.copy_on_write = kind in (_BTRFS, _ZFS, _BCACHEFS)
         self.in_memory = kind == _TMPFS
 
 
-def probe(dir: str, refusals: Refusals | None = None) -> Capabilities:
-    """Return what the file system of `dir` can do. Files of an interrupted probe are removed first.
+def probe(dir: str, refusals: Refusals | None = None, keep: bool = False) -> Capabilities:
+    """Return what the file system of `dir` can do, to `keep` with a context. Files of an interrupted probe go first.
 
     Refusals are noted in `refusals`, by default those of the server that has the directory.
     """
     try:
-        return _probe(dir, at(dir) if refusals is None else refusals)
+        found = _probe(dir, at(dir) if refusals is None else refusals)
     except Failure as exc:
         if exc.code == RAFT_NOMEM:
             raise
         raise Failure(exc.code, f"{exc.message}, in directory '{dir}'") from None
+    if not keep and found.context is not None:
+        found.context.close()
+        found.context = None
+    return found
 
 
 def _probe(dir: str, refusals: Refusals) -> Capabilities:
@@ -82,8 +90,8 @@ def _probe(dir: str, refusals: Refusals) -> Capabilities:
         _probe_links(fd, refusals)
         kind, direct_io = _wrapped("probe Direct I/O", _probe_direct, fd, refusals)
         # Without direct I/O a submission may block, which makes it useless on a loop.
-        async_io = direct_io != 0 and _wrapped("probe Async I/O", _probe_async, fd, direct_io, refusals)
-        return Capabilities(direct_io, async_io, can_fallocate, kind)
+        context = _wrapped("probe Async I/O", _probe_async, fd, direct_io, refusals) if direct_io else None
+        return Capabilities(direct_io, context, can_fallocate, kind)
     finally:
         fs.close(fd)
 
@@ -198,25 +206,31 @@ def _probe_direct(fd: int, refusals: Refusals) -> tuple[int, int]:
     return kind, 0
 
 
-def _probe_async(fd: int, size: int, refusals: Refusals) -> bool:
-    """Return whether a direct write can be submitted without blocking and made durable on its own."""
+def _probe_async(fd: int, size: int, refusals: Refusals) -> kaio.Context | None:
+    """Return a context by which a direct write is submitted without blocking and made durable on its own, if any."""
     try:
         context = kaio.Context(1)
     except OSError as exc:
-        return _no_async(refusals, exc, kaio.called(exc))
+        _no_async(refusals, exc, kaio.called(exc))
+        return None
     memory = _aligned_for(context, size)
+    kept = None
     try:
         context.submit(fd, memory, size, 0, nowait=True, dsync=True)
         result = _result_of(context)
+        # A write that would have blocked shows that the flag is known; such writes go to a thread.
+        if result > 0 or result == -errno.EAGAIN:
+            kept = context
     except OSError as exc:
-        return _no_async(refusals, exc, kaio.called(exc) if exc.filename else "io_submit")
+        _no_async(refusals, exc, kaio.called(exc) if exc.filename else "io_submit")
+        return None
     finally:
-        context.close()
+        if kept is None:
+            context.close()
         heap.raft_aligned_free(size, memory)
-    if result < 0 and result != -errno.EAGAIN:
+    if result < 0 and kept is None:
         refusals.note_aio(OSError(-result, ""), "io_submit")
-    # A write that would have blocked shows that the flag is known; such writes go to a thread.
-    return result > 0 or result == -errno.EAGAIN
+    return kept
 
 
 def _aligned_for(context: kaio.Context, size: int) -> heap.Memory:
@@ -243,8 +257,7 @@ def _result_of(context: kaio.Context) -> int:
             return done[0][1]
 
 
-def _no_async(refusals: Refusals, exc: OSError, call: str) -> bool:
+def _no_async(refusals: Refusals, exc: OSError, call: str) -> None:
     if not refused(exc):
         raise failure(call, exc) from None
     refusals.note_aio(exc, call)
-    return False

@@ -3,7 +3,9 @@
 The happy path of an inbound message is: the transport hands over a stream on which a peer has introduced itself; bytes
 are read in large pieces, each of which may hold many messages or part of one; preamble and header are decoded, the
 payload is cut into entries, and the message goes to the recv callback with the peer's id and address. A payload that is
-long and not there yet is read straight into a buffer of its size.
+long and not there yet is read straight into a buffer of its size, or, if it is a snapshot from `Limits.mapped` on, into
+a file, window by window. Entries beyond `Limits.piece` become several messages (see `pieces`), and nothing is read from
+their connection until what one of them has brought is stored.
 
 Possible failure modes are:
 
@@ -12,14 +14,17 @@ Possible failure modes are:
   a line in the log, that names peer, type of the message, where it began in the stream and what is wrong with it.
 - More peers are connected than allowed: the oldest connection that never brought a message is closed, or else the one
   that has been silent longest, so that strangers who only connect push out each other.
+- There is no memory for a message, or the disk has no room for a snapshot that is read into a file: the stream is
+  closed, and the log says so.
 - The callback raises: `io.report` hears of it, and reading goes on.
+- A write does not end: connections that wait for it wait on. One that fails ends the wait as well.
 """
 
 import mmap
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from io_uv import callbacks, closing, encoding, lane, pyuv, tcp
+from io_uv import append, callbacks, closing, encoding, lane, pieces, pyuv, spool, tcp
 from io_uv.failure import Failure
 from io_uv.state import Limits, Uv
 from io_uv.transport import RaftUvStream, RaftUvTransport
@@ -36,33 +41,52 @@ _KEPT: Final = 4 * 1024 * 1024
 
 
 class Reader:
-    """Cuts the bytes of one connection into messages. It does no I/O, so that it can be tested and fuzzed alone.
+    """Cuts the bytes of one connection into messages. It can be tested and fuzzed alone, as all that it does beside is
+    to put large snapshots into files of `dir`.
 
     `feed` takes whatever has arrived and calls `deliver(message)` for every message that it completes. While `missing`
-    is not None, the bytes that follow may also be put there directly, and `filled` told how many they were.
+    is not None, the bytes that follow may also be put there directly, and `filled` told how many they were. If
+    `is_busy()` holds when a message was delivered that is a piece of a larger one, the reader is `held`: it delivers
+    nothing until `resume`.
     """
 
     __slots__ = (
         "_deliver",
+        "_dir",
         "_have",
+        "_is_busy",
         "_kept",
+        "_large",
         "_lengths",
         "_limits",
         "_message",
         "_need",
         "_payload",
+        "_piece",
         "_pieces",
         "_position",
         "_size",
+        "_spool",
         "_start",
         "_type",
+        "_unread",
+        "held",
         "missing",
         "stopped",
     )
 
-    def __init__(self, limits: Limits, deliver: Callable[[RaftMessage], None]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        deliver: Callable[[RaftMessage], None],
+        dir: str = "",
+        is_busy: Callable[[], bool] | None = None,
+    ) -> None:
         self._limits = limits
         self._deliver = deliver
+        self._dir = dir
+        self._is_busy = is_busy
+        self._piece = min(limits.piece, limits.payload)
         # Pieces of something that needs so many bytes: preamble, preamble and header, or a small payload.
         self._pieces: list[bytes] = []
         self._have = 0
@@ -73,25 +97,39 @@ class Reader:
         self._size = 0
         self._payload: mmap.mmap | None = None
         self._kept: mmap.mmap | None = None
+        # The message that is taken in pieces, and what has come behind the piece that holds the reader.
+        self._large: pieces.Large | None = None
+        self._unread = b""
+        self._spool: spool.Spool | None = None
         # Offsets in the stream, for traces: of the next byte to be parsed, and of the current message.
         self._position = 0
         self._start = 0
         self._type = 0
         self.missing: memoryview | None = None
         """Where the next bytes belong, while a large payload is incomplete."""
+        self.held = False
+        """Set as long as what comes is kept for `resume`."""
         self.stopped = False
         """Set to end `feed` after the message that is being delivered."""
+
+    def end(self) -> None:
+        """Deliver nothing more, and let go of what a large payload has taken."""
+        self.stopped = True
+        self._spool = self._payload = self.missing = None
+        self._large = None
+        self._unread = b""
 
     def feed(self, data: bytes) -> None:
         """Take bytes. Raises Failure, naming the message and its offset, when they are not what a peer may send."""
         try:
             if self.missing is not None:
-                n = min(len(data), len(self.missing))
-                self.missing[:n] = data[:n]
-                self._fill(n)
+                n = self._put(data)
                 if n == len(data) or self.stopped:
                     return
                 data = data[n:]
+                if self.held:
+                    self._unread = data
+                    return
             elif self._pieces:
                 self._pieces.append(data)
                 self._have += len(data)
@@ -99,9 +137,23 @@ class Reader:
                     return
                 data = b"".join(self._pieces)
                 self._pieces = []
+            elif self.held:
+                self._unread += data
+                return
             self._parse(data)
         except Failure as failure:
             raise self._named(failure) from None
+
+    def resume(self, data: bytes) -> None:
+        """Go on with what has come while the reader was held, and then `data`. Raises Failure as feed does."""
+        data, self._unread = self._unread + data, b""
+        self.held = False
+        try:
+            self._await_piece()
+        except Failure as failure:
+            raise self._named(failure) from None
+        if data:
+            self.feed(data)
 
     def filled(self, n: int) -> None:
         """Take note that `n` bytes were put into `missing`. Raises Failure as feed does."""
@@ -143,6 +195,11 @@ class Reader:
             self._message, self._lengths, self._size = encoding.decode_header(
                 self._type, data, header, size, self._limits
             )
+            if self._size > self._piece and pieces.is_large(self._lengths, self._size, self._piece):
+                self._position += at
+                data = self._begin_pieces(data[at:])
+                at, end = 0, len(data)
+                continue
             if end - at < self._size:
                 self._position += at
                 self._await_payload(data[at:])
@@ -167,6 +224,16 @@ class Reader:
         self._message = None
         self._deliver(message)
 
+    def _finish_spool(self, filled: spool.Spool) -> None:
+        """The data of a large snapshot is complete."""
+        message = self._message
+        assert message is not None
+        args = message.install_snapshot
+        assert args is not None
+        args.data = filled.take()
+        self._message = self._spool = None
+        self._deliver(message)
+
     def _await_payload(self, begin: bytes) -> None:
         """Only the beginning of the payload is there."""
         assert self._message is not None
@@ -176,33 +243,102 @@ class Reader:
             return
         # Anonymous mappings take memory as they are filled, so that an announcement alone costs nothing.
         if self._message.install_snapshot is not None:
+            if 0 < self._limits.mapped <= size:
+                self._spool = spool.Spool(self._dir, 0)
+                self._spool.begin(size)
+                self.missing = self._spool.room
+                self._put(begin)
+                return
             self._payload = _map(size)
+            self.missing = memoryview(self._payload)[:size]
         else:
-            if self._kept is None or len(self._kept) < size:
-                self._kept = _map(1 << (size - 1).bit_length())
-            self._payload = self._kept
-            if size > _KEPT:
-                self._kept = None
-        self.missing = memoryview(self._payload)[:size]
+            self._await_entries(size)
         if begin:
-            self.missing[: len(begin)] = begin
-            self._fill(len(begin))
+            self._put(begin)
+
+    def _await_entries(self, size: int) -> None:
+        """Have `size` bytes of entries come to where they are copied from."""
+        if self._kept is None or len(self._kept) < size:
+            self._kept = _map(1 << (size - 1).bit_length())
+        self._payload = self._kept
+        if size > _KEPT:
+            self._kept = None
+        self.missing = memoryview(self._payload)[:size]
+
+    # Messages in pieces.
+
+    def _begin_pieces(self, begin: bytes) -> bytes:
+        """Take the message that is awaited in pieces; return what is left of `begin`, which came behind its header."""
+        message = self._message
+        assert message is not None
+        self._large = pieces.Large(message, self._lengths, self._piece)
+        self._message = None
+        self._await_piece()
+        rest = begin[self._put(begin) :]
+        if self.held:
+            self._unread = rest
+            return b""
+        return rest
+
+    def _await_piece(self) -> None:
+        """Have the next piece come, if there is one."""
+        large = self._large
+        if large is not None:
+            self._await_entries(large.size)
+
+    def _finish_piece(self, large: pieces.Large, payload: mmap.mmap) -> None:
+        """The payload of a piece is complete."""
+        message = large.take(payload)
+        if large.size == 0:
+            self._large = None
+        if message is not None:
+            self._deliver(message)
+        if large.size == 0 or self.stopped:
+            return
+        if message is not None and message.append_entries is not None and message.append_entries.refused:
+            large.drop()
+        elif message is not None and self._is_busy is not None and self._is_busy():
+            self.held = True
+            return
+        self._await_piece()
+
+    def _put(self, data: bytes) -> int:
+        """Put into `missing` what belongs there; return how many bytes that were."""
+        at = 0
+        while at < len(data) and self.missing is not None and not self.stopped:
+            n = min(len(data) - at, len(self.missing))
+            self.missing[:n] = data[at : at + n]
+            self._fill(n)
+            at += n
+        return at
 
     def _fill(self, n: int) -> None:
-        assert self.missing is not None
+        missing = self.missing
+        assert missing is not None
         self._position += n
-        if n < len(self.missing):
-            self.missing = self.missing[n:]
+        filling = self._spool
+        if filling is not None:
+            filling.filled(n)
+            self.missing = filling.room
+            if self.missing is None:
+                self._finish_spool(filling)
+            return
+        if n < len(missing):
+            self.missing = missing[n:]
             return
         payload, self._payload, self.missing = self._payload, None, None
         assert payload is not None
-        self._finish(payload, 0)
+        large = self._large
+        if large is None:
+            self._finish(payload, 0)
+        else:
+            self._finish_piece(large, payload)
 
 
 class Server:
     """`struct uvServer`: an inbound connection of a peer."""
 
-    __slots__ = ("_reader", "address", "heard_at", "id", "stream", "uv")
+    __slots__ = ("_reader", "_stop_read", "address", "heard_at", "id", "noted", "stream", "uv")
 
     def __init__(self, uv: Uv, id: int, address: str, stream: RaftUvStream) -> None:
         self.uv = uv
@@ -210,7 +346,10 @@ class Server:
         self.address = address
         self.stream = stream
         self.heard_at = 0  # number of its last message, counting those of all
-        self._reader = Reader(uv.limits, self._deliver)
+        self.noted = 0  # the same at the last tick
+        # Streams of other transports need not have this: then nothing waits.
+        self._stop_read: Callable[[], object] | None = getattr(stream, "stop_read", None)
+        self._reader = Reader(uv.limits, self._deliver, uv.dir, None if self._stop_read is None else self._is_busy)
 
     def start(self) -> None:
         """Start reading."""
@@ -219,8 +358,10 @@ class Server:
     def abort(self) -> None:
         """Close the connection; nothing is delivered from it any more."""
         uv = self.uv
-        self._reader.stopped = True
+        self._reader.end()
         uv.servers.remove(self)
+        if self in uv.held:
+            uv.held.remove(self)
         uv.aborting.append(self)
         self.stream.close(self._close_cb)
 
@@ -233,7 +374,7 @@ class Server:
         self.heard_at = uv.peers.heard
         message.server_id = self.id
         message.server_address = self.address
-        if uv.recv_cb is not None:  # callbacks.fire without its call, as this is done for each message
+        if uv.recv_cb is not None:  # callbacks.fire is repeated here: a call less for each message
             try:
                 uv.recv_cb(uv.io, message)
             except Exception as exc:
@@ -248,10 +389,39 @@ class Server:
         if not self._take(reader.feed, data):
             return
         if reader.missing is not None and not reader.stopped:
-            # Streams of other transports need not have this.
-            read_into = getattr(stream, "start_read_into", None)
-            if read_into is not None:
-                read_into(self._alloc_cb, self._read_into_cb)
+            self._read_into_place()
+        elif reader.held:
+            self._hold()
+
+    def _read_into_place(self) -> bool:
+        """Have what comes put where it belongs; False if the stream cannot do that, as those of other transports."""
+        read_into = getattr(self.stream, "start_read_into", None)
+        if read_into is None:
+            return False
+        read_into(self._alloc_cb, self._read_into_cb)
+        return True
+
+    # Pieces of large messages.
+
+    def _is_busy(self) -> bool:
+        return append.is_busy(self.uv)
+
+    def _hold(self) -> None:
+        """Read nothing more until `go_on`."""
+        stop_read = self._stop_read
+        if stop_read is not None and not self._reader.stopped:
+            stop_read()
+            self.uv.held.append(self)
+
+    def go_on(self) -> None:
+        """Go on behind a piece of a message: what it has brought is stored, or lost."""
+        reader = self._reader
+        if reader.stopped or not self._take(reader.resume, b"") or reader.stopped:
+            return
+        if reader.held:
+            self.uv.held.append(self)
+        elif reader.missing is None or not self._read_into_place():
+            self.stream.start_read(self._read_cb)
 
     def _take(self, take: Callable[[_T], None], what: _T) -> bool:
         """Have the reader take what has come, as one event; return whether the connection is still good."""
@@ -261,6 +431,10 @@ class Server:
             take(what)
         except Failure as failure:
             self._drop(failure)
+            return False
+        except MemoryError:
+            # Of the reader itself: what the callback of a message raises does not come here.
+            self._drop(Failure(RAFT_NOMEM, "no memory for a message of the peer"))
             return False
         finally:
             end_of_turn.release()
@@ -280,7 +454,10 @@ class Server:
         if not self._take(reader.filled, n):
             return
         if reader.missing is None and not reader.stopped:
-            stream.start_read(self._read_cb)
+            if reader.held:
+                self._hold()
+            else:
+                stream.start_read(self._read_cb)
 
     def _lost(self, error: int) -> None:
         if error != pyuv.errno.UV_EOF:
@@ -310,6 +487,19 @@ def start(uv: Uv) -> int:
     if rv != 0:
         uv.io.errmsg = errmsg_cut(f"listen: {transport.errmsg}" if transport.errmsg else "listen")
     return rv
+
+
+def go_on(uv: Uv, at_tick: bool) -> None:
+    """Let the connections go on that are held, if all that was brought is stored.
+
+    While a snapshot is being stored the log in memory grows, and becomes shorter only then: so they take a piece at
+    each tick. Not none, as it is messages of its leader that keep a follower from standing for election.
+    """
+    if append.is_busy(uv) or (uv.snapshot_put_work is not None and not at_tick):
+        return
+    held, uv.held = uv.held, []
+    for server in held:
+        server.go_on()
 
 
 def close(uv: Uv) -> None:

@@ -63,11 +63,13 @@ def refused(exc: OSError) -> bool:
 class Refusals:
     """All that was refused to the server of a directory. Threads of that server may share it."""
 
-    __slots__ = ("_known", "dir", "never_noted")
+    __slots__ = ("_known", "dir", "never_noted", "some")
 
     def __init__(self, dir: str) -> None:
         self.dir = dir
         self._known: dict[str, object] = {}
+        # Whether there is any: where there is none, as on most machines, nothing has to be looked up.
+        self.some = False
         # Whether attributes were refused before the first segment was made, so that none of this server has the note.
         self.never_noted = False
 
@@ -77,6 +79,7 @@ class Refusals:
     def note(self, thing: str, exc: OSError, call: str = "", instead: str = "") -> None:
         """Take note that `call` (that of the thing's name if empty) was refused, and log it if that is news."""
         mine = object()
+        self.some = True
         if self._known.setdefault(thing, mine) is not mine:
             return
         name = _NAMES.get(exc.errno or 0) or errno.errorcode.get(exc.errno or 0, str(exc.errno))

@@ -10,6 +10,9 @@ end of such a state, which lasts as long as there are such functions (`uv.retrie
 segments is whole and nothing has failed for CALM delays: on a disk with room for one segment but not for two, every
 other attempt succeeds.
 
+An install that cannot remove the former log has a timer of its own (snapshot): it ends with its put, and meanwhile no
+append fails, they wait.
+
 Failure modes: none of its own; the timer ends with io.close.
 """
 

@@ -69,7 +69,7 @@ def parse_name(filename: str) -> SegmentInfo | None:
     match = _CLOSED.fullmatch(filename)
     if match is not None:
         first, last = int(match[1]), int(match[2])
-        # C: uv_segment.c:uvSegmentInfoMatch takes any two numbers and asserts on a range that is none.
+        # C: uv_segment.c:uvSegmentInfoMatch takes any two numbers and asserts on an empty range.
         return SegmentInfo(filename, first, last) if 0 < first <= last else None
     match = _OPEN.fullmatch(filename)
     if match is not None:
@@ -147,9 +147,9 @@ def read_batch(data: bytes, at: int, into: EntryBatch) -> int:
 
 
 def _read_singles(data: bytes, at: int, into: EntryBatch) -> tuple[int, int]:
-    """Append the entries of good batches of one from `at` on; return where they end, and their number.
+    """Append the entries of good batches from `at` on, as long as each has one entry; return their end and number.
 
-    Most batches of a server without much load are such. In one loop they take a third of the time.
+    Most batches of a server without much load have one. In one loop they take a third of the time.
     """
     add_term, add_type, add_buf = into.terms.append, into.types.append, into.bufs.append
     unpack, checksum = _SINGLE.unpack_from, crc.crc32

@@ -32,14 +32,11 @@ def batch_size(batch: EntryBatch) -> int:
     """Return the bytes that a batch takes in a segment. Payloads have a length that is a multiple of 8."""
     bufs = batch.bufs
     n = len(bufs)
-    payload = len(bufs[0]) if n == 1 else sum(map(len, bufs))
+    if n == 1:
+        payload = len(bufs[0])
+    else:
+        payload = batch.alike * n if batch.alike >= 0 else sum(map(len, bufs))
     return CHECKSUMS_SIZE + encoding.BATCH_HEADER_SIZE + encoding.ENTRY_HEADER_SIZE * n + payload
-
-
-def _encode_head(batch: EntryBatch, payload: bytes) -> bytes:
-    """Return checksums and header of a batch. Each checksum starts from 0 (raft/uv.h)."""
-    header = encoding.encode_batch_header(batch)
-    return _CHECKSUMS.pack(crc.continued(header, 0), crc.continued(payload, 0)) + header
 
 
 _GONE: Final = memoryview(b"")  # of an arena that was given back
@@ -87,13 +84,18 @@ class SegmentBuffer:
     def append(self, batch: EntryBatch, size: int) -> None:
         """Encode a batch that takes `size` bytes (batch_size) behind what is there."""
         start = self.used
-        arena = self._make_room(start + size)
+        arena = self._active
+        if arena is None or arena.size < start + size:
+            arena = self._make_room(start + size)
         if self._first > FORMAT_SIZE and self._spare is not None and self._spare.size < arena.size:
             # The first write will leave this batch behind for the other arena.
             self._spare = self._larger(self._spare, 0, arena.size)
-        bufs = batch.bufs
-        payload = bufs[0] if len(bufs) == 1 else b"".join(bufs)
-        head = _encode_head(batch, payload)
+        if len(batch.bufs) == 1:
+            header, payload = encoding.encode_batch_header(batch), batch.bufs[0]
+        else:
+            header, payload = encoding.encode_batch(batch)
+        # Each checksum starts from 0 (raft/uv.h).
+        head = _CHECKSUMS.pack(crc.continued(header, 0), crc.continued(payload, 0)) + header
         middle = start + len(head)
         arena.memory[start:middle] = head
         arena.memory[middle : start + size] = payload
@@ -152,10 +154,7 @@ class SegmentBuffer:
 
     def _make_room(self, size: int) -> Arena:
         """Return the arena being filled, grown to hold `size` bytes with what it has kept."""
-        arena = self._active
-        if arena is not None and arena.size >= size:
-            return arena
-        self._active = self._larger(arena, self.used, size)
+        self._active = self._larger(self._active, self.used, size)
         return self._active
 
     def _larger(self, arena: Arena | None, used: int, size: int) -> Arena:

@@ -8,8 +8,8 @@ Possible failure modes are:
 
 - The message has no encoding: io.send returns RAFT_MALFORMED or RAFT_TOOBIG. More is queued for that server than
   allowed, because it is away or reads too slowly, or it is not a member and too many such want answers at a time:
-  RAFT_NOCONNECTION. It does not stand messages of this size: RAFT_TOOBIG, for a while. io.close was called:
-  RAFT_CANCELED. No callback.
+  RAFT_NOCONNECTION. It seems to end connections over messages of this size: RAFT_TOOBIG, for a while. io.close was
+  called: RAFT_CANCELED. No callback.
 - There is no connection: the message waits. After each attempt to connect that failed only the newest 3 keep waiting,
   the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay, the first time
   after a lasting connection at once.
@@ -57,8 +57,19 @@ def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb)
         except Failure as failure:
             io.errmsg = errmsg_cut(failure.message)
             return failure.code
-    size = sum(map(len, bufs))
-    client = _client_for(uv, message)
+    size = len(bufs[0]) if len(bufs) == 1 else sum(map(len, bufs))
+    id, address = message.server_id, message.server_address
+    answers = message.type in _ANSWERS
+    client: Client | None = None
+    if not answers or (uv.peers.members is not None and uv.peers.members.get(id) == address):
+        # _member, where it has nothing to do but to find it, as almost always.
+        for one in uv.clients:
+            if one.id == id:
+                client = one if one.address == address and not one.answering else None
+                break
+    if client is None:
+        # The core sends all but answers to members only, at the addresses of its configuration.
+        client = _answered(uv, id, address) if answers else _member(uv, id, address)
     if client is None:
         return RAFT_NOCONNECTION
     # C: uv_send.c queues without limit while the first attempt to connect lasts or the peer does not read.
@@ -80,28 +91,36 @@ def close(uv: Uv) -> None:
 
 
 def configured(uv: Uv, members: dict[int, str]) -> None:
-    """End what is for nobody any more: from now on these are the members, by id, with their addresses."""
+    """End what is for nobody any more: from now on these are the members, by id, with their addresses.
+
+    A server that is not among them has nothing to say to them, but that they may not know: it only answers, too.
+    """
     uv.peers.members = members
+    is_out = _is_out(uv)
     for client in list(uv.clients):
         if members.get(client.id) == client.address:
-            if client.answering:
+            if is_out:
+                client.dismiss()
+            elif client.answering:
                 client.adopt()
         elif client.id in members or not client.answering:
             client.abort()
 
 
-def _client_for(uv: Uv, message: RaftMessage) -> Client | None:
-    """Return the client for a message, a new one if need be; None, with a text, if there is to be none."""
-    id, address = message.server_id, message.server_address
-    if message.type not in _ANSWERS:
-        # The core sends these to members only, at the addresses of its configuration.
-        return _member(uv, id, address)
+def _is_out(uv: Uv) -> bool:
+    """Return whether this server is not a member of the cluster whose members it knows."""
+    members = uv.peers.members
+    return members is not None and len(members) > 0 and uv.id not in members
+
+
+def _answered(uv: Uv, id: int, address: str) -> Client | None:
+    """Return the client for an answer, a new one if need be; None, with a text, if it must not be sent."""
     # A peer's word on its own address counts only as long as nobody knows better: it may be a stranger, who wants
     # us to call somebody else.
     known = None if uv.peers.members is None else uv.peers.members.get(id)
     if known is not None:
-        client = _member(uv, id, known)
-        if known == address or client.failures < _GIVEN_UP:
+        client = _member(uv, id, known, answering=_is_out(uv))
+        if known == address or (client.failures < _GIVEN_UP and not client.answering):
             return client
         # A member that cannot be reached where it should be may have moved, and our configuration be an old one.
     for client in uv.clients:
@@ -111,20 +130,23 @@ def _client_for(uv: Uv, message: RaftMessage) -> Client | None:
     return _stranger(uv, id, address)
 
 
-def _member(uv: Uv, id: int, address: str) -> Client:
-    """Return the client of a member, a new one if there is none or if its address has changed."""
+def _member(uv: Uv, id: int, address: str, answering: bool = False) -> Client:
+    """Return the client of a member, a new one if there is none or if its address has changed.
+
+    A new one that is but `answering` goes when it is not used any more.
+    """
     for client in uv.clients:
         if client.id != id:
             continue
         if client.address == address:
-            if client.answering:
+            if client.answering and not answering:
                 client.adopt()
             found: Client = client
             return found
         if not client.answering:
             client.abort()
             break
-    return _new(uv, Client(uv, id, address))
+    return _new(uv, Client(uv, id, address, answering))
 
 
 def _stranger(uv: Uv, id: int, address: str) -> Client | None:

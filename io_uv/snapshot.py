@@ -8,7 +8,8 @@ last two go, and closed segments that the trailing entries do not reach into. tr
 received (install): the log is replaced, so all closed segments go and the next append follows the snapshot. So does one
 that the log does not reach, since appends before it have failed: open segments are counted from what is before them.
 
-Failure modes: the files cannot be written: both are removed, RAFT_IOERR. Once they are durable there is no way back:
+Failure modes: the state machine's check refuses a snapshot that was received: nothing is written, and the log stays,
+with its code. The files cannot be written: both are removed, RAFT_IOERR. Once they are durable there is no way back:
 old files that cannot be removed are left to the next put; but an install does not end before the former log has gone,
 since what is appended next would pass for its continuation after a crash: that is tried again and again.
 The logger `io_uv` hears of both. get without a snapshot: RAFT_NOTFOUND (C reports success with garbage, B25).
@@ -17,6 +18,8 @@ failed with; one that a thread is busy with ends as it ends.
 """
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Final
 
 from io_uv import append, callbacks, closing, fs, listing, segment, snapshot_file, state, work
@@ -26,6 +29,7 @@ from io_uv.snapshot_file import SnapshotInfo
 from pyraft import errors
 from pyraft.tracing import TRACE_WARN, trace
 from pyraft.types import (
+    BytesLike,
     RaftIo,
     RaftIoSnapshotGet,
     RaftIoSnapshotPut,
@@ -46,6 +50,7 @@ class Put:
 
     __slots__ = (
         "barrier",
+        "began",
         "failure",
         "former_next_index",
         "installs",
@@ -68,6 +73,7 @@ class Put:
         self.written: SnapshotInfo | None = None
         self.failure: Failure | None = None
         self.timer: Timer | None = None
+        self.began = 0.0
 
     def next_index(self, former: int) -> int:
         """Return the append index after this put: an install goes on after its snapshot."""
@@ -85,11 +91,16 @@ class Put:
             callbacks.fire(uv, self.req.cb, self.req, errors.RAFT_CANCELED)
             return
         uv.snapshot_put_work = self
+        self.began = time.monotonic()
         work.run(uv, self.store, self.after)
 
     def store(self) -> None:
         """Write the snapshot and remove what it makes superfluous; in a thread."""
         uv, snapshot = self.uv, self.snapshot
+        if self.trailing == 0 and uv.snapshot_check is not None:
+            rv = uv.snapshot_check(snapshot.bufs[0] if len(snapshot.bufs) == 1 else b"".join(snapshot.bufs))
+            if rv != 0:
+                raise Failure(rv, f"the state machine refuses the snapshot: {errors.raft_strerror(rv)}")
         try:
             snapshots, segments = listing.list(uv.dir)
             last = segment.last_index(segments, snapshots[-1].index if snapshots else 0)
@@ -179,8 +190,23 @@ class Put:
             if self.installs and uv.append_next_index == self.snapshot.index + 1:
                 # The core puts its former log back and goes on from there (B6).
                 uv.append_next_index = self.former_next_index
+        elif self.written is not None:
+            found = uv.figures.installed if self.trailing == 0 else uv.figures.stored
+            found.note(time.monotonic() - self.began, self.written.size)
         callbacks.fire(uv, self.req.cb, self.req, 0 if failure is None else failure.code)
         append.release_barrier(uv)
+
+
+def raft_uv_set_snapshot_check(io: RaftIo, check: Callable[[BytesLike], int] | None) -> None:
+    """Have `check(data)` called with each snapshot that a leader has sent, before it is stored; None for nobody. Ours.
+
+    It runs in a thread, so what takes long may be done there in advance: fsm.restore, which gets the same object when
+    the snapshot is stored, runs on the loop. A code other than 0 refuses the snapshot: the leader is told, and log and
+    state stay as they are; a refusal of fsm.restore comes when the log is gone.
+
+    Raises ValueError as raft_uv_set_block_size does.
+    """
+    state.of_table(io).snapshot_check = check
 
 
 def close(uv: state.Uv) -> None:
@@ -215,9 +241,10 @@ def snapshot_put(
 class Get:
     """A RaftIoSnapshotGet under way."""
 
-    __slots__ = ("req", "snapshot", "uv")
+    __slots__ = ("began", "req", "snapshot", "uv")
 
     def __init__(self, uv: state.Uv, req: RaftIoSnapshotGet) -> None:
+        self.began = time.monotonic()
         self.uv = uv
         self.req = req
         self.snapshot: RaftSnapshot | None = None
@@ -225,7 +252,8 @@ class Get:
     def load(self) -> None:
         """Load the newest snapshot; in a thread."""
         snapshots, _ = listing.list(self.uv.dir)
-        self.snapshot = snapshot_file.read(self.uv.dir, snapshot_file.require(snapshots))
+        info = snapshot_file.require(snapshots)
+        self.snapshot = snapshot_file.read(self.uv.dir, info, self.uv.limits.mapped)
 
     def after(self, failure: Failure | None) -> None:
         """The thread is done."""
@@ -235,6 +263,9 @@ class Get:
             uv.io.errmsg = errors.errmsg_wrap(failure.message, "get snapshot")
             callbacks.fire(uv, self.req.cb, self.req, None, failure.code)
         else:
+            if self.snapshot is not None:
+                size = sum([memoryview(buf).nbytes for buf in self.snapshot.bufs])
+                uv.figures.loaded.note(time.monotonic() - self.began, size)
             callbacks.fire(uv, self.req.cb, self.req, self.snapshot, 0)
         closing.maybe_fire(uv)
 

@@ -13,15 +13,16 @@ checksum mismatch and for what is short or no LZ4 frame any more (C: RAFT_IOERR)
 bad configuration, RAFT_IOERR if the disk refuses. Raw data without a sidecar, as C writes it, is taken as it is.
 """
 
+import itertools
 import mmap
 import os
 import re
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from io_uv import compress, crc, fs, sums
+from io_uv import compress, crc, fs, spool, sums
 from io_uv.failure import Failure, Unknown, failure, unknown_format
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR, RAFT_MALFORMED, RAFT_NOMEM, RAFT_NOTFOUND, RAFT_TOOBIG
@@ -44,13 +45,15 @@ _ONE_READ: Final = 0x7FFF_F000
 class SnapshotInfo:
     """A snapshot as its file name tells. `filename` is that of the .meta file, as in C."""
 
-    __slots__ = ("filename", "index", "term", "timestamp")
+    __slots__ = ("filename", "index", "size", "term", "timestamp")
 
     def __init__(self, filename: str, term: int, index: int, timestamp: int) -> None:
         self.filename = filename
         self.term = term
         self.index = index
         self.timestamp = timestamp
+        self.size = 0
+        """Bytes of the data file, where this is of one that was just written."""
 
     @property
     def data_name(self) -> str:
@@ -131,49 +134,89 @@ class _Tally:
             raise
 
 
-def _raw(bufs: Sequence[BytesLike]) -> Iterator[memoryview]:
+def _raw(bufs: Iterable[BytesLike]) -> Iterator[memoryview]:
     for buf in bufs:
-        view = memoryview(buf)
-        if view.nbytes:
-            view = view.cast("B")
-            for at in range(0, len(view), fs.CHUNK):
-                yield view[at : at + fs.CHUNK]
+        if memoryview(buf).nbytes:
+            yield from spool.windows(buf)
 
 
-def _must_frame(bufs: Sequence[BytesLike]) -> bool:
-    """Return whether raw data could not be read back: none at all, or some that starts like a frame (B44)."""
+def _begin(bufs: Iterable[BytesLike]) -> tuple[bytes, Iterator[memoryview]]:
+    """Return up to 4 bytes of what data begins with, and all of its pieces. Not more of them than that are held."""
+    pieces = _raw(bufs)
+    begun: list[memoryview] = []
     head = b""
-    for buf in bufs:
-        head += bytes(memoryview(buf).cast("B")[: len(compress.MAGIC)]) if memoryview(buf).nbytes else b""
+    for piece in pieces:
+        begun.append(piece)
+        head += bytes(piece[: len(compress.MAGIC)])
         if len(head) >= len(compress.MAGIC):
-            return compress.is_compressed(head)
-    return not head
+            break
+    return head[: len(compress.MAGIC)], itertools.chain(begun, pieces)
+
+
+def _write_data(dir: str, name: str, bufs: Iterable[BytesLike], compressed: bool) -> tuple[int, int]:
+    """Write the data file, reading `bufs` once; return its size and checksum.
+
+    A frame begins with the size of its content, without which C takes it for empty. It is known at the end, so the
+    header is written then, in the place that was left for it.
+    """
+    head, pieces = _begin(bufs)
+    if not head:  # nothing at all is a frame, too (B44)
+        return _write_pieces(dir, name, [compress.EMPTY_FRAME])
+    if not (compressed or compress.is_compressed(head)):
+        return _write_pieces(dir, name, pieces)
+    tally = _Tally()
+    blocks = compress.Blocks()
+    room = bytes(len(compress.header(1)))
+    fs.make_file(
+        dir, name, itertools.chain([room], tally.over(blocks.over(pieces))), lambda: compress.header(blocks.size)
+    )
+    return len(room) + tally.size, sums.joined(sums.checksum(compress.header(blocks.size)), tally.crc, tally.size)
 
 
 def write(dir: str, snapshot: RaftSnapshot, compressed: bool, timestamp: int) -> SnapshotInfo:
     """Write the files of a snapshot, durable on return, or leave none of them.
 
-    `snapshot.bufs` are bytes-like objects that nobody changes meanwhile. Empty data, and data that starts with the
-    magic of LZ4, is stored as a frame even without `compressed`.
+    `snapshot.bufs` are bytes-like objects that nobody changes meanwhile, in a sequence or any other iterable, which is
+    read once, while it is written. Empty data, and data that starts with the magic of LZ4, is stored as a frame even
+    without `compressed`.
     """
+    return _write(dir, snapshot, timestamp, lambda name: _write_data(dir, name, snapshot.bufs, compressed))
+
+
+def write_pieces(dir: str, snapshot: RaftSnapshot, pieces: Iterable[BytesLike], timestamp: int) -> SnapshotInfo:
+    """Write the files of a snapshot as `write` does, with `pieces`, of 1 MiB or less, as the content of the data file.
+
+    That is a frame, or raw data that is not empty and does not begin as one.
+    """
+    return _write(dir, snapshot, timestamp, lambda name: _write_pieces(dir, name, pieces))
+
+
+def _write_pieces(dir: str, name: str, pieces: Iterable[BytesLike]) -> tuple[int, int]:
+    """Write the data file as it comes; return its size and checksum."""
+    tally = _Tally()
+    fs.make_file(dir, name, tally.over(pieces))
+    return tally.size, tally.crc
+
+
+def _write(
+    dir: str, snapshot: RaftSnapshot, timestamp: int, write_data: Callable[[str], tuple[int, int]]
+) -> SnapshotInfo:
+    """Write the file with the metadata, then that with the data by `write_data`, then the checksum."""
     name = data_name(snapshot.term, snapshot.index, timestamp)
     info = SnapshotInfo(name + META_SUFFIX, snapshot.term, snapshot.index, timestamp)
     meta = encode_meta(snapshot.configuration, snapshot.configuration_index)
-    bufs = snapshot.bufs
-    tally = _Tally()
     try:
         fs.make_file(dir, info.filename, [meta])
     except Failure as exc:
         raise exc.wrap(f"write {info.filename}") from None
     try:
-        pieces = compress.compress(bufs) if compressed or _must_frame(bufs) else _raw(bufs)
-        fs.make_file(dir, name, tally.over(pieces))
+        info.size, checksum = write_data(name)
     except BaseException as exc:
         _discard(dir, info)
         if isinstance(exc, Failure):
             raise exc.wrap(f"write {name}") from None
         raise
-    sums.store(dir, name, tally.size, tally.crc, durable=True)
+    sums.store(dir, name, info.size, checksum, durable=True)
     return info
 
 
@@ -250,15 +293,41 @@ def _checksum(data: bytes | memoryview) -> int:
     return checksum
 
 
-def _read_content(fd: int, size: int, tally: _Tally) -> bytes | memoryview:
+def _map_raw(fd: int, chunks: Iterator[bytes], size: int) -> memoryview:
+    """Return a raw file as a buffer, once all of it has been read."""
+    for _ in chunks:
+        pass
+    try:
+        return spool.mapped(fd, size)
+    except (OSError, ValueError) as exc:
+        raise Failure(RAFT_IOERR, f"map {size} bytes: {exc}") from None
+
+
+def _decompress(chunks: Iterator[bytes], size: int, keeper: spool.Spool | None, tally: _Tally) -> bytes | memoryview:
+    """Return the content of a frame, with a keeper as that has it."""
+    if keeper is None:
+        return compress.decompress(chunks, size)
+    pieces = compress.contents(chunks, size)
+    for piece in pieces:
+        try:
+            keeper.write(piece)
+        except Failure as exc:
+            tally.failure = exc
+            raise
+    return keeper.take()
+
+
+def _read_content(fd: int, size: int, tally: _Tally, dir: str, mapped: int) -> bytes | memoryview:
     first = fs.read_exactly(fd, min(size, compress.INPUT_CHUNK))
+    chunks = tally.over(_chunks(fd, first, size))
     if not compress.is_compressed(first):
+        if 0 < mapped <= size:
+            return _map_raw(fd, chunks, size)
         data = _read_raw(fd, first, size)
         tally.size, tally.crc = size, _checksum(data)
         return data
-    chunks = tally.over(_chunks(fd, first, size))
     try:
-        data = compress.decompress(chunks, size)
+        data = _decompress(chunks, size, spool.Spool(dir, mapped - 1) if mapped else None, tally)
     except Failure as exc:
         if exc.code == RAFT_IOERR and tally.failure is None:
             raise Failure(RAFT_CORRUPT, exc.message) from None
@@ -268,7 +337,7 @@ def _read_content(fd: int, size: int, tally: _Tally) -> bytes | memoryview:
     return data
 
 
-def _read_data(dir: str, info: SnapshotInfo) -> bytes | memoryview:
+def _read_data(dir: str, info: SnapshotInfo, mapped: int) -> bytes | memoryview:
     name = info.data_name
     known = sums.load(dir, name)
     fd = fs.open_file(dir, name, os.O_RDONLY)
@@ -277,7 +346,7 @@ def _read_data(dir: str, info: SnapshotInfo) -> bytes | memoryview:
         if known is not None and size != known.of:
             raise Failure(RAFT_CORRUPT, f"file has {size} bytes instead of {known.of} by {name}{sums.SUFFIX}")
         tally = _Tally()
-        data = _read_content(fd, size, tally)
+        data = _read_content(fd, size, tally, dir, mapped)
     except OSError as exc:
         raise failure("stat", exc) from None
     finally:
@@ -288,8 +357,21 @@ def _read_data(dir: str, info: SnapshotInfo) -> bytes | memoryview:
     return data
 
 
-def read(dir: str, info: SnapshotInfo) -> RaftSnapshot:
-    """Read a snapshot; its data is one buffer, bytes or a read-only view."""
+def read(dir: str, info: SnapshotInfo, mapped: int = 0) -> RaftSnapshot:
+    """Read a snapshot; its data is one buffer, bytes or a read-only view, of a file if it has `mapped` bytes or more.
+
+    That file is the snapshot's own, or one without a name that has the content of the frame.
+    """
+    snapshot = read_meta(dir, info)
+    try:
+        snapshot.bufs = [_read_data(dir, info, mapped)]
+    except Failure as exc:
+        raise exc.wrap(f"read {info.data_name}") from None
+    return snapshot
+
+
+def read_meta(dir: str, info: SnapshotInfo) -> RaftSnapshot:
+    """Read all of a snapshot but its data: `bufs` is empty."""
     snapshot = RaftSnapshot()
     snapshot.term = info.term
     snapshot.index = info.index
@@ -297,11 +379,54 @@ def read(dir: str, info: SnapshotInfo) -> RaftSnapshot:
         _read_meta(dir, info, snapshot)
     except Failure as exc:
         raise exc.wrap(f"read {info.filename}") from None
-    try:
-        snapshot.bufs = [_read_data(dir, info)]
-    except Failure as exc:
-        raise exc.wrap(f"read {info.data_name}") from None
     return snapshot
+
+
+class Stored:
+    """The data of a snapshot on disk, read in pieces as often as one likes, also when its name is gone meanwhile.
+
+    Making one and reading raise Failure as `read` does; a checksum is compared at the end of the data.
+    """
+
+    __slots__ = ("_fd", "_known", "_name", "snapshot")
+
+    def __init__(self, dir: str, info: SnapshotInfo) -> None:
+        self._fd = -1
+        self._name = info.data_name
+        self._known = sums.load(dir, info.data_name)
+        self.snapshot = read_meta(dir, info)
+        """Index, term and configuration."""
+        self._fd = fs.open_file(dir, info.data_name, os.O_RDONLY)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the data from its beginning, in pieces of at most 1 MiB."""
+        try:
+            fs.rewind(self._fd)
+            size = fs.fstat(self._fd).st_size
+        except OSError as exc:
+            raise failure(f"read {self._name}", exc) from None
+        tally = _Tally()
+        try:
+            first = fs.read_exactly(self._fd, min(size, compress.INPUT_CHUNK))
+            chunks = tally.over(_chunks(self._fd, first, size))
+            yield from compress.contents(chunks, size) if compress.is_compressed(first) else chunks
+            for _ in chunks:  # what follows the frame belongs to the file's checksum
+                pass
+        except Failure as exc:
+            code = RAFT_CORRUPT if exc.code == RAFT_IOERR and tally.failure is None else exc.code
+            raise Failure(code, f"read {self._name}: {exc.message}") from None
+        if self._known is not None and (tally.size, tally.crc) != (self._known.of, self._known.crc):
+            raise Failure(RAFT_CORRUPT, f"{self._name} does not match the checksum in {self._name}{sums.SUFFIX}")
+
+    def close(self) -> None:
+        """Let go of the file; more than once does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            fs.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_fd"):
+            self.close()
 
 
 # ---- removing --------------------------------------------------------------------------------------------------------

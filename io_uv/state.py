@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from io_uv.directory import DirLock
 from io_uv.failure import Failure
+from io_uv.figures import Figures
 from io_uv.histogram import Histogram
 from io_uv.pyuv import Loop, Timer
 from io_uv.refusal import Refusals
@@ -17,7 +18,7 @@ from io_uv.teller import Teller
 from io_uv.transport import RaftUvTransport
 from pyraft.errors import RAFT_CANCELED
 from pyraft.tracing import RaftTracer, StderrTracer
-from pyraft.types import UNSET, RaftIo, RaftIoAppend, raft_io_close_cb, raft_io_recv_cb, raft_io_tick_cb
+from pyraft.types import UNSET, BytesLike, RaftIo, RaftIoAppend, raft_io_close_cb, raft_io_recv_cb, raft_io_tick_cb
 
 if TYPE_CHECKING:
     from io_uv.append import AliveSegment, Append, Barrier
@@ -48,8 +49,11 @@ class Limits:
         "handshake_address",
         "handshake_msecs",
         "header",
+        "mapped",
         "payload",
+        "piece",
         "queue",
+        "snapshot",
         "unanswered_msecs",
     )
 
@@ -58,6 +62,12 @@ class Limits:
         """Largest message header."""
         self.payload = 1024 * 1024 * 1024
         """Largest message payload: the entries of an AppendEntries or the data of an InstallSnapshot."""
+        self.piece = 4 * 1024 * 1024
+        """Payload from which on entries are taken in pieces (`pieces`): `payload` bounds one entry then. 0: never."""
+        self.snapshot = 0
+        """Largest data of an InstallSnapshot, where that is more than `payload`."""
+        self.mapped = 0
+        """Size from which on the data of a snapshot is in a file instead of in memory, see `spool`; 0: never."""
         self.handshake_address = 4096
         """Longest address in a handshake, padding included."""
         self.handshake_msecs = 10_000
@@ -137,6 +147,7 @@ class Uv:
     __slots__ = (
         "aborting",
         "address",
+        "after_append",
         "after_finalize",
         "append_broken",
         "append_done_reqs",
@@ -166,9 +177,11 @@ class Uv:
         "disk_retry_delay",
         "end_of_turn",
         "fallocate",
+        "figures",
         "finalize_failure",
         "finalize_reqs",
         "finalize_work",
+        "held",
         "id",
         "io",
         "limits",
@@ -181,6 +194,7 @@ class Uv:
         "prepare_next_counter",
         "prepare_pool",
         "prepare_reqs",
+        "prepare_used",
         "recv_cb",
         "refusal",
         "refusals",
@@ -189,6 +203,7 @@ class Uv:
         "segment_size",
         "send_start",
         "servers",
+        "snapshot_check",
         "snapshot_compression",
         "snapshot_get_reqs",
         "snapshot_put_work",
@@ -215,28 +230,26 @@ class Uv:
         self.limits = Limits()
         # Disk: the findings of the probe, and settings (uv).
         self.direct_io = self.async_io = self.fallocate = self.zero_fill = False
-        self.block_size = 0
-        self.segment_size = MAX_SEGMENT_SIZE
-        self.snapshot_compression = True
-        self.auto_recovery = True
+        self.block_size, self.segment_size = 0, MAX_SEGMENT_SIZE
+        self.snapshot_compression = self.auto_recovery = True
         self.metadata = Metadata()
         # Network: send, recv.
         self.clients: list[Client] = []
         self.servers: list[Server] = []
+        self.held: list[Server] = []  # those that read nothing until what they have brought is stored
         self.dirty_clients: list[Client] = []
         self.send_start: Callable[[], None] = UNSET
         self.peers = Peers(loop)
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
-        # Handles and jobs that a close must wait for: each calls closing.maybe_fire when it is gone.
-        self.aborting: list[object] = []
-        # Whether the transport was initialised and has not called back its close yet: uv.
-        self.transport_open = False
+        self.aborting: list[object] = []  # handles and jobs that a close waits for, see closing.gone
+        self.transport_open = False  # from its init to its close callback: uv
         # Pool of prepared segments: prepare.
         self.prepare_inflight: IdleSegment | None = None
         self.prepare_reqs: deque[PrepareCb] = deque()
         self.prepare_pool: deque[IdleSegment] = deque()
         self.prepare_next_counter = 1
         self.prepare_failure: Failure | None = None
+        self.prepare_used: tuple[int, int] = (1 << 62, 1 << 62)  # bytes in the last two that were closed; unknown yet
         # Append pipeline: append, finalize, truncate.
         self.append_next_index = 1
         self.append_segments: deque[AliveSegment] = deque()
@@ -245,8 +258,9 @@ class Uv:
         self.append_done_reqs: deque[Append] = deque()
         self.append_doomed: list[tuple[RaftIoAppend, Failure]] = []
         self.append_broken = self.append_told = False
-        self.writes = Histogram()
+        self.writes, self.figures = Histogram(), Figures()
         self.append_start: Callable[[], None] = UNSET
+        self.after_append: Callable[[], None] = UNSET
         self.writer: BlockWriter = UNSET
         self.barriers: deque[Barrier] = deque()
         self.finalize_reqs: deque[DyingSegment] = deque()
@@ -264,6 +278,7 @@ class Uv:
         self.snapshot_get_reqs: list[Get] = []
         self.async_work_reqs: list[AsyncWork] = []
         self.snapshot_put_work: Put | None = None
+        self.snapshot_check: Callable[[BytesLike], int] | None = None
         # Tick, end of turn, closing, forked children and interruptions: uv, closing, fork, interrupted.
         self.copy: object = None
         self.end_of_turn: EndOfTurn
@@ -275,3 +290,12 @@ class Uv:
         self.refusal = Failure(RAFT_CANCELED, "closed")
         self.refusals = Refusals(dir)
         self.close_cb: raft_io_close_cb | None = None
+
+
+def of_table(io: RaftIo) -> Uv:
+    """Return what raft_uv_init has made; ValueError for a table that it has not filled in, or that is released."""
+    uv = getattr(io, "impl", None)
+    if not isinstance(uv, Uv):
+        # C: uv.c follows the pointer.
+        raise ValueError("this is not a table of raft_uv_init, or raft_uv_close has released it")
+    return uv

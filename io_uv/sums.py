@@ -23,6 +23,7 @@ SUFFIX: Final = ".sum"
 _MAGIC: Final = b"raftsum\x01"
 _LAYOUT: Final = struct.Struct("<8sQI")
 _CRC: Final = struct.Struct("<I")
+_POLYNOMIAL: Final = 0xEDB8_8320
 SIZE: Final = _LAYOUT.size + _CRC.size
 
 
@@ -41,6 +42,29 @@ def checksum(data: BytesLike, init: int = 0) -> int:
     return zlib.crc32(data, init)
 
 
+def joined(first: int, second: int, length: int) -> int:
+    """Return the checksum of two pieces one behind the other from those of each; the second one has `length` bytes.
+
+    A byte more behind the first piece multiplies its checksum by x^8, modulo the CRC's polynomial.
+    """
+    power, factor = 1 << 31, 1 << 23  # x^0 and x^8: bit 31 is the coefficient of x^0
+    while length:
+        if length & 1:
+            power = _product(power, factor)
+        factor = _product(factor, factor)
+        length >>= 1
+    return _product(power, first) ^ second
+
+
+def _product(a: int, b: int) -> int:
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return product
+
+
 def encode(of: int, crc: int) -> bytes:
     """Return the content of a sidecar."""
     body = _LAYOUT.pack(_MAGIC, of, crc)
@@ -48,7 +72,7 @@ def encode(of: int, crc: int) -> bytes:
 
 
 def decode(data: bytes) -> Sum | None:
-    """Return what a sidecar says, None if it is none."""
+    """Return what a sidecar says, None if the bytes are not a whole one."""
     if len(data) != SIZE or zlib.crc32(data[: _LAYOUT.size]) != _CRC.unpack_from(data, _LAYOUT.size)[0]:
         return None
     magic, of, crc = _LAYOUT.unpack_from(data)

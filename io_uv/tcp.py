@@ -27,6 +27,7 @@ from io_uv.transport import (
     RaftUvHandshake,
     RaftUvTransport,
     raft_uv_dialer,
+    raft_uv_opening,
     raft_uv_transport_close_cb,
 )
 from pyraft.errors import RAFT_INVALID, errmsg_cut
@@ -38,7 +39,8 @@ _log: Final = logging.getLogger("io_uv")
 def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     """Make `transport` one that uses TCP sockets on `loop`, an io_uv.pyuv.Loop.
 
-    Returns RAFT_INVALID if transport.version is not 1. Source: raft/uv.h.
+    Returns RAFT_INVALID if transport.version is not 1. Raises TypeError for a loop that is not of pyuv.
+    Source: raft/uv.h.
     """
     if transport.version != TRANSPORT_VERSION:
         transport.errmsg = f"Invalid version: {transport.version}"
@@ -52,6 +54,7 @@ def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     transport.connect = tcp_connect.connect
     transport.close = _close
     transport.check_address = _check_address
+    transport.same_address = _same_address
     return 0
 
 
@@ -72,9 +75,15 @@ def raft_uv_tcp_set_bind_address(transport: RaftUvTransport, address: str) -> in
 
     `address` is host[:port] or [IPv6 literal][:port]; 0.0.0.0 or an empty host means all IPv4 interfaces, the default
     port is 8080. Peers are told the address of raft_init all the same. Returns RAFT_INVALID if host or port is too
-    long. Source: raft/uv.h.
+    long; ours: for a text that cannot be encoded, and for transports that raft_uv_tcp_init or raft_uv_tls_init have not
+    made.
+    Source: raft/uv.h.
     """
-    t: UvTcp = transport.impl
+    t = transport.impl
+    if not isinstance(t, UvTcp):
+        return _not_stock(transport)
+    if not isinstance(address, str):
+        return RAFT_INVALID
     try:
         ip.split(address)
     except Failure:
@@ -108,6 +117,27 @@ def raft_uv_set_dialer(
     t.dialer = dialer
     t.dialer_limited = True
     transport.check_address = check_address
+    transport.same_address = None
+    return 0
+
+
+def raft_uv_set_opening(transport: RaftUvTransport, opening: raft_uv_opening) -> int:
+    """Have `opening(transport, req, stream)` do what comes before anything else on a stream that was opened. Ours.
+
+    For an HTTP upgrade, or the words of a proxy: behind the dialer and TLS, before the handshake of servers, and before
+    raft_uv_dial hands the stream over. `req` is a RaftUvDial with id and address. The opening writes and reads as it
+    needs, returns 0, and when it is done, reading no more, calls `req.cb(req, stream, 0)`, or, for a stream that is of
+    no use, `req.cb(req, None, code)` with a text in `req.errmsg`: RAFT_UNAUTHORIZED if trying again will not help, else
+    RAFT_NOCONNECTION. After any other code that it returns there is no callback. The stream is closed by others:
+    `req.cancel()`, which it may set, says so before that, and nobody waits for a callback then. It all has to be over
+    within `limits.connect_msecs`.
+
+    Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    """
+    t = transport.impl
+    if not isinstance(t, UvTcp):
+        return _not_stock(transport)
+    t.opening = opening
     return 0
 
 
@@ -160,6 +190,10 @@ def _check_address(transport: RaftUvTransport, address: str) -> int:
         transport.errmsg = errmsg_cut(failure.message)
         return failure.code
     return 0
+
+
+def _same_address(transport: RaftUvTransport, one: str, other: str) -> bool:
+    return ip.is_same_peer(one, other)
 
 
 def _close(transport: RaftUvTransport, cb: raft_uv_transport_close_cb) -> None:

@@ -29,6 +29,7 @@ from io_uv.transport import (
     RaftUvTransport,
     raft_uv_accept_cb,
     raft_uv_dialer,
+    raft_uv_opening,
     raft_uv_serve_cb,
     raft_uv_transport_close_cb,
 )
@@ -99,6 +100,8 @@ class UvTcp:
         self.sweeper: pyuv.Timer | None = None
         self.gate: Gate | None = None
         self.teller = Teller(loop)
+        self.turned_away = 0
+        """Inbound connections that were closed before they had got anywhere, since the start."""
         # Other protocols on the port: guests.
         self.services: dict[int | Callable[[int], bool], raft_uv_serve_cb] = {}
         self.guests: dict[RaftUvGuest, None] = {}
@@ -106,6 +109,7 @@ class UvTcp:
         self.connecting: dict[Connect, None] = {}
         self.dialer: raft_uv_dialer = UNSET
         self.dialer_limited = False
+        self.opening: raft_uv_opening | None = None
         # How connections between servers begin, both ways: tcp_connect, tcp_listen.
         self.handshake: RaftUvHandshake = StockHandshake()
         # All that the close callback waits for besides listeners.

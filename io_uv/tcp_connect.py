@@ -3,12 +3,14 @@
 The happy path of a connect request is: the dialer opens a stream to the address (`tcp_dial`, or whoever was given to
 raft_uv_set_dialer); with TLS agree on keys and see that the certificate names the server; write the handshake; once it
 is written and, with TLS, the peer has answered that we are let in, call back with the stream. Older versions do not
-answer, and are taken to have let us in when they have not hung up within a second. raft_uv_dial stops behind TLS.
+answer, and are taken to have let us in when they have not hung up within a second. raft_uv_dial stops behind TLS. The
+opening, if raft_uv_set_opening has been given one, comes behind TLS, for both.
 
 Possible failure modes are:
 
 - The dialer refuses: connect returns its code, no callback.
 - It finds no way, or an own one takes too long: RAFT_NOCONNECTION.
+- The opening says so, or has not called back in time: RAFT_NOCONNECTION, or RAFT_UNAUTHORIZED if it says that.
 - TLS or the write of the handshake fails: RAFT_NOCONNECTION. RAFT_UNAUTHORIZED if trying again will not help: one end's
   certificate does not please the other.
 - The transport is closed: RAFT_CANCELED, unless the request was failing already.
@@ -55,7 +57,7 @@ class Connect:
         self.address = address
         self.introduces = introduces
         self.done = done
-        self.dial: RaftUvDial | None = None  # while the dialer is at work
+        self.dial: RaftUvDial | None = None  # while the dialer is at work, or what was set for an opened stream
         self.stream: RaftUvDuplex | TlsStream | None = None  # for the caller: the dialled stream, or TLS on it
         self.timer = pyuv.Timer(t.loop)
         self.answer = b""
@@ -197,7 +199,37 @@ def _secured(r: Connect, reason: str) -> None:
 
 
 def _ready(r: Connect) -> None:
-    """The stream is open: introduce the own server on it, or hand it over as it is."""
+    """The stream is open: have done on it what is to come first."""
+    t = r.t
+    assert r.stream is not None
+    if t.opening is None:
+        _use(r)
+        return
+    dial = r.dial = RaftUvDial()
+    dial.id, dial.address = r.id, r.address
+    dial.cb = lambda dial, stream, status: _prepared(r, dial, status)
+    try:
+        rv = t.opening(t.transport, dial, r.stream)
+    except BaseException as exc:
+        _fail(r, f"{type(exc).__name__}: {exc}")
+        raise
+    if rv != 0:
+        _prepared(r, dial, rv)
+
+
+def _prepared(r: Connect, dial: RaftUvDial, status: int) -> None:
+    """The opening is done with the stream."""
+    if r.status is not None or r.dial is not dial:
+        return
+    r.dial = None
+    if status != 0:
+        _fail(r, dial.errmsg or f"the opening says {status}", _code(status))
+    else:
+        _use(r)
+
+
+def _use(r: Connect) -> None:
+    """Introduce the own server on the stream, or hand it over as it is."""
     t = r.t
     assert r.stream is not None
     if r.introduces:
@@ -260,10 +292,11 @@ def _end(r: Connect, status: int) -> None:
     r.status = status
     _forget(r)
     r.t.aborting.add(r)
-    if r.dial is not None:
+    dial = r.dial
+    if dial is not None and dial.cancel is not None:
+        dial.cancel()
+    if dial is not None and r.stream is None:
         # The dialer calls back, or its request would be forgotten: close waits for that.
-        if r.dial.cancel is not None:
-            r.dial.cancel()
         return
     stream: Any = r.stream or pyuv.TCP(r.t.loop)
     stream.close(lambda stream: _closed(r))

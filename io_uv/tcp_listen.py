@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from io_uv import guests, ip, pyuv, tcp_common
-from io_uv.failure import Failure
+from io_uv.failure import Failure, message_of
 from io_uv.gate import Gate
 from io_uv.transport import RaftUvHandshakeReader, RaftUvTransport, raft_uv_accept_cb
 from pyraft.errors import RAFT_IOERR
@@ -219,7 +219,7 @@ def _read_cb(incoming: Incoming, data: bytes | None, error: int | None) -> None:
         if t.security is not None:
             t.security.check(cast("TlsStream", incoming.stream), handshake.id, handshake.address)
     except (Failure, ValueError) as failure:
-        _refuse(incoming, failure.message if isinstance(failure, Failure) else str(failure))
+        _refuse(incoming, message_of(failure))
         return
     except BaseException:
         _drop(incoming, "what reads its handshake raised")
@@ -233,7 +233,7 @@ def _is_guest(incoming: Incoming) -> bool:
     try:
         cb = guests.find(t, int.from_bytes(received[: guests.WORD_SIZE], "little"))
     except BaseException:
-        _drop(incoming, "what looks at its first word raised")
+        _drop(incoming, "the function that serves its first word raised")
         raise
     if cb is None:
         return False
@@ -304,6 +304,7 @@ def _victim(t: tcp_common.UvTcp) -> Incoming:
 def _drop(incoming: Incoming, reason: str, tell: bool = False) -> None:
     """Close a connection in its handshake; `tell` the log if an operator has to do something about it."""
     t = incoming.t
+    t.turned_away += 1
     if tell:
         t.teller.warn((incoming.host, reason), "a peer at %s is not let in: %s", incoming.host, reason)
     if t.tracer.enabled:

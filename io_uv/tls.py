@@ -56,7 +56,8 @@ def raft_uv_tls_init(
 
     Errors: RAFT_INVALID, with a text, if transport.version is not 1 or a file is of no use: unreadable, malformed,
     without a list, neither expired nor of the future, of an authority, or an own certificate that no peer with these
-    files would accept. raft_uv_tcp_set_bind_address and raft_uv_tcp_close serve this transport too.
+    files would accept. Raises TypeError as raft_uv_tcp_init does. raft_uv_tcp_set_bind_address and raft_uv_tcp_close
+    serve this transport too.
     """
     try:
         security = Security(certificate, key, authorities, crl)

@@ -6,8 +6,8 @@ that accepted only reads.
 
 A stream is a pyuv TCP or Pipe handle, or whatever has the same `write(data, callback)`, `start_read(callback)`,
 `close(callback)`, `closed` and their callback signatures; raft_uv uses nothing else of it, except, where they exist,
-`start_read_into` for long payloads and `reason`, a text that says more than the number of an error. Of pyuv's own TCP
-it uses `write_now`.
+`start_read_into` for long payloads, `stop_read` between pieces of large messages, and `reason`, a text that says more
+than the number of an error. Of pyuv's own TCP it uses `write_now`.
 
 Ours, for the stock transports: `RaftUvGuest` is a connection of another protocol on the same port (`guests`),
 `RaftUvDial` a request for a stream to an address (`tcp_connect`), `RaftUvHandshake` how a connection between servers
@@ -158,11 +158,23 @@ class RaftUvTransport:
     * `close(t, cb)`: stop accepting, end all connect requests with RAFT_CANCELED, call `cb(t)` when nothing is left.
 
     * `check_address(t, address) -> int`, ours, optional: whether a server can be reached at an address.
+    * `same_address(t, one, other) -> bool`, ours, optional: whether two addresses are one server's.
 
     `errmsg` describes the last error. `version` is 1; 0 is refused.
     """
 
-    __slots__ = ("check_address", "close", "connect", "data", "errmsg", "impl", "init", "listen", "version")
+    __slots__ = (
+        "check_address",
+        "close",
+        "connect",
+        "data",
+        "errmsg",
+        "impl",
+        "init",
+        "listen",
+        "same_address",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.version = TRANSPORT_VERSION
@@ -174,6 +186,7 @@ class RaftUvTransport:
         self.connect: Callable[[Self, RaftUvConnect, raft_id, str, raft_uv_connect_cb], int] = UNSET
         self.close: Callable[[Self, raft_uv_transport_close_cb], None] = UNSET
         self.check_address: Callable[[Self, str], int] | None = None
+        self.same_address: Callable[[Self, str, str], bool] | None = None
 
 
 raft_uv_accept_cb: TypeAlias = Callable[[RaftUvTransport, raft_id, str, RaftUvStream], None]
@@ -182,3 +195,4 @@ raft_uv_transport_close_cb: TypeAlias = Callable[[RaftUvTransport], None]
 raft_uv_serve_cb: TypeAlias = Callable[[RaftUvTransport, RaftUvGuest], object]
 raft_uv_dial_cb: TypeAlias = Callable[[RaftUvDial, RaftUvDuplex | None, int], object]
 raft_uv_dialer: TypeAlias = Callable[[RaftUvTransport, RaftUvDial], int]
+raft_uv_opening: TypeAlias = Callable[[RaftUvTransport, RaftUvDial, RaftUvDuplex], int]

@@ -15,6 +15,7 @@ import logging
 import operator
 import os
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -46,12 +47,13 @@ from io_uv.end_of_turn import EndOfTurn
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Timer
 from io_uv.refusal import EVENTFD, LOOP, NO_EVENTFD_AT_ALL, Refusals
-from io_uv.state import Limits, Metadata, Uv
+from io_uv.state import Limits, Metadata, Uv, of_table
 from io_uv.transport import RaftUvTransport
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
 from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import (
+    UNSET,
     EntryBatch,
     RaftConfiguration,
     RaftIo,
@@ -66,13 +68,15 @@ from pyraft.types import (
 _log: Final = logging.getLogger("io_uv")
 
 _DEFAULT_BLOCK_SIZE: Final = 4096
+_LEAST_RETRY_MSECS: Final = 10
+_MOST_MSECS: Final = (1 << 32) - 1
 
 
 def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport: RaftUvTransport) -> int:
     """Make `io` store its data in the directory `dir` and talk to peers through `transport`, on `loop`.
 
     The directory is not touched before raft_init. Returns RAFT_INVALID if transport.version is 0, RAFT_NAMETOOLONG for
-    a path of more than 894 bytes. Source: raft/uv.h.
+    a path of more than 894 bytes. Raises TypeError for a loop that is not of pyuv. Source: raft/uv.h.
     """
     tcp_common.check_loop(loop)
     path = os.fsdecode(dir)
@@ -112,6 +116,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.recovered = _recovered
     io.filling = _filling
     io.check_address = _check_address
+    io.same_address = _same_address
     io.configured = _configured
     io.check = interrupted.check
     return 0
@@ -133,41 +138,62 @@ def raft_uv_close(io: RaftIo) -> None:
 def raft_uv_set_block_size(io: RaftIo, size: int) -> None:
     """Set the block size in bytes of disk writes. raft_init replaces it by what probing finds. Source: raft/uv.h.
 
-    This and the other setters raise TypeError for anything but an integer; C's compiler does that.
+    Raises TypeError for anything but an integer, as C's compiler does, and ValueError for a table that raft_uv_init has
+    not filled in, or that is released.
     """
-    io.impl.block_size = operator.index(size)
+    of_table(io).block_size = operator.index(size)
 
 
 def raft_uv_set_segment_size(io: RaftIo, size: int) -> None:
-    """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks, one at least. Source: raft/uv.h."""
-    io.impl.segment_size = operator.index(size)
+    """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks, one at least. Source: raft/uv.h.
+
+    Raises as raft_uv_set_block_size does.
+    """
+    of_table(io).segment_size = operator.index(size)
 
 
 def raft_uv_set_snapshot_compression(io: RaftIo, compressed: bool) -> int:
-    """Turn the compression of snapshots on (the default) or off. Returns 0. Source: raft/uv.h."""
-    io.impl.snapshot_compression = compressed
+    """Turn the compression of snapshots on (the default) or off. Returns 0. Source: raft/uv.h.
+
+    Raises ValueError as raft_uv_set_block_size does.
+    """
+    of_table(io).snapshot_compression = compressed
     return 0
 
 
 def raft_uv_set_connect_retry_delay(io: RaftIo, msecs: int) -> None:
-    """Set the pause in ms between attempts to connect to a peer, 1000 by default. Source: raft/uv.h."""
-    io.impl.connect_retry_delay = operator.index(msecs)
+    """Set the pause in ms between attempts to connect to a peer, 1000 by default. Source: raft/uv.h.
+
+    0, with which the loop would do nothing else while a peer is away, and less count as 10; the most is what C's
+    unsigned holds. Raises as raft_uv_set_block_size does.
+    """
+    # C: uv_send.c tries in every turn of the loop then.
+    msecs = operator.index(msecs)
+    of_table(io).connect_retry_delay = min(msecs, _MOST_MSECS) if msecs > 0 else _LEAST_RETRY_MSECS
 
 
 def raft_uv_set_tracer(io: RaftIo, tracer: RaftTracer | None) -> None:
-    """Set where the implementation tells what it does; None, C's null pointer, for nowhere. Source: raft/uv.h."""
-    io.impl.tracer = NoopTracer if tracer is None else tracer
+    """Set where the implementation tells what it does; None, C's null pointer, for nowhere. Source: raft/uv.h.
+
+    Raises ValueError as raft_uv_set_block_size does.
+    """
+    of_table(io).tracer = NoopTracer if tracer is None else tracer
 
 
 def raft_uv_set_auto_recovery(io: RaftIo, flag: bool) -> None:
-    """Set whether damaged segments are set aside at the start, true by default. Source: raft/uv.h."""
-    io.impl.auto_recovery = flag
+    """Set whether damaged segments are set aside at the start, true by default. Source: raft/uv.h.
+
+    Raises ValueError as raft_uv_set_block_size does.
+    """
+    of_table(io).auto_recovery = flag
 
 
 def raft_uv_limits(io: RaftIo) -> Limits:
-    """Return the limits on what peers may send and what is queued for them; change them before raft_start. Ours."""
-    limits: Limits = io.impl.limits
-    return limits
+    """Return the limits on what peers may send and what is queued for them; change them before raft_start. Ours.
+
+    Raises ValueError as raft_uv_set_block_size does.
+    """
+    return of_table(io).limits
 
 
 def _refuse(io: RaftIo, failure: Failure) -> int:
@@ -196,13 +222,13 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     try:
         rv = _open(uv, id, address)
     except Failure as failure:
-        closing.unlock(uv)
+        _give_up(uv)
         return _refuse(io, failure)
     except BaseException:
-        closing.unlock(uv)
+        _give_up(uv)
         raise
     if rv != 0:
-        closing.unlock(uv)
+        _give_up(uv)
         io.errmsg = errors.errmsg_wrap(uv.transport.errmsg, "transport")
         return rv
     uv.transport.data = uv
@@ -211,8 +237,17 @@ def _init(io: RaftIo, id: int, address: str) -> int:
     uv.end_of_turn = EndOfTurn(uv.loop)
     uv.append_start = functools.partial(append.advance, uv)
     uv.send_start = functools.partial(client.flush, uv)
+    uv.after_append = functools.partial(recv.go_on, uv, False)
     uv.after_finalize = functools.partial(append.after_finalize, uv)
     return 0
+
+
+def _give_up(uv: Uv) -> None:
+    """End an io.init that has failed."""
+    writer, uv.writer = uv.writer, UNSET
+    if writer is not None:
+        writer.abandon()()
+    closing.unlock(uv)
 
 
 def _open(uv: Uv, id: int, address: str) -> int:
@@ -249,7 +284,7 @@ def _note_loop(uv: Uv) -> None:
 
 def _probe(uv: Uv) -> None:
     """Find out what the file system can do, and choose how to write."""
-    found = probe.probe(uv.dir)
+    found = probe.probe(uv.dir, keep=True)
     uv.direct_io = found.direct_io != 0
     uv.async_io = found.async_io
     uv.fallocate = found.fallocate
@@ -257,7 +292,7 @@ def _probe(uv: Uv) -> None:
     # Zeros that are written ahead help only where a later write goes to the same place.
     uv.zero_fill = uv.direct_io and uv.fallocate and not found.in_memory and not found.copy_on_write
     mode = AIO if uv.async_io else IN_PLACE if found.in_memory else THREAD
-    uv.writer = Writer(uv.loop, mode, uv.refusals, lambda function: uv.end_of_turn.then(function))
+    uv.writer = Writer(uv.loop, mode, uv.refusals, lambda function: uv.end_of_turn.then(function), found.context)
 
 
 def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
@@ -267,7 +302,7 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
         return closing.refuse(uv), 0, 0, None, 0, no_entries()
     try:
         closing.require_dir(uv)
-        found, start_index, entries = disk.load(uv.dir, uv.auto_recovery)
+        found, start_index, entries = disk.load(uv.dir, uv.auto_recovery, uv.limits.mapped)
         disk.check_term(uv.metadata, found, entries)
     except Failure as failure:
         return _refuse(io, failure), 0, 0, None, 0, no_entries()
@@ -278,7 +313,7 @@ def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBat
 def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_cb) -> int:
     """RaftIo.start: accept peers and tick every `msecs` ms. A code of the transport's listen leaves no timer.
 
-    RAFT_INVALID for a limit that is none: it would be noticed when somebody meets it, and stop the server then.
+    RAFT_INVALID for a limit that is not a whole number from 0 on: the first to meet it would stop the server.
     """
     uv: Uv = io.impl
     if uv.closing:
@@ -294,17 +329,26 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
     if rv != 0:
         return rv
     assert uv.timer is not None
-    uv.timer.start(lambda _: _tick(uv), msecs / 1000, msecs / 1000)
+    uv.timer.start(functools.partial(_tick, uv, msecs / 1000), msecs / 1000, msecs / 1000)
     return 0
 
 
-def _tick(uv: Uv) -> None:
+def _tick(uv: Uv, interval: float, timer: Timer) -> None:
     """A heartbeat interval has passed. It is one event: what it sends goes out with its end."""
+    now = time.monotonic()
+    uv.figures.tick(now, interval)
+    for server in uv.servers:
+        if server.heard_at != server.noted:
+            server.noted = server.heard_at
+            if uv.peers.members is not None and server.id in uv.peers.members:
+                uv.figures.contacts[server.id] = now
     uv.end_of_turn.hold()
     try:
         uv.tick_cb(uv.io)
     finally:
         uv.end_of_turn.release()
+    if uv.held:
+        recv.go_on(uv, True)
 
 
 def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
@@ -372,8 +416,9 @@ def _store(io: RaftIo, term: int, voted_for: int) -> int:
 
 def _time(io: RaftIo) -> int:
     """RaftIo.time: the loop's clock in ms."""
-    now: int = io.impl.loop.now()
-    return now
+    loop: Loop = io.impl.loop
+    now = int(loop._uv.time() * 1000.0 + 0.5)
+    return now if now > loop._updated else loop._updated  # Loop.now, without its call
 
 
 def _random(io: RaftIo, min: int, max: int) -> int:
@@ -386,10 +431,14 @@ def _defer(io: RaftIo, bufs: Sequence[bytes], n: int, fn: Callable[[], None]) ->
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)
-    rv = append.check(uv, bufs, n)
-    if rv == 0:
-        uv.end_of_turn.add(fn)
-    return rv
+    size = len(bufs[0]) if n == 1 and not uv.append_told else 1
+    if size % 8 != 0 or size > uv.limits.payload:
+        # One command, where the disk is not known to be sick, needs no more tests than these.
+        rv = append.check(uv, bufs, n)
+        if rv != 0:
+            return rv
+    uv.end_of_turn.add(fn)
+    return 0
 
 
 def _later(io: RaftIo, fn: Callable[[], None]) -> int:
@@ -473,6 +522,12 @@ def _check_address(io: RaftIo, address: str) -> int:
     if rv != 0:
         io.errmsg = transport.errmsg
     return rv
+
+
+def _same_address(io: RaftIo, one: str, other: str) -> bool:
+    """RaftIo.same_address: whether two addresses are one server's, if the transport can tell."""
+    transport = io.impl.transport
+    return transport.same_address is not None and bool(transport.same_address(transport, one, other))
 
 
 def _configured(io: RaftIo, servers: list[RaftServer]) -> None:

@@ -134,6 +134,7 @@ class Writer:
         mode: int,
         refusals: Refusals | None = None,
         soon: Callable[[Callable[[], None]], bool] | None = None,
+        context: "kaio.Context | None" = None,
     ) -> None:
         self._loop = loop
         self._mode = mode
@@ -142,7 +143,8 @@ class Writer:
         # The result of a write that was made in place, until it is called back.
         self._made: int | None = None
         self._refusals = Refusals("") if refusals is None else refusals
-        self._context: kaio.Context | None = None
+        # Perhaps one that is there already (probe).
+        self._context: kaio.Context | None = context
         # The loop watches one, the thread writes to the other: the same for an eventfd.
         self._event_fd = -1
         self._waker = -1
@@ -170,7 +172,7 @@ class Writer:
         """Get ready for writing, if not done yet; raises Failure."""
         if self._poll is not None:
             return
-        if self._mode == AIO and ASYNC not in self._refusals and DIRECT not in self._refusals:
+        if self._context is None and self._mode == AIO and not (ASYNC in self._refusals or DIRECT in self._refusals):
             self._context = self._new_context()
         if self._context is not None:
             self._event_fd = self._waker = self._context.fileno()
@@ -201,7 +203,7 @@ class Writer:
         """Write the first `length` bytes of the arena at `offset`; `cb(failure or None)` follows, never inside this."""
         assert self._write is None
         write = self._write = _Write(fd, arena, length, offset, cb)
-        if self._may_submit() and self._choose(write) == AIO:
+        if self._mode == AIO and (not self._refusals.some or self._may_submit()) and self._choose(write) == AIO:
             self._submit(write)
         elif self._mode == IN_PLACE and length <= _IN_PLACE_LIMIT:
             self._made = write.make(self._refusals)
@@ -346,7 +348,7 @@ class Writer:
             self._timed(write)
         if self._close_cb is not None:
             self._release()
-        write.cb(_judge(write, result))
+        write.cb(None if result == write.length and write.failure is None else _judge(write, result))
 
     def _reap(self) -> int | None:
         """Take note of the wake-up, and return the result of a write that AIO has made."""

@@ -1,4 +1,4 @@
-"""Compiling with mypyc, for those who ask: a step of building a wheel, never imported at run time.
+"""The steps of our own of building a wheel: compiling with mypyc, for those who ask. Never imported at run time.
 
 Duty: with PYRAFT_COMPILE=1 in the environment, `bdist_wheel` (pyproject.toml names this class for it) turns the
 modules of pyraft, and those of io_uv that every entry passes, into extension modules; the sources are installed beside
@@ -7,6 +7,7 @@ them. Without it the wheel is pure Python. mypy has to be there, so build withou
     pip install 'setuptools>=77' mypy && PYRAFT_COMPILE=1 pip install --no-build-isolation .
 
 An sdist gets everything that is under version control, the tests and examples too: `make dist` builds and checks both.
+Both are described by the README, without its links to files, which would lead nowhere where an index shows it.
 
 Of io_uv stays interpreted what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
 which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes, weak references and
@@ -18,6 +19,7 @@ it does for a PYRAFT_COMPILE that is neither a yes nor a no: a build that was to
 """
 
 import os
+import re
 import shlex
 import shutil
 import sysconfig
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.egg_info import egg_info
 from setuptools.command.sdist import sdist
 
 SWITCH = "PYRAFT_COMPILE"
@@ -34,6 +37,14 @@ NO = ("", "0", "false", "no", "off")
 
 IN_SDIST = (".ci/run", ".gitignore", "Makefile", "examples", "tests")
 """Files that setuptools does not put into an sdist by itself."""
+
+LINK = re.compile(r"(\()?\[([^\]]+)\]\((?!\w+:|#)([^)#]+)(?:#[^)]*)?\)(?(1)\))")
+"""A link to a file beside the README: what is around it is group 1, then text and file. Addresses are left alone."""
+
+WHERE = """
+Files that are named here are those of the source distribution (`pip download --no-deps --no-binary :all: pyraft-uv`);
+what is below pyraft/ and io_uv/ is installed too, beside the modules.
+"""
 
 INTERPRETED = {"__init__", "__main__", "_build", "_install", "aio", "tracing"}
 """The interpreted modules of pyraft: they gain nothing, are all waiting, or look at the frames of their callers."""
@@ -73,6 +84,24 @@ def modules() -> list[str]:
     return core + [f"io_uv/{name}.py" for name in IO]
 
 
+def standing_alone(readme: str) -> str:
+    """Return the README with the paths of files in the place of links to them, and where these files are."""
+    if LINK.search(readme) is None:
+        return readme
+    title, _, rest = readme.partition("\n")
+    return f"{title}\n{WHERE}{LINK.sub(_named, rest)}"
+
+
+class DescribingInfo(egg_info):
+    """`egg_info`, from which sdists and wheels have their metadata, with a description that stands alone."""
+
+    def finalize_options(self) -> None:
+        """Name files where the README links to them: an index has no place for them."""
+        super().finalize_options()
+        metadata = self.distribution.metadata
+        metadata.long_description = standing_alone(metadata.long_description or "")
+
+
 class CompilingWheel(bdist_wheel):
     """`bdist_wheel` that adds the extension modules before it decides whether the wheel is pure."""
 
@@ -93,6 +122,15 @@ class WholeSdist(sdist):
             kept = (path for path in files if path.is_file() and "__pycache__" not in path.parts)
             self.filelist.extend(sorted(map(str, kept)))
         super().make_distribution()
+
+
+def _named(link: re.Match[str]) -> str:
+    around, text, path = link.groups()
+    if path.endswith(text):
+        named = path
+    else:
+        named = f"{text}: {path}" if around else f"{text} ({path})"
+    return f"({named})" if around else named
 
 
 def _check_compiler() -> None:

@@ -7,14 +7,15 @@ Happy path: entries go to the log in memory at once, to disk by io.append, and a
 A message with nothing new is acknowledged at once.
 
 Failure modes: a mismatch before the entries is rejected; one at or below the commit index is RAFT_SHUTDOWN, for a
-leader must never contradict it; a write that fails is rejected and its entries are forgotten.
+leader must never contradict it, or if no member says so membership.DROP; a write that fails is rejected and its
+entries are forgotten.
 """
 
 from pyraft import apply, calls, convert, election, log, membership, notice, recovering, reply, snapshot, writes
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft, RaftWrite
 from pyraft.tracing import trace
-from pyraft.types import RAFT_CHANGE, EntryBatch, RaftAppendEntries
+from pyraft.types import RAFT_CHANGE, UNSET, EntryBatch, RaftAppendEntries
 
 
 class AppendRequest(RaftWrite):
@@ -22,10 +23,17 @@ class AppendRequest(RaftWrite):
 
     __slots__ = ("leader_commit", "prev_log_index", "term")
 
-    def __init__(self, raft: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> None:
-        super().__init__(raft, index, entries, may_wait=False)
+    def __init__(self, raft: Raft, args: RaftAppendEntries, commit: int, index: int, entries: EntryBatch) -> None:
+        # RaftWrite's, without its call.
+        self.data = None
+        self.cb = UNSET
+        self.may_wait = False
+        self.raft = raft
+        self.index = index
+        self.entries = entries
+        self.standing = len(entries.bufs)
         self.term = args.term
-        self.leader_commit = _matched_commit(args)
+        self.leader_commit = commit
         self.prev_log_index = args.prev_log_index
 
 
@@ -69,8 +77,10 @@ def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
 
 
 def _contradiction(r: Raft, index: int) -> int:
-    r.errmsg = f"entry {index} is committed and contradicts the leader's"
-    return RAFT_SHUTDOWN
+    follower = r.follower_state
+    assert follower is not None
+    # C: replication.c:checkLogMatchingProperty and deleteConflictingEntries stop for whoever says so.
+    return membership.refute(r, follower.current_leader.id, f"entry {index} is committed and contradicts the leader's")
 
 
 def _delete_conflicting(r: Raft, prev_index: int, terms: list[int]) -> tuple[int, int]:
@@ -132,13 +142,15 @@ def write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> 
     follower = r.follower_state
     assert follower is not None
     step = log.MAX_ENTRIES
+    # As _matched_commit: these are the last entries of the message.
+    commit = min(args.leader_commit, index + len(entries.bufs) - 1)
     for start in range(0, len(entries.bufs), step):
-        if r.follower_state is not follower or log.last_index(r.log) != index + start - 1:
+        if start > 0 and (r.follower_state is not follower or log.last_index(r.log) != index + start - 1):
             # The write of the part before has ended inside the call, and the server or that part with it.
             return 0
         part = entries if len(entries.bufs) <= step else entries[start : start + step]
         log.append_batch(r.log, part)
-        req = AppendRequest(r, args, index + start, part)
+        req = AppendRequest(r, args, commit, index + start, part)
         rv = calls.append(r, req, part, append_cb)
         if rv != 0:
             # Memory and disk must not diverge.
@@ -186,7 +198,9 @@ def stored(r: Raft, req: AppendRequest) -> bool:
     order = follower.timeout_now  # tested as a variable: what is stored next may bring another one
     if order is not None:
         return False
-    if r.recovering or r.snapshot.put is not None or r.snapshot.replacing != 0 or RAFT_CHANGE in req.entries.types:
+    if r.recovering or r.snapshot.put is not None or r.snapshot.replacing != 0:
+        return False
+    if req.entries.alike < 0 and RAFT_CHANGE in req.entries.types:
         return False
     slot = index - 1 - lg.base
     if req.standing != n or index > r.last_stored + 1 or index <= lg.offset or lg.terms[slot : slot + n] != terms:
@@ -198,7 +212,8 @@ def stored(r: Raft, req: AppendRequest) -> bool:
     # Follow the commit index, apply, and then tell the leader, unless the state machine has ended all that.
     if commit(r, req.leader_commit) == 0 and req.term == r.current_term and r.follower_state is not None:
         reply.send_to_leader(r, 0, min(r.last_stored, last))
-    if take_over(r) != 0:
+    follower = r.follower_state
+    if follower is not None and follower.timeout_now is not None and take_over(r) != 0:
         convert.to_unavailable(r)
     if r.failed:
         convert.stop_if_failed(r)

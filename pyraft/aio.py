@@ -352,7 +352,7 @@ class Server:
                 lost = status == RAFT_LEADERSHIPLOST
                 stopped = self._stopped() if lost else None
                 future.set_exception(stopped or RaftError(status, "" if lost else raft_errmsg(self.raft)))
-                future.exception()  # seen: after an interrupt nobody may be left to await it
+                future.exception()  # marks it as seen: after an interrupt perhaps nobody awaits it
 
         req.data = future
         rv = submit(self.raft, req, *args, done)

@@ -5,13 +5,16 @@ answers of other servers and completions of our own writes, end here, as do a fo
 
 Happy path: for each entry from last_applied+1 to the commit index, in order: the FSM, last_applied, the callback.
 Then, if enough has been applied since the last snapshot, the next one is begun. With an io.later a long backlog is
-applied in pieces, and heartbeats, elections and messages go on between them.
+applied in pieces, and heartbeats, elections and messages go on between them. A machine with an fsm.apply_batch gets
+commands that stand side by side in one call, as many as may be applied without a look at the clock.
 
 Failure modes: an FSM error ends the pass and is returned; the next pass starts with the same entry. As in C, a leader's
 clients are not called back, so the failure is logged, once per entry. An entry that is not in memory (a snapshot is
 being installed) ends the pass without error.
 """
 
+import bisect
+import itertools
 import logging
 from typing import Final
 
@@ -29,6 +32,12 @@ _PAUSE_MSECS: Final = 1
 
 _MAX_STEP: Final = 32
 """Entries that are applied without a look at the clock, at most."""
+
+_MAX_BATCH: Final = 128
+"""The same for a machine with an fsm.apply_batch: one that has become slow meanwhile has as many in one call."""
+
+_MAX_BYTES: Final = 64 * 1024
+"""Bytes of commands that are, but for the last one: a long command is likely to take long."""
 
 
 def run(r: Raft) -> int:
@@ -70,6 +79,8 @@ def _is_stuck(r: Raft) -> bool:
 
 
 def _run(r: Raft, at_least: int) -> int:
+    if r.apply.owed:
+        _call_back(r)  # a callback of these has got here
     if r.io.later is None:
         rv = _entries(r, 0, 0)
     else:
@@ -78,10 +89,14 @@ def _run(r: Raft, at_least: int) -> int:
             r.apply.began = now
         rv = _entries(r, at_least, now)
         r.apply.ended = calls.now(r)
+        if r.apply.ended - r.apply.looked > 1:
+            r.apply.step = 1
     leader = r.leader_state
     if leader is not None and leader.reads.confirmed:
         reads.deliver(r, leader)
-    if r.failed or not snapshot.is_due(r) or (r.apply.waiting and r.last_applied < r.apply.goal):
+    if r.failed or r.last_applied - r.log.snapshot.last_index < r.snapshot.threshold:
+        return rv
+    if not snapshot.is_due(r) or (r.apply.waiting and r.last_applied < r.apply.goal):
         return rv
     snapshot_rv = snapshot.take(r)
     # C: replication.c:replicationApply lets the snapshot's code replace the FSM's (B32).
@@ -97,8 +112,9 @@ def _entries(r: Raft, at_least: int, now: int) -> int:
     # Where to look at the clock next: more and more rarely, as long as that takes next to no time.
     first = r.last_applied + 1
     check = r.last_applied + at_least if r.io.later is not None else -1
-    step = 1
-    looked = r.apply.began
+    size = 0
+    alone = 0
+    r.apply.looked = now
     # Callbacks may submit entries, install nothing, and close the server; both indexes are read again each time.
     # C: replication.c:replicationApply counts on by itself, and so applies an entry again that a callback's own
     # submission got applied, its write having ended inside io.append.
@@ -112,16 +128,29 @@ def _entries(r: Raft, at_least: int, now: int) -> int:
                 now = calls.now(r)
             if now - r.apply.began >= SLICE_MSECS and _leave_rest(r):
                 return 0
-            if now - looked > 1:
-                step = 1
-            looked = now
-            check = r.last_applied + step
-            step = min(2 * step, _MAX_STEP)
+            if now - r.apply.looked > 1:
+                r.apply.step = 1
+            r.apply.looked = now
+            size = 0
+            check = r.last_applied + r.apply.step
+            r.apply.step = min(2 * r.apply.step, _MAX_STEP if r.fsm.apply_batch is None else _MAX_BATCH)
         type = lg.types[slot]
         if type == RAFT_COMMAND:
-            rv = _command(r, index, lg.bufs[slot])
+            if r.fsm.apply_batch is None or index == r.commit_index or index == alone:
+                n = 1
+                size += len(lg.bufs[slot])
+                rv = _command(r, index, lg.bufs[slot])
+            else:
+                bufs, weight = _side_by_side(r, slot, check, _MAX_BYTES - size)
+                n = len(bufs)
+                size += weight
+                rv = _command(r, index, bufs[0]) if n == 1 else _commands(r, index, bufs)
             if rv != 0:
-                return rv
+                if n == 1 or r.failed:
+                    return rv
+                alone = r.last_applied + 1  # by itself: fsm.apply tells what is wrong with it, or takes it
+            if size >= _MAX_BYTES and check >= 0:
+                check = min(check, r.last_applied)
         elif type == RAFT_BARRIER:
             _barrier(r, index)
         else:
@@ -146,11 +175,65 @@ def _command(r: Raft, index: int, buf: bytes) -> int:
         _tell_failure(r, index, rv)
         return rv
     r.last_applied = index
-    req = request.take(r, index)
+    leader = r.leader_state
+    req = leader.requests.pop(index, None) if leader is not None else None  # request.take
     if req is not None:
         assert req.type == RAFT_COMMAND
         calls.fire_apply(r, req, 0, result)
     return 0
+
+
+def _side_by_side(r: Raft, slot: int, check: int, room: int) -> tuple[list[bytes], int]:
+    """Return the commands, from that in a slot of the log on, that may be applied by one call: one at least.
+
+    With an io.later they have `room` bytes, but for the last one, and how many they have is returned, too; else 0.
+    """
+    end = r.commit_index if check < 0 else min(r.commit_index, check)
+    types = r.log.types[slot : end - r.log.base]
+    n = len(types) if types.count(RAFT_COMMAND) == len(types) else _first_other(types)
+    bufs = r.log.bufs[slot : slot + n]
+    size = sum(map(len, bufs)) if check >= 0 else 0
+    if check >= 0 and size > room:
+        ends = list(itertools.accumulate(map(len, bufs)))
+        n = bisect.bisect_left(ends, room) + 1
+        return bufs[:n], ends[n - 1]
+    return bufs, size
+
+
+def _first_other(types: list[int]) -> int:
+    return next(n for n, type in enumerate(types) if type != RAFT_COMMAND)
+
+
+def _commands(r: Raft, index: int, bufs: list[bytes]) -> int:
+    """Apply commands that stand side by side by one call, and call back in their order.
+
+    All of them are applied before the first one is called back, and `last_applied` says so: a snapshot that begins in a
+    callback has them. If a callback gets more committed, that follows behind the callbacks that are owed. With a code
+    those have been applied that stand before the command that it is about.
+    """
+    rv, results = calls.fsm_apply_batch(r, bufs)
+    r.last_applied = index + len(results) - 1
+    leader = r.leader_state
+    if leader is not None:
+        wanted = filter(leader.requests.__contains__, range(index, index + len(results)))
+        r.apply.owed.extend([(i, results[i - index]) for i in wanted])
+        _call_back(r)
+    return rv
+
+
+def _call_back(r: Raft) -> None:
+    """Call back the requests whose commands were applied together, but for those that have failed meanwhile.
+
+    A callback that ends the leadership or closes the server fails all that have not been called back.
+    """
+    owed = r.apply.owed
+    while owed:
+        index, result = owed.popleft()
+        leader = r.leader_state
+        req = leader.requests.pop(index, None) if leader is not None else None  # request.take
+        if req is not None:
+            assert req.type == RAFT_COMMAND
+            calls.fire_apply(r, req, 0, result)
 
 
 def _tell_failure(r: Raft, index: int, rv: int) -> None:

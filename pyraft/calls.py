@@ -290,6 +290,21 @@ def check_address(r: Raft, address: str) -> int:
     return rv
 
 
+def twin(r: Raft, address: str, servers: list[RaftServer]) -> RaftServer | None:
+    """Return who of the servers has an address already, spelled otherwise, by io.same_address; errmsg tells."""
+    if r.io.same_address is None:
+        return None
+    try:
+        function: Callable[..., object] = r.io.same_address
+        for server in servers:
+            if function(r.io, address, server.address):
+                r.errmsg = errmsg_cut(f"'{address}' is '{server.address}', which is server {server.id}'s")
+                return server
+    except BaseException as exc:
+        fail(r, "io.same_address", exc)
+    return None
+
+
 def configured(r: Raft, servers: list[RaftServer]) -> None:
     """Call io.configured."""
     if r.io.configured is None:
@@ -474,6 +489,22 @@ def fsm_apply(r: Raft, buf: bytes) -> tuple[int, Any]:
     except BaseException as exc:
         fail(r, "fsm.apply", exc)
         return RAFT_SHUTDOWN, None
+
+
+def fsm_apply_batch(r: Raft, bufs: list[bytes]) -> tuple[int, list[Any]]:
+    """Call fsm.apply_batch; return a code and the results of those commands that were applied."""
+    try:
+        assert r.fsm.apply_batch is not None
+        function: Function = r.fsm.apply_batch
+        answer = function(r.fsm, bufs)
+        rv, found = _pair(answer, "(rv, results)")
+        results = list(found)
+        if len(results) > len(bufs) or (len(results) == len(bufs)) != (rv == 0):
+            raise TypeError(f"it returned code {rv} with {len(results)} results of {len(bufs)} commands")
+        return rv, results
+    except BaseException as exc:
+        fail(r, "fsm.apply_batch", exc)
+        return RAFT_SHUTDOWN, []
 
 
 def fsm_snapshot(r: Raft) -> tuple[int, list[bytes | memoryview]]:

@@ -19,6 +19,7 @@ from pyraft.errors import (
     RAFT_BADID,
     RAFT_BADROLE,
     RAFT_BUSY,
+    RAFT_DUPLICATEADDRESS,
     RAFT_INVALID,
     RAFT_NOTFOUND,
     raft_strerror,
@@ -66,7 +67,9 @@ def raft_apply(
     ("io: …"). Source: raft.h, dissertation 3.5.
     """
     # As calls.public does, whose further calls take a quarter of the time of this one.
-    calls.enter(r)
+    if r.inside:
+        calls.abandoned(r)
+    r.inside = True
     try:
         rv = _apply(r, req, bufs, n, cb)
     except Exception:
@@ -77,29 +80,44 @@ def raft_apply(
 
 
 def _apply(r: Raft, req: _Apply, bufs: Sequence[Buffer], n: int, cb: Callable[[_Apply, int, Any], None] | None) -> int:
-    payloads = _payloads(bufs, n)
-    if payloads is None or not _is(req, RaftApply):
+    payloads: list[bytes] | None = None
+    given = 1
+    if n == 1 and type(bufs) is list and len(bufs) == 1:
+        # One command, as most are, without the call that others take.
+        buf = bufs[0]
+        if type(buf) is bytes:
+            payloads = [buf]
+    if payloads is None:
+        payloads = _payloads(bufs, n)
+        if payloads is not None:
+            given = len(bufs)
+    if payloads is None or not (type(req) is RaftApply or _is(req, RaftApply)):
         if payloads is not None:
             return _wrong(r, req, RaftApply)
         r.errmsg = "bufs must be a sequence of at least n bytes-like objects, n at least 1"
         return RAFT_INVALID
-    if len(payloads) != len(bufs) and not r.said.short:
+    if given != n and not r.said.short:
         # Legal, as in C, but in Python rather a mistake.
-        notice.short(r, len(payloads), len(bufs))
-    leader = request.taken_by(r)
-    if leader is None:
+        notice.short(r, n, given)
+    leader = r.leader_state
+    if leader is None or not leader.accepting or r.transfer is not None:  # request.taken_by
         return _not_leader(r)
     if req.pending:
         return _busy(r)
-    index = log.last_index(r.log) + 1
+    lg = r.log
+    index = lg.base + len(lg.bufs) + 1
     # Before the log changes: anything but a request raises here, and leaves no entry behind.
     req.cb = cb
     request.start(leader, req, RAFT_COMMAND, index)
-    log.append_commands(r.log, r.current_term, payloads)
+    log.append_commands(lg, r.current_term, payloads)
     if r.io.defer is None:
         rv = replicate.trigger(r, index)
     else:
-        rv = replicate.defer(r, leader, index, payloads)
+        rv = calls.defer(r, payloads)
+        if rv != 0:
+            calls.io_errmsg(r)
+        elif leader.deferred_index == 0:
+            leader.deferred_index = index  # replicate.defer
     if rv != 0 or r.failed:
         return _undo(r, leader, index, rv)
     return 0
@@ -113,7 +131,7 @@ def _payloads(bufs: Sequence[Buffer], n: int) -> list[bytes] | None:
         if n == 1:
             buf = bufs[0]
             return [buf if type(buf) is bytes else as_bytes(buf)]
-        return [as_bytes(buf) for buf in bufs[:n]]
+        return [buf if type(buf) is bytes else as_bytes(buf) for buf in bufs[:n]]
     except (TypeError, ValueError, LookupError, BufferError):
         return None
 
@@ -226,8 +244,9 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
 
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
     of raft_configuration_add (RAFT_BADID, RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS, RAFT_INVALID), that of
-    io.check_address (RAFT_INVALID with io_uv, for an address that no server can be reached at), RAFT_INVALID (`req` is
-    not a RaftChange), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h, dissertation 4.1.
+    io.check_address (RAFT_INVALID with io_uv, for an address that no server can be reached at), RAFT_DUPLICATEADDRESS
+    where io.same_address finds another spelling of a member's, RAFT_INVALID (`req` is not a RaftChange), RAFT_SHUTDOWN
+    as raft_apply, codes of io.append. Source: raft.h, dissertation 4.1.
     """
     return calls.public(r, lambda: _add(r, req, id, address, cb))
 
@@ -248,6 +267,9 @@ def _add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change
     if rv != 0 or r.failed:
         # C: client.c:raft_add commits any text, and where it leads nowhere that shows much later, if at all.
         return convert.final_code(r, rv)
+    if calls.twin(r, address, r.configuration.servers) is not None or r.failed:
+        # C: client.c:raft_add compares texts: a server under two ids is a member that never answers.
+        return convert.final_code(r, RAFT_DUPLICATEADDRESS)
     return _submit_change(r, req, conf, 0, cb)
 
 

@@ -84,7 +84,7 @@ def is_address(address: object) -> bool:
 
 
 def check(c: RaftConfiguration) -> int:
-    """Return why `c`, whose servers anybody may have put there, is none: RAFT_INVALID if it is empty or holds anything
+    """Look through `c`, whose servers anybody may have put there. Return RAFT_INVALID if it is empty or holds anything
     but servers, else the code with which raft_configuration_add would have refused one; 0 if it is in order.
     """
     fresh = RaftConfiguration()

@@ -52,6 +52,7 @@ def set_state(r: Raft, new_state: int) -> None:
     if r.tracer.enabled:
         trace(r.tracer, f"{STATE_NAMES[old_state]} -> {STATE_NAMES[new_state]}, term {r.current_term}")
     r.state = new_state
+    r.counts.accepted = notice.accepted(r)
     r.follower_state = FollowerState() if new_state == RAFT_FOLLOWER else None
     r.candidate_state = CandidateState() if new_state == RAFT_CANDIDATE else None
     r.leader_state = LeaderState() if new_state == RAFT_LEADER else None
@@ -167,6 +168,7 @@ def to_unavailable(r: Raft) -> None:
 def cease(r: Raft) -> None:
     """Be unavailable at once, without a look at what was under way: whoever has to be called back is the caller's."""
     r.state = RAFT_UNAVAILABLE
+    r.counts.accepted = notice.accepted(r)
     r.follower_state = r.candidate_state = r.leader_state = None
     r.transfer = None
     # If this comes inside fsm.apply, nothing follows what is being applied.

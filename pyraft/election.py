@@ -21,6 +21,7 @@ from pyraft.types import (
     RAFT_LEADER,
     RAFT_VOTER,
     RaftConfiguration,
+    RaftMessage,
     RaftRequestVote,
     RaftServer,
 )
@@ -96,7 +97,7 @@ def _request_vote(r: Raft, candidate: CandidateState, server: RaftServer) -> Non
     args.last_log_term = log.term_of(r.log, r.last_stored)
     args.disrupt_leader = candidate.disrupt_leader
     args.pre_vote = candidate.in_pre_vote
-    message = messages.to(server.id, server.address, RAFT_IO_REQUEST_VOTE)
+    message = RaftMessage(RAFT_IO_REQUEST_VOTE, server.id, server.address)
     message.request_vote = args
     rv = messages.send(r, message)
     if rv != 0 and r.tracer.enabled:
@@ -134,7 +135,7 @@ def is_only_voter(r: Raft) -> bool:
 
 
 def may_stand(r: Raft) -> bool:
-    """Return whether this server may be a candidate: a voter, or one that is to be none any more (4.2.2).
+    """Return whether this server may be a candidate: a voter, or one that is about to lose its vote (4.2.2).
 
     C: tick.c:tickFollower never lets the latter stand. If the entry that takes its vote has reached nobody else, then
     the others may need it to lead once more: its log is longer, so it withholds its vote from them.
@@ -191,8 +192,8 @@ def vote(r: Raft, args: RaftRequestVote) -> tuple[int, bool]:
         # C: election.c:electionVote withholds this vote for ever. If the entry that makes us a voter has reached
         # nobody but the candidate, it may need our vote to hand that out; it knows whose votes count (4.1). To yield
         # loses nothing: what follows are the rules for any vote, and our log has all that we acknowledged. An entry in
-        # it that removes us takes nothing away: with the log up to there we should vote, and for more candidates. Of a
-        # server that is not a member by its log nobody can say that: there may be none any more, so it never yields.
+        # it that removes us takes nothing away: with the log up to there we should vote, and for more candidates. A
+        # server that is not a member by its log never yields: its acknowledgements may be gone with a former directory.
         count_refusal(r)
         if not is_member(r):
             notice.withholds(r, args.candidate_id)

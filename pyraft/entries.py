@@ -75,14 +75,24 @@ class EntryBatch:
     It reads as a sequence of RaftEntry, made on access. The columns spare an object per entry in the log, in messages
     and on the way to the disk; the collector has nothing to visit in them. Never mutate one that was handed over.
     It is registered as a Sequence, not derived: a compiled class must not have an interpreted base.
+
+    `head` and `body` are for implementations of RaftIo: the batch in their own encoding, once one of them has made it
+    for a file or a message, so that others need not make it again. None before; slices of a batch have none.
+
+    `alike` is a note of theirs, too: if several entries are all commands of one term with payloads of one length, which
+    is common, it is that length, and nobody needs to look at each of them again. -1 where nobody has looked, or it is
+    not so.
     """
 
-    __slots__ = ("bufs", "terms", "types")
+    __slots__ = ("alike", "body", "bufs", "head", "terms", "types")
 
     def __init__(self, terms: list[int], types: list[int], bufs: list[bytes]) -> None:
         self.terms = terms
         self.types = types
         self.bufs = bufs
+        self.alike = -1
+        self.head: bytes | None = None
+        self.body: bytes | None = None
 
     @staticmethod
     def of(entries: "Entries", n: int) -> "EntryBatch":

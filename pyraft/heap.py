@@ -33,8 +33,16 @@ class RaftHeap:
         self.aligned_free: Callable[[Any, int, Memory], None] = _aligned_free
 
 
-def _malloc(data: Any, size: int) -> Memory:
-    return bytearray(size)
+def _zeros(size: int) -> bytearray | None:
+    """Return so many bytes; None where there are fewer, and for a size below 0."""
+    try:
+        return bytearray(size)
+    except (MemoryError, OverflowError, ValueError):
+        return None
+
+
+def _malloc(data: Any, size: int) -> Memory | None:
+    return _zeros(size)
 
 
 def _free(data: Any, ptr: Memory) -> None:
@@ -42,22 +50,25 @@ def _free(data: Any, ptr: Memory) -> None:
 
 
 def _calloc(data: Any, nmemb: int, size: int) -> Memory | None:
-    return bytearray(nmemb * size)
+    return _zeros(nmemb * size) if nmemb >= 0 and size >= 0 else None
 
 
 def _realloc(data: Any, ptr: Memory | None, size: int) -> Memory | None:
-    fresh = bytearray(size)
-    if ptr is not None:
+    fresh = _zeros(size)
+    if ptr is not None and fresh is not None:
         kept = min(size, len(ptr))
         fresh[:kept] = ptr[:kept]
     return fresh
 
 
 def _aligned_alloc(data: Any, alignment: int, size: int) -> Memory | None:
-    if alignment > mmap.PAGESIZE or size == 0:
+    if alignment > mmap.PAGESIZE or size <= 0:
         return None
-    # Private: a forked child must not be able to change what its parent is writing to the disk.
-    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:size]
+    try:
+        # Private: a forked child must not be able to change what its parent is writing to the disk.
+        return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))[:size]
+    except (OSError, MemoryError, OverflowError, ValueError):
+        return None
 
 
 def _aligned_free(data: Any, alignment: int, ptr: Memory) -> None:

@@ -18,7 +18,8 @@ from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, Ra
 MAX_ENTRIES: Final = 65536
 """Entries in one message or one write where there is a choice: a quarter of what a reader of segments takes."""
 
-_HEADER_SIZE: Final = 16
+HEADER_SIZE: Final = 16
+"""Bytes that an entry takes on the wire besides its payload."""
 _COMPACT_MIN: Final = 1024
 _FITTING_STEP: Final = 1024
 
@@ -162,9 +163,9 @@ def reaching(lg: RaftLog, index: int, first: int, max_bytes: int, max_entries: i
     bufs = lg.bufs
     slot = index - lg.base - 1
     least = max(first, lg.offset + 1, index + 1 - max_entries) - lg.base - 1
-    total = len(bufs[slot]) + _HEADER_SIZE
+    total = len(bufs[slot]) + HEADER_SIZE
     while slot > least:
-        total += len(bufs[slot - 1]) + _HEADER_SIZE
+        total += len(bufs[slot - 1]) + HEADER_SIZE
         if 0 < max_bytes < total:
             break
         slot -= 1
@@ -173,7 +174,13 @@ def reaching(lg: RaftLog, index: int, first: int, max_bytes: int, max_entries: i
 
 def weight(bufs: list[bytes]) -> int:
     """Return the bytes that entries with these payloads take on the wire, their headers included."""
-    return sum(map(len, bufs)) + _HEADER_SIZE * len(bufs)
+    return sum(map(len, bufs)) + HEADER_SIZE * len(bufs)
+
+
+def weight_of(batch: EntryBatch) -> int:
+    """Return `weight` of the entries of a batch, without a look at each where they are known to be alike."""
+    alike = batch.alike
+    return (alike + HEADER_SIZE) * len(batch.bufs) if alike >= 0 else weight(batch.bufs)
 
 
 def _fitting(bufs: list[bytes], slot: int, end: int, max_bytes: int) -> int:
@@ -184,10 +191,10 @@ def _fitting(bufs: list[bytes], slot: int, end: int, max_bytes: int) -> int:
         step = bufs[slot : min(end, slot + _FITTING_STEP)]
         size = weight(step)
         if total + size > max_bytes:
-            total += len(bufs[slot]) + _HEADER_SIZE
+            total += len(bufs[slot]) + HEADER_SIZE
             while total <= max_bytes:
                 slot += 1
-                total += len(bufs[slot]) + _HEADER_SIZE
+                total += len(bufs[slot]) + HEADER_SIZE
             return max(slot, first + 1)
         total += size
         slot += len(step)

@@ -8,9 +8,10 @@ entry that cannot be decoded.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from pyraft import calls, configuration, log, messages, notice, request
-from pyraft.errors import RAFT_CANTCHANGE, errmsg_wrap, raft_strerror
+from pyraft.errors import RAFT_CANTCHANGE, RAFT_SHUTDOWN, errmsg_wrap, raft_strerror
 from pyraft.state import LeaderState, Raft
 from pyraft.types import (
     RAFT_CHANGE,
@@ -18,9 +19,13 @@ from pyraft.types import (
     RaftConfiguration,
     RaftEntry,
     RaftIoSend,
+    RaftMessage,
     RaftTimeoutNow,
     RaftTransfer,
 )
+
+DROP: Final = -(1 << 62)
+"""In place of a code, and like none: the message that is being handled is dropped, and that is logged."""
 
 
 def can_change_configuration(r: Raft) -> int:
@@ -61,6 +66,26 @@ def fetch_last_committed_configuration(r: Raft) -> tuple[int, RaftConfiguration]
         return rv, conf
     assert r.configuration_last_snapshot.servers
     return 0, configuration.copy(r.configuration_last_snapshot)
+
+
+def knows(r: Raft, id: int) -> bool:
+    """Return whether server `id` may be a member: it is one, it was before the last change, or nobody is known yet."""
+    if not r.configuration.servers or configuration.get(r.configuration, id) is not None:
+        return True
+    if r.configuration_uncommitted_index == 0:
+        return False
+    rv, conf = fetch_last_committed_configuration(r)
+    return rv != 0 or not conf.servers or configuration.get(conf, id) is not None
+
+
+def refute(r: Raft, id: int, text: str) -> int:
+    """Return what to do about a leader's message that cannot be true, as `text` says.
+
+    RAFT_SHUTDOWN for a member's: a cluster with a member that is wrong must not go on. DROP for a stranger's, as nobody
+    has to believe that.
+    """
+    r.errmsg = text
+    return RAFT_SHUTDOWN if knows(r, id) else DROP
 
 
 def update_catch_up_round(r: Raft, leader: LeaderState) -> bool:
@@ -116,16 +141,25 @@ def tell(r: Raft) -> None:
     """
     if r.io.configured is None:
         return
-    if r.told is r.configuration and r.told_uncommitted_index == r.configuration_uncommitted_index:
+    removed = r.said.removed
+    if (
+        r.told is r.configuration
+        and r.told_uncommitted_index == r.configuration_uncommitted_index
+        and r.told_removed == removed
+    ):
         return
     r.told = r.configuration
     r.told_uncommitted_index = r.configuration_uncommitted_index
+    r.told_removed = removed
     servers = list(r.configuration.servers)
     if r.configuration_uncommitted_index != 0 and r.configuration_committed_index != 0:
         # 4.1: a configuration that is not committed may be rolled back.
         rv, before = fetch_last_committed_configuration(r)
         if rv == 0:
             servers += [s for s in before.servers if configuration.get(r.configuration, s.id) is None]
+    if removed:
+        # It may not have stored the entry that has removed it (see removal).
+        servers = [server for server in servers if server.id != r.id]
     calls.configured(r, servers)
 
 
@@ -151,7 +185,7 @@ def transfer_start(r: Raft) -> int:
     args.term = r.current_term
     args.last_log_index = log.last_index(r.log)
     args.last_log_term = log.last_term(r.log)
-    message = messages.to(server.id, server.address, RAFT_IO_TIMEOUT_NOW)
+    message = RaftMessage(RAFT_IO_TIMEOUT_NOW, server.id, server.address)
     message.timeout_now = args
     req.send = RaftIoSend()
     rv = messages.send(r, message, req.send)

@@ -1,8 +1,7 @@
-"""Messages on their way out: how they are made, and how those are sent of whose sending nothing more is heard.
+"""Messages on their way out of whose sending nothing more is heard.
 
-Duty: `to` makes a message for a server, to which the caller adds the member that its type says. `send` hands it to the
-I/O; replies, vote requests and TimeoutNow use it. AppendEntries and InstallSnapshot have requests of their own, in
-replicate, since the leader has to know how their sending ended.
+Duty: `send` hands a message to the I/O; replies, vote requests and TimeoutNow use it. AppendEntries and InstallSnapshot
+have requests of their own, in replicate, since the leader has to know how their sending ended.
 
 Failure modes: the code of io.send is returned and raft_errmsg left to the caller; a failure that comes later means
 nothing, as whoever needs the message asks again.
@@ -11,15 +10,6 @@ nothing, as whoever needs the message asks again.
 from pyraft import calls
 from pyraft.state import Raft
 from pyraft.types import RaftIoSend, RaftMessage
-
-
-def to(id: int, address: str, type: int) -> RaftMessage:
-    """Return a message of this RAFT_IO_… type for server `id`, without its contents."""
-    message = RaftMessage()
-    message.type = type
-    message.server_id = id
-    message.server_address = address
-    return message
 
 
 def send(r: Raft, message: RaftMessage, req: RaftIoSend | None = None) -> int:

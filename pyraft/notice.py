@@ -13,7 +13,7 @@ Failure modes: none; what logging raises is logging's own matter.
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, quorum
+from pyraft import calls, configuration, log, quorum
 from pyraft.errors import RAFT_NOTLEADER, errmsg_cut, raft_strerror
 from pyraft.state import Raft, RaftProgress
 from pyraft.tracing import TRACE_ERROR, TRACE_INFO, TRACE_WARN, trace
@@ -143,6 +143,14 @@ def follows(r: Raft, id: int, address: str) -> None:
     r.counts.leaders += 1
     said.removed = said.waits = False
     info(r, f"{_name(id, address)} leads since term {r.current_term}")
+
+
+def accepted(r: Raft) -> int:
+    """Return how many entries this server has put into its log as a leader, so far."""
+    leader = r.leader_state
+    if leader is None or leader.first_index == 0:
+        return r.counts.accepted
+    return r.counts.accepted + max(0, log.last_index(r.log) + 1 - leader.first_index)
 
 
 def leads_no_more(r: Raft) -> None:

@@ -140,21 +140,27 @@ def sent(p: RaftProgress, prev_index: int, next_index: int, n_bytes: int) -> Non
 
     They weigh `n_bytes`.
     """
-    if prev_index != p.streamed_index:
-        p.streamed_index = prev_index
-        p.streamed = 0
-    p.streamed += 1
+    count(p, prev_index)
     p.next_index = next_index
     if n_bytes > 0:
         p.inflight.append((next_index - 1, n_bytes))
         p.inflight_bytes += n_bytes
 
 
-def _was_streamed(p: RaftProgress, rejected: int) -> bool:
-    """Return whether a rejection of index `rejected` answers a message of PIPELINE. Answers come in order."""
-    if rejected != p.streamed_index or p.streamed == 0:
-        # The answers to earlier ones have been lost.
+def count(p: RaftProgress, prev_index: int) -> None:
+    """Note that one more message with this predecessor is under way."""
+    if prev_index != p.streamed_index:
+        p.streamed_index = prev_index
         p.streamed = 0
+    p.streamed += 1
+
+
+def _was_streamed(p: RaftProgress, rejected: int) -> bool:
+    """Return whether a rejection of index `rejected` is of a message that `count` has noted. Answers come in order."""
+    if rejected != p.streamed_index or p.streamed == 0:
+        if p.state != PROGRESS__PROBE:
+            # The answers to earlier ones have been lost. Where one probes this may answer what was sent before them.
+            p.streamed = 0
         return False
     p.streamed -= 1
     return True
@@ -197,8 +203,8 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     was_streamed = _was_streamed(p, rejected)
     if p.state == PROGRESS__SNAPSHOT:
         # C: progress.c:progressMaybeDecrement takes the rejection of a heartbeat that was sent before the snapshot,
-        # with its last entry as the predecessor, for a rejection of the snapshot (B48). Of a heartbeat in PROBE it is
-        # taken so here, too: then the snapshot is sent again, once for each that was under way.
+        # with its last entry as the predecessor, for a rejection of the snapshot (B48). Then it is sent again, once for
+        # each of them that was under way.
         if rejected != p.snapshot_index or was_streamed:
             return False
         abort_snapshot(p)

@@ -7,7 +7,8 @@ It also rejects messages of our former terms in the name of this one, whatever i
 
 Rule: as long as a server has not announced it, every message to it ends at or behind index `reach`: an entry of ours
 that this server has been without at some moment of this term, at first our first one of this term, then any that it
-has refused as a predecessor of a message of this term (`has_to_ask`), unless it may have compacted it (`step_back`).
+has refused as a predecessor of a message of this term (`has_to_ask`), unless it may have compacted it (`step_back`),
+or the one behind the end of its log, if that comes before: it tells that with its refusal.
 
 Failure modes: some messages do not reach so far for certain: heartbeats of a leader without an entry of its term, the
 only voter; short ones to one of ours whose place a C server takes; and those behind an index that it was believed to be
@@ -20,10 +21,7 @@ from typing import Final
 from pyraft import configuration, flags, log, progress
 from pyraft.progress import PROGRESS__PROBE
 from pyraft.state import LeaderState, Raft, RaftProgress
-from pyraft.types import RaftConfiguration
-
-NOBODYS: Final = (1 << 64) - (1 << 32)
-"""From this index on nobody has an entry."""
+from pyraft.types import NOBODYS, RaftConfiguration
 
 _FENCES: Final = 1 << 12
 """So many questions are told apart in a term."""
@@ -49,6 +47,11 @@ def reach(leader: LeaderState, p: RaftProgress) -> int:
 def nobodys_index(r: Raft, p: RaftProgress) -> int:
     """Return an index at which nobody has an entry: another one in each term, and behind each row of short messages."""
     return NOBODYS + r.current_term % (1 << 20) * _FENCES + p.fence % _FENCES
+
+
+def is_nobodys(r: Raft, index: int) -> bool:
+    """Return whether `index` is one of those, and none of our log: a log may begin near 2^64."""
+    return index >= NOBODYS and not r.log.offset <= index <= log.last_index(r.log)
 
 
 def ask(r: Raft, p: RaftProgress, now: int) -> int:
@@ -106,7 +109,8 @@ def is_fenced(r: Raft, p: RaftProgress, rejected: int) -> bool:
     return True
 
 
-def _carries_announcements(r: Raft) -> bool:
+def carries_announcements(r: Raft) -> bool:
+    """Return whether our I/O carries the words of servers of this project to each other."""
     return flags.is_set(r.io.features, flags.PROVEN_ANSWERS)
 
 
@@ -116,7 +120,7 @@ def names_nobody(r: Raft, p: RaftProgress) -> bool:
     C: recv_append_entries.c:recvAppendEntries rejects index 0 if there is no previous entry, which reads as a success,
     in its own term, and for all that its log holds, when the message is of an older one (B48 says to name none).
     """
-    return not is_announced(p) and _carries_announcements(r)
+    return not is_announced(p) and carries_announcements(r)
 
 
 def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
@@ -178,7 +182,7 @@ def sent(r: Raft, leader: LeaderState, p: RaftProgress, end: int) -> None:
     """
     if end >= leader.first_index or is_announced(p):
         return
-    if (end == 0 or end >= log.last_index(r.log)) and not _carries_announcements(r):
+    if (end == 0 or end >= log.last_index(r.log)) and not carries_announcements(r):
         return
     p.short = _next_question(p)
     if end < reach(leader, p):
@@ -232,15 +236,18 @@ def rebuild(r: Raft, leader: LeaderState, old: RaftConfiguration, new: RaftConfi
             _loosen(p)
 
 
-def rejected(r: Raft, leader: LeaderState, p: RaftProgress, index: int) -> None:
-    """Take note that a server did not have our entry `index`, if that is certain.
+def rejected(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: int) -> None:
+    """Take note that a server did not have our entry `index`, nor any behind `last`, if that is certain.
 
-    Only of what it was asked last: an old rejection may be of what it has compacted (step_back).
+    Only of what it was asked last: an old rejection may be of what it has compacted (step_back). Its log may go on
+    behind `last` with what it is still writing for an older leader. Such an entry is believed to be lacking, as one
+    that it has compacted is; answers to short messages count for nothing all the same. Without this the search went
+    down through all that the server lacks, message by message, each after a heartbeat interval and in vain.
     """
     if p.state != PROGRESS__PROBE or index != p.next_index - 1:
         return
     if is_announced(p) or p.sure:
-        p.lacking = min(reach(leader, p), index)
+        p.lacking = min(reach(leader, p), index, last + 1)
 
 
 def shown(leader: LeaderState, p: RaftProgress, last: int) -> int:

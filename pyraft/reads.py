@@ -18,7 +18,15 @@ from typing import Final, TypeAlias
 from pyraft import calls, configuration, election, flags, log, messages, proof, quorum
 from pyraft.errors import RAFT_LEADERSHIPLOST, RAFT_SHUTDOWN
 from pyraft.state import LeaderState, Raft, RaftProgress
-from pyraft.types import RAFT_IO_APPEND_ENTRIES, RAFT_VOTER, RaftAppendEntries, RaftReadIndex, no_entries
+from pyraft.types import (
+    RAFT_IO_APPEND_ENTRIES,
+    RAFT_VOTER,
+    RaftAppendEntries,
+    RaftBarrier,
+    RaftMessage,
+    RaftReadIndex,
+    no_entries,
+)
 
 MAX_NUMBER: Final = (1 << 31) - 1
 """The last number of a term: a message has 31 bits for it. Reads behind it take barriers."""
@@ -30,6 +38,17 @@ SLICE_MSECS: Final = 10
 
 _PATIENCE: Final = 2
 """After so many ticks a round tries a barrier too, if that reaches voters whom its questions do not."""
+
+
+class ReadBarrier(RaftBarrier):
+    """A barrier in the place of questions, for round `number` of reads."""
+
+    __slots__ = ("number", "raft")
+
+    def __init__(self, raft: Raft, number: int) -> None:
+        super().__init__()
+        self.raft = raft
+        self.number = number
 
 
 def ask(r: Raft, leader: LeaderState, req: RaftReadIndex) -> bool:
@@ -125,8 +144,8 @@ def deliver(r: Raft, leader: LeaderState) -> None:
     With an io.later, if that takes long, a part in each turn of the loop.
     """
     reads = leader.reads
-    if reads.delivering:
-        # A callback has got here: its caller goes on.
+    if reads.delivering or r.apply.owed:
+        # A callback has got here: its caller goes on, in the second case behind the callbacks of commands.
         return
     reads.delivering = True
     began = 0 if r.io.later is None else calls.now(r)
@@ -228,7 +247,7 @@ def _send_questions(r: Raft, leader: LeaderState) -> None:
         args.term = r.current_term
         args.entries = no_entries()
         args.question = number
-        message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
+        message = RaftMessage(RAFT_IO_APPEND_ENTRIES, server.id, server.address)
         message.append_entries = args
         if messages.send(r, message) == 0:
             p.questions += 1

@@ -15,10 +15,10 @@ no leader can be elected without this server's vote, `waiting` says so: nobody c
 
 import logging
 
-from pyraft import calls, log, proof, snapshot, term
+from pyraft import calls, log, snapshot, term
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_INFO, trace
-from pyraft.types import RaftAppendEntries
+from pyraft.types import NOBODYS, RaftAppendEntries
 
 _logger = logging.getLogger("pyraft")
 
@@ -92,7 +92,7 @@ def meets(r: Raft) -> int:
 def heard(r: Raft, args: RaftAppendEntries) -> None:
     """Take note of an AppendEntries of the current term, before it is looked at."""
     end = args.prev_log_index + len(args.entries)
-    if r.recovery_end == 0 and end < proof.NOBODYS and (args.whole or not args.entries):
+    if r.recovery_end == 0 and end < NOBODYS and (args.whole or not args.entries):
         r.recovery_end = end  # 0, which shows nothing, beside a snapshot (B48).
     r.recovery_told = False
 
@@ -130,7 +130,7 @@ def stored(r: Raft) -> int:
 
 def rejected(r: Raft, args: RaftAppendEntries) -> int:
     """Take note of an AppendEntries that did not match; return 0 or the code of io.set_term."""
-    if args.prev_log_index >= proof.NOBODYS:
+    if args.prev_log_index >= NOBODYS:
         return 0
     if r.filling or snapshot.is_installing(r):
         # Nobody takes the rejections of a new server for old ones.

@@ -69,7 +69,10 @@ def recv_cb(io: RaftIo, message: RaftMessage) -> None:
             _doubt(r, message, problem)
             return
         rv = _dispatch(r, message)
-    if rv not in (0, RAFT_NOCONNECTION):
+    if rv == membership.DROP:
+        problem, r.errmsg = r.errmsg, ""
+        _doubt(r, message, f"its sender is not a member, and {problem}")
+    elif rv not in (0, RAFT_NOCONNECTION):
         if r.tracer.enabled:
             trace(r.tracer, f"{MESSAGE_NAMES.get(message.type)}: {raft_strerror(rv)}, stop", TRACE_WARN)
         convert.to_unavailable(r)
@@ -81,7 +84,8 @@ def recv_cb(io: RaftIo, message: RaftMessage) -> None:
         assert follower is not None
         if follower.current_leader.id == transfer.id:
             membership.transfer_close(r)
-    convert.stop_if_failed(r)
+    if r.failed:
+        convert.stop_if_failed(r)
 
 
 def _doubt(r: Raft, message: RaftMessage, problem: str) -> None:

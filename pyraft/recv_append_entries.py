@@ -5,7 +5,7 @@ stored. Failure modes: an older term is answered with a rejection; codes of `acc
 end in UNAVAILABLE.
 """
 
-from pyraft import accept, convert, log, recovering, reply, snapshot, term
+from pyraft import accept, convert, log, membership, recovering, reply, snapshot, term
 from pyraft.errors import RAFT_SHUTDOWN
 from pyraft.state import Raft
 from pyraft.types import RAFT_CANDIDATE, RAFT_LEADER, RaftAppendEntries
@@ -13,6 +13,7 @@ from pyraft.types import RAFT_CANDIDATE, RAFT_LEADER, RaftAppendEntries
 
 def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     """Process an AppendEntries from server `id`."""
+    args.refused = args.partial
     rv, match = term.ensure_matching(r, args.term)
     if rv != 0:
         return rv
@@ -31,6 +32,8 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     if snapshot.is_installing(r) and len(args.entries) > 0:
         return 0
     rv, later, rejected = accept.entries(r, args)
+    if rv == 0 and rejected == 0:
+        args.refused = False
     if rv == 0 and r.recovering:
         rv = recovering.rejected(r, args) if rejected != 0 else recovering.accepted(r, args)
     if rv != 0 or later:
@@ -44,14 +47,21 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
 
 
 def follow(r: Raft, id: int, address: str) -> int:
-    """Recognise server `id` as the leader of the current term (3.4); RAFT_SHUTDOWN if that is us."""
+    """Recognise server `id` as the leader of the current term (3.4).
+
+    RAFT_SHUTDOWN if that is us; membership.DROP if somebody leads it already, and `id` is not a member.
+    """
     if r.state == RAFT_LEADER:
-        # C: recv_append_entries.c:recvAppendEntries asserts. It takes two servers with one ID to get here.
-        r.errmsg = f"server {id} leads term {r.current_term} as well"
-        return RAFT_SHUTDOWN
+        # C: recv_append_entries.c:recvAppendEntries asserts. It takes a stranger, or two servers with one ID.
+        return membership.refute(r, id, f"server {id} leads term {r.current_term} as well")
     if r.state == RAFT_CANDIDATE:
         convert.to_follower(r)
     if r.follower_state is not None:
+        leader = r.follower_state.current_leader.id
+        if leader not in (0, id) and not membership.knows(r, id):
+            # 3.6.3, Election Safety: there is one leader in a term.
+            r.errmsg = f"server {leader} leads term {r.current_term}"
+            return membership.DROP
         term.update_leader(r, id, address)
         return recovering.meets(r) if r.filling else 0
     return RAFT_SHUTDOWN

@@ -55,7 +55,7 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
             replicate.carry_out_reads(r)
         return 0
     proof.answered(p, result.features)
-    if result.rejected >= proof.NOBODYS and result.rejected > log.last_index(r.log):
+    if proof.is_nobodys(r, result.rejected):
         proof.is_fenced(r, p, result.rejected)
         if p.state != PROGRESS__SNAPSHOT:
             return 0
@@ -97,7 +97,7 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
     last = min(result.last_log_index, log.last_index(r.log))
     match_index = p.match_index
     if p.state != PROGRESS__SNAPSHOT:
-        proof.rejected(r, leader, p, result.rejected)
+        proof.rejected(r, leader, p, result.rejected, last)
     if progress.denies(p, result.rejected, last):
         server = r.configuration.servers[i]
         has = f"its log ends with {result.last_log_index}, it had {match_index}"

@@ -1,8 +1,8 @@
 """The InstallSnapshot RPC at its receiver (figure 5.3).
 
 Happy path: as for AppendEntries, then `snapshot.install`; the answer, an AppendEntriesResult, comes when the state
-machine is restored. Failure modes: an older term is answered with a rejection; RAFT_BUSY, without an answer, while
-another snapshot is being taken or installed.
+machine is restored, or when all that the snapshot stands for is stored as entries. Failure modes: an older term is
+answered with a rejection; RAFT_BUSY, without an answer, while another snapshot is being taken or installed.
 """
 
 from pyraft import log, recv_append_entries, reply, snapshot, term

@@ -6,7 +6,7 @@ Failure modes: refusals are answered too; codes of the stores and of io.send are
 
 from pyraft import calls, election, log, messages, removal, snapshot, term
 from pyraft.state import Raft
-from pyraft.types import RAFT_IO_REQUEST_VOTE_RESULT, RaftRequestVote, RaftRequestVoteResult
+from pyraft.types import RAFT_IO_REQUEST_VOTE_RESULT, RaftMessage, RaftRequestVote, RaftRequestVoteResult
 
 
 def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
@@ -20,7 +20,7 @@ def handle(r: Raft, id: int, address: str, args: RaftRequestVote) -> int:
     result.vote_granted = granted
     result.pre_vote = args.pre_vote
     result.no_member = not granted and removal.is_stranger(r, id)
-    message = messages.to(id, address, RAFT_IO_REQUEST_VOTE_RESULT)
+    message = RaftMessage(RAFT_IO_REQUEST_VOTE_RESULT, id, address)
     message.request_vote_result = result
     rv = messages.send(r, message)
     if rv != 0:

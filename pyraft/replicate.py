@@ -24,7 +24,6 @@ from pyraft import (
     election,
     log,
     membership,
-    messages,
     notice,
     progress,
     proof,
@@ -52,6 +51,7 @@ from pyraft.types import (
     RaftInstallSnapshot,
     RaftIoSend,
     RaftIoSnapshotGet,
+    RaftMessage,
     RaftServer,
     RaftSnapshot,
     no_entries,
@@ -140,12 +140,13 @@ def flush(r: Raft) -> None:
     leader = r.leader_state
     if leader is None or leader.deferred_index == 0:
         return
+    lg = r.log
     # Callbacks of a write that completes inside the call may defer, flush, and end the leadership.
-    while 0 < leader.deferred_index <= log.last_index(r.log):
+    while 0 < leader.deferred_index <= lg.base + len(lg.bufs):
         index = leader.deferred_index
-        entries = log.acquire(r.log, index, r.max_append_bytes, log.MAX_ENTRIES)
+        entries = log.acquire(lg, index, r.max_append_bytes, log.MAX_ENTRIES)
         following = index + len(entries.bufs)
-        leader.deferred_index = following if following <= log.last_index(r.log) else 0
+        leader.deferred_index = following if following <= lg.base + len(lg.bufs) else 0
         rv = _append(r, index, entries)
         if rv != 0:
             notice.not_stored(r, index)
@@ -161,8 +162,11 @@ def flush_turn(r: Raft) -> None:
     if r.inside:
         calls.abandoned(r)
     flush(r)
-    carry_out_reads(r)
-    convert.stop_if_failed(r)
+    leader = r.leader_state
+    if leader is not None and leader.reads.waiting:
+        carry_out_reads(r)
+    if r.failed:
+        convert.stop_if_failed(r)
 
 
 def _append(r: Raft, index: int, entries: EntryBatch) -> int:
@@ -270,14 +274,15 @@ def _ask(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
 
 def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppendEntries) -> int:
     """Send what `stream.message` has made, as _send_pipeline would."""
-    message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
+    message = RaftMessage(RAFT_IO_APPEND_ENTRIES, server.id, server.address)
     message.append_entries = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv == 0:
         stream.sent(p, args, now)
     elif rv == RAFT_TOOBIG and len(args.entries) > 0:
         return _too_big(r, p, server, now)
-    if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > log.last_index(r.log):
+    lg = r.log
+    if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > lg.base + len(lg.bufs):
         return rv
     # I/O code has submitted more.
     return 0 if progress.window_is_full(p, r.max_inflight_bytes) else _send_pipeline(r, p, server, now)
@@ -311,7 +316,7 @@ def _send_entries(
 
 def _send(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppendEntries) -> int:
     """Send an AppendEntries and, if io.send takes it, note that."""
-    message = messages.to(server.id, server.address, RAFT_IO_APPEND_ENTRIES)
+    message = RaftMessage(RAFT_IO_APPEND_ENTRIES, server.id, server.address)
     message.append_entries = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_entries_cb)
     if rv != 0:
@@ -323,8 +328,12 @@ def _send(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppe
     leader = r.leader_state
     if leader is not None:
         proof.sent(r, leader, p, end)
-    if p.state == PROGRESS__PIPELINE and prev_index <= log.last_index(r.log):
-        progress.sent(p, prev_index, end + 1, log.weight(entries.bufs))
+    if not proof.is_nobodys(r, prev_index):
+        if p.state == PROGRESS__PIPELINE:
+            progress.sent(p, prev_index, end + 1, log.weight_of(entries))
+        elif prev_index > 0 and r.io.features != 0:
+            # Over an I/O without features the snapshot is sent again, as in C.
+            progress.count(p, prev_index)
     p.last_send = now
     return 0
 
@@ -393,7 +402,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     args.conf_index = snapshot.configuration_index
     args.conf = snapshot.configuration
     args.data = snapshot.bufs[0]
-    message = messages.to(server.id, server.address, RAFT_IO_INSTALL_SNAPSHOT)
+    message = RaftMessage(RAFT_IO_INSTALL_SNAPSHOT, server.id, server.address)
     message.install_snapshot = args
     rv = calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb)
     if rv not in (0, RAFT_TOOBIG):
@@ -517,6 +526,7 @@ def carry_out_waiting_change(r: Raft) -> None:
     rv = carry_out_change(r, leader)
     if rv != 0 and leader.change is req:
         leader.change = None
+        r.counts.failed += 1
         calls.fire(r, req, rv)
 
 
@@ -551,23 +561,13 @@ def commit(r: Raft, leader: LeaderState) -> None:
     if r.last_applied != r.commit_index:
         apply.run(r)
     if advanced:
-        carry_out_waiting_change(r)
+        if leader.waiting_change is not None:
+            carry_out_waiting_change(r)
         if leader.reads.waiting:
             carry_out_reads(r)
 
 
 # Reads (6.4).
-
-
-class ReadBarrier(RaftBarrier):
-    """A barrier in the place of questions, for round `number` of reads."""
-
-    __slots__ = ("number", "raft")
-
-    def __init__(self, raft: Raft, number: int) -> None:
-        super().__init__()
-        self.raft = raft
-        self.number = number
 
 
 def carry_out_reads(r: Raft) -> None:
@@ -585,13 +585,13 @@ def carry_out_reads(r: Raft) -> None:
 def append_read_barrier(r: Raft, leader: LeaderState) -> int:
     """Have a barrier confirm the round of reads under way; return the code of io.append, or RAFT_SHUTDOWN."""
     leader.reads.barrier = True
-    rv = submit_barrier(r, leader, ReadBarrier(r, leader.reads.number), read_barrier_cb)
+    rv = submit_barrier(r, leader, reads.ReadBarrier(r, leader.reads.number), read_barrier_cb)
     if rv != 0:
         leader.reads.barrier = False
     return rv
 
 
-def read_barrier_cb(req: ReadBarrier, status: int) -> None:
+def read_barrier_cb(req: reads.ReadBarrier, status: int) -> None:
     """The barrier is applied, and so was committed after the round had begun; or the leadership is over."""
     r = req.raft
     leader = r.leader_state

@@ -6,7 +6,7 @@ failure means nothing, the leader will ask again.
 
 from pyraft import calls, flags, messages
 from pyraft.state import Raft
-from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult
+from pyraft.types import RAFT_IO_APPEND_ENTRIES_RESULT, RaftAppendEntriesResult, RaftIoSend, RaftMessage
 
 
 def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int, question: int = 0) -> int:
@@ -17,9 +17,11 @@ def send(r: Raft, id: int, address: str, rejected: int, last_log_index: int, que
     result.last_log_index = last_log_index
     result.features = flags.DEFAULT_FEATURES | ((flags.PROVEN_ANSWERS | flags.ECHOED_QUESTIONS) & r.io.features)
     result.question = question
-    message = messages.to(id, address, RAFT_IO_APPEND_ENTRIES_RESULT)
+    message = RaftMessage(RAFT_IO_APPEND_ENTRIES_RESULT, id, address)
     message.append_entries_result = result
-    rv = messages.send(r, message)
+    req = RaftIoSend()
+    req.data = r
+    rv = calls.send(r, req, message, messages.send_cb)  # messages.send
     if rv != 0:
         calls.io_errmsg(r)
     return rv

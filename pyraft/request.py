@@ -26,6 +26,7 @@ def refuse(r: Raft) -> int:
     """Set errmsg and return why requests are not taken: RAFT_NOTLEADER, or RAFT_SHUTDOWN in a forked child."""
     if r.forked:
         return calls.closed(r)
+    r.counts.refused += 1
     r.errmsg = notice.not_leader(r)
     return RAFT_NOTLEADER
 
@@ -70,6 +71,8 @@ def discard(leader: LeaderState, index: int) -> bool:
 
 def finish(r: Raft, req: RaftRequest, status: int) -> None:
     """Fire the callback of a request, of any kind, that has come to nothing."""
+    if not isinstance(req, (RaftReadIndex, RaftTransfer)):
+        r.counts.failed += 1
     if req.type == RAFT_COMMAND:
         calls.fire_apply(r, req, status, None)
     elif isinstance(req, RaftReadIndex):
@@ -90,4 +93,5 @@ def fail_all(r: Raft, leader: LeaderState) -> None:
     change = leader.change
     leader.change = None
     if change is not None:
+        r.counts.failed += 1
         calls.fire(r, change, RAFT_LEADERSHIPLOST)

@@ -15,7 +15,14 @@ from typing import Final, TypeVar
 
 from pyraft import apply, calls, configuration, convert, election, log, notice, replicate, request
 from pyraft import start as starting
-from pyraft.errors import RAFT_BADID, RAFT_BUSY, RAFT_INVALID, RAFT_LEADERSHIPLOST, raft_strerror
+from pyraft.errors import (
+    RAFT_BADID,
+    RAFT_BUSY,
+    RAFT_DUPLICATEADDRESS,
+    RAFT_INVALID,
+    RAFT_LEADERSHIPLOST,
+    raft_strerror,
+)
 from pyraft.state import Raft
 from pyraft.tracing import TRACE_WARN, StderrTracer, raft_tracer_maybe_enable, trace
 from pyraft.types import (
@@ -39,7 +46,7 @@ _MAX_APPEND_BYTES: Final = 1 << 20
 _MAX_INFLIGHT_BYTES: Final = 8 << 20
 _VOTE_PATIENCE: Final = 48
 
-_FSM: Final = ("apply", "snapshot", "restore", "snapshot_async", "snapshot_finalize")
+_FSM: Final = ("apply", "apply_batch", "snapshot", "restore", "snapshot_async", "snapshot_finalize")
 
 _logger = logging.getLogger("pyraft")
 
@@ -51,8 +58,8 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
 
     Errors: -1 (a version is 0, or the FSM has snapshot_async and the I/O no async_work; raft_errmsg says which),
     codes of io.init ("io: …"). Ours: RAFT_BUSY (`r` is in use), RAFT_BADID (id below 1 or above 64 bits),
-    RAFT_INVALID (an address that cannot be encoded, fsm.apply is not set, a function of `fsm` that is none or a
-    coroutine function, no RaftIo, no RaftFsm). Source: raft.h.
+    RAFT_INVALID (an address that cannot be encoded, fsm.apply is not set, a function of `fsm` that cannot be
+    called or is a coroutine function, no RaftIo, no RaftFsm). Source: raft.h.
     """
     if r.initialized or r.starting:
         r.errmsg = "already initialized"
@@ -262,8 +269,10 @@ def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, R
         # C: raft.c:raft_bootstrap and raft_recover write it, and no server ever stands (see B51).
         r.errmsg = "the configuration has no voter"
         return RAFT_INVALID
-    for server in conf.servers:
+    for i, server in enumerate(conf.servers):
         rv = calls.check_address(r, server.address)
+        if rv == 0 and (calls.twin(r, server.address, conf.servers[:i]) is not None or r.failed):
+            rv = RAFT_DUPLICATEADDRESS
         if rv != 0:
             r.failed = False
             r.exception = None
@@ -401,7 +410,7 @@ def raft_last_applied(r: Raft) -> raft_index:
 
 
 def raft_voter_contacts(r: Raft) -> int:
-    """Return how many voters, itself included, a leader has heard from lately; -1 if it is none (raft.h).
+    """Return how many voters, itself included, a leader has heard from lately; -1 on other servers (raft.h).
 
     1 at first, then counted once per election timeout.
     """

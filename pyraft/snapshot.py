@@ -13,7 +13,7 @@ snapshot but the FSM refuses it, no new entry can be stored until a retry or a r
 import logging
 from typing import Final
 
-from pyraft import calls, configuration, convert, log, membership, notice, reply, writes
+from pyraft import calls, configuration, convert, log, membership, notice, proof, reply, writes
 from pyraft.errors import RAFT_BUSY, RAFT_INVALID, RAFT_SHUTDOWN, raft_strerror
 from pyraft.state import Raft, RaftInstall
 from pyraft.tracing import TRACE_WARN, trace
@@ -128,7 +128,7 @@ def take(r: Raft) -> int:
     snapshot.term = log.term_of(r.log, r.last_applied)
     if snapshot.term == 0:
         # C: replication.c:takeSnapshot does not look. The last entry that was applied is not here any more if our own
-        # disk has failed to store it, and a snapshot of no term is none. There is another one when it is back.
+        # disk has failed to store it. Nobody could use a snapshot without a term; one is taken when the entry is back.
         return 0
     rv, snapshot.configuration = membership.fetch_last_committed_configuration(r)
     if rv != 0:
@@ -287,18 +287,19 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     if log.snapshot_index(r.log) >= args.last_index:
         # Count this as a third of the allowed refusals: the leader resends after every time-out.
         r.snapshot.refusals += MAX_REFUSALS // 3
-        return 0, False, 0
+        return 0, _owes(r, args), 0
     # C: replication.c:replicationInstallSnapshot takes a higher local term for proof that the entries are here (B9);
     # only the same term is (log matching property, 3.5).
     term = log.term_of(r.log, args.last_index)
     if args.last_term != 0 and term == args.last_term:
-        return 0, False, 0
+        return 0, _owes(r, args), 0
     # An entry that is not here, as our disk failed to store it after the others had committed it, contradicts nothing:
     # the snapshot gives it back.
     if term != 0 and args.last_index <= r.commit_index:
         # C: replication.c:replicationInstallSnapshot would take committed entries back on a liar's word.
-        r.errmsg = f"entry {args.last_index} is committed and contradicts the leader's"
-        return RAFT_SHUTDOWN, True, 0
+        assert r.follower_state is not None
+        text = f"entry {args.last_index} is committed and contradicts the leader's"
+        return membership.refute(r, r.follower_state.current_leader.id, text), True, 0
     snapshot = RaftSnapshot()
     snapshot.index = args.last_index
     snapshot.term = args.last_term
@@ -307,6 +308,7 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     snapshot.bufs = [args.data]
     # C: replication.c:replicationInstallSnapshot forgets the log for good, so that after a failure it claims an index
     # whose content is nowhere (B6).
+    r.snapshot.owed = None
     former = log.restore(r.log, args.last_index, args.last_term)
     req = RaftInstall(r, r.current_term, snapshot, former, r.last_stored)
     r.last_stored = 0
@@ -316,6 +318,32 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
         calls.io_errmsg(r)
         _put_back(r, req)
     return rv, True, args.last_index
+
+
+def _owes(r: Raft, args: RaftInstallSnapshot) -> bool:
+    """Return whether the answer for a snapshot of entries that are here has to wait until they are stored.
+
+    C: recv_install_snapshot.c:recvInstallSnapshot acknowledges what is still being written as well. It is committed
+    without this server, so nothing is lost, but its leader says of it what is not so.
+    """
+    if r.last_stored >= args.last_index or not proof.carries_announcements(r):
+        return False
+    r.snapshot.owed = (r.current_term, args.last_index, args.last_term)
+    return True
+
+
+def answer_if_stored(r: Raft) -> None:
+    """Give the answer that is owed, if the entries are stored now, or gone, as the disk failed to store them."""
+    owed = r.snapshot.owed
+    if owed is None or is_installing(r):
+        return
+    term, index, last_term = owed
+    held = log.snapshot_index(r.log) >= index or log.term_of(r.log, index) == last_term
+    if held and r.last_stored < index and r.current_term == term:
+        return
+    r.snapshot.owed = None
+    if r.current_term == term and r.follower_state is not None:
+        reply.send_to_leader(r, 0 if held else index, index if held else r.last_stored)
 
 
 def install_cb(req: RaftInstall, status: int) -> None:

@@ -94,7 +94,7 @@ class RaftProgress:
     refused something last, and `passes`: how often its log has been stepped back through in vain.
     `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
     see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
-    `streamed` (ours) counts the messages of PIPELINE with the predecessor `streamed_index` that have no answer yet.
+    `streamed` (ours) counts the messages with the predecessor `streamed_index` that have no answer yet.
     `silent` (ours) says that the log has been told that it does not answer. `snapshot_sent`, `snapshot_beat` and
     `snapshot_doubt` (ours) are times, -1 for none: when the snapshot was sent, the first heartbeat after it, and when
     the last rejection came that may be the snapshot's (progress.snapshot_was_refused).
@@ -259,7 +259,9 @@ class RaftWrite(RaftIoAppend):
     __slots__ = ("entries", "index", "raft", "standing")
 
     def __init__(self, raft: "Raft", index: int, entries: EntryBatch, may_wait: bool) -> None:
-        super().__init__()
+        # RaftIoAppend's, without its call, as this is done for each write.
+        self.data = None
+        self.cb = UNSET
         self.may_wait = may_wait
         self.raft = raft
         self.index = index
@@ -296,11 +298,13 @@ class SnapshotState:
     counts the messages rejected in a row because our snapshot has replaced the entry before theirs. `problem` (ours) is
     the failure that was logged last, empty after a success. `replacing` (ours): the first entry, in our own snapshot
     that is being stored, that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the
-    disk's log then.
+    disk's log then. `owed` (ours) is the answer to a leader's snapshot whose entries are here, but not stored yet:
+    (our term, last index, its term).
     """
 
     __slots__ = (
         "afterwards",
+        "owed",
         "pending",
         "problem",
         "put",
@@ -317,6 +321,7 @@ class SnapshotState:
         self.pending: RaftSnapshot | None = None
         self.put: RaftIoSnapshotPut | None = None
         self.afterwards: Callable[[], None] | None = None
+        self.owed: tuple[int, int, int] | None = None
         self.replacing = 0
         self.refused_index = 0
         self.refusals = 0
@@ -332,16 +337,21 @@ class ApplyState:
     """The part of a backlog that is applied before other work has its turn (ours, see apply).
 
     `waiting` says that the rest is applied in a later turn. Entries have been applied without a pause since `began` and
-    up to `ended` (io.time). `goal` is the commit index of when the backlog was begun.
+    up to `ended` (io.time). `goal` is the commit index of when the backlog was begun. The clock was `looked` at last,
+    and is again after `step` entries. `owed` are indexes and results of commands that fsm.apply_batch has applied and
+    whose requests have not been called back yet.
     """
 
-    __slots__ = ("began", "ended", "goal", "waiting")
+    __slots__ = ("began", "ended", "goal", "looked", "owed", "step", "waiting")
 
     def __init__(self) -> None:
         self.waiting = False
         self.began = 0
         self.ended = 0
         self.goal = 0
+        self.looked = 0
+        self.step = 1
+        self.owed: deque[tuple[int, Any]] = deque()
 
 
 class Said:
@@ -389,21 +399,30 @@ class Said:
 class Counts:
     """Events since this object was made (ours, see notice), for metrics. None is counted per entry.
 
+    `accepted` are the entries that this server has put into its log as the leader of former terms; `notice.accepted`
+    has those of this one too. `failed` are commands, barriers and changes that came to nothing behind that, `refused`
+    requests of any kind that were not taken, as this server did not lead.
     `elections` begun here, those `elections_lost`, `leaderships` won; `leaders` that became known, itself included;
     snapshots of its own that were taken, those sent to others, and a leader's that were installed.
     """
 
     __slots__ = (
+        "accepted",
         "elections",
         "elections_lost",
+        "failed",
         "leaders",
         "leaderships",
+        "refused",
         "snapshots_installed",
         "snapshots_sent",
         "snapshots_taken",
     )
 
     def __init__(self) -> None:
+        self.accepted = 0
+        self.failed = 0
+        self.refused = 0
         self.elections = 0
         self.elections_lost = 0
         self.leaders = 0
@@ -435,7 +454,8 @@ class Raft:
     election.count_refusal), `stuck_index`: the last entry for which fsm.apply was logged to have returned a code,
     `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, `exception`: what FSM
     or I/O code raised, if that is why, and `forked`: this is a dead copy of a server that runs in the parent process
-    (`cause` says so); `doubted_at` (see recv), `told` and `told_uncommitted_index` (see membership.tell).
+    (`cause` says so); `doubted_at` (see recv), and `told`, `told_removed` and `told_uncommitted_index` (see
+    membership.tell).
     """
 
     __slots__ = (
@@ -498,6 +518,7 @@ class Raft:
         "state",
         "stuck_index",
         "told",
+        "told_removed",
         "told_uncommitted_index",
         "tracer",
         "transfer",
@@ -574,4 +595,5 @@ class Raft:
         self.counts = Counts()
         self.doubted_at: int | None = None
         self.told: RaftConfiguration | None = None
+        self.told_removed = False
         self.told_uncommitted_index = 0

@@ -15,7 +15,7 @@ fail alone.
 Failure modes: codes are those of the functions that are called, which are the general path's.
 """
 
-from pyraft import accept, calls, flags, log, progress, proof, recv_append_entries_result, replicate, reply
+from pyraft import accept, calls, flags, proof, recv_append_entries_result, replicate, reply
 from pyraft.progress import PROGRESS__PIPELINE
 from pyraft.state import LeaderState, Raft, RaftProgress
 from pyraft.types import (
@@ -43,38 +43,36 @@ def received(r: Raft, message: RaftMessage) -> int | None:
     return None
 
 
-def _progress_of(r: Raft, leader: LeaderState, id: int) -> RaftProgress | None:
-    for i, server in enumerate(r.configuration.servers):
-        if server.id == id:
-            return leader.progress[i]
-    return None
-
-
-def _hands_over(r: Raft) -> bool:
-    # A function, as mypyc takes a field that was None for None from then on, also behind callbacks.
-    return r.transfer is not None
-
-
 def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesResult) -> int | None:
     """A follower has stored more: recv_append_entries_result._digest, where nothing else is to be found out."""
     if result.term != r.current_term or result.rejected != 0 or result.question != 0:
         return None
-    if _hands_over(r) or leader.promotee_id != 0:
+    # Tested as a variable, as mypyc takes a field that was None for None from then on: what is applied may bring one.
+    transfer = r.transfer
+    if transfer is not None or leader.promotee_id != 0:
         return None
-    p = _progress_of(r, leader, id)
+    p: RaftProgress | None = None
+    for i, server in enumerate(r.configuration.servers):
+        if server.id == id:
+            p = leader.progress[i]
+            break
     if p is None or p.state != PROGRESS__PIPELINE or p.short != 0 or p.questions != 0:
         return None
     features = result.features
     if features != p.features and proof.is_announced(p) and not flags.is_set(features, flags.PROVEN_ANSWERS):
         return None
-    last = min(result.last_log_index, log.last_index(r.log))
+    lg = r.log
+    last, end = result.last_log_index, lg.base + len(lg.bufs)
+    if last > end:
+        last = end
     news = last > p.match_index
     if news != (last > p.proven_index) or (not news and last != p.match_index):
         return None
     # It has answered, and to what (proof.answered, proof.acknowledged, progress.maybe_update).
     p.recent_recv = True
     p.features = features
-    p.next_index = max(p.next_index, last + 1)
+    if p.next_index <= last:
+        p.next_index = last + 1
     p.streamed = p.denials = 0
     if not news:
         # To a heartbeat.
@@ -91,9 +89,9 @@ def _answered(r: Raft, leader: LeaderState, id: int, result: RaftAppendEntriesRe
         return 0
     # All that is deferred goes out at the end of the turn, this follower's share of it too. Else nothing is due to a
     # follower that has been sent everything, but for heartbeats.
-    if _hands_over(r) or (
+    if r.transfer is not None or (
         leader.deferred_index == 0
-        and (p.next_index <= log.last_index(r.log) or progress.heartbeat_is_due(p, calls.now(r), r.heartbeat_timeout))
+        and (p.next_index <= lg.base + len(lg.bufs) or calls.now(r) - p.last_send >= r.heartbeat_timeout)
     ):
         recv_append_entries_result.after_update(r, leader, id)
     return 0
@@ -103,25 +101,30 @@ def _appended(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int | 
     """The leader goes on: recv_append_entries.handle and accept.entries, where our log ends with the predecessor."""
     follower = r.follower_state
     batch = args.entries
-    if follower is None or id <= 0 or not isinstance(batch, EntryBatch) or args.question != 0:
+    if follower is None or id <= 0 or type(batch) is not EntryBatch or args.question != 0:
         return None
     if args.term != r.current_term or r.recovering or r.filling:
         return None
     snapshot = r.snapshot
-    if snapshot.install is not None or snapshot.replacing != 0 or snapshot.refused_index != 0:
+    if snapshot.put is not None and snapshot.install is not None:
+        return None
+    if snapshot.replacing != 0 or snapshot.refused_index != 0:
         return None
     said = r.said
     if said.leader_id != id or said.leader_term != args.term or said.removed or said.waits:
         return None
     lg = r.log
-    last_index = log.last_index(lg)
+    last_index = lg.base + len(lg.bufs)
     if args.prev_log_index != last_index or last_index <= lg.offset:
         return None
     if lg.terms[-1] != args.prev_log_term or args.prev_log_term == 0:
         return None
     n = len(batch.bufs)
-    if n > 0 and (max(batch.terms) > args.term or min(batch.terms) < 1):
-        return None
+    if n > 0:
+        terms = batch.terms
+        one = n == 1 or batch.alike >= 0
+        if (terms[0] if one else min(terms)) < 1 or (terms[0] if one else max(terms)) > args.term:
+            return None
     # It leads, and is alive (term.update_leader).
     current = follower.current_leader
     current.id = id

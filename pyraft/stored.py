@@ -20,7 +20,9 @@ def by_leader(r: Raft, leader: LeaderState, req: RaftWrite) -> bool:
     if r.snapshot.put is not None or req.standing != n or req.index > r.last_stored + 1:
         return False
     r.writes.remove(req)
-    r.last_stored = max(r.last_stored, req.index + n - 1)
+    last = req.index + n - 1
+    if last > r.last_stored:
+        r.last_stored = last
     # 4.2.2: a leader that removes itself leads on until that is committed, but does not count itself.
     for i, server in enumerate(r.configuration.servers):
         if server.id == r.id:
@@ -46,13 +48,15 @@ def advance_commit(r: Raft, leader: LeaderState) -> bool:
             voters += 1
             if leader.progress[i].proven_index > r.commit_index:
                 ahead += 1
-    if not quorum.is_majority(ahead, voters):
+    if 2 * ahead <= voters:
         return False
     matches = [leader.progress[i].proven_index for i, s in enumerate(r.configuration.servers) if s.role == RAFT_VOTER]
-    index = min(quorum.majority_index(matches), log.last_index(r.log))
+    lg = r.log
+    index = min(quorum.majority_index(matches), lg.base + len(lg.bufs))
     if index <= r.commit_index:
         return False
-    if log.term_of(r.log, index) != r.current_term and not election.is_only_voter(r):
+    term = lg.terms[index - lg.base - 1] if index > lg.offset else log.term_of(lg, index)
+    if term != r.current_term and not election.is_only_voter(r):
         return False
     r.commit_index = index
     return True

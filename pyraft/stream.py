@@ -25,33 +25,36 @@ def message(
     """Return the message that is due to a server, `made` if that is the same, or None if all is not that simple."""
     lg = r.log
     first = p.next_index
-    last = log.last_index(lg)
+    last = lg.base + len(lg.bufs)
     n = last + 1 - first
     if p.state != PROGRESS__PIPELINE or not 0 <= n <= log.MAX_ENTRIES or p.inflight_bytes >= r.max_inflight_bytes:
         return None
     if p.short > 0 or last < leader.first_index or first - 1 <= lg.offset:
         return None
-    if min(first, last) < (p.lacking or leader.first_index):
+    if (first if n > 0 else last) < (p.lacking or leader.first_index):
         return None
     if n == 0 and now - p.last_send < r.heartbeat_timeout:
         # Nothing is due: the general path finds that out in the next line.
         return None
     slot = first - 1 - lg.base
-    bufs = lg.bufs[slot:]
-    if n > 1 and 0 < r.max_append_bytes < log.weight(bufs):
+    write = r.writes[-1] if n > 0 and r.writes else None
+    if write is not None and write.index == first and write.standing == n == len(write.entries.bufs):
+        # All of it, and nothing else, is what this turn has written: the I/O has encoded that.
+        batch = write.entries
+    else:
+        batch = EntryBatch(lg.terms[slot:], lg.types[slot:], lg.bufs[slot:])
+    if n > 1 and 0 < r.max_append_bytes < log.weight_of(batch):
         return None
     prev_term = lg.terms[slot - 1]
-    commit = min(r.commit_index, first - 1 + n)
+    commit = r.commit_index if r.commit_index < last else last
     if made is not None and made.prev_log_index == first - 1 and made.leader_commit == commit:
         former = made.entries
         # I/O code may have changed all this since; where it has not, these are the same objects.
         if (
             made.term == r.current_term
             and made.prev_log_term == prev_term
-            and isinstance(former, EntryBatch)
-            and former.bufs == bufs
-            and former.terms == lg.terms[slot:]
-            and former.types == lg.types[slot:]
+            and type(former) is EntryBatch
+            and (former is batch or _same(former, batch))
         ):
             return made
     args = RaftAppendEntries()
@@ -60,25 +63,30 @@ def message(
     args.prev_log_term = prev_term
     args.leader_commit = commit
     args.whole = True
-    args.entries = EntryBatch(lg.terms[slot:], lg.types[slot:], bufs)
+    args.entries = batch
     args.encoded = []
     return args
+
+
+def _same(one: EntryBatch, other: EntryBatch) -> bool:
+    return one.bufs == other.bufs and one.terms == other.terms and one.types == other.types
 
 
 def sent(p: RaftProgress, args: RaftAppendEntries, now: int) -> None:
     """Take note that io.send has taken what `message` made (proof.sent, progress.sent). It reaches what it has to."""
     batch = args.entries
-    assert isinstance(batch, EntryBatch)
+    assert type(batch) is EntryBatch
     bufs = batch.bufs
-    last = args.prev_log_index + len(bufs)
+    n = len(bufs)
+    last = args.prev_log_index + n
     if p.state == PROGRESS__PIPELINE:
         if p.streamed_index != args.prev_log_index:
             p.streamed_index = args.prev_log_index
             p.streamed = 0
         p.streamed += 1
         p.next_index = last + 1
-        if bufs:
-            weight = log.weight(bufs)
+        if n > 0:
+            weight = len(bufs[0]) + log.HEADER_SIZE if n == 1 else log.weight_of(batch)
             p.inflight.append((last, weight))
             p.inflight_bytes += weight
     p.last_send = now

@@ -32,9 +32,12 @@ def tick_cb(io: RaftIo) -> None:
         calls.abandoned(r)
     if r.state == RAFT_UNAVAILABLE:
         return
-    replicate.flush(r)
+    leader = r.leader_state
+    if leader is not None and leader.deferred_index != 0:
+        replicate.flush(r)
     membership.tell(r)
-    notice.writes_end(r)
+    if r.writes or r.said.write is not None:
+        notice.writes_end(r)
     rv = 0
     if r.state == RAFT_FOLLOWER:
         rv = _follower(r)
@@ -52,6 +55,8 @@ def tick_cb(io: RaftIo) -> None:
 
 def _follower(r: Raft) -> int:
     """3.4: a voter that hears nothing for an election timeout stands as a candidate."""
+    if r.snapshot.owed is not None:
+        snapshot.answer_if_stored(r)
     if r.recovering and (not r.filling or election.is_voter(r)):
         recovering.waiting(r)
         return 0
@@ -85,7 +90,8 @@ def _leader(r: Raft) -> None:
             convert.to_follower(r)
             return
         r.election_timer_start = now
-    replicate.carry_out_waiting_change(r)
+    if leader.waiting_change is not None:
+        replicate.carry_out_waiting_change(r)
     if r.leader_state is not leader:
         return
     replicate.trigger_all(r)
@@ -134,4 +140,5 @@ def _watch_promotion(r: Raft, leader: LeaderState, now: int) -> None:
     change = leader.change
     leader.change = None
     if change is not None:
+        r.counts.failed += 1
         calls.fire(r, change, RAFT_NOCONNECTION)

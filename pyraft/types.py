@@ -55,6 +55,9 @@ RAFT_IO_REQUEST_VOTE_RESULT: Final = 4
 RAFT_IO_INSTALL_SNAPSHOT: Final = 5
 RAFT_IO_TIMEOUT_NOW: Final = 6
 
+NOBODYS: Final = (1 << 64) - (1 << 32)
+"""From this index on nobody has an entry: a leader that names such a predecessor wants a refusal of it (proof)."""
+
 RAFT_REQUEST_VOTE_VERSION: Final = 2
 RAFT_REQUEST_VOTE_RESULT_VERSION: Final = 2
 RAFT_APPEND_ENTRIES_VERSION: Final = 0
@@ -131,7 +134,7 @@ class RaftRequestVote:
 
 
 class RaftRequestVoteResult:
-    """Result of a RequestVote RPC (figure 3.1); `no_member` (ours) says that the candidate is none, see removal."""
+    """Result of a RequestVote RPC (figure 3.1); `no_member` (ours): the candidate was removed, see removal."""
 
     __slots__ = ("no_member", "pre_vote", "term", "version", "vote_granted")
 
@@ -149,16 +152,20 @@ class RaftAppendEntries:
     `whole` (ours) says that the leader's log ends where the message ends; False tells nothing. `question` (ours), from
     1 to 2^31 - 1, makes a message without entries and predecessor a question whether the receiver still follows, see
     reads; else it is 0. `encoded` (ours), where it is not None, is for the I/O to keep the bytes in: the very same
-    object goes to several servers, and nobody changes it.
+    object goes to several servers, and nobody changes it. `prev_log_index` of a heartbeat may be NOBODYS and above.
+    `partial` (ours) says that the I/O has cut it from a message whose rest follows; the receiver of such a one, which
+    is nobody else's, sets `refused` (ours) unless it takes the entries, so that the rest does not come.
     """
 
     __slots__ = (
         "encoded",
         "entries",
         "leader_commit",
+        "partial",
         "prev_log_index",
         "prev_log_term",
         "question",
+        "refused",
         "term",
         "version",
         "whole",
@@ -174,6 +181,7 @@ class RaftAppendEntries:
         self.entries: Entries = ()
         self.whole = False
         self.question = 0
+        self.partial = self.refused = False
 
     @property
     def n_entries(self) -> int:
@@ -182,7 +190,7 @@ class RaftAppendEntries:
 
 
 class RaftAppendEntriesResult:
-    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused.
+    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused: any.
 
     `question` (ours) is the number of the question that this answers, 0 for none.
     """
@@ -240,10 +248,10 @@ class RaftMessage:
         "type",
     )
 
-    def __init__(self) -> None:
-        self.type = 0
-        self.server_id = 0
-        self.server_address = ""
+    def __init__(self, type: int = 0, server_id: int = 0, server_address: str = "") -> None:
+        self.type = type
+        self.server_id = server_id
+        self.server_address = server_address
         self.request_vote: RaftRequestVote | None = None
         self.request_vote_result: RaftRequestVoteResult | None = None
         self.append_entries: RaftAppendEntries | None = None
@@ -456,7 +464,8 @@ class RaftIo:
       log; `recovered(io) -> int` makes durable that none are; `filling(io) -> int` makes durable that a server which
       has no log is about to be given one: as long as `recovered` has not been called, and there is a log, `recovering`
       is true at later starts;
-    * `check_address(io, address) -> int` says, before a server is added, whether others can reach it there;
+    * `check_address(io, address) -> int` says, before a server is added, whether others can reach it there, and
+      `same_address(io, one, other) -> bool` whether two addresses, spelled differently, are one server's;
       `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
       yet together with those of the one before it: within a tick of every change;
     * `check(io, torn)` looks whether an exception such as KeyboardInterrupt has left this server in the middle of
@@ -490,6 +499,7 @@ class RaftIo:
         "recovered",
         "recovering",
         "report",
+        "same_address",
         "send",
         "set_term",
         "set_vote",
@@ -530,6 +540,7 @@ class RaftIo:
         self.recovered: Callable[[Self], int] | None = None
         self.filling: Callable[[Self], int] | None = None
         self.check_address: Callable[[Self, str], int] | None = None
+        self.same_address: Callable[[Self, str, str], bool] | None = None
         self.configured: Callable[[Self, list[RaftServer]], None] | None = None
         self.forked: Callable[[Self, str], None] | None = None
         self.check: Callable[[Self, bool], None] | None = None
@@ -541,6 +552,8 @@ class RaftFsm:
     """`struct raft_fsm`: the user's state machine, as a table of functions that take the table first.
 
     * `apply(fsm, buf) -> (rv, result)`; `snapshot(fsm) -> (rv, bufs)`; `restore(fsm, buf) -> rv`;
+    * `apply_batch(fsm, bufs) -> (rv, results)` (ours), optional, applies two commands or more in place of `apply`, and
+      comes to the same: a result for each, in order, or a code and the results before the one for `apply` alone;
     * `snapshot_finalize(fsm, bufs) -> rv` (version 2), optional, gets what `snapshot` gave as bytes or memoryviews;
     * `snapshot_async(fsm, bufs) -> (rv, bufs)` (version 3), optional, runs in a thread.
 
@@ -554,12 +567,22 @@ class RaftFsm:
     names and assigns them in its own `__init__`, behind `super().__init__()`, as examples/kv.py does.
     """
 
-    __slots__ = ("apply", "data", "restore", "snapshot", "snapshot_async", "snapshot_finalize", "version")
+    __slots__ = (
+        "apply",
+        "apply_batch",
+        "data",
+        "restore",
+        "snapshot",
+        "snapshot_async",
+        "snapshot_finalize",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.version = 3
         self.data: Any = None
         self.apply: Callable[[Self, bytes], tuple[int, Any]] = UNSET
+        self.apply_batch: Callable[[Self, list[bytes]], tuple[int, Sequence[Any]]] | None = None
         self.snapshot: Callable[[Self], tuple[int, Sequence[Buffer]]] = UNSET
         self.restore: Callable[[Self, bytes | memoryview], int] = UNSET
         self.snapshot_finalize: Callable[[Self, list[Any]], int] | None = None

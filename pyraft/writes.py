@@ -46,11 +46,14 @@ def cut_log(r: Raft, index: int) -> None:
         if rv == 0:
             r.configuration_last_snapshot = conf
     void(r, index)
+    last = log.last_index(r.log)
     if r.snapshot.install is not None:
         log.truncate(r.log, index)
         log.truncate(r.snapshot.install.former, index)
     else:
         log.truncate(r.log, _in_snapshot(r, index) + 1)
+    if r.leader_state is not None:
+        r.counts.accepted += last - log.last_index(r.log)  # those that are gone were taken all the same
 
 
 def _in_snapshot(r: Raft, index: int) -> int:

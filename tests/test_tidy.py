@@ -33,7 +33,12 @@ CORE_FORBIDDEN |= {"socket", "subprocess", "threading", "time", "uvloop", "lz4",
 CORE_ALLOWED = {"_install": {"os"}, "aio": {"asyncio"}, "tracing": {"os", "time"}, "_build": {"os", "pathlib"}}
 BUILD_STEPS = {"_build": {"setuptools", "mypyc"}}
 """Modules that only the building of a wheel imports, and what is there then."""
-EXTRAS = {"crl": {"cryptography"}, "families": {"prometheus_client"}, "application": {"aiohttp"}}
+EXTRAS = {
+    "crl": {"cryptography"},
+    "families": {"prometheus_client"},
+    "site": {"aiohttp"},
+    "traces": {"opentelemetry"},
+}
 """Modules that only an extra of pyproject.toml makes importable, and what it brings."""
 CORE_THIRD_PARTY = {"mypy_extensions"}
 
@@ -390,7 +395,7 @@ def test_text_has_no_unfinished_business() -> None:
 
 
 def test_sentences_are_read_once() -> None:
-    """No sentence of a comment, docstring or document begins with a headless clause, or says "is no …".
+    """No sentence of a comment, docstring or document begins with a headless clause, or says "is no …" or "is none".
 
     A heading may ("What runs where"), and a question.
     """
@@ -446,6 +451,9 @@ HANDED_OVER = {"fsm", "io", "loop", "message", "node", "uv"}
 """Names that stand in prose in front of a field of a struct, not of a module's function."""
 
 SEARCHES = {
+    "votedFor": "pyraft/PAPER.md",
+    "matchIndex": "pyraft/PAPER.md",
+    "persistent": "pyraft/PAPER.md",
     "own-term commits": "pyraft/PAPER.md",
     "vote durability": "pyraft/PAPER.md",
     "conflicting suffix": "pyraft/PAPER.md",
@@ -454,8 +462,11 @@ SEARCHES = {
     "snapshot install": "pyraft/PAPER.md",
     "removed servers": "pyraft/CALLBACKS.md",
     "order on close": "pyraft/CALLBACKS.md",
+    "order of callbacks": "pyraft/CALLBACKS.md",
     "full disk": "pyraft/CALLBACKS.md",
+    "ENOSPC": "pyraft/CALLBACKS.md",
     "calls from callbacks": "pyraft/CALLBACKS.md",
+    "re-entrance": "pyraft/CALLBACKS.md",
     "AppendEntries header": "io_uv/FORMATS.md",
     "new RPC": "pyraft/README.md",
     "new version of a file format": "pyraft/README.md",
@@ -480,7 +491,7 @@ def names_in_modules() -> dict[str, set[str]]:
 
 
 def unknown_names(text: str, modules: dict[str, set[str]], tests: set[str]) -> list[str]:
-    """Return what stands in backquotes in `text` and looks like a name of this project's, but is none."""
+    """Return what stands in backquotes in `text` and looks like a name of this project's that does not exist."""
     everything = set().union(names.RAFT_H_STRUCTS, names.UV_H_STRUCTS, modules, *modules.values())
     unknown = []
     for name in re.findall(r"`([\w./…]+)(?:\([^`]*\))?`", text):

@@ -13,11 +13,12 @@ for a disk that refuses, has that text as its problem.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from io_uv import directory, disk, fs, marker, metadata, open_segment, segment, snapshot_file, sums
+from io_uv.datadir.progress import Progress, Tally
 from io_uv.failure import Failure, Unknown
 from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
 from pyraft import configuration
@@ -40,6 +41,8 @@ class MetadataFile:
     """The version that its sidecar says it had, 0 without a sidecar."""
     unknown: bool = False
     """It is of a kind that this version does not know, perhaps of a later one: that is not damage."""
+    barred: bool = False
+    """It keeps every server from a start until the ids of the servers are changed (`renumbering`)."""
 
 
 @dataclass
@@ -147,19 +150,29 @@ class Contents:
         return found
 
 
-def read(path: str | os.PathLike[str]) -> Contents:
-    """Return what is in the data directory `path`. Raises Failure if it is none, or cannot be listed."""
+def read(path: str | os.PathLike[str], progress: Progress | None = None) -> Contents:
+    """Return what is in the data directory `path`. Raises Failure if it is something else, or cannot be listed.
+
+    `progress` is told of the bytes that were read.
+    """
     dir = os.fspath(path)
     directory.check_dir(dir)
     found = Contents(dir)
     names = sorted(fs.list_dir(dir))
     found.strange = {name: kind for name in names if (kind := disk.strange_kind(dir, name))}
     names = [name for name in names if name not in found.strange]
+    tally = Tally(progress, "reading", bytes_of(dir, names) if progress is not None else 0)
     _read_metadata(found)
-    _read_snapshots(found, names)
-    _read_segments(found, names)
+    _read_snapshots(found, names, tally)
+    _read_segments(found, names, tally)
     _sort_the_rest(found, names)
     return found
+
+
+def bytes_of(dir: str, names: Iterable[str]) -> int:
+    """Return how many bytes the segments and snapshots among `names` have."""
+    means = [name for name in names if segment.parse_name(name) or snapshot_file.parse_name(name)]
+    return sum(fs.size_of(dir, name) or 0 for name in means)
 
 
 def _read_metadata(found: Contents) -> None:
@@ -169,6 +182,7 @@ def _read_metadata(found: Contents) -> None:
             one.version, one.term, one.voted_for = copy.metadata.version, copy.metadata.term, copy.metadata.voted_for
         if copy.problem is not None:
             one.problem, one.unknown = copy.problem.message, isinstance(copy.problem, Unknown)
+            one.barred = isinstance(copy.problem, metadata.Barred)
         found.metadata.append(one)
     good = [one for one in found.metadata if one.version and not one.problem]
     if len(good) == 2 and good[0].version == good[1].version:
@@ -176,7 +190,7 @@ def _read_metadata(found: Contents) -> None:
             one.problem = f"metadata1 and metadata2 are both at version {one.version}"
 
 
-def _read_snapshots(found: Contents, names: Sequence[str]) -> None:
+def _read_snapshots(found: Contents, names: Sequence[str], tally: Tally) -> None:
     present = set(names)
     infos = []
     for name in names:
@@ -193,13 +207,15 @@ def _read_snapshots(found: Contents, names: Sequence[str]) -> None:
         except Failure as exc:
             one.problem, one.unknown = exc.message, isinstance(exc, Unknown)
             continue
+        finally:
+            tally.add(one.size)
         one.configuration_index, one.configuration = content.configuration_index, content.configuration
     good = [one for one in found.snapshots if not one.problem]
     if good:
         found.configuration_index, found.configuration = good[-1].configuration_index, good[-1].configuration
 
 
-def _read_segments(found: Contents, names: Sequence[str]) -> None:
+def _read_segments(found: Contents, names: Sequence[str], tally: Tally) -> None:
     infos = [info for info in map(segment.parse_name, names) if info is not None]
     segment.sort(infos)
     closed_end = segment.last_index(infos, found.snapshots[-1].index if found.snapshots else 0)
@@ -221,6 +237,7 @@ def _read_segments(found: Contents, names: Sequence[str]) -> None:
                     one.verdict, one.problem, one.unknown = DAMAGED, problem.message, isinstance(problem, Unknown)
         except Failure as exc:
             one.verdict, one.problem = DAMAGED, exc.message
+        tally.add(one.size)
         _take_note(found, one, entries)
 
 

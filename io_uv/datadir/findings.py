@@ -14,6 +14,8 @@ from typing import Final
 
 from io_uv import disk, keyfiles, marker, segment, sums
 from io_uv.datadir.content import Contents, SegmentFile, SnapshotFile, read
+from io_uv.datadir.progress import Progress
+from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED, TORN
 
 LOSS: Final = "loss"
@@ -34,18 +36,21 @@ class Finding:
 
 
 _UNKNOWN: Final = (
-    "it may be a later version's, as what is not understood is not thus damaged: the start is refused, nothing is "
+    "a later version may have written it, so it does not count as damaged: the start is refused, nothing is "
     "touched, and a version that knows it can go on"
 )
+_BARRED: Final = "no server starts on it until then, and nothing is lost: each file is here, as it was or with new ids"
 
 
-def check(path: str | os.PathLike[str], contents: Contents | None = None) -> list[Finding]:
+def check(
+    path: str | os.PathLike[str], contents: Contents | None = None, progress: Progress | None = None
+) -> list[Finding]:
     """Return the findings on a data directory, the worst first; `contents` if it has been read already.
 
-    Every checksum is compared. Raises Failure as `content.read` does.
+    Every checksum is compared. `progress` is told of the bytes that were read. Raises Failure as `content.read` does.
     """
     if contents is None:
-        contents = read(path)
+        contents = read(path, progress)
     found = [
         *_metadata(contents),
         *_snapshots(contents),
@@ -63,7 +68,9 @@ def _metadata(contents: Contents) -> list[Finding]:
     found = []
     newest = max((one.version for one in contents.metadata if not one.problem), default=0)
     for one in contents.metadata:
-        if one.unknown:
+        if one.barred:
+            found.append(Finding(DAMAGE, one.name, one.problem, _BARRED))
+        elif one.unknown:
             found.append(Finding(DAMAGE, one.name, one.problem, _UNKNOWN))
         elif one.problem and 0 < one.known_version < newest:
             text = "it was the older of the two, so nothing is lost: the next term or vote is written over it"
@@ -92,14 +99,17 @@ def _metadata(contents: Contents) -> list[Finding]:
 
 def _snapshots(contents: Contents) -> list[Finding]:
     found = []
-    newest = contents.snapshots[-1] if contents.snapshots else None
-    for one in contents.snapshots:
+    for i, one in enumerate(contents.snapshots, 1):
         if not one.problem:
             continue
-        if one is newest:
+        if i == len(contents.snapshots):
             found.append(_newest_snapshot(contents, one))
-        else:
+        elif any(not newer.problem for newer in contents.snapshots[i:]):
             found.append(Finding(NOTE, one.name, one.problem, "a newer snapshot is good, so this one is not needed"))
+        elif one.unknown:
+            found.append(Finding(DAMAGE, one.name, one.problem, _UNKNOWN))
+        else:
+            found.append(Finding(NOTE, one.name, one.problem, "it cannot stand in for the newest one"))
     return found
 
 
@@ -196,7 +206,10 @@ def _is_head(dir: str, head: SegmentFile, whole: SegmentFile) -> bool:
     infos = segment.parse_name(head.name), segment.parse_name(whole.name)
     assert infos[0] is not None
     assert infos[1] is not None
-    return disk.is_head(dir, infos[0], infos[1])
+    try:
+        return disk.is_head(dir, infos[0], infos[1])
+    except Failure:
+        return False  # one of them is unknown or cannot be read, which is a finding of its own
 
 
 def _end(contents: Contents) -> list[Finding]:

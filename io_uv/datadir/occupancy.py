@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from io_uv import directory, fs, segment
+from io_uv import directory, fs, metadata, segment, snapshot_file
 from io_uv.failure import Failure, failure
-from pyraft.errors import RAFT_BUSY
+from pyraft.errors import RAFT_BUSY, RAFT_UNAUTHORIZED
+
+_EFFECTIVE: Final = os.access in os.supports_effective_ids
 
 DQLITE_LOCK: Final = "dqlite-lock"
 
@@ -26,10 +28,12 @@ DQLITE_LOCK: Final = "dqlite-lock"
 def hold(path: str | os.PathLike[str]) -> Iterator[None]:
     """Have the data directory for this process while the block runs. Raises Failure(RAFT_BUSY) if another one has it.
 
-    Errors besides: those of `directory.check_dir` and RAFT_IOERR.
+    Errors besides: RAFT_UNAUTHORIZED where this user may not read a file of the server's, those of
+    `directory.check_dir`, and RAFT_IOERR.
     """
     dir = os.fspath(path)
     directory.check_dir(dir)
+    _require_readable(dir)
     with contextlib.ExitStack() as held:
         lock = directory.lock_dir(dir)
         held.callback(lock.release)
@@ -38,6 +42,16 @@ def hold(path: str | os.PathLike[str]) -> Iterator[None]:
         if user is not None:
             raise Failure(RAFT_BUSY, f"directory '{dir}' is in use: process {user} has a segment open")
         yield
+
+
+def _require_readable(dir: str) -> None:
+    """Raise Failure(RAFT_UNAUTHORIZED) for a file that this user may not read: it would pass for a damaged one."""
+    for name in fs.list_dir(dir):
+        means = segment.parse_name(name) or snapshot_file.parse_name(name) or name in metadata.NAMES
+        path = fs.join(dir, name)
+        if means and os.path.isfile(path) and not os.access(path, os.R_OK, effective_ids=_EFFECTIVE):
+            text = f"{name} in directory '{dir}' may not be read by this user: run this as the user of the server"
+            raise Failure(RAFT_UNAUTHORIZED, text)
 
 
 def _hold_dqlite(dir: str, held: contextlib.ExitStack) -> None:

@@ -23,7 +23,10 @@ from pyraft.types import RaftSnapshot
 
 
 def plant(path: str | os.PathLike[str], snapshot: RaftSnapshot) -> None:
-    """Store `snapshot`, with its index, term, configuration and data, as the beginning of a log. Durable on return."""
+    """Store `snapshot`, with its index, term, configuration and data, as the beginning of a log. Durable on return.
+
+    Its `bufs` may be any iterable, which need not be in memory as a whole.
+    """
     dir = os.fspath(path)
     stored = metadata.load(dir)
     snapshots, segments = listing.list(dir)

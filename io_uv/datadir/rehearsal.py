@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from io_uv import disk, fs, marker, metadata, segment
+from io_uv.datadir.progress import Progress, Tally
 from io_uv.failure import Failure, Unknown, failure
 from pyraft import configuration
 from pyraft.errors import RAFT_IOERR
@@ -36,6 +37,8 @@ class Rehearsal:
     """The text of raft_errmsg then."""
     unknown: bool = False
     """The start is refused for something that this version does not know, which may be a later version's."""
+    barred: bool = False
+    """It is refused until the ids of the servers are changed, which was interrupted (`renumbering`)."""
     term: int = 0
     voted_for: int = 0
     snapshot: tuple[int, int] | None = None
@@ -59,13 +62,19 @@ class Rehearsal:
         return self.code == 0
 
 
-def rehearse(path: str | os.PathLike[str], scratch: str | None = None, auto_recovery: bool = True) -> Rehearsal:
+def rehearse(
+    path: str | os.PathLike[str],
+    scratch: str | None = None,
+    auto_recovery: bool = True,
+    progress: Progress | None = None,
+) -> Rehearsal:
     """Return what raft_start would do with the directory `path`, whose lock the caller holds.
 
-    `scratch` is where the copy is made, as tempfile.mkdtemp takes it. Source of what happens: `io_uv.disk`.
+    `scratch` is where the copy is made, as tempfile.mkdtemp takes it; `progress` is told of the bytes that were copied.
+    Source of what happens: `io_uv.disk`.
     """
     dir = os.fspath(path)
-    with copy_of(dir, scratch) as (copy, doubt):
+    with copy_of(dir, scratch, progress) as (copy, doubt):
         return start(copy, auto_recovery, doubt)
 
 
@@ -84,6 +93,7 @@ def start(dir: str, auto_recovery: bool = True, doubt: str = "") -> Rehearsal:
             _take_over(found, snapshot, start_index, entries)
         except Failure as exc:
             found.code, found.problem, found.unknown = exc.code, exc.message, isinstance(exc, Unknown)
+            found.barred = isinstance(exc, metadata.Barred)
     found.recovering = marker.marker_read(dir) is not None
     found.changes = _differences(before, _files(dir))
     return found
@@ -106,7 +116,7 @@ def _take_over(found: Rehearsal, snapshot: RaftSnapshot | None, start_index: int
 
 
 @contextmanager
-def copy_of(dir: str, scratch: str | None = None) -> Iterator[tuple[str, str]]:
+def copy_of(dir: str, scratch: str | None = None, progress: Progress | None = None) -> Iterator[tuple[str, str]]:
     """Yield a copy of a directory, and what may be different there; the copy is removed afterwards.
 
     A second name beside the copy keeps the inode of each file from being given to another one, see _differences.
@@ -119,7 +129,7 @@ def copy_of(dir: str, scratch: str | None = None) -> Iterator[tuple[str, str]]:
         copy, names = os.path.join(place, "copy"), os.path.join(place, "names")
         os.mkdir(copy)
         os.mkdir(names)
-        lost = _copy(dir, copy)
+        lost = _copy(dir, copy, progress)
         for name in os.listdir(copy):
             if os.path.isfile(os.path.join(copy, name)):
                 os.link(os.path.join(copy, name), os.path.join(names, name))
@@ -130,10 +140,16 @@ def copy_of(dir: str, scratch: str | None = None) -> Iterator[tuple[str, str]]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _copy(dir: str, place: str) -> str:
+def _copy(dir: str, place: str, progress: Progress | None) -> str:
     """Copy the files of `dir`; return "" or what got lost of them."""
     lost = ""
-    for name in fs.list_dir(dir):
+    names = fs.list_dir(dir)
+
+    def size(name: str) -> int:
+        return os.stat(fs.join(dir, name), follow_symlinks=False).st_size
+
+    tally = Tally(progress, "copying", 0 if progress is None else sum(map(size, names)))
+    for name in names:
         source, target = fs.join(dir, name), fs.join(place, name)
         if name.startswith(disk.SET_ASIDE_PREFIX):
             continue
@@ -142,8 +158,9 @@ def _copy(dir: str, place: str) -> str:
                 _copy_odd(source, target)
                 continue
             shutil.copyfile(source, target)
+            tally.add(os.stat(target).st_size)
         except OSError as exc:
-            raise failure(f"copy {name}", exc, RAFT_IOERR) from None
+            raise failure(f"copy {name} to {os.path.dirname(place)}", exc, RAFT_IOERR) from None
         if not _copy_note(source, target):
             lost = "the copy could not be given the noted sizes of segments: a shortened segment would pass for a tear"
     return lost

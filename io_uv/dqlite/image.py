@@ -42,7 +42,7 @@ class Database:
 
 
 def page_size_of(page: BytesLike) -> int:
-    """Return the size of pages that page 1 of a database names; ParseError if it is none of a database."""
+    """Return the size of pages that page 1 of a database names; ParseError if it is another page."""
     head = bytes(memoryview(page)[:HEADER_SIZE])
     if len(head) < HEADER_SIZE or head[:16] != _MAGIC:
         raise ParseError("its first page is not that of a database")

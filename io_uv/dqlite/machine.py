@@ -1,13 +1,14 @@
 """dqlite's state machine without SQL: transactions become pages in files, snapshots go out and come in.
 
 Duty: `DqliteFsm` is the RaftFsm of a node. `databases` are those that transactions or a snapshot have made, in the
-folder that it is given. A program that wants to know of transactions sets `applied_cb`. Source: fsm.c, vfs.c of
-canonical/dqlite.
+folder that it is given. A program that wants to know of transactions sets `applied_cb`, of snapshots `restored_cb`.
+Source: fsm.c, vfs.c of canonical/dqlite.
 
 Happy path: FRAMES are written; OPEN, UNDO and CHECKPOINT change nothing. The size of a database behind a transaction is
 that in the header of page 1 where this is among the pages (a VACUUM makes it smaller), else it has grown to the
 greatest page. A snapshot is the files as they are, read by a thread while later transactions go into other files. One
 that comes in is written into new files, `PRAGMA quick_check` is run on each, and then they take the old ones' places.
+All but the last of these may have been done by `check`, in another thread.
 
 Failure modes: RAFT_MALFORMED for a command that does not decode, pages that are not of the database's size, and sizes
 that no transaction of SQLite can lead to; RAFT_CORRUPT for a database in a snapshot that is not sound; RAFT_IOERR or
@@ -28,7 +29,7 @@ from io_uv.dqlite import commands, image, pages
 from io_uv.dqlite.commands import Frames
 from io_uv.dqlite.pages import PageFile
 from io_uv.dqlite.words import ParseError
-from io_uv.failure import Failure, failure
+from io_uv.failure import Failure, failure, message_of
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED
 from pyraft.types import BytesLike, RaftFsm
 
@@ -48,7 +49,15 @@ class DqliteFsm(RaftFsm):
         self.databases: dict[str, PageFile] = {}
         self.applied_cb: Callable[[Frames], object] | None = None
         """Called with each transaction when it is in the files."""
+        self.restored_cb: Callable[[list[str]], object] | None = None
+        """Called with the names of a snapshot's databases when it is in force."""
+        self.freezing_cb: Callable[[], object] | None = None
+        """Called when a snapshot is about to be taken."""
+        self.applied_bytes = 0
+        """Bytes of the entries that were applied since the last snapshot was begun or put in force."""
         self._frozen: list[PageFile] = []
+        self._checked: tuple[BytesLike, list[PageFile]] | None = None
+        """A snapshot that was checked, and the files that it has become."""
         self._told = ""
         self.apply = _apply
         self.snapshot = _snapshot
@@ -70,6 +79,7 @@ class DqliteFsm(RaftFsm):
 
     def close(self) -> None:
         """Close the files, when raft_close has called back."""
+        self._forget_checked()
         for one in self.databases.values():
             one.close()
         self.databases.clear()
@@ -80,7 +90,7 @@ class DqliteFsm(RaftFsm):
         if isinstance(exc, OSError):
             exc = failure("write", exc)
         code = exc.code if isinstance(exc, Failure) else RAFT_MALFORMED
-        text = exc.message if isinstance(exc, Failure) else str(exc)
+        text = message_of(exc)
         if self._told != text:
             self._told = text
             _log.error("%s: %s: %s", self.folder, what, text)
@@ -102,6 +112,8 @@ class DqliteFsm(RaftFsm):
             n_pages = _size_in_header(frames, room)
         elif one is None:
             raise ParseError(f"'{frames.file}' begins without its first page")
+        elif n_pages > before:
+            raise ParseError(f"page {n_pages} for '{frames.file}', whose first page says {before}")
         if one is None:
             one = self.databases[frames.file] = PageFile(self.folder, frames.file, frames.page_size)
         one.write(frames.numbers, frames.pages, n_pages)
@@ -112,7 +124,7 @@ class DqliteFsm(RaftFsm):
         """Return the pieces of a snapshot; the files stay as they are until `thaw`."""
         pieces: list[BytesLike] = [image.header(len(self.databases))]
         for one in self.databases.values():
-            view = one.freeze()
+            view = one.freeze()  # of a file: the thread that stores it forgets what it has read
             self._frozen.append(one)
             pieces += (image.entry(one.name, len(view)), view)
         return pieces
@@ -123,21 +135,32 @@ class DqliteFsm(RaftFsm):
             self._frozen[-1].thaw()
             self._frozen.pop()
 
+    def check(self, data: BytesLike) -> int:
+        """Look at a snapshot, and make ready what `restore` does with the same object. Any thread, one at a time.
+
+        Returns what `restore` would. For io_uv.raft_uv_set_snapshot_check.
+        """
+        self._forget_checked()
+        try:
+            self._checked = data, self._make(data)
+        except (ParseError, OSError, Failure) as exc:
+            return self.told("a snapshot is refused", exc)
+        return 0
+
+    def _forget_checked(self) -> None:
+        """Remove the files of a snapshot that was checked and never put in force."""
+        checked, self._checked = self._checked, None
+        if checked is not None:
+            _remove(checked[1])
+
     def install(self, data: BytesLike) -> None:
         """Put a snapshot in force. Raises ParseError, Failure or OSError; everything is as it was then."""
-        made: list[PageFile] = []
-        try:
-            for database in image.decode(data):
-                one = PageFile(self.folder, database.file, database.page_size, pages.FRESH)
-                made.append(one)
-                _fill(one, database)
-                _check(one)
-        except BaseException:
-            for one in made:
-                one.close()
-                with suppress(OSError):
-                    fs.unlink(one.path)
-            raise
+        checked = self._checked
+        if checked is not None and checked[0] is data:
+            self._checked, made = None, checked[1]
+        else:
+            self._forget_checked()
+            made = self._make(data)
         for one in made:
             one.take_place()
             former = self.databases.get(one.name)
@@ -146,6 +169,23 @@ class DqliteFsm(RaftFsm):
                     self._frozen.remove(former)
                 former.close()
             self.databases[one.name] = one
+        self.applied_bytes = 0
+        if self.restored_cb is not None:
+            self.restored_cb([one.name for one in made])
+
+    def _make(self, data: BytesLike) -> list[PageFile]:
+        """Write the databases of a snapshot into new files, and check them. Raises as `install` does."""
+        made: list[PageFile] = []
+        try:
+            for database in image.decode(data):
+                one = PageFile(self.folder, database.file, database.page_size, pages.FRESH)
+                made.append(one)
+                _fill(one, database)
+                _check(one)
+        except BaseException:
+            _remove(made)
+            raise
+        return made
 
 
 def _apply(fsm: Any, buf: bytes) -> tuple[int, Any]:
@@ -155,6 +195,7 @@ def _apply(fsm: Any, buf: bytes) -> tuple[int, Any]:
             fsm.write(command)
     except (ParseError, OSError, Failure) as exc:
         return fsm.told("a transaction cannot be applied", exc), None
+    fsm.applied_bytes += len(buf)
     if isinstance(command, Frames) and fsm.applied_cb is not None:
         fsm.applied_cb(command)
     return 0, None
@@ -163,6 +204,9 @@ def _apply(fsm: Any, buf: bytes) -> tuple[int, Any]:
 def _snapshot(fsm: Any) -> tuple[int, Sequence[BytesLike]]:
     try:
         fsm.thaw()
+        if fsm.freezing_cb is not None:
+            fsm.freezing_cb()
+        fsm.applied_bytes = 0
         return 0, fsm.freeze()
     except (OSError, ValueError) as exc:
         with suppress(OSError):
@@ -211,13 +255,28 @@ def _fill(one: PageFile, database: image.Database) -> None:
     one.resize(size)
 
 
+def _remove(made: list[PageFile]) -> None:
+    """Remove files that were made and are not in force."""
+    for one in made:
+        one.close()
+        with suppress(OSError):
+            fs.unlink(one.path)
+
+
 def _check(one: PageFile) -> None:
     """Run SQLite's check on a file; Failure(RAFT_CORRUPT) if the database is not sound."""
-    uri = f"file:{quote(os.path.abspath(one.path))}?mode=ro&immutable=1"
+    if fault := fault_of(one.path, "quick_check"):
+        raise Failure(RAFT_CORRUPT, f"database '{one.name}': {fault}")
+
+
+def fault_of(path: str, check: str) -> str:
+    """Return the first fault that a check of SQLite's (quick_check, integrity_check) finds in a file, "" for none."""
+    uri = f"file:{quote(os.path.abspath(path))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
-            found = connection.execute("pragma quick_check(1)").fetchone()
-    except sqlite3.Error as exc:
-        raise Failure(RAFT_CORRUPT, f"database '{one.name}': {exc}") from None
-    if found != ("ok",):
-        raise Failure(RAFT_CORRUPT, f"database '{one.name}': {found[0] if found else 'nothing in it'}")
+            found = connection.execute(f"pragma {check}(1)").fetchone()
+    except (sqlite3.Error, UnicodeDecodeError) as exc:  # the latter for a text of SQLite's with bytes of the file in it
+        return str(exc) or type(exc).__name__
+    if found == ("ok",):
+        return ""
+    return str(found[0]) if found else "nothing in it"

@@ -46,6 +46,10 @@ class Layout:
         """Return the message with its header."""
         return frame(self.TYPE, self.body(), self.schema)
 
+    def pieces(self) -> list[bytes | memoryview]:
+        """Return the message as buffers to be written one behind the other."""
+        return [self.encode()]
+
     def _encode(self, kind: int, value: Any) -> bytes:
         if kind == U32:
             return words.u32(value)
@@ -79,8 +83,13 @@ def _read(reader: Reader, kind: int, schema: int) -> Any:
 
 def frame(type: int, body: bytes, schema: int = 0) -> bytes:
     """Return a body, whole words of it, with its header."""
-    assert len(body) % words.WORD == 0
-    return HEADER.pack(len(body) // words.WORD, type, schema, 0) + body
+    return header(type, len(body), schema) + body
+
+
+def header(type: int, size: int, schema: int = 0) -> bytes:
+    """Return the header of a message with a body of so many bytes, whole words."""
+    assert size % words.WORD == 0
+    return HEADER.pack(size // words.WORD, type, schema, 0)
 
 
 class Splitter:

@@ -14,13 +14,13 @@ Failure modes: OSError of a full or failing disk; the same write may be tried ag
 """
 
 import hashlib
-import mmap
 import os
 from collections.abc import Sequence
 from typing import Final
 
-from io_uv import fs
+from io_uv import fs, spool
 from io_uv.pyuv.alone import Alone
+from io_uv.spool import write_at
 from pyraft.types import BytesLike
 
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -86,7 +86,7 @@ class PageFile(Alone):
         if self.frozen:
             for at, number in enumerate(numbers):
                 slot = self._later.get(number, self._slots)
-                _write(self._later_fd, view[at * size : (at + 1) * size], slot * size)
+                write_at(self._later_fd, view[at * size : (at + 1) * size], slot * size)
                 self._later[number] = slot
                 self._slots = max(self._slots, slot + 1)
             self._kept = min(self._kept, n_pages)
@@ -99,16 +99,17 @@ class PageFile(Alone):
             end = at + 1
             while end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
                 end += 1
-            _write(self.fd, view[at * size : end * size], (numbers[at] - 1) * size)
+            write_at(self.fd, view[at * size : end * size], (numbers[at] - 1) * size)
             at = end
         self.resize(n_pages)
 
     def append(self, pages: BytesLike) -> None:
         """Write the pages that a new database begins with."""
-        view = memoryview(pages)
-        for at in range(0, len(view), fs.CHUNK):
-            _write(self.fd, view[at : at + fs.CHUNK], at)
-        self.resize(len(view) // self.page_size)
+        at = 0
+        for piece in spool.windows(pages):
+            write_at(self.fd, piece, at)
+            at += len(piece)
+        self.resize(at // self.page_size)
 
     def resize(self, n_pages: int) -> None:
         """Cut or lengthen a file that is not frozen."""
@@ -118,7 +119,7 @@ class PageFile(Alone):
     def freeze(self) -> memoryview:
         """Return the database as it is; what is written from now on does not change that, until thaw()."""
         assert not self.frozen
-        view = self._view(self.fd, self.n_pages)
+        view = spool.mapped(self.fd, self.n_pages * self.page_size)
         path = self.path + LATER
         self._later_fd = fs.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
         fs.unlink(path)
@@ -135,9 +136,8 @@ class PageFile(Alone):
             return
         size = self.page_size
         fs.ftruncate(self.fd, self._kept * size)
-        written = self._view(self._later_fd, self._slots)
         for number, slot in sorted(self._later.items()):
-            _write(self.fd, written[slot * size : (slot + 1) * size], (number - 1) * size)
+            write_at(self.fd, fs.pread(self._later_fd, size, slot * size), (number - 1) * size)
         fs.ftruncate(self.fd, self.n_pages * size)
         self.frozen = False
         self._later.clear()
@@ -145,22 +145,30 @@ class PageFile(Alone):
         fs.close(self._later_fd)
         self._later_fd = -1
 
-    def image(self) -> bytes:
-        """Return a copy of the database as it is now."""
-        if not self.frozen:
-            return bytes(self._view(self.fd, self.n_pages))
+    def image(self) -> bytes | memoryview:
+        """Return a copy of the database as it is now, in a file without a name if it is large. OSError or Failure."""
         size = self.page_size
-        content = bytearray(self.n_pages * size)
-        content[: self._kept * size] = self._view(self.fd, self._kept)
-        written = self._view(self._later_fd, self._slots)
-        for number, slot in self._later.items():
-            content[(number - 1) * size : number * size] = written[slot * size : (slot + 1) * size]
-        return bytes(content)
+        copy = spool.Spool(self.dir, spool.WINDOW)
+        number = 1
+        while number <= self.n_pages:
+            if not self.frozen:
+                n = min(fs.CHUNK // size, self.n_pages + 1 - number)
+                copy.write(fs.pread(self.fd, n * size, (number - 1) * size))
+            else:
+                n = 1
+                copy.write(self.page(number))
+            number += n
+        return copy.take()
 
-    def _view(self, fd: int, n_pages: int) -> memoryview:
-        if n_pages == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(fd, n_pages * self.page_size, prot=mmap.PROT_READ))
+    def page(self, number: int) -> bytes:
+        """Return a page of the database as it is now."""
+        size = self.page_size
+        slot = self._later.get(number)
+        if slot is not None:
+            return fs.pread(self._later_fd, size, slot * size)
+        if self.frozen and number > self._kept:
+            return bytes(size)
+        return fs.pread(self.fd, size, (number - 1) * size)
 
     def take_place(self) -> None:
         """Put a file that was made with a suffix in the place of the database's file."""
@@ -174,11 +182,3 @@ class PageFile(Alone):
             if fd >= 0:
                 fs.close(fd)
         self.fd = self._later_fd = -1
-
-
-def _write(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of it."""
-    while data:
-        done = fs.pwrite(fd, data, offset)
-        data = data[done:]
-        offset += done

@@ -17,11 +17,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from io_uv.dqlite import messages, requests, responses, words
+from io_uv import spool
+from io_uv.dqlite import messages, requests, responses, upgrade, words
 from io_uv.dqlite.messages import Splitter
 from io_uv.dqlite.words import ParseError
 from io_uv.guests import raft_uv_serve, raft_uv_upgrade
-from io_uv.tcp import raft_uv_set_handshake
+from io_uv.tcp import raft_uv_set_handshake, raft_uv_set_opening
 from io_uv.transport import RaftUvDuplex, RaftUvGuest, RaftUvTransport
 
 MAX_REQUEST: Final = 16 << 20
@@ -83,7 +84,8 @@ class Channel:
         assert self._busy
         assert answers
         if not self.closed:
-            self.guest.stream.write([one.encode() for one in answers], self._written)
+            pieces = [piece for one in answers for piece in one.pieces()]
+            self.guest.stream.write(spool.write_ahead(self.guest.stream, pieces), self._written)
 
     def close(self) -> None:
         """End the connection."""
@@ -169,13 +171,25 @@ class Channel:
 request_cb: TypeAlias = Callable[[Channel, requests.Request], object]
 
 
-def listen(transport: RaftUvTransport, cb: request_cb, limit: int = MAX_REQUEST) -> int:
+def listen(transport: RaftUvTransport, cb: request_cb, limit: int = MAX_REQUEST, path: str = "") -> int:
     """Have a stock transport speak dqlite; `cb(channel, request)` for what clients ask. Call it before raft_start.
 
-    `limit` is that of a request's body in bytes. Errors: RAFT_INVALID, with a text in transport.errmsg, if it is not a
-    transport of raft_uv_tcp_init or raft_uv_tls_init, or word 1 is served already.
+    `limit` is that of a request's body in bytes. With a `path`, connections of ours begin with a request for an HTTP
+    upgrade there, and those of others may (`upgrade`).
+
+    Errors: RAFT_INVALID, with a text in transport.errmsg, if it is not a transport of raft_uv_tcp_init or
+    raft_uv_tls_init, or word 1 is served already.
     """
     rv = raft_uv_set_handshake(transport, DqliteHandshake())
     if rv != 0:
         return rv
-    return raft_uv_serve(transport, messages.PROTOCOL, lambda transport, guest: Channel(guest, cb, limit).begin())
+
+    def begin(guest: RaftUvGuest) -> None:
+        Channel(guest, cb, limit).begin()
+
+    if path:
+        raft_uv_set_opening(transport, upgrade.opening(path))
+        rv = upgrade.serve(transport, path, begin)
+        if rv != 0:
+            return rv
+    return raft_uv_serve(transport, messages.PROTOCOL, lambda transport, guest: begin(guest))

@@ -213,7 +213,7 @@ REQUESTS: Final = {kind.TYPE: kind for kind in _KINDS}
 
 
 def decode(type: int, schema: int, body: bytes) -> Request:
-    """Return the request; ParseError if it is none."""
+    """Return the request; ParseError for an unknown type or version, and for a body that is not one of that type."""
     kind = REQUESTS.get(type)
     if kind is None:
         raise ParseError("unrecognized request type")

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from io_uv.dqlite import tuples, words
-from io_uv.dqlite.messages import HEADER, TEXT, U32, U64, UNUSED, Layout
+from io_uv.dqlite.messages import HEADER, TEXT, U32, U64, UNUSED, Layout, header
 from io_uv.dqlite.tuples import Value
 from io_uv.dqlite.words import ParseError, Reader
 
 ERROR: Final = 1
 """SQLite's code for what has no code of its own."""
 BUSY: Final = 5
+NO_MEMORY: Final = 7
 IOERR: Final = 10
 PROTOCOL: Final = 15
 NOT_LEADER: Final = 10 | 40 << 8
@@ -230,12 +231,19 @@ class Empty(Response):
 class Files(Response):
     """The files of a database: the main one, and one of frames that may be empty."""
 
-    files: tuple[tuple[str, bytes], ...]
+    files: tuple[tuple[str, bytes | memoryview], ...]
     TYPE = 9
+
+    def pieces(self) -> list[bytes | memoryview]:
+        """Return the message in pieces; the files' content is not copied."""
+        body: list[bytes | memoryview] = [words.u64(len(self.files))]
+        for name, data in self.files:
+            body += (words.text(name) + words.u64(len(data)), data, bytes(-len(data) % words.WORD))
+        return [header(self.TYPE, sum(map(len, body))), *body]
 
     def body(self) -> bytes:
         """Return the encoded files."""
-        return words.u64(len(self.files)) + b"".join([words.text(name) + words.blob(data) for name, data in self.files])
+        return b"".join(self.pieces()[1:])
 
     @classmethod
     def read(cls, reader: Reader, schema: int) -> "Files":
@@ -261,7 +269,7 @@ RESPONSES: Final = {kind.TYPE: kind for kind in _KINDS}
 
 
 def decode(type: int, schema: int, body: bytes) -> Response:
-    """Return the answer; ParseError if it is none."""
+    """Return the answer; ParseError for an unknown type or version, and for a body that is not one of that type."""
     kind = RESPONSES.get(type)
     if kind is None:
         raise ParseError(f"an answer of type {type}")

@@ -42,7 +42,7 @@ Value: TypeAlias = bool | int | float | str | bytes | None
 
 
 def type_of(value: Value) -> int:
-    """Return the code of a value's type; ValueError if it is none of a database's."""
+    """Return the code of a value's type; ValueError if a database has no such type."""
     for kind, code in _CODES:
         if isinstance(value, kind):
             return code

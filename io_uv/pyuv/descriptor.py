@@ -1,7 +1,7 @@
 """Descriptor: a pipe or terminal in the place of a stream's socket.
 
 Duty: the methods of a socket that streams call (recv, recv_into, send, sendmsg, fileno, setblocking, close), on a
-descriptor that is none: one end of `os.pipe`, a FIFO, a terminal; in short what standard input and output usually are.
+descriptor of another kind: one end of `os.pipe`, a FIFO, a terminal; so on what standard input and output usually are.
 
 Failure modes: OSError from each, as from a socket, ENOTSOCK from what only sockets can do; the end of input is an empty
 read. A regular file cannot be polled, so `Pipe.open` refuses it. Writing to a pipe without a reader raises SIGPIPE,

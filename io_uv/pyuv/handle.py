@@ -207,7 +207,7 @@ class Watcher(Handle):
         self._deactivate()
 
     def mute(self) -> None:
-        """Call nobody back any more, for what it watches neither."""
+        """Call nobody back any more, neither for events nor for the close."""
         super().mute()
         self._callback = nothing
 

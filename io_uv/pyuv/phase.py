@@ -32,8 +32,9 @@ class _Phase(Watcher):
         """Call `callback(handle)` once per turn. A started handle gets the new callback and keeps its place."""
         if self._closed:
             raise closed_error()
-        check_callback(callback)
-        self._callback = callback
+        if callback is None or callback != self._callback:
+            check_callback(callback)
+            self._callback = callback
         if not self._active:
             self._active = True
             self._members[self] = None
@@ -42,7 +43,7 @@ class _Phase(Watcher):
                 loop._alive += 1
             loop._watched = True
             if not loop._scheduled:
-                loop._schedule()
+                loop._schedule_anew()
 
     def stop(self) -> None:
         """Do not call any more. Nothing happens if the handle is not started."""
@@ -56,7 +57,9 @@ class _Phase(Watcher):
             self._members.pop(self, None)
             loop = self._loop
             if self._ref:
-                loop._release()
+                loop._alive -= 1
+                if not loop._alive:
+                    loop._ended()
             loop._watch()
 
     def _mend(self) -> None:

@@ -167,7 +167,7 @@ class Pipe(Stream):
         buffers = _buffers(data)
         total = sum(map(len, buffers))
         if not total:
-            raise ValueError("a handle needs at least a byte to go with")
+            raise ValueError("a handle is sent with one byte at least")
         write = _Write(deque(buffers), total, callback)
         # A copy: the caller may close the handle before the system has taken it.
         write.handles.append(os.dup(handle.fileno()))

@@ -98,7 +98,15 @@ class Poll(Watcher):
         return (self._fd,)
 
     def _readable(self) -> None:
-        self._happened(UV_READABLE)
+        # _happened, without its call.
+        loop = self._loop
+        if loop._watched:
+            loop._woke()
+        assert self._callback is not None
+        try:
+            self._callback(self, UV_READABLE, None)
+        except BaseException:
+            loop._uncaught()
 
     def _writable(self) -> None:
         self._happened(UV_WRITABLE)

@@ -23,7 +23,7 @@ _SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def open_pair() -> tuple[int, int, OSError | None]:
-    """Return the descriptor to watch and read, the one to write, the same for an eventfd, and why it is none."""
+    """Return the descriptor to watch and read, the one to write, and why they are not one eventfd."""
     refusal: OSError | None = None
     if hasattr(os, "eventfd"):
         try:

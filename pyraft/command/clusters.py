@@ -11,13 +11,15 @@ something that is not as it should be.
 
 import asyncio
 import dataclasses
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import click
 
-from pyraft.command import text
-from pyraft.command.reach import Way, find, reach
+from pyraft.command import screen, text
+from pyraft.command.group import Group
+from pyraft.command.reach import Way, find, json_option, reach
 from pyraft.node import backup as backups
 from pyraft.node.conditions import Condition, Limits, judge
 from pyraft.node.council import Member
@@ -27,7 +29,6 @@ from pyraft.node.status import Status
 
 T = TypeVar("T")
 
-_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _MEMBER: Final = click.argument("member", metavar="MEMBER")
 
 
@@ -37,7 +38,7 @@ _MEMBER: Final = click.argument("member", metavar="MEMBER")
 @click.command(epilog="Example: pyraft status --via 10.0.0.1:9001")
 @click.argument("member", metavar="[MEMBER]", required=False)
 @reach
-@_JSON
+@json_option
 @click.pass_context
 def status(context: click.Context, member: str | None, way: Way, as_json: bool) -> None:
     """Show who leads, and how each member is; with MEMBER all that this one tells.
@@ -63,8 +64,8 @@ def facts(survey: Survey) -> dict[str, Any]:
     return {"cluster": survey.cluster, "leader": None if leader is None else leader.id, "members": members}
 
 
-def overview(survey: Survey) -> list[str]:
-    """Return a survey in lines: who leads, a table of the members, and remarks."""
+def overview(survey: Survey) -> list[text.Part]:
+    """Return a survey in parts: who leads, a table of the members, and remarks."""
     leader = survey.leader
     rows: list[tuple[str, object]] = [("cluster", survey.cluster or "-")]
     if leader is None or leader.status is None:
@@ -74,12 +75,12 @@ def overview(survey: Survey) -> list[str]:
         rows += [("leader", f"{leader.address}{_since(known.leader_seconds)}"), ("term", known.term)]
         rows.append(("log", f"to entry {known.last}, committed to {known.commit}"))
     head = ("address", "role", "state", "behind", "log", "snapshots", "free", "up")
-    lines = [*text.pairs(rows), "", *text.table(head, map(_row, survey.members))]
+    parts: list[text.Part] = [*text.pairs(rows), "", *text.table(head, map(_row, survey.members))]
     remarks = [remark for one in survey.members for remark in _remarks(one)]
     versions = sorted({one.status.version for one in survey.members if one.status is not None})
     if len(versions) > 1:
         remarks.append(f"members run different versions: {', '.join(versions)}")
-    return [*lines, "", *text.items(remarks)] if remarks else lines
+    return [*parts, "", *text.items(remarks)] if remarks else parts
 
 
 def _row(one: Seen) -> tuple[object, ...]:
@@ -128,7 +129,7 @@ def _one(survey: Survey, member: str, as_json: bool) -> None:
         links = [f"{id} at {at}{'' if there else ': there is none'}" for id, at, there, *_ in one.status.links]
         visits = [f"{f'member {id}' if id else 'a client'} from {host}" for host, id, *_ in one.status.visitors]
         for title, lines in (("connections to members", links), ("connections of nodes and clients", visits)):
-            text.say(["", title, *(f"  {text.line(line)}" for line in lines)] if lines else [])
+            text.say(["", title, *(f"  {line}" for line in lines)] if lines else [])
 
 
 def _names(survey: Survey) -> list[str]:
@@ -162,7 +163,7 @@ def _details(one: Seen, known: Status) -> list[tuple[str, object]]:
 
 @click.command(epilog="Example: pyraft members --via 10.0.0.1:9001")
 @reach
-@_JSON
+@json_option
 def members(way: Way, as_json: bool) -> None:
     """List the members, as the leader knows them."""
     found = way.run(Operator.members)
@@ -185,7 +186,7 @@ def members(way: Way, as_json: bool) -> None:
 
 @click.command(epilog="Example: pyraft ping --via 10.0.0.1:9001")
 @reach
-@_JSON
+@json_option
 @click.pass_context
 def ping(context: click.Context, way: Way, as_json: bool) -> None:
     """Ask each member, and say how long the answer takes. Exits with 1 if one does not answer."""
@@ -218,7 +219,7 @@ def ping(context: click.Context, way: Way, as_json: bool) -> None:
 @click.option("--behind", type=int, default=Limits.behind, show_default=True, help="Entries that a member may lack.")
 @click.option("--free", type=float, default=Limits.free, show_default=True, help="Share of a disk that must be free.")
 @click.option("--clock", type=float, default=Limits.clock, show_default=True, help="By how many s a clock may be off.")
-@_JSON
+@json_option
 @click.pass_context
 def check(context: click.Context, way: Way, behind: int, free: float, clock: float, as_json: bool) -> None:
     """Say of each condition of a healthy cluster whether it holds, for monitoring.
@@ -232,7 +233,7 @@ def check(context: click.Context, way: Way, behind: int, free: float, clock: flo
     if as_json:
         text.dump([dataclasses.asdict(one) for one in conditions])
     else:
-        text.say(f"{'ok    ' if one.ok else 'FAULT '}{one.name}: {text.line(one.text)}" for one in conditions)
+        text.say(f"{'ok    ' if one.ok else 'FAULT '}{one.name}: {one.text}" for one in conditions)
     if not all(one.ok for one in conditions):
         context.exit(1)
 
@@ -250,66 +251,78 @@ def _change(way: Way, member: str, change: Callable[[Operator, int], Awaitable[T
     return way.run(job)
 
 
+def _told(found: Member, role: str, as_json: bool) -> None:
+    sentence = f"member {found.id} at {found.address} is a {role}"
+    text.done(sentence, as_json, id=found.id, address=found.address, role=role)
+
+
 @click.command(epilog="Example: pyraft add 4=10.0.0.4:9001 --via 10.0.0.1:9001, and when it runs, pyraft promote 4")
 @click.argument("server", metavar="ID=HOST:PORT")
 @reach
-def add(server: str, way: Way) -> None:
+@json_option
+def add(server: str, way: Way, as_json: bool) -> None:
     """Add a server of the C-style API as a spare. Nodes do that themselves: pyraft join."""
     id, equals, address = server.partition("=")
     if not equals or not id.isascii() or not id.isdigit() or not address:
         raise click.UsageError(f"{server!r} is not of the form ID=HOST:PORT")
     way.run(lambda operator: operator.add(int(id), address))
-    click.echo(f"member {id} at {address} is a spare")
+    text.done(f"member {id} at {address} is a spare", as_json, id=int(id), address=address, role="spare")
 
 
 @click.command(epilog="Example: pyraft remove 10.0.0.3:9001 --via 10.0.0.1:9001")
 @_MEMBER
 @reach
-def remove(member: str, way: Way) -> None:
+@json_option
+def remove(member: str, way: Way, as_json: bool) -> None:
     """Remove MEMBER, whether it runs or not. If it leads, it hands over first."""
 
     found, _ = _change(way, member, lambda operator, id: operator.remove(id))
-    click.echo(f"member {found.id} at {found.address} is removed")
+    text.done(f"member {found.id} at {found.address} is removed", as_json, id=found.id, address=found.address)
 
 
 @click.command(epilog="Example: pyraft promote 10.0.0.4:9001 --via 10.0.0.1:9001")
 @_MEMBER
 @reach
-def promote(member: str, way: Way) -> None:
+@json_option
+def promote(member: str, way: Way, as_json: bool) -> None:
     """Have MEMBER vote, if there are not enough voters yet, else stand by."""
 
     found, role = _change(way, member, lambda operator, id: operator.promote(id))
-    click.echo(f"member {found.id} at {found.address} is a {role}")
+    _told(found, role, as_json)
 
 
 @click.command(epilog="Example: pyraft demote 10.0.0.3:9001 --via 10.0.0.1:9001")
 @_MEMBER
 @reach
-def demote(member: str, way: Way) -> None:
+@json_option
+def demote(member: str, way: Way, as_json: bool) -> None:
     """Have MEMBER stand by: it has the log, and no vote. If it leads, it hands over first."""
 
     found, _ = _change(way, member, lambda operator, id: operator.demote(id))
-    click.echo(f"member {found.id} at {found.address} is a standby")
+    _told(found, "standby", as_json)
 
 
 @click.command(epilog="Example: pyraft replace 10.0.0.3:9001 10.0.0.4:9001 --via 10.0.0.1:9001")
 @_MEMBER
 @click.argument("by", metavar="[BY]", required=False)
 @reach
-def replace(member: str, by: str | None, way: Way) -> None:
+@json_option
+def replace(member: str, by: str | None, way: Way, as_json: bool) -> None:
     """Remove MEMBER, and have BY vote in its place, or the best of those that stand by."""
 
     async def change(operator: Operator, id: int) -> int:
         return await operator.replace(id, 0 if by is None else (await find(operator, by)).id)
 
     found, id = _change(way, member, change)
-    click.echo(f"member {found.id} at {found.address} is removed, and {id or 'nobody'} votes in its place")
+    sentence = f"member {found.id} at {found.address} is removed, and {id or 'nobody'} votes in its place"
+    text.done(sentence, as_json, id=found.id, address=found.address, by=id)
 
 
 @click.command(epilog="Example: pyraft transfer 10.0.0.2:9001 --via 10.0.0.1:9001")
 @click.argument("member", metavar="[MEMBER]", required=False)
 @reach
-def transfer(member: str | None, way: Way) -> None:
+@json_option
+def transfer(member: str | None, way: Way, as_json: bool) -> None:
     """Have MEMBER lead, or any other voter."""
 
     async def job(operator: Operator) -> tuple[int, str]:
@@ -318,14 +331,14 @@ def transfer(member: str | None, way: Way) -> None:
         return id, next((one.address for one in await operator.members() if one.id == id), "?")
 
     id, address = way.run(job)
-    click.echo(f"member {id} at {address} leads")
+    text.done(f"member {id} at {address} leads", as_json, id=id, address=address)
 
 
 @click.command(epilog="Example: pyraft backup shop.backup --via 10.0.0.1:9001")
 @click.argument("file", metavar="FILE")
 @click.option("--member", metavar="MEMBER", help="Take it from this one; else from one that does not lead.")
 @reach
-@_JSON
+@json_option
 def backup(file: str, member: str | None, way: Way, as_json: bool) -> None:
     """Write the state of the cluster, with all that is acknowledged by now, to FILE.
 
@@ -333,7 +346,9 @@ def backup(file: str, member: str | None, way: Way, as_json: bool) -> None:
     """
 
     async def job(operator: Operator) -> backups.Head:
-        return await backups.take(operator, file, "" if member is None else (await find(operator, member)).address)
+        where = "" if member is None else (await find(operator, member)).address
+        with screen.progress(sys.stderr) as progress:
+            return await backups.take(operator, file, where, progress)
 
     head = way.run(job)
     if as_json:
@@ -342,7 +357,7 @@ def backup(file: str, member: str | None, way: Way, as_json: bool) -> None:
         click.echo(f"backed up: the state as of entry {head.index}, {text.size(head.size)}")
 
 
-@click.group()
+@click.group(cls=Group)
 def snapshot() -> None:
     """Snapshots of the state that members have."""
 
@@ -350,8 +365,9 @@ def snapshot() -> None:
 @snapshot.command(epilog="Example: pyraft snapshot take --via 10.0.0.1:9001")
 @click.argument("member", metavar="[MEMBER]", required=False)
 @reach
+@json_option
 @click.pass_context
-def take(context: click.Context, member: str | None, way: Way) -> None:
+def take(context: click.Context, member: str | None, way: Way, as_json: bool) -> None:
     """Have MEMBER, or each member, take a snapshot of all that it has applied, and let go of the log before."""
 
     async def job(operator: Operator) -> list[tuple[str, str, bool]]:
@@ -369,6 +385,9 @@ def take(context: click.Context, member: str | None, way: Way) -> None:
         return list(await asyncio.gather(*map(one, wanted)))
 
     found = way.run(job)
-    text.say(f"{address}: {text.line(what)}" for address, what, _ in found)
+    if as_json:
+        text.dump([{"address": address, "done": done, "text": what} for address, what, done in found])
+    else:
+        text.say(f"{address}: {what}" for address, what, _ in found)
     if not all(done for _, _, done in found):
         context.exit(1)

@@ -40,7 +40,7 @@ def describe(type: int, data: bytes) -> str:
 
 
 def _node(data: bytes) -> str:
-    """Return the calls of an entry of pyraft.node, "" if it is none."""
+    """Return the calls of an entry of pyraft.node, "" for another entry."""
     try:
         _, calls = codec.Codec().unpack(codec.unframe(data))
         said = [_call(*call) for call in calls]
@@ -66,7 +66,7 @@ def _value(value: object) -> str:
 
 
 def _dqlite(data: bytes) -> str:
-    """Return a command of dqlite, "" if it is none (its command.c: format 1, a type, six bytes that mean nothing)."""
+    """Return a command of dqlite, "" for other entries (command.c: format 1, a type, six bytes that mean nothing)."""
     if len(data) < 16 or data[0] != 1 or data[1] not in _DQLITE:
         return ""
     kind, body = data[1], data[8:]

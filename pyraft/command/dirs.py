@@ -1,7 +1,8 @@
 """`pyraft dir …`: data directories of stopped servers, of this library, libraft, cowsql and dqlite.
 
-Duty: `show`, `log`, `check` and `position` look, `repair`, `recover` and `readdress` say what they would do and do it
-with --apply. Each takes the locks of the directory first, so none of them meets a server that runs.
+Duty: `show`, `log`, `check` and `position` look, `repair` and `recover` say what they would do and do it with --apply,
+as `readdress` does (a module of its own). `export` and `import` move one. Each takes the locks of the directory first,
+so none of them meets a server that runs.
 
 Happy path: `pyraft dir check data/1` prints nothing wrong and exits with 0.
 
@@ -10,42 +11,47 @@ with 1 for damage and losses, `repair` if the directory does not load in the end
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from io_uv import datadir
 from pyraft import configuration, raft_configuration_add
-from pyraft.command import decoding, text
-from pyraft.command.reach import told
+from pyraft.command import decoding, screen, text
+from pyraft.command.group import Group
+from pyraft.command.reach import json_option, told
+from pyraft.dqlite import Refused, store
 from pyraft.errors import printable
 from pyraft.node import NodeError, identity
 from pyraft.node import backup as backups
 from pyraft.types import RAFT_STANDBY, RAFT_VOTER, RaftConfiguration, RaftServer
 
-_DIRECTORY: Final = click.argument("directory", metavar="DIR")
-_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_APPLY: Final = click.option("--apply", is_flag=True, help="Do it. Without this nothing is changed.")
-_OTHER: Final = click.option(
+DIRECTORY: Final = click.argument("directory", metavar="DIR")
+APPLY: Final = click.option("--apply", is_flag=True, help="Do it. Without this nothing is changed.")
+OTHER: Final = click.option(
     "--other", "others", metavar="DIR", multiple=True, help="Directory of another survivor; may be repeated."
 )
-_POSITION: Final = click.option(
+POSITION: Final = click.option(
     "--position",
     "positions",
     metavar="TERM:LASTTERM:INDEX",
     multiple=True,
     help="What `pyraft dir position` said of another survivor; may be repeated.",
 )
-_SCRATCH: Final = click.option(
+SCRATCH: Final = click.option(
     "--scratch", metavar="PATH", help="Where copies are made for what is tried out, instead of the place for tmp files."
 )
 
 
+_CARRIED: Final = (identity.NODE_FILE, store.INFO, store.CLUSTER)
+"""Files that say who a member is."""
+
+
 @contextmanager
-def _held(*directories: str) -> Iterator[None]:
+def held(*directories: str) -> Iterator[None]:
     """Have directories for this command; what goes wrong meanwhile is told in a line."""
     try:
         with ExitStack() as stack:
@@ -54,11 +60,11 @@ def _held(*directories: str) -> Iterator[None]:
             yield
     except datadir.Failure as exc:
         raise click.ClickException(exc.message) from None
-    except (datadir.Refused, NodeError, OSError) as exc:
+    except (datadir.Refused, Refused, NodeError, OSError) as exc:
         raise click.ClickException(str(exc)) from None
 
 
-@click.group()
+@click.group(cls=Group)
 def dir() -> None:
     """Look into the data directory of a stopped server, check it, mend it.
 
@@ -70,14 +76,14 @@ def dir() -> None:
 
 
 @dir.command(epilog="Example: pyraft dir show data/1")
-@_DIRECTORY
-@_JSON
-@_SCRATCH
+@DIRECTORY
+@json_option
+@SCRATCH
 def show(directory: str, as_json: bool, scratch: str | None) -> None:
     """Show what is in DIR, and what a start would do with it."""
-    with _held(directory):
-        found = datadir.read(directory)
-        rehearsal = datadir.rehearse(directory, scratch)
+    with held(directory), screen.progress(sys.stderr) as progress:
+        found = datadir.read(directory, progress)
+        rehearsal = datadir.rehearse(directory, scratch, progress=progress)
         who = identity.read(directory)
     if as_json:
         text.dump(_facts(found, rehearsal, who))
@@ -172,18 +178,18 @@ def _servers(conf: RaftConfiguration | None) -> list[dict[str, Any]] | None:
 
 
 @dir.command(epilog="Example: pyraft dir log data/1 --from 100 --to 120")
-@_DIRECTORY
+@DIRECTORY
 @click.option("--from", "first", type=int, default=1, help="Index of the first entry.")
 @click.option("--to", "last", type=int, default=1 << 62, help="Index of the last entry.")
 @click.option("--full", is_flag=True, help="Do not shorten lines to 80 characters.")
-@_JSON
+@json_option
 def log(directory: str, first: int, last: int, full: bool, as_json: bool) -> None:
     """List the entries of the log: index, term, type, bytes, and what they say.
 
     Commands of pyraft.node and dqlite are decoded, others shown as text or in hexadecimal digits.
     """
     expected = 0
-    with _held(directory):
+    with held(directory):
         for one in datadir.entries(directory, first, last):
             if expected and one.index != expected and not as_json:
                 click.echo(f"  … {one.index - expected} entries are not here" if one.index > expected else "  … again")
@@ -207,16 +213,16 @@ def log(directory: str, first: int, last: int, full: bool, as_json: bool) -> Non
 
 
 @dir.command(epilog="Example: pyraft dir check data/1 || echo look at it")
-@_DIRECTORY
-@_JSON
+@DIRECTORY
+@json_option
 @click.pass_context
 def check(context: click.Context, directory: str, as_json: bool) -> None:
     """Compare every checksum in DIR, and say of each fault what follows from it.
 
     Exits with 1 for damage and losses, with 0 if there is nothing, or nothing but notes.
     """
-    with _held(directory):
-        findings = datadir.check(directory)
+    with held(directory), screen.progress(sys.stderr) as progress:
+        findings = datadir.check(directory, progress=progress)
     if as_json:
         text.dump([dataclasses.asdict(one) for one in findings])
     else:
@@ -230,12 +236,12 @@ def check(context: click.Context, directory: str, as_json: bool) -> None:
 
 
 @dir.command(epilog="Example: pyraft dir position data/2")
-@_DIRECTORY
-@_SCRATCH
-@_JSON
+@DIRECTORY
+@SCRATCH
+@json_option
 def position(directory: str, scratch: str | None, as_json: bool) -> None:
     """Print how far the log of DIR goes, for `recover` and `readdress` on another machine: TERM:LASTTERM:INDEX."""
-    with _held(directory):
+    with held(directory):
         found = datadir.position(directory, scratch)
     if as_json:
         text.dump(dataclasses.asdict(found))
@@ -243,23 +249,57 @@ def position(directory: str, scratch: str | None, as_json: bool) -> None:
         click.echo(f"{found.term}:{found.last_term}:{found.last_index}")
 
 
+@dir.command(epilog="Example: pyraft dir measure data/1")
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True)
+@click.option("--seconds", type=click.FloatRange(0.01, 3600), default=2.0, show_default=True, help="For each size.")
+@json_option
+def measure(directories: tuple[str, ...], seconds: float, as_json: bool) -> None:
+    """Measure how long durable writes take on the disk of each DIR, and say which timeouts fit.
+
+    It writes to a file of its own, also beside a server that runs: do it when the disk has most to do.
+    """
+    with held():
+        found = {one: [datadir.measure(one, size, seconds) for size in (4096, 65536)] for one in directories}
+    election, heartbeat = datadir.advise([one for speeds in found.values() for one in speeds])
+    if as_json:
+        disks = {one: [dataclasses.asdict(speed) for speed in speeds] for one, speeds in found.items()}
+        text.dump({"disks": disks, "election_timeout_msecs": election, "heartbeat_msecs": heartbeat})
+        return
+    text.say(["milliseconds for a durable write"])
+    for path, speeds in found.items():
+        text.say([path])
+        rows = [
+            [text.size(one.size), one.writes]
+            + [f"{part * 1000:.2f}" for part in (one.p50, one.p99, one.p999, one.longest)]
+            + ["" if one.direct else "through the page cache"]
+            for one in speeds
+        ]
+        text.say(text.table(("size", "writes", "median", "99 %", "99.9 %", "longest", ""), rows))
+    text.say(text.wrap(f"election timeout {election} ms at least, heartbeat {heartbeat} ms", ""))
+
+
 # ---- mending ---------------------------------------------------------------------------------------------------------
 
 
 @dir.command(epilog="Example: pyraft dir repair data/1, and if you agree, pyraft dir repair data/1 --apply")
-@_DIRECTORY
-@_APPLY
-@_SCRATCH
-@_JSON
+@DIRECTORY
+@APPLY
+@click.option("--merge", is_flag=True, help="Put small segments of the log together, too, if DIR loads.")
+@SCRATCH
+@json_option
 @click.pass_context
-def repair(context: click.Context, directory: str, apply: bool, scratch: str | None, as_json: bool) -> None:
+def repair(
+    context: click.Context, directory: str, apply: bool, merge: bool, scratch: str | None, as_json: bool
+) -> None:
     """Mend DIR if a start is refused. Files are set aside, none is deleted.
 
     A directory that loads is left alone. Where acknowledged entries may be missing afterwards, the server is marked: it
     takes no part in elections until a leader has filled it up.
     """
-    with _held(directory):
+    with held(directory):
         found = datadir.repair(directory, apply, scratch)
+        loads = found.start.starts and found.applied == found.needed
+        merged = datadir.merge(directory, apply, scratch) if merge and loads else None
     if as_json:
         text.dump(
             {
@@ -270,10 +310,12 @@ def repair(context: click.Context, directory: str, apply: bool, scratch: str | N
                 "starts": found.start.starts,
                 "problem": found.start.problem,
                 "advice": found.advice,
+                "merged": None if merged is None else dataclasses.asdict(merged),
             }
         )
     else:
         text.say(_repair_lines(found))
+        text.say([] if merged is None else _merge_lines(merged))
     if not found.start.starts or (found.needed and not found.applied):
         context.exit(1)
 
@@ -296,11 +338,19 @@ def _repair_lines(found: datadir.Repair) -> list[str]:
     return lines
 
 
+def _merge_lines(found: datadir.Merge) -> list[str]:
+    if not found.steps:
+        return ["there are no small segments to put together"]
+    what = "became" if found.applied else "would become"
+    how = "" if found.applied else " (--apply does it)"
+    return [f"{found.before} closed segments {what} {found.after}{how}:", *text.items(found.steps)]
+
+
 @dir.command(
     epilog="Example: two of five servers survive. On both: pyraft dir position DIR. Where the log goes furthest: "
     "pyraft dir recover data/2 --server 2=10.0.0.2:9001 --server 4=10.0.0.4:9001 --position 7:7:1200 --apply"
 )
-@_DIRECTORY
+@DIRECTORY
 @click.option(
     "--server",
     "members",
@@ -310,10 +360,11 @@ def _repair_lines(found: datadir.Repair) -> list[str]:
     help="A voter of the new configuration.",
 )
 @click.option("--standby", "standbys", metavar="ID=HOST:PORT", multiple=True, help="A stand-by of it.")
-@_OTHER
-@_POSITION
-@_APPLY
-@_SCRATCH
+@OTHER
+@POSITION
+@APPLY
+@SCRATCH
+@json_option
 def recover(
     directory: str,
     members: tuple[str, ...],
@@ -322,6 +373,7 @@ def recover(
     positions: tuple[str, ...],
     apply: bool,
     scratch: str | None,
+    as_json: bool,
 ) -> None:
     """Go on after the loss of a majority: make the survivors the cluster.
 
@@ -330,14 +382,15 @@ def recover(
     """
     servers = RaftConfiguration()
     for role, given in ((RAFT_VOTER, members), (RAFT_STANDBY, standbys)):
-        for id, address in map(_server, given):
+        for id, address in map(id_and_address, given):
             if raft_configuration_add(servers, id, address, role) != 0:
                 raise click.UsageError(f"server {id} at {address}: {servers_problem(servers, id, address)}")
-    with _held(directory, *others):
+    with held(directory, *others):
         steps = datadir.recover(
-            directory, servers, _positions(others, positions, scratch), apply=apply, scratch=scratch
+            directory, servers, positions_of(others, positions, scratch), apply=apply, scratch=scratch
         )
-    text.say(_steps(steps, apply))
+    if say_steps(steps, apply, as_json):
+        return
     text.say(
         text.wrap(
             "Start the servers of the new configuration now, all of them as they are. Never start one of the lost ones "
@@ -347,59 +400,20 @@ def recover(
     )
 
 
-@dir.command(epilog="Example: pyraft dir readdress data/1 1=10.1.0.1:9001 2=10.1.0.2:9001 --position 7:7:1200")
-@_DIRECTORY
-@click.argument("addresses", metavar="ID=HOST:PORT...", nargs=-1, required=True)
-@_OTHER
-@_POSITION
-@_APPLY
-@_SCRATCH
-def readdress(
-    directory: str,
-    addresses: tuple[str, ...],
-    others: tuple[str, ...],
-    positions: tuple[str, ...],
-    apply: bool,
-    scratch: str | None,
-) -> None:
-    """Give the members of a stopped cluster new addresses.
-
-    All are stopped, and how far each voter has come is given. It works on the directory whose log goes furthest. The
-    own address in a directory of pyraft.node is changed too, in DIR and in each --other.
-    """
-    moved = dict(map(_server, addresses))
-    with _held(directory, *others):
-        current = datadir.rehearse(directory, scratch).configuration
-        if current is None:
-            raise click.ClickException(f"{directory}: there is no configuration in it, so it was never a member")
-        unknown = sorted(set(moved) - {one.id for one in current.servers})
-        if unknown:
-            raise click.ClickException(f"there is no server {unknown[0]}: {decoding.servers(current)}")
-        servers = configuration.copy(current)
-        for one in servers.servers:
-            one.address = moved.get(one.id, one.address)
-        steps = datadir.recover(
-            directory, servers, _positions(others, positions, scratch), apply=apply, scratch=scratch
-        )
-        for path in (directory, *others):
-            steps += _move_identity(path, servers, apply)
-    text.say(_steps(steps, apply))
-
-
 @dir.command(epilog="Example: pyraft dir backup shop.backup")
 @click.argument("file", metavar="FILE")
-@_JSON
+@json_option
 def backup(file: str, as_json: bool) -> None:
     """Say what is in a backup, FILE, and whether it is whole: its checksum is compared.
 
     `pyraft backup` writes one, of a cluster that runs; `pyraft dir restore` makes a new cluster of it.
     """
-    with _held():
-        head = backups.examine(file)
+    with held(), screen.progress(sys.stderr) as progress:
+        head = backups.examine(file, progress)
     if as_json:
         text.dump(dataclasses.asdict(head))
         return
-    rows: list[tuple[str, object]] = [("cluster", head.cluster or "-"), ("machine", head.machine)]
+    rows: list[tuple[str, object]] = [("cluster", head.cluster or "-"), ("machine", head.machine or "-")]
     rows += [("state", f"as of entry {head.index}, term {head.term}"), ("taken", text.moment(head.taken // 1000))]
     rows += [("size", text.size(head.size)), ("by version", head.version)]
     rows += [("  member", f"{id} {role} {address}") for id, address, role, *_ in head.members]
@@ -409,19 +423,87 @@ def backup(file: str, as_json: bool) -> None:
 
 @dir.command(epilog="Example: pyraft dir restore shop.backup data/1 --address 10.0.0.1:9001")
 @click.argument("file", metavar="FILE")
-@_DIRECTORY
+@DIRECTORY
 @click.option("--address", metavar="HOST:PORT", required=True, help="Where the others will reach its first member.")
-def restore(file: str, directory: str, address: str) -> None:
+@click.option("--id", type=int, default=0, help="Its id, where FILE is of servers of the C-style API.")
+@json_option
+def restore(file: str, directory: str, address: str, id: int, as_json: bool) -> None:
     """Make DIR that of a new cluster's only member, with the state that is in FILE.
 
     DIR is made if it is not there, and empty else. The new cluster has an id of its own; start a node on DIR, and have
     others join it. The cluster that the backup is of is not touched.
     """
-    own = told(backups.restore(file, directory, address))
-    click.echo(f"member {own.id} at {own.address} began cluster {own.cluster}")
+    with screen.progress(sys.stderr) as progress:
+        own = told(backups.restore(file, directory, address, progress, id=id))
+    sentence = f"member {own.id} at {own.address} began {f'cluster {own.cluster}' if own.cluster else 'a cluster'}"
+    text.done(sentence, as_json, id=own.id, address=own.address, cluster=own.cluster)
 
 
-def _server(given: str) -> tuple[int, str]:
+# ---- moving ----------------------------------------------------------------------------------------------------------
+
+
+@dir.command(name="export", epilog="Example: pyraft dir export data/1 1.export")
+@DIRECTORY
+@click.argument("file", metavar="FILE")
+@SCRATCH
+@json_option
+def export_(directory: str, file: str, scratch: str | None, as_json: bool) -> None:
+    """Write what a start would load from DIR to FILE: term, vote, snapshot, entries.
+
+    FILE is new, lines of JSON with a checksum, and says who the member is, too. Keys and certificates stay behind.
+    """
+    with held(directory), screen.progress(sys.stderr) as progress:
+        head = datadir.export(directory, file, files=_CARRIED, scratch=scratch, progress=progress)
+    _say_archive(head, as_json)
+
+
+@dir.command(epilog="Example: pyraft dir examine 1.export")
+@click.argument("file", metavar="FILE")
+@json_option
+def examine(file: str, as_json: bool) -> None:
+    """Say what is in an exported directory, FILE, and whether it is whole: its checksum is compared."""
+    with held(), screen.progress(sys.stderr) as progress:
+        head = datadir.examine(file, progress)
+    _say_archive(head, as_json)
+    if not as_json:
+        click.echo("it is whole")
+
+
+@dir.command(name="import", epilog="Example: pyraft dir import 1.export data/1")
+@click.argument("file", metavar="FILE")
+@DIRECTORY
+@json_option
+def import_(file: str, directory: str, as_json: bool) -> None:
+    """Make DIR, which is empty or not there, of what `pyraft dir export` has written to FILE.
+
+    It is the same member: only one of the two directories may ever be started.
+    """
+    with held(), screen.progress(sys.stderr) as progress:
+        head = datadir.import_(file, directory, progress)
+    _say_archive(head, as_json)
+    if not as_json:
+        advice = "Start a server on this directory or on the one that was exported, never both: each would vote."
+        text.say(text.wrap(advice, ""))
+
+
+def _say_archive(head: datadir.Archive, as_json: bool) -> None:
+    if as_json:
+        text.dump({**dataclasses.asdict(head), "files": sorted(head.files)})
+        return
+    rows: list[tuple[str, object]] = [("term", head.term), ("voted for", head.voted_for or "-")]
+    snapshot = head.snapshot
+    if snapshot is not None:
+        taken = f"{text.size(snapshot.size)}, taken {text.moment(snapshot.taken_at)}"
+        rows.append(("snapshot", f"of entry {snapshot.index}, term {snapshot.term}, {taken}"))
+    log = f"entries {head.first_index} to {head.last_index}, the last of term {head.last_term}"
+    rows.append(("log", log if head.entries else "no entries"))
+    rows += [("mark", name) for name in head.marks]
+    rows += [("file", name) for name in sorted(head.files)]
+    text.say(text.pairs(rows))
+
+
+def id_and_address(given: str) -> tuple[int, str]:
+    """Return the parts of ID=HOST:PORT."""
     id, equals, address = given.partition("=")
     if not equals or not id.isascii() or not id.isdigit() or not address:
         raise click.UsageError(f"{given!r} is not of the form ID=HOST:PORT")
@@ -435,7 +517,8 @@ def servers_problem(servers: RaftConfiguration, id: int, address: str) -> str:
     return "that address is there already, or the id is out of range"
 
 
-def _positions(others: tuple[str, ...], given: tuple[str, ...], scratch: str | None) -> list[datadir.Position]:
+def positions_of(others: tuple[str, ...], given: tuple[str, ...], scratch: str | None) -> list[datadir.Position]:
+    """Return how far other survivors have come: those with a directory here, and those that `position` was asked of."""
     found = [datadir.position(one, scratch) for one in others]
     for one in given:
         numbers = one.split(":")
@@ -445,19 +528,10 @@ def _positions(others: tuple[str, ...], given: tuple[str, ...], scratch: str | N
     return found
 
 
-def _move_identity(path: str, servers: RaftConfiguration, apply: bool) -> list[str]:
-    """Have a directory of pyraft.node say its new address, if it has one."""
-    who = identity.read(path)
-    if who is None:
-        return []
-    own = configuration.get(servers, who.id)
-    if own is None or own.address == who.address:
-        return []
-    members = tuple(one.address for one in servers.servers)
-    if apply:
-        identity.write(path, dataclasses.replace(who, address=own.address, members=members))
-    return [f"{Path(path, identity.NODE_FILE)} says {own.address} instead of {who.address}"]
-
-
-def _steps(steps: list[str], apply: bool) -> list[str]:
-    return ["done:" if apply else "this would be done (--apply does it):", *text.items(steps)]
+def say_steps(steps: list[str], apply: bool, as_json: bool) -> bool:
+    """Say what was done, or would be; return whether that was JSON, behind which nothing may come."""
+    if as_json:
+        text.dump({"applied": apply, "steps": steps})
+    else:
+        text.say(["done:" if apply else "this would be done (--apply does it):", *text.items(steps)])
+    return as_json

@@ -28,6 +28,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 VIA: Final = "PYRAFT_VIA"
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+"""For commands that print JSON when asked."""
+
 
 @dataclass(frozen=True)
 class Way:

@@ -21,6 +21,7 @@ from io_uv.dqlite.machine import DqliteFsm
 from io_uv.dqlite.port import Channel
 from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Response
+from io_uv.failure import Failure, message_of
 from pyraft import (
     RAFT_CANTCHANGE,
     RAFT_LEADERSHIPLOST,
@@ -124,8 +125,10 @@ class Gateway:
             return responses.Failed(responses.NOT_FOUND, "database does not exists")  # their spelling
         try:
             return responses.Files(((file, one.image()), (file + "-wal", b"")))
-        except OSError as exc:
-            return responses.Failed(responses.IOERR, str(exc))
+        except (OSError, Failure) as exc:
+            return responses.Failed(responses.IOERR, message_of(exc))
+        except MemoryError:
+            return responses.Failed(responses.NO_MEMORY, "no memory for a copy of the database")
 
     # Answers when raft has called back.
 

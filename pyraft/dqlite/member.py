@@ -29,23 +29,44 @@ from io_uv import fs
 from io_uv.dqlite import flock, port, requests, responses
 from io_uv.dqlite.machine import DqliteFsm
 from io_uv.failure import Failure
-from pyraft import RAFT_LEADER, RAFT_VOTER, aio, raft_digest
+from pyraft import (
+    RAFT_LEADER,
+    RAFT_VOTER,
+    aio,
+    raft_digest,
+    raft_set_snapshot_trailing,
+    raft_strerror,
+    snapshot,
+)
 from pyraft.dqlite import store
+from pyraft.dqlite.dialing import dialer
 from pyraft.dqlite.errors import DqliteError, Refused
 from pyraft.dqlite.gateway import ROLES, Gateway
-from pyraft.dqlite.peer import Dial, dial_tcp, find_leader
+from pyraft.dqlite.peer import Dial, find_leader
 from pyraft.dqlite.settings import Settings
 from pyraft.dqlite.store import Info
+from pyraft.dqlite.tls import shares_name
+from pyraft.node.deadlines import within
 from pyraft.node.errors import Refused as NodeRefused
 from pyraft.node.ground import Ground
 from pyraft.node.identity import MEMBER, Identity
+from pyraft.node.tls import Tls
 
 JOIN: Final = "join"
 """The file of a directory whose node the cluster has not taken in yet."""
 DATABASES: Final = "databases"
 """The folder of the databases in the data directory."""
 
+LARGEST_SNAPSHOT: Final = 16 << 30
+"""Bytes of a snapshot that is taken from others."""
+IN_MEMORY: Final = 1 << 20
+"""Bytes of a snapshot from which on it is in files."""
+
 _RETRY_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 1.0
+_LONGEST_PAUSE: Final = 60.0
+_FEWEST: Final = 3
+"""Members that there are before go-dqlite's role management lets more than one vote."""
 _ASSIGN_SECONDS: Final = 600.0
 """A server that becomes a voter gets all of the log first."""
 
@@ -65,14 +86,20 @@ class Member:
         id: int = 0,
         bind: str = "",
         settings: Settings | None = None,
-        dial: Dial = dial_tcp,
+        keep_role: bool = True,
+        tls: Tls | None = None,
+        upgrade: str = "",
+        dial: Dial | None = None,
         prepare: Callable[[io_uv.RaftUvTransport], object] | None = None,
     ) -> None:
         """Nothing happens before `start`.
 
         `address` is what the others know it by, `bind` where it listens if that is another one, `join` where members of
-        the cluster are. `id` 0 stands for a new one, or that of the directory. `dial` opens connections to other nodes
-        as a client; `prepare` may give raft's transport a dialer or a policy, see io_uv.raft_uv_set_dialer.
+        the cluster are. `id` 0 stands for a new one, or that of the directory. With `keep_role` it asks for its role
+        again if it was given a lesser one. `tls` is the certificate that all share, as with SimpleTLSConfig of
+        go-dqlite's app. `upgrade` is the path of an HTTP upgrade that connections to other nodes begin with, as in LXD
+        (io_uv.dqlite.upgrade). `dial` opens connections to other nodes as a client, if not in one of these ways;
+        `prepare` may give raft's transport a dialer or a policy, see io_uv.raft_uv_set_dialer.
         """
         self.directory = os.fspath(directory)
         self.address = address
@@ -81,7 +108,10 @@ class Member:
         self.id = id
         self.bind = bind
         self.settings = settings or Settings()
-        self.dial = dial
+        self.keep_role = keep_role
+        self.tls = tls
+        self.upgrade = upgrade
+        self.dial = dial if dial is not None else dialer(tls, upgrade)
         self.prepare = prepare
         self.fsm = DqliteFsm(os.path.join(self.directory, DATABASES))
         self.server: aio.Server = None  # type: ignore[assignment]
@@ -111,7 +141,7 @@ class Member:
             self._lock = flock.hold(self.directory)
             self._settle_identity()
             self._make_server()
-            self.fsm.open()
+            self._open_machine()
             await self.server.start()
         except (Failure, NodeRefused) as exc:
             await self.close()
@@ -121,6 +151,8 @@ class Member:
             raise
         self._begin(self._join())
         self._begin(self._lead())
+        self._begin(self._keep())
+        self._begin(self._bound_log())
 
     def _settle_identity(self) -> None:
         """Find out which node the directory is, or make it one, durably."""
@@ -139,17 +171,30 @@ class Member:
         store.write_info(self.directory, Info(self.id, self.address, responses.SPARE))
 
     def _make_server(self) -> None:
-        ground = self._ground = Ground(self.directory)
+        ground = self._ground = Ground(self.directory, self.tls)
+        if self.tls is not None:
+            io_uv.raft_uv_tls_set_policy(ground.transport, shares_name(self.tls))
         if self.prepare is not None:
             self.prepare(ground.transport)
         if self.bind:
             io_uv.raft_uv_tcp_set_bind_address(ground.transport, self.bind)
-        if port.listen(ground.transport, lambda channel, request: self.gateway.request(channel, request)) != 0:
+        rv = port.listen(
+            ground.transport, lambda channel, request: self.gateway.request(channel, request), path=self.upgrade
+        )
+        if rv != 0:
             raise Refused(ground.transport.errmsg)
         self.server = ground.server(self.fsm, Identity(self.id, self.address, "", MEMBER))
         io_uv.raft_uv_set_snapshot_compression(ground.io, True)
+        io_uv.raft_uv_set_snapshot_check(ground.io, self.fsm.check)
+        limits = io_uv.raft_uv_limits(ground.io)
+        limits.snapshot, limits.mapped = LARGEST_SNAPSHOT, IN_MEMORY
         self.settings.apply(self.server.raft)
+        self.fsm.freezing_cb = self._trim
         self.gateway = Gateway(self.server, self.fsm, self.settings.failure_domain, self.settings.weight)
+
+    def _open_machine(self) -> None:
+        """Make the state machine ready, when the directory is locked. Raises Failure, OSError."""
+        self.fsm.open()
 
     async def close(self) -> None:
         """Stop taking part, and give the directory back."""
@@ -225,8 +270,7 @@ class Member:
         known = [one.address for one in store.read_cluster(self.directory)]
         known += [one.address for one in self.server.raft.configuration.servers]
         async with await find_leader([one for one in (*self.join, *known) if one != self.address], self.dial) as peer:
-            answer = await peer.ask(requests.Cluster())
-            members = answer.members if isinstance(answer, responses.Servers) else ()
+            members = await peer.members()
             for one in members:
                 if one.address == self.address and one.id != self.id:
                     raise Refused(f"address {self.address} is node {one.id}'s: remove that one first")
@@ -239,13 +283,66 @@ class Member:
     def _note_members(self) -> None:
         servers = self.server.raft.configuration.servers
         store.write_info(self.directory, Info(self.id, self.address, self.role))
-        store.write_cluster(self.directory, [Info(one.id, one.address, ROLES[one.role]) for one in servers])
+        members = [Info(one.id, one.address, ROLES[one.role]) for one in servers]
+        if members != store.read_cluster(self.directory):
+            store.write_cluster(self.directory, members)
+
+    async def _keep(self) -> None:
+        """Keep the node store as the members are, and the role of this one as it is to be.
+
+        Role management takes the vote of a member that was away, and go-dqlite's takes that of one of four at random.
+        Nobody sends such a member anything any more, so that it does not see a leader.
+        """
+        await self.joined()
+        noted, pause = self.server.raft.configuration, _LOOK_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            if self.server.raft.configuration is not noted:
+                noted = self.server.raft.configuration
+                self._note_members()
+            if not self.keep_role or (self.own_role == self.role and self.server.leader[0] != 0):
+                pause = max(_LOOK_SECONDS, pause / 2)
+                continue
+            try:
+                if await self._ask_back():
+                    pause = min(_LONGEST_PAUSE, pause * 4)
+            except (OSError, DqliteError) as exc:
+                self._tell(f"it cannot ask for its role: {exc}")
+
+    async def _ask_back(self) -> bool:
+        """Ask the leader for this member's role, if it has a lesser one; return whether it had to be asked."""
+        addresses = [one.address for one in store.read_cluster(self.directory) if one.address != self.address]
+        async with await find_leader([*addresses, *self.join], self.dial) as peer:
+            members = await peer.members()
+            own = next((one.role for one in members if one.id == self.id), None)
+            if own is None or own <= self.role or (self.role == responses.VOTER and len(members) < _FEWEST):
+                return False
+            self._tell(f"it asks for its role again, {self.role}, as it was given role {own}")
+            await peer.ask(requests.Assign(self.id, self.role), _ASSIGN_SECONDS)
+            return True
 
     def _tell(self, problem: str) -> None:
         """Log what keeps this member from what it should do, unless that was said last."""
         if self._told != problem:
             self._told = problem
             _log.warning("dqlite node %d at %s: %s", self.id, self.address, problem)
+
+    # The log.
+
+    def _trim(self) -> None:
+        """Have a snapshot that is taken now keep no more of the log than settings.log_bytes."""
+        raft = self.server.raft
+        raft_set_snapshot_trailing(raft, self.settings.trailing(raft))
+
+    async def _bound_log(self) -> None:
+        """Take a snapshot whenever the entries that were applied since the last one are many bytes."""
+        raft, fsm, limit = self.server.raft, self.fsm, self.settings.log_bytes
+        while True:
+            await self.server.wait_until(lambda: fsm.applied_bytes >= limit and raft.snapshot.put is None)
+            rv = snapshot.take_now(raft)
+            if rv != 0 or fsm.applied_bytes >= limit:
+                self._tell(f"no snapshot can be taken now, and the log grows: {raft_strerror(rv)}")
+                await asyncio.sleep(_RETRY_SECONDS)
 
     # Leading.
 
@@ -256,9 +353,9 @@ class Member:
             await server.wait_until(lambda: server.state == RAFT_LEADER)
             self.gateway.reluctant = True
             while server.state == RAFT_LEADER:
-                with contextlib.suppress(asyncio.TimeoutError):
+                with contextlib.suppress(TimeoutError):
                     ready = server.wait_until(lambda: server.state != RAFT_LEADER or bool(self._voters_that_answer()))
-                    await asyncio.wait_for(ready, seconds)
+                    await within(ready, seconds)
                 voters = self._voters_that_answer()
                 self.gateway.reluctant = bool(voters)
                 if not voters and server.state == RAFT_LEADER:

@@ -1,18 +1,20 @@
 """A connection to a node of dqlite, as its clients have: one request, one answer.
 
-Duty: `Peer` opens one and asks; `find_leader` finds out who leads, as go-dqlite does: each address in turn says who,
-and whoever is named has to say the same of itself.
+Duty: `Peer` opens one and asks; `find_leader` finds out who leads: all addresses are asked at the same time, and
+whoever is named has to say the same of itself, as go-dqlite has it.
 
 Happy path: `async with await find_leader(addresses) as peer: await peer.ask(requests.Cluster())`.
 
 Failure modes: DqliteError for a FAILURE; OSError, which TimeoutError is, for connections that cannot be had or break,
-for an answer that takes longer than the time, and for bytes that do not make an answer. A connection that broke in the
-middle is closed; the request may have been carried out.
+for an answer that takes longer than the time, or than `limit`, and for bytes that do not make an answer. A connection
+that broke in the middle is closed; the request may have been carried out.
 """
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from io_uv.dqlite import messages, requests, responses, words
 from io_uv.dqlite.messages import Splitter
@@ -20,6 +22,9 @@ from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Response
 from io_uv.dqlite.words import ParseError
 from pyraft.dqlite.errors import DqliteError
+from pyraft.node.deadlines import within
+
+T = TypeVar("T", bound=Response)
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 15.0
@@ -30,8 +35,15 @@ Dial: TypeAlias = Callable[[str], Awaitable[Streams]]
 
 async def dial_tcp(address: str) -> Streams:
     """Open a connection to HOST:PORT."""
-    host, _, port = address.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), port)
+    return await asyncio.open_connection(*split(address))
+
+
+def split(address: str) -> tuple[str, str]:
+    """Return the host and the port of an address. OSError if it has none."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise OSError(f"{address!r} is not the address of a node")
+    return host.strip("[]"), port
 
 
 class Peer:
@@ -40,16 +52,23 @@ class Peer:
     def __init__(self, address: str, streams: Streams) -> None:
         self.address = address
         self._reader, self._writer = streams
-        self._splitter = Splitter(1 << 32)
+        self._splitter = Splitter()
         self._broken = False
+        self._more = False
+        """Whether parts of an answer are still to come."""
 
     @classmethod
     async def open(cls, address: str, dial: Dial = dial_tcp, seconds: float = CONNECT_SECONDS) -> "Peer":
         """Connect to a node."""
+        dialing = asyncio.ensure_future(dial(address))
         try:
-            streams = await asyncio.wait_for(dial(address), seconds)
-        except asyncio.TimeoutError:
+            streams = await within(dialing, seconds)
+        except TimeoutError:
             raise TimeoutError(f"no connection to {address} within {seconds:g} s") from None
+        except asyncio.CancelledError:
+            if dialing.done() and not dialing.cancelled() and dialing.exception() is None:
+                dialing.result()[1].close()  # it has come about in the same moment
+            raise
         peer = cls(address, streams)
         peer._writer.write(words.u64(messages.PROTOCOL))
         return peer
@@ -60,38 +79,62 @@ class Peer:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
+    @property
+    def usable(self) -> bool:
+        """Whether it may be asked, as far as is known here."""
+        return not (self._broken or self._more or self._reader.at_eof() or self._writer.is_closing())
+
+    @property
+    def limit(self) -> int:
+        """The longest body of an answer that is taken, in bytes."""
+        return self._splitter.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._splitter.limit = limit
+
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. Nothing is waited for: of a node that does not answer there may be nothing to come."""
         self._broken = True
-        self._writer.close()
-        try:
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            return
 
     async def ask(self, request: Request, seconds: float = ANSWER_SECONDS) -> Response:
         """Return the answer, the first part of it where there are more (`more`)."""
-        if self._broken:
-            raise ConnectionError(f"the connection to {self.address} is closed")
-        self._broken = True  # unless all goes well
-        self._writer.write(request.encode())
-        answer = await self._answer(seconds)
-        self._broken = False
-        if isinstance(answer, responses.Failed):
-            raise DqliteError(answer.code, answer.message)
-        return answer
+        if self._broken or self._more:
+            raise ConnectionError(f"the connection to {self.address} is {'closed' if self._broken else 'not free'}")
+        return await self._exchange(request, seconds)
 
     async def more(self, seconds: float = ANSWER_SECONDS) -> Response:
         """Return the next part of an answer."""
+        return await self._exchange(None, seconds)
+
+    async def interrupt(self, seconds: float = ANSWER_SECONDS) -> None:
+        """End a query of whose rows more are to come."""
+        request: Request | None = requests.Interrupt()
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(DqliteError):  # that the query has failed meanwhile
+                if isinstance(await self._exchange(request, left(deadline)), responses.Empty):
+                    return
+            request = None
+
+    async def _exchange(self, request: Request | None, seconds: float) -> Response:
+        """Send a request if there is one, and return what comes next."""
+        self._broken, self._more = True, False  # unless all goes well
+        if request is not None:
+            self._writer.write(request.encode())
         answer = await self._answer(seconds)
+        self._broken, self._more = False, isinstance(answer, responses.Rows) and answer.more
         if isinstance(answer, responses.Failed):
             raise DqliteError(answer.code, answer.message)
         return answer
 
     async def _answer(self, seconds: float) -> Response:
         try:
-            return await asyncio.wait_for(self._read(), seconds)
-        except asyncio.TimeoutError:
+            return await within(self._read(), seconds)
+        except TimeoutError:
             raise TimeoutError(f"no answer from {self.address} within {seconds:g} s") from None
         except ParseError as exc:
             raise ConnectionError(f"{self.address} has answered with nonsense: {exc}") from None
@@ -105,45 +148,84 @@ class Peer:
             self._splitter.feed(data)
         return responses.decode(*message)
 
-    async def leader(self) -> str:
+    async def leader(self, seconds: float = CONNECT_SECONDS) -> str:
         """Return the address of the leader as this node knows it, "" for none."""
-        answer = await self.ask(requests.Leader(), CONNECT_SECONDS)
+        answer = await self.ask(requests.Leader(), seconds)
         if not isinstance(answer, responses.Server):
             raise ConnectionError(f"{self.address} does not say who leads")
         return answer.address
 
+    async def members(self) -> tuple[responses.Member, ...]:
+        """Return the members of the cluster as this node knows them, none if it does not tell."""
+        answer = await self.ask(requests.Cluster())
+        return tuple(answer.members) if isinstance(answer, responses.Servers) else ()
+
+
+def left(deadline: float) -> float:
+    """Return the seconds up to a moment of time.monotonic(), 0 behind it."""
+    return max(0.0, deadline - time.monotonic())
+
+
+async def expect(kind: type[T], peer: Peer, request: Request, deadline: float) -> T:
+    """Return an answer of a kind; the connection is closed if it is another one, and ConnectionError says so."""
+    answer = await peer.ask(request, left(deadline))
+    if not isinstance(answer, kind):
+        await peer.close()
+        raise ConnectionError(f"{peer.address} has answered {type(request).__name__} with {type(answer).__name__}")
+    return answer
+
 
 async def find_leader(addresses: Iterable[str], dial: Dial = dial_tcp) -> Peer:
     """Return a connection to the node that leads. OSError, with what each one said, if none is found now."""
-    said: list[str] = []
-    for address in dict.fromkeys(addresses):
-        try:
-            peer = await Peer.open(address, dial)
-        except OSError as exc:
-            said.append(f"{address}: {exc}")
-            continue
-        other = await _led_by(peer, said)
-        if other == address:
-            return peer
-        await peer.close()
-        if not other:
-            continue
-        try:
-            peer = await Peer.open(other, dial)
-        except OSError as exc:
-            said.append(f"{other}: {exc}")
-            continue
-        if await _led_by(peer, said) == other:
-            return peer
-        await peer.close()
-    raise ConnectionError("no leader is found: " + "; ".join(said))
+    said: dict[str, str] = {}
+    asking: dict[asyncio.Task[Peer | str], str] = {}
+
+    def ask(address: str) -> None:
+        if address not in said:
+            said[address] = "no answer yet"
+            asking[asyncio.ensure_future(_leading(address, dial))] = address
+
+    for address in addresses:
+        ask(address)
+    try:
+        while asking:
+            done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                address = asking.pop(task)
+                try:
+                    found = task.result()
+                except (OSError, DqliteError) as exc:
+                    said[address] = str(exc) or type(exc).__name__
+                    continue
+                if isinstance(found, Peer):
+                    return found
+                said[address] = f"{found or 'nobody'} leads"
+                if found:
+                    ask(found)
+    finally:
+        await _end(asking)
+    raise ConnectionError("no leader is found: " + "; ".join([f"{at}: {what}" for at, what in said.items()]))
 
 
-async def _led_by(peer: Peer, said: list[str]) -> str:
+async def _end(asking: "Iterable[asyncio.Task[Peer | str]]") -> None:
+    """End questions whose answers nobody wants."""
+    tasks = list(asking)
+    for task in tasks:
+        task.cancel()
+    for found in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(found, Peer):
+            await found.close()
+
+
+async def _leading(address: str, dial: Dial) -> Peer | str:
+    """Return a connection to the node if it leads, else the address of the one that does, "" for nobody."""
+    peer = await Peer.open(address, dial)
     try:
         leader = await peer.leader()
-    except (OSError, DqliteError) as exc:
-        said.append(f"{peer.address}: {exc}")
-        return ""
-    said.append(f"{peer.address}: {leader or 'nobody'} leads")
+    except BaseException:
+        await peer.close()
+        raise
+    if leader == address:
+        return peer
+    await peer.close()
     return leader

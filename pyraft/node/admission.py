@@ -21,6 +21,7 @@ from pyraft.node.errors import MissingCommand
 from pyraft.node.proposer import Done, Wire
 from pyraft.node.registry import REGISTRY, Registry, offer
 from pyraft.node.replica import FAILED, NO_SESSION, SESSIONS, Replica
+from pyraft.node.traces import TRACES
 
 REGISTERS: Final = 1 << 13
 """In the features of an answer: this member's program has the registry."""
@@ -40,11 +41,13 @@ class Admission:
     def __init__(self, server: aio.Server, replica: Replica, registry: Registry, path: Path) -> None:
         self._server = server
         self.replica = replica
-        self._registry = registry
+        self.registry = registry
         self._path = path
         self._loop = asyncio.get_running_loop()
         self._known_at: tuple[int, int, int] | None = None
         self._lacking: dict[tuple[str, str, int], int] = {}
+        self._welcome: set[tuple[str, str, int]] = set()
+        """Commands that all members have, as far as they have been asked for since that changed."""
         self.offers = sorted(offer(*key) for key in replica.offers())
         """The commands of this program."""
 
@@ -52,9 +55,10 @@ class Admission:
     def lacking(self) -> dict[tuple[str, str, int], int]:
         """The commands of this program that some member does not have: machine, command, version, and its id."""
         raft = self._server.raft
-        now = (self._registry.revision, raft.configuration_committed_index, raft.configuration_uncommitted_index)
+        now = (self.registry.revision, raft.configuration_committed_index, raft.configuration_uncommitted_index)
         if now != self._known_at:
             self._known_at = now
+            self._welcome.clear()
             self._lacking = self._compare()
         return self._lacking
 
@@ -70,7 +74,7 @@ class Admission:
 
     def missing_from(self, id: int) -> str | None:
         """Return a command that all other members have told to have and member `id` has not, None if there is none."""
-        facts = self._registry.facts
+        facts = self.registry.facts
         others = [facts[s.id].offers for s in self._members() if s.id != id and s.id in facts]
         if id not in facts or not others:
             return None
@@ -102,17 +106,24 @@ class Admission:
         refused: dict[int, bytes] = {}
         lacking = self.lacking
         knows = self.replica.knows
+        welcome = self._welcome
         for at, call in enumerate(calls):
             session, _, _, machine, command, version, _ = call
+            if (machine, command, version) in welcome and session != NO_SESSION:
+                continue
             name = f"{machine}.{command}" if machine else command
-            if not knows(machine, command, version) or (session == NO_SESSION and machine != SESSIONS):
+            if not knows(machine, command, version) or (session == NO_SESSION and machine not in (SESSIONS, TRACES)):
                 text = f"the leader's program has no {name} in version {version}, or it needs a session"
             elif lacking and (machine, command, version) in lacking:
                 id = lacking[machine, command, version]
                 text = f"the program of member {id} has no {name} in version {version} yet"
             elif machine == REGISTRY and (id := self._without_registry()):
                 text = f"the program of member {id} has no {name} yet, or it has not been heard of"
+            elif machine == TRACES and (id := self._without(offer(machine, command, version))):
+                text = f"the program of member {id} has not told that it has {name}"
             else:
+                if machine not in (REGISTRY, TRACES):  # that depends on more
+                    welcome.add((machine, command, version))
                 continue
             refused[at] = self.replica.codec.pack([FAILED, MissingCommand.__name__, text])
         return refused
@@ -121,10 +132,18 @@ class Admission:
         """Return a member that may not have this machine, 0 if all do: where it was used before, it is in the log."""
         raft = self._server.raft
         leader = raft.leader_state
-        if self._registry.revision or leader is None:
+        if self.registry.revision or leader is None:
             return 0
         for i, server in enumerate(raft.configuration.servers):
             if server.id != raft.id and server.role != RAFT_SPARE and not leader.progress[i].features & REGISTERS:
+                return server.id
+        return 0
+
+    def _without(self, wanted: str) -> int:
+        """Return a server, also a spare, that has not told to have a command; 0 if all have told so."""
+        facts = self.registry.facts
+        for server in self._server.raft.configuration.servers:
+            if server.id not in facts or wanted not in facts[server.id].offers:
                 return server.id
         return 0
 
@@ -133,7 +152,7 @@ class Admission:
 
     def _compare(self) -> dict[tuple[str, str, int], int]:
         lacking: dict[tuple[str, str, int], int] = {}
-        told = {s.id: self._registry.facts.get(s.id) for s in self._members()}
+        told = {s.id: self.registry.facts.get(s.id) for s in self._members()}
         for id, facts in told.items():
             if facts is None or id == self._server.raft.id:
                 continue

@@ -15,6 +15,13 @@ from pyraft.node.errors import Malformed, Refused
 from pyraft.node.service import NOBODY_KNOWS
 
 
+def _member(id: int) -> int:
+    """Return the id of a member. Raises TypeError for another type: a text is the id of nobody, removed already."""
+    if type(id) is not int:
+        raise TypeError(f"the id of a member must be a whole number, as in members(), and is {id!r:.60}")
+    return id
+
+
 class Asking:
     """See the head of this module."""
 
@@ -34,27 +41,27 @@ class Asking:
             fields = Member.__dataclass_fields__
             return [Member(**{name: value for name, value in member.items() if name in fields}) for member in found]
         except (TypeError, AttributeError):
-            raise Malformed("members that are none") from None
+            raise Malformed("an answer that is not a list of members") from None
 
     async def remove(self, id: int) -> None:
-        """Remove a member; the leader hands over first. One that is none any more is fine."""
-        await self._errand("remove", id)
+        """Remove a member; the leader hands over first. It may have been removed before."""
+        await self._errand("remove", _member(id))
 
     async def replace(self, id: int, by: int = 0) -> int:
         """Remove a member and have another one vote in its place: `by`, or the best of those that stand by.
 
         Return which one does, 0 if `id` has been removed already. Refused if nobody stands by.
         """
-        return int(await self._errand("replace", id, by))
+        return int(await self._errand("replace", _member(id), _member(by)))
 
     async def promote(self, id: int) -> str:
         """Have a member vote, if there are fewer than Settings.voters, else stand by; return which."""
-        return str(await self._errand("promote", id))
+        return str(await self._errand("promote", _member(id)))
 
     async def demote(self, id: int) -> None:
         """Have a member stand by until it is promoted; the leader hands over first."""
-        await self._errand("demote", id)
+        await self._errand("demote", _member(id))
 
     async def transfer(self, id: int = 0) -> int:
         """Have another member lead, 0 for any; return which one does."""
-        return int(await self._errand("transfer", id))
+        return int(await self._errand("transfer", _member(id)))

@@ -16,13 +16,14 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
+from pyraft.node import traces
 from pyraft.node.deadlines import Deadlines
 from pyraft.node.errors import SessionExpired, Unknown
 from pyraft.node.machine import Machine, commands_of
 from pyraft.node.outbox import Call, Outbox, Path, Session
-from pyraft.node.replica import EXPIRED, SESSIONS, Replica
+from pyraft.node.replica import EXPIRED, NOTHING, SESSIONS, Replica
 from pyraft.node.sessions import MAX_NAME
 from pyraft.node.settings import Settings
 
@@ -30,9 +31,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _NAMED: "ContextVar[Numbered | None]" = ContextVar("named", default=None)
-_STALE: ContextVar[float | None] = ContextVar("stale", default=None)
-_LEASE: ContextVar[bool] = ContextVar("lease", default=False)
+STALE: ContextVar[float | None] = ContextVar("stale", default=None)
+"""The age in seconds up to which the state here may answer queries; None if it may not."""
+LEASE: ContextVar[bool] = ContextVar("lease", default=False)
+"""Whether queries may be answered under a leader's lease."""
 _TIMEOUT: ContextVar[float | None] = ContextVar("timeout", default=None)
+
+_Call: TypeAlias = Callable[[Machine, str, int, Any, Any], Coroutine[Any, Any, Any]]
 
 _SHAPES: Final = 1024
 """Shapes of argument lists that are remembered as fitting."""
@@ -60,25 +65,54 @@ class Calls:
         self._session = self._new_session()
         self.deadlines = Deadlines()
         self.outbox = Outbox(find, settings.pending_calls, settings.pending_bytes)
+        self.tracing = self.outbox.tracing = traces.find()
+        self.call: _Call = self._call if self.tracing is None else self._traced
+        """Have a command executed, once, and return its result: (machine, name, version, args, kwargs)."""
 
     def close(self, failure: Callable[[], BaseException]) -> None:
         """End all calls with `failure()`."""
         self.outbox.close(failure)
         self.deadlines.close()
 
-    async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
-        """Have a command executed, once, and return its result."""
+    async def _traced(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
+        assert self.tracing is not None
+        with self.tracing.submit(f"{type(machine).__name__}.{name}") as context:
+            return await self._call(machine, name, version, args, kwargs, context)
+
+    async def _call(
+        self,
+        machine: Machine,
+        name: str,
+        version: int,
+        args: Any,
+        kwargs: Any,
+        context: dict[str, str] | None = None,
+    ) -> Any:
         arguments = self._pack(machine, name, version, args, kwargs)
-        seconds = self.timeout()
+        seconds = _TIMEOUT.get() or self._settings.timeout_seconds
         binding = machine._node
         assert binding is not None
+        outbox = self.outbox
         while True:
-            if self.outbox.is_full:
+            if outbox.is_full:
                 await self._wait_for_room(name, seconds)
             session = _NAMED.get() or self._session
             call = session.begin(binding.name, name, version, arguments)
-            self._open(session)
-            outcome = await self._outcome(call, seconds)
+            call.context = context
+            if not session.opened:
+                self._open(session)
+            # As `_outcome`, without its call: this is done for each command.
+            future = outbox.put(call, seconds)
+            try:
+                outcome = await future
+            except BaseException as exc:
+                session.lose(call, exc)
+                raise
+            finally:
+                outbox.release(call)
+            session.end(call)
+            if outcome == NOTHING:
+                return None
             if outcome != self._expired:
                 return self._replica.result(binding.name, outcome)
             self._renew(call)
@@ -118,7 +152,10 @@ class Calls:
         shape = (type(machine), name, version, len(args), tuple(kwargs))
         if shape not in self._shapes:
             function = commands_of(type(machine))[name].versions[version]
-            inspect.signature(function).bind(machine, *args, **kwargs)
+            try:
+                inspect.signature(function).bind(machine, *args, **kwargs)
+            except TypeError as exc:
+                raise TypeError(f"{name}() {exc}") from None
             if len(self._shapes) >= _SHAPES:
                 self._shapes.clear()
             self._shapes.add(shape)
@@ -147,21 +184,13 @@ class Calls:
     async def _outcome(self, call: Call, seconds: float) -> bytes:
         session = call.session
         assert session is not None
-        future = self.outbox.put(call)
-        self.deadlines.add(future, seconds, call.late)
+        future = self.outbox.put(call, seconds)
         try:
             outcome = await future
-        except Unknown as exc:
-            if exc.sent:
-                session.leave(call)
-            else:
-                session.end(call)
-            raise
-        except BaseException:
-            session.end(call)  # cancelled, or the node is closed: nobody asks any more
+        except BaseException as exc:
+            session.lose(call, exc)
             raise
         finally:
-            self.deadlines.discard(future)
             self.outbox.release(call)
         session.end(call)
         return outcome
@@ -171,8 +200,6 @@ class Calls:
 
     def _open(self, session: Session) -> None:
         """Have a session opened ahead of its first call. Opening one again changes nothing."""
-        if session.opened:
-            return
         session.opened = True
         call = Call(None, 0, SESSIONS, "open", 1, self._codec.pack([[session.id, session.name], {}]))
         future = self.outbox.put(call)
@@ -254,27 +281,17 @@ class Named:
             _NAMED.reset(token)
 
 
-def stale() -> float | None:
-    """Return how old, in seconds, a state may be that queries are answered from here; None for not at all."""
-    return _STALE.get()
-
-
-def may_lease() -> bool:
-    """Return whether queries may be answered under a leader's lease."""
-    return _LEASE.get()
-
-
 @contextmanager
 def read(seconds: float | None, lease: bool) -> Iterator[None]:
     """Let the queries in this block be answered from a state that is so many seconds old, or under a leader's lease."""
     if seconds is not None and (type(seconds) not in (int, float) or not seconds >= 0):
-        raise ValueError(f"a state is 0 or more seconds old, not {seconds!r}")
-    tokens = _STALE.set(seconds), _LEASE.set(lease)
+        raise ValueError(f"the age of a state must be 0 or more seconds, and is {seconds!r}")
+    tokens = STALE.set(seconds), LEASE.set(lease)
     try:
         yield
     finally:
-        _STALE.reset(tokens[0])
-        _LEASE.reset(tokens[1])
+        STALE.reset(tokens[0])
+        LEASE.reset(tokens[1])
 
 
 @contextmanager

@@ -12,12 +12,13 @@ Failure modes: those of a node's calls and queries. A cluster that will not have
 in the first call: Unknown, not sent, or Unavailable. `async with` itself connects to nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
 from pyraft.node.errors import Malformed, Refused, Stopped, Unavailable, Unknown
+from pyraft.node.link import require_form
 from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
 from pyraft.node.route import Route, persist
@@ -50,6 +51,7 @@ class Client(Asking, Things, Generic[M]):
         context = None if self._tls is None else self._tls.context()
         self._route = Route(lambda: None, lambda: self._addresses, self._ready, secure=context, connect=outside.connect)
         self._calls = Calls(self._replica, self._route.find, self._settings, self._name, outside.token)
+        self._calls.outbox.reason = self._route.why
         self._open = True
         for machine in self._replica.machines.values():
             assert machine._node is not None
@@ -58,9 +60,6 @@ class Client(Asking, Things, Generic[M]):
 
     async def __aexit__(self, *exc: object) -> None:
         self._open = False
-        for machine in self._replica.machines.values():
-            assert machine._node is not None
-            machine._node.caller = None
         self._calls.close(lambda: Stopped("the client is closed"))
         await self._route.close()
 
@@ -70,9 +69,9 @@ class Client(Asking, Things, Generic[M]):
             raise Refused("this client uses no certificates")
         self._route.renew(self._tls.context())
 
-    async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
+    def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Have a command executed, as `await client.machine.command(…)` does."""
-        return await self._calls.call(machine, name, version, args, kwargs)
+        return self._calls.call(machine, name, version, args, kwargs)
 
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
         """Have a query answered, linearizably, as `await client.machine.query(…)` does."""
@@ -80,7 +79,7 @@ class Client(Asking, Things, Generic[M]):
         arguments = self._replica.codec.pack([list(args), kwargs])
         outcome = await self._errand("query", machine._node.name, name, arguments)
         if type(outcome) is not bytes:
-            raise Malformed("an answer that is none")
+            raise Malformed("an answer to a query that is not bytes")
         return self._replica.result(machine._node.name, outcome)
 
     async def outcome(self, unknown: Unknown) -> Any:
@@ -115,8 +114,11 @@ def connect(
 ) -> Client[M]:
     """Return a client of the cluster that is found at some of `addresses` (HOST:PORT), for `async with`.
 
-    `machine` is of the class that the members have, and becomes this client's; `name` says of its session whose it is.
+    `machine` is of the class that the members have, and becomes this client's; `Machine()` does for recipes alone.
+    `name` says of its session whose it is. Raises ValueError unless all of these have that form.
     """
     if isinstance(addresses, str) or not addresses:
         raise ValueError("addresses are a list of HOST:PORT, with one at least")
+    for address in addresses:
+        require_form(address)
     return Client(addresses, machine, settings, name, tls)

@@ -17,9 +17,10 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgpack
@@ -42,8 +43,9 @@ _FEED: Final = 256 * 1024
 
 BELOW: Final = 100
 """The extension that stands in a snapshot for a member which follows; it is unpacked as what it is."""
-_SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
-_LEAVES: Final = _SCALARS | {
+SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+"""The types of `is_scalar`, for where each call counts."""
+_LEAVES: Final = SCALARS | {
     datetime.datetime,
     datetime.date,
     datetime.time,
@@ -87,6 +89,10 @@ class Codec:
         self._classes: dict[str, type] = {}
         self._make_dict: Callable[[list[tuple[Any, Any]]], Any] | None = None
         self._keys: Callable[[list[Any]], list[Any]] = list
+        self._unpack_small: Callable[[bytes], Any] | None = None
+        self._packers: list[msgpack.Packer] = []
+        """Those that nobody uses at the moment: to make one takes longer than to pack a call."""
+        self._prepare()
         for cls in classes:
             self.add(cls)
 
@@ -101,53 +107,60 @@ class Codec:
         """Return the class of that name."""
         return self._classes.get(name)
 
-    def objects(self, data: Any) -> Iterator[Any]:
-        """Yield the values that `data` holds one behind the other. Raises Malformed, at the end if one is cut short.
-
-        It is read in pieces: no copy of the whole is made.
-        """
-        unpacker = msgpack.Unpacker(
-            ext_hook=lambda code, content: self._value(code, content, MAX_DEPTH),
-            strict_map_key=False,
-            max_buffer_size=max(len(data), 1),
-        )
-        view = memoryview(data)
-        fed, piece = 0, _FEED
-        while unpacker.tell() < len(data):
-            try:
-                value = unpacker.unpack()
-            except msgpack.OutOfData:
-                if fed == len(data):
-                    raise Malformed(f"no value at byte {unpacker.tell()}: it is cut short") from None
-                unpacker.feed(view[fed : fed + piece])
-                fed = min(fed + piece, len(data))
-                piece *= 2  # a large value is not tried again for each piece of it
-                continue
-            except Malformed:
-                raise
-            except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
-                raise Malformed(f"no value at byte {unpacker.tell()}: {str(exc) or type(exc).__name__}") from None
-            piece = _FEED
-            yield value
+    def objects(self, data: Any, at: int = 0) -> "Objects":
+        """Iterate over the values that `data` holds one behind the other, from byte `at` on."""
+        return Objects(lambda code, content: self._value(code, content, MAX_DEPTH), data, at)
 
     def is_leaf(self, value: Any) -> bool:
         """Return whether a value is of a type of this codec that cannot change: no container, no dataclass."""
         kind = type(value)
         return kind in _LEAVES or (issubclass(kind, enum.Enum) and self._classes.get(kind.__name__) is kind)
 
+    def _prepare(self) -> None:
+        def ext_hook(code: int, content: bytes) -> Any:
+            return self._value(code, content, MAX_DEPTH - 1)
+
+        hooks = {"ext_hook": ext_hook, "object_pairs_hook": self._make_dict}
+        self._unpackb = functools.partial(msgpack.unpackb, strict_map_key=False, **hooks)
+        if self._make_dict is not None:
+            # Maps of more than 15 keys begin with one of two bytes. Where neither occurs nobody has to count.
+            hooks["object_pairs_hook"] = dict
+            self._unpack_small = functools.partial(msgpack.unpackb, strict_map_key=False, **hooks)
+
     def pack(self, value: Any) -> bytes:
-        """Return `value` as bytes. Raises TypeError for a type that has no place here, ValueError for deep nesting."""
-        return self._pack(value, MAX_DEPTH)
+        """Return `value` as bytes. Raises TypeError for a type that has no place here, ValueError for deep nesting.
+
+        Several threads may, and so may what is asked for its content meanwhile: each takes another packer.
+        """
+        try:
+            packer = self._packers.pop()
+        except IndexError:
+            packer = msgpack.Packer(default=lambda value: self._extension(value, MAX_DEPTH - 1), strict_types=True)
+        try:
+            packed: bytes = packer.pack(value)
+        except (RecursionError, OverflowError, ValueError) as exc:
+            raise _nested(exc) from None
+        if len(packed) <= _FEED:  # one that has grown is not kept
+            self._packers.append(packer)
+        return packed
 
     def unpack(self, data: Any) -> Any:
         """Return the value that `data` holds, all of it. Raises Malformed."""
-        return self._unpack(data, MAX_DEPTH)
+        try:
+            if self._unpack_small is not None and type(data) is bytes and b"\xde" not in data and b"\xdf" not in data:
+                return self._unpack_small(data)
+            return self._unpackb(data)
+        except Malformed:
+            raise
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+            raise Malformed(f"no value: {str(exc) or type(exc).__name__}") from None
 
     def arguments(self) -> "Codec":
         """Return a codec for what others have made, with the classes of this one."""
         wary = Codec()
         wary._classes = self._classes
         wary._make_dict, wary._keys = _dict, _spread
+        wary._prepare()
         return wary
 
     # Packing: msgpack asks `default` for everything that is not exactly one of its own types, subclasses included.
@@ -161,12 +174,8 @@ class Codec:
 
         try:
             packed: bytes = msgpack.packb(value, default=default, strict_types=True)
-        except (RecursionError, OverflowError) as exc:
-            raise ValueError(str(exc)) from None
-        except ValueError as exc:
-            if "recursion" in str(exc):
-                raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
-            raise
+        except (RecursionError, OverflowError, ValueError) as exc:
+            raise _nested(exc) from None
         return packed
 
     def _extension(self, value: Any, depth: int) -> Any:
@@ -185,7 +194,10 @@ class Codec:
                 return _plain(plain, value)
         if isinstance(value, (bytearray, memoryview)):
             return bytes(value)
-        raise TypeError(f"a value of type {kind.__qualname__} cannot be packed; a dataclass or Enum has to be named")
+        raise TypeError(
+            f"a value of type {kind.__qualname__} cannot be packed; a dataclass or Enum can be where the machine's "
+            "`types` name it"
+        )
 
     def _named(self, kind: type, value: Any, depth: int) -> Any:
         if issubclass(kind, enum.Enum):
@@ -253,6 +265,54 @@ class Codec:
         return cls(**what)
 
 
+class Objects:
+    """The values that bytes hold one behind the other; Malformed for other bytes, or a last value cut short.
+
+    They are read in pieces: no copy of the whole is made.
+    """
+
+    def __init__(self, ext_hook: Callable[[int, bytes], Any], data: Any, at: int) -> None:
+        self._unpacker = msgpack.Unpacker(
+            ext_hook=ext_hook, strict_map_key=False, max_buffer_size=max(len(data) - at, 1)
+        )
+        self._view = memoryview(data)
+        self._at = at
+        self._fed = at
+        self._piece = _FEED
+
+    @property
+    def at(self) -> int:
+        """The byte at which the next value begins."""
+        place: int = self._at + self._unpacker.tell()
+        return place
+
+    def __iter__(self) -> "Objects":
+        return self
+
+    def __next__(self) -> Any:
+        while self.at < len(self._view):
+            try:
+                value = self._unpacker.unpack()
+            except msgpack.OutOfData:
+                self._feed()
+                continue
+            except Malformed:
+                raise
+            except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
+                raise Malformed(f"no value at byte {self.at}: {str(exc) or type(exc).__name__}") from None
+            self._piece = _FEED
+            return value
+        raise StopIteration
+
+    def _feed(self) -> None:
+        fed = self._fed
+        if fed == len(self._view):
+            raise Malformed(f"no value at byte {self.at}: it is cut short") from None
+        self._unpacker.feed(self._view[fed : fed + self._piece])
+        self._fed = min(fed + self._piece, len(self._view))
+        self._piece *= 2  # a large value is not tried again for each piece of it
+
+
 _HASHED_AT_RANDOM: Final = frozenset({str, bytes})
 
 
@@ -275,6 +335,13 @@ def _spread(keys: list[Any]) -> list[Any]:
             if n > MAX_ALIKE:
                 raise Malformed(f"more than {MAX_ALIKE} keys with the same hash")
     return keys
+
+
+def _nested(exc: Exception) -> Exception:
+    """Return the error for one of msgpack's."""
+    if isinstance(exc, ValueError):
+        return ValueError(f"nested deeper than {MAX_DEPTH}") if "recursion" in str(exc) else exc
+    return ValueError(str(exc))
 
 
 def _big(value: int) -> bytes:
@@ -322,4 +389,4 @@ _EXTENSIONS: Final[dict[type, Callable[[Codec, Any, int], Any]]] = {
 
 def is_scalar(value: Any) -> bool:
     """Return whether a value is one of msgpack's own that cannot change and holds nothing."""
-    return type(value) in _SCALARS
+    return type(value) in SCALARS

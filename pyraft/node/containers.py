@@ -11,13 +11,14 @@ iterates in the order of insertion and `pop` takes the first, as the order of a 
 process. Copies (`copy`, `deepcopy`, pickle) are plain.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, ClassVar, Final
 
-from pyraft.node.codec import is_scalar
-from pyraft.node.journal import Journal
+from pyraft.node.codec import SCALARS, is_scalar
+from pyraft.node.journal import Aside, Journal
 from pyraft.node.tracked import MAKERS, Tracked, adopt, arrive, check_key, place, release, settle
 
 SMALL: Final = 256
@@ -33,34 +34,49 @@ class TrackedDict(dict[Any, Any], Tracked):
 
     def __init__(self, content: Mapping[Any, Any], journal: Journal) -> None:
         super().__init__()
-        for key, value in content.items():
-            check_key(key, journal)
-            super().__setitem__(key, adopt(value, journal))
         self._journal = journal
         self._placed = True
         self._fresh: dict[Any, None] = {}
+        self.fill(content.items())
+
+    def fill(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Put in what a new one holds from the beginning."""
+        journal = self._journal
+        for key, value in pairs:
+            check_key(key, journal)
+            super().__setitem__(key, adopt(value, journal))
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        undo = self._journal.changing(self)
+        journal = self._journal
+        if journal.frozen is None and journal.undo is not None:
+            undo = journal.undo.append
+        else:
+            undo = journal.changing(self)
+            if journal.frozen is not None:
+                journal.changing_key(self, key)
+        scalar = type(value) in SCALARS
         if key not in self:
-            new = arrive(value, self._journal)
+            new = value if scalar else arrive(value, journal)
             undo((dict.__delitem__, (self, key)))
         elif value is self[key]:
             return
         else:
             old = self[key]
-            new = arrive(value, self._journal)
+            new = value if scalar else arrive(value, journal)
             undo((dict.__setitem__, (self, key, old)))
-            release(old, undo)
+            if type(old) not in SCALARS:
+                release(old, undo)
         super().__setitem__(key, new)
-        if not (is_scalar(new) and is_scalar(key)):
+        if not (scalar and type(key) in SCALARS):
             self._fresh[key] = None
-            self._journal.inserted(self)
+            journal.inserted(self)
 
     def __delitem__(self, key: Any) -> None:
         if key not in self:
             raise KeyError(key)
         undo = self._journal.changing(self)
+        if self._journal.frozen is not None:
+            self._journal.changing_key(self, key, len(self) <= SMALL)
         old = self[key]
         if len(self) <= SMALL:
             undo((_refill_dict, (self, dict(self))))
@@ -72,6 +88,8 @@ class TrackedDict(dict[Any, Any], Tracked):
     def clear(self) -> None:
         """Remove all entries."""
         undo = self._journal.changing(self)
+        if self._journal.frozen is not None:
+            self._journal.changing_key(self, None, True)
         undo((_refill_dict, (self, dict(self))))
         for value in self.values():
             release(value, undo)
@@ -119,16 +137,22 @@ class TrackedDict(dict[Any, Any], Tracked):
                 super().__setitem__(key, settle(self[key], self._journal))
 
     def forget_fresh(self) -> None:
-        """Take what was put in as gone."""
+        """Forget which members were put in and are plain still."""
         self._fresh = {}
 
     def content(self) -> dict[Any, Any]:
         """Return the entries in a plain dict."""
         return dict(self)
 
-    def members(self, content: Any) -> Iterator[Any]:
+    def aside(self) -> Any:
+        """Return what a snapshot reads when this changes: of a large one the keys."""
+        return Aside.of(self)
+
+    def members(self, content: Any, start: int = 0) -> Iterator[Any]:
         """Iterate over the entries."""
-        return iter(content.items())
+        if isinstance(content, Aside):
+            return content.items(start)
+        return itertools.islice(content.items(), start, None)
 
 
 def _refill_dict(target: TrackedDict, content: dict[Any, Any]) -> None:
@@ -176,7 +200,7 @@ class TrackedSet(set[Any], Tracked):
         _drop_member(self, member)
 
     def remove(self, member: Any) -> None:
-        """Remove a member. Raises KeyError if it is none."""
+        """Remove a member. Raises KeyError if it is not in the set."""
         if member not in self:
             raise KeyError(member)
         self.discard(member)
@@ -201,7 +225,7 @@ class TrackedSet(set[Any], Tracked):
                 self.add(member)
 
     def difference_update(self, *others: Iterable[Any]) -> None:
-        """Remove the members of others."""
+        """Remove from this set all members of the given ones."""
         for other in others:
             for member in list(other):
                 self.discard(member)
@@ -252,9 +276,9 @@ class TrackedSet(set[Any], Tracked):
         """Return the members in a list."""
         return list(self._order)
 
-    def members(self, content: Any) -> Iterator[Any]:
+    def members(self, content: Any, start: int = 0) -> Iterator[Any]:
         """Iterate over the members."""
-        return iter(content)
+        return itertools.islice(content, start, None)
 
 
 def _put_member(target: TrackedSet, member: Any) -> None:
@@ -366,9 +390,9 @@ class _Sequence(Tracked):
         this: Any = self
         return list(this)
 
-    def members(self, content: Any) -> Iterator[Any]:
+    def members(self, content: Any, start: int = 0) -> Iterator[Any]:
         """Iterate over the members."""
-        return iter(content)
+        return itertools.islice(content, start, None)
 
 
 class TrackedList(_Sequence, list[Any]):
@@ -448,7 +472,7 @@ class TrackedList(_Sequence, list[Any]):
         self.forget_fresh()
 
     def forget_fresh(self) -> None:
-        """Take what was put in as gone."""
+        """Forget which members were put in and are plain still."""
         self._fresh = {}
         self._all_fresh = False
 
@@ -560,7 +584,7 @@ class TrackedDeque(_Sequence, deque[Any]):
         self.forget_fresh()
 
     def forget_fresh(self) -> None:
-        """Take what was put in as gone."""
+        """Forget which members were put in and are plain still."""
         self._new_left = self._new_right = 0
         self._all_fresh = False
 

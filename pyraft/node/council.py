@@ -179,9 +179,8 @@ class Council:
             except aio.RaftError as exc:
                 if exc.code == RAFT_DUPLICATEADDRESS:
                     other = next((s.id for s in self._servers() if s.address == address), 0)
-                    raise Refused(
-                        f"{address} is the address of member {other}: if that is gone, remove it first"
-                    ) from None
+                    said = f"{address} is the address of member {other}" if other else exc.message
+                    raise Refused(f"{said}: if that is gone, remove it first") from None
                 if exc.code != RAFT_DUPLICATEID:
                     raise self._failure(exc) from None
         return [self._cluster, [s.address for s in self._servers() if s.id != id]]
@@ -345,12 +344,14 @@ class Council:
         return list(self._server.raft.configuration.servers)
 
     def _find(self, id: int) -> RaftServer | None:
+        if type(id) is not int:  # another program's: "done" would be the answer to the removal of nobody
+            raise Refused(f"the id of a member is a whole number, and not {id!r:.60}")
         return next((s for s in self._servers() if s.id == id), None)
 
     def _known(self, id: int) -> RaftServer:
         known = self._find(id)
         if known is None:
-            raise Refused(f"{id} is not a member of cluster {self._cluster}")
+            raise Refused(f"{id} is not a member" + (f" of cluster {self._cluster}" if self._cluster else ""))
         return known
 
     async def _hand_over(self, id: int) -> None:

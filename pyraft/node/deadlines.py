@@ -1,16 +1,19 @@
-"""Deadlines of many waiting things, with one timer.
+"""Deadlines of many waiting things, with one timer, and of a single one.
 
 Duty: `Deadlines` ends the futures that wait for longer than they were meant to. A timer for each of them would cost as
-much as the rest of a call.
+much as the rest of a call. `within` waits for one attempt, in the place of asyncio.wait_for.
 
 Happy path: `add(future, seconds, late)`, then `discard(future)` when the wait for it is over.
 
-Failure modes: the time is over: `late(future)` is called, up to GRAIN seconds after that, and has to end the future.
+Failure modes: the time is over: `late(future)` is called, up to GRAIN seconds after that, and has to end the future;
+`within` raises TimeoutError.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 Late: TypeAlias = Callable[["asyncio.Future[Any]"], None]
 
@@ -51,3 +54,23 @@ class Deadlines:
             if not future.done():
                 late(future)
         self._timer = self._loop.call_later(GRAIN, self._sweep) if self._waiting else None
+
+
+async def within(attempt: Awaitable[T], seconds: float) -> T:
+    """Return what an attempt does, or raise TimeoutError.
+
+    Before Python 3.12 asyncio.wait_for forgets that it is cancelled where the attempt ends in the same moment. A task
+    that is closed in that moment goes on, and whoever waits for its end waits for ever.
+    """
+    future = asyncio.ensure_future(attempt)
+    try:
+        await asyncio.wait([future], timeout=seconds)
+        if not future.done():
+            raise TimeoutError
+        return future.result()
+    finally:
+        if not future.done():
+            future.cancel()
+            await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # nobody may want it any more

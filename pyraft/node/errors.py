@@ -9,9 +9,17 @@ Failure modes: an exception that a command raises itself is not an error of this
 is (`machine` says which classes travel), or as CommandFailed.
 """
 
+from pyraft.errors import printable
+
 
 class NodeError(Exception):
-    """The base of what pyraft.node raises by itself."""
+    """The base of what pyraft.node raises by itself.
+
+    Its text may quote other servers and what stands in directories, so it is escaped; `args` have it as it came.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class CommandFailed(NodeError):
@@ -26,7 +34,7 @@ class CommandFailed(NodeError):
         super().__init__(kind, text)
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.text}" if self.text else self.kind
+        return printable(f"{self.kind}: {self.text}" if self.text else self.kind)
 
 
 class Unknown(NodeError):

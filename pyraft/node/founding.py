@@ -34,6 +34,7 @@ from pyraft.node.identity import (
     read,
     write,
 )
+from pyraft.node.link import require_form
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.tls import Tls
@@ -88,13 +89,21 @@ async def join(
     anything; then it catches up, and becomes a voter or stands by. Returns who the member is; if it has joined already,
     nothing is done.
 
-    Raises Refused if the directory is another member's or not empty, or no member at `via` will have us; Unavailable if
-    the time passes first. Joining again, with the same address, goes on.
+    Raises Refused if the directory is another member's or not empty, something in `via` is not an address, or no member
+    there will have us; Unavailable if the time passes first; ValueError without any address in `via`. Joining again,
+    with the same address, goes on.
     """
     make_directory(directory)
     found = read(directory)
     if found is not None and found.phase in (JOINED, MEMBER) and found.address == address:
         return found
+    if not via:
+        raise ValueError("join needs the address of a member of the cluster")
+    for member in via:
+        try:
+            require_form(member)
+        except ValueError as exc:
+            raise Refused(str(exc)) from None
     if found is None:
         require_empty(directory)
         identity = Identity(new_id(), address, "", JOINING, via)
@@ -132,7 +141,7 @@ async def _ask_to_join(
     match answer:
         case [str(cluster), [*members]] if all(type(member) is str for member in members):
             return cluster, tuple(members)
-    raise Refused(f"an answer that is none: {answer!r:.200}")
+    raise Refused(f"an answer that names no cluster and members: {answer!r:.200}")
 
 
 def make_directory(directory: Directory) -> None:

@@ -147,7 +147,7 @@ class Gates(Machine):
             return barrier.passed[owner]
         if barrier.parties != parties:
             if barrier.waiting:
-                raise ValueError(f"{barrier.parties} wait for each other at barrier {name!r}, not {parties}")
+                raise ValueError(f"barrier {name!r} has {barrier.parties} parties, not {parties}")
             barrier.parties = parties
         barrier.waiting[owner] = until
         if len(barrier.waiting) < parties:

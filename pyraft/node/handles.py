@@ -59,12 +59,16 @@ class Map:
     async def set(self, key: str, value: Any, *, ttl: float | None = None, revision: int | None = None) -> int:
         """Set a value, for `ttl` seconds or for good; return its revision.
 
-        With a `revision`, Conflict is raised unless the value there has that one (0: unless there is none).
+        With a `revision`, Conflict is raised unless the value there has that one (0: unless there is none). TypeError
+        for a key that is not a string: keys of other types would be found by `get` alone.
         """
+        if not isinstance(key, str):
+            raise TypeError(f"a key of a map must be a string, and is {key!r:.40}")
         return await self._recipes.map_set(self.name, key, value, ttl, revision)
 
     async def delete(self, key: str, *, revision: int | None = None) -> bool:
         """Remove a value; return whether there was one. `revision` as for `set`."""
+        # Keys of other types are taken here: a program from before may have set one, and wants to be rid of it.
         return await self._recipes.map_delete(self.name, key, revision)
 
     async def items(self, prefix: str = "") -> dict[str, Any]:
@@ -110,7 +114,9 @@ class Counter:
         self._recipes = recipes
 
     async def add(self, n: int = 1) -> int:
-        """Add to it; return what it is then."""
+        """Add to it; return what it is then. TypeError unless `n` is a whole number: no later one mends a NaN."""
+        if not isinstance(n, int):
+            raise TypeError(f"a counter counts in whole numbers, and {n!r:.40} was to be added")
         return await self._recipes.counter_add(self.name, n)
 
     async def get(self) -> int:

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -26,6 +27,9 @@ from pyraft.node.errors import Refused
 
 NODE_FILE: Final = "node.json"
 FORMAT: Final = 1
+BOUND: Final = 2
+"""The format of the file while a member runs, and after it was killed. Versions that do not keep the promises of leases
+(`leases`) do not know it, and so do not start on a directory whose last member may have left some."""
 
 FOUNDING, MEMBER, JOINING, JOINED, LEFT = "founding", "member", "joining", "joined", "left"
 _PHASES: Final = (FOUNDING, MEMBER, JOINING, JOINED, LEFT)
@@ -45,6 +49,8 @@ class Identity:
     phase: str
     members: tuple[str, ...] = ()
     """Addresses at which the cluster was to be found."""
+    bound: bool = False
+    """Whether its last member may have promised something that is not over (BOUND)."""
 
     def at(self, phase: str, **changes: Any) -> "Identity":
         """Return this identity in another phase."""
@@ -65,6 +71,9 @@ def read(directory: Directory) -> Identity | None:
     """Return the identity of a data directory, None if it has none. Raises Refused for a file that is of no use."""
     path = Path(directory, NODE_FILE)
     try:
+        # A link may lead to another's file, and a FIFO would be waited at.
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Refused(f"{path} is not a file, but a link or something else: it does not say who this server is")
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -72,16 +81,21 @@ def read(directory: Directory) -> Identity | None:
         found = json.loads(text)
         if type(found) is not dict:
             raise ValueError("no object")
-        if found.get("format") != FORMAT:
+        if found.get("format") not in (FORMAT, BOUND):
             raise ValueError(f"format {found.get('format')!r}, written by another version")
         return _checked(found)
     except (ValueError, TypeError, KeyError, RecursionError) as exc:
-        raise Refused(f"{path} says not who this server is: {type(exc).__name__}: {exc}") from None
+        raise Refused(f"{path} does not say who this server is: {type(exc).__name__}: {exc}") from None
 
 
 def _checked(found: dict[str, Any]) -> Identity:
     identity = Identity(
-        found["id"], found["address"], found["cluster"], found["phase"], tuple(str(a) for a in found["members"])
+        found["id"],
+        found["address"],
+        found["cluster"],
+        found["phase"],
+        tuple(str(a) for a in found["members"]),
+        found["format"] == BOUND,
     )
     if type(identity.id) is not int or not 0 < identity.id < 1 << 64:
         raise ValueError(f"id {identity.id!r}")
@@ -98,22 +112,27 @@ def _checked(found: dict[str, Any]) -> Identity:
 
 def write(directory: Directory, identity: Identity) -> None:
     """Make `identity` that of the directory: a power cut leaves the old one or the new one. Raises OSError."""
-    found = {"format": FORMAT, **dataclasses.asdict(identity)}
-    text = json.dumps(found, indent=1) + "\n"
     try:
-        fs.replace_file(os.fspath(directory), NODE_FILE, text.encode())
+        fs.replace_file(os.fspath(directory), NODE_FILE, encode(identity))
     except Failure as failure:
         raise OSError(f"{Path(directory, NODE_FILE)}: {failure.message}") from None
+
+
+def encode(identity: Identity) -> bytes:
+    """Return the content of NODE_FILE."""
+    found = {"format": BOUND if identity.bound else FORMAT, **dataclasses.asdict(identity)}
+    del found["bound"]
+    return (json.dumps(found, indent=1) + "\n").encode()
 
 
 def holder(directory: Directory) -> int | None:
     """Return the process that has the lock of a data directory, None if that cannot be found out."""
     try:
-        stat = os.stat(directory)
+        status = os.stat(directory)
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return None
-    wanted = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in lines:
         words = line.split()
         if len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted and words[4].isdigit():

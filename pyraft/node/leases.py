@@ -14,15 +14,15 @@ was asked to take over may do so at any time later. If the rates of two members'
 queries under a lease may see an older state. Nothing else has them do that: a process that was stopped looks at its
 clock then, members that restart keep still first, and one that was asked to take over disturbs others in that one term
 only. An older version, which knows nothing of this, does not keep still when it starts: a member that ends properly
-keeps its directory until its promise is over (`leave`). One that is killed, and started with an older version within
-that time, breaks it; so nobody should go back to such a version by killing.
+keeps its directory until its promise is over (`leave`), and on one that was killed such a version does not start
+(`identity.BOUND`).
 """
 
 import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from pyraft import RAFT_LEADER, RAFT_NOCONNECTION, RAFT_VOTER, Raft, RaftIo, RaftMessage, raft_state
+from pyraft import RAFT_NOCONNECTION, RAFT_VOTER, Raft, RaftIo, RaftMessage
 from pyraft.node.admission import REGISTERS
 from pyraft.types import (
     RAFT_IO_APPEND_ENTRIES,
@@ -48,6 +48,8 @@ class Restraint:
         """The announced time: the largest power of two, in ms, that is not above an election timeout."""
         self.kept = (1 << self.exponent) / 1000
         """For how long it keeps still, in seconds."""
+        self.announces = True
+        """Whether it may say so: not where it could not be noted in the directory (`identity.BOUND`)."""
         self._heard = now()
         self.features = REGISTERS
         """The other things that are announced."""
@@ -111,7 +113,8 @@ class Restraint:
     def _send(self, io: RaftIo, req: Any, message: RaftMessage, cb: Any) -> int:
         kind = message.type
         if kind == RAFT_IO_APPEND_ENTRIES_RESULT and message.append_entries_result is not None:
-            message.append_entries_result.features |= self.exponent << SHIFT | self.features
+            kept = self.exponent << SHIFT if self.announces else 0
+            message.append_entries_result.features |= kept | self.features
         elif kind == RAFT_IO_TIMEOUT_NOW:
             self.handed_over = self._raft.leader_state
         elif kind == RAFT_IO_REQUEST_VOTE and message.request_vote is not None:
@@ -128,13 +131,14 @@ class Restraint:
 class Round:
     """The knowledge of a leader when a round began."""
 
-    __slots__ = ("began", "changes", "leadership", "number")
+    __slots__ = ("began", "committed", "leadership", "number", "uncommitted")
 
     def __init__(self, raft: Raft, began: float) -> None:
         self.began = began
         self.leadership = raft.leader_state
         self.number = 0 if raft.leader_state is None else raft.leader_state.reads.number
-        self.changes = _changes(raft)
+        self.committed = raft.configuration_committed_index
+        self.uncommitted = raft.configuration_uncommitted_index
 
 
 class Leases:
@@ -144,7 +148,8 @@ class Leases:
         self._raft = raft
         self._restraint = restraint
         self._now = now
-        self._drift = drift
+        self.length = restraint.kept * (1 - drift)
+        """How long a lease is, from the beginning of its round, in seconds."""
         self._round: Round | None = None
         self._until = -math.inf
 
@@ -157,7 +162,12 @@ class Leases:
         if not self._stands(round) or not self._is_backed(round):
             return
         self._round = round
-        self._until = round.began + self._restraint.kept * (1 - self._drift)
+        self._until = round.began + self.length
+
+    def silence(self, id: int) -> float | None:
+        """Return for how many seconds this leader has not heard of a member; None if it never has since it leads."""
+        heard = self._restraint.contact(id)
+        return None if heard is None else self._now() - heard
 
     def leave(self) -> float:
         """Take part in nothing any more; return for how long the directory must not be given back."""
@@ -170,21 +180,15 @@ class Leases:
             return 0.0
         return self._until - self._now()
 
-    @property
-    def length(self) -> float:
-        """How long a lease is, from the beginning of its round, in seconds."""
-        return self._restraint.kept * (1 - self._drift)
-
     def _stands(self, round: Round) -> bool:
         """Return whether what was true at the beginning of a round still is, by what is known here."""
         raft = self._raft
-        leads = raft_state(raft) == RAFT_LEADER and round.leadership is not None
         return (
-            leads
-            and raft.leader_state is round.leadership
+            raft.leader_state is round.leadership is not None
             and raft.transfer is None
             and self._restraint.handed_over is not round.leadership
-            and round.changes == _changes(raft)
+            and round.committed == raft.configuration_committed_index
+            and round.uncommitted == raft.configuration_uncommitted_index
         )
 
     def _is_backed(self, round: Round) -> bool:
@@ -200,7 +204,3 @@ class Leases:
             keeps = progress.features >> SHIFT & BITS >= self._restraint.exponent
             backers += server.id == raft.id or (progress.answered > round.number and keeps)
         return backers * 2 > voters
-
-
-def _changes(raft: Raft) -> tuple[int, int]:
-    return raft.configuration_committed_index, raft.configuration_uncommitted_index

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from io_uv import credentials
 from pyraft.node import wire
+from pyraft.node.deadlines import within
 from pyraft.node.errors import Malformed, NodeError, Refused
 from pyraft.node.proposer import Done, Wire
 
@@ -48,6 +49,16 @@ def split(address: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise OSError(f"'{address}' is not of the form HOST:PORT")
     return (host[1:-1] if host.startswith("[") and host.endswith("]") else host), int(port)
+
+
+def require_form(address: object) -> None:
+    """Raise ValueError for anything but an address as `split` takes them, before it is tried again and again."""
+    if not isinstance(address, str):
+        raise ValueError(f"{address!r} is not an address: HOST:PORT, a string")
+    try:
+        split(address)
+    except OSError as exc:
+        raise ValueError(str(exc)) from None
 
 
 async def dial(protocol: Callable[[], asyncio.Protocol], host: str, port: int, secure: ssl.SSLContext | None) -> None:
@@ -101,8 +112,8 @@ class Link(asyncio.Protocol):
             await link._greeted
 
         try:
-            await asyncio.wait_for(greet(), CONNECT_SECONDS)
-        except (asyncio.TimeoutError, TimeoutError):
+            await within(greet(), CONNECT_SECONDS)
+        except TimeoutError:
             link.close()
             raise OSError(f"no answer from {address} in {CONNECT_SECONDS} s") from None
         except UnicodeError as exc:
@@ -247,7 +258,7 @@ class Link(asyncio.Protocol):
         elif status == wire.FAILED and type(value) is str:
             future.set_exception(Refused(value[:500]))
         else:
-            future.set_exception(Lost("an answer that is none"))
+            future.set_exception(Lost("an answer of an unknown kind"))
             raise Malformed(f"an answer of status {status!r:.20} from {self.address}")
 
     def _write(self, data: bytes) -> None:
@@ -272,13 +283,16 @@ class Link(asyncio.Protocol):
             self._write(wire.pack(wire.PING))
         self._watch = self._loop.call_later(SILENCE / 2, self._look)
 
+    def _guess(self) -> str:
+        return "no reason given" + ("" if self._secure else ", as by a member that expects TLS")
+
     def _end(self, exc: Exception | None) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
         was_open, self._open = self._open, False
         if not self._greeted.done():
-            self._greeted.set_exception(OSError(f"{self.address} has hung up: {exc or 'no reason given'}"))
+            self._greeted.set_exception(OSError(f"{self.address} has hung up: {exc or self._guess()}"))
             self._greeted.exception()  # whoever waits gets it; nobody may
         groups, self._groups = self._groups, {}
         asked, self._asked = self._asked, {}

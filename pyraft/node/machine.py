@@ -31,10 +31,10 @@ commands to offer: RuntimeError.
 
 import dataclasses
 import datetime
-import functools
 import inspect
 import random
 from collections.abc import Callable, Coroutine, Iterable
+from types import MethodType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from pyraft.node.codec import Codec
@@ -80,6 +80,14 @@ class Command(Generic[M, P, R]):
         self.name = function.__name__
         self.__doc__ = function.__doc__
 
+        def call(machine: "Machine", /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            binding = machine._node
+            if binding is None or binding.caller is None or binding.context is not None:
+                return machine._caller().call(machine, self.name, self.newest, args, kwargs)  # it says what is wrong
+            return binding.caller.call(machine, self.name, self.newest, args, kwargs)
+
+        self._call = call
+
     def version(self, number: int) -> "Callable[[Callable[Concatenate[M, P2], R2]], Command[M, P2, R2]]":
         """Add a newer version, which calls take from then on; entries of the older ones keep their meaning."""
 
@@ -97,13 +105,7 @@ class Command(Generic[M, P, R]):
     @overload
     def __get__(self, machine: M, cls: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, machine: Any, cls: type) -> Any:
-        if machine is None:
-            return self
-
-        return functools.partial(self._call, machine)
-
-    def _call(self, machine: "Machine", *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return machine._caller().call(machine, self.name, self.newest, args, kwargs)
+        return self if machine is None else MethodType(self._call, machine)
 
 
 class Query(Generic[M, P, R]):
@@ -115,18 +117,20 @@ class Query(Generic[M, P, R]):
         self.name = function.__name__
         self.__doc__ = function.__doc__
 
+        def ask(machine: "Machine", /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+            binding = machine._node
+            if binding is None or binding.caller is None or binding.context is not None:
+                return machine._caller().ask(machine, self.name, args, kwargs)  # it says what is wrong
+            return binding.caller.ask(machine, self.name, args, kwargs)
+
+        self._ask = ask
+
     @overload
     def __get__(self, machine: None, cls: type) -> "Query[M, P, R]": ...
     @overload
     def __get__(self, machine: M, cls: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
     def __get__(self, machine: Any, cls: type) -> Any:
-        if machine is None:
-            return self
-
-        return functools.partial(self._ask, machine)
-
-    def _ask(self, machine: "Machine", *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return machine._caller().ask(machine, self.name, args, kwargs)
+        return self if machine is None else MethodType(self._ask, machine)
 
 
 @overload
@@ -146,21 +150,22 @@ def query(function: Callable[Concatenate[M, P], R], /) -> Query[M, P, R]:
 
 
 class Context:
-    """The knowledge of a command beside its arguments: the shared time, and a seed for its random numbers."""
+    """The knowledge of commands beside their arguments: the shared time, and a number, from which chance comes."""
 
-    __slots__ = ("_random", "microseconds", "seed")
+    __slots__ = ("generator", "microseconds", "number")
 
-    def __init__(self, microseconds: int, seed: str) -> None:
+    def __init__(self, microseconds: int) -> None:
         self.microseconds = microseconds
-        self.seed = seed
-        self._random: random.Random | None = None
+        self.number = 0
+        """The number of the command; with another one, and for another attempt, `generator` has to be None."""
+        self.generator: random.Random | None = None
 
     @property
     def random(self) -> random.Random:
         """A generator, seeded from the entry."""
-        if self._random is None:
-            self._random = random.Random(self.seed)
-        return self._random
+        if self.generator is None:
+            self.generator = random.Random(f"{self.microseconds} {self.number}")
+        return self.generator
 
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -169,9 +174,11 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 class Binding:
     """The ties of a machine to the executor of its commands: codec, journal, and the caller for its users."""
 
-    __slots__ = ("caller", "codec", "context", "journal", "name")
+    __slots__ = ("caller", "codec", "context", "is_plain", "journal", "name")
 
-    def __init__(self, name: str, codec: Codec, journal: Journal) -> None:
+    def __init__(self, name: str, codec: Codec, journal: Journal, is_plain: bool) -> None:
+        self.is_plain = is_plain
+        """Whether checkpoints are the journal's matter alone: the machine overrides nothing of that."""
         self.name = name
         self.codec = codec
         self.journal = journal
@@ -297,7 +304,9 @@ def bind(machine: Machine, name: str, codec: Codec) -> Binding:
             return frozen and all(is_immutable(getattr(value, field.name)) for field in dataclasses.fields(value))
         return False
 
-    binding = Binding(name, codec, Journal(is_immutable))
+    cls = type(machine)
+    own = ((cls.checkpoint, Machine.checkpoint), (cls.rollback, Machine.rollback), (cls.keep, Machine.keep))
+    binding = Binding(name, codec, Journal(is_immutable), all(one is other for one, other in own))
     if machine.is_tracked:
         arrive(machine, binding.journal)
         binding.journal.commit()

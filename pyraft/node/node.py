@@ -16,15 +16,14 @@ Unavailable. When the node is closed, or stops by itself, what waits and whateve
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
 from pyraft import (
-    RAFT_CORRUPT,
     RAFT_SPARE,
-    RaftIo,
     aio,
     raft_set_election_timeout,
     raft_set_heartbeat_timeout,
@@ -34,6 +33,7 @@ from pyraft import (
 from pyraft.errors import printable
 from pyraft.node import caller
 from pyraft.node.admission import Admission
+from pyraft.node.applied import Applied
 from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Council, View, hand_over, view
@@ -44,6 +44,7 @@ from pyraft.node.ground import Base
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
 from pyraft.node.leases import Leases, Restraint
 from pyraft.node.link import Elsewhere
+from pyraft.node.loading import Loading
 from pyraft.node.machine import Machine
 from pyraft.node.outbox import Path
 from pyraft.node.outside import Outside
@@ -54,8 +55,9 @@ from pyraft.node.route import Route, persist
 from pyraft.node.service import Service
 from pyraft.node.settings import Settings
 from pyraft.node.shared_time import SharedTime
+from pyraft.node.streams import Streams
 from pyraft.node.things import Things
-from pyraft.node.tls import Tls
+from pyraft.node.tls import Tls, renew
 from pyraft.node.waits import Waits
 
 M = TypeVar("M", bound=Machine)
@@ -106,7 +108,6 @@ class Node(Asking, Things, Generic[M]):
         self._ground: Base | None = None
         self._server: aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._looking = False
         self._cause: BaseException | None = None
         self._closing = asyncio.Lock()
 
@@ -174,13 +175,11 @@ class Node(Asking, Things, Generic[M]):
     def reload_certificates(self) -> None:
         """Take the files of Tls as they are now, for all connections: those that there are end, and are made anew.
 
-        Raises Refused if one is of no use, or no Tls was given; then all stays as it was.
+        The page of this node takes its own. Raises Refused if one is of no use, or there is none: all stays as it was.
         """
-        if self._tls is None or self._ground is None:
+        if self._ground is None or not (self._tls or self._desk.renewals):
             raise Refused("this node uses no certificates")
-        secure = self._tls.context()
-        self._ground.reload_certificates()
-        self._route.renew(secure)
+        renew(self._tls, self._ground, self._route, self._desk.renewals)
 
     async def _start(self) -> None:
         identity = self._identity = self._member()
@@ -191,16 +190,20 @@ class Node(Asking, Things, Generic[M]):
         # A member that comes back is to be found at once, not after a second.
         ground.retry(self.settings.heartbeat_msecs)
         self._set(server)
-        self._look_at_log(ground.io, identity)
+        Streams(self._replica, ground.io)
+        loading = Loading(ground.io, identity, self._replica)
         restraint = Restraint(server.raft, ground.io, outside.seconds, self.settings.election_timeout_msecs)
         self._leases = Leases(server.raft, restraint, outside.seconds, self.settings.clock_drift)
         self._reads = Reads(self._round, outside.seconds)
         self._calls = Calls(self._replica, self._find, self.settings, self.name, outside.token)
         self._now = SharedTime(server.raft, self._replica, outside.microseconds, outside.seconds)
-        self._proposer = Proposer(server, self._replica, self._now)
+        tracing = self._calls.tracing
+        self._proposer = Proposer(server, self._replica, self._now, tracing)
+        self._applied = Applied(server, self._replica, tracing, outside.microseconds)
         self._route = Route(
             self._leader_elsewhere, self._others, self._ready, identity.cluster, identity.id, secure, outside.connect
         )
+        self._calls.outbox.reason = self._no_way
         self._admission = Admission(server, self._replica, self._registry, self._proposer)
         self._service = Service(server, ground, self._admission, identity.cluster)
         self._council = Council(
@@ -213,18 +216,14 @@ class Node(Asking, Things, Generic[M]):
             "await": self._waits.answer,
         }
         self._desk = Desk(self._service, self._proposer, outside, self._caught_up)
-        self._replica.apply = self._apply
         self._server = server
+        restraint.announces = self._bind(True)
         try:
             await server.start()
         except aio.RaftError:
-            if not self._lost:
+            if not loading.is_lost:
                 raise
-            raise Refused(
-                f"member {identity.id} has lost its log, '{self.directory}' has its {NODE_FILE} and no entry. It has "
-                "stored and promised what is not here any more, so it must not go on under its id: remove the member, "
-                "and join as a new one in an empty directory"
-            ) from None
+            raise loading.refusal(self.directory) from None
         for machine in self._replica.machines.values():
             assert machine._node is not None
             machine._node.caller = self
@@ -234,9 +233,6 @@ class Node(Asking, Things, Generic[M]):
 
     async def _close(self, orderly: bool = False) -> None:
         self._cause = self._cause or Stopped("the node is closed")
-        for machine in self._replica.machines.values():
-            if machine._node is not None:
-                machine._node.caller = None
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -250,6 +246,8 @@ class Node(Asking, Things, Generic[M]):
             await self._service.close()
             if orderly and (seconds := self._leases.leave()) > 0:
                 await asyncio.sleep(seconds)
+            if orderly or not self._server.raft.started:
+                self._bind(False)
         ground, self._ground = self._ground, None
         if ground is not None:
             await ground.close()
@@ -274,26 +272,21 @@ class Node(Asking, Things, Generic[M]):
         raft_set_snapshot_threshold(server.raft, settings.snapshot_entries)
         raft_set_snapshot_trailing(server.raft, settings.trailing_entries)
 
-    def _look_at_log(self, io: RaftIo, identity: Identity) -> None:
-        """See to it that a member whose log is gone does not start: it has promised things that it has forgotten."""
-        load = io.load
-        self._lost = False
+    def _note(self, **changes: Any) -> None:
+        """Change what the directory says of this member."""
+        identity = dataclasses.replace(self._own(), **changes)
+        if identity != self._identity:
+            self.outside.write(self.directory, identity)
+            self._identity = identity
 
-        def checked(io: RaftIo) -> Any:
-            loaded = load(io)
-            rv, _, _, snapshot, _, entries = loaded
-            if rv == 0 and identity.phase == MEMBER and snapshot is None and len(entries) == 0:
-                self._lost = True
-                return RAFT_CORRUPT, 0, 0, None, 0, entries
-            return loaded
-
-        io.load = checked
-
-    def _become_member(self) -> None:
-        """Note that there is a log now, whose loss would matter."""
-        identity = self._own().at(MEMBER)
-        self.outside.write(self.directory, identity)
-        self._identity = identity
+    def _bind(self, bound: bool) -> bool:
+        """Note whether there are promises to keep, which older versions would not; return whether that is noted."""
+        try:
+            self._note(bound=bound)
+        except OSError as exc:
+            _logger.warning("member %d cannot note what it promises in its directory: %s", self.id, exc)
+            return False
+        return True
 
     async def _watch(self, server: aio.Server) -> None:
         """Tell the others of a new leader, and of the end."""
@@ -303,13 +296,13 @@ class Node(Asking, Things, Generic[M]):
                 self._calls.outbox.wake()
                 self._reads.wake()
                 if self._has_begun():
-                    self._become_member()
+                    self._note(phase=MEMBER)  # there is a log now, whose loss would matter
                 await server.wait_until(functools.partial(self._is_news, known))
                 known = server.leader
         except aio.RaftError as exc:
             self._stop(exc)
         except OSError as exc:
-            _logger.exception("member %d cannot note that it is one", self.id)
+            _logger.exception("member %d cannot store that it has become a member", self.id)
             self._stop(exc)
 
     def _is_news(self, known: tuple[int, str | None]) -> bool:
@@ -341,11 +334,11 @@ class Node(Asking, Things, Generic[M]):
 
     # Calls.
 
-    async def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
+    def call(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         """Have a command executed, as `await node.machine.command(…)` does."""
-        if self._server is not None and self._admission.lacking:
+        if self._admission.lacking:
             version = self._common(machine, name, version, args, kwargs)
-        return await self._calls.call(machine, name, version, args, kwargs)
+        return self._calls.call(machine, name, version, args, kwargs)
 
     def _common(self, machine: Machine, name: str, newest: int, args: Any, kwargs: Any) -> int:
         """Return the version of a command to call: the newest that all members have, if the arguments fit."""
@@ -357,15 +350,14 @@ class Node(Asking, Things, Generic[M]):
         """Have a query answered, linearizably, as `await node.machine.query(…)` does."""
         if self._cause is not None:
             raise self._failure()
-        if not self._may_answer(caller.stale(), caller.may_lease()):
+        stale = caller.STALE.get()
+        if not ((caller.LEASE.get() and self._leased()) or (stale is not None and self.staleness <= stale)):
             await self._caught_up(name)
         return self._replica.ask(machine, name, args, kwargs)
 
-    def _may_answer(self, stale: float | None, lease: bool) -> bool:
-        """Return whether a query may be answered at once, without a round."""
-        if stale is not None and self.staleness <= stale:
-            return True
-        left = self._leases.left if lease and self.server.is_leader else 0.0
+    def _leased(self) -> bool:
+        """Return whether a query may be answered at once, as no other member can lead; have that renewed in time."""
+        left = self._leases.left
         if 0 < left < self._leases.length / 2:
             self._reads.renew()
         return left > 0
@@ -430,8 +422,10 @@ class Node(Asking, Things, Generic[M]):
     # Recipes.
 
     async def _until(self, test: Callable[[], bool]) -> None:
+        if self._server is None:
+            raise Stopped("the node is not started")
         try:
-            await self.server.wait_until(test)
+            await self._applied.until(test)
         except aio.RaftError:
             raise self._failure() from None
 
@@ -469,8 +463,7 @@ class Node(Asking, Things, Generic[M]):
     async def leave(self) -> None:
         """Have this member removed for good, and stop. Its directory is of no use any more."""
         await self.remove(self.id)
-        self._identity = self._own().at(LEFT)
-        self.outside.write(self.directory, self._identity)
+        self._note(phase=LEFT)
         await self.close()
 
     async def _errand(self, what: str, *arguments: Any) -> Any:
@@ -534,7 +527,12 @@ class Node(Asking, Things, Generic[M]):
     # The way to the leader.
 
     def _find(self) -> Path | None:
-        return self._admission if self.server.is_leader else self._route.find()
+        server = self._server
+        return self._admission if server is not None and server.is_leader else self._route.find()
+
+    def _no_way(self) -> str:
+        """Return why calls get nowhere."""
+        return self._route.why() if self.leader[0] else "no leader is known"
 
     def _leader_elsewhere(self) -> str | None:
         """Return where raft knows the leader to be, if that is another member."""
@@ -560,14 +558,13 @@ class Node(Asking, Things, Generic[M]):
             return
         index = await self._route.ask("index")
         if type(index) is not int:
-            raise Unavailable("an index that is none")
-        await server.wait_until(lambda: server.raft.last_applied >= index)
+            raise Unavailable("the leader answered with something other than an index")
+        await self._applied.until(lambda: server.raft.last_applied >= index)
 
     async def _index(self) -> int:
         """Return an index up to which all that is acknowledged by now has been applied.
 
-        The end of the leadership ends it. If it asked the next leader, and that this one in the same way, as the two
-        took turns, both would wait for ever.
+        The end of the leadership ends it: two that lead in turns and ask each other would wait for ever.
         """
         try:
             if self.server.is_leader:
@@ -575,18 +572,6 @@ class Node(Asking, Things, Generic[M]):
         except aio.RaftError:
             pass
         raise Elsewhere(self._leader_elsewhere())
-
-    def _apply(self, fsm: Any, buf: Any) -> Any:
-        result = self._replica.do_apply(buf)
-        if not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_soon(self._look)
-        return result
-
-    def _look(self) -> None:
-        self._looking = False
-        if self._server is not None:
-            self._server.notice()
 
     def _unavailable(self, name: str) -> Unavailable:
         leader, address = self.leader

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pyraft.node.asking import Asking
+from pyraft.node.deadlines import within
 from pyraft.node.errors import Malformed, NodeError, Unavailable
 from pyraft.node.link import Elsewhere, Link, Lost, dial
 from pyraft.node.route import Route, persist
@@ -44,7 +45,9 @@ class Seen:
     behind: int | None = None
     """How many entries it lacks of what the leader has, by its own word or, without that, by the leader's."""
     clock: float = 0.0
-    """By how many seconds its time of day is ahead of that of who asks; below 0, behind. The way is half a round."""
+    """By how many seconds its time of day is ahead of that of who asks, at least; below 0, behind (`ahead`)."""
+    name: str = ""
+    """The name that it has told the others, if it is known."""
 
     @property
     def votes(self) -> bool:
@@ -104,8 +107,8 @@ class Operator(Asking):
         limit = self.seconds if seconds is None else seconds
         try:
             link = await self._link(address)
-            return await asyncio.wait_for(link.ask(what, *arguments), limit)
-        except (asyncio.TimeoutError, TimeoutError):
+            return await within(link.ask(what, *arguments), limit)
+        except TimeoutError:
             raise Unavailable(f"{address} has not answered in {limit:g} s") from None
         except Elsewhere:
             raise Unavailable(f"{address} cannot answer: no leader is known there, or it does not answer") from None
@@ -135,15 +138,19 @@ class Operator(Asking):
         found: dict[int, Seen] = {}
         problems: dict[str, NodeError] = {}
         await self._look(self.via, found, problems)
-        if not found:
-            raise next(iter(problems.values()))
-        best = max(found.values(), key=_authority)
-        assert best.status is not None
-        others = [row for row in best.status.members if row[0] not in found]
-        await self._look([row[1] for row in others], found, problems)
-        best = max(found.values(), key=_authority)
-        assert best.status is not None
-        return _put_together(best.status, found, problems)
+        others = [one.address for one in assemble(found, problems).members if one.id not in found]
+        await self._look(others, found, problems)
+        return assemble(found, problems)
+
+    async def look(self, address: str) -> Seen:
+        """Return one member as it is, whose role is not known yet. Raises Unavailable or Refused."""
+        try:
+            await self._link(address)
+            began = time.time()
+            status = await self.status(address)
+        except OSError as exc:
+            raise Unavailable(f"{address} cannot be reached: {_why(exc)}") from None
+        return Seen(status.id, address, "", status, clock=ahead(status.clock / 1e6, began, time.time()))
 
     # Changes.
 
@@ -161,19 +168,22 @@ class Operator(Asking):
         `begin(head)` returns the sink. Returns the head of the backup; `pyraft.node.backup` makes a file of it all.
         Raises Refused, Unavailable; Malformed if its checksum is not that of its data.
         """
-        answer = await self.ask(address, "backup", seconds=max(self.seconds, _LONG))
+        point = []
+        if not (await self.status(address)).cluster:  # of the C-style API: it cannot ask its leader by itself
+            point = [_index(await self.lead("index"))]
+        answer = await self.ask(address, "backup", *point, seconds=max(self.seconds, _LONG))
         match answer:
             case [int(number), {"size": int(size), "sha256": str(wanted)}]:
                 head: dict[str, Any] = answer[1]
             case _:
-                raise Malformed(f"a backup that is none, from {address}")
+                raise Malformed(f"an answer without a backup, from {address}")
         sink = begin(head)
         digest = hashlib.sha256()
         offset = 0
         while offset < size:
             piece = await self.ask(address, "piece", number, offset)
             if type(piece) is not bytes or not 0 < len(piece) <= size - offset:
-                raise Malformed(f"a part of a backup that is none, from {address}")
+                raise Malformed(f"an answer without a part of the backup, from {address}")
             digest.update(piece)
             sink.write(piece)
             offset += len(piece)
@@ -193,13 +203,8 @@ class Operator(Asking):
     async def _look(self, addresses: Iterable[str], found: dict[int, Seen], problems: dict[str, NodeError]) -> None:
         async def look(address: str) -> None:
             try:
-                await self._link(address)
-                began = time.time()
-                status = await self.status(address)
-                clock = status.clock / 1e6 - (began + time.time()) / 2
-                found[status.id] = Seen(status.id, address, "", status, clock=clock)
-            except OSError as exc:
-                problems[address] = Unavailable(f"{address} cannot be reached: {_why(exc)}")
+                seen = await self.look(address)
+                found[seen.id] = seen
             except NodeError as exc:
                 problems[address] = exc
 
@@ -217,7 +222,7 @@ def _why(exc: Exception) -> str:
 
 def _index(answer: Any) -> int:
     if type(answer) is not int:
-        raise Malformed("an index that is none")
+        raise Malformed("an answer that is not an index")
     return answer
 
 
@@ -227,7 +232,15 @@ def _authority(one: Seen) -> tuple[bool, int, int]:
     return one.status.state == "leader", one.status.term, one.status.last
 
 
-def _put_together(best: Status, found: dict[int, Seen], problems: dict[str, NodeError]) -> Survey:
+def assemble(found: dict[int, Seen], problems: dict[str, NodeError]) -> Survey:
+    """Return the survey of members that were asked, by their ids, and of those that could not be, by their addresses.
+
+    If none was asked, one of the problems is raised.
+    """
+    if not found:
+        raise next(iter(problems.values()))
+    best = max(found.values(), key=_authority).status
+    assert best is not None
     matches = {row[0]: row[1] for row in best.matches}
     members = []
     known = {row[0]: row for row in best.members}
@@ -244,7 +257,17 @@ def _put_together(best: Status, found: dict[int, Seen], problems: dict[str, Node
                 str(problems.get(address, "")) if seen is None else "",
                 None if stored is None else max(0, best.last - stored),
                 0.0 if seen is None else seen.clock,
+                next((text for text in known.get(id, ())[3:4] if type(text) is str), ""),
             )
         )
     leader = next((one for one in members if one.id == best.id), None) if best.state == "leader" else None
     return Survey(members, leader, best.cluster)
+
+
+def ahead(clock: float, began: float, ended: float) -> float:
+    """Return by how many seconds a clock is ahead that was read between two moments of this one; below 0, behind.
+
+    An answer that has taken long leaves room for every difference up to that, and only the rest is certain: a busy
+    machine or a slow disk is not a clock that is wrong.
+    """
+    return max(0.0, clock - ended) + min(0.0, clock - began)

@@ -14,12 +14,17 @@ is no path; a caller that wants an end sets a deadline on the future. Calls whos
 import asyncio
 import functools
 import heapq
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pyraft.node.deadlines import GRAIN
 from pyraft.node.errors import Unknown
 from pyraft.node.proposer import Done, Wire
+
+if TYPE_CHECKING:
+    from pyraft.node.traces import Tracing
 
 GROUP_CALLS: Final = 1024
 GROUP_BYTES: Final = 256 * 1024
@@ -45,7 +50,18 @@ class Path(Protocol):
 class Call:
     """One call: its bytes, how often they were sent, and the future for its outcome, which is bytes."""
 
-    __slots__ = ("arguments", "command", "future", "machine", "number", "place", "sends", "session", "version")
+    __slots__ = (
+        "arguments",
+        "command",
+        "context",
+        "future",
+        "machine",
+        "number",
+        "place",
+        "sends",
+        "session",
+        "version",
+    )
 
     def __init__(
         self, session: "Session | None", number: int, machine: str, command: str, version: int, arguments: bytes
@@ -60,6 +76,8 @@ class Call:
         self.place = 0
         """The order in which calls were put."""
         self.future: asyncio.Future[bytes] | None = None
+        self.context: dict[str, str] | None = None
+        """The trace that it belongs to, as `traces` has it travel; None or empty for none."""
 
     def wire(self) -> Wire:
         """Return what travels. The acknowledgement is that of the moment."""
@@ -69,10 +87,12 @@ class Call:
         acknowledged = session.acknowledged
         return [session.id, self.number, acknowledged, self.machine, self.command, self.version, self.arguments]
 
-    def late(self, future: "asyncio.Future[Any]") -> None:
-        """End the wait for the outcome."""
+    def late(self, future: "asyncio.Future[Any]", why: str = "") -> None:
+        """End the wait for the outcome. `why` is what is known of the way to the leader, if that is the reason."""
         sent = self.sends > 0
         what = "may have happened, or may still happen" if sent else "was not sent, and will not be"
+        if why and not sent:
+            what = f"{what}: {why}"
         future.set_exception(Unknown(f"no outcome in time: {self.command}() {what}", self if sent else None, sent=sent))
 
 
@@ -98,9 +118,22 @@ class Session:
 
     def end(self, call: Call) -> None:
         """Take the outcome of a call as known, or as wanted by nobody."""
-        self._open.discard(call.number)
-        self._unresolved.pop(call.number, None)
-        self._advance()
+        number = call.number
+        self._open.discard(number)
+        if self._unresolved:
+            self._unresolved.pop(number, None)
+        if number == self.acknowledged + 1:  # else the one that all others wait for is still open
+            if number + 1 in self._open:  # as where answers come in order
+                self.acknowledged = number
+            else:
+                self._advance()
+
+    def lose(self, call: Call, exc: BaseException) -> None:
+        """Take note that the wait for an outcome has ended with `exc` instead."""
+        if not isinstance(exc, Unknown) or not exc.sent:
+            self.end(call)  # not sent, cancelled, or the node is closed: nobody asks any more
+        else:
+            self.leave(call)
 
     def leave(self, call: Call) -> None:
         """Keep a call without an outcome, which its caller may ask for later, as long as there is room."""
@@ -126,17 +159,24 @@ class Outbox:
 
     def __init__(self, find: Callable[[], Path | None], most_calls: int, most_bytes: int) -> None:
         """`find()` returns the path to the leader, None while there is none."""
+        self.tracing: Tracing | None = None
+        self.reason: Callable[[], str] = str
+        """Returns why there is no path, for those that call in vain."""
         self._find = find
         self._most_calls = most_calls
         self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Call] = deque()
-        self._open: dict[Call, None] = {}
+        self._open: dict[Call, float] = {}
+        """The calls without an outcome, and when each is late, by the loop's time."""
+        self._sweeper: asyncio.TimerHandle | None = None
         self._places = 0
         self._bytes = 0
         self._room: deque[asyncio.Future[None]] = deque()
         self._groups = 0
         self._due = False
+        self._lone = False
+        """Whether the last group was of one call: the next one does not wait for company then, if it has none."""
         self._pause = FIRST_PAUSE
         self._timer: asyncio.TimerHandle | None = None
         self._failure: Callable[[], BaseException] | None = None
@@ -162,28 +202,41 @@ class Outbox:
                 self._make_room()  # for the next one, as this one does not take it
             raise
 
-    def put(self, call: Call) -> "asyncio.Future[bytes]":
-        """Queue a call; return the future for its outcome. `release` has to follow."""
+    def put(self, call: Call, seconds: float = math.inf) -> "asyncio.Future[bytes]":
+        """Queue a call; return the future for its outcome. `release` has to follow.
+
+        If it is not done in so many seconds, and up to GRAIN more, the call ends with Unknown (`Call.late`).
+        """
         future = call.future = self._loop.create_future()
         if self._failure is not None:
             future.set_exception(self._failure())
             return future
         self._places += 1
         call.place = self._places
-        self._open[call] = None
+        self._open[call] = self._loop.time() + seconds
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(GRAIN, self._sweep)
         self._bytes += len(call.arguments)
         self._queue.append(call)
-        self._schedule()
+        if not self._due:
+            self._schedule()
         return future
 
     def release(self, call: Call) -> None:
         """Forget a call, answered or not: nobody waits for it."""
-        if call not in self._open:
+        if self._open.pop(call, None) is None:
             return
-        del self._open[call]
         self._bytes -= len(call.arguments)
         if self._room:
             self._make_room()
+
+    def _sweep(self) -> None:
+        """End the calls that are late."""
+        now = self._loop.time()
+        for call, deadline in list(self._open.items()):
+            if deadline <= now and call.future is not None and not call.future.done():
+                call.late(call.future, self.reason())
+        self._sweeper = self._loop.call_later(GRAIN, self._sweep) if self._open else None
 
     def _make_room(self) -> None:
         """Let one of those who wait go on, if there is room: it puts a call, whose release lets the next one go on."""
@@ -198,6 +251,9 @@ class Outbox:
         self._failure = failure
         self._queue.clear()
         self._stop_timer()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         for call in list(self._open):
             if call.future is not None and not call.future.done():
                 call.future.set_exception(failure())
@@ -215,7 +271,11 @@ class Outbox:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._due and self._timer is None and self._groups < GROUPS:
+        if self._due or self._timer is not None or self._groups >= GROUPS:
+            return
+        if self._lone and len(self._open) == 1:
+            self._pump()
+        else:
             self._due = True
             self._loop.call_soon(self._pump)
 
@@ -227,9 +287,17 @@ class Outbox:
                 self._wait()
                 return
             calls = self._take()
+            self._lone = len(calls) == 1
             if calls:
                 self._groups += 1
-                path.send([call.wire() for call in calls], functools.partial(self._done, calls))
+                self._send(path, calls)
+
+    def _send(self, path: Path, calls: list[Call]) -> None:
+        wires, done = [*map(Call.wire, calls)], functools.partial(self._done, calls)
+        if self.tracing is None:
+            path.send(wires, done)
+        else:
+            path.send(*self.tracing.attach(calls, wires, done))
 
     def _take(self) -> list[Call]:
         taken: list[Call] = []

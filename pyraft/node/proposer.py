@@ -1,10 +1,10 @@
 """The leader's side of calls: many of them, from here and from other nodes, become few entries of the log.
 
-Duty: `Proposer` takes groups of calls, puts what has come in one turn of the loop, and while entries are under way,
-into one entry, and tells each group its outcomes.
+Duty: `Proposer` takes groups of calls, puts what comes while entries are under way into one entry, and tells each group
+its outcomes.
 
-Happy path: `send(calls, done)`; at the end of the turn `raft_apply`; when the entry is applied, `done(outcomes)`, one
-for each call, in order.
+Happy path: `send(calls, done)`, and `raft_apply` at once if nothing is under way; when the entry is applied,
+`done(outcomes)`, one for each call, in order.
 
 Failure modes: `done(None)` says that the outcomes are not known: this server does not lead, or not any more, or its
 disk failed. A call that has been sent may still be executed; sessions see to it that sending it again is harmless.
@@ -14,11 +14,14 @@ disk failed. A call that has been sent may still be executed; sessions see to it
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from io_uv.histogram import Histogram
 from pyraft import Raft, RaftApply, aio, raft_apply
 from pyraft.node.replica import Replica
+
+if TYPE_CHECKING:
+    from pyraft.node.traces import Tracing
 
 Wire: TypeAlias = "list[Any]"
 """A call as it travels: [session, number, acknowledged, machine, command, version, packed arguments]."""
@@ -40,8 +43,11 @@ Group: TypeAlias = "tuple[list[Wire], Done]"
 class Proposer:
     """The executor of a node's own calls while it leads."""
 
-    def __init__(self, server: aio.Server, replica: Replica, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, server: aio.Server, replica: Replica, clock: Callable[[], int], tracing: "Tracing | None" = None
+    ) -> None:
         """`clock()` is the shared time, in microseconds since 1970."""
+        self._tracing = tracing
         self._clock = clock
         self._raft: Raft = server.raft
         self._replica = replica
@@ -59,6 +65,9 @@ class Proposer:
 
     def send(self, calls: list[Wire], done: Done) -> None:
         """Have `calls` executed; `done(outcomes or None)` follows."""
+        if self._under_way == 0 and not (self._due or self._closed or self._groups):
+            self._propose([(calls, done)])  # nothing that it could wait for, and be joined by
+            return
         self._groups.append((calls, done))
         if not self._due and (self._closed or self._under_way < UNDER_WAY):
             self._due = True
@@ -99,13 +108,18 @@ class Proposer:
         self._under_way += 1
         self.calls += len(calls)
         began = self._loop.time()
+        end = None if self._tracing is None else self._tracing.commit(calls)
 
         def applied(req: RaftApply, status: int, result: list[bytes] | None) -> None:
             self.commits.observe(self._loop.time() - began)
+            if end is not None:
+                end(result is not None)
             self._applied(groups, result)
 
         if raft_apply(self._raft, RaftApply(), [entry], 1, applied) != 0:
-            self._applied(groups, None)
+            if end is not None:
+                end(False)
+            self._loop.call_soon(self._applied, groups, None)
 
     def _applied(self, groups: list[Group], outcomes: list[bytes] | None) -> None:
         self._under_way -= 1

@@ -13,6 +13,7 @@ when `expire` was executed, which the leader sees to within a second or two.
 
 import itertools
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -82,10 +83,15 @@ class Held(Record):
 
 
 def microseconds(ttl: float) -> int:
-    """Return a time to live, in seconds, as microseconds; ValueError for one that is none."""
+    """Return a time to live, in seconds, as microseconds; ValueError for an impossible one."""
     if not 0 < ttl <= 1e9:  # a NaN is not
         raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, and is {ttl!r}")
     return int(ttl * _SECOND)
+
+
+def _with_prefix(values: Mapping[str, object], prefix: str) -> list[str]:
+    """Return the keys that begin with `prefix`, in order, but for those that are not strings: old programs set some."""
+    return sorted(key for key in values if isinstance(key, str) and key.startswith(prefix))
 
 
 class Recipes(Machine):
@@ -146,13 +152,13 @@ class Recipes(Machine):
     def map_items(self, name: str, prefix: str = "") -> dict[str, Any]:
         """Return the values whose keys begin with `prefix`, in the order of the keys."""
         values = self.maps.get(name, {})
-        return {key: values[key].value for key in sorted(values) if key.startswith(prefix)}
+        return {key: values[key].value for key in _with_prefix(values, prefix)}
 
     @query
     def map_state(self, name: str, prefix: str = "") -> tuple[int, dict[str, tuple[Any, int]]]:
         """Return the newest revision of all, and the values with theirs: `map_changes` goes on from there."""
         values = self.maps.get(name, {})
-        found = {key: (values[key].value, values[key].revision) for key in sorted(values) if key.startswith(prefix)}
+        found = {key: (values[key].value, values[key].revision) for key in _with_prefix(values, prefix)}
         return self.revision, found
 
     @query
@@ -163,7 +169,7 @@ class Recipes(Machine):
             raise Compacted(floor)
         found: list[Change] = []
         for change in itertools.islice(self.history, after - floor, None):
-            if change[1] == name and change[2].startswith(prefix):
+            if change[1] == name and isinstance(change[2], str) and change[2].startswith(prefix):
                 found.append(change)
                 if len(found) == EVENTS:
                     return change[0], found

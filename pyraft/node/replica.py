@@ -10,7 +10,8 @@ packed [RESULT, value], [RAISED, class, args], [FAILED, class, text], [EXPIRED] 
 
 Happy path: `apply(entry)` -> (0, [outcome, …]). The log's clock takes the entry's time unless that is earlier.
 
-Failure modes: a command that raises is rolled back, and that is its outcome, on all servers. MemoryError,
+Failure modes: a command that raises is rolled back, and that is its outcome, on all servers; RecursionError is it only
+where a thread of its own raises it again. MemoryError,
 KeyboardInterrupt, and what is outside of Exception and is not raised again when the command is tried once more say
 nothing about the command: they stop this server, whose state is then not used any more. So do a frame of a later
 version and a command that the program does not have (MissingCommand), until the server is started with code that has
@@ -19,15 +20,16 @@ it. A snapshot that cannot be read leaves the state as it was.
 
 import builtins
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeAlias
 
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.node import snapshot
-from pyraft.node.codec import Codec, frame, unframe
+from pyraft.node.codec import SCALARS, Codec, Objects, frame, unframe
 from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, SessionExpired
-from pyraft.node.machine import Context, Machine, bind, commands_of, queries_of
-from pyraft.node.sessions import MAX_OPEN, Sessions
+from pyraft.node.machine import Binding, Context, Machine, bind, commands_of, queries_of
+from pyraft.node.sessions import MAX_OPEN, Session, Sessions
 from pyraft.node.tracked import adopt, arrive
 
 RESULT, RAISED, FAILED, EXPIRED, FULL = range(5)
@@ -44,8 +46,24 @@ NO_SESSION: Final = b""
 MAX_OUTCOME: Final = 4 << 20
 """How large a packed result may be: it is kept until it is acknowledged, and travels. Larger ones fail the command."""
 
+NOTHING: Final = bytes((0x92, RESULT, 0xC0))
+"""The outcome None, packed."""
+
 _MAGIC: Final = "pyraft.node"
 _FORMAT: Final = 1
+
+_State: TypeAlias = tuple[int, int, list[tuple[Machine, Any]]]
+"""A snapshot as it was read: shared time, calls so far, of each machine its attributes, or where its pieces begin."""
+
+
+def _on_a_stack_of_its_own(attempt: Callable[[], bytes]) -> bytes:
+    """Return what `attempt` returns where the stack is as deep on every member.
+
+    Members execute a command at different depths, as they lead, follow or start. Without this one that recurses into
+    its data could have enough of the stack on one member and raise RecursionError on another.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(attempt).result()
 
 
 class Replica(RaftFsm):
@@ -57,10 +75,14 @@ class Replica(RaftFsm):
         "_count",
         "_errors",
         "_frozen",
+        "_functions",
+        "_prepared",
         "_queries",
         "codec",
+        "discard",
         "machines",
         "microseconds",
+        "problem",
         "sessions",
     )
 
@@ -75,17 +97,26 @@ class Replica(RaftFsm):
         """The shared time: that of the last entry."""
         self._count = 0
         self._commands: dict[tuple[str, str], Any] = {}
+        self._functions: dict[tuple[str, str, int], tuple[Machine, Callable[..., Any], Binding]] = {}
         self._queries: dict[tuple[str, str], Any] = {}
         self._errors: dict[str, dict[str, type[Exception]]] = {}
         self._frozen: list[tuple[Machine, Any]] | None = None
+        self._prepared: tuple[Any, _State | None] = (None, None)
+        self.problem: BaseException | None = None
+        """The error that has ended the encoding of a snapshot elsewhere (`streams`): the server stops by it."""
+        self.discard: Callable[[dict[str, Any]], None] = lambda content: None
+        """Called with a state that was replaced, and that nobody uses any more."""
         for name, machine in self.machines.items():
-            bind(machine, name, self.codec)
+            binding = bind(machine, name, self.codec)
             self._errors[name] = {cls.__name__: cls for cls in type(machine).errors}
             for command in commands_of(type(machine)).values():
                 self._commands[name, command.name] = command
+                for version, function in command.versions.items():
+                    self._functions[name, command.name, version] = machine, function, binding
             for query in queries_of(type(machine)).values():
                 self._queries[name, query.name] = query.function
         self.apply = Replica.do_apply
+        self.apply_batch = Replica.do_apply_batch
         self.snapshot = Replica.do_snapshot
         self.snapshot_async = Replica.do_snapshot_async
         self.snapshot_finalize = Replica.do_snapshot_finalize
@@ -99,58 +130,73 @@ class Replica(RaftFsm):
 
     def do_apply(self, buf: Buffer) -> tuple[int, list[bytes]]:
         """Execute the calls of an entry; return their outcomes. Malformed and MissingCommand stop the server."""
+        return 0, self._run(*self._open(buf))
+
+    def do_apply_batch(self, bufs: Sequence[Buffer]) -> tuple[int, list[list[bytes]]]:
+        """Execute the calls of several entries; return the outcomes of each.
+
+        An entry that `do_apply` would raise for ends that ahead of it, with a code: the core gives it to that one.
+        """
+        entries = []
+        for buf in bufs:
+            try:
+                entries.append(self._open(buf))
+            except Exception:
+                break
+        return 0 if len(entries) == len(bufs) else RAFT_MALFORMED, [self._run(*entry) for entry in entries]
+
+    def _open(self, buf: Buffer) -> tuple[int, list[Any]]:
+        """Return time and calls of an entry whose commands are all here: all of an entry is executed, or nothing."""
         microseconds, calls = self.codec.unpack(unframe(bytes(buf)))  # type: ignore[arg-type]
+        functions, known = self._functions, None
         for call in calls:
-            self._find(call[3], call[4], call[5])  # all of an entry or nothing
-        self.microseconds = max(self.microseconds, microseconds)
-        sessions = self.sessions
-        checkpoint = sessions.checkpoint()  # one for all calls of the entry: what they change here is not taken back
-        sessions.expire(self.microseconds)
+            key = (call[3], call[4], call[5])
+            if key != known and key not in functions:
+                raise MissingCommand(*key)
+            known = key
+        return microseconds, calls
+
+    def _run(self, microseconds: int, calls: list[Any]) -> list[bytes]:
+        now = self.microseconds = max(self.microseconds, microseconds)
+        sessions, context = self.sessions, Context(now)
+        assert sessions._node is not None
+        journal = sessions._node.journal
+        assert journal.undo is None
+        journal.undo = []  # once for all calls of the entry: what they change of sessions is not taken back
+        sessions.expire(now)
         outcomes = []
-        for call in calls:
-            if call[3] != SESSIONS:
-                outcomes.append(self._call(*call))
-                continue
-            sessions.keep(checkpoint)  # its own command has a checkpoint of its own
-            outcomes.append(self._call_sessions(*call))
-            checkpoint = sessions.checkpoint()
-        sessions.keep(checkpoint)
-        return 0, outcomes
-
-    def _find(self, machine: str, command: str, version: int) -> Any:
-        found = self._commands.get((machine, command))
-        function = None if found is None else found.versions.get(version)
-        if function is None:
-            raise MissingCommand(machine, command, version)
-        return function
-
-    def _call(
-        self, id: bytes, number: int, acknowledged: int, machine: str, command: str, version: int, arguments: bytes
-    ) -> bytes:
-        """Execute a call of a program's machine, or return the outcome of one that must not be executed."""
-        self._count += 1
-        if id == NO_SESSION:
-            return self._execute(machine, command, version, arguments)
-        session = self.sessions.touch(id, acknowledged, self.microseconds)
-        if session is None or number <= session.acknowledged:
-            return self.codec.pack([EXPIRED])  # it may have been executed, and nobody can know
-        outcomes = session.outcomes
-        outcome = outcomes.get(number)
-        if outcome is None:
-            if len(outcomes) >= MAX_OPEN:
-                return self.codec.pack([FULL])
-            outcome = outcomes[number] = self._execute(machine, command, version, arguments)
-        return outcome
-
-    def _call_sessions(
-        self, id: bytes, number: int, acknowledged: int, machine: str, command: str, version: int, arguments: bytes
-    ) -> bytes:
-        """Execute a call of the sessions themselves: harmless when it comes again, so none of these is remembered."""
-        self._count += 1
-        return self._execute(machine, command, version, arguments)
-
-    def _execute(self, name: str, command: str, version: int, arguments: bytes) -> bytes:
-        return self._twice(name, lambda: self._attempt(name, command, version, arguments))
+        caller: Any = None
+        session: Session | None = None
+        kept: dict[int, bytes] = {}
+        for id, number, acknowledged, machine, command, version, arguments in calls:
+            context.number = self._count = self._count + 1
+            if machine == SESSIONS:  # harmless when it comes again, so the outcome is not remembered
+                journal.commit()  # its own command has a checkpoint of its own
+                outcomes.append(self._execute(machine, command, version, arguments, context))
+                journal.begin()
+                caller = None
+            elif id == NO_SESSION:
+                outcomes.append(self._execute(machine, command, version, arguments, context))
+            else:
+                if caller != (id, acknowledged):  # those of a caller come one behind the other
+                    caller = id, acknowledged
+                    session = sessions.touch(id, acknowledged, now)
+                    kept = {} if session is None else session.outcomes
+                if session is None or number <= session.acknowledged:
+                    outcome = self.codec.pack([EXPIRED])  # it may have been executed, and nobody can know
+                elif number in kept:
+                    outcome = kept[number]
+                elif len(kept) >= MAX_OPEN:
+                    outcome = self.codec.pack([FULL])
+                else:
+                    outcome = self._execute(machine, command, version, arguments, context)
+                    dict.__setitem__(kept, number, outcome)  # `touch` has told the journal that they change
+                outcomes.append(outcome)
+        if journal.fresh:
+            journal.commit()
+        else:
+            journal.undo = None
+        return outcomes
 
     def _twice(self, name: str, attempt: Callable[[], bytes]) -> bytes:
         """Return what an attempt returns. If it raises twice what is outside of Exception, that is its outcome.
@@ -163,47 +209,75 @@ class Replica(RaftFsm):
         except (KeyboardInterrupt, MemoryError):
             raise
         except BaseException as exc:
-            try:
-                attempt()
-            except type(exc) as again:
-                return self._raised(name, again)
-            raise
+            return self._again(name, exc, attempt)
 
-    def _attempt(self, name: str, command: str, version: int, arguments: bytes) -> bytes:
-        machine = self.machines[name]
-        function = self._find(name, command, version)
-        binding = machine._node
-        assert binding is not None
-        checkpoint = machine.checkpoint()
-        binding.context = Context(self.microseconds, f"{self.microseconds} {self._count}")
+    def _again(self, name: str, exc: BaseException, attempt: Callable[[], bytes]) -> bytes:
+        """Return `exc` as an outcome if another attempt raises it as well, else raise it."""
+        try:
+            attempt()
+        except type(exc) as again:
+            return self._raised(name, again)
+        raise exc
+
+    def _execute(
+        self, name: str, command: str, version: int, arguments: bytes, context: Context, again: bool = False
+    ) -> bytes:
+        """Return the outcome of a command. `again` says that it was interrupted, and this is its second attempt."""
+        machine, function, binding = self._functions[name, command, version]
+        journal = binding.journal if binding.is_plain else None
+        checkpoint = None
+        if journal is None:
+            checkpoint = machine.checkpoint()
+        else:
+            assert journal.undo is None, "a command runs inside another one"
+            journal.undo = []
+        context.generator = None
+        binding.context = context
         try:
             args, kwargs = self._arguments.unpack(arguments)
-            outcome = self.codec.pack([RESULT, function(machine, *args, **kwargs)])
-            if len(outcome) > MAX_OUTCOME:
-                raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
-            machine.keep(checkpoint)
+            value = function(machine, *args, **kwargs)
+            if value is None:
+                outcome = NOTHING
+            else:
+                outcome = self.codec.pack([RESULT, value])
+                if len(outcome) > MAX_OUTCOME:
+                    raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
+            if journal is None:
+                machine.keep(checkpoint)
+            elif journal.fresh:
+                journal.commit()
+            else:
+                journal.undo = None
+            return outcome
         except (KeyboardInterrupt, MemoryError):
             raise
         except Exception as exc:
             machine.rollback(checkpoint)
-            return self._raised(name, exc)
-        except BaseException:
+            if again or not isinstance(exc, RecursionError):
+                return self._raised(name, exc)
+            interruption: BaseException = exc
+        except BaseException as exc:
             machine.rollback(checkpoint)
-            raise
+            if again:
+                raise
+            interruption = exc
         finally:
             binding.context = None
-        return outcome
+
+        def attempt() -> bytes:
+            return self._execute(name, command, version, arguments, context, again=True)
+
+        if isinstance(interruption, RecursionError):
+            return _on_a_stack_of_its_own(attempt)
+        return self._again(name, interruption, attempt)
 
     def knows(self, machine: str, command: str, version: int) -> bool:
         """Return whether this program has a command: one that it does not have must not get into the log."""
-        found = self._commands.get((machine, command))
-        return found is not None and version in found.versions
+        return (machine, command, version) in self._functions
 
     def offers(self) -> Iterator[tuple[str, str, int]]:
         """Yield the commands of this program: machine, command, version."""
-        for (machine, command), found in self._commands.items():
-            for version in found.versions:
-                yield machine, command, version
+        yield from self._functions
 
     def versions(self, machine: str, command: str) -> list[int]:
         """Return the versions of a command that this program has."""
@@ -246,7 +320,9 @@ class Replica(RaftFsm):
         """Answer a query from the state as it is now; return a copy, which the machine's user may change."""
         assert machine._node is not None
         answer = self._queries[machine._node.name, query](machine, *args, **kwargs)
-        return answer if self.codec.is_leaf(answer) else self.codec.unpack(self.codec.pack(answer))
+        if type(answer) in SCALARS or self.codec.is_leaf(answer):
+            return answer
+        return self.codec.unpack(self.codec.pack(answer))
 
     def _raised(self, name: str, exc: BaseException) -> bytes:
         cls = type(exc)
@@ -293,16 +369,19 @@ class Replica(RaftFsm):
         return 0, [self.codec.pack(head)]
 
     def do_snapshot_async(self, bufs: Any) -> tuple[int, list[bytes]]:
-        """Encode the state, in a thread."""
+        """Encode the state as a whole, in a thread. A node has it written as it is encoded instead (`streams`)."""
+        return 0, [*bufs, *self.pieces()]
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the state that `do_snapshot` has kept, behind its head, piece by piece; in a thread."""
         assert self._frozen is not None
-        pieces = list(bufs)
         for machine, own in self._frozen:
             if machine.is_tracked and machine._node is not None and machine._node.journal.frozen is not None:
-                pieces.extend(own)
+                yield from own
             else:
-                pieces.extend(self.codec.pack(bytes(piece)) for piece in own)
-                pieces.append(self.codec.pack(None))
-        return 0, pieces
+                for piece in own:
+                    yield self.codec.pack(bytes(piece))
+                yield self.codec.pack(None)
 
     def do_snapshot_finalize(self, bufs: Any) -> int:
         """Keep nothing any more of the state that was encoded."""
@@ -310,28 +389,59 @@ class Replica(RaftFsm):
             if machine._node is not None:
                 machine._node.journal.end_snapshot()
         self._frozen = None
+        if self.problem is not None:
+            raise self.problem
         return 0
 
+    def prepare(self, buf: Any) -> None:
+        """Read a snapshot ahead, in a thread, while queries and commands go on: `do_restore` of it is short then."""
+        self._prepared = buf, self._read(buf)
+
+    def forget(self) -> None:
+        """Keep nothing of a snapshot that was read ahead, restored or not."""
+        self._prepared = None, None
+
     def do_restore(self, buf: Any) -> int:
-        """Take over the state of a snapshot. Returns RAFT_MALFORMED, and changes nothing, if it is none."""
-        try:
-            objects = self.codec.objects(buf)
-            microseconds, count, names = self._head(objects)
-            loaded = [(self.machines[name], self._load(self.machines[name], objects)) for name in names]
-        except Malformed:
+        """Take over the state of a snapshot. Returns RAFT_MALFORMED, and changes nothing, if it cannot be read."""
+        prepared, state = self._prepared
+        self.forget()
+        if prepared is not buf:
+            state = self._read(buf)
+        if state is None:
             return RAFT_MALFORMED
+        microseconds, count, loaded = state
+        names = [machine._node.name for machine, _ in loaded if machine._node is not None]
         unused: list[tuple[Machine, Any]] = [
             (machine, {}) for name, machine in self.machines.items() if machine.optional and name not in names
         ]
         for machine, content in loaded + unused:
             if isinstance(content, dict):
-                for attribute in machine.content():
+                former = machine.content()
+                for attribute in former:
                     del machine.__dict__[attribute]
                 machine.__dict__.update({**_beginning(machine), **content})
+                self.discard(former)
             else:
-                machine.restore(content)
+                machine.restore(self._own(buf, content))
         self.microseconds, self._count = microseconds, count
         return 0
+
+    def _read(self, buf: Any) -> _State | None:
+        """Return what a snapshot holds, None if it cannot be read; for a machine with its own restore, its place."""
+        try:
+            objects = self.codec.objects(buf)
+            microseconds, count, names = self._head(objects)
+            return (
+                microseconds,
+                count,
+                [(self.machines[name], self._load(self.machines[name], objects)) for name in names],
+            )
+        except Malformed:
+            return None
+
+    def _own(self, buf: Any, at: int) -> Iterator[bytes]:
+        """Yield the pieces of a machine with a restore of its own; there is a None behind them (`_load`)."""
+        return itertools.takewhile(lambda piece: piece is not None, self.codec.objects(buf, at))
 
     def _head(self, objects: Iterator[Any]) -> tuple[int, int, list[str]]:
         head = next(objects, None)
@@ -346,9 +456,15 @@ class Replica(RaftFsm):
             raise Malformed(f"a snapshot with machines that this program does not have: {', '.join(missing)}")
         return head[2], head[3], head[4]
 
-    def _load(self, machine: Machine, objects: Iterator[Any]) -> Any:
+    def _load(self, machine: Machine, objects: Objects) -> Any:
         if type(machine).restore is not Machine.restore:
-            return list(itertools.takewhile(lambda piece: piece is not None, objects))
+            at = objects.at
+            for piece in objects:
+                if piece is None:
+                    return at
+                if type(piece) is not bytes:
+                    raise Malformed(f"a snapshot with a {type(piece).__name__} where a piece should be")
+            raise Malformed("a snapshot that ends in the pieces of a machine")
         assert machine._node is not None
         name, content = snapshot.read(objects, self.codec, machine._node.journal)
         if name != type(machine).__name__:

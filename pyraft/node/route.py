@@ -6,20 +6,23 @@ it tries one member after the other.
 Happy path: `find()` returns the connection that there is, or begins to make one and calls `ready()` when it is there.
 
 Failure modes: a member that cannot be reached, or does not know who leads, is left for the next one at the next `find`.
-One that refuses us is logged, once for each reason.
+A refusal is logged, once for each reason.
 """
 
 import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
+from pyraft.node.deadlines import within
 from pyraft.node.errors import NodeError, Refused, Unavailable
 from pyraft.node.link import Connect, Elsewhere, Link, Lost
 from pyraft.node.outbox import FIRST_PAUSE, LONGEST_PAUSE
 
 _logger = logging.getLogger("pyraft")
+
+NO_ATTEMPT: Final = "there is no connection to a member yet"
 
 
 class Route:
@@ -51,7 +54,9 @@ class Route:
         self._connecting: tuple[str, asyncio.Task[None]] | None = None
         self._hint: str | None = None
         self._turn = 0
-        self._why = "there is no connection to a member yet"
+        self._failure = ""
+        self._leaderless = ""
+        """The last attempt that failed, and a member that knew no leader, since there was a connection."""
         self._closed = False
         self.refusals: dict[str, Refused] = {}
         """The answers of members that would not have us, by their addresses, until one has."""
@@ -85,8 +90,15 @@ class Route:
         if link is not None:
             return link.ask(what, *arguments)
         future = self._loop.create_future()
-        future.set_exception(Lost(self._why))
+        future.set_exception(Lost(self.why()))
         return future
+
+    def why(self) -> str:
+        """Return why there is no connection to the leader."""
+        if self._leaderless:  # those that cannot be reached are the lesser news: a majority may be down
+            others = f", and the last attempt at another member: {self._failure}" if self._failure else ""
+            return f"{self._leaderless} knows no leader{others}"
+        return f"no connection to a member, the last attempt: {self._failure}" if self._failure else NO_ATTEMPT
 
     def refusal(self) -> Refused | None:
         """Return why no member will have us, if all have said so."""
@@ -125,12 +137,13 @@ class Route:
         link.ended = self._ended
         self.cluster = self.cluster or link.cluster
         self.refusals.clear()
+        self._failure = self._leaderless = ""
         self._link = link
         self._ready()
 
     def _failed(self, address: str, exc: Exception) -> None:
         self._turn += 1
-        self._why = f"no connection to a member, the last attempt: {exc}"
+        self._failure = str(exc)
         if self._hint == address:
             self._hint = None
         if isinstance(exc, Refused):
@@ -147,6 +160,7 @@ class Route:
             self._hint = leader
         elif self._leader() is None:
             self._hint = None
+            self._leaderless = link.address
             self._turn += 1
             self._loop.call_soon(self._leave, link)  # for the next one
 
@@ -177,33 +191,13 @@ async def persist(
     pause = FIRST_PAUSE
     while True:
         try:
-            return await _within(attempt(), max(deadline - loop.time(), FIRST_PAUSE))
+            return await within(attempt(), max(deadline - loop.time(), FIRST_PAUSE))
         except (Elsewhere, Lost) as exc:
             if (no := refusal()) is not None:
                 raise no from None
             if loop.time() + pause >= deadline:
-                raise Unavailable(f"not in {seconds} s: {exc}") from None
-        except (asyncio.TimeoutError, TimeoutError):
-            raise Unavailable(f"not in {seconds} s: no answer") from None
+                raise Unavailable(f"not done in {seconds} s: {exc}") from None
+        except TimeoutError:
+            raise Unavailable(f"no answer in {seconds} s") from None
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-async def _within(attempt: Awaitable[Any], seconds: float) -> Any:
-    """Return what an attempt does, or raise TimeoutError.
-
-    Before Python 3.12 asyncio.wait_for forgets that it is cancelled where the attempt ends in the same moment, as it
-    does when a node is closed: that would wait for ever for a task that goes on.
-    """
-    future = asyncio.ensure_future(attempt)
-    try:
-        await asyncio.wait([future], timeout=seconds)
-        if not future.done():
-            raise TimeoutError
-        return future.result()
-    finally:
-        if not future.done():
-            future.cancel()
-            await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # nobody may want it any more

@@ -21,7 +21,7 @@ from pyraft import aio
 from pyraft.errors import printable
 from pyraft.node import wire
 from pyraft.node.admission import Admission
-from pyraft.node.errors import Malformed, NodeError, Refused, Unavailable
+from pyraft.node.errors import Malformed, NodeError, Refused, Stopped, Unavailable
 from pyraft.node.ground import Base
 from pyraft.node.link import Elsewhere
 from pyraft.node.proposer import Wire
@@ -246,7 +246,7 @@ class Visitor:
             status, value = wire.DONE, await function(*arguments)
         except Elsewhere as exc:
             status, value = wire.NOT_HERE, exc.leader
-        except Unavailable:
+        except (Unavailable, Stopped):  # another member may answer
             status, value = wire.NOT_HERE, None
         except (NodeError, aio.RaftError, TypeError, ValueError) as exc:
             status, value = wire.FAILED, str(exc)[:500]

@@ -62,21 +62,35 @@ class Sessions(Machine):
         """Forget a session; returns whether it was known."""
         return self.sessions.pop(id, None) is not None
 
-    # The replica calls the methods below for each entry, inside a checkpoint.
+    # The replica calls the methods below for each entry, inside a checkpoint. Their changes are never taken back: they
+    # tell the journal once for each container, for a snapshot that is being taken, and then go around it.
 
     def touch(self, id: bytes, acknowledged: int, now: int) -> Session | None:
         """Return a session that a call has come from, or None if it is not known."""
-        session = self.sessions.get(id)
+        sessions = self.sessions
+        session = sessions.get(id)
         if session is None:
             return None
-        if session.seen != now:  # behind all that had no call since
-            self.sessions[id] = self.sessions.pop(id)
-            session = self.sessions[id]
-            session.seen = now
-        if acknowledged > session.acknowledged:
-            session.acknowledged = acknowledged
-            for number in [n for n in session.outcomes if n <= acknowledged]:
-                del session.outcomes[number]
+        assert self._node is not None
+        journal, state = self._node.journal, session.__dict__
+        outcomes = session.outcomes
+        if journal.frozen is not None:
+            journal.changing_unseen(session)
+            journal.changing_unseen(outcomes)  # type: ignore[arg-type]
+        if state["seen"] != now:  # behind all that had no call since
+            if journal.frozen is not None:
+                journal.changing(sessions)  # type: ignore[arg-type]
+                journal.changing_key(sessions, id)  # type: ignore[arg-type]
+            dict.__delitem__(sessions, id)
+            dict.__setitem__(sessions, id, session)
+            state["seen"] = now
+        former = state["acknowledged"]
+        if acknowledged > former:
+            if acknowledged == former + 1:
+                dict.pop(outcomes, acknowledged, None)
+            else:
+                _forget(outcomes, former, acknowledged)
+            state["acknowledged"] = acknowledged
         return session
 
     def expire(self, now: int) -> list[bytes]:
@@ -89,3 +103,14 @@ class Sessions(Machine):
         for id in over:
             del self.sessions[id]
         return over
+
+
+def _forget(outcomes: dict[int, bytes], former: int, acknowledged: int) -> None:
+    """Drop the outcomes that have been acknowledged now."""
+    if acknowledged - former <= len(outcomes):
+        for number in range(former + 1, acknowledged + 1):
+            if number in outcomes:
+                dict.__delitem__(outcomes, number)
+    else:
+        for number in [n for n in outcomes if n <= acknowledged]:
+            dict.__delitem__(outcomes, number)

@@ -10,8 +10,9 @@ its place there, and follows behind the list, in order.
 
 Happy path: `b"".join(write(machine, …))`, then `read` of what that unpacks to: an equal state, tracked.
 
-Failure modes: a member that the codec does not take is a TypeError that names its type (a machine whose state was
-tracked has none). Bytes that are not a snapshot raise Malformed, and the machine is as it was.
+Failure modes: a member that the codec does not take is a TypeError that names its type: of a machine whose state was
+tracked only a record that its `types` do not name. Bytes that are not a snapshot raise Malformed, and the machine is as
+it was.
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pyraft.node.codec import BELOW, MAX_DEPTH, Codec
+from pyraft.node.codec import BELOW, Codec
 from pyraft.node.containers import TrackedDeque, TrackedDict, TrackedList, TrackedSet
 from pyraft.node.errors import Malformed
 from pyraft.node.journal import Journal
@@ -28,6 +29,9 @@ from pyraft.node.tracked import Record, Tracked, arrive, place
 
 PIECE: Final = 512
 """Members per list. Packing so many scalars takes some 50 microseconds."""
+
+_DEPTH: Final = 32
+"""How deep containers are read by recursion, which fills large ones as their members come."""
 
 _DICT, _SET, _LIST, _DEQUE, _RECORD, _TUPLE = range(6)
 _KINDS: Final[dict[type, int]] = {TrackedDict: _DICT, TrackedSet: _SET, TrackedList: _LIST, TrackedDeque: _DEQUE}
@@ -61,8 +65,7 @@ class Frozen:
                 kept = self._frozen.get(id(container))
                 if iterator is None or (kept is not None and not from_copy):
                     from_copy = kept is not None
-                    iterator = container.members(container if kept is None else kept[1])
-                    deque(zip(range(done), iterator, strict=False), 0)
+                    iterator = container.members(container if kept is None else kept[1], done)
                 piece = [member for _, member in zip(range(PIECE), iterator, strict=False)]
             if not piece:
                 return
@@ -70,14 +73,26 @@ class Frozen:
             yield piece
 
 
+class _Inner(NamedTuple):
+    """A container whose bytes come next."""
+
+    value: Any
+
+
 def write(root: Record, codec: Codec, frozen: Frozen) -> Iterator[bytes]:
     """Yield the state of `root` as it was when the journal's snapshot was started."""
-    yield from _write(root, codec, frozen, MAX_DEPTH)
+    stack = [_write(root, codec, frozen, is_root=True)]  # state may be nested deeper than the interpreter's stack is
+    while stack:
+        step = next(stack[-1], None)
+        if step is None:
+            stack.pop()
+        elif isinstance(step, _Inner):
+            stack.append(_write(step.value, codec, frozen))
+        else:
+            yield step
 
 
-def _write(value: Any, codec: Codec, frozen: Frozen, depth: int) -> Iterator[bytes]:
-    if depth == 0:
-        raise ValueError(f"state nested deeper than {MAX_DEPTH}")
+def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> Iterator[bytes | _Inner]:
     if type(value) is tuple:
         kind = _TUPLE
         header: list[Any] = [kind, len(value)]
@@ -87,7 +102,11 @@ def _write(value: Any, codec: Codec, frozen: Frozen, depth: int) -> Iterator[byt
         header = [kind, frozen.size(value)]
         pieces = frozen.read(value)
         if kind == _RECORD:
-            header.append(type(value).__name__)
+            cls = type(value)
+            if not is_root and codec.find(cls.__name__) is not cls:
+                # Nobody could read such a snapshot, this member at its next start included.
+                raise TypeError(f"the machine has a record of class {cls.__qualname__}, which its `types` do not name")
+            header.append(cls.__name__)
         elif kind == _DEQUE:
             header.append(value.maxlen)
     yield codec.pack(header)
@@ -97,8 +116,7 @@ def _write(value: Any, codec: Codec, frozen: Frozen, depth: int) -> Iterator[byt
         if below:
             flat = [_BELOW_VALUE if _is_container(member) else member for member in flat]
         yield codec.pack(flat)
-        for member in below:
-            yield from _write(member, codec, frozen, depth - 1)
+        yield from map(_Inner, below)
 
 
 def _is_container(value: Any) -> bool:
@@ -113,7 +131,7 @@ def read(objects: Iterator[Any], codec: Codec, journal: Journal) -> tuple[str, d
     kind, count, name = _header(objects)
     if kind != _RECORD or type(name) is not str:
         raise Malformed("a snapshot that is not of a machine")
-    content = dict(_pairs(_members(objects, count * 2, _Reader(codec, journal), MAX_DEPTH)))
+    content = dict(_pairs(_members(objects, count * 2, _Reader(codec, journal), _DEPTH)))
     return name, {attribute: arrive(value, journal) for attribute, value in content.items()}
 
 
@@ -129,26 +147,68 @@ def _header(objects: Iterator[Any]) -> tuple[int, int, Any]:
     return header[0], header[1], header[2] if len(header) == 3 else None
 
 
+def _piece(objects: Iterator[Any], count: int) -> list[Any]:
+    """Return the next members of a container that has `count` more."""
+    piece = next(objects, None)
+    if type(piece) is not list or not piece or len(piece) > count:
+        raise Malformed(f"a snapshot with a {type(piece).__name__} where members should be")
+    return piece
+
+
+def _is_below(member: Any) -> bool:
+    return type(member) is msgpack.ExtType and member.code == BELOW
+
+
 def _members(objects: Iterator[Any], count: int, reader: _Reader, depth: int) -> Iterator[Any]:
     """Yield `count` members: pairs count twice."""
     while count > 0:
-        piece = next(objects, None)
-        if type(piece) is not list or not piece or len(piece) > count:
-            raise Malformed(f"a snapshot with a {type(piece).__name__} where members should be")
+        piece = _piece(objects, count)
         count -= len(piece)
         for member in piece:
-            yield (
-                _read(objects, reader, depth - 1)
-                if type(member) is msgpack.ExtType and member.code == BELOW
-                else member
-            )
+            yield _read(objects, reader, depth - 1) if _is_below(member) else member
 
 
 def _read(objects: Iterator[Any], reader: _Reader, depth: int) -> Any:
     if depth == 0:
-        raise Malformed(f"a snapshot nested deeper than {MAX_DEPTH}")
+        return _read_deep(objects, reader)
     kind, count, more = _header(objects)
-    members = _members(objects, count * 2 if kind in _PAIRS else count, reader, depth)
+    return _make(kind, more, _members(objects, count * 2 if kind in _PAIRS else count, reader, depth), reader)
+
+
+class _Level:
+    """A container that is being read, with what has come of it."""
+
+    def __init__(self, objects: Iterator[Any]) -> None:
+        self.kind, count, self.more = _header(objects)
+        self.left = count * 2 if self.kind in _PAIRS else count
+        self.piece: Iterator[Any] = iter(())
+        self.members: list[Any] = []
+
+
+def _read_deep(objects: Iterator[Any], reader: _Reader) -> Any:
+    """Return a container as `_read` does, however deep it is nested; the members of each are held as a list."""
+    levels = [_Level(objects)]
+    while True:
+        level = levels[-1]
+        for member in level.piece:
+            if _is_below(member):
+                levels.append(_Level(objects))
+                break
+            level.members.append(member)
+        else:
+            if level.left > 0:
+                piece = _piece(objects, level.left)
+                level.left -= len(piece)
+                level.piece = iter(piece)
+                continue
+            levels.pop()
+            container = _make(level.kind, level.more, iter(level.members), reader)
+            if not levels:
+                return container
+            levels[-1].members.append(container)
+
+
+def _make(kind: int, more: Any, members: Iterator[Any], reader: _Reader) -> Any:
     if kind == _RECORD:
         return _record(reader, more, dict(_pairs(members)))
     make = _MAKE.get(kind)
@@ -174,12 +234,18 @@ def _record(reader: _Reader, name: Any, content: dict[str, Any]) -> Record:
     return record
 
 
+def _dict(members: Iterator[Any], more: Any, journal: Journal) -> TrackedDict:
+    made = TrackedDict({}, journal)
+    made.fill(_pairs(members))  # no plain dict on the way: one of a million entries takes its time to be freed
+    return made
+
+
 def _tuple(members: Iterator[Any], more: Any, journal: Journal) -> tuple[Any, ...]:
     return tuple(members)
 
 
 _MAKE: Final[dict[int, Callable[[Iterator[Any], Any, Journal], Any]]] = {
-    _DICT: lambda members, more, journal: TrackedDict(dict(_pairs(members)), journal),
+    _DICT: _dict,
     _SET: lambda members, more, journal: TrackedSet(members, journal),
     _LIST: lambda members, more, journal: TrackedList(members, journal),
     _DEQUE: lambda members, more, journal: TrackedDeque(deque(members, more), journal),

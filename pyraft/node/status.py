@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from io_uv import health
+from io_uv.histogram import Histogram
 from pyraft import RAFT_LEADER, Raft, RaftIo, __version__, log, raft_leader, raft_state, types
 from pyraft.node.council import rows
 from pyraft.node.errors import Malformed
@@ -77,16 +78,30 @@ class Status:
     clock: int = 0
     """Its time of day, in microseconds since 1970."""
     members: list[list[Any]] = dataclasses.field(default_factory=list)
-    """The members as it knows them: [id, address, role]."""
+    """The members as it knows them: [id, address, role], and of a node the name that each has told."""
     matches: list[list[int]] = dataclasses.field(default_factory=list)
     """At the leader: [id, last entry that this member has acknowledged]."""
     links: list[list[Any]] = dataclasses.field(default_factory=list)
     """Its connections to members: [id, address, whether there is one]."""
     visitors: list[list[Any]] = dataclasses.field(default_factory=list)
     """Connections of this layer that others have opened: [host, id or 0 for a client]."""
+    commit_counts: list[int] = dataclasses.field(default_factory=list)
+    """How many calls of this leader took how long, by the ranges of `io_uv.histogram`; empty where nobody measures."""
+    write_counts: list[int] = dataclasses.field(default_factory=list)
+    """The same of durable writes of entries."""
+    changes: bool = False
+    """Whether a server that only uses the C-style API takes changes of the members over its port. Nodes all do."""
+    page: str = ""
+    """Where its own page is, if it serves one."""
 
 
-def gather(r: Raft, io: RaftIo, microseconds: int | None = None, visitors: list[list[Any]] | None = None) -> Status:
+def gather(
+    r: Raft,
+    io: RaftIo,
+    microseconds: int | None = None,
+    visitors: list[list[Any]] | None = None,
+    commits: Histogram | None = None,
+) -> Status:
     """Return what can be read off a server at once, without its disk."""
     leader = raft_leader(r)
     return Status(
@@ -107,13 +122,15 @@ def gather(r: Raft, io: RaftIo, microseconds: int | None = None, visitors: list[
         snapshot=log.snapshot_index(r.log),
         snapshot_problem=r.snapshot.problem,
         stuck=r.stuck_index if r.stuck_index == r.last_applied + 1 else 0,
-        recovering=_recovering(r),
+        recovering=recovering(r),
         disk=health.ailment(io),
         clock=time.time_ns() // 1000 if microseconds is None else microseconds,
         members=rows(r.configuration),
         matches=_matches(r),
         links=[list(link) for link in health.links(io)],
         visitors=visitors or [],
+        commit_counts=[] if commits is None else list(commits.counts),
+        write_counts=list(health.writes(io).counts),
     )
 
 
@@ -130,7 +147,8 @@ def with_sizes(status: Status, sizes: health.Sizes) -> Status:
     )
 
 
-def _recovering(r: Raft) -> str:
+def recovering(r: Raft) -> str:
+    """Return why a server takes no part in elections until a leader has filled its log up, "" if it does."""
     if r.recovering:
         return r.recovery_reason or "entries of its log were set aside"
     if r.filling:
@@ -156,7 +174,7 @@ def packed(status: Status) -> dict[str, Any]:
 def parse(answer: Any) -> Status:
     """Return the status that came in an answer. Raises Malformed."""
     if type(answer) is not dict:
-        raise Malformed("a status that is none")
+        raise Malformed("an answer that is not a status")
     known: dict[str, Any] = {}
     for field in dataclasses.fields(Status):
         value = answer.get(field.name, _DEFAULTS[field.name])
@@ -164,7 +182,9 @@ def parse(answer: Any) -> Status:
             raise Malformed(f"a status whose {field.name} is a {type(value).__name__}")
         rows = _ROWS.get(field.name)
         if rows is not None and not all(_fits(row, rows) for row in value):
-            raise Malformed(f"a status whose {field.name} are none")
+            raise Malformed(f"a status with a wrong {field.name}")
+        if field.name in _NUMBERS and not all(type(one) is int for one in value):
+            raise Malformed(f"a status with {field.name} other than numbers")
         known[field.name] = value
     return Status(**known)
 
@@ -181,3 +201,4 @@ _ROWS: Final[dict[str, tuple[type, ...]]] = {
     "links": (int, str, bool),
     "visitors": (str, int),
 }
+_NUMBERS: Final = ("commit_counts", "write_counts")

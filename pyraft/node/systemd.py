@@ -15,6 +15,8 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
+from pyraft.errors import printable
+
 _PATIENCE: Final = 2.0
 """Seconds that what is said once may wait for a manager that is busy."""
 
@@ -57,4 +59,4 @@ class Notifier:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
             s.settimeout(patience)
-            s.sendto("\n".join(line.replace("\n", " ") for line in lines).encode(), self._path)
+            s.sendto("\n".join(map(printable, lines)).encode(), self._path)

@@ -21,6 +21,7 @@ from pyraft.node.recipes import RECIPES, Recipes
 from pyraft.node.registry import REGISTRY, Registry
 from pyraft.node.replica import Replica
 from pyraft.node.stores import STORES, Stores
+from pyraft.node.traces import TRACES, Traces
 
 R = TypeVar("R")
 
@@ -39,7 +40,7 @@ class Things:
         """Make the machines that every cluster has, beside the program's own."""
         self._recipes, self._stores, self._gates, self._registry = Recipes(), Stores(), Gates(), Registry()
         own = {RECIPES: self._recipes, STORES: self._stores, GATES: self._gates, REGISTRY: self._registry}
-        self._replica = Replica({"": machine, **own})
+        self._replica = Replica({"": machine, **own, TRACES: Traces()})
 
     async def _wait(self, machine: Machine, query: str, *args: Any) -> None:
         """Wait until a query says yes, by what is known here or at the leader."""

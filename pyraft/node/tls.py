@@ -12,8 +12,9 @@ host, or `raft-server-ID`.
 
 import os
 import ssl
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import io_uv
 from io_uv import credentials, pyuv
@@ -42,3 +43,17 @@ class Tls:
             return credentials.Files(self.cert, self.key, self.ca, self.crl).load()[1]
         except Failure as failure:
             raise Refused(failure.message) from None
+
+
+def renew(tls: Tls | None, ground: Any, route: Any, others: Iterable[Callable[[], Callable[[], None]]]) -> None:
+    """Have all that uses certificates take the files as they are now, or nothing of it, if one is of no use: Refused.
+
+    `ground` and `route` are a node's, for those of `tls`; `others` read their files and return what puts them to use.
+    """
+    renewed = [prepare() for prepare in others]
+    if tls is not None:
+        secure = tls.context()
+        ground.reload_certificates()
+        route.renew(secure)
+    for use in renewed:
+        use()

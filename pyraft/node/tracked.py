@@ -12,10 +12,11 @@ is in a machine already is copied when it is put into a second place, since a sn
 one.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final, TypeAlias
 
-from pyraft.node.codec import is_scalar
+from pyraft.node.codec import SCALARS, is_scalar
 from pyraft.node.journal import Journal
 
 Undo: TypeAlias = Callable[[tuple[Callable[..., Any], tuple[Any, ...]]], None]
@@ -38,15 +39,19 @@ class Tracked:
         raise NotImplementedError
 
     def forget_fresh(self) -> None:
-        """Take what was put in as gone."""
+        """Forget which members were put in and are plain still."""
         raise NotImplementedError
 
     def content(self) -> Any:
         """Return the members in a plain copy, which `members` takes."""
         raise NotImplementedError
 
-    def members(self, content: Any) -> Iterator[Any]:
-        """Iterate over `content`, or over the container itself; over pairs where members have keys."""
+    def aside(self) -> Any:
+        """Return what stands for the content in a snapshot, which `members` takes, when this is about to change."""
+        return self.content()
+
+    def members(self, content: Any, start: int = 0) -> Iterator[Any]:
+        """Iterate over `content`, or the container itself, from member `start` on; over pairs where they have keys."""
         raise NotImplementedError
 
 
@@ -71,8 +76,9 @@ def adopt(value: Any, journal: Journal) -> Any:
         return tuple([adopt(member, journal) for member in value])
     if not journal.is_immutable(value):
         raise TypeError(
-            f"a machine cannot keep a {kind.__qualname__}, whose changes nobody would notice: take dict, list, set, "
-            "deque, a frozen dataclass or a Record, or give the machine a checkpoint and rollback of its own"
+            f"a machine cannot keep objects of class {kind.__qualname__}, whose changes nobody would notice: take "
+            "dict, list, set, deque, a frozen dataclass or a Record, or give the machine a checkpoint and a rollback "
+            "of its own"
         )
     return value
 
@@ -116,7 +122,7 @@ def check_key(key: Any, journal: Journal) -> None:
         for member in key:
             check_key(member, journal)
     elif not journal.is_immutable(key):
-        raise TypeError(f"a machine cannot keep a {type(key).__qualname__} as a key or in a set")
+        raise TypeError(f"a machine cannot keep objects of class {type(key).__qualname__} as keys or in a set")
 
 
 def release(value: Any, undo: Undo) -> None:
@@ -152,20 +158,25 @@ class Record(Tracked):
         if journal is None or name in _OWN:
             object.__setattr__(self, name, value)
             return
-        undo = journal.changing(self)
+        if journal.frozen is None and journal.undo is not None:
+            undo = journal.undo.append
+        else:
+            undo = journal.changing(self)
         state = self.__dict__
+        scalar = type(value) in SCALARS
         if name not in state:
-            new = arrive(value, journal)
+            new = value if scalar else arrive(value, journal)
             undo((state.__delitem__, (name,)))
         elif value is state[name]:
             return
         else:
             old = state[name]
-            new = arrive(value, journal)
+            new = value if scalar else arrive(value, journal)
             undo((state.__setitem__, (name, old)))
-            release(old, undo)
+            if type(old) not in SCALARS:
+                release(old, undo)
         state[name] = new
-        if not is_scalar(new):
+        if not scalar:
             self._note(name)
 
     def enter(self, journal: Journal) -> None:
@@ -199,16 +210,16 @@ class Record(Tracked):
         self._fresh = {}
 
     def forget_fresh(self) -> None:
-        """Take what was put in as gone."""
+        """Forget which members were put in and are plain still."""
         self._fresh = {}
 
     def content(self) -> dict[str, Any]:
         """Return the attributes that are state."""
         return {name: value for name, value in self.__dict__.items() if name not in _OWN}
 
-    def members(self, content: Any) -> Iterator[Any]:
+    def members(self, content: Any, start: int = 0) -> Iterator[Any]:
         """Iterate over the names and values of the attributes that are state."""
-        return iter(content.content().items() if isinstance(content, Record) else content.items())
+        return itertools.islice((content.content() if isinstance(content, Record) else content).items(), start, None)
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.content())

@@ -10,7 +10,7 @@ group, leader's id, its address] from a member that does not lead; [ASK, number,
 status, value]; [PING] by [PONG].
 
 An ASK is for whoever leads: "members", "join" [id, address], "promote", "demote", "remove", "transfer" [id]
-(`council`), "index", "query" [machine, query, packed arguments] (`node`); or for this member (`desk`):
+(`council`), "index", "query" [machine, query, packed arguments] (`node`); or for this member (`desk`, `giving`):
 "ping" gives its id, "status" a dict (`status.Status`), "snapshot" an index, "backup" [number, head], then "piece"
 [number, offset] bytes, and "close" [number]. Servers may have others; one that is not known is FAILED.
 
@@ -38,7 +38,7 @@ QUESTIONS: Final = {
     "remove": "id",
     "replace": "id, by (0: any): who votes in its place, 0 for nobody",
     "transfer": "id (0: any): who leads",
-    "index": "the index up to which a query has to wait on another node",
+    "index": "the index up to which a query, or the backup of a server of the C-style API, has to wait elsewhere",
     "await": "machine, query, arguments: whether the query has said yes, which is waited for for some seconds",
     "query": "machine, name, arguments: an outcome",
 }
@@ -125,7 +125,7 @@ def _is(value: Any, kind: type) -> bool:
 def check_hello(message: list[Any]) -> tuple[str, int]:
     """Return cluster and id from a HELLO or WELCOME. Raises Malformed."""
     if not fits(message, int, str, int):
-        raise Malformed("a greeting that is none")
+        raise Malformed("a greeting without version, cluster and id")
     if message[1] != VERSION:
         raise Malformed(f"version {message[1]} of the protocol, here it is {VERSION}")
     return message[2], message[3]
@@ -134,13 +134,13 @@ def check_hello(message: list[Any]) -> tuple[str, int]:
 def check_calls(message: list[Any]) -> tuple[int, list[Wire]]:
     """Return group and calls from a CALLS. Raises Malformed."""
     if not fits(message, int, list):
-        raise Malformed("calls that are none")
+        raise Malformed("a group of calls of a wrong form")
     _, group, calls = message
     if not 0 <= group < _NUMBERS or not 0 < len(calls) <= MAX_GROUP:
         raise Malformed(f"group {group} of {len(calls)} calls")
     for call in calls:
         if type(call) is not list or len(call) != 7 or not all(map(_is, call, _CALL)):
-            raise Malformed("a call that is none")
+            raise Malformed("a call of a wrong form")
         session, number, acknowledged, machine, command, version, arguments = call
         if not (0 <= number < _NUMBERS and 0 <= acknowledged < _NUMBERS and 0 <= version < _NUMBERS):
             raise Malformed("a call with a number that is too large")
@@ -157,7 +157,7 @@ _CALL: Final = (bytes, int, int, str, str, int, bytes)
 def check_ask(message: list[Any]) -> tuple[int, str, list[Any]]:
     """Return number, what is asked for, and its arguments from an ASK. Raises Malformed."""
     if not fits(message, int, str, list) or not 0 <= message[1] < _NUMBERS or len(message[3]) > 8:
-        raise Malformed("a question that is none")
+        raise Malformed("a question of a wrong form")
     return message[1], message[2], message[3]
 
 

@@ -14,7 +14,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import processes, report, rows, sides
+from tests.benchmarks import machine, processes, report, rows, sides
 from tests.benchmarks.processes import Failed
 
 
@@ -67,16 +67,54 @@ def durable_write(dir: Path) -> float:
     return statistics.median(times)
 
 
-def about(options: rows.Options, writes: list[float]) -> dict[str, Any]:
+class Surroundings:
+    """The state of the machine while the sides were measured, looked at before each group and each round."""
+
+    def __init__(self, found: list[processes.Side]) -> None:
+        pythons = {side.program[0] for side in found if "python" in Path(side.program[0]).name}
+        self._writes: list[float] = []
+        self._beside: list[machine.Beside] = []
+        self._loops: dict[str, list[float]] = {path: [] for path in sorted(pythons)}
+
+    def at_round(self) -> None:
+        """Time the loop of each interpreter."""
+        for path, times in self._loops.items():
+            times.append(machine.loop(path))
+
+    def at_group(self, dir: Path) -> None:
+        """Look at the disk and at what others do."""
+        self._writes.append(durable_write(dir))
+        self._beside.append(machine.beside())
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was seen."""
+        writes, busy = self._writes, [each.busy for each in self._beside]
+        stolen = [each.stolen for each in self._beside]
+        return {
+            "interpreters": [
+                f"{machine.interpreter(path)}: a million additions in {_range([t * 1e3 for t in times])} ms"
+                for path, times in self._loops.items()
+            ],
+            "processors that others used beside, %": _range([100 * share for share in busy]),
+            "processors that the host withheld, %": _range([100 * share for share in stolen]),
+            "durable write of 4 KiB, seconds": statistics.median(writes) if writes else None,
+        }
+
+
+def _range(values: list[float]) -> str:
+    """The median, and the least and the greatest."""
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})" if values else "not looked at"
+
+
+def about(options: rows.Options, surroundings: Surroundings) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "commit": commit,
-        "python": platform.python_version(),
         "system": platform.platform(),
         "cpus": os.cpu_count(),
         "seconds": options.seconds,
         "file systems": {name: file_system(path) for name, path in options.places.items()},
-        "durable write of 4 KiB, seconds": statistics.median(writes) if writes else None,
+        **surroundings.facts(),
     }
 
 
@@ -127,15 +165,16 @@ def main() -> int:
     options = rows.Options(args.seconds, {"ext4": disk, "tmpfs": args.ram})
     results: report.Results = {}
     failures: list[str] = []
-    writes: list[float] = []
     workshop = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
         found, missing = sides.find(args.sides.split(","), workshop)
         for reason in missing:
             print(f"left out: {reason}", file=sys.stderr)
+        surroundings = Surroundings(found)
         for round in range(1, args.rounds + 1):
+            surroundings.at_round()
             for group, wanted in selection:
-                writes.append(durable_write(workshop))
+                surroundings.at_group(workshop)
                 # Each side is first in turn: what comes first meets a disk that has just been left alone.
                 turn = round % len(found)
                 for side in found[turn:] + found[:turn]:
@@ -148,7 +187,7 @@ def main() -> int:
         shutil.rmtree(workshop, ignore_errors=True)
     names = [side.name for side in found]
     everything = [row for _, wanted in selection for row in wanted]
-    facts = about(options, writes)
+    facts = about(options, surroundings)
     print(report.details(results, everything, names), end="\n\n")
     print(report.table(results, everything, names), end="\n\n")
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))

@@ -2,20 +2,27 @@
 
 A load is a number of tasks, each of which awaits one call after the other, as programs do: `await machine.put(data)`.
 A sixth word of `load` has them ask instead: `query`, or `lease` for queries under a lease. Any member takes a load.
+`fill N` puts N items into the machine, `snapshot` has this member take one.
 """
 
 import asyncio
+import cProfile
 import gc
+import os
 import struct
 import sys
 import time
 from array import array
 
 from io_uv import pyuv
-from pyraft import RAFT_VOTER, raft_last_applied, raft_last_index, raft_role, raft_state
+from pyraft import RAFT_VOTER, metrics, raft_last_applied, raft_last_index, raft_role, raft_state
 from pyraft.node import Machine, Node, NodeError, Settings, command, init, join, query
+from pyraft.node.operate import Operator
 
 U64 = struct.Struct("<Q")
+FILL_ITEMS = 10_000
+"""Items of one command."""
+WATCH_SECONDS = 0.002
 SETTINGS = Settings(snapshot_entries=1 << 30, pending_calls=4096)
 
 
@@ -24,6 +31,12 @@ class Counter(Machine):
 
     def __init__(self) -> None:
         self.count = 0
+        self.items: dict[int, bytes] = {}
+
+    @command
+    def fill(self, first: int, n: int) -> None:
+        for i in range(first, first + n):
+            self.items[i] = U64.pack(i) * 8
 
     @command
     def put(self, data: bytes) -> None:
@@ -37,11 +50,14 @@ class Counter(Machine):
 class Server:
     """A member and the lines it is driven by."""
 
-    def __init__(self, node: "Node[Counter]", addresses: list[str]) -> None:
+    def __init__(self, node: "Node[Counter]", id: int, addresses: list[str]) -> None:
         self.node = node
+        self.id = id
         self.addresses = addresses
         self.number = 0
         self.done = self.failed = 0
+        self.watching: asyncio.Task[None] | None = None
+        self.gaps = Gaps()
 
     async def run(self) -> None:
         """Take lines until `quit`, or the end of them."""
@@ -56,6 +72,35 @@ class Server:
                 await self.load(int(calls), int(size), float(seconds), int(entries), kind[0] if kind else "")
             elif word == "status":
                 self.status()
+            elif word == "fill":
+                for first in range(0, int(arguments[0]), FILL_ITEMS):
+                    await self.node.machine.fill(first, FILL_ITEMS)
+                say("fill", len(self.node.machine.items))
+            elif word == "snapshot":
+                own = self.addresses[self.id - 1]
+                async with Operator([own], seconds=300.0) as operator:
+                    say("snapshot", await operator.snapshot(own))
+            elif word == "stall":
+                self.gaps.switch(arguments[0] == "on")
+            elif word == "metrics":
+                await self.watch(arguments[0] == "on")
+                say("metrics", *arguments)
+
+    async def watch(self, on: bool) -> None:
+        """Have the node's metrics collected, and read every second, fifteen times as often as usual; or end that."""
+        watching, self.watching = self.watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
+        if on:
+            self.watching = asyncio.get_running_loop().create_task(self.scrape())
+
+    async def scrape(self) -> None:
+        """Read the metrics as a scrape does."""
+        collector = metrics.of(self.node)
+        while True:
+            await metrics.render(collector)
+            await asyncio.sleep(1.0)
 
     def status(self) -> None:
         """Say what this member knows; the leader is 0 until it votes itself."""
@@ -103,6 +148,31 @@ class Server:
                 await asyncio.sleep(0)  # a query under a lease waits for nothing
 
 
+class Gaps:
+    """By how much a timer of the loop is late."""
+
+    def __init__(self) -> None:
+        self.found = array("q")
+        self.task: asyncio.Task[None] | None = None
+
+    def switch(self, on: bool) -> None:
+        """Say the longest and the 99.9th percentile since the last time, in microseconds, and go on or end."""
+        found = sorted(self.found)
+        say("stall", *((found[-1] // 1000, found[len(found) * 999 // 1000] // 1000) if found else (0, 0)))
+        self.found = array("q")
+        if self.task is not None:
+            self.task.cancel()
+        self.task = asyncio.get_running_loop().create_task(self._watch()) if on else None
+
+    async def _watch(self) -> None:
+        last = time.perf_counter_ns()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = time.perf_counter_ns()
+            self.found.append(max(now - last - int(WATCH_SECONDS * 1e9), 0))
+            last = now
+
+
 def say(*words: object) -> None:
     """Write a line."""
     print(*words, flush=True)
@@ -123,10 +193,14 @@ async def main() -> None:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         say("started", (time.perf_counter_ns() - start) // 1000, 0)
-        await Server(node, addresses).run()
-    say("bye")
+        await Server(node, int(id), addresses).run()
 
 
 if __name__ == "__main__":
     loop = type(pyuv.Loop()._uv)()
-    loop.run_until_complete(main())
+    profile = os.environ.get("BENCH_PROFILE")
+    if profile:
+        cProfile.runctx("loop.run_until_complete(main())", {}, {"loop": loop, "main": main}, f"{profile}.{sys.argv[2]}")
+    else:
+        loop.run_until_complete(main())
+    say("bye")

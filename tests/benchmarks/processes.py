@@ -140,6 +140,11 @@ class Process:
         longest, p999 = self.expect("stall")
         return int(longest) / 1e6, int(p999) / 1e6
 
+    def metrics(self, on: bool) -> None:
+        """Have metrics collected and read every second, or not (pyraft.node only)."""
+        self.send(f"metrics {'on' if on else 'off'}")
+        self.expect("metrics")
+
     def cpu(self) -> float:
         """Seconds of CPU that the process has used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -162,8 +167,15 @@ class Process:
 
     def memory(self) -> int:
         """Resident bytes."""
+        return self._status("VmRSS:")
+
+    def most(self) -> int:
+        """The most resident bytes that there ever were."""
+        return self._status("VmHWM:")
+
+    def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
         return 0
 

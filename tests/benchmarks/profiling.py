@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import sides
-from tests.benchmarks.processes import Cluster, Process, Side
+from tests.benchmarks.processes import Cluster, Loaded, Process, Side
 
 
 def counters(process: Process) -> dict[str, float]:
@@ -33,12 +33,19 @@ def counters(process: Process) -> dict[str, float]:
     return found
 
 
+def load(cluster: Cluster, leader: Process, args: argparse.Namespace, seconds: float) -> Loaded:
+    """One load on the leader, or on its first follower."""
+    followers = [process for process in cluster.processes.values() if process.id != leader.id]
+    taker = followers[0] if args.on == "follower" else leader
+    return cluster.note(taker.load(args.calls, args.buffers, args.size, seconds, 0, args.kind))
+
+
 def plain(cluster: Cluster, args: argparse.Namespace) -> None:
     """One load, counted."""
     leader = cluster.leader()
-    cluster.load(args.calls, args.buffers, args.size, 0.5)
+    load(cluster, leader, args, 0.5)
     before = {id: counters(process) for id, process in cluster.processes.items()}
-    loaded = cluster.load(args.calls, args.buffers, args.size, args.seconds)
+    loaded = load(cluster, leader, args, args.seconds)
     print(
         f"{loaded.entries / loaded.seconds:,.0f} entries/s, p50 {loaded.p50 * 1e6:,.0f} µs, "
         f"p99 {loaded.p99 * 1e6:,.0f} µs, longest {loaded.longest * 1e6:,.0f} µs"
@@ -68,13 +75,13 @@ def calls_per_entry(stats: pstats.Stats, entries: int) -> tuple[float, float]:
 def profiled(cluster: Cluster, args: argparse.Namespace, prefix: Path) -> None:
     """One load under cProfile; the functions that took most, of the leader and of a follower."""
     leader = cluster.leader()
-    loaded = cluster.load(args.calls, args.buffers, args.size, args.seconds)
+    loaded = load(cluster, leader, args, args.seconds)
     ids = list(cluster.processes)
     for process in cluster.processes.values():
         process.send("quit")
     for process in cluster.processes.values():
         process.expect("bye")
-    follower = next((id for id in ids if id != leader.id), None)
+    follower = next((id for id in ids if id != leader.id), None)  # that which takes the load, if one does
     for id in (leader.id, follower):
         if id is not None:
             out = io.StringIO()
@@ -89,11 +96,13 @@ def profiled(cluster: Cluster, args: argparse.Namespace, prefix: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make profile", description=__doc__)
-    parser.add_argument("--side", default="pyraft", choices=("pyraft", "pyraft-compiled", "libraft"))
+    parser.add_argument("--side", default="pyraft", choices=("pyraft", "pyraft-compiled", "pyraft-node", "libraft"))
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--calls", type=int, default=1, help="calls outstanding (%(default)s)")
     parser.add_argument("--buffers", type=int, default=1, help="entries per call (%(default)s)")
     parser.add_argument("--size", type=int, default=64, help="bytes per entry (%(default)s)")
+    parser.add_argument("--on", default="leader", choices=("leader", "follower"), help="the member that is loaded")
+    parser.add_argument("--kind", default="", help="`query` or `lease` instead of commands (pyraft-node only)")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--lines", type=int, default=30, help="functions to show (%(default)s)")

@@ -17,6 +17,8 @@ MORE_IS_BETTER = {"throughput"}
 COLOURS = {
     "pyraft": "#2b6cb0",
     "pyraft-compiled": "#1a365d",
+    "pyraft-system": "#63b3ed",
+    "pyraft-compiled-system": "#2c5282",
     "pyraft-node": "#38a169",
     "libraft": "#a0aec0",
     "pysyncobj": "#dd6b20",
@@ -45,11 +47,11 @@ def show(metric: str, value: float | None) -> str:
         return f"{value:,.0f}/s"
     if metric == "written":
         return f"{value:,.0f} B"
-    if metric == "memory":
+    if metric.startswith("memory"):
         return f"{value / 1e6:,.0f} MB"
     if metric == "growth":
         return f"{value:.2f}"
-    if metric == "idle":
+    if metric in ("idle", "lost", "lost low", "lost high", "more cpu"):
         return f"{value * 100:.2f} %"
     return f"{value * 1e3:,.1f} ms" if value < 1 else f"{value:,.2f} s"
 
@@ -108,7 +110,7 @@ def picture(results: Results, rows: list[Row], sides: list[str]) -> str:
         f'<rect width="{left + width + 60}" height="{height}" fill="white"/>',
         f'<text x="8" y="18" font-size="13">How many times better than {REFERENCE} (same run; right is better)</text>',
     ]
-    x = 8 if len(others) > 3 else left
+    x = 8
     for side in others:
         label = side + NOTES.get(side, "")
         parts.append(f'<rect x="{x}" y="26" width="10" height="10" fill="{COLOURS[side]}"/>')

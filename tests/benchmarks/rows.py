@@ -24,6 +24,10 @@ FAILOVERS = 7
 """Kills of a leader for one value of the row on that."""
 SAMPLE = 50_000
 """Entries whose cost is measured for the row on growth."""
+ITEMS = 1_000_000
+"""Items in a machine for the row on its snapshots."""
+TURNS = 40
+"""Pairs of loads for the row on the cost of metrics."""
 WARM_SECONDS = 0.3
 ATTEMPTS = 3
 
@@ -257,6 +261,61 @@ def run_pauses(group: Group, side: Side, root: Path, options: Options, rows: lis
     return {rows[0].name: {"p999": p999, "stall": longest}}
 
 
+def run_metrics(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """The cost of metrics that are collected and read every second, W=64: loads with and without take turns on one
+    cluster, and each is compared with its neighbour.
+    """
+    throughputs, costs = [], []
+    with Cluster(side, root, 3) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        leader.load(64, 1, 64, WARM_SECONDS)
+
+        def sample(on: bool) -> tuple[float, float]:
+            for process in cluster.processes.values():
+                process.metrics(on)
+            cpu = cluster.total(Process.cpu_exact)
+            loaded = leader.load(64, 1, 64, options.seconds)
+            if loaded.failed:
+                raise Overloaded(f"{side.name}: {loaded.failed} calls failed")
+            return loaded.entries / loaded.seconds, (cluster.total(Process.cpu_exact) - cpu) / loaded.entries
+
+        for turn in range(TURNS):
+            pair = [sample(on) for on in ((False, True) if turn % 2 else (True, False))]
+            without, beside = pair if turn % 2 else reversed(pair)
+            throughputs.append(1 - beside[0] / without[0])
+            costs.append(beside[1] / without[1] - 1)
+    low, lost, high = statistics.quantiles(throughputs, n=4)
+    # A quarter of the pairs is below and one above: what the machine does by itself between two neighbours.
+    return {rows[0].name: {"lost": lost, "lost low": low, "lost high": high, "more cpu": statistics.median(costs)}}
+
+
+def run_items(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
+    """The longest time that a node's loop stood still while it took a snapshot of 1,000,000 items of 64 bytes, and
+    its memory without items, with them, and at the most.
+    """
+    with Cluster(side, root, 1) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        empty = leader.memory()
+        leader.send(f"fill {ITEMS}")
+        leader.expect("fill", 300.0)
+        full = leader.memory()
+        leader.load(4, 1, 64, WARM_SECONDS)
+        leader.stall(True)
+        leader.send("snapshot")
+        leader.expect("snapshot", 300.0)
+        longest, p999 = leader.stall(False)
+        values = {
+            "stall": longest,
+            "p999": p999,
+            "memory empty": empty,
+            "memory": full,
+            "memory at most": leader.most(),
+        }
+    return {rows[0].name: values}
+
+
 def run_growth(group: Group, side: Side, root: Path, options: Options, rows: list[Row]) -> dict[str, Values]:
     """The cost of an entry with 1,000,000 in the log, in terms of what it cost with 1,000."""
 
@@ -290,6 +349,16 @@ def groups() -> list[Group]:
         Group("records", (start, memory), "ext4", 3, run=run_records),
         Group("failover", (Row("leader killed to next commit", "failover"),), "ext4", 3, run=run_failover),
         Group("idle", (Row("idle leader of three", "idle"),), "ext4", 3, run=run_idle),
+        Group(
+            "metrics", (Row("pyraft.node, 3 members, ext4, W=64, lost by metrics", "lost"),), "ext4", 3, run=run_metrics
+        ),
+        Group(
+            "items",
+            (Row("longest stall of a node's loop, snapshot of 1,000,000 items", "stall"),),
+            "ext4",
+            1,
+            run=run_items,
+        ),
         Group("pauses", (Row("lateness of the leader's loop, W=64, p99.9", "p999"),), "ext4", 3, run=run_pauses),
         Group(
             "growth", (Row("cost of an entry, 1,000,000 to 1,000 in the log", "growth"),), "tmpfs", 1, run=run_growth
@@ -301,8 +370,8 @@ def groups() -> list[Group]:
 def applies(side: Side, group: Group, row: Row) -> bool:
     """Whether a side has a counterpart of a row."""
     if side.journal == "node":
-        return group.name.startswith(("nodes-3", "load-3")) and "per call" not in row.name
-    if group.name.startswith("nodes"):
+        return group.name.startswith(("nodes-3", "load-3", "metrics", "items")) and "per call" not in row.name
+    if group.name.startswith(("nodes", "metrics", "items")):
         return False
     if side.journal == "raft":
         return True

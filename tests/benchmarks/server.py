@@ -28,6 +28,7 @@ class Fsm(pyraft.RaftFsm):
         self.state = (block * (size // len(block) + 1))[: max(size - 8, 0)]
         self.version = 3
         self.apply = self.apply_
+        self.apply_batch = self.apply_batch_
         self.snapshot = lambda fsm: (0, [])
         self.snapshot_async = self.snapshot_async_
         self.snapshot_finalize = lambda fsm, bufs: 0
@@ -36,6 +37,11 @@ class Fsm(pyraft.RaftFsm):
     def apply_(self, fsm: Any, buf: bytes) -> tuple[int, None]:
         self.count += 1
         return 0, None
+
+    def apply_batch_(self, fsm: Any, bufs: list[bytes]) -> tuple[int, list[None]]:
+        n = len(bufs)
+        self.count += n
+        return 0, [None] * n
 
     def snapshot_async_(self, fsm: Any, bufs: Any) -> tuple[int, list[bytes]]:
         return 0, [U64.pack(self.count), self.state]

@@ -1,21 +1,34 @@
 """The sides that are compared: this project (pure, compiled where it was built, pyraft.node), libraft, PySyncObj.
 
+`pyraft-system` and `pyraft-compiled-system` are the same code under the distribution's own interpreter, which Debian
+and Ubuntu build with profiles; a Python that pyenv or somebody else has compiled is mostly built without them.
+
 A side that cannot be had (no libraft-dev, no compiler, not built, not installed) is left out, with a word on why.
 """
 
 import dataclasses
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.benchmarks import machine
 from tests.benchmarks.processes import Side
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PACKAGES = ("pyraft", "io_uv")
-NAMES = ("pyraft", "pyraft-compiled", "pyraft-node", "libraft", "pysyncobj")
+NAMES = (
+    "pyraft",
+    "pyraft-compiled",
+    "pyraft-system",
+    "pyraft-compiled-system",
+    "pyraft-node",
+    "libraft",
+    "pysyncobj",
+)
 ON_REQUEST = ("pysyncobj-unbatched",)
 
 
@@ -24,6 +37,8 @@ def find(names: list[str], workshop: Path) -> tuple[list[Side], list[str]]:
     makers = {
         "pyraft": pure,
         "pyraft-compiled": compiled,
+        "pyraft-system": pure_system,
+        "pyraft-compiled-system": compiled_system,
         "pyraft-node": nodes,
         "libraft": libraft,
         "pysyncobj": pysyncobj,
@@ -66,6 +81,28 @@ def compiled(workshop: Path) -> Side | str:
     if root is None:
         return "nothing is compiled, see make compiled"
     return Side("pyraft-compiled", [sys.executable, str(HERE / "server.py")], {"PYTHONPATH": str(root)})
+
+
+def pure_system(workshop: Path) -> Side | str:
+    """The source under the distribution's interpreter."""
+    return _on_system(pure(workshop))
+
+
+def compiled_system(workshop: Path) -> Side | str:
+    """The compiled modules under the distribution's interpreter."""
+    return _on_system(compiled(workshop))
+
+
+def _on_system(side: Side | str) -> Side | str:
+    """Return the side with the distribution's interpreter, which finds this environment's packages."""
+    if isinstance(side, str):
+        return side
+    python = machine.system_python()
+    if isinstance(python, str):
+        return python
+    path = os.pathsep.join([side.environment["PYTHONPATH"], machine.installed()])
+    program = [python.path, *side.program[1:]]
+    return dataclasses.replace(side, name=f"{side.name}-system", program=program, environment={"PYTHONPATH": path})
 
 
 def libraft(workshop: Path) -> Side | str:

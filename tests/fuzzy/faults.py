@@ -117,7 +117,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B50": Fault(
         "a write that fails late cuts what has taken the place of its entries",
         "snapshots",
-        1309,
+        860,
         "accept.py",
         "    if status != 0 and req.standing > 0:\n",
         "    if status != 0:\n",
@@ -136,7 +136,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B52": Fault(
         "a leader steps back one entry for each refusal",
         "even",
-        713,
+        408,
         "progress.py",
         "    p.next_index = max(1, min(rejected + 1 - stride(p), last_index + 1))\n",
         "    p.next_index = max(1, min(rejected, last_index + 1))\n",
@@ -165,7 +165,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "    if r.current_term > r.recovery_term and log.term_of(",
         "    if False and log.term_of(",
         "recovering.py",
-        "    if r.recovery_end == 0 and end < proof.NOBODYS and (args.whole or not args.entries):\n",
+        "    if r.recovery_end == 0 and end < NOBODYS and (args.whole or not args.entries):\n",
         "    if False:\n",
         "recovering.py",
         _RECOVERED,
@@ -191,7 +191,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "left-overs": Fault(
         "what the only voter appends counts as sent where a server like C's has left-overs",
         "like C",
-        543,
+        95,
         "recv_append_entries_result.py",
         "    shown = proof.shown(leader, p, last)\n",
         "    shown = last\n",

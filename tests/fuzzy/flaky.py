@@ -1,10 +1,11 @@
 """Run the whole suite again and again, in another order of files and beside other busy programs each time.
 
 `python -m tests.fuzzy.flaky --n 10 --seed 7`. Run number i of a seed has the same order and the same number of busy
-programs (none, one, three, none, ...) wherever it is repeated; `--only i` repeats that run alone. Tests that are named
-on the command line are run in place of the whole suite. `--rough` moreover stops pytest and the processes that tests
-start for up to two seconds now and then, and has tests and threads dawdle. A run's own processes have ended when the
-next begins.
+programs (none, one, three, none, ...) wherever it is repeated; `--only i` repeats that run alone. As in `make test`,
+`--jobs` processes share the files, and those whose clusters are many processes already come behind them, one at a
+time. Tests that are named on the command line are run in place of the whole suite. `--rough` moreover stops pytest and
+the processes that tests start for up to two seconds now and then, and has tests and threads dawdle. A run's own
+processes have ended when the next begins.
 
 A test that takes longer than `--limit` has its threads written down and ends its pytest; what is left of the run goes
 on in another one.
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -36,6 +38,16 @@ BUSY = (0, 1, 3)
 """How many busy programs are beside a run, in turn."""
 TOLERATED = 5
 """Exit code of pytest: no tests. Options may leave a file none."""
+ALONE = ("tests/fuzzy/", "tests/interop/")
+"""Where the files are that are not shared, see the Makefile, but for SEARCHES."""
+SEARCHES = tuple(
+    f"tests/fuzzy/test_{name}.py"
+    for name in (
+        *("c_cases", "explorer", "faults", "linearizability", "mutations", "node_fuzz", "node_reads", "reads"),
+        "simulation",
+    )
+)
+"""Files about clusters in virtual time: one process each."""
 
 _clock = time.monotonic
 _SPIN = "import os\nwhile os.getppid() == %d: sum(range(10000))"
@@ -81,6 +93,7 @@ class Run:
     options: list[str]
     limit: float
     rough: bool
+    jobs: int = 1
     failed: list[tuple[str, str]] = field(default_factory=list)
     stops: int = 0
 
@@ -92,12 +105,54 @@ class Run:
     @property
     def again(self) -> str:
         """The options that repeat it."""
-        return f"--seed {self.seed} --only {self.number}{' --rough' if self.rough else ''}"
+        jobs = f" --jobs {self.jobs}" if self.jobs > 1 else ""
+        return f"--seed {self.seed} --only {self.number}{jobs}{' --rough' if self.rough else ''}"
 
     def all(self, files: list[str]) -> None:
+        """Run the files in this order, those that can be shared first."""
+        shared = [file for file in files if file in SEARCHES or not file.startswith(ALONE)]
+        alone = [file for file in files if file not in shared]
+        with beside(self.busy):
+            self._run([shared[i :: self.jobs] for i in range(self.jobs)])
+            self._run([alone])
+
+    def _run(self, lists: list[list[str]]) -> None:
+        """Run each list of files in a thread of its own; end them all where this one is told to stop."""
+        rows = [_Row(self, files) for files in lists]
+        with ThreadPoolExecutor(len(rows)) as pool:
+            try:
+                for each in [pool.submit(row.all) for row in rows]:
+                    each.result()
+            finally:
+                for row in rows:
+                    row.stop()
+        for row in rows:
+            self.failed += row.failed
+            self.stops += row.stops
+
+
+class _Row:
+    """Files that run one behind the other, beside other rows of the same run."""
+
+    def __init__(self, run: Run, files: list[str]) -> None:
+        self.failed: list[tuple[str, str]] = []
+        self.stops = 0
+        self._of = run
+        self._files = files
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End what runs, and have nothing more run."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            _end(process)
+
+    def all(self) -> None:
         """Run the files in this order; where a test hangs, or pytest dies, go on with the file behind."""
-        with beside(self.busy), tempfile.TemporaryDirectory() as dir:
-            while files:
+        files = self._files
+        with tempfile.TemporaryDirectory() as dir:
+            while files and not self._stopped:
                 report = Path(dir) / "report"
                 report.write_text("")
                 code = self._pytest(files, report)
@@ -114,23 +169,26 @@ class Run:
     def _pytest(self, files: list[str], report: Path) -> int:
         output = report.with_name("output")
         command = [sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "tests.lib.watched"]
-        environment = dict(os.environ, FLAKY_REPORT=str(report), FLAKY_DAWDLE=self.again if self.rough else "")
+        again = self._of.again
+        environment = dict(os.environ, FLAKY_REPORT=str(report), FLAKY_DAWDLE=again if self._of.rough else "")
         with output.open("wb") as file:
-            process = subprocess.Popen(
-                [*command, *self.options, *files],
+            self._process = process = subprocess.Popen(
+                [*command, *self._of.options, *files],
                 cwd=ROOT,
                 env=environment,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
             )
-        stops = Stops(process.pid, self.again) if self.rough else None
+        stops = Stops(process.pid, again) if self._of.rough else None
         try:
-            self._wait(process, report)
+            if not self._stopped:
+                self._wait(process, report)
         finally:
             if stops is not None:
                 stops.end()
                 self.stops += stops.count
+            self._process = None
             _end(process)
         if process.returncode not in (0, TOLERATED):
             print(output.read_text(errors="replace")[-20000:], flush=True)
@@ -141,11 +199,11 @@ class Run:
         size, since = 0, _clock()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(min(1.0, self.limit))
+                process.wait(min(1.0, self._of.limit))
                 return
             if report.stat().st_size != size:
                 size, since = report.stat().st_size, _clock()
-            elif _clock() - since > self.limit:
+            elif _clock() - since > self._of.limit:
                 _end(process, signal.SIGABRT)
                 return
 
@@ -183,6 +241,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--limit", type=float, default=900, help="seconds that a test may take, %(default)s if left out"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes share the files (%(default)s)")
     parser.add_argument("names", nargs="*", default=["tests"], help="files and directories, or options after --")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(1000000) if options.seed is None else options.seed
@@ -191,7 +250,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     failures: list[str] = []
     for number in range(1, options.n + 1) if options.only is None else [options.only]:
-        run = Run(seed, number, passed_on, options.limit, options.rough)
+        run = Run(seed, number, passed_on, options.limit, options.rough, options.jobs)
         print(f"run {number} of --seed {seed}: {len(files)} files beside {run.busy} busy programs", flush=True)
         begin = time.monotonic()
         run.all(order(files, seed, number))

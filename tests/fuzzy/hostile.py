@@ -32,15 +32,27 @@ from io_uv.recv import Reader
 from io_uv.state import Limits
 from io_uv.tcp_common import Handshake
 from pyraft import RAFT_LEADER, RAFT_UNAVAILABLE, RaftApply, RaftFsm, configuration, raft_apply
-from pyraft.types import RAFT_BARRIER, RAFT_CHANGE, RAFT_COMMAND, EntryBatch, RaftEntry, RaftMessage
-from tests.fuzzy import hostile_dqlite
+from pyraft.types import (
+    RAFT_BARRIER,
+    RAFT_CHANGE,
+    RAFT_COMMAND,
+    EntryBatch,
+    RaftAppendEntries,
+    RaftEntry,
+    RaftMessage,
+)
+from tests.fuzzy import hostile_dqlite, hostile_dqlite_machine
 from tests.fuzzy.__main__ import quiet
 from tests.lib import messages as m
 from tests.lib import solo
+from tests.lib.frames import framed
 from tests.lib.peer import handshake, words
 from tests.lib.solo import Solo
 
 LIMITS = Limits()
+SMALL = Limits()
+SMALL.piece = 24
+"""Limits with which most messages with entries are taken in pieces."""
 STALL_SECONDS = 0.5
 """Processor time that no single input may take."""
 GROWTH_KIB = 48 * 1024
@@ -89,20 +101,55 @@ class Echo(RaftFsm):
 # Targets. Each takes bytes and raises an exception when something is wrong.
 
 
+class _Owner:
+    """The one who gets what a connection brings: `way` 0 takes all whole; 1 takes pieces, 2 slowly, 3 refuses some."""
+
+    def __init__(self, way: int) -> None:
+        self.way = way
+        self.limits = SMALL if way else LIMITS
+        self.reader = Reader(self.limits, self.deliver, "", (lambda: True) if way == 2 else None)
+        self._before: RaftAppendEntries | None = None
+
+    def deliver(self, message: RaftMessage) -> None:
+        """See that a piece follows the one before, and that something follows it."""
+        args, before = message.append_entries, self._before
+        self._before = None
+        if before is not None and not before.refused:
+            assert args is not None
+            assert isinstance(before.entries, EntryBatch)
+            assert args.prev_log_index == before.prev_log_index + len(before.entries)
+            assert args.prev_log_term == before.entries.terms[-1]
+            assert (args.term, before.whole, before.question) == (before.term, False, 0)
+        if args is None or not args.partial:
+            return
+        assert isinstance(args.entries, EntryBatch)
+        sizes = [len(buf) for buf in args.entries.bufs if buf]
+        assert sum(sizes) <= self.limits.piece or len(sizes) == 1
+        assert args.leader_commit <= args.prev_log_index + len(args.entries)
+        args.refused = self.way == 3 and args.prev_log_index % 3 == 0
+        self._before = args
+
+    def feed(self, data: bytes) -> None:
+        """Take some bytes, and go on where the reader waits for that."""
+        self.reader.feed(data)
+        while self.reader.held:
+            self.reader.resume(b"")
+
+
 def connection(data: bytes) -> None:
-    """Bytes as they arrive on a connection; the first one says in what pieces."""
+    """Bytes as they arrive on a connection; the first one says in what pieces, and who takes them."""
     c = Choices(data[:1])
     size = c.pick((1, 7, 16, 64, 1000, 65536))
     hello = Handshake(LIMITS.handshake_address)
-    reader: Reader | None = None
+    owner: _Owner | None = None
     for at in range(1, len(data), size):
         piece = data[at : at + size]
         try:
-            if reader is not None:
-                reader.feed(piece)
+            if owner is not None:
+                owner.feed(piece)
             elif hello.feed(piece):
-                reader = Reader(LIMITS, lambda message: None)
-                reader.feed(hello.rest)
+                owner = _Owner(data[0] // 6 % 4)
+                owner.feed(hello.rest)
         except Failure:
             return
 
@@ -187,9 +234,10 @@ def core(data: bytes) -> None:
 def _step(c: Choices, s: Solo) -> None:
     what = c.below(12)
     if what < 7:
-        message = _over_the_wire(_message(c, s))
-        if message is not None:
+        for message in _over_the_wire(_message(c, s), SMALL if c.below(3) == 0 else LIMITS):
             s.recv(message)
+            if message.append_entries is not None and message.append_entries.refused:
+                break  # as the reader would
     elif what == 7:
         s.tick(c.pick((50, 100, 1000, 3000)))
     elif what == 8 and s.io.appends:
@@ -251,16 +299,17 @@ def _entries(c: Choices, s: Solo) -> list[RaftEntry]:
     return entries
 
 
-def _over_the_wire(message: RaftMessage) -> RaftMessage | None:
-    """Return the message as a peer would receive it, None if the border refuses it."""
+def _over_the_wire(message: RaftMessage, limits: Limits) -> list[RaftMessage]:
+    """Return the message as a peer would receive it, perhaps in pieces; none if the border refuses it."""
     delivered: list[RaftMessage] = []
     try:
-        Reader(LIMITS, delivered.append).feed(_wire(message))
+        Reader(limits, delivered.append).feed(_wire(message))
     except Failure:
-        return None
-    delivered[0].server_id = message.server_id
-    delivered[0].server_address = message.server_address
-    return delivered[0]
+        return []
+    for one in delivered:
+        one.server_id = message.server_id
+        one.server_address = message.server_address
+    return delivered
 
 
 # Good inputs, to be spoilt.
@@ -298,14 +347,15 @@ def corpus(rng: random.Random) -> dict[str, list[bytes]]:
     """Return good inputs for every target."""
     good = _good_messages()
     hello = handshake(2, "127.0.0.1:9002")
-    frame = b"".join(compress.compress([bytes(100), b"x" * 3000]))
+    frame = framed([bytes(100), b"x" * 3000])
     return {
-        "connection": [bytes([i]) + hello + b"".join(good[i:] + good[:i]) for i in range(6)],
+        "connection": [bytes([i]) + hello + b"".join(good[i % 6 :] + good[: i % 6]) for i in range(24)],
         "header": [data[:1] + data[16:] for data in good],
         "conf": [configuration.encode(solo.configuration(*[1] * n)) for n in (1, 3, 7)],
         "segment_file": _good_segments(),
         "small_files": [words(1, 5, 3, 2), sums.encode(5, 77)],
         "compressed": [frame],
+        **hostile_dqlite_machine.corpus(),
         "core": [rng.randbytes(400) for _ in range(50)],
         **hostile_dqlite.corpus(),
     }
@@ -318,9 +368,12 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], int]] = {
     "segment_file": (segment_file, 8),
     "small_files": (small_files, 4),
     "compressed": (compressed, 4),
+    "dqlite_machine": (hostile_dqlite_machine.dqlite_machine, 2),
     "core": (core, 6),
     "dqlite_requests": (hostile_dqlite.dqlite_requests, 10),
     "dqlite_responses": (hostile_dqlite.dqlite_responses, 10),
+    "dqlite_session": (hostile_dqlite.dqlite_session, 4),
+    "dqlite_upgrade": (hostile_dqlite.dqlite_upgrade, 5),
     "dqlite_commands": (hostile_dqlite.dqlite_commands, 5),
     "dqlite_snapshots": (hostile_dqlite.dqlite_snapshots, 3),
 }

@@ -2,18 +2,24 @@
 
 Duty: each function takes bytes and raises when something is wrong; `corpus` has good inputs for them.
 
-These must hold: nothing but ParseError is raised, and what was accepted can be encoded again and is the same then.
+These must hold: nothing but ParseError is raised, and what was accepted can be encoded again and is the same then. A
+client that such answers come to has DqliteError, OSError or Refused, and is of no use behind the second.
 """
 
+import asyncio
 import sqlite3
 import struct
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from io_uv.dqlite import commands, image, requests, responses, words
+from io_uv.dqlite import commands, image, requests, responses, upgrade, words
 from io_uv.dqlite.messages import Layout, Splitter
 from io_uv.dqlite.words import ParseError
+from pyraft.dqlite.errors import DqliteError, Refused
+from pyraft.dqlite.peer import Peer
+from pyraft.dqlite.session import Session, Statement
 
 
 def dqlite_requests(data: bytes) -> None:
@@ -38,6 +44,94 @@ def _stream(data: bytes, decode: Callable[[int, int, bytes], Layout]) -> None:
                 assert decode(decoded.TYPE, decoded.schema, body).body() == body
     except ParseError:
         return
+
+
+def dqlite_upgrade(data: bytes) -> None:
+    """Requests and answers of HTTP; the first byte says in what pieces."""
+    size = (1, 13, 1000, 65536)[data[0] % 4] if data else 1
+    held = bytearray()
+    try:
+        for at in range(1, len(data), size):
+            held += data[at : at + size]
+            while (head := upgrade.take_head(held)) is not None:
+                if head.first[0].startswith("HTTP/"):
+                    status, reason = upgrade.refusal(head)
+                    assert (status == 0) == (reason == "")
+                else:
+                    assert upgrade.judge(head, upgrade.LXD) in (101, 400, 404, 405, 426, 503)
+    except ParseError:
+        return
+
+
+class _Nowhere(asyncio.Transport):
+    """The other end of a client, which has said already all that it will ever say."""
+
+    def __init__(self, protocol: asyncio.StreamReaderProtocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self._closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take what the client says."""
+
+    def is_closing(self) -> bool:
+        """Whether the client has gone."""
+        return self._closed
+
+    def abort(self) -> None:
+        """Let the client go."""
+        if not self._closed:
+            self._closed = True
+            self._protocol.connection_lost(None)
+
+
+def dqlite_session(data: bytes) -> None:
+    """A client's connection: the first byte says what it asks, the rest is what comes, and then the end."""
+    asyncio.run(_converse(data))
+
+
+async def _converse(data: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    transport = _Nowhere(protocol)
+    protocol.connection_made(transport)
+    reader.feed_data(data[1:])
+    reader.feed_eof()
+    peer = Peer("127.0.0.1:1", (reader, asyncio.StreamWriter(transport, protocol, reader, loop)))
+    deadline = time.monotonic() + 60
+    try:
+        if data[:1] > b"\x7f":
+            await peer.leader()
+        session = await Session.open(peer, "test.db", deadline)
+        for turn in range(8):
+            await _ask(session, (data[0] + turn) % 5, deadline)
+    except (DqliteError, Refused):
+        return
+    except ValueError as exc:
+        if "parameters for a statement" not in str(exc):  # the node tells how many there are
+            raise
+    except OSError:
+        assert not peer.usable
+    finally:
+        await peer.close()
+        assert not peer.usable
+
+
+async def _ask(session: Session, what: int, deadline: float) -> None:
+    if what == 0:
+        await session.execute("insert into t values(?)", (1,), deadline)
+    elif what == 1:
+        await session.execute(Statement("insert into t values(1)"), (), deadline)
+    elif what == 2:
+        await session.query("select ?", tuple(range(256)), deadline)
+    else:
+        part = await session.query(Statement("select 1") if what == 3 else "select 1", (), deadline)
+        for _ in range(3):
+            if part.more:
+                part = await session.next_rows(deadline)
+        if part.more:
+            await session.interrupt(deadline)
 
 
 def dqlite_commands(data: bytes) -> None:
@@ -89,9 +183,31 @@ def corpus() -> dict[str, list[bytes]]:
         "dqlite_responses": [
             bytes([i]) + b"".join([one.encode() for one in answered[i:] + answered[:i]]) for i in range(8)
         ],
+        "dqlite_session": [
+            bytes([what]) + b"".join([one.encode() for one in _conversation(what)]) for what in range(5)
+        ],
+        "dqlite_upgrade": [
+            bytes([i]) + (upgrade.request(upgrade.LXD, "a:1") + b"HTTP/1.1 101 x\r\nUpgrade: dqlite\r\n\r\n") * 2
+            for i in range(4)
+        ],
         "dqlite_commands": entries,
         "dqlite_snapshots": [_snapshot(1), _snapshot(3)],
     }
+
+
+def _conversation(what: int) -> list[responses.Response]:
+    """Return the answers that a client is content with that asks from question `what` on."""
+    stmt, modern = responses.Stmt(0, 1, 0), responses.Stmt(0, 2, 0, 8, 1)
+    rows = [responses.Rows(("a",), ((n, "text", None, b"b")[:1],), n < 4) for n in range(5)]
+    answers: list[list[responses.Response]] = [
+        [responses.Result(1, 1)],
+        [stmt, responses.Result(1, 1)],
+        [modern, responses.Empty(), responses.Rows(("a",), ((1,),))],
+        [stmt, *rows[3:]],
+        [*rows[:4], responses.Empty()],
+    ]
+    turns = [one for turn in range(5) for one in answers[(what + turn) % 5]]
+    return [responses.Welcome(), responses.Db(), *turns]
 
 
 def _snapshot(n: int) -> bytes:

@@ -3,18 +3,15 @@
 The whole of it is `make explore`; tests/README.md has its figures.
 """
 
-import logging
 import re
 from itertools import permutations
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from tests.lib.compiled import COMPILED
 from tests.lib.explorer.broken import FAULTS, explore, write_copy
-from tests.lib.explorer.report import quiet
 from tests.lib.explorer.scenarios import SCENARIOS
 from tests.lib.explorer.search import Search
 from tests.lib.explorer.story import Replay, read, tell, write
@@ -27,13 +24,7 @@ WALKS = 3
 LENGTH = 30
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    logger = logging.getLogger("pyraft")
-    before = logger.handlers[:], logger.propagate
-    quiet()
-    yield
-    logger.handlers[:], logger.propagate = before
+pytestmark = pytest.mark.usefixtures("quiet_core")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

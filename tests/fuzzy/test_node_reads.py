@@ -71,7 +71,7 @@ class History:
         """Make one operation, and note it."""
         kind = PUT if self.dice.random() < 0.3 else GET
         op = Operation(kind, client=number, start=next(self.clock), value=next(self.values))
-        quick = kind == GET and node._may_answer(None, self.lease)
+        quick = kind == GET and self.lease and node._leased()
         try:
             op.result = await (node.machine.put(op.value) if kind == PUT else node.machine.get())
         except (NodeError, RuntimeError, aio.RaftError):

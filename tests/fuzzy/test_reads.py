@@ -190,7 +190,7 @@ def answered_reads(run: Run) -> int:
 
 
 def test_reads_are_linearizable() -> None:
-    """In random histories, whatever servers and networks do; and most reads get an answer."""
+    """They are in random histories, whatever servers and networks do; and most reads get an answer."""
     print(f"seed {SEED}: READS_SEED={SEED} READS_RUNS={RUNS} repeats this")
     answered = 0
     for n in range(RUNS):

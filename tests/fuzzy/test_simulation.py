@@ -3,14 +3,13 @@
 A failing seed names the command that repeats it with every event printed: `make sim SEED=… N=1 STEPS=2000 TRACE=1`.
 """
 
-import logging
 from collections import Counter
 from typing import Any
 
 import pytest
 
 from pyraft import accept, snapshot
-from tests.fuzzy.__main__ import quiet, run_one
+from tests.fuzzy.__main__ import run_one
 from tests.lib.simulation import world
 from tests.lib.simulation.disk import Disk
 from tests.lib.simulation.node import Node
@@ -20,13 +19,7 @@ from tests.lib.simulation.themes import THEMES
 STEPS = 2000
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    logger = logging.getLogger("pyraft")
-    before = logger.handlers[:], logger.propagate
-    quiet()
-    yield
-    logger.handlers[:], logger.propagate = before
+pytestmark = pytest.mark.usefixtures("quiet_core")
 
 
 @pytest.mark.parametrize("seed", range(300), ids=lambda seed: f"seed{seed}")

@@ -41,9 +41,9 @@ def test_a_soak_that_is_ended_leaves_nothing(tmp_path: Path, number: signal.Sign
                 break
         assert servers_in(tmp_path)
         soak.send_signal(number)
-        assert soak.wait(30) == 128 + number
+        assert soak.wait(300) == 128 + number
     assert os.listdir(tmp_path) == []
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while servers_in(tmp_path):
         assert time.monotonic() < deadline
 

@@ -14,15 +14,11 @@ named. The seed repeats the choices, not the timing.
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +26,7 @@ from pathlib import Path
 
 from pyraft.node import Client, Unavailable, Unknown, connect, init, join
 from tests.lib import linearizability
+from tests.lib.kept import kept_if_failed
 from tests.lib.linearizability import CAS, GET, PUT, Operation
 from tests.lib.node_torture import SETTINGS, Book
 from tests.lib.uvnode import free_addresses
@@ -244,19 +241,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
-    dir = Path(tempfile.mkdtemp(prefix="torture-nodes-"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
+    with kept_if_failed("torture-nodes-", args.seed) as dir:
         began = time.monotonic()
         counts = asyncio.run(torture(dir, args.kills, args.seed))
-    except SystemExit:
-        shutil.rmtree(dir)
-        raise
-    except BaseException:
-        print(f"kept: {dir}, seed {args.seed}", file=sys.stderr)
-        raise
-    with contextlib.suppress(OSError):
-        shutil.rmtree(dir)
     print(f"{dict(counts)} in {time.monotonic() - began:.0f} s: each increment counted once, all answers fit")
     return 0
 

@@ -15,7 +15,8 @@ from pyraft import aio
 from tests.lib.fsm import missing
 from tests.lib.ports import free_addresses
 
-DEADLINE = 20.0
+DEADLINE = 120.0
+ELECTION_MSECS = 300
 
 
 class Journal(pyraft.RaftFsm):
@@ -54,7 +55,7 @@ class Member:
         assert io_uv.raft_uv_init(self.io, self.loop, str(dir), self.transport) == 0
         io_uv.raft_uv_set_connect_retry_delay(self.io, 50)
         self.server = aio.Server(self.io, self.fsm, id, address)
-        pyraft.raft_set_election_timeout(self.server.raft, 300)
+        pyraft.raft_set_election_timeout(self.server.raft, ELECTION_MSECS)
         pyraft.raft_set_heartbeat_timeout(self.server.raft, 50)
 
     def bootstrap(self, members: dict[int, str]) -> None:
@@ -92,14 +93,36 @@ async def alone(dir: Path) -> Member:
 
 
 async def three(dir: Path) -> list[Member]:
-    """A cluster of three, started, that has a leader everybody knows."""
+    """A cluster of three, started, that has a leader everybody follows.
+
+    From then on nobody is deposed because the machine was slow for a moment, until `stand_after`.
+    """
     addresses = free_addresses(3)
     members = [Member(dir / str(id), id, address) for id, address in addresses.items()]
     for member in members:
         member.bootstrap(addresses)
     await asyncio.gather(*(member.server.start() for member in members))
-    await asyncio.gather(*(member.server.wait_leader() for member in members))
+    await settled(members)
     return members
+
+
+async def settled(members: list[Member]) -> Member:
+    """Wait until one leads whom all follow, and return it; from then on it stays, until `stand_after`."""
+
+    def agreed() -> bool:
+        led = [member.id for member in members if member.server.is_leader]
+        return bool(led) and all(member.server.leader[0] == led[0] for member in members)
+
+    while not agreed():
+        await asyncio.sleep(0.005)
+    stand_after(members, 3_600_000)
+    return leader_of(members)
+
+
+def stand_after(members: list[Member], msecs: int = ELECTION_MSECS) -> None:
+    """Have servers stand for election when they have heard of no leader for so long."""
+    for member in members:
+        pyraft.raft_set_election_timeout(member.server.raft, msecs)
 
 
 def leader_of(members: list[Member]) -> Member:
@@ -236,9 +259,11 @@ def test_transfer_to_a_dead_server_raises(tmp_path: Path) -> None:
         leader = leader_of(members)
         dead, alive = (m for m in members if m is not leader)
         await dead.close()
+        stand_after([leader], 4000)  # it waits so long for the other one, and stays leader if all stand still meanwhile
         with pytest.raises(aio.RaftError, match=f"server {dead.id} has not taken over, this one leads on") as caught:
             await leader.server.transfer(dead.id)
         assert caught.value.code == pyraft.RAFT_NOCONNECTION
+        stand_after([leader], 3_600_000)
         assert await leader.server.apply(b"command1") == 1
         assert await leader.server.transfer(alive.id) == (alive.id, alive.address)
         await asyncio.gather(leader.close(), alive.close())
@@ -261,9 +286,9 @@ def test_followers_know_who_leads(tmp_path: Path) -> None:
         changes = [asyncio.create_task(m.server.leader_change()) for m in followers]
         await asyncio.sleep(0)
         await leader.close()
+        stand_after(followers)
         assert all(change[0] != leader.id for change in await asyncio.gather(*changes))
-        await asyncio.gather(*(m.server.wait_leader() for m in followers))
-        await leader_of(followers).server.apply(b"command2")
+        await (await settled(followers)).server.apply(b"command2")
         for member in followers:
             await member.server.wait_until(lambda m=member: m.fsm.applied == [b"command1", b"command2"])
         await asyncio.gather(*(member.close() for member in followers))
@@ -312,6 +337,7 @@ def test_members_come_change_and_go(tmp_path: Path) -> None:
         await first.server.apply(b"command1")
         second = Member(tmp_path / "second", 2, free_addresses(1)[1])
         await second.server.start()
+        stand_after([first, second], 3_600_000)  # each leads as long as the other one does not take over
         await first.server.add(2, second.address)
         await first.server.assign(2)
         assert pyraft.raft_role(second.server.raft) == pyraft.RAFT_VOTER

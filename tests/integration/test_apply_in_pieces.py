@@ -89,7 +89,7 @@ def backlog(n: int, cb: Any = None) -> tuple[Solo, Later]:
 
 
 def test_backlog_is_applied_in_pieces_and_called_back_in_order() -> None:
-    """As much as fits a slice, then the rest waits for its turn; what is committed meanwhile comes behind it."""
+    """As much is applied as fits a slice, then the rest has its turn; what is committed meanwhile comes behind it."""
     called: list[int] = []
     s, later = backlog(7, lambda req, status, result: called.append(req.index))
     assert (raft_last_applied(s.r), s.r.commit_index) == (4, 9)
@@ -204,7 +204,7 @@ def test_server_that_is_closed_meanwhile_applies_no_more() -> None:
 
 @pytest.mark.parametrize("raising", [True, False])
 def test_state_machine_that_fails_in_a_later_piece_stops_a_follower(raising: bool) -> None:
-    """As it does in the piece that a message brings; a leader whose machine returns a code tries again."""
+    """It does as in the piece that a message brings; a leader whose machine returns a code tries again."""
     s = Solo()
     later = Later(s)
     s.recv(msg.append_entries(2, 1, 1, 1, 10, msg.commands([1] * 9)))
@@ -215,7 +215,7 @@ def test_state_machine_that_fails_in_a_later_piece_stops_a_follower(raising: boo
 
 
 def test_leader_whose_state_machine_returns_a_code_in_a_later_piece_tries_again() -> None:
-    """With the next answer, as in C."""
+    """It does so with the next answer, as in C."""
     s, later = backlog(6)
     apply = s.fsm.apply
     s.fsm.apply = lambda fsm, buf: (RAFT_IOERR, None)
@@ -228,7 +228,7 @@ def test_leader_whose_state_machine_returns_a_code_in_a_later_piece_tries_again(
 
 
 def test_snapshot_is_taken_when_the_backlog_is_applied() -> None:
-    """Not after each piece: taking one stops the world too. But after what was committed at first, not in the end."""
+    """It is not taken after each piece, which would stop the world too, but behind what was committed at first."""
     s, later = backlog(8)
     raft_set_snapshot_threshold(s.r, 4)
     for index in range(11, 15):
@@ -244,7 +244,7 @@ def test_snapshot_is_taken_when_the_backlog_is_applied() -> None:
 
 
 def test_snapshot_that_is_installed_meanwhile_takes_the_place_of_the_backlog() -> None:
-    """And if it is not, the backlog goes on with the next heartbeat."""
+    """If it is not installed, the backlog goes on with the next heartbeat."""
     for status in (0, RAFT_IOERR):
         s = Solo()
         later = Later(s)
@@ -289,7 +289,7 @@ def test_entries_of_the_backlog_that_the_own_disk_loses_are_applied_when_they_co
 
 
 def test_no_snapshot_ends_with_an_entry_that_the_own_disk_has_lost() -> None:
-    """Its term is unknown, which is none. There is a snapshot when the leader has sent the entry again."""
+    """Its term is unknown. There is a snapshot when the leader has sent the entry again."""
     s, later = leader_with_backlog()
     raft_set_snapshot_threshold(s.r, 2)
     s.io.finish_append()
@@ -353,7 +353,7 @@ def test_many_reads_are_called_back_in_pieces_and_in_order() -> None:
 
 
 def test_reads_that_have_no_turn_before_the_leadership_ends_fail() -> None:
-    """As others do that are under way then; what io.later calls by then does nothing."""
+    """They fail as others do that are under way then; what io.later calls by then does nothing."""
     s, later, called = slow_reads(8)
     s.recv(msg.append_entries(3, 5, 2, 2, 2))
     assert s.state == RAFT_FOLLOWER

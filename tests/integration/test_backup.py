@@ -3,14 +3,15 @@
 import asyncio
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from io_uv import fs
 from pyraft.aio import RaftError
-from pyraft.node import Machine, Malformed, Node, NodeError, Refused, Settings, backup, init, join
-from pyraft.node import desk as desks
+from pyraft.node import Machine, Malformed, Node, NodeError, Refused, Settings, backup, giving, init, join
 from pyraft.node.identity import read
 from pyraft.node.operate import Operator
 from tests.integration.test_command import run
@@ -21,7 +22,7 @@ from tests.lib.uvnode import free_addresses
 
 
 def test_a_backup_comes_back_as_a_new_cluster(tmp_path: Path) -> None:
-    """With all that was acknowledged, maps and sessions too; under other ids, and others can join it."""
+    """It has all that was acknowledged, maps and sessions too, under other ids, and others can join it."""
     file = tmp_path / "shop.backup"
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
@@ -59,8 +60,8 @@ def test_a_backup_comes_back_as_a_new_cluster(tmp_path: Path) -> None:
 
 
 def test_a_backup_has_all_that_was_acknowledged_before(tmp_path: Path) -> None:
-    """Of a member that hears of what is committed only with the next heartbeat, in half a second."""
-    slow = Settings(heartbeat_msecs=500, election_timeout_msecs=3000)
+    """Its member hears of what is committed only with the next heartbeat, in half a second."""
+    slow = Settings(heartbeat_msecs=500, election_timeout_msecs=10_000)
 
     async def main() -> None:
         async with Nodes(tmp_path, settings=slow) as cluster:
@@ -79,7 +80,7 @@ def test_a_backup_has_all_that_was_acknowledged_before(tmp_path: Path) -> None:
 
 def test_a_large_backup_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two at a time take turns; one that nobody fetches is forgotten."""
-    monkeypatch.setattr(desks, "PIECE", 1000)
+    monkeypatch.setattr(giving, "PIECE", 1000)
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         leader = cluster.leader()
@@ -96,9 +97,9 @@ def test_a_large_backup_goes_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
             assert taken.size == head["size"]
             with pytest.raises(Refused, match="not kept any more"):
                 await operator.ask(leader.address, "piece", number, 0)
-            monkeypatch.setattr(desks, "IDLE_SECONDS", 0.01)
+            monkeypatch.setattr(giving, "IDLE_SECONDS", 0.01)
             number, _ = await operator.ask(leader.address, "backup")
-            await until(lambda: leader._desk._backup is None)
+            await until(lambda: leader._desk.giving._backup is None)
         assert backup.examine(tmp_path / "b") == taken
 
     on(1, tmp_path, scenario)
@@ -134,8 +135,32 @@ def test_a_damaged_backup_is_refused(tmp_path: Path) -> None:
     assert run("dir", "backup", tmp_path / "none").exit_code == 1
 
 
+def test_a_backup_that_cannot_be_written_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without such a directory, or without room, the text has the name that was given, and there is no file."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        where = tmp_path / "none" / "b"
+        result = await pyraft("backup", where)
+        assert (result.exit_code, f"No such file or directory: '{where}'" in result.output) == (1, True), result.output
+        (tmp_path / "full").mkdir()
+        where = tmp_path / "full" / "b"
+        fsync = fs.fsync
+
+        def full(fd: int) -> None:
+            if os.readlink(f"/proc/self/fd/{fd}").endswith(".part"):
+                raise faults.error(errno.ENOSPC)
+            fsync(fd)
+
+        monkeypatch.setattr(fs, "fsync", full)
+        result = await pyraft("backup", where)
+        assert (result.exit_code, f"No space left on device: '{where}'" in result.output) == (1, True), result.output
+        assert os.listdir(tmp_path / "full") == []
+
+    on(1, tmp_path / "nodes", scenario)
+
+
 def test_a_restore_takes_only_an_empty_directory(tmp_path: Path) -> None:
-    """Not a member's, not one with something in it; and an address that others could use."""
+    """It takes neither a member's nor one with something in it, and only an address that others could use."""
     path = tmp_path / "b"
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
@@ -160,7 +185,7 @@ def test_a_restore_takes_only_an_empty_directory(tmp_path: Path) -> None:
 
 
 def test_a_restore_that_is_interrupted_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At whatever step the disk begins to fail: no member comes of it that has less than all."""
+    """At whatever step the disk begins to fail, no member comes of it that has less than all."""
     path = tmp_path / "b"
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:

@@ -28,6 +28,7 @@ from pyraft import (
     raft_start,
 )
 from pyraft.state import RaftProgress
+from pyraft.types import NOBODYS
 from tests.lib import fsm
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
@@ -193,7 +194,7 @@ def until_equal(s: Solo, follower: CFollower) -> None:
 
 @pytest.mark.parametrize("seed", range(150))
 def test_whatever_a_c_server_acknowledges_is_its_leaders(seed: int) -> None:
-    """With left-overs of any length, stored or not, whatever becomes of messages and answers; at the end it has all."""
+    """Left-overs have any length, stored or not, messages and answers are lost; at the end it has all."""
     dice = random.Random(f"c {seed}")
     common = [1] * dice.randint(1, 6)
     ours = common + [2] * dice.randint(0, 12)
@@ -253,7 +254,7 @@ def test_which_rejections_are_of_this_term_is_asked_once() -> None:
     assert p.lacking == args.prev_log_index
     s.tick(100)
     [args] = to(s, 3)
-    assert args.prev_log_index < proof.NOBODYS
+    assert args.prev_log_index < NOBODYS
 
 
 def taken_over(s: Solo, follower: CFollower, dice: random.Random) -> None:
@@ -456,7 +457,7 @@ def test_an_answer_to_a_heartbeat_that_proves_nothing_does_not_commit() -> None:
     assert raft_assign(s.r, change, 2, RAFT_VOTER, None) == 0
     s.io.finish_appends()
     [fence, entry] = to(s, 2)
-    assert (fence.prev_log_index >= proof.NOBODYS, len(entry.entries)) == (True, 1)
+    assert (fence.prev_log_index >= NOBODYS, len(entry.entries)) == (True, 1)
     s.recv(msg.append_entries_result(2, s.r.current_term, 5))
     assert s.r.commit_index == 3
     s.recv(msg.append_entries_result(2, s.r.current_term, 5, fence.prev_log_index))
@@ -498,13 +499,13 @@ def test_commit_index_in_a_message_is_never_beyond_its_end() -> None:
     s.recv(msg.append_entries_result(2, s.r.current_term, 21))
     assert s.r.commit_index == 21
     s.sent()
-    s.recv(msg.append_entries_result(3, s.r.current_term, 1, 20))
+    s.recv(msg.append_entries_result(3, s.r.current_term, 30, 20))  # it has left-overs
     s.tick(100)
     [question] = to(s, 3)
-    s.recv(msg.append_entries_result(3, s.r.current_term, 1, question.prev_log_index))
+    s.recv(msg.append_entries_result(3, s.r.current_term, 30, question.prev_log_index))
     s.tick(100)
     [args] = to(s, 3)
-    s.recv(msg.append_entries_result(3, s.r.current_term, 1, args.prev_log_index))
+    s.recv(msg.append_entries_result(3, s.r.current_term, 30, args.prev_log_index))
     s.tick(100)
     [args] = to(s, 3)
     assert args.leader_commit == args.prev_log_index + len(args.entries) == 20
@@ -518,7 +519,7 @@ def test_commit_index_in_a_message_is_never_beyond_its_end() -> None:
 def test_an_idle_leader_fills_a_member_that_lost_its_disk(
     new_cluster: NewCluster, caplog: pytest.LogCaptureFixture, keep: int, compacted: bool
 ) -> None:
-    """Within ten heartbeats, and says so once; with a snapshot if it has to."""
+    """It does so within ten heartbeats, and says so once; with a snapshot if it has to."""
     c = new_cluster(3)
     if compacted:
         c.compact_early()

@@ -28,12 +28,16 @@ from pyraft import (
 )
 from pyraft.progress import PROGRESS__SNAPSHOT
 from pyraft.state import RaftProgress
+from pyraft.types import NOBODYS
 from tests.integration.test_c_like_followers import (
     CFollower,
+    check,
     check_own_term,
+    exchange,
     leader_of_three,
     progress_of,
     to,
+    until_equal,
 )
 from tests.lib import fsm
 from tests.lib import messages as msg
@@ -200,7 +204,7 @@ def test_a_question_that_is_lost_is_asked_again_under_load() -> None:
         s.tick(20)
         assert raft_apply(s.r, RaftApply(), [fsm.add_x(1)], 1, None) == 0
         s.io.finish_appends()
-        sent = [args for args in to(s, 2) if i > 0 or args.prev_log_index < proof.NOBODYS]
+        sent = [args for args in to(s, 2) if i > 0 or args.prev_log_index < NOBODYS]
         assert len(sent) < 3
         answers = hear(s, follower, sent)
         while follower.writes:
@@ -259,3 +263,16 @@ def test_who_refuses_the_end_of_its_own_log_has_not_compacted_that() -> None:
     assert p.next_index == 35
     assert progress.maybe_decrement(p, 34, 34)
     assert (p.match_index, p.proven_index, p.next_index) == (0, 0, 34)
+
+
+@pytest.mark.parametrize("ends", [1, 3, 150])
+def test_a_c_follower_whose_log_ends_early_is_found_out_at_once(ends: int) -> None:
+    """It says where its log ends; to go there message by message took a heartbeat interval for each, in vain."""
+    s = leader_of_three([1] * 300, 100)
+    follower = CFollower(s.r.current_term, [1] * ends, ends)
+    s.sent()
+    for _ in range(6):
+        exchange(s, follower)
+        check(s, follower)
+    assert len(follower.terms) > ends
+    until_equal(s, follower)

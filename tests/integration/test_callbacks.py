@@ -269,6 +269,37 @@ def applies_as_follower(probe: Probe) -> Solo:
     return s
 
 
+def batched(s: Solo) -> Solo:
+    """Give the state machine an apply_batch."""
+    s.fsm.apply_batch = lambda fsm, bufs: (0, [fsm.apply(fsm, buf)[1] for buf in bufs])
+    return s
+
+
+def applies_many_as_leader(probe: Probe) -> Solo:
+    s = batched(leader())
+    hook(s, "apply_batch", probe)
+    command(s)
+    command(s)
+    acknowledge(s)
+    return s
+
+
+def applies_many_as_follower(probe: Probe) -> Solo:
+    s = batched(Solo())
+    hook(s, "apply_batch", probe)
+    s.recv(msg.append_entries(2, 1, 1, 1, 3, msg.commands([1, 1])))
+    s.io.finish_appends()
+    return s
+
+
+def succeeds_with_others(probe: Probe) -> Solo:
+    s = batched(leader())
+    submit(s, "apply", probe)
+    command(s)
+    acknowledge(s)
+    return s
+
+
 def takes_snapshot(name: str) -> Callable[[Probe], Solo]:
     def world(probe: Probe) -> Solo:
         s = leader()
@@ -331,6 +362,9 @@ WORLDS: dict[str, Callable[[Probe], Solo]] = {
     "`raft_close_cb`": is_closed,
     "`fsm.apply`, on a leader": applies_as_leader,
     "`fsm.apply`, on a follower": applies_as_follower,
+    "`fsm.apply_batch`, on a leader": applies_many_as_leader,
+    "`fsm.apply_batch`, on a follower": applies_many_as_follower,
+    "`raft_apply_cb`, status 0, behind `fsm.apply_batch`": succeeds_with_others,
     "`fsm.snapshot`": takes_snapshot("snapshot"),
     "`fsm.snapshot_finalize`": takes_snapshot("snapshot_finalize"),
     "`fsm.restore`, inside `raft_start`": restores_at_the_start,
@@ -351,15 +385,16 @@ def test_the_table_has_all_that_is_tried_here() -> None:
 
 
 def test_the_tables_have_every_callback() -> None:
-    """Each type of a callback is named, but for those of an I/O implementation, and each function that takes one."""
+    """Each type of a callback is named, and each function that takes one."""
     found = set()
     for module in (pyraft, io_uv, fixture):
         for name in module.__all__:
             value = getattr(module, name)
             takes_one = inspect.isfunction(value) and "Callable" in str(inspect.signature(value))
-            if takes_one or (re.search(r"_(cb|dialer)$", name) and not name.startswith("raft_io_")):
+            if takes_one or re.search(r"_(cb|fn|dialer)$", name):
                 found.add(name)
-    found |= {f"fsm.{name}" for name in ("apply", "snapshot", "snapshot_async", "snapshot_finalize", "restore")}
+    names = ("apply", "apply_batch", "snapshot", "snapshot_async", "snapshot_finalize", "restore")
+    found |= {f"fsm.{name}" for name in names}
     text = TABLE.read_text()
     assert {name for name in found if not re.search(rf"`{name}`", text)} == set()
 
@@ -450,7 +485,7 @@ def test_order_when_a_write_fails() -> None:
 
 
 def test_order_when_a_server_stops_by_itself() -> None:
-    """As in raft_close, but that the read is lost like all the rest."""
+    """It is that of raft_close, but that the read is lost like all the rest."""
     s = leader()
     events = told(s)
     submit_everything(s, events)

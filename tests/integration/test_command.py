@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from io_uv import directory
-from pyraft.command import decoding, program
+from pyraft.command import decoding, program, text
 from pyraft.node import Machine, Node, command
 from pyraft.types import RAFT_CHANGE, RAFT_COMMAND, RAFT_VOTER
 from tests.integration.test_datadir import change
@@ -25,7 +25,7 @@ def run(*arguments: object) -> Result:
     result = CliRunner().invoke(program, [str(one) for one in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     for line in result.output.splitlines():
-        assert len(line) <= 80 or line.startswith((" ", '"', "Error", "member", "FAULT")), line
+        assert len(line) <= 80 or line.startswith((" ", '"', "{", "Error", "member", "FAULT")) or " " not in line, line
     return result
 
 
@@ -54,21 +54,49 @@ def every_command(group: click.Group = program, path: tuple[str, ...] = ()) -> I
 
 @pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
 def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
-    """And says what it is for, on 80 columns."""
+    """The help says what it is for, on 80 columns."""
     result = run(*path, "--help")
     assert result.exit_code == 0
     assert re.search(r"Example: [^$]*\bpyraft\s+" + r"\s+".join(path), result.output)
     assert max(map(len, result.output.splitlines())) <= 80
 
 
+def test_long_paths_are_whole_and_nothing_else_is_wider_than_the_terminal(tmp_path: Path) -> None:
+    """A path that was cut could not be copied; what is said around it stands on other lines."""
+    path = f"/{'a-long-name/' * 12}data"
+    sentence = f"start it on {path}, and on nothing else; " + "then look at it again " * 5
+    shown = [*text.wrap(sentence, ""), *text.wrap(sentence), *text.items([sentence])]
+    shown += text.pairs([("file", path), ("state", f"stopped: {sentence}"), ("free", "")])
+    assert sum(path in line for line in shown) == 5
+    assert [line for line in shown if len(line) > 80 and path not in line] == []
+    assert {line.replace(path, "").strip() for line in shown if path in line} == {",", "file"}
+    deep = tmp_path / "a-long-name" / ("b" * 80)
+    deep.mkdir(parents=True)
+    lines = run("dir", "measure", deep, "--seconds", 0.01).output.splitlines()
+    assert lines[:2] == ["milliseconds for a durable write", str(deep)]
+
+
+@pytest.mark.parametrize("path", list(every_command()), ids=" ".join)
+def test_every_command_prints_json(path: tuple[str, ...]) -> None:
+    """The ones that run until somebody ends them too, in lines."""
+    found: click.Command = program
+    for word in path:
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    assert any("--json" in one.opts for one in found.params)
+
+
 def test_wrong_words() -> None:
-    """They are an exit code of their own."""
-    assert run("dir").exit_code == 2
+    """They have an exit code of their own, and so has a command without words."""
+    for group in ((), ("dir",), ("snapshot",), ("dqlite",)):
+        result = run(*group)
+        assert result.exit_code == 2
+        assert result.output.startswith("Usage: ")
     assert run("nonsense").exit_code == 2
 
 
 def test_show(dir: Dir) -> None:
-    """The same facts for people and as JSON."""
+    """It tells people and JSON the same facts."""
     result = run("dir", "show", dir)
     assert result.exit_code == 0
     assert "log            1 to 9" in result.output
@@ -83,7 +111,7 @@ def test_show(dir: Dir) -> None:
 
 
 def test_log(dir: Dir) -> None:
-    """Entries by range, also as lines of JSON."""
+    """It lists entries by range, also as lines of JSON."""
     lines = run("dir", "log", dir, "--from", 6, "--to", 7).output.splitlines()
     assert [line.split()[:4] for line in lines] == [["6", "4", "change", "48"], ["7", "4", "command", "8"]]
     assert lines[0].endswith("1 voter 1, 2 voter 2, 3 voter 3")
@@ -130,6 +158,8 @@ def test_recover_and_readdress(dir: Dir) -> None:
     result = run("dir", "recover", dir, "--server", "1=h:1")
     assert (result.exit_code, "--apply does it" in result.output) == (0, True)
     assert {name: dir.read(name) for name in dir.names} == before
+    facts = json.loads(run("dir", "recover", dir, "--server", "1=h:1", "--json").output)
+    assert (facts["applied"], len(facts["steps"])) == (False, 2)
     result = run("dir", "readdress", dir, "1=h:1", "--position", "4:4:9", "--position", "5:4:8", "--apply")
     assert result.exit_code == 0, result.output
     assert "1 voter h:1, 2 voter 2, 3 voter 3" in run("dir", "log", dir, "--from", 10).output
@@ -137,17 +167,17 @@ def test_recover_and_readdress(dir: Dir) -> None:
 
 
 def test_what_is_no_directory_or_in_use(dir: Dir, tmp_path: Path) -> None:
-    """A line on standard error for each command."""
+    """Each command says so in a line on standard error."""
     (tmp_path / "file").write_bytes(b"")
     lock = directory.lock_dir(str(dir))
     for name in ("show", "log", "check", "position", "repair"):
-        for path, text in (
+        for path, said in (
             (tmp_path / "none", "does not exist"),
             (tmp_path / "file", "is not a directory"),
             (dir, "is in use by another server"),
         ):
             result = run("dir", name, path)
-            assert (result.exit_code, text in result.output) == (1, True), (name, path, result.output)
+            assert (result.exit_code, said in result.output) == (1, True), (name, path, result.output)
     lock.release()
 
 
@@ -168,7 +198,7 @@ class Shop(Machine):
 
 
 def test_a_directory_of_a_node(tmp_path: Path) -> None:
-    """Made by `init`; its commands are decoded, and its own address moves with the configuration."""
+    """`init` made it; its commands are decoded, and its own address moves with the configuration."""
     address = free_addresses(1)[1]
     path = tmp_path / "1"
     result = run("init", path, "--address", address)
@@ -197,7 +227,7 @@ def word(n: int) -> bytes:
 
 
 def test_entries_of_dqlite() -> None:
-    """By its format: what does not fit it to the last byte is shown as bytes."""
+    """They are shown by its format, and what does not fit it to the last byte as bytes."""
     head = bytes((1, 2, 0, 0, 0, 0, 0, 0))
     frames = b"test.db\0" + word(0) + bytes(4) + bytes((1, 0, 0, 0)) + bytes((2, 0, 0, 0)) + bytes((0, 16, 0, 0))
     data = head + frames + word(1) + word(7) + bytes(2 * 4096)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from click.testing import Result
 
 from io_uv import health
+from io_uv.histogram import BOUNDS
 from pyraft import log
-from pyraft.command.watch import Rate
+from pyraft.command.watch import Pace, Rate, links
 from pyraft.node import Node, Settings, Tls, init
 from pyraft.node.operate import Seen, Survey
 from pyraft.node.status import Status
@@ -22,15 +24,18 @@ from tests.lib.nodes import QUICK, Nodes, Shop, until
 from tests.lib.tlstest import Authority
 from tests.lib.uvnode import free_addresses
 
-CALM = Settings(heartbeat_msecs=50, election_timeout_msecs=1000)
+CALM = Settings(heartbeat_msecs=50, election_timeout_msecs=10_000)
 """The commands run beside the nodes in one process: none of these is to take the others for dead meanwhile."""
 
+MORTAL = Settings(heartbeat_msecs=50, election_timeout_msecs=3000)
+"""The same where a leader goes, and the test waits for the next."""
 
-def on(n: int, dir: Path, scenario: Callable[[Nodes, "Shell"], Awaitable[None]]) -> None:
+
+def on(n: int, dir: Path, scenario: Callable[[Nodes, "Shell"], Awaitable[None]], settings: Settings = CALM) -> None:
     """Run a scenario on a cluster of n voters."""
 
     async def main() -> None:
-        async with Nodes(dir, settings=CALM) as cluster:
+        async with Nodes(dir, settings=settings) as cluster:
             await cluster.grow(n)
             await scenario(cluster, Shell(cluster))
 
@@ -52,7 +57,7 @@ class Shell:
 
 
 def test_who_leads_and_how_the_members_are(tmp_path: Path) -> None:
-    """By any member: who leads, who there is, how far behind they are, how long an answer takes."""
+    """Any member tells who leads, who there is, how far behind they are, and how long an answer takes."""
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         leader = cluster.leader()
@@ -88,7 +93,7 @@ def test_who_leads_and_how_the_members_are(tmp_path: Path) -> None:
 
 
 def test_all_that_one_member_tells(tmp_path: Path) -> None:
-    """Its log, its disk, its connections: who is connected."""
+    """It tells of its log, its disk and its connections: who is connected."""
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         leader = cluster.leader()
@@ -108,7 +113,7 @@ def test_all_that_one_member_tells(tmp_path: Path) -> None:
 
 
 def test_members_are_changed(tmp_path: Path) -> None:
-    """By address or id, through a member that does not lead."""
+    """They are named by address or id, through a member that does not lead."""
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         other = cluster.followers()[0]
@@ -118,13 +123,20 @@ def test_members_are_changed(tmp_path: Path) -> None:
         (third,) = [node for node in cluster.followers() if node.address != cluster.addresses[1]][:1]
         assert (await pyraft("demote", third.id)).output.endswith("is a standby\n")
         assert "standby" in cluster.roles(other)
+        row = {"id": third.id, "address": third.address}
+        assert await pyraft.json("demote", third.id) == {**row, "role": "standby"}
+        assert await pyraft.json("transfer", other.id) == {"id": other.id, "address": other.address}
+        (taken,) = await pyraft.json("snapshot", "take", third.address)
+        assert (taken["address"], taken["done"]) == (third.address, True)
         assert (await pyraft("promote", third.address)).output.endswith("is a voter\n")
         assert cluster.roles(other) == ["voter"] * 3
         added = cluster.addresses[7]
         assert (await pyraft("add", f"7={added}")).output == f"member 7 at {added} is a spare\n"
         result = await pyraft("add", f"8={added}")
         assert (result.exit_code, "is the address of member 7" in result.output) == (1, True)
-        assert (await pyraft("remove", 7)).exit_code == 0
+        assert await pyraft.json("remove", 7) == {"id": 7, "address": added}
+        assert await pyraft.json("add", f"8={added}") == {"id": 8, "address": added, "role": "spare"}
+        assert (await pyraft("remove", 8)).exit_code == 0
         assert (await pyraft("remove", other.address)).exit_code == 0  # the leader
         await until(lambda: cluster.roles(third) == ["voter"] * 2)
         result = await pyraft("remove", other.address)
@@ -134,14 +146,15 @@ def test_members_are_changed(tmp_path: Path) -> None:
 
 
 def test_a_member_is_replaced(tmp_path: Path) -> None:
-    """By one that stands by; the list of members says who has been heard from when, and who is behind."""
+    """One that stands by takes its place; the list says who has been heard from when, and who is behind."""
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         leader = cluster.leader()
         old, new = cluster.followers()
         assert (await pyraft("demote", new.address)).exit_code == 0
         result = await pyraft("replace", old.address, new.address)
-        assert result.output == f"member {old.id} at {old.address} is removed, and {new.id} votes in its place\n"
+        told = " ".join(result.output.split())
+        assert told == f"member {old.id} at {old.address} is removed, and {new.id} votes in its place"
         await until(lambda: cluster.roles(leader) == ["voter"] * 2)
         result = await pyraft("members")
         rows = [line.split()[1:] for line in result.output.splitlines()[1:]]
@@ -164,6 +177,12 @@ def test_a_cluster_that_is_not_well(tmp_path: Path) -> None:
         assert result.exit_code == 1
         where = cluster.addresses[gone[0]]
         assert f"  * {where} cannot be reached" in result.output, result.output
+        for _ in range(5):
+            await cluster.leader().machine.put("apple")
+        result = await pyraft("status")
+        (row,) = [line.split() for line in result.output.splitlines() if line.startswith(f"  {where} ")]
+        assert row[2:4] == ["no", "answer"]
+        assert int(row[4]) >= 5, result.output  # entries that it lacks, by the leader's word
         result = await pyraft("check")
         assert result.exit_code == 1
         assert f"FAULT members: 1 of 3: {where} cannot be reached: Connection refused" in result.output
@@ -180,7 +199,7 @@ def test_a_cluster_that_is_not_well(tmp_path: Path) -> None:
         result = await pyraft("transfer", "--timeout", 0.5)
         assert (result.exit_code, result.output.startswith("Error: ")) == (1, True), result.output
 
-    on(3, tmp_path, scenario)
+    on(3, tmp_path, scenario, MORTAL)
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:
@@ -201,7 +220,7 @@ def test_nobody_is_there(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_taken(tmp_path: Path) -> None:
-    """On each member, of all that it has applied; again, as there is nothing new, it is the same one."""
+    """Each member takes one of all that it has applied; again, as there is nothing new, it is the same one."""
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         leader = cluster.leader()
@@ -220,7 +239,7 @@ def test_a_snapshot_is_taken(tmp_path: Path) -> None:
         await node.ready()
         assert await node.machine.left("apple") == 4
 
-    on(2, tmp_path, scenario)
+    on(2, tmp_path, scenario, MORTAL)
 
 
 def test_a_sick_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +269,7 @@ def test_a_sick_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_over_tls(tmp_path: Path) -> None:
-    """With certificates of the cluster's authority, and not without."""
+    """The command gets in with certificates of the cluster's authority, and not without."""
     authority = Authority(tmp_path)
     cert, key = authority.issue("node", "127.0.0.1")
     words = ("--cert", cert, "--key", key, "--ca", authority.path)
@@ -279,6 +298,11 @@ def test_a_cluster_is_watched(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert result.output.count(f"leader   {old.address}") == 2
         assert " entries committed per second\n" in result.output
+        assert " connections between members\n" in result.output
+        result = await pyraft("watch", "--interval", 0.05, "--count", 2, "--json", via=via)
+        first, second = map(json.loads, result.output.splitlines())
+        assert (first["leader"], first["rate"], first["commit_seconds"]) == (old.id, None, None)
+        assert (second["cluster"], second["rate"]) == (old.cluster, 0.0)
         await cluster.vanish(number)
         await until(lambda: any(node.is_leader for node in cluster.nodes.values()))
         result = await pyraft("watch", "--count", 1, via=via)
@@ -286,12 +310,43 @@ def test_a_cluster_is_watched(tmp_path: Path) -> None:
         assert f"  * {old.address} cannot be reached" in result.output
         result = await pyraft("watch", "--count", 1, via=9)
         assert (result.exit_code, "cannot be reached" in result.output) == (0, True)
+        result = await pyraft("watch", "--count", 1, "--json", via=9)
+        assert "cannot be reached" in json.loads(result.output)["problem"]
 
-    on(3, tmp_path, scenario)
+    on(3, tmp_path, scenario, MORTAL)
+
+
+def test_how_long_commits_take() -> None:
+    """The leader's counts since the last survey tell; another leader, or one that does not measure, tells nothing."""
+
+    def survey(id: int, counts: list[int]) -> Survey:
+        leader = Seen(id, "a:1", "voter", Status(id=id, state="leader", commit_counts=counts))
+        return Survey([leader], leader)
+
+    none = [0] * (len(BOUNDS) + 1)
+    pace = Pace()
+    assert pace.latency(Survey()) is None
+    assert pace.latency(survey(1, none)) is None
+    assert pace.latency(survey(1, none)) is None
+    assert pace.latency(survey(1, [60, 0, 39, 1, *none[4:]])) == (BOUNDS[0], BOUNDS[2])
+    assert pace.latency(survey(1, [60, 0, 39, 1, *none[4:-1], 2])) == (math.inf, math.inf)
+    assert pace.latency(survey(2, [70, *none[1:]])) is None
+    assert pace.latency(survey(2, [71, *none[1:]])) == (BOUNDS[0], BOUNDS[0])
+    assert pace.latency(survey(2, [])) is None
+
+
+def test_links_that_are_missing_are_told() -> None:
+    """Those between members that answer: of one that does not something else is told already."""
+
+    def seen(id: int, *links: list[Any]) -> Seen:
+        return Seen(id, f"h:{id}", "voter", Status(id=id, links=list(links)))
+
+    members = [seen(1, [2, "h:2", True], [3, "h:3", False]), seen(2, [1, "h:1", False]), Seen(3, "h:3", "voter")]
+    assert links(Survey(members)) == (1, ["h:2 has no connection to h:1"])
 
 
 def test_the_rate_of_commits() -> None:
-    """By the leader's commit index; a change of leaders that takes it back gives none."""
+    """The leader's commit index tells it; a change of leaders that takes the index back gives no rate."""
 
     def survey(commit: int) -> Survey:
         leader = Seen(1, "a:1", "voter", Status(id=1, state="leader", commit=commit))

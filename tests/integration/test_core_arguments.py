@@ -165,7 +165,7 @@ def test_configuration_that_is_none_is_never_written(servers: list[Any], code: i
 
 @pytest.mark.parametrize("servers", [lambda: [RaftServer(1, None, 1)], lambda: [None]])  # type: ignore[arg-type]
 def test_configuration_of_what_is_no_server_is_never_written(servers: Callable[[], list[Any]]) -> None:
-    """An address that is not a string, and a server that is none."""
+    """An address that is not a string, and None in the place of a server."""
     if COMPILED:
         with pytest.raises(TypeError):
             check_refused(servers(), RAFT_INVALID)
@@ -201,7 +201,7 @@ def test_bootstrap_and_recover_of_a_closed_server_are_refused() -> None:
 @pytest.mark.parametrize("count", [raft_fixture_n_send, raft_fixture_n_recv])
 @pytest.mark.parametrize("type", [-1, 99])
 def test_fixture_says_which_message_type_there_is_not(count: Callable[..., int], type: int) -> None:
-    """As for a server that there is not, with an AssertionError."""
+    """It raises an AssertionError, as for a server that there is not."""
     f = RaftFixture()
     assert raft_fixture_init(f) == 0
     assert raft_fixture_grow(f, PairFsm()) == 0

@@ -149,7 +149,7 @@ def test_start_of_a_log_that_makes_no_sense_is_corrupt() -> None:
 
 @pytest.mark.parametrize(("index", "term", "n"), [(0, 1, 1), (4, 0, 1), (4, 1, 0), (4, 1, 2)])
 def test_start_with_a_snapshot_that_is_none_is_corrupt(index: int, term: int, n: int) -> None:
-    """Without an index or a term, or in no or several pieces; -O does not change that."""
+    """It has no index or no term, or no or several pieces; -O does not change that."""
     s = Solo(start=False)
     found = stored_snapshot(index, s.conf)
     found.term, found.bufs = term, list(found.bufs) * n

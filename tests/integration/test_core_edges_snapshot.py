@@ -19,6 +19,7 @@ from pyraft import (
     raft_errmsg,
     raft_last_applied,
     raft_last_index,
+    raft_set_election_timeout,
     raft_set_snapshot_threshold,
     raft_set_snapshot_trailing,
     raft_start,
@@ -53,7 +54,7 @@ def take_snapshot(s: Solo) -> None:
 
 
 def acknowledged(s: Solo) -> int:
-    """Return up to where the one answer to server 3 acknowledges."""
+    """Return up to where the one answer to the leader acknowledges."""
     result = s.reply().append_entries_result
     assert result.rejected == 0
     return result.last_log_index
@@ -82,6 +83,32 @@ def test_snapshot_that_two_leaders_have_sent_is_acknowledged_to_the_second() -> 
     s.io.finish_put()
     assert acknowledged(s) == 9
     assert s.io.puts == []
+
+
+@pytest.mark.parametrize("status", [0, RAFT_IOERR])
+def test_snapshot_of_entries_that_are_being_written_is_acknowledged_when_they_are_stored(status: int) -> None:
+    """They came from a leader before, to whom nobody answers any more; or they could not be stored."""
+    s = Solo(terms=[1], term=1)
+    s.io.features = PROVEN_ANSWERS
+    s.recv(msg.append_entries(2, 1, 2, 1, entries=[RaftEntry(1, 1, bytes(8)), RaftEntry(1, 1, bytes(8))]))
+    s.recv(msg.install_snapshot(3, 2, 4, 1, s.conf, 1, fsms.content(1, 1)))
+    s.tick(100)
+    assert s.sent() == []
+    s.io.finish_append(status)
+    s.sent()
+    s.tick(100)
+    result = s.reply().append_entries_result
+    assert (result.rejected, result.last_log_index) == ((0, 4) if status == 0 else (4, 2))
+    s.tick(100)
+    assert (s.sent(), s.io.puts) == ([], [])
+
+
+def test_snapshot_of_entries_that_are_being_written_is_acknowledged_at_once_as_by_c() -> None:
+    """The I/O is of C's kind."""
+    s = Solo(terms=[1], term=1)
+    s.recv(msg.append_entries(2, 1, 2, 1, entries=[RaftEntry(1, 1, bytes(8))]))
+    s.recv(msg.install_snapshot(2, 1, 3, 1, s.conf, 1, fsms.content(1, 1)))
+    assert acknowledged(s) == 3
 
 
 def test_snapshot_that_is_not_newer_is_acknowledged() -> None:
@@ -516,3 +543,32 @@ def test_buffers_are_given_back_when_the_snapshot_is_over() -> None:
     assert s.r.snapshot.pending is not None
     s.io.finish_put()
     assert seen == [None]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_heartbeats_of_a_leader_that_probes_are_not_taken_for_the_snapshot(refused: bool) -> None:
+    """Five were under way to a server that had been away, with the snapshot's last entry as the predecessor.
+
+    The rejection of each passed for one of the snapshot (B48), which was read and sent once more for it. A further one
+    may be the snapshot's; the first answer to a heartbeat beside it tells.
+    """
+    s = leader()
+    s.io.features = PROVEN_ANSWERS
+    raft_set_election_timeout(s.r, 10**9)
+    take_snapshot(s)
+    for _ in range(5):
+        s.tick()
+    p = s.r.leader_state.progress[2]
+    s.recv(msg.append_entries_result(3, 2, 1, 3))
+    s.tick()
+    s.io.finish_get()
+    for _ in range(4):
+        s.io.now += 10
+        s.recv(msg.append_entries_result(3, 2, 1, 3))
+        assert (p.state, s.io.gets) == (PROGRESS__SNAPSHOT, [])
+    s.tick()
+    if refused:
+        s.recv(msg.append_entries_result(3, 2, 1, 3))
+    s.io.now += 50  # what was sent before the snapshot is answered no later than so long after it
+    s.recv(msg.append_entries_result(3, 2, 0))
+    assert p.state == (PROGRESS__PROBE if refused else PROGRESS__SNAPSHOT)

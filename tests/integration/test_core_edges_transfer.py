@@ -84,7 +84,7 @@ def test_b49_it_is_obeyed_by_whom_the_last_write_makes_a_voter() -> None:
 
 @pytest.mark.parametrize("term", [2, 9])
 def test_b49_of_who_is_no_voter_nothing_is_remembered(term: int) -> None:
-    """Nor is a term adopted, as in C."""
+    """Its term is not adopted either, as in C."""
     s = Solo(RAFT_STANDBY, RAFT_VOTER, RAFT_VOTER)
     s.recv(msg.append_entries(2, 2, 1, 1))
     s.recv(msg.timeout_now(2, term, 1, 1))

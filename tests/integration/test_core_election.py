@@ -30,7 +30,7 @@ NewCluster = Callable[..., Cluster]
 
 @covers("election/twoVoters")
 def test_two_voters_elect_the_first_to_time_out(new_cluster: NewCluster) -> None:
-    """Event by event: candidate at 1000, the vote stored at 1015, leader at 1030."""
+    """Events have their times: a candidate stands at 1000, the vote is stored at 1015, it leads at 1030."""
     c = new_cluster(2).ready()
     c.until_state(0, RAFT_CANDIDATE)
     assert c.time == 1000

@@ -22,6 +22,7 @@ from pyraft import (
     Raft,
     RaftApply,
     RaftConfiguration,
+    RaftTransfer,
     raft_apply,
     raft_bootstrap,
     raft_close,
@@ -30,7 +31,9 @@ from pyraft import (
     raft_init,
     raft_last_applied,
     raft_last_index,
+    raft_set_election_timeout,
     raft_start,
+    raft_transfer,
 )
 from tests.lib.uvnode import Node, free_addresses, leader_of, make_nodes, settled, unsettle
 from tests.lib.uvtest import run_until
@@ -102,7 +105,7 @@ def test_empty_command_is_an_entry(alone: Node) -> None:
 
 
 def test_misuse_of_the_calls_around_a_start(loop: Loop, tmp_path: Path) -> None:
-    """Too early, twice, too late: codes, and the server is not disturbed."""
+    """Those that come too early, twice or too late return codes, and the server is not disturbed."""
     node = Node(tmp_path, 1, free_addresses(1), loop)
     assert raft_start(node.raft) == RAFT_INVALID
     assert raft_close(node.raft, None) == RAFT_INVALID
@@ -124,7 +127,7 @@ def test_misuse_of_the_calls_around_a_start(loop: Loop, tmp_path: Path) -> None:
 
 
 def test_bootstrap_of_a_directory_that_has_a_log(loop: Loop, tmp_path: Path) -> None:
-    """RAFT_CANTBOOTSTRAP, with the disk's reason; the log is loaded all the same."""
+    """It returns RAFT_CANTBOOTSTRAP, with the disk's reason; the log is loaded all the same."""
     members = free_addresses(1)
     node = Node(tmp_path, 1, members, loop).start()
     assert node.try_apply(3) == 0
@@ -158,7 +161,9 @@ def test_commands_of_a_turn_share_a_write_and_a_message(three: list[Node]) -> No
 
 
 def test_commands_of_callbacks_share_the_next_write(alone: Node) -> None:
-    """Commands that callbacks of one write apply go out with the next one."""
+    """Commands that callbacks of one write apply go out with the next one, if these take no longer than a slice."""
+    now = alone.io.time(alone.io)
+    alone.io.time = lambda io: now  # no time passes, however busy the machine is
     appends = count(alone, "append")
     done: list[int] = []
 
@@ -194,6 +199,27 @@ def test_fsm_that_raises_stops_one_server_of_three(three: list[Node], caplog: py
     next_leader = settled(others)
     assert next_leader.try_apply(6) == 0
     assert next_leader.fsm.numbers == [1, 5, 6]
+
+
+def test_a_member_that_was_away_when_the_leader_was_elected_catches_up(
+    three: list[Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first that it hears is a question with a predecessor that nobody has, and the connection stands."""
+    first = leader_of(three)
+    assert first is not None
+    away, other = (node for node in three if node is not first)
+    away.close()
+    assert raft_transfer(first.raft, RaftTransfer(), other.id, None) == 0
+    run_until(other.loop, lambda: other.state == RAFT_LEADER)
+    for number in range(2, 12):
+        assert other.try_apply(number) == 0
+    sends = count(other, "send")
+    run_until(other.loop, lambda: len([True for _, message, _ in sends if message.server_id == away.id]) > 20)
+    back = Node(away.dir, away.id, away.members, away.loop).start()
+    raft_set_election_timeout(back.raft, 3_600_000)  # as `settled` does: it ends no term on a busy machine
+    three.append(back)
+    run_until(back.loop, lambda: back.fsm.numbers == other.fsm.numbers)
+    assert "dropped" not in caplog.text
 
 
 def test_callback_that_raises_reaches_the_loops_hook(alone: Node) -> None:
@@ -257,7 +283,7 @@ def test_what_ends_a_program_comes_out_of_the_loop(alone: Node, exc: BaseExcepti
 
 
 def test_exit_in_the_close_callback_comes_out_of_the_loop(loop: Loop, tmp_path: Path) -> None:
-    """Also after raft_uv_close, which is called there."""
+    """It does so after raft_uv_close too, which is called there."""
     node = Node(tmp_path, 1, free_addresses(1), loop).start()
     node.closed = True
 

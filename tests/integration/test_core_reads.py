@@ -8,10 +8,10 @@ from pyraft import (
     RAFT_STANDBY,
     RAFT_VOTER,
     RaftReadIndex,
-    proof,
     raft_read_index,
     reads,
 )
+from pyraft.types import NOBODYS
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
 from tests.lib.fsm import PairFsm
@@ -39,7 +39,7 @@ def test_a_read_is_confirmed_by_a_majority_that_answers_its_question() -> None:
 
 
 def test_answers_to_earlier_questions_do_not_count() -> None:
-    """Nor do those of later numbers, other terms, heartbeats, stand-bys, strangers, or the same server twice."""
+    """Those of later numbers, other terms, heartbeats, stand-bys, strangers, or the same server twice do not either."""
     s = asking_leader(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER, RAFT_VOTER, RAFT_VOTER, RAFT_STANDBY)
     first, second = asked(s), asked(s)
     s.recv(answer(2, 1))
@@ -126,7 +126,7 @@ def test_a_leader_without_a_committed_entry_of_its_term_waits_for_one() -> None:
 
 
 def test_a_read_waits_until_its_index_is_applied() -> None:
-    """And comes behind the callback of the entry; a state machine that fails holds it up."""
+    """It comes behind the callback of the entry; a state machine that fails holds it up."""
     fsm = PairFsm()
     s = asking_leader(fsm=fsm)
     order: list[str] = []
@@ -164,7 +164,7 @@ def test_the_only_voter_needs_nobody() -> None:
 
 
 def test_a_callback_may_ask_again() -> None:
-    """Even on the only voter, where each is called back at once, one after the other and not one inside the other."""
+    """It may on the only voter too, where all are called back at once, one after the other, not inside each other."""
     s = Solo(RAFT_VOTER)
     s.stand()
     depth = [0]
@@ -186,7 +186,7 @@ def test_a_callback_may_ask_again() -> None:
 
 
 def test_a_question_without_an_answer_is_asked_again_with_each_tick() -> None:
-    """Of those who have not answered; one that cannot be sent does no harm."""
+    """Those are asked who have not answered; a question that cannot be sent does no harm."""
     s = asking_leader(*[RAFT_VOTER] * 5)
     read = asked(s)
     questions(s)
@@ -233,7 +233,7 @@ def test_answers_are_signs_of_life() -> None:
 
 
 def test_a_barrier_takes_the_place_of_questions_that_too_few_take() -> None:
-    """Those of C's servers; one barrier for all reads that wait, and the reads have its index."""
+    """C's servers take none; one barrier serves all reads that wait, and the reads have its index."""
     s = leader()
     first = asked(s)
     assert questions(s) == {}
@@ -250,7 +250,7 @@ def test_a_barrier_takes_the_place_of_questions_that_too_few_take() -> None:
 
 
 def test_an_io_that_does_not_carry_questions_gets_barriers(new_cluster: NewCluster) -> None:
-    """As the fixture's by default; where it says that it does, nothing is appended."""
+    """The fixture's does not by default; where it says that it does, nothing is appended."""
     c = new_cluster(3).led()
     c.progress()
     before = c.last_index(0)
@@ -268,7 +268,7 @@ def test_an_io_that_does_not_carry_questions_gets_barriers(new_cluster: NewClust
 
 
 def test_a_round_that_does_not_end_tries_a_barrier_too() -> None:
-    """Where that reaches a voter whom questions do not: of two others one is gone, and one is a C server."""
+    """It reaches a voter whom questions do not: of two others one is gone, and one is a C server."""
     s = leader()
     s.recv(result(3, 2))
     s.sent()
@@ -317,7 +317,7 @@ def test_no_barrier_is_tried_where_it_would_reach_nobody_else() -> None:
 
 
 def test_a_barrier_that_cannot_be_appended_fails_its_reads() -> None:
-    """With the code of io.append, in their callbacks; the leadership goes on."""
+    """They get the code of io.append, in their callbacks; the leadership goes on."""
     s = leader()
     s.io.fail("append", RAFT_NOSPACE)
     read = asked(s)
@@ -363,7 +363,7 @@ def test_a_c_server_in_the_place_of_ours_proves_nothing_by_its_answers_to_questi
     s.tick(100)
     fence = next(m.append_entries for m in s.sent() if m.server_id == 2)
     assert fence is not None
-    assert fence.prev_log_index >= proof.NOBODYS
+    assert fence.prev_log_index >= NOBODYS
     s.recv(msg.append_entries_result(2, s.r.current_term, 3, fence.prev_log_index))
     s.recv(result(2, 3, features=0))
     assert s.r.commit_index == 3

@@ -34,7 +34,7 @@ from tests.lib.solo import Solo, command, leader
 
 
 def test_reads_fail_with_the_leadership() -> None:
-    """Behind commands, barriers and the change, in the order of their requests, whatever they were waiting for."""
+    """They fail behind commands, barriers and the change, in the order of their requests, whatever they waited for."""
     s = asking_leader()
     order: list[str] = []
     command(s, cb=lambda req, status, result: order.append(f"command {status}"))
@@ -60,7 +60,7 @@ def test_an_answer_in_a_higher_term_ends_the_round() -> None:
 
 
 def test_closing_ends_reads() -> None:
-    """With RAFT_SHUTDOWN, also those that wait for the state machine."""
+    """They get RAFT_SHUTDOWN, also those that wait for the state machine."""
     s = asking_leader()
     read = asked(s)
     raft_close(s.r, None)
@@ -84,7 +84,7 @@ def test_a_callback_may_close_the_server() -> None:
 
 
 def test_what_cannot_be_asked_is_refused() -> None:
-    """Of a follower, with a request of another class, or one that is under way; and it is never called back."""
+    """A follower refuses, a request of another class or under way is refused; and none is ever called back."""
     s = Solo()
     read = Read()
     assert read.ask(s) == RAFT_NOTLEADER
@@ -162,7 +162,7 @@ def asked_by_leader(term: int, number: int, prev: int = 0, prev_term: int = 0) -
 
 
 def test_a_follower_answers_a_question_of_its_term() -> None:
-    """With the number and success, whatever its log is, at once even while it writes; and knows its leader."""
+    """It says the number and success, whatever its log is, at once even while it writes; and knows its leader."""
     s = Solo(term=2)
     s.io.features = 0xFFFF
     s.recv(asked_by_leader(3, 9))

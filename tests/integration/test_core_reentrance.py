@@ -481,7 +481,7 @@ def test_request_under_way_is_busy() -> None:
 
 
 def test_request_can_be_used_again_once_it_was_called_back() -> None:
-    """Already inside its callback; and after a call that returned a code."""
+    """It can already inside its callback; and after a call that returned a code."""
     s = alone()
     seen: list[int] = []
 

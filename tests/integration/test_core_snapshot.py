@@ -405,7 +405,7 @@ def test_stored_snapshot_is_the_content_at_its_index(new_cluster: NewCluster) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_snapshot_is_taken_though_none_is_due(new_cluster: NewCluster, kind: dict[str, Any]) -> None:
-    """Of all that is applied; one is under way at a time, and one that has it all already is enough."""
+    """It has all that is applied; one is under way at a time, and one that has it all already is enough."""
     c = new_cluster(2, **kind).led()
     c.progress_times(3)
     r = c.raft(0)
@@ -425,7 +425,7 @@ def broken(fsm: RaftFsm) -> tuple[int, list[bytes]]:
 
 
 def test_no_snapshot_is_taken_on_demand_where_none_can_be(new_cluster: NewCluster) -> None:
-    """Not while a leader's is being installed, not if the state machine cannot, and not of a server that has ended."""
+    """A leader's is being installed, the state machine cannot take one, or the server has ended."""
     c = new_cluster(3).led()
     left_behind(c)
     c.set_disk_latency(2, 300)

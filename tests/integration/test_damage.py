@@ -112,7 +112,7 @@ def _outcome(image: Image, expected: Expected, name: str, auto_recovery: bool) -
 def test_damage_is_told_or_costs_nothing(
     make: Callable[[Script], None], damage: Callable[[bytes], Iterator[tuple[str, bytes]]]
 ) -> None:
-    """Every file, one damage at a time."""
+    """Every file is damaged, in one way at a time."""
     image, expected = _after_a_kill(make)
     whole = _start(image, False)
     assert isinstance(whole, Found)
@@ -131,7 +131,7 @@ def test_damage_is_told_or_costs_nothing(
 
 
 def test_a_directory_without_sidecars_and_notes_loses_its_evidence_only() -> None:
-    """As a C server leaves it, or a copy without attributes: damage to the format's own checksums is still told."""
+    """A C server leaves it so, or a copy without attributes: damage to the format's own checksums is still told."""
     image, expected = _after_a_kill(_with_a_log_only)
     files: Files = {name: (content, ()) for name, (content, _) in image.files.items() if not name.endswith(".sum")}
     assert isinstance(_start(Image(files), False), Found)
@@ -143,7 +143,7 @@ def test_a_directory_without_sidecars_and_notes_loses_its_evidence_only() -> Non
 
 
 def test_the_loss_of_a_segment_in_the_middle_is_told() -> None:
-    """And that of the first one."""
+    """That of the first one is told too."""
     image, _ = _after_a_kill(_with_a_log_only)
     closed = sorted(name for name in image.files if name.startswith("0"))
     assert len(closed) >= 3

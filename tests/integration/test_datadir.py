@@ -12,7 +12,7 @@ from io_uv import datadir, directory, marker
 from io_uv.datadir import DAMAGE, LOSS, NOTE
 from io_uv.failure import Failure
 from pyraft import configuration
-from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT
+from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_UNAUTHORIZED
 from pyraft.types import RAFT_CHANGE, RaftEntry
 from tests.lib.disk import Dir, command, commands, conf
 
@@ -50,7 +50,7 @@ def look(dir: Dir) -> tuple[datadir.Contents, list[datadir.Finding], datadir.Reh
 
 
 def test_a_healthy_directory(dir: Dir) -> None:
-    """Metadata, snapshot, closed and open segments; the configuration in force; nothing to find."""
+    """It has metadata, a snapshot, closed and open segments and the configuration in force, and nothing to find."""
     dir.metadata(1, 3, 4, 2)
     dir.metadata(2, 2, 3)
     dir.closed(1, [change(1)], commands(2, 4))
@@ -126,7 +126,7 @@ def test_damage_at_the_end_costs_acknowledged_entries(dir: Dir) -> None:
 
 
 def test_damage_in_the_middle_stops_the_start(dir: Dir) -> None:
-    """And the rehearsal says with which words."""
+    """The rehearsal says with which words."""
     dir.metadata(1, 1, 1)
     name = dir.closed(1, [change(1)], commands(2, 4))
     dir.closed(6, commands(6, 4))
@@ -172,7 +172,7 @@ def test_a_bad_newest_snapshot(dir: Dir) -> None:
 
 
 def test_metadata(dir: Dir) -> None:
-    """Lost with a log beside them; behind the log; two of one version; one that was never written."""
+    """They are lost with a log beside them, behind the log, twice of one version, or were never written."""
     dir.closed(1, [change(1)], commands(2, 4, term=5))
     _, findings, rehearsal = look(dir)
     assert severities(findings) == [(DAMAGE, "metadata1, metadata2")]
@@ -224,7 +224,7 @@ def test_left_overs_marks_links_and_strangers(dir: Dir) -> None:
 
 
 def test_a_directory_in_use_is_left_alone(dir: Dir) -> None:
-    """By this library's lock, by dqlite's, and by a process that holds no lock but a segment."""
+    """This library's lock tells it, dqlite's, and a process that holds no lock but a segment."""
     lock = directory.lock_dir(str(dir))
     with pytest.raises(Failure) as raised, datadir.hold(dir.path):
         pass
@@ -243,7 +243,7 @@ def test_a_directory_in_use_is_left_alone(dir: Dir) -> None:
 
 
 def test_a_process_without_a_lock_is_seen_by_its_segment(dir: Dir) -> None:
-    """As of a C server."""
+    """A C server is one."""
     name = dir.open(1, [change(1)])
     program = "import sys; f = open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
@@ -266,3 +266,25 @@ def test_what_is_no_data_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Failure, match="is not a directory"):
         datadir.read(tmp_path / "file")
+
+
+def test_files_that_this_user_may_not_read_are_not_called_damaged(dir: Dir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked at then: the advice for damage would have a healthy member removed. Others do not matter."""
+    dir.metadata(1, 1, 1)
+    name = dir.closed(1, [change(1)])
+    dir.write("cluster.key", b"")
+    unreadable = {"cluster.key"}
+    may = os.access
+
+    def access(path: str, mode: int, **options: bool) -> bool:
+        return os.path.basename(path) not in unreadable and may(path, mode, **options)
+
+    monkeypatch.setattr(os, "access", access)
+    with datadir.hold(dir.path):
+        assert datadir.check(dir.path) == []
+    for one in (name, "metadata1"):
+        unreadable.add(one)
+        with pytest.raises(Failure, match=f"{one} in directory .* may not be read") as raised, datadir.hold(dir.path):
+            pass
+        assert raised.value.code == RAFT_UNAUTHORIZED
+        unreadable.remove(one)

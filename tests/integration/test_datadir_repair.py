@@ -49,7 +49,7 @@ def log(dir: Dir) -> tuple[int, list[int]]:
 
 
 def test_a_directory_that_loads_is_left_alone(dir: Dir) -> None:
-    """Also one with damage that a start gets over by itself: that is the start's affair."""
+    """So is one with damage that a start gets over by itself: that is the start's affair."""
     dir.closed(1, [change(1)], commands(2, 4))
     name = dir.closed(6, commands(6, 2))
     done = repaired(dir)
@@ -101,7 +101,7 @@ def test_a_gap_in_front_of_a_snapshot_costs_nothing(dir: Dir) -> None:
 
 
 def test_a_segment_whose_entries_another_one_has(dir: Dir) -> None:
-    """Within another one; and a longer one that says something else is not taken for it."""
+    """They are within another one; a longer one that says something else is not taken for it."""
     dir.closed(1, [change(1)], commands(2, 5))
     dir.closed(3, commands(3, 2))
     dir.closed(7, commands(7, 2))
@@ -111,6 +111,50 @@ def test_a_segment_whose_entries_another_one_has(dir: Dir) -> None:
         "0000000000000003-0000000000000004 is set aside: 0000000000000001-0000000000000006 has its entries, too"
     ]
     assert log(dir) == (1, [2, 3, 4, 5, 6, 7, 8])
+
+
+def overlapping(dir: Dir) -> None:
+    """Make a log in which two neighbours have two entries in common."""
+    dir.closed(1, [change(1)], commands(2, 5))
+    dir.closed(5, commands(5, 4))
+    dir.closed(9, commands(9, 2))
+
+
+def test_neighbours_that_have_entries_in_common(dir: Dir) -> None:
+    """The first one ends in front of the second one afterwards, and nothing is lost."""
+    overlapping(dir)
+    done = repaired(dir)
+    assert (done.may_lose, len(done.steps)) == ("", 1)
+    assert "0000000000000001-0000000000000004 is written with the entries" in done.steps[0]
+    assert done.start.changes == ["0000000000000001-0000000000000006 is set aside"]
+    assert marker.marker_read(str(dir)) is None
+    assert log(dir) == (1, [2, 3, 4, 5, 6, 7, 8, 9, 10])
+    assert [name.split("-", 2)[2] for name in dir.names if name.startswith("corrupt-")] == [
+        "0000000000000001-0000000000000006"
+    ]
+
+
+def test_neighbours_that_have_entries_in_common_and_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind each change of the repair: a start that is not refused finds all, and the same call ends with all."""
+    (tmp_path / "0").mkdir()
+    dir = Dir(tmp_path / "0")
+    dir.metadata(1, 1, 1)
+    overlapping(dir)
+    with monkeypatch.context() as patched:
+        recorder = Recorder(patched, dir.path)
+        recorder.take("before")
+        datadir.repair(dir.path, apply=True, scratch=str(tmp_path))
+    loaded = 0
+    for number, (what, image, _) in enumerate(recorder.images, 1):
+        killed = Dir(put(image, tmp_path / f"{number}"))
+        found = datadir.rehearse(killed.path)
+        if found.starts:
+            loaded += 1
+            assert (found.first_index, found.last_index, found.recovering) == (1, 10, False), what
+        datadir.repair(killed.path, apply=True)
+        assert log(killed) == (1, [2, 3, 4, 5, 6, 7, 8, 9, 10]), what
+        assert marker.marker_read(str(killed)) is None
+    assert loaded > 1
 
 
 def test_overlaps_that_contradict_each_other_are_left_to_people(dir: Dir) -> None:
@@ -160,7 +204,7 @@ def test_lost_metadata_cannot_be_mended(dir: Dir) -> None:
 
 
 def test_a_repair_that_was_killed_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind each of its changes: the same call ends with the same log, and none starts without the mark before."""
+    """Behind each of its changes the same call ends with the same log, and none starts without the mark before."""
     (tmp_path / "0").mkdir()
     dir = Dir(tmp_path / "0")
     dir.metadata(1, 1, 1)
@@ -210,7 +254,7 @@ def outcome(dir: Dir, expected: Expected) -> str:
 
 @pytest.mark.parametrize("make", [_with_compressed_snapshots, _with_a_log_only])
 def test_no_repair_hides_a_loss(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    """Some hundred of the damages of test_damage: afterwards all is there, or the mark says that it may not be."""
+    """After some hundred of the damages of test_damage all is there, or the mark says that it may not be."""
     image, expected = _after_a_kill(make)
     seed = random.randrange(1 << 30)
     print("seed", seed)

@@ -40,7 +40,7 @@ NewCluster = Callable[..., Cluster]
 
 
 def test_3_2_election_safety(new_cluster: NewCluster) -> None:
-    """At most one leader in a term, however often leaders are cut off and come back."""
+    """There is at most one leader in a term, however often leaders are cut off and come back."""
     c = new_cluster(5).ready()
     seen: dict[int, int] = {}
     for _ in range(6):

@@ -4,6 +4,7 @@ The founder of a cluster leads here and applies transactions as a node with SQL 
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -17,13 +18,13 @@ import pytest
 from io_uv.dqlite import requests, responses
 from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Failed, Response
-from pyraft import RAFT_LEADER, RAFT_VOTER, RaftConfiguration, raft_configuration_add
-from pyraft.dqlite import DqliteError, Member, Peer, Refused, Settings, find_leader, store
+from pyraft import RAFT_LEADER, RAFT_VOTER, RaftConfiguration, raft_configuration_add, raft_set_election_timeout
+from pyraft.dqlite import Cluster, DqliteError, Member, Peer, Refused, Settings, find_leader, store
 from tests.lib.dqlite import Source
 from tests.lib.ports import free_port
 
 FAST = Settings(snapshot_threshold=8, snapshot_trailing=8).at_latency(40)
-DEADLINE = 60.0
+DEADLINE = 300.0
 
 
 class Founder(Member):
@@ -61,16 +62,20 @@ class World:
         self.made: list[Member] = [self.founder]
 
     async def member(self, id: int, **options: Any) -> Member:
-        """Start a member and wait until it is in the cluster."""
+        """Start a member and wait until it is in the cluster; then nobody is deposed for a slow moment any more."""
         made = Member(self.folder / str(id), address(), [self.founder.address], id=id, settings=FAST, **options)
         self.made.append(made)
         await made.start()
         await made.joined()
+        for one in self.made:
+            raft_set_election_timeout(one.server.raft, 3_600_000)
         return made
 
     async def write(self, *statements: str) -> None:
         """Have the leader run statements."""
-        [leader] = [one for one in self.made if one.server.state == RAFT_LEADER]
+        while not (leaders := [one for one in self.made if one.server.state == RAFT_LEADER]):
+            await asyncio.sleep(0.005)
+        [leader] = leaders
         for entry in self.source.run(*statements):
             await leader.server.apply(entry)
 
@@ -89,7 +94,7 @@ class World:
         self.source.close()
 
 
-def in_world(tmp_path: Path, test: Callable[[World], Coroutine[Any, Any, None]]) -> None:
+def in_world(tmp_path: Path, test: Callable[[World], Coroutine[Any, Any, None]], seconds: float = DEADLINE) -> None:
     """Run a test in a world whose founder leads."""
 
     async def run() -> None:
@@ -101,7 +106,7 @@ def in_world(tmp_path: Path, test: Callable[[World], Coroutine[Any, Any, None]])
         finally:
             await world.close()
 
-    asyncio.run(asyncio.wait_for(run(), DEADLINE))
+    asyncio.run(asyncio.wait_for(run(), seconds))
 
 
 async def answers(address: str, *asked: Request) -> list[Response]:
@@ -117,7 +122,7 @@ async def answers(address: str, *asked: Request) -> list[Response]:
 
 
 def test_a_member_joins_and_stores(tmp_path: Path) -> None:
-    """By entries and by snapshot; it comes back with all of it, and the node store of go-dqlite's app is written."""
+    """It gets entries and a snapshot, comes back with all of it, and writes the node store of go-dqlite's app."""
 
     async def test(world: World) -> None:
         await world.write("create table t(a)")
@@ -243,7 +248,7 @@ def test_the_last_voter_leads_on(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_changes_are_answered_with_dqlites_codes(tmp_path: Path) -> None:
-    """Done, refused, in the way of another one, and not here."""
+    """They are done, refused, in the way of another one, or not done here."""
 
     async def test(world: World) -> None:
         witness = await world.member(2)
@@ -323,5 +328,29 @@ def test_the_command(tmp_path: Path) -> None:
         assert said.endswith(b"in use by another node of dqlite\n")
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
+        again = await asyncio.create_subprocess_exec(*command, "--network-latency=40", "--json", stdout=subprocess.PIPE)
+        assert again.stdout is not None
+        assert json.loads(await again.stdout.readline()) == {"id": 2, "address": at, "files": None}
+        again.send_signal(signal.SIGTERM)
+        assert await again.wait() == 0
+
+    in_world(tmp_path, test)
+
+
+def test_a_role_that_was_taken_away_is_asked_for_again(tmp_path: Path) -> None:
+    """A member that keeps its role asks, not another one, nor one that was removed; the node store follows."""
+
+    async def test(world: World) -> None:
+        keeping, other, gone = [await world.member(id, keep_role=id != 3) for id in (2, 3, 4)]
+        admin = Cluster([world.founder.address], timeout_seconds=DEADLINE)
+        await admin.remove(gone.id)
+        for member in (other, keeping):
+            await admin.assign(member.id, responses.SPARE)
+            # It is sent nothing any more, and sees after such a time that it has no leader.
+            raft_set_election_timeout(member.server.raft, FAST.election_msecs)
+        while {one.id: one.role for one in await admin.members()} != {1: 0, 2: 0, 3: 2}:
+            await asyncio.sleep(0.02)
+        while {one.id: one.role for one in store.read_cluster(keeping.directory)} != {1: 0, 2: 0, 3: 2}:
+            await asyncio.sleep(0.02)
 
     in_world(tmp_path, test)

@@ -43,8 +43,12 @@ def clients() -> Clients:
 @pytest.fixture
 def f(clients: Clients) -> Iterator[Transport]:
     """A transport that listens for dqlite's servers and clients."""
-    transport = Transport()
-    assert port.listen(transport.t, clients, limit=1 << 16) == 0
+    yield from listening(Transport(), clients)
+
+
+def listening(transport: Transport, clients: Clients, path: str = "") -> Iterator[Transport]:
+    """Have a transport listen for dqlite, with a path for upgrades, too; it is closed at the end."""
+    assert port.listen(transport.t, clients, limit=1 << 16, path=path) == 0
     assert transport.listen() == 0
     yield transport
     transport.close()
@@ -84,7 +88,7 @@ def test_a_server_comes_in_any_pieces(f: Transport) -> None:
 
 
 def test_messages_pass_both_ways(pair: Pair) -> None:
-    """Two servers that open connections with CONNECT."""
+    """Two servers open connections with CONNECT."""
     one, two = pair.add(1, raft_uv_tcp_init), pair.add(2, raft_uv_tcp_init)
     for server in (one, two):
         assert port.listen(server.transport, lambda channel, request: None) == 0
@@ -115,7 +119,7 @@ def test_a_client_is_answered_in_turn(f: Transport, clients: Clients) -> None:
 
 
 def test_requests_that_make_no_sense_are_answered(f: Transport, clients: Clients) -> None:
-    """With dqlite's codes and texts, and the connection goes on."""
+    """They get dqlite's codes and texts, and the connection goes on."""
     peer = connect(f.loop, f.port)
     bad = [(2, 0, bytes(8)), (200, 0, bytes(8)), (4, 7, bytes(16)), (15, 0, b"x" * 8)]
     for type, schema, body in bad:

@@ -59,7 +59,7 @@ class World:
 
     async def close(self) -> None:
         """Close everything in order."""
-        await asyncio.wait_for(self.server.close(), 30)
+        await asyncio.wait_for(self.server.close(), 120)
         raft_uv_close(self.io)
         raft_uv_tcp_close(self.transport)
         self.loop.close()
@@ -71,7 +71,7 @@ class World:
 @pytest.mark.parametrize("conf", [None, {1: "127.0.0.1:1"}, "127.0.0.1:1", [(1, "127.0.0.1:1")]])
 @pytest.mark.parametrize("call", [raft_bootstrap, raft_recover])
 def test_a_configuration_that_is_none_is_refused(tmp_path: Path, call: Callable[[Raft, Any], int], conf: Any) -> None:
-    """And costs nothing more: not this server, which is bootstrapped and started then, nor others on its loop."""
+    """It costs nothing more: not this server, which is bootstrapped and started then, nor others on its loop."""
 
     async def scenario() -> None:
         world = World(tmp_path)
@@ -99,7 +99,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path, call: Callable[
     ],
 )
 def test_what_is_no_table_is_refused(io: Any, fsm: Any, text: str) -> None:
-    """By name, and the object may be initialised right afterwards."""
+    """The text names it, and the object may be initialised right afterwards."""
     raft = Raft()
     assert raft_init(raft, io, fsm, 1, "1") == RAFT_INVALID
     assert raft_errmsg(raft).startswith(text)
@@ -119,7 +119,7 @@ async def _coroutine(fsm: RaftFsm, buf: bytes) -> tuple[int, None]:
     ],
 )
 def test_what_is_no_function_of_a_state_machine_is_refused(name: str, function: Any, text: str) -> None:
-    """When the server is made, not with the first command that comes to it."""
+    """It is when the server is made, not with the first command that comes to it."""
     raft, fsm = Raft(), RaftFsm()
     fsm.apply = lambda fsm, buf: (0, None)
     setattr(fsm, name, function)

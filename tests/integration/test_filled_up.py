@@ -78,7 +78,7 @@ def commands(*terms: int) -> list[RaftEntry]:
 
 @pytest.mark.parametrize("term", [0, 4])
 def test_half_a_log_makes_no_voter(term: int) -> None:
-    """Nor does one that goes on in a message with more to come. With the last of them it is one."""
+    """Half a log with more to come in the next message does not either. With the last part of it the server is one."""
     s = Empty(term)
     s.gets(5, 9, 5)  # refused, but it says where the log ends
     s.gets(5, 0, 0, change(1, CONF), *commands(1, 5))

@@ -122,7 +122,7 @@ def test_b46_change_waits_for_an_entry_of_the_leaders_own_term(kind: str) -> Non
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_b46_change_begins_when_the_own_write_commits(kind: str) -> None:
-    """The other way to a commit: the followers have answered, and the leader's own disk is the last."""
+    """A commit may come so, too: the followers have answered, and the leader's own disk is the last."""
     s = Solo(*ROLES)
     s.stand()
     s.recv(msg.request_vote_result(2, 2))
@@ -135,7 +135,7 @@ def test_b46_change_begins_when_the_own_write_commits(kind: str) -> None:
 
 
 def test_b46_the_checks_come_at_once() -> None:
-    """With the codes as before, and what is refused leaves nothing that waits."""
+    """The codes are as before, and what is refused leaves nothing that waits."""
     s = fresh()
     req = RaftChange()
     assert raft_remove(s.r, req, 9, None) == RAFT_BADID
@@ -167,7 +167,7 @@ def test_b46_a_promotion_that_waited_looks_at_the_match_of_its_moment() -> None:
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_b46_change_that_waits_begins_at_a_tick_when_a_transfer_has_ended(kind: str) -> None:
-    """Not during it, though the leader's entry is committed meanwhile; then before the messages of the tick."""
+    """During it the leader's entry is committed and nothing begins; then it does, before the messages of the tick."""
     s = fresh()
     req = RaftChange()
     assert CHANGES[kind](s.r, req, None) == 0
@@ -195,7 +195,7 @@ def test_b46_change_that_waits_begins_at_a_tick_when_a_transfer_has_ended(kind: 
 
 @pytest.mark.parametrize("how", ["deposed", "closed", "alone"])
 def test_b46_change_that_waits_ends_with_the_leadership(how: str) -> None:
-    """With RAFT_LEADERSHIPLOST, like any change; the next leadership begins without it."""
+    """It gets RAFT_LEADERSHIPLOST, like any change; the next leadership begins without it."""
     s = fresh()
     req, done = RaftChange(), Statuses()
     assert raft_remove(s.r, req, 3, done) == 0
@@ -232,7 +232,7 @@ def test_b46_refusal_of_the_disk_comes_with_the_callback() -> None:
 
 
 def test_b46_exception_of_the_disk_at_the_later_moment_stops_the_server() -> None:
-    """As at any other; the change is called back once."""
+    """It does as at any other moment; the change is called back once."""
     s = fresh()
     done = Statuses()
     assert raft_remove(s.r, RaftChange(), 3, done) == 0
@@ -297,7 +297,7 @@ def test_b46_compacted_commit_index_counts_by_the_snapshots_term() -> None:
 
 
 def test_b46_two_leaders_with_changes_from_one_base_commit_one_history() -> None:
-    """The story of the hole: 1 makes 5 a voter and reaches nobody but 5, 2 is elected by the others and removes 4.
+    """This is the hole: 1 makes 5 a voter and reaches nobody but 5, 2 is elected by the others and removes 4.
 
     With that removal in force at once 2 and 3 are a majority, and 1, 4 and 5 are another one.
     """
@@ -362,7 +362,7 @@ def test_b47_callback_may_close_the_server() -> None:
 
 
 def test_b47_only_voter_ends_its_transfer_too() -> None:
-    """Also where the server needs no barrier to lead again."""
+    """It does so where it needs no barrier to lead again, too."""
     s = leader(RAFT_VOTER, RAFT_VOTER)
     ended: list[RaftTransfer] = []
     assert raft_remove(s.r, RaftChange(), 2, None) == 0
@@ -414,7 +414,7 @@ def test_b51_one_of_two_voters_may_go_and_the_other_stays() -> None:
 
 @pytest.mark.parametrize("write", [raft_bootstrap, raft_recover])
 def test_b51_no_cluster_begins_without_a_voter(write: Callable[..., int]) -> None:
-    """The same from the first day on: raft_bootstrap and raft_recover write nothing."""
+    """It is so from the first day on: raft_bootstrap and raft_recover write nothing."""
     s = Solo(start=False)
     s.io.stored = []
     s.io.calls.clear()

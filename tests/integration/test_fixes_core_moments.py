@@ -80,7 +80,7 @@ def sending(newer: bool = False) -> Solo:
 
 
 def test_b48_heartbeats_beside_a_snapshot_say_nothing_about_its_last_entry() -> None:
-    """No predecessor, no entries, no commit index: nothing that could be refused, and so taken for a refusal of it."""
+    """They have no predecessor, entries or commit index: nothing could be refused, and so be taken for its refusal."""
     s = sending()
     s.io.finish_get()
     s.sent()
@@ -128,7 +128,7 @@ def test_b48_follower_neither_commits_nor_claims_anything_for_such_a_heartbeat()
 
 @pytest.mark.parametrize("newer", [False, True])
 def test_b48_a_refused_snapshot_is_noticed_by_the_index_that_was_sent(newer: bool) -> None:
-    """Not by that of the decision: the leader may have taken another one before it was read."""
+    """That of the decision does not tell: the leader may have taken another one before it was read."""
     s = sending(newer)
     s.io.finish_get()
     (message,) = [m for m in s.sent() if m.type == RAFT_IO_INSTALL_SNAPSHOT]
@@ -216,7 +216,7 @@ def test_b48_the_first_heartbeat_beside_the_snapshot_tells_whose_rejection_it_wa
 
 
 def test_b48_the_acknowledgment_of_the_snapshot_settles_it() -> None:
-    """However late a rejection came before: it was not the snapshot's."""
+    """A rejection that came before was not the snapshot's, however late it was."""
     s = sending()
     p = s.r.leader_state.progress[2]
     p.streamed, p.streamed_index = 7, 5
@@ -258,7 +258,7 @@ def test_b48_a_refused_snapshot_is_sent_again_soon(newer: bool) -> None:
 
 
 def test_b48_an_idle_leader_sends_its_snapshot_once() -> None:
-    """A whole cluster: the snapshot travels for longer than many heartbeats."""
+    """In a whole cluster the snapshot travels for longer than many heartbeats."""
     c = Cluster(3).led()
     c.compact_early(threshold=5)
     c.cut(0, 2)
@@ -288,7 +288,7 @@ def writing() -> Solo:
 
 
 def test_b49_timeout_now_waits_for_the_last_write() -> None:
-    """And for its answer, which goes out in the old term; then the election begins, without a pre-vote."""
+    """It waits for its answer too, which goes out in the old term; then the election begins, without a pre-vote."""
     s = writing()
     s.r.pre_vote = True
     s.io.finish_append()
@@ -369,7 +369,7 @@ def test_b49_the_last_of_several_counts() -> None:
 
 @pytest.mark.parametrize("store", ["set_term", "set_vote"])
 def test_b49_a_store_that_fails_then_stops_the_server(store: str) -> None:
-    """As when the message is obeyed at once."""
+    """It does as when the message is obeyed at once."""
     s = writing()
     s.io.fail(store, RAFT_IOERR)
     s.io.finish_appends()
@@ -444,7 +444,7 @@ def test_b53_the_leaders_snapshot_waits_for_the_own_one(status: int) -> None:
 
 
 def test_b53_a_snapshot_that_is_taken_in_a_thread_is_waited_for_too() -> None:
-    """Until it is stored, or could not be taken."""
+    """The wait ends when it is stored, or could not be taken."""
     for failing in (False, True):
         s = storing(version=3)
         s.recv(snapshot(s, 9))
@@ -501,7 +501,7 @@ def test_b53_one_of_a_leader_that_is_gone_is_dropped(what: str) -> None:
 
 
 def test_b53_one_that_comes_again_while_it_is_installed_is_dropped() -> None:
-    """As in C. The answer to the one under way is the answer to it, too."""
+    """C drops it too. The answer to the one under way is the answer to it, too."""
     s = storing()
     s.recv(snapshot(s, 9))
     s.io.finish_put()

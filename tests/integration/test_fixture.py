@@ -158,7 +158,7 @@ def test_waiting_for_two_entries(new_cluster: NewCluster) -> None:
 
 
 def test_the_reference_election_takes_the_reference_times(new_cluster: NewCluster) -> None:
-    """Candidate at 1000, leader at 1030, barrier committed at 1070 on the leader and at 1215 on the followers."""
+    """It stands at 1000, leads at 1030, and commits its barrier at 1070; the followers do at 1215."""
     c = new_cluster(3).ready()
     times: dict[str, int] = {}
 

@@ -62,7 +62,7 @@ def test_events_can_be_traced(
 
 
 def test_a_change_of_one_of_the_newest_entries_is_found_at_once(new_cluster: NewCluster) -> None:
-    """By the next step, in a short log and at the end of a long one."""
+    """The next step finds it, in a short log and at the end of a long one."""
     for n in (2, 199):
         c = new_cluster(3).led()
         c.apply(0, *[add_x(1)] * n)

@@ -146,7 +146,7 @@ def test_refused_snapshot_is_logged_once_in_a_row(caplog: pytest.LogCaptureFixtu
 
 
 def test_state_machine_that_is_busy_all_the_time_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Once, after sixteen thresholds: it may put a snapshot off, and its log grows meanwhile."""
+    """The log tells once, after sixteen thresholds: it may put a snapshot off, and its log grows meanwhile."""
     s = leader()
     raft_set_snapshot_threshold(s.r, 2)
     s.fsm.snapshot = lambda fsm: (RAFT_BUSY, [])

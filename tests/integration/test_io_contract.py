@@ -271,7 +271,7 @@ def test_ticks_and_time(backend: Backend) -> None:
     times: list[int] = []
     before = io.time(io)
     assert io.start(io, 30, lambda io: times.append(io.time(io)), lambda io, message: None) == 0
-    backend.run_until(lambda: len(times) == 3)
+    backend.run_until(lambda: len(times) >= 3)
     assert times[0] - before >= 29
     assert all(b - a >= 29 for a, b in itertools.pairwise(times))
 

@@ -1,6 +1,7 @@
 """One node: its directory, its calls and queries, on both kinds of loops; nothing is lost when it starts again."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from io_uv import directory, fs
 from pyraft import RAFT_LEADERSHIPLOST, RaftFsm, aio
 from pyraft.node import CommandFailed, Machine, Node, Refused, Settings, Stopped, Unavailable, Unknown, command, init
 from pyraft.node.ground import Ground
-from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Identity, read, write
+from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Directory, Identity, read, write
+from pyraft.node.outside import Outside
 from pyraft.node.replica import EXPIRED
 from tests.integration.test_stopped_anywhere import Recorder, put
 from tests.lib.nodes import LOOPS, QUICK, Shop, all_of, run, until
@@ -47,8 +49,12 @@ def test_commands_and_queries_of_one_node(tmp_path: Path, kind: str) -> None:
             with pytest.raises(RuntimeError, match="only in its commands"):
                 await shop.spoil()
             assert await shop.all() == {"apple": 2}
-        with pytest.raises(RuntimeError, match="belongs to no node"):
+        with pytest.raises(Stopped, match="the node is closed"):
             await shop.put("apple")
+        with pytest.raises(Stopped, match="the node is closed"):
+            await shop.left("apple")
+        with pytest.raises(Stopped, match="the node is closed"):
+            await node.counter("hits").add()
         async with Node(where, Shop()) as node:
             assert await node.machine.all() == {"apple": 2}
 
@@ -199,8 +205,8 @@ def test_lost_answers_count_once_and_can_be_made_certain(tmp_path: Path) -> None
             node._proposer.send = deaf
             late = asyncio.ensure_future(node.machine.put("apple"))
             await sent.wait()
-            waiting = node._calls.deadlines._waiting
-            waiting.update({future: (0.0, end) for future, (_, end) in waiting.items()})
+            waiting = node._calls.outbox._open
+            waiting.update(dict.fromkeys(waiting, 0.0))
             with pytest.raises(Unknown, match="may have happened") as caught:
                 await late
             assert caught.value.sent
@@ -318,8 +324,13 @@ def test_directories_that_are_no_members(tmp_path: Path) -> None:
         await refused("has lost its log")
         for text in ("", "[]", '{"format": 2}', '{"format": 1, "id": 0}', "[" * 100_000):
             (where / NODE_FILE).write_text(text)
-            await refused("says not who this server is")
-        (where / NODE_FILE).unlink()
+            await refused("does not say who this server is")
+        (where / NODE_FILE).rename(tmp_path / "elsewhere")
+        kinds = (Path.mkdir, os.mkfifo, lambda path: path.symlink_to(tmp_path / "elsewhere"))
+        for make in kinds:
+            make(where / NODE_FILE)
+            await refused("is not a file, but a link or something else")
+            (where / NODE_FILE).rename(tmp_path / f"was-{kinds.index(make)}")
         (where / "other").touch()
         with pytest.raises(Refused, match="is not empty"):
             await init(where, address())
@@ -490,3 +501,45 @@ def test_holder_of_a_lock_is_found(tmp_path: Path) -> None:
     finally:
         lock.release()
     assert holder(tmp_path) is None
+
+
+def test_older_versions_do_not_start_where_a_member_was_killed(tmp_path: Path) -> None:
+    """They would not keep its promises: while it runs, and when it was killed, they do not know the format."""
+    where = tmp_path / "1"
+
+    def format_of() -> object:
+        return json.loads((where / NODE_FILE).read_bytes())["format"]
+
+    async def scenario() -> None:
+        await init(where, address())
+        assert format_of() == 1
+        async with Node(where, Shop()) as node:
+            assert format_of() == 2
+            assert node._leases._restraint.announces
+            killed = (where / NODE_FILE).read_bytes()
+        assert format_of() == 1
+        (where / NODE_FILE).write_bytes(killed)
+        async with Node(where, Shop()) as node:
+            assert await node.machine.put("apple") == 1
+        assert format_of() == 1
+
+    run(scenario, "asyncio")
+
+
+def test_a_member_that_cannot_note_its_promises_makes_none(tmp_path: Path) -> None:
+    """It runs on, on a full disk for one, and others do not count on it."""
+    where = tmp_path / "1"
+
+    class Full(Outside):
+        def write(self, directory: Directory, own: Identity) -> None:
+            raise OSError(28, "No space left on device")
+
+    async def scenario() -> None:
+        await init(where, address())
+        node = Node(where, Shop())
+        node.outside = Full()
+        async with node:
+            assert not node._leases._restraint.announces
+            assert await node.machine.put("apple") == 1
+
+    run(scenario, "asyncio")

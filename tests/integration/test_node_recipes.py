@@ -58,6 +58,38 @@ def test_maps_have_revisions() -> None:
     assert "m" not in table.machine.maps
 
 
+def test_keys_of_old_programs_that_are_no_strings_spoil_nothing() -> None:
+    """One such key had every question for the items, state and changes of its map fail, for everybody and for good."""
+    table = Table()
+    for key in ("b", 3, b"a", None, "a"):
+        table.do("map_set", "m", key, key)
+    assert table.ask("map_items", "m") == {"a": "a", "b": "b"}
+    assert table.ask("map_items", "m", "b") == {"b": "b"}
+    assert list(table.ask("map_state", "m")[1]) == ["a", "b"]
+    assert [change[2] for change in table.ask("map_changes", "m", "", 0)[1]] == ["b", "a"]
+    assert table.ask("map_get", "m", 3) == (3, 2)
+    assert table.do("map_delete", "m", 3)
+
+
+def test_keys_and_counts_of_wrong_types_are_not_sent(tmp_path: Path) -> None:
+    """They are the caller's TypeError, and the things stay as they were."""
+
+    async def scenario() -> None:
+        async with Nodes(tmp_path) as cluster:
+            (node,) = await cluster.grow(1)
+            things = node.map("m"), node.counter("n")
+            for key in (3, b"a", None):
+                with pytest.raises(TypeError, match="key of a map must be a string"):
+                    await things[0].set(key, 1)  # type: ignore[arg-type]
+            for n in (1.5, float("nan"), "1"):
+                with pytest.raises(TypeError, match="counts in whole numbers"):
+                    await things[1].add(n)  # type: ignore[arg-type]
+            assert await things[0].set("a", 1) == 1
+            assert await things[1].add() == 1
+
+    run(scenario)
+
+
 def test_values_end() -> None:
     """A value with a time to live is gone for commands at once, and for queries when that was executed; not before."""
     table = Table()
@@ -157,7 +189,7 @@ def test_lock_on_several_nodes(tmp_path: Path) -> None:
 
             async def holder(node: Node[Shop]) -> None:
                 nonlocal inside
-                async with node.lock("l", ttl=5) as lock:
+                async with node.lock("l", ttl=600) as lock:
                     inside += 1
                     assert inside == 1
                     tokens.append(lock.token)
@@ -189,12 +221,12 @@ def test_lock_is_lost_at_once_for_a_process_that_was_stopped(tmp_path: Path, mon
     async def scenario() -> None:
         async with Nodes(tmp_path) as cluster:
             (node,) = await cluster.grow(1)
-            lock = node.lock("l", ttl=60.0)
+            lock = node.lock("l", ttl=600.0)
             for _ in range(2):
                 await lock.acquire()
                 assert not lock.lost.is_set()
                 with monkeypatch.context() as patch:
-                    patch.setattr(lock.lost, "_now", lambda: node.outside.seconds() + 50.0)
+                    patch.setattr(lock.lost, "_now", lambda: node.outside.seconds() + 590.0)
                     assert lock.lost.is_set()
                 await lock.release()
 

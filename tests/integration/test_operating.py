@@ -3,12 +3,14 @@
 import asyncio
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 from click.testing import Result
 
 import pyraft
 from io_uv import datadir
-from pyraft.node import Node, join
+from pyraft.node import CommandFailed, Node, command, join
 from pyraft.node.identity import Identity, read
 from tests.integration.test_command import every_command, run
 from tests.integration.test_command_clusters import CALM, on
@@ -95,10 +97,27 @@ async def stopped(script: Script, directories: list[Path]) -> None:
     assert "note('1" in (await script("dir log data/1 --from 100 --to 120")).output
     assert "nothing is wrong" in (await script("dir check data/1")).output
     assert "loads this directory as it is" in " ".join((await script("dir repair data/1")).output.split())
+    assert "segments " in (await script("dir repair data/1 --merge")).output
     assert re.fullmatch(r"\d+:\d+:\d+\n", (await script("dir position data/1")).output)
+    assert "election timeout" in (await script("dir measure data/1", "--seconds", 0.05)).output
+    script.done.add("dir measure --seconds 3")
+    script.places |= {"1.export": script.files / "1.export"}
+    await script("dir export data/1 1.export")
+    assert "it is whole" in (await script("dir examine 1.export")).output
+    there = Script({}, script.files, {**script.places, "data/1": script.files / "elsewhere"})
+    await there("dir import 1.export data/1")
+    script.done |= there.done
+    assert datadir.position(script.files / "elsewhere").end == datadir.position(first).end
+    assert owner(script.files / "elsewhere") == owner(first)
+    renamed = {owner(one).id: 100 + at for at, one in enumerate(directories)}
+    words = [f"--id={old}={new}" for old, new in list(renamed.items())[1:]]
+    others = [word for one in rest for word in ("--other", one)]
+    old, new = next(iter(renamed.items()))
+    script.places |= {"OLD=NEW": Path(f"{old}={new}")}
+    await script("dir readdress data/1 --id OLD=NEW …", *words, *others, "--apply")
+    assert [owner(one).id for one in directories] == list(renamed.values())
     moved = free_addresses(len(directories))
     given = [f"{owner(one).id}={moved[at]}" for at, one in enumerate(directories, 1)]
-    others = [word for one in rest for word in ("--other", one)]
     await script("dir readdress data/1 ID=HOST:PORT …", *given, *others, "--apply")
     assert [owner(one).address for one in directories] == list(moved.values())
     own = owner(rest[-1])
@@ -127,7 +146,7 @@ async def come_back(script: Script) -> None:
 
 
 def test_each_command_of_the_chapter_does_what_it_says(tmp_path: Path) -> None:
-    """On a cluster that runs, on its directories when it is stopped, and on a new one from its backup."""
+    """It does on a cluster that runs, on its directories when it is stopped, and on a new one from its backup."""
     files = tmp_path / "files"
     files.mkdir()
     done: set[str] = set()
@@ -147,14 +166,74 @@ def test_each_command_of_the_chapter_does_what_it_says(tmp_path: Path) -> None:
         done.update(script.done, again.done)
 
     nodes.run(rest)
-    elsewhere = {"serve shop:Shop data/1"}  # test_serve.py, test_page.py
+    elsewhere = {"dir restore shop.backup data/1 --address … --id 21"}  # test_offer.py
+    elsewhere |= {"serve shop:Shop data/1"}  # test_serve.py, test_page.py
     elsewhere |= {"serve --http 127.0.0.1:8080 --http-token-file token shop:Shop data/1"}
+    elsewhere |= {"watch --http 127.0.0.1:8080"}  # test_page.py
     elsewhere |= {'backup "/backup/shop-$(date +%F)"'}  # for a shell
     assert commands() - done - elsewhere == set()
 
 
+class Better(Shop):
+    """The same program, some time later."""
+
+    @command
+    def gift(self, item: str) -> int:
+        """Put one there for nothing."""
+        self.stock[item] = self.stock.get(item, 0) + 1
+        return self.stock[item]
+
+
+def test_an_upgrade_goes_member_by_member(tmp_path: Path) -> None:
+    """As the chapter says: restart one, look that `pyraft check` finds nothing, and only then the next one.
+
+    A command that the others do not have yet is refused, and everything else works all the time.
+    """
+
+    async def main() -> None:
+        async with Nodes(tmp_path, settings=QUICK) as cluster:
+            await cluster.grow(3)
+            members: dict[int, Any] = cluster.nodes
+            for number in (1, 2, 3):
+                await members.pop(number).__aexit__(None, None, None)
+                node = Node(tmp_path / str(number), Better(), settings=QUICK)
+                await node.__aenter__()
+                members[number] = node
+                await node.ready()
+                assert await node.machine.put("apple") == number
+                while (await asyncio.to_thread(run, "check", "--via", node.address)).exit_code != 0:
+                    await asyncio.sleep(0.05)
+                if number < 3:
+                    with pytest.raises(CommandFailed, match="has no gift in"):
+                        await node.machine.gift("apple")
+            await until(lambda: all(not node._admission.lacking for node in members.values()))
+            assert await members[1].machine.gift("apple") == 4
+
+    nodes.run(main)
+
+
+def test_each_question_has_tests() -> None:
+    """The table in tests/README.md has every question of the chapter, and tests that there are, or a reason."""
+    readme = (CHAPTER.parents[1] / "tests" / "README.md").read_text()
+    section = readme.split("## Twenty questions\n")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+\?) \| (.+) \|$", section, re.M))
+    assert list(rows) == [question for question, _ in questions()]
+    here = Path(__file__).parent
+    for question, found in rows.items():
+        named = re.findall(r"`(test_\w+)::(test_\w+)`", found)
+        assert named, question
+        for module, test in named:
+            assert f"def {test}(" in (here / f"{module}.py").read_text(), (question, module, test)
+
+
+def questions() -> list[tuple[str, str]]:
+    """Return the questions of the chapter, each with its answer."""
+    section = CHAPTER.read_text().split("## Twenty questions\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| ([^|]+\?) \| (.+) \|$", section, re.M)
+
+
 def test_each_line_of_the_log_in_the_chapter_is_one_that_is_written() -> None:
-    """In the words of the sources, but for the places that depend on what happens."""
+    """It has the words of the sources, but for the places that depend on what happens."""
     sources = "\n".join(path.read_text() for package in PACKAGES for path in package.rglob("*.py"))
     sources = re.sub(r'"\s*\n\s*f?"', "", sources)
     section = CHAPTER.read_text().split("## Lines of the log\n")[1].split("\n## ")[0]
@@ -167,8 +246,6 @@ def test_each_line_of_the_log_in_the_chapter_is_one_that_is_written() -> None:
 
 def test_each_question_has_an_answer() -> None:
     """The twenty questions are in the chapter, each with a command or the place of a paragraph."""
-    section = CHAPTER.read_text().split("## Twenty questions\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| ([^|]+\?) \| (.+) \|$", section, re.M)
-    assert len(rows) == 20
-    for question, answer in rows:
+    assert len(questions()) == 20
+    for question, answer in questions():
         assert "`pyraft " in answer or "](" in answer, question

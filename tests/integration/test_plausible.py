@@ -7,7 +7,15 @@ import pytest
 
 from io_uv.encoding import encode_message
 from io_uv.pyuv import Loop
-from pyraft import RAFT_FOLLOWER, RaftConfiguration, RaftEntry, RaftMessage
+from pyraft import (
+    RAFT_FOLLOWER,
+    RAFT_LEADER,
+    RAFT_UNAVAILABLE,
+    RaftConfiguration,
+    RaftEntry,
+    RaftMessage,
+    raft_leader,
+)
 from pyraft.plausible import FARTHEST, LAST_TERM_STEP, TERM_STEP, problem
 from tests.lib import messages as msg
 from tests.lib.peer import connect, handshake, port_of
@@ -98,8 +106,53 @@ def test_what_no_log_can_hold_and_nobody_can_vote_for_is_dropped(state: str) -> 
         assert (s.r.current_term, s.state, s.io.names()) == (term, before, [])
 
 
+def contradictions(id: int) -> list[RaftMessage]:
+    """Return messages of the current term, 1, that contradict entry 1, which is committed."""
+    return [
+        msg.append_entries(id, 1, 1, 2, 1),
+        msg.append_entries(id, 1, 0, 0, 1, [RaftEntry(2, 1, bytes(8))]),
+        msg.install_snapshot(id, 1, 1, 2, CONF, 1, bytes(8)),
+    ]
+
+
+@pytest.mark.parametrize("kind", range(3))
+@pytest.mark.parametrize("known", [True, False])
+def test_a_stranger_that_contradicts_what_is_committed_is_not_believed(
+    kind: int, known: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing happens but a line in the log, whoever leads; if a member says so, one of the two is wrong, and stops."""
+    s = Solo()
+    if known:
+        s.recv(msg.append_entries(2, 1, 1, 1, 1))
+    s.sent()
+    s.recv(contradictions(99)[kind])
+    assert (s.state, s.sent(), s.r.errmsg) == (RAFT_FOLLOWER, [], "")
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "from server 99 at 99 dropped: its sender is not a member, and " in record.getMessage()
+    s.recv(msg.append_entries(2, 1, 1, 1, 1))
+    assert len(s.sent()) == 1
+    s.recv(contradictions(2)[kind])
+    assert s.state == RAFT_UNAVAILABLE
+
+
+def test_nobody_but_a_member_can_lead_beside_a_leader() -> None:
+    """A leader goes on, and so does a follower that knows one; a member that says so stops a leader."""
+    s = leader()
+    term = s.r.current_term
+    for message in (msg.append_entries(99, term, 1, 1, 1), msg.install_snapshot(99, term, 9, 1, CONF, 1, bytes(8))):
+        s.recv(message)
+        assert s.state == RAFT_LEADER
+    s.recv(msg.append_entries(2, term, 1, 1, 1))
+    assert s.state == RAFT_UNAVAILABLE
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, 1, 1, 1))
+    s.sent()
+    s.recv(msg.append_entries(99, 1, 1, 1, 1, [RaftEntry(1, 1, bytes(8))]))
+    assert (s.sent(), raft_leader(s.r)[0]) == ([], 2)
+
+
 def test_one_message_does_not_stop_a_cluster_for_good(tmp_path: Path) -> None:
-    """104 bytes of server 99 with the last term, to each of three servers, and they elect a leader after a restart."""
+    """Three servers get 104 bytes of server 99 with the last term, and elect a leader after a restart."""
     loop = Loop()
     members = free_addresses(3)
     nodes = []

@@ -27,7 +27,7 @@ SEED = 20261123
 
 @pytest.mark.parametrize("name", power_cut_scripts.SCRIPTS)
 def test_nothing_acknowledged_is_lost_and_nothing_is_invented(name: str) -> None:
-    """After every event of the script and every loss, with automatic recovery off and on."""
+    """It is so after every event of the script and every loss, with automatic recovery off and on."""
     report = power_cut_scripts.run(name, SEED, more=1, nested=0.03, live=0.005, killed=0.2)
     print(f"{name}, seed {SEED}: {report}")
     assert report.problems == []
@@ -60,7 +60,7 @@ def images(write: Callable[[], object], base: Image | None = None) -> set[tuple[
 
 
 def test_a_file_that_is_not_synced_may_have_nothing_of_its_content() -> None:
-    """Or a part, or zeros in its place; and its name may be missing."""
+    """It may have a part, or zeros in its place, and its name may be missing."""
 
     def write() -> None:
         fd = fs.open(f"{DIR}/x", fs.O_CREATE_NEW)
@@ -113,7 +113,7 @@ def test_renames_and_unlinks_are_lost_one_by_one() -> None:
 
 
 def test_a_made_file_is_there_as_a_whole_or_not_at_all() -> None:
-    """Under its name; what else may be left is a tmp file."""
+    """It is there under its name; a tmp file may be left beside it."""
     for left in images(lambda: fs.make_file(DIR, "x", [b"a" * 700])):
         assert left == (("x", b"a" * 700),)
 
@@ -272,7 +272,7 @@ def _state_is_written_over(patch: pytest.MonkeyPatch) -> None:
 def test_a_step_that_is_left_out_is_noticed(
     monkeypatch: pytest.MonkeyPatch, name: str, mutate: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    """With the first crash state that shows it; threads may have to be unlucky, so several runs are cut."""
+    """The first crash state that shows it is told; threads may have to be unlucky, so several runs are cut."""
     mutate(monkeypatch)
     for _ in range(8):
         memory = power_cut_scripts.record(name, SEED)

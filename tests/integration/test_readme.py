@@ -10,6 +10,7 @@ import pytest
 import pyraft
 from io_uv import pyuv
 from pyraft import node
+from pyraft.node.testing import Cluster, simulate
 from tests.lib.ports import free_port
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -45,6 +46,22 @@ def test_the_first_program_runs(
         exec(compile(program, str(README), "exec"), {"__name__": "shop"})
         assert capsys.readouterr().out == f"{left}\n"
     assert len(program.splitlines()) <= 35
+
+
+def test_the_machine_of_the_layer_runs() -> None:
+    """As printed, with types, exceptions, the shared time and two versions of a command of its own."""
+    (program,) = blocks("A machine", Path(node.__file__).with_name("README.md"))
+    names: dict[str, Any] = {}
+    exec(compile(program, "README.md", "exec", dont_inherit=True), names)
+
+    async def scenario(cluster: Cluster[Any]) -> None:
+        shop = (await cluster.lead()).machine
+        order = names["Order"]("apple", 2)
+        with pytest.raises(names["OutOfStock"], match="apple"):
+            await shop.take(order)
+        assert await shop.take(order, backorder=True) == -2
+
+    simulate(scenario, names["Shop"])
 
 
 def test_the_quick_guide_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

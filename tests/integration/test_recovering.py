@@ -67,7 +67,7 @@ def test_a_recovering_voter_does_not_stand_as_a_candidate() -> None:
 
 @pytest.mark.parametrize("pre_vote", [False, True])
 def test_a_recovering_voter_grants_no_vote_but_adopts_the_term(pre_vote: bool) -> None:
-    """Not even to a candidate with a much better log, and not after a row of refusals."""
+    """A candidate with a much better log gets none either, nor does one after a row of refusals."""
     solo = started()
     raft_set_pre_vote(solo.r, True)
     for term in range(4, 84):
@@ -80,7 +80,7 @@ def test_a_recovering_voter_grants_no_vote_but_adopts_the_term(pre_vote: bool) -
 
 
 def test_a_recovering_voter_does_not_obey_timeout_now() -> None:
-    """Also with exactly the leader's log: only an empty AppendEntries shows that."""
+    """It does not with exactly the leader's log either: only an empty AppendEntries shows that."""
     solo = started()
     solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3])))
     solo.io.finish_appends()
@@ -103,7 +103,7 @@ def test_a_recovering_voter_stores_and_acknowledges_entries() -> None:
 
 
 def test_the_predecessor_of_an_empty_append_entries_ends_the_recovery_once_it_is_stored() -> None:
-    """In memory is not enough; after that the server stands and votes like any other."""
+    """To have it in memory is not enough; after that the server stands and votes like any other."""
     solo = started()
     solo.recv(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3])))
     solo.recv(msg.append_entries(2, 3, 3, 3))
@@ -172,7 +172,7 @@ def whole(message: RaftMessage) -> RaftMessage:
 
 
 def test_a_message_to_the_end_of_the_leaders_log_ends_the_recovery_once_it_is_stored() -> None:
-    """At once: the leader may have nothing more to say, as one that has just handed over or stepped down."""
+    """It ends at once: the leader may have nothing more to say, as one that has just handed over or stepped down."""
     solo = started()
     solo.recv(whole(msg.append_entries(2, 3, 2, 1, entries=msg.commands([3, 3]))))
     assert solo.r.recovering
@@ -229,7 +229,7 @@ def test_an_entry_of_a_later_term_than_at_the_start_ends_the_recovery() -> None:
 
 
 def test_under_a_leader_that_is_never_idle_and_never_tells_its_end_the_next_term_begins() -> None:
-    """As a C leader of the term in which this server stopped; once, then its entries tell."""
+    """A C leader of the term in which this server stopped is one; it begins once, then its entries tell."""
     solo = started()
     index = 2
     for _ in range(299):
@@ -280,7 +280,7 @@ def test_a_recovering_voter_doubts_a_leader_that_fell_silent(pre_vote: bool) -> 
 def test_the_log_says_once_that_a_recovering_voter_may_be_what_keeps_a_leader_away(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """And again when a leader has been there in between."""
+    """It says so again when a leader has been there in between."""
     solo = started()
     for times in (1, 2):
         for _ in range(300):

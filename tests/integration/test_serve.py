@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +20,7 @@ from pyraft.command import serve
 from pyraft.node import Settings
 from pyraft.node.systemd import Notifier
 from tests.integration.test_command import run
+from tests.lib.tlstest import Authority
 from tests.lib.uvnode import free_addresses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +67,7 @@ asyncio.run(main())
 class Manager:
     """systemd's end of the socket."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.settimeout(60)
         self.socket.bind("\0" + name[1:] if name.startswith("@") else name)
@@ -82,10 +84,10 @@ class Manager:
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Manager, str]]:
+def manager(request: pytest.FixtureRequest, near_path: Path) -> Iterator[tuple[Manager, str]]:
     """A manager, and the name of its socket as the environment has it."""
-    name = str(tmp_path / "notify") if request.param == "path" else f"@pyraft-test-{os.getpid()}-{tmp_path.name}"
-    made = Manager(tmp_path, name)
+    name = str(near_path / "notify") if request.param == "path" else f"@pyraft-test-{os.getpid()}-{near_path.name}"
+    made = Manager(name)
     yield made, name
     made.socket.close()
 
@@ -152,7 +154,7 @@ def test_a_service(tmp_path: Path, manager: tuple[Manager, str]) -> None:
 
 
 def test_a_node_that_stops_by_itself_ends_the_process(tmp_path: Path) -> None:
-    """With exit code 1 and the reason, so that whoever has started it starts it again."""
+    """The process has exit code 1 and says the reason, so that whoever has started it starts it again."""
     where = free_addresses(1)[1]
     run("init", tmp_path / "1", "--address", where)
     process = start(tmp_path, "shop:make", "1", "--set", "timeout_seconds=2.5")
@@ -183,10 +185,14 @@ def test_words_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (("shopping:Shop", "1"), "no member of a cluster is in it"),
         (("shopping:Shop", "1", "--cert", "x"), "--cert, --key and --ca are needed"),
         (("shopping", "1"), "is not of the form MODULE:MACHINE"),
-        (("shopping:Shop", "1", "--http", "0.0.0.0:1"), "that needs --http-token-file"),
+        (("shopping:Shop", "1", "--http", "0.0.0.0:1"), "give --http-token-file"),
         (("shopping:Shop", "1", "--http", "nowhere"), "is not of the form HOST:PORT"),
         (("shopping:Shop", "1", "--http", "0.0.0.0:1", "--http-token-file", "none"), "No such file"),
         (("shopping:Shop", "1", "--http", "0.0.0.0:1", "--http-token-file", "empty"), "the token is expected in it"),
+        (("shopping:Shop", "1", "--http", "0.0.0.0:1", "--http-cert", "c", "--http-key", "k"), "or --http-ca"),
+        (("shopping:Shop", "1", "--http", "127.0.0.1:1", "--http-cert", "c"), "--http-cert and --http-key go together"),
+        (("shopping:Shop", "1", "--http", "127.0.0.1:1", "--http-ca", "c"), "--http-ca goes with these"),
+        (("shopping:Shop", "1", "--http-token-file", "empty"), "--http is needed"),
         (("shopping:Shop", "1", "--set", "nonsense=1"), "with a name of "),
         (("shopping:Shop", "1", "--set", "voters=many"), "a number is needed"),
         (("shopping:Shop", "1", "--set", "voters=100"), "voters must be a whole number from 1 to 99"),
@@ -199,14 +205,53 @@ def test_words_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_settings_by_name() -> None:
-    """Whole numbers and others."""
+    """They are whole numbers and others."""
     assert serve.settings_of(("voters=3", "clock_drift=0.1")) == Settings(voters=3, clock_drift=0.1)
 
 
 def test_without_a_manager_nothing_is_said() -> None:
-    """And a watchdog that is another process's is not fed; a socket that is gone is ignored."""
+    """A watchdog that is another process's is not fed; a socket that is gone is ignored."""
     assert Notifier({}).interval == 0
     Notifier({}).ready("x")
     assert Notifier({"WATCHDOG_USEC": "5000000"}).interval == 2.5
     assert Notifier({"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "1"}).interval == 0
     Notifier({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready("x")
+
+
+def test_the_page_over_tls(tmp_path: Path) -> None:
+    """It is at an address that others reach, with certificates of theirs in the place of a token."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("page", "127.0.0.1")
+    where = free_addresses(1)[1]
+    assert run("init", tmp_path / "1", "--address", where).exit_code == 0
+    files = ("--http-cert", cert, "--http-key", key, "--http-ca", authority.path)
+    process = start(tmp_path, "shop:Shop", "1", "--http", "0.0.0.0:0", *files)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().rstrip().endswith("runs")
+        page = process.stdout.readline().split()[-1]
+        assert page.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=str(authority.path))
+        with urllib.request.urlopen(f"{page}health", timeout=60, context=context) as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{page}status", timeout=60, context=context)
+        context.load_cert_chain(*authority.issue("operator", "operator.example"))
+        with urllib.request.urlopen(f"{page}status", timeout=60, context=context) as answer:
+            assert json.load(answer)["address"] == where
+        assert process.stderr is not None
+        kept = cert.read_bytes()
+        for content, said in (
+            (b"none", "certificates stay as they were: load a certificate"),
+            (kept, "were read again"),
+        ):
+            cert.write_bytes(content)
+            process.send_signal(signal.SIGHUP)
+            assert any(said in line for line in process.stderr)  # up to that line
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+    finally:
+        process.kill()
+        process.communicate()

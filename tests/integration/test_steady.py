@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from io_uv import encoding
 from pyraft import (
+    RAFT_BARRIER,
     RAFT_COMMAND,
     RAFT_FOLLOWER,
     RAFT_IOERR,
@@ -67,16 +69,30 @@ class Twin(Solo):
         self.r.lane = lane
         self.seen: list[Any] = []
         self.requests = 0
+        if seed % 2:
+            self.fsm.apply_batch = lambda fsm, bufs: (0, [fsm.apply(fsm, buf)[1] for buf in bufs])
         if draw.random() < 0.3:
             raft_set_snapshot_threshold(self.r, draw.randint(2, 6))
             raft_set_snapshot_trailing(self.r, draw.randint(1, 4))
         if draw.random() < 0.3:
             raft_set_max_append_bytes(self.r, draw.randint(30, 200))
             raft_set_max_inflight_bytes(self.r, draw.randint(60, 400))
+        if draw.random() < 0.5:
+            self.note_alike()
         if draw.random() < 0.6:
             self.lead()
         elif others:
             self.recv(msg.append_entries(2, 1, 1, 1, 1, EntryBatch([], [], [])))
+
+    def note_alike(self) -> None:
+        """Have io.append note of several entries whether they are alike, as io_uv's does."""
+        append = self.io.append
+
+        def noting(io: Any, req: Any, entries: EntryBatch, n: int, cb: Any) -> int:
+            encoding.look(entries)
+            return append(io, req, entries, n, cb)
+
+        self.io.append = noting
 
     def called_back(self) -> Callable[..., None]:
         """Return the callback of a new request; some submit another command."""
@@ -145,13 +161,18 @@ def an_append(r: Raft, draw: random.Random) -> Step:
     prev_term = log.term_of(r.log, prev) or draw.randint(0, 1)
     if draw.random() < 0.05:
         prev_term += 1
-    n = draw.choice([0, 1, 1, 1, 2, 3])
+    n = draw.choice([0, 1, 1, 1, 2, 3, 7])
     commit = prev + draw.choice([-1, 0, 0, 1, n])
-    listed = draw.random() < 0.1
+    listed, looked = draw.random() < 0.1, draw.random() < 0.5
+    entry_term, type = term, RAFT_COMMAND
+    if n > 1 and draw.random() < 0.1:
+        entry_term, type = draw.choice([(term - 1, type), (term + 1, type), (term, RAFT_BARRIER)])
     question = draw.choice([0] * 15 + [3])
 
     def step(s: Twin) -> None:
-        batch = EntryBatch([term] * n, [RAFT_COMMAND] * n, [fsms.add_x(k) for k in range(n)])
+        batch = EntryBatch([entry_term] * n, [type] * n, [fsms.add_x(k) for k in range(n)])
+        if looked:
+            encoding.look(batch)
         m = msg.append_entries(src, term, prev, prev_term, max(0, commit), list(batch) if listed else batch)
         assert m.append_entries is not None
         m.append_entries.question = question

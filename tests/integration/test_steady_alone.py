@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 
+from io_uv import encoding
 from pyraft import (
     RAFT_COMMAND,
     RAFT_FOLLOWER,
     RAFT_IOERR,
+    RAFT_UNAVAILABLE,
     RaftApply,
     RaftMessage,
     RaftTransfer,
     accept,
     raft_apply,
+    raft_close,
     steady,
     stored,
     stream,
@@ -72,11 +75,37 @@ def test_an_answer_resets_what_it_resets_on_the_general_path() -> None:
     assert dumps[0] == dumps[1]
 
 
+def test_nothing_is_sent_behind_a_callback_that_closes_the_server() -> None:
+    """The command that an answer has committed calls back; the heartbeat that is due by then is nobody's any more."""
+    for lane in (True, False):
+        s = led()
+        s.r.lane = lane
+
+        def close(req: RaftApply, status: int, result: Any, s: Solo = s) -> None:
+            raft_close(s.r, None)
+
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, close) == 0
+        s.io.turn()
+        s.io.finish_appends()
+        s.io.now += s.r.heartbeat_timeout
+        sent = len(s.io.messages)
+        s.recv(msg.append_entries_result(2, 2, 4))
+        assert (s.r.leader_state, s.r.commit_index, len(s.io.messages)) == (None, 4, sent)
+
+
+def entries(n: int, term: int = 1) -> EntryBatch:
+    """Return commands; several are known to be alike."""
+    batch = EntryBatch([term] * n, [RAFT_COMMAND] * n, [fsms.add_x(1)] * n)
+    encoding.look(batch)
+    assert (batch.alike >= 0) == (n > 1)
+    return batch
+
+
 def append(n: int = 1) -> RaftMessage:
-    return msg.append_entries(2, 1, 2, 1, 2, EntryBatch([1] * n, [RAFT_COMMAND] * n, [fsms.add_x(1)] * n))
+    return msg.append_entries(2, 1, 2, 1, 2, entries(n))
 
 
-@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("n", [0, 1, 3])
 def test_an_append_resets_what_it_resets_on_the_general_path(n: int) -> None:
     """Counters of what has gone wrong before, and the election clock; and the leader may have moved."""
     dumps = []
@@ -135,11 +164,11 @@ def test_answers_that_the_lane_leaves_to_the_general_path(path: str) -> None:
     refused(s, m)
 
 
-@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("n", [0, 1, 3])
 @pytest.mark.parametrize(
     "path",
     [
-        *(f"r.{field}" for field in ("recovering=1", "filling=1", "follower_state=None")),
+        *(f"r.{field}" for field in ("recovering=1", "filling=1", "follower_state=None", "current_term=2")),
         *(f"r.snapshot.{field}" for field in ("replacing=1", "refused_index=1", "put=install")),
         *(f"r.said.{field}" for field in ("leader_id=3", "leader_term=0", "removed=1", "waits=1")),
         *(f"m.append_entries.{field}" for field in ("term=2", "question=1", "prev_log_index=1", "prev_log_term=2")),
@@ -162,10 +191,25 @@ def test_entries_that_the_lane_leaves_to_the_general_path(path: str, n: int) -> 
     elif path == "server 0":
         m.server_id = s.r.said.leader_id = 0
     elif path.startswith("entry"):
-        args.entries = EntryBatch([2 if "later" in path else 0], [RAFT_COMMAND], [fsms.add_x(1)])
+        args.entries = entries(n, 2 if "later" in path else 0)
     else:
         alter(s, m, path)
     refused(s, m)
+
+
+@pytest.mark.parametrize("term", [0, 2])
+@pytest.mark.parametrize("where", range(3))
+def test_one_entry_among_others_that_the_lane_leaves_to_the_general_path(where: int, term: int) -> None:
+    """Its term is out of range, wherever it stands."""
+    s, m = followed(), append(3)
+    args = m.append_entries
+    assert args is not None
+    assert isinstance(args.entries, EntryBatch)
+    args.entries = args.entries[:]
+    args.entries.terms[where] = term
+    refused(s, m)
+    args.entries.terms[where] = 1
+    assert steady.received(s.r, m) == 0
 
 
 def alter(s: Solo, m: RaftMessage | RaftWrite, text: str) -> None:
@@ -352,8 +396,103 @@ def test_a_message_is_made_once_for_all_who_are_to_get_the_same() -> None:
         assert dump(made) == dump(first)
 
 
+def test_a_message_carries_the_batch_that_the_turn_has_written() -> None:
+    """The same object, so that it is encoded once, if it is the same entries: all of them, and still in the log."""
+    s = led()
+    leader = s.r.leader_state
+    assert leader is not None
+    for n in (1, 3):
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)] * n, n, None) == 0
+    s.io.turn()
+    write = s.r.writes[-1]
+    assert len(write.entries.bufs) == 4
+    assert [m.append_entries.entries is write.entries for m in s.io.messages[-2:] if m.append_entries] == [True, True]
+    p = leader.progress[1]
+    for first, standing in ((3, 4), (5, 4), (4, 3)):
+        p.next_index, write.standing = first, standing
+        made = stream.message(s.r, leader, p, None, s.io.now)
+        assert made is not None
+        assert made.entries is not write.entries
+        assert isinstance(made.entries, EntryBatch)
+        assert made.entries.bufs == s.r.log.bufs[first - 1 - s.r.log.base :]
+    p.next_index, write.standing = 4, 4
+    made = stream.message(s.r, leader, p, None, s.io.now)
+    assert made is not None
+    assert made.entries is write.entries
+    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+    p.next_index = 5  # as many entries as that write, up to one that is not written yet
+    made = stream.message(s.r, leader, p, None, s.io.now)
+    assert made is not None
+    assert made.entries is not write.entries
+    s.io.turn()
+    p.next_index = 4
+    s.r.writes.clear()
+    made = stream.message(s.r, leader, p, None, s.io.now)
+    assert made is not None
+    assert made.entries is not write.entries
+
+
 def copy_of(args: RaftAppendEntries) -> RaftAppendEntries:
     other = RaftAppendEntries()
     for name in ("term", "prev_log_index", "prev_log_term", "leader_commit", "whole", "entries"):
         setattr(other, name, getattr(args, name))
     return other
+
+
+def test_a_leader_without_an_entry_of_its_term_sends_nothing_in_the_lane() -> None:
+    """A server that is known to lack an earlier entry gets nothing either: its answer would prove less (proof.sent)."""
+    s = led()
+    leader = s.r.leader_state
+    assert leader is not None
+    p = leader.progress[1]
+    p.next_index, p.lacking = 3, 1
+    assert stream.message(s.r, leader, p, None, s.io.now) is not None
+    leader.first_index = 4
+    assert stream.message(s.r, leader, p, None, s.io.now) is None
+
+
+def test_a_message_whose_sending_fails_inside_the_call_is_not_counted_as_streamed() -> None:
+    """Its callback has led back to PROBE by then, as on the general path."""
+    dumps = []
+    for lane in (True, False):
+        s = led()
+        s.r.lane = lane
+        send = s.io.send
+
+        def failing(io: Any, req: Any, message: RaftMessage, cb: Any, s: Solo = s, send: Any = send) -> int:
+            rv: int = send(io, req, message, cb)
+            s.io.finish_sends(RAFT_IOERR)
+            return rv
+
+        s.io.finish_sends()
+        s.io.send = failing
+        assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, None) == 0
+        s.io.turn()
+        leader = s.r.leader_state
+        assert leader is not None
+        assert all(p.next_index == p.match_index + 1 for p in leader.progress[1:])
+        dumps.append(dump(s.r))
+    assert dumps[0] == dumps[1]
+
+
+def test_a_heartbeat_is_answered_with_what_is_stored() -> None:
+    """Entries that are still being written are in the log, and not acknowledged."""
+    s = follower_that_writes()
+    m = msg.append_entries(2, 1, 3, 1, 3)
+    assert m.append_entries is not None
+    m.append_entries.entries = EntryBatch([], [], [])
+    assert steady.received(s.r, m) == 0
+    assert (told(s), s.r.commit_index) == ((2, 0), 2)
+
+
+def test_a_heartbeat_whose_commit_the_state_machine_fails_is_not_answered() -> None:
+    """Its code is the lane's, and ends the server, as on the general path."""
+    s = followed()
+    s.fsm.apply = lambda fsm, buf: (RAFT_IOERR, None)
+    sent = len(s.io.messages)
+    assert steady.received(s.r, append(0)) == RAFT_IOERR
+    assert len(s.io.messages) == sent
+    s = followed()
+    s.fsm.apply = lambda fsm, buf: (RAFT_IOERR, None)
+    s.recv(append(0))
+    assert (s.r.state, len(s.io.messages)) == (RAFT_UNAVAILABLE, sent)

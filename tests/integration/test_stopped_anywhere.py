@@ -71,7 +71,7 @@ class Recorder:
         self._seen: dict[int, int] = {}
         self._lock = threading.RLock()
         # Writes by the kernel's threads could not be stopped between.
-        patch.setattr(probe, "_probe_async", lambda *args: False)
+        patch.setattr(probe, "_probe_async", lambda *args: None)
         for name in CHANGES:
             patch.setattr(fs, name, self._recording(name, getattr(fs, name)))
 
@@ -189,7 +189,7 @@ def live(program: Program, recorder: Recorder, *numbers: int) -> None:
 
 
 def test_a_first_start(tmp_path: Path, loop: Loop) -> None:
-    """From an empty directory to the end of a server: init, bootstrap, load, start, term and vote, entries, close."""
+    """It leads from an empty directory to the end: init, bootstrap, load, start, term and vote, entries, close."""
     dir, members = tmp_path / "data", free_addresses(1)
     dir.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -256,7 +256,7 @@ def refused_or_leads(recorder: Recorder, tmp_path: Path, loop: Loop, members: di
 
 
 def test_a_recovery_by_itself(tmp_path: Path, loop: Loop) -> None:
-    """Setting damaged files aside: a voter that is alone is refused before and after, and raft_recover helps it."""
+    """It sets damaged files aside: a voter that is alone is refused before and after, and raft_recover helps it."""
     dir, members = tmp_path / "data", free_addresses(1)
     with_log(dir, loop, members, 1, 2, 3)
     damage(dir)

@@ -62,7 +62,7 @@ def refusal(r: Raft) -> str:
 
 
 def test_leader_and_followers_say_who_leads_since_when(log: pytest.LogCaptureFixture) -> None:
-    """Once for each leader and term, not with each heartbeat."""
+    """They do once for each leader and term, not with each heartbeat."""
     s = Solo()
     conf = "1 at 1 (voter), 2 at 2 (voter), 3 at 3 (voter)"
     assert said(log)[-1] == f"server 1: starts in term 1 with entries 1 to 1; its configuration: {conf}"
@@ -107,7 +107,7 @@ def test_elections_that_nobody_wins_are_told_ever_more_rarely(log: pytest.LogCap
 
 
 def test_nothing_is_told_per_command(log: pytest.LogCaptureFixture) -> None:
-    """Nor per heartbeat, on either side."""
+    """Neither side tells anything per heartbeat either."""
     s = leader()
     s.recv(msg.append_entries_result(3, 2, 2))
     s.tick(1000)
@@ -148,7 +148,7 @@ def test_servers_that_fall_silent_and_come_back(log: pytest.LogCaptureFixture) -
 
 
 def test_configurations_in_force_and_committed(log: pytest.LogCaptureFixture) -> None:
-    """On the leader with the submission, on a follower when they are stored; and when they are void."""
+    """A leader tells them with the submission, a follower when they are stored, and both when they are void."""
     s = leader()
     said(log)
     assert raft_add(s.r, RaftChange(), 4, "4", None) == 0
@@ -172,7 +172,7 @@ def test_configurations_in_force_and_committed(log: pytest.LogCaptureFixture) ->
 
 
 def test_snapshots_taken_sent_and_installed(log: pytest.LogCaptureFixture) -> None:
-    """Each of them once."""
+    """Each of them is told once."""
     s = leader()
     raft_set_snapshot_threshold(s.r, 1)
     s.r.snapshot.trailing = 0
@@ -195,7 +195,7 @@ def test_snapshots_taken_sent_and_installed(log: pytest.LogCaptureFixture) -> No
 
 
 def test_transfer_and_its_outcome(log: pytest.LogCaptureFixture) -> None:
-    """At INFO if the target leads, at WARNING if not."""
+    """They are told at INFO if the target leads, at WARNING if not."""
     s = leader()
     said(log)
     assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
@@ -213,7 +213,7 @@ def test_transfer_and_its_outcome(log: pytest.LogCaptureFixture) -> None:
 
 
 def test_not_leader_says_who_leads_or_why_nobody_does_here() -> None:
-    """As far as this server knows: the leader, an election, no configuration, not started, a transfer, a stop."""
+    """It says what it knows: the leader, an election, no configuration, not started, a transfer, a stop."""
     s = Solo(start=False)
     assert refusal(s.r) == "it is not started"
     assert raft_start(s.r) == 0
@@ -234,7 +234,7 @@ def test_not_leader_says_who_leads_or_why_nobody_does_here() -> None:
 
 
 def test_not_leader_of_a_server_that_nobody_has_told_of_a_cluster() -> None:
-    """It was never bootstrapped; once a leader sends it entries in which it is none, it is not a member."""
+    """It was never bootstrapped; once a leader sends it entries that do not name it, it is not a member."""
     io = ScriptIo()
     io.term = 0
     r = Raft()
@@ -270,7 +270,7 @@ def test_not_leader_of_a_server_that_was_removed(log: pytest.LogCaptureFixture) 
 
 
 def test_members_tell_a_server_that_it_was_removed() -> None:
-    """If they know a leader, and the server is in neither of their configurations; to C's I/O they say nothing."""
+    """They do if they know a leader, and neither of their configurations has it; to C's I/O they say nothing."""
     s = Solo()
     s.io.features = 0xFFFF
     ask = lambda id: (s.recv(msg.request_vote(id, 9, 1, 1)), s.sent()[-1].request_vote_result.no_member)[1]  # noqa: E731
@@ -295,9 +295,11 @@ def test_members_tell_a_server_that_it_was_removed() -> None:
 
 @pytest.mark.parametrize("pre_vote", [True, False])
 def test_server_that_members_call_removed_stands_no_more(log: pytest.LogCaptureFixture, pre_vote: bool) -> None:
-    """The majority of the others; one may be behind. A word from a leader makes it a member again."""
+    """The majority of the others must; one may be behind. A word from a leader makes it a member again."""
     s = Solo()
     raft_set_pre_vote(s.r, pre_vote)
+    members: list[list[int]] = []
+    s.io.configured = lambda io, servers: members.append([server.id for server in servers])
     s.stand()
     term = s.r.current_term
 
@@ -317,14 +319,17 @@ def test_server_that_members_call_removed_stands_no_more(log: pytest.LogCaptureF
     for _ in range(100):
         s.tick(2000)
     assert (s.state, s.r.current_term, said(log, logging.WARNING)) == (RAFT_FOLLOWER, term, [])
+    assert members == [[1, 2, 3], [2, 3]]  # the I/O need not keep connections to them
     s.recv(msg.append_entries(2, term, 1, 1))
     assert refusal(s.r) == "server 2 at 2 leads"
+    s.tick()
+    assert members[2:] == [[1, 2, 3]]
     s.stand()
     assert s.state != RAFT_FOLLOWER
 
 
 def test_removed_server_that_comes_back_leaves_the_cluster_alone() -> None:
-    """In a whole cluster: it was away when it was removed, and its term does not rise for ever."""
+    """It was away when the whole cluster removed it, and its term does not rise for ever."""
     c = Cluster(3).led()
     for i in range(3):
         c.raft(i).io.features = 0xFFFF
@@ -374,7 +379,7 @@ def test_each_level_of_the_trace_shows_what_it_promises(level: int) -> None:
 
 
 def test_buffers_that_n_leaves_out_are_told_once(log: pytest.LogCaptureFixture) -> None:
-    """Legal, as in C, but in Python rather a mistake."""
+    """They are legal, as in C, but in Python rather a mistake."""
     s = leader()
     for _ in range(3):
         assert raft_apply(s.r, RaftApply(), [fsms.add_x(1), fsms.add_x(2)], 1, None) == 0

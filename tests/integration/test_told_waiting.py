@@ -62,7 +62,7 @@ def tick(io: ScriptIo, n: int) -> None:
 
 
 def test_server_without_a_log_says_that_it_withholds_its_vote(caplog: pytest.LogCaptureFixture) -> None:
-    """At once, as there may never be a leader without it: with two voters, or with most disks replaced."""
+    """It does at once, as there may never be a leader without it: with two voters, or with most disks replaced."""
     io = started(2)
     for term in range(1, 100):
         io.on_recv(io, msg.request_vote(1, term, 5, 1))
@@ -89,7 +89,7 @@ def test_server_that_is_no_member_by_its_log_says_so_when_it_is_asked_again_and_
 
 @pytest.mark.parametrize("pre_vote", [True, False])
 def test_candidate_that_nobody_elects_names_who_is_missing(caplog: pytest.LogCaptureFixture, pre_vote: bool) -> None:
-    """After 16 rounds in a row without a leader."""
+    """It does after 16 rounds in a row without a leader."""
     s = Solo(RAFT_VOTER, RAFT_VOTER, RAFT_STANDBY, RAFT_VOTER)
     raft_set_pre_vote(s.r, pre_vote)
     for _ in range(15):
@@ -151,7 +151,7 @@ def test_not_leader_says_how_long_the_leader_has_been_silent() -> None:
 
 
 def test_snapshot_that_cannot_be_read_for_others_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """With the reason, once as long as that stays, and again when it comes back: the server that needs it waits."""
+    """The reason is told once as long as it stays, and again when it comes back: the server that needs it waits."""
     s = leader()
     s.r.snapshot.trailing = 0
     raft_set_snapshot_threshold(s.r, 1)
@@ -173,7 +173,7 @@ def test_snapshot_that_cannot_be_read_for_others_is_told(caplog: pytest.LogCaptu
 
 
 def test_change_that_only_silent_voters_could_commit_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """At once, with their names: without it the others could have gone on."""
+    """It is at once, with their names: without it the others could have gone on."""
     s = leader()
     for _ in range(11):
         s.recv(msg.append_entries_result(2, 2, 2))
@@ -189,7 +189,7 @@ def test_change_that_only_silent_voters_could_commit_is_told(caplog: pytest.LogC
 
 
 def test_entries_that_cannot_be_stored_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    """By a follower, which goes on to refuse them, as by a leader, which steps down; with the reason."""
+    """A follower, which goes on to refuse them, tells the reason, and so does a leader, which steps down."""
     s = Solo()
     told = []
     for _ in range(130):
@@ -207,7 +207,7 @@ def test_entries_that_cannot_be_stored_are_told_now_and_then(caplog: pytest.LogC
 
 
 def test_writes_that_do_not_end_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """And that they have ended after all. One that takes its time is not told, nor are many of them in a row."""
+    """Their end is told too. One that takes its time is not told, nor are many of them in a row."""
     s = leader(RAFT_VOTER)
     command(s)
     for _ in range(200):

@@ -18,7 +18,7 @@ from pyraft import errors
 from pyraft.types import RaftBuffer, RaftIoAppend
 from tests.lib.covers import covers
 from tests.lib.faults import refuse_allocation
-from tests.lib.uvtest import BLOCK_SIZE, SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
+from tests.lib.uvtest import BLOCK_SIZE, DEADLINE_SECONDS, SEGMENT_SIZE, Outcome, UvIo, entry, numbers, run_until
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_appends_during_a_write_are_combined(t: UvIo) -> None:
 @pytest.mark.parametrize("turning", [False, True])
 @pytest.mark.parametrize("may_wait", [False, True])
 def test_a_write_that_may_wait_starts_at_the_end_of_the_turn(t: UvIo, may_wait: bool, turning: bool) -> None:
-    """Behind all that the turn has to do, wherever the append comes from; any other starts inside the call."""
+    """It does behind all that the turn has to do, whoever appends; any other starts inside the call."""
     t.append(1, 64)
     order: list[str] = []
     submit = t.uv.writer.submit
@@ -387,6 +387,7 @@ def test_no_space_for_the_next_segment(t: UvIo, monkeypatch: pytest.MonkeyPatch)
 @covers("append/noSpaceResolved")
 def test_works_again_with_the_next_append(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each append tries again, with the next counter, and the first that finds space succeeds."""
+    t.uv.disk_retry_delay = 3_600_000  # only appends try
     tried = refuse_allocation(monkeypatch, 1, 2)
     for _ in range(2):
         outcome = t.submit(1, 64)
@@ -424,7 +425,7 @@ def test_nothing_follows_a_failed_write_before_it_is_cut_off(t: UvIo, monkeypatc
     t.append(1, 64)
     gate = threading.Event()
     cut = fs.truncate_and_rename
-    monkeypatch.setattr(fs, "truncate_and_rename", lambda *args: (gate.wait(20), cut(*args))[1])
+    monkeypatch.setattr(fs, "truncate_and_rename", lambda *args: (gate.wait(DEADLINE_SECONDS), cut(*args))[1])
     real = t.uv.writer
 
     def fail(fd: int, arena: Any, length: int, offset: int, cb: Any) -> None:
@@ -566,7 +567,7 @@ def test_a_removed_segment_is_noticed_without_statx(
 def test_what_is_refused_is_told_to_each_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once by each one that starts on the directory; what was refused to one is asked for by the next."""
+    """Each one that starts on the directory is told once; what was refused to one is asked for by the next."""
 
     def refuse(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.EPERM, "")

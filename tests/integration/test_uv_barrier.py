@@ -13,7 +13,7 @@ from io_uv.pyuv import Timer
 from pyraft import errors
 from tests.lib.covers import covers
 from tests.lib.faults import refuse_allocation
-from tests.lib.uvtest import SEGMENT_SIZE, UvIo, run_until
+from tests.lib.uvtest import DEADLINE_SECONDS, SEGMENT_SIZE, UvIo, run_until
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_long_task_behind_a_barrier(t: UvIo, blocking: bool) -> None:
     """While a barrier's owner is busy appends complete if it is non-blocking, and wait for it if it is blocking."""
     gate = threading.Event()
     t.append()
-    request = Request(t, blocking=blocking, task=lambda: gate.wait(20))
+    request = Request(t, blocking=blocking, task=lambda: gate.wait(DEADLINE_SECONDS))
     outcome = t.submit()
     run_until(t.loop, lambda: request.ran)
     if blocking:
@@ -145,7 +145,7 @@ def test_blocking_request_upgrades_what_it_waits_behind(t: UvIo) -> None:
     """A blocking request behind a non-blocking one that is busy holds back writes from the moment it is made."""
     gate = threading.Event()
     t.append()
-    first = Request(t, blocking=False, task=lambda: gate.wait(20))
+    first = Request(t, blocking=False, task=lambda: gate.wait(DEADLINE_SECONDS))
     run_until(t.loop, lambda: first.ran)
     t.append()
     second = Request(t, blocking=True)
@@ -162,7 +162,7 @@ def test_request_with_an_idle_segment_behind_a_busy_one_is_not_lost(t: UvIo) -> 
     """A request whose only segment is idle, made while an earlier request is busy, gets its turn (C loses it)."""
     gate = threading.Event()
     t.append()
-    first = Request(t, blocking=False, task=lambda: gate.wait(20))
+    first = Request(t, blocking=False, task=lambda: gate.wait(DEADLINE_SECONDS))
     run_until(t.loop, lambda: first.ran)
     t.append()
     second = Request(t, blocking=True)
@@ -174,7 +174,7 @@ def test_requests_run_one_at_a_time(t: UvIo) -> None:
     """A segment that is closed while a request is busy does not let the next request run beside it (C does)."""
     gate = threading.Event()
     t.append()
-    first = Request(t, blocking=False, task=lambda: gate.wait(20))
+    first = Request(t, blocking=False, task=lambda: gate.wait(DEADLINE_SECONDS))
     second = Request(t, blocking=False)
     run_until(t.loop, lambda: first.ran)
     for _ in range(5):
@@ -189,7 +189,7 @@ def test_second_segment_of_a_blocking_barrier_waits_for_the_first(t: UvIo, monke
     """With a blocking barrier ahead, no segment is written before the one in front of it is closed (B28)."""
     gate = threading.Event()
     cut = fs.truncate_and_rename
-    monkeypatch.setattr(fs, "truncate_and_rename", lambda *args: (gate.wait(20), cut(*args))[1])
+    monkeypatch.setattr(fs, "truncate_and_rename", lambda *args: (gate.wait(DEADLINE_SECONDS), cut(*args))[1])
     t.append(1, 64)
     first = t.submit(1, SEGMENT_SIZE - 1024)
     second = t.submit(1, SEGMENT_SIZE - 1024)

@@ -151,7 +151,7 @@ def test_tick_that_raises(tmp_path: Path) -> None:
         raise RuntimeError("tick")
 
     assert t.io.start(t.io, 5, tick, lambda io, message: None) == 0
-    run_until(t.loop, lambda: len(ticks) == 2)
+    run_until(t.loop, lambda: len(ticks) >= 2)
     assert str(t.reported[0]) == "tick"
     t.close()
 

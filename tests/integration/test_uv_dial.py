@@ -1,5 +1,6 @@
 """How streams are opened and how connections begin: dialers, handshakes, and whose a certificate is."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from io_uv.pyuv import Loop
 from io_uv.tcp_common import Handshake
 from pyraft.errors import RAFT_CANCELED, RAFT_INVALID, RAFT_NOCONNECTION, RAFT_UNAUTHORIZED
 from tests.lib import messages as m
-from tests.lib.peer import PeerServer, Transport, connect, unused_port, words
+from tests.lib.peer import PeerServer, Transport, connect, resolver, unused_port, words
 from tests.lib.tlstest import Authority, Pair, tls_init
 from tests.lib.uvtest import run_until
 
@@ -80,9 +81,9 @@ def test_a_dial_gives_a_stream_on_which_nothing_was_written(f: Transport, peer: 
     stream.close()
 
 
-def test_a_dial_that_fails_says_why(f: Transport) -> None:
-    """At once for anything but an address, in the callback for one where nobody listens; with the text in the
-    request."""
+def test_a_dial_that_fails_says_why(f: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does at once for anything but an address, in the callback where nobody listens, by a text in the request."""
+    monkeypatch.setattr(socket, "getaddrinfo", resolver({}))  # a name server may take longer than a dial may
     req = Dial()
     assert req.begin(f.t, ":1") == RAFT_NOCONNECTION
     assert req.errmsg == f.t.errmsg == "uv_tcp_connect(): Cannot initiate getaddrinfo invalid argument"
@@ -189,7 +190,7 @@ def test_what_a_dialer_says_is_passed_on(f: Transport, mapped: Mapped) -> None:
 
 @pytest.mark.parametrize("end", ["time", "close", "cancel"])
 def test_a_dialer_that_takes_too_long_is_cancelled(f: Transport, mapped: Mapped, end: str) -> None:
-    """By the limit for connecting, by a close, by its caller; the callback comes when nothing of it is left."""
+    """The limit for connecting ends it, a close, or its caller; the callback comes when nothing of it is left."""
     mapped.silent = True
     if end == "time":
         f.t.impl.limits.connect_msecs = 20
@@ -298,7 +299,7 @@ class ShortReader:
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_connections_may_begin_in_another_way(pair: Pair, authority: Authority, tls: bool) -> None:
-    """Both directions; messages pass, over TLS without the answer of stock handshakes."""
+    """Messages pass in both directions, over TLS without the answer of stock handshakes."""
     names = ["raft-server-1", "raft-server-2"]
     one, two = (pair.add(i + 1, tls_init(authority, name, name)) for i, name in enumerate(names))
     for server in (one, two):
@@ -340,7 +341,7 @@ def test_a_reader_says_what_is_wrong(f: Transport, caplog: pytest.LogCaptureFixt
 
 
 def test_a_protocol_that_serves_clients_and_servers_under_one_word(pair: Pair, authority: Authority) -> None:
-    """As dqlite's: version word, then a request; one of them makes the stream raft's, in both directions, over TLS."""
+    """dqlite's is one: a word, then a request; one of them makes the stream raft's, in both directions, over TLS."""
     served: list[bytes] = []
 
     class Dqlite:

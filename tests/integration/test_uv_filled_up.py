@@ -24,6 +24,7 @@ from pyraft import (
     raft_init,
     raft_last_index,
     raft_recover,
+    raft_set_election_timeout,
     raft_start,
     raft_state,
     recv,
@@ -51,9 +52,10 @@ def voters(members: dict[int, str]) -> RaftConfiguration:
 
 
 def begin(dir: Path, members: dict[int, str], loop: Loop) -> tuple[Node, int]:
-    """Start server 1 on what is in its directory; return the code."""
+    """Start server 1 on what is in its directory; return the code. It never stands: `give` is of term 1."""
     node = Node(dir, 1, members, loop)
     assert raft_init(node.raft, node.io, node.fsm, 1, members[1]) == 0
+    raft_set_election_timeout(node.raft, 3_600_000)
     return node, raft_start(node.raft)
 
 
@@ -71,7 +73,7 @@ def give(node: Node, members: dict[int, str], whole: bool = False) -> None:
 def test_server_that_stops_half_filled_does_not_vote_when_it_starts_again(
     tmp_path: Path, loop: Loop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Until a leader has given it the rest; then the note goes. The log does not say that it has lost any."""
+    """It does when a leader has given it the rest; then the note goes. The log does not say that it has lost any."""
     members = free_addresses(3)
     node, rv = begin(tmp_path, members, loop)
     assert (rv, marker.filling_stands(str(tmp_path))) == (0, False)
@@ -91,7 +93,7 @@ def test_server_that_stops_half_filled_does_not_vote_when_it_starts_again(
 
 
 def test_server_that_is_filled_up_at_once_has_no_note_left(tmp_path: Path, loop: Loop) -> None:
-    """Nor has one that is stopped before the first entry anything to make up for."""
+    """One that is stopped before the first entry has nothing to make up for either."""
     members = free_addresses(3)
     node, rv = begin(tmp_path, members, loop)
     recv.recv_cb(node.io, msg.append_entries(2, 3, 5, 3))
@@ -124,7 +126,7 @@ def test_first_member_that_stops_half_filled_is_no_cluster_of_its_own(tmp_path: 
 def test_note_that_cannot_be_written_stops_the_server(
     tmp_path: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a term does that cannot be stored: nothing is accepted without it."""
+    """It does as a term that cannot be stored: nothing is accepted without it."""
     members = free_addresses(3)
     node, _ = begin(tmp_path, members, loop)
 

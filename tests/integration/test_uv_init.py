@@ -92,7 +92,7 @@ def test_transport_without_version() -> None:
 
 
 def test_the_table_has_its_version() -> None:
-    """2, as in C: async_work is there, and the core may call it."""
+    """It is 2, as in C: async_work is there, and the core may call it."""
     loop = Loop()
     transport, io = RaftUvTransport(), RaftIo()
     transport.version = 1
@@ -576,12 +576,16 @@ def test_close_after_the_loop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("setter", [raft_uv_set_block_size, raft_uv_set_segment_size, raft_uv_set_connect_retry_delay])
 def test_sizes_and_delays_are_integers(tmp_path: Path, setter: Callable[[RaftIo, Any], None]) -> None:
-    """TypeError from the setter itself, not from the first use."""
+    """TypeError from the setter itself, not from the first use; ValueError where there is no table of raft_uv_init."""
     t = UvIo(tmp_path)
     with pytest.raises(TypeError):
         setter(t.io, None)
     t.begin_close()
     t.loop.close()
+    io_uv.raft_uv_close(t.io)
+    for io in (t.io, RaftIo()):
+        with pytest.raises(ValueError, match="not a table of raft_uv_init"):
+            setter(io, 1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4095])

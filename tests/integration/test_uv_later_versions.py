@@ -80,7 +80,23 @@ def configuration_in_meta(data: Dir) -> str:
     return name
 
 
-CASES = (last_closed, first_open, type_in_closed, meta, configuration_in_meta)
+def older_meta(data: Dir) -> str:
+    """Write one beside a newer snapshot that is damaged, and a log that could take the place of both."""
+    closed(data, 1, 9)
+    name = data.snapshot(1, 4) + ".meta"
+    data.overwrite(name, 0, LATER)
+    data.overwrite(data.snapshot(1, 7) + ".meta", 16, words(1 << 60))
+    return name
+
+
+def type_in_head(data: Dir) -> str:
+    """Write a segment with an entry of an unknown type at its end, and one that a truncate seems to have made of it."""
+    name = data.closed(1, commands(1, 3), of_the_future(4))
+    closed(data, 1, 2)
+    return name
+
+
+CASES = (last_closed, first_open, type_in_closed, meta, configuration_in_meta, older_meta, type_in_head)
 
 
 @pytest.mark.parametrize("auto_recovery", [True, False])
@@ -88,7 +104,7 @@ CASES = (last_closed, first_open, type_in_closed, meta, configuration_in_meta)
 def test_the_start_is_refused_and_the_file_stays(
     data: Dir, opener: Opener, make: Callable[[Dir], str], auto_recovery: bool
 ) -> None:
-    """Under its name and as it was, and no mark says that entries may be missing."""
+    """It stays under its name and as it was, and no mark says that entries may be missing."""
     name = make(data)
     before = data.read(name)
     loaded = opener.load(auto_recovery)
@@ -104,8 +120,9 @@ def test_no_tool_repairs_it(data: Dir, make: Callable[[Dir], str]) -> None:
     """It says why, and what can: a version that knows the format."""
     name = make(data)
     findings = datadir.check(data.path)
-    assert [one.severity for one in findings if one.file and name.startswith(one.file)] == ["damage"]
-    assert all("a version that knows it" in one.consequence for one in findings if one.severity == "damage")
+    on_it = [one for one in findings if one.file and name.startswith(one.file)]
+    assert [one.severity for one in on_it if "a version that knows it" in one.consequence] == ["damage"]
+    assert "note" not in [one.severity for one in on_it]
     names = data.names
     found = datadir.repair(data.path, apply=True)
     assert (found.steps, found.applied, data.names) == ([], False, names)

@@ -43,14 +43,14 @@ def test_a_link_in_a_data_directory_is_refused(tmp_path: Path, name: str, there:
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_file_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_what_is_no_file_is_refused(tmp_path: Path, near_path: Path, name: str, kind: str) -> None:
     """A server that opens a FIFO would wait for its other end for ever, in raft_init."""
     path = tmp_path / name
     if kind == "FIFO":
         os.mkfifo(path)
     elif kind == "socket":
         with socket.socket(socket.AF_UNIX) as other:
-            other.bind(str(path))
+            other.bind(str(near_path / name))
     else:
         try:
             os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
@@ -75,7 +75,7 @@ def test_links_of_other_names_and_to_the_directory_are_fine(tmp_path: Path) -> N
 
 
 def test_a_link_that_appears_later_is_not_followed(tmp_path: Path) -> None:
-    """Neither for writing nor for reading; a sidecar is left out then, as whenever it cannot be written."""
+    """It is neither for writing nor for reading; a sidecar is left out then, as whenever it cannot be written."""
     target = tmp_path / "target"
     target.write_bytes(b"precious")
     dir = tmp_path / "data"

@@ -46,7 +46,7 @@ def test_the_newest_complete_snapshot_is_loaded(data: Dir, opener: Opener) -> No
 
 
 def test_snapshots_of_one_entry_are_told_apart_by_their_time(data: Dir, opener: Opener) -> None:
-    """Numerically: 1000 is after 999."""
+    """Times are numbers: 1000 is after 999."""
     data.snapshot(1, 2, 999, words(1))
     data.snapshot(1, 2, 1000, words(2))
     assert opener.load().snapshot.bufs == [words(2)]
@@ -62,7 +62,7 @@ def test_a_snapshot_with_an_empty_data_file_does_not_count(data: Dir, opener: Op
 
 @covers("load/orphanedSnapshotFiles")
 def test_halves_of_snapshots_are_removed(data: Dir, opener: Opener) -> None:
-    """Data without .meta and .meta without data."""
+    """One is data without .meta, one .meta without data."""
     data.remove(data.snapshot(2, 18))
     data.remove(data.snapshot(2, 19) + ".meta")
     data.snapshot(2, 16, data=words(4))
@@ -72,7 +72,7 @@ def test_halves_of_snapshots_are_removed(data: Dir, opener: Opener) -> None:
 
 @covers("load/closedSegmentWithEntriesBehindSnapshot")
 def test_a_log_that_ends_before_the_snapshot_is_disregarded(data: Dir, opener: Opener) -> None:
-    """And removed (C leaves that to the next snapshot): an open segment has no index in its name."""
+    """It is removed too (C leaves that to the next snapshot): an open segment has no index in its name."""
     name = closed(data, 1, 1)
     data.snapshot(1, 2)
     assert opener.load().state() == (0, 2, 3, [])
@@ -106,7 +106,7 @@ def test_unused_open_segments_do_not_hold_a_log_behind_the_snapshot_back(data: D
 
 @covers("load/openSegmentWithEntriesPastSnapshot")
 def test_a_log_that_reaches_the_snapshot_with_an_open_segment_is_loaded(data: Dir, opener: Opener) -> None:
-    """Closed 1-1, open-1 with entry 2, snapshot at 2."""
+    """It has closed 1-1, open-1 with entry 2, and a snapshot at 2."""
     closed(data, 1, 1)
     opened(data, 1, 2)
     data.snapshot(1, 2)
@@ -138,7 +138,7 @@ def test_automatic_recovery_disregards_entries_behind_the_snapshot(data: Dir, op
 
 @covers("load/openSegmentNoClosedSegmentsSnapshotPresent")
 def test_an_open_segment_alone_continues_the_snapshot(data: Dir, opener: Opener) -> None:
-    """Snapshot at 3, open-1 with entry 4."""
+    """It has a snapshot at 3, and open-1 with entry 4."""
     data.snapshot(1, 3)
     opened(data, 1, 4)
     assert opener.load().state() == (0, 3, 4, [4])
@@ -156,7 +156,7 @@ def test_a_log_around_the_snapshot_is_loaded_whole(data: Dir, opener: Opener) ->
 
 @covers("load/nonContiguousClosedSegments")
 def test_segments_before_a_gap_that_the_snapshot_covers_are_disregarded(data: Dir, opener: Opener) -> None:
-    """Closed 1-1 and 4-6, snapshot at 4."""
+    """It has closed 1-1 and 4-6, and a snapshot at 4."""
     closed(data, 1, 1)
     closed(data, 4, 3)
     data.snapshot(1, 4)
@@ -165,7 +165,7 @@ def test_segments_before_a_gap_that_the_snapshot_covers_are_disregarded(data: Di
 
 @covers("load/closedSegmentWithEntriesPastSnapshot")
 def test_a_gap_behind_the_snapshot_is_refused(data: Dir, opener: Opener) -> None:
-    """Closed 6-6, snapshot at 4: entry 5 is missing."""
+    """It has closed 6-6 and a snapshot at 4: entry 5 is missing."""
     closed(data, 6, 1)
     data.snapshot(1, 4)
     loaded = opener.load()
@@ -194,7 +194,7 @@ def corrupt_data_checksum(data: Dir, name: str) -> None:
 
 @covers("load/closedSegmentWithInconsistentFilename")
 def test_a_closed_segment_with_fewer_entries_than_its_name_says_is_refused(data: Dir, opener: Opener) -> None:
-    """Three instead of four."""
+    """It has three instead of four."""
     data.rename(closed(data, 1, 3), segment.closed_name(1, 4))
     loaded = opener.load()
     text = "load closed segment 0000000000000001-0000000000000004: found 3 entries (expected 4)"
@@ -202,7 +202,7 @@ def test_a_closed_segment_with_fewer_entries_than_its_name_says_is_refused(data:
 
 
 def test_a_closed_segment_with_more_entries_than_its_name_says_is_refused(data: Dir, opener: Opener) -> None:
-    """Three instead of two: as in C."""
+    """It has three instead of two: C refuses it too."""
     data.rename(closed(data, 1, 3), segment.closed_name(1, 2))
     loaded = opener.load()
     text = "load closed segment 0000000000000001-0000000000000002: found 3 entries (expected 2)"
@@ -270,7 +270,7 @@ def test_automatic_recovery_sets_a_damaged_last_segment_aside_with_all_open_ones
 
 @pytest.mark.parametrize("size", [1, 20, 70])
 def test_automatic_recovery_sets_a_cut_last_segment_aside(data: Dir, opener: Opener, size: int) -> None:
-    """Within the format word, within a batch, between batches."""
+    """It is cut within the format word, within a batch, or between batches."""
     closed(data, 1, 3)
     name = closed(data, 4, 2)
     data.resize(name, size)
@@ -295,7 +295,7 @@ def test_a_segment_that_the_disk_fails_to_read_stops_the_start_and_stays(
 def test_the_logger_hears_what_automatic_recovery_does(
     data: Dir, opener: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That votes are withheld, and each file with the reason."""
+    """It hears that votes are withheld, and of each file with the reason."""
     name = with_last_damaged_and_open(data)
     with caplog.at_level(logging.WARNING, "io_uv"):
         assert opener.load(auto_recovery=True).rv == 0
@@ -316,7 +316,7 @@ def test_the_logger_hears_what_automatic_recovery_does(
 def test_a_damaged_segment_before_the_last_is_refused_every_time(
     data: Dir, opener: Opener, auto_recovery: bool
 ) -> None:
-    """With automatic recovery too: there is no log without it."""
+    """Automatic recovery does not change that: there is no log without it."""
     data.snapshot(1, 4)
     closed(data, 5, 1)
     name = closed(data, 6, 2)
@@ -410,7 +410,7 @@ def test_a_missing_segment_in_the_middle_is_refused(data: Dir, opener: Opener) -
 def test_what_is_no_complete_closed_segment_is_refused(
     data: Dir, opener: Opener, content: bytes, code: int, text: str
 ) -> None:
-    """Each with the text of the C library."""
+    """Each has the text of the C library."""
     name = segment.closed_name(1, 1)
     data.write(name, content)
     loaded = opener.load()
@@ -458,7 +458,7 @@ def test_a_truncate_that_was_completed_stays(data: Dir, opener: Opener) -> None:
 
 
 def test_overlapping_segments_that_no_truncate_leaves_are_refused(data: Dir, opener: Opener) -> None:
-    """Neither a head with other entries nor an overlap in the middle, nor a damaged segment beside its head."""
+    """They are a head with other entries, an overlap in the middle, and a damaged segment beside its head."""
     whole = closed(data, 1, 5)
     head = closed(data, 1, 2, number=8)
     text = f"unexpected closed segment {whole}: first index should have been 3"

@@ -85,7 +85,7 @@ def test_an_open_segment_of_zeros_is_removed(data: Dir, opener: Opener) -> None:
 
 @covers("load/bothOpenAndClosedSegments")
 def test_open_segments_continue_closed_ones(opener: Opener, data: Dir) -> None:
-    """Closed 1-2 and 3-3, then an open segment with entry 4."""
+    """There are closed 1-2 and 3-3, then an open segment with entry 4."""
     closed(data, 1, 2)
     closed(data, 3, 1)
     closed(data, 4, 1)
@@ -158,7 +158,7 @@ def test_an_unused_open_segment_behind_a_used_one_is_removed(data: Dir, opener: 
 
 @covers("load/openSegment")
 def test_an_open_segment_alone_is_loaded(data: Dir, opener: Opener) -> None:
-    """One entry."""
+    """It has one entry."""
     opened(data, 1, 1)
     assert opener.load().state() == (0, None, 1, [1])
 
@@ -242,7 +242,7 @@ def test_a_lost_format_word_without_a_good_batch_is_a_tear(data: Dir, opener: Op
 
 @covers("load/openSegmentWithBadFormat")
 def test_an_open_segment_of_another_format_is_refused(data: Dir, opener: Opener) -> None:
-    """Format 2."""
+    """Its format is 2."""
     data.open(1, size=256)
     data.overwrite("open-1", 0, words(2))
     loaded = opener.load()
@@ -295,7 +295,7 @@ def test_a_header_of_unknown_type_whose_data_is_bad_is_no_evidence(data: Dir, op
 @covers("load/openSegmentWithNoAccessPermission")
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
 def test_an_open_segment_that_may_not_be_read_is_an_error(data: Dir, opener: Opener) -> None:
-    """RAFT_IOERR with the system's reason."""
+    """It is RAFT_IOERR with the system's reason."""
     opened(data, 1, 1)
     (data.path / "open-1").chmod(0)
     loaded = opener.load()
@@ -306,7 +306,7 @@ def test_an_open_segment_that_may_not_be_read_is_an_error(data: Dir, opener: Ope
 def test_an_open_segment_that_cannot_be_read_is_an_error(
     data: Dir, opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for root, with the failure injected."""
+    """It is the same for root, with the failure injected."""
     opened(data, 1, 1)
     instance = opener()
     assert instance.init() == 0

@@ -130,7 +130,7 @@ def test_open_segments_behind_a_bad_snapshot_are_not_counted_from_an_older_one(
 def test_the_logger_hears_of_a_snapshot_that_is_set_aside(
     data: Dir, opener: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With its names and what is wrong with it; nothing is said of votes, as nothing is lost."""
+    """It hears the names and what is wrong; nothing is said of votes, as nothing is lost."""
     name = data.snapshot(1, 2)
     data.overwrite(f"{name}.meta", 16, b"\xff")
     closed(data, 1, 2)

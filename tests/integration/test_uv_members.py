@@ -13,6 +13,7 @@ from io_uv.client import Client, Large
 from io_uv.pyuv import Loop
 from io_uv.teller import Teller
 from pyraft import (
+    RAFT_DUPLICATEADDRESS,
     RAFT_INVALID,
     RAFT_TOOBIG,
     RAFT_VOTER,
@@ -35,7 +36,7 @@ from tests.lib import messages as m
 from tests.lib.peer import PeerServer, connect, handshake, port_of, unused_port
 from tests.lib.solo import Solo, leader
 from tests.lib.source import ROOT
-from tests.lib.uvnode import Node, free_addresses, make_nodes
+from tests.lib.uvnode import Node, free_addresses, make_nodes, settled, unsettle
 from tests.lib.uvtest import Outcome, UvIo, run_until
 
 
@@ -118,7 +119,7 @@ def test_a_member_is_answered_at_its_own_address(f: Answerer) -> None:
 
 
 def test_a_member_that_has_moved_is_answered_where_it_says(f: Answerer) -> None:
-    """After some failures at the address of what may be an old configuration; else it could never bring the new one."""
+    """It is after failures at the address of a perhaps old configuration; else it could never bring the new one."""
     f.configured(s1="127.0.0.1:9001", s2=f"127.0.0.1:{unused_port()}")
     f.answer(2, f.claimed.address)
     run_until(f.loop, lambda: f.clients[0].failures >= 5)
@@ -132,7 +133,7 @@ def test_a_member_that_has_moved_is_answered_where_it_says(f: Answerer) -> None:
 def test_who_knows_no_members_answers_whom_it_hears(f: Answerer) -> None:
     """A server that is about to join; the connection lasts as long as it is used, and ends then."""
     f.configured()
-    f.uv.limits.answer_msecs = 50
+    f.uv.limits.answer_msecs = 3_600_000
     for _ in range(3):
         rv, outcome = f.answer(2, f.claimed.address)
         f.wait(outcome)
@@ -142,6 +143,12 @@ def test_who_knows_no_members_answers_whom_it_hears(f: Answerer) -> None:
     for _ in range(3):
         connection.read_message()
     assert f.claimed.nobody_waits()
+    [client] = f.clients
+    # Its hour is over: used 10 ms before, it is looked at again when it has not been used for 50 ms.
+    f.uv.limits.answer_msecs = 50
+    client.used_at = f.loop.now() - 10
+    assert client.timer is not None
+    client._timer_cb(client.timer)
     connection.wait_end()
     run_until(f.loop, lambda: not f.clients and not f.uv.aborting)
 
@@ -149,15 +156,61 @@ def test_who_knows_no_members_answers_whom_it_hears(f: Answerer) -> None:
 def test_a_stranger_that_becomes_a_member_keeps_its_connection(f: Answerer) -> None:
     """The leader that has brought the configuration which names it."""
     f.configured()
-    f.uv.limits.answer_msecs = 50
+    f.uv.limits.answer_msecs = 3_600_000
     _, outcome = f.answer(2, f.claimed.address)
     f.wait(outcome)
     connection = f.claimed.accept()
     [client] = f.clients
+    f.uv.limits.answer_msecs = 50
     f.configured(s1="127.0.0.1:9001", s2=f.claimed.address)
     run_until(f.loop, lambda: client.proven)
     assert (f.clients, client.answering) == ([client], False)
     assert connection.pump()
+
+
+@pytest.mark.parametrize("state", ["connected", "waiting", "connecting"])
+def test_a_removed_server_lets_go_of_the_members(f: Answerer, state: str) -> None:
+    """It calls nobody by itself any more, and keeps no connection that it does not use; it still answers."""
+    f.uv.limits.answer_msecs = 50
+    address = f.member.address if state == "connected" else f"127.0.0.1:{unused_port()}"
+    f.configured(s1="127.0.0.1:9001", s2=address)
+    _, outcome = f.answer(2, address)
+    [client] = f.clients
+    if state == "connected":
+        f.wait(outcome)
+    elif state == "waiting":
+        raft_uv_set_connect_retry_delay(f.io, 3_600_000)
+        run_until(f.loop, lambda: client.timer.active)
+    f.configured(s2=address)
+    run_until(f.loop, lambda: not f.clients and not f.uv.aborting)
+    assert outcome.statuses[0] in ((0,) if state == "connected" else (RAFT_NOCONNECTION, RAFT_CANCELED))
+    f.configured(s2=f.member.address)
+    rv, outcome = f.answer(2, f.member.address)
+    f.wait(outcome)
+    assert (rv, outcome.statuses) == (0, [0])
+    run_until(f.loop, lambda: not f.clients and not f.uv.aborting)
+    f.answer(2, f.member.address)
+    f.configured(s1="127.0.0.1:9001", s2=f.member.address)
+    assert [client.answering for client in f.clients] == [False]  # it was added again
+
+
+def test_a_removed_member_calls_nobody(tmp_path: Path) -> None:
+    """Of a whole cluster its connections end, and where the others are gone it does not look for them."""
+    loop = Loop()
+    nodes = make_nodes(tmp_path, 3, loop)
+    first = settled(nodes)
+    removed = next(node for node in nodes if node is not first)
+    removed.uv.limits.answer_msecs = 50
+    raft_uv_set_connect_retry_delay(removed.io, 1)
+    assert raft_remove(first.raft, RaftChange(), removed.id, lambda req, status: None) == 0
+    unsettle([removed])  # the others tell it when it asks for their votes
+    run_until(loop, lambda: removed.raft.said.removed)
+    for node in nodes:
+        if node is not removed:
+            node.close()
+    run_until(loop, lambda: not removed.uv.clients and not removed.uv.aborting)
+    removed.close()
+    loop.close()
 
 
 @pytest.mark.parametrize("state", ["connected", "waiting", "connecting"])
@@ -186,11 +239,24 @@ def test_the_client_of_a_removed_server_ends(f: Answerer, state: str) -> None:
         f.claimed.accept().wait_end()
 
 
+@pytest.mark.parametrize("msecs", [0, -1, 1 << 63])
+def test_attempts_to_connect_have_a_pause(f: Answerer, msecs: int) -> None:
+    """One of 0 would make an attempt in every turn of the loop, one of less or more an exception from the timer."""
+    raft_uv_set_connect_retry_delay(f.io, msecs)
+    address = f"127.0.0.1:{unused_port()}"
+    f.configured(s1="127.0.0.1:9001", s2=address)
+    f.answer(2, address)
+    [client] = f.clients
+    run_until(f.loop, lambda: client.timer.active or client.failures > 1)
+    assert (client.failures, client.timer.active) == (1, True)
+    assert f.uv.connect_retry_delay >= 10
+
+
 # The core tells these.
 
 
 def test_the_core_tells_who_the_members_are() -> None:
-    """At the start, and within a tick of a change: a server that is being removed counts until that is committed."""
+    """It does at the start, and within a tick of a change: a server counts until its removal is committed."""
     s = leader()
     told: list[list[int]] = []
     s.io.configured = lambda io, servers: told.append([server.id for server in servers])
@@ -249,7 +315,7 @@ def test_addresses_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", [raft_bootstrap, raft_recover])
 def test_configurations_that_lead_nowhere_are_not_written(tmp_path: Path, call: object) -> None:
-    """Neither the first one nor one that is forced."""
+    """The first one is not, and one that is forced is not either."""
     loop = Loop()
     (tmp_path / "1").mkdir()
     node = Node(tmp_path / "1", 1, free_addresses(1), loop)
@@ -264,8 +330,33 @@ def test_configurations_that_lead_nowhere_are_not_written(tmp_path: Path, call: 
     loop.close()
 
 
+def test_a_member_under_another_spelling_is_refused(tmp_path: Path) -> None:
+    """raft_add, raft_bootstrap and raft_recover name the member; where a transport cannot tell, texts are compared."""
+    loop = Loop()
+    node = lone(tmp_path, loop)
+    port = node.members[1].partition(":")[2]
+    for address in (f"localhost:{port}", f"[::1]:{port}", f"127.0.0.1:0{port}", node.members[1]):
+        assert raft_add(node.raft, RaftChange(), 2, address, lambda req, status: None) == RAFT_DUPLICATEADDRESS
+    assert raft_add(node.raft, RaftChange(), 2, f"LOCALHOST:{port}", None) == RAFT_DUPLICATEADDRESS
+    assert raft_errmsg(node.raft) == f"'LOCALHOST:{port}' is '{node.members[1]}', which is server 1's"
+    node.transport.same_address = None
+    assert raft_add(node.raft, RaftChange(), 2, f"LOCALHOST:{port}", None) == 0
+    node.close()
+    (tmp_path / "2").mkdir()
+    node = Node(tmp_path / "2", 1, free_addresses(1), loop)
+    assert raft_init(node.raft, node.io, node.fsm, 1, "127.0.0.1:0") == 0
+    conf = RaftConfiguration()
+    for id, address in enumerate(("A:9001", "b:9001", "a:9001"), 1):
+        assert raft_configuration_add(conf, id, address, RAFT_VOTER) == 0
+    for call in (raft_bootstrap, raft_recover):
+        assert call(node.raft, conf) == RAFT_DUPLICATEADDRESS
+        assert raft_errmsg(node.raft) == "'a:9001' is 'A:9001', which is server 1's"
+    node.close()
+    loop.close()
+
+
 def test_other_transports_have_addresses_of_their_own(f: Answerer) -> None:
-    """A path, for example; without a check of the transport everything goes."""
+    """A path is one, for example; without a check of the transport everything goes."""
     assert f.io.check_address is not None
     assert f.io.check_address(f.io, "a path") == RAFT_INVALID
     f.transport.check_address = None
@@ -337,7 +428,7 @@ def test_warnings_about_peers_are_rationed(caplog: pytest.LogCaptureFixture, sta
 
 
 def test_a_peer_that_does_not_stand_a_size_is_spared_it() -> None:
-    """After the third time, with pauses that grow; smaller messages pass, and so do all when one was stood."""
+    """It is after the third time, with pauses that grow; smaller messages pass, and so do all when one was stood."""
     large = Large()
     now = 0
     for expected in (False, False, True):
@@ -363,7 +454,7 @@ def test_a_peer_that_does_not_stand_a_size_is_spared_it() -> None:
 
 
 def test_connections_that_end_for_other_reasons_are_no_matter_of_size() -> None:
-    """Small messages only, or a large one long ago."""
+    """They had small messages only, or a large one long ago."""
     large = Large()
     for _ in range(9):
         large.written(0, 1000)
@@ -389,8 +480,7 @@ def test_both_sides_are_told_of_what_is_too_large(tmp_path: Path, caplog: pytest
     """A follower that takes less than its leader: it names its limit, the leader the size; both lead and follow on."""
     loop = Loop()
     nodes = make_nodes(tmp_path, 3, loop)
-    run_until(loop, lambda: any(node.state == 3 for node in nodes))
-    [first] = [node for node in nodes if node.state == 3]
+    first = settled(nodes)
     for node in nodes:
         raft_uv_set_connect_retry_delay(node.io, 10)
         if node is not first:
@@ -444,7 +534,7 @@ def test_limits_are_those_of_the_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [-1, "8", 1.5, None])
 @pytest.mark.parametrize("name", ["payload", "queue", "answer_msecs"])
 def test_a_limit_that_is_none_is_refused_at_the_start(tmp_path: Path, name: str, value: Any) -> None:
-    """Not by an exception when somebody meets it, which would stop the server."""
+    """An exception when somebody meets it would stop the server."""
     t = UvIo(tmp_path)
     assert t.init() == 0
     try:

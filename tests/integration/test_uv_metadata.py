@@ -54,7 +54,7 @@ def test_a_missing_directory_is_not_found(tmp_path: Path) -> None:
 
 @covers("init/dirNotAccessible")
 def test_a_directory_that_its_owner_may_not_write_is_invalid(tmp_path: Path) -> None:
-    """By its mode, for root as well."""
+    """Its mode counts, for root as well."""
     tmp_path.chmod(0)
     try:
         instance = UvIo(tmp_path)
@@ -67,7 +67,7 @@ def test_a_directory_that_its_owner_may_not_write_is_invalid(tmp_path: Path) -> 
 
 @covers("init/metadataOneTooShort")
 def test_metadata_that_is_too_short_does_not_count(data: Dir, opener: Opener) -> None:
-    """A crash during the very first store; the file is removed."""
+    """A crash came during the very first store; the file is removed."""
     data.write("metadata1", bytes(16))
     loaded = opener.load()
     assert (loaded.rv, loaded.term, loaded.voted_for) == (0, 0, 0)
@@ -89,7 +89,7 @@ def test_metadata_that_is_too_short_does_not_count(data: Dir, opener: Opener) ->
     ],
 )
 def test_bad_metadata_is_refused(data: Dir, opener: Opener, files: list[bytes], code: int, text: str) -> None:
-    """Each with the text of the C library."""
+    """Each has the text of the C library."""
     for i, content in enumerate(files):
         data.write(f"metadata{i + 1}", content)
     instance = opener()
@@ -104,7 +104,7 @@ def test_bad_metadata_is_refused(data: Dir, opener: Opener, files: list[bytes], 
     "set_term/fourth",
 )
 def test_terms_go_to_the_two_files_in_turn(data: Dir, opener: Opener) -> None:
-    """Odd versions to metadata1, even ones to metadata2."""
+    """Odd versions go to metadata1, even ones to metadata2."""
     instance = opener().start()
     expected = {}
     for version in range(1, 5):
@@ -171,7 +171,7 @@ def test_bootstrap_writes_the_term_and_one_configuration_entry(data: Dir, opener
 
 @covers("bootstrap/termIsNonZero")
 def test_bootstrap_of_a_server_with_a_term_is_refused(opener: Opener) -> None:
-    """A second bootstrap."""
+    """A second bootstrap is refused so."""
     instance = opener().start()
     assert instance.io.bootstrap(instance.io, conf(1)) == 0
     assert instance.io.bootstrap(instance.io, conf(1)) == RAFT_CANTBOOTSTRAP
@@ -179,7 +179,7 @@ def test_bootstrap_of_a_server_with_a_term_is_refused(opener: Opener) -> None:
 
 
 def test_a_bootstrap_that_is_refused_leaves_nothing_behind(data: Dir, opener: Opener) -> None:
-    """Neither for a configuration that is too big, nor where a first segment exists (B20)."""
+    """It is refused for a configuration that is too big, and where a first segment exists (B20)."""
     instance = opener().start()
     large = conf(1)
     large.servers[0].address = "x" * BLOCK_SIZE
@@ -270,7 +270,7 @@ def test_metadata_older_than_log_or_snapshot_are_refused(data: Dir, opener: Open
 
 @covers("recover/newConfiguration")
 def test_recover_appends_the_configuration(opener: Opener) -> None:
-    """In the highest term that the log or the metadata have (B2)."""
+    """The entry has the highest term that the log or the metadata have (B2)."""
     instance = opener().start()
     io = instance.io
     assert io.bootstrap(io, conf(3)) == 0

@@ -4,23 +4,28 @@ Files are found by their path. A server that went on there would have half of it
 would cut, rename and remove files in one that it never made.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from io_uv import fs
 from pyraft import errors
-from tests.lib.uvtest import BLOCK_SIZE, UvIo, configuration, numbers
+from tests.lib.uvtest import BLOCK_SIZE, UvIo, configuration, numbers, run_until
 
 
 def moved(dir: Path, kind: str) -> Path:
-    """Move a directory away, and put a copy of it, an empty one or nothing in its place; return where it is now."""
+    """Move a directory away, put a copy, one of hard links, an empty one or nothing there; return where it is now."""
     away = dir.with_name("away")
     dir.rename(away)
     if kind == "copy":
         shutil.copytree(away, dir)
+    elif kind == "links":
+        shutil.copytree(away, dir, copy_function=os.link)
     elif kind == "empty":
         dir.mkdir()
     return away
@@ -45,13 +50,14 @@ def dir(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["gone", "copy", "empty"])
+@pytest.mark.parametrize("kind", ["gone", "copy", "links", "empty"])
 def test_nothing_is_acknowledged_in_another_directory(dir: Path, kind: str) -> None:
     """The next append fails and says why, likewise a term and a snapshot; no file of the other directory is touched."""
     f = UvIo(dir).start()
     assert f.io.set_term(f.io, 1) == 0
     f.append(3, BLOCK_SIZE)
-    f.wait_for("open-3")
+    # The reserve is made and filled: no thread is at a file while the directory is moved.
+    run_until(f.loop, lambda: len(f.uv.prepare_pool) == 2 and not f.uv.aborting)
     away = moved(dir, kind)
     before = contents(dir)
     why = "was moved away" if kind == "gone" else "another directory was put in the place of"
@@ -64,14 +70,16 @@ def test_nothing_is_acknowledged_in_another_directory(dir: Path, kind: str) -> N
     put = f.put(2)
     end(f)
     assert 0 not in put.statuses
-    assert contents(dir) == before
+    assert list(contents(dir)) == list(before)
+    if kind != "links":  # the file that was being written is in both
+        assert contents(dir) == before
     g = UvIo(away).start()
     assert numbers(g.loaded[5])[:3] == [1, 2, 3]
     g.close()
 
 
 def test_it_goes_on_when_the_directory_is_back(dir: Path) -> None:
-    """By itself, at the next attempt."""
+    """It does by itself, at the next attempt."""
     f = UvIo(dir).start()
     f.append(3)
     away = moved(dir, "empty")
@@ -94,7 +102,7 @@ def test_it_goes_on_when_the_directory_is_back(dir: Path) -> None:
 
 @pytest.mark.parametrize("call", ["load", "bootstrap"])
 def test_a_start_on_a_directory_that_was_replaced(dir: Path, call: str) -> None:
-    """Between raft_init and raft_start, or raft_bootstrap: the lock is on the other one."""
+    """It was between raft_init and raft_start, or raft_bootstrap: the lock is on the other one."""
     f = UvIo(dir)
     assert f.init() == 0
     moved(dir, "empty")
@@ -126,3 +134,24 @@ def test_a_relative_directory_stays_where_it_is(dir: Path, elsewhere: None) -> N
     assert numbers(g.loaded[5]) == [1, 2, 3, 4, 5, 6, 7]
     assert g.loaded[1] == 3
     g.close()
+
+
+def test_a_segment_whose_place_cannot_be_had_takes_two_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing fails for that; it is tried again with the next write, but not where statx is refused."""
+    t = UvIo(tmp_path).start()
+    asked: list[int] = []
+
+    def fails(fd: int, path: str) -> Any:
+        asked.append(fd)
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(fs, "place", fails)
+    for _ in range(3):
+        t.append(1, 64)
+    assert len(asked) == 3
+    t.uv.refusals.note("statx", OSError(errno.EPERM, ""))
+    t.append(1, 64)
+    assert len(asked) == 3
+    t.close()

@@ -94,7 +94,7 @@ def test_plain_against_tls(authority: Authority, pair: Pair, tmp_path: Path, cap
 
 
 def test_tls_against_plain(authority: Authority, pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The other way round."""
+    """It is the other way round here."""
     one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
     (tmp_path / "plain").mkdir()
     two = UvIo(tmp_path / "plain", "127.0.0.1:0", 2, pair.loop).start()
@@ -129,7 +129,7 @@ def test_connections_that_a_peer_does_not_keep_are_told(tmp_path: Path, caplog: 
 def test_an_acceptor_that_does_not_answer_is_believed_after_a_while(
     authority: Authority, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As older versions do not."""
+    """Older versions do not answer."""
     monkeypatch.setattr(tcp_common, "WELCOME", b"")
     monkeypatch.setattr(tcp_connect, "_WELCOME_SECONDS", 0.02)
     one = pair.add(1, tls_init(authority, "one", "raft-server-1"))
@@ -257,18 +257,22 @@ def test_noise_is_no_news(authority: Authority, pair: Pair, caplog: pytest.LogCa
 
 
 def test_limits_that_are_met_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of connections, in their handshake and behind it; of the queue; of an address; and an id that is there twice."""
+    """They are of connections, in their handshake and behind it; of the queue; of an address; an id is there twice."""
     one = UvIo(tmp_path, "127.0.0.1:0").start()
     one.uv.limits.connections = 2
     one.uv.limits.queue = 1 << 10
     assert one.io.start(one.io, 60_000, lambda io: None, lambda io, message: None) == 0
     port = port_of(one.transport)
     peers = []
-    for data in (b"", b"", b"", handshake(2, "x"), handshake(3, "x"), handshake(4, "x")):
-        peers.append(connect(one.loop, port))
-        if data:
-            peers[-1].send(data)
-        one.loop.run(2)
+    accepting = one.transport.impl.accepting
+    for id in (0, 0, 0, 2, 3, 4):
+        peer = connect(one.loop, port)
+        peers.append(peer)
+        name = peer.sock.getsockname()
+        run_until(one.loop, lambda name=name: name in [each.stream.getpeername() for each in accepting])
+        if id:
+            peer.send(handshake(id, "x"))
+            run_until(one.loop, lambda id=id: id in [server.id for server in one.uv.servers])
     run_until(one.loop, lambda: said(caplog, "more than 2 connections are in their handshake"))
     text = "more than 2 peers are connected: the one silent longest goes, server 2 at x"
     run_until(one.loop, lambda: said(caplog, text))

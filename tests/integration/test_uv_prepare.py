@@ -1,5 +1,6 @@
 """The reserve of open segments of io_uv, and how it is filled with zeros ahead of time."""
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from io_uv import fs, prepare, raft_uv_set_segment_size
 from io_uv.failure import Failure
 from io_uv.refusal import REFUSED
 from pyraft import errors
-from tests.lib.uvtest import UvIo, numbers, run_until
+from tests.lib.uvtest import DEADLINE_SECONDS, UvIo, numbers, run_until
 
 PIECES = 8
 SIZE = PIECES * prepare.FILL_PIECE
@@ -24,6 +25,8 @@ class Filler:
         self.gate = threading.Event()
         self.gate.set()
         self.pieces: list[int] = []
+        self.files: list[str] = []
+        """The names of the segments that the pieces belong to."""
         self.begun = threading.Event()
         self.synced: list[int] = []
         pwrite, fdatasync = fs.pwrite, fs.fdatasync
@@ -31,9 +34,10 @@ class Filler:
         def held(fd: int, data: Any, offset: int) -> int:
             if threading.current_thread().name.startswith("pyuv-worker"):
                 assert not any(data)
+                self.files.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
                 self.pieces.append(offset)
                 self.begun.set()
-                self.gate.wait(20)
+                self.gate.wait(DEADLINE_SECONDS)
             return pwrite(fd, data, offset)
 
         def noted(fd: int) -> None:
@@ -73,8 +77,8 @@ def test_reserve_is_filled(t: UvIo, filler: Filler) -> None:
 
 def test_request_stops_the_filler_and_waits_for_it(t: UvIo, filler: Filler) -> None:
     """A segment that is needed while it is being filled leaves the pool after the piece under way."""
-    t.append()
     filler.gate.clear()
+    t.append()
     run_until(t.loop, filler.begun.is_set)
     waiting = [t.submit(1, SIZE - 4096), t.submit()]
     turned: list[bool] = []
@@ -84,7 +88,7 @@ def test_request_stops_the_filler_and_waits_for_it(t: UvIo, filler: Filler) -> N
     filler.gate.set()
     t.wait(*waiting)
     assert filler.pieces[0] == 0
-    assert filler.pieces.count(prepare.FILL_PIECE) <= 1, "the filler of the first segment went on"
+    assert filler.files.count(filler.files[0]) == 1, "the filler of the first segment went on"
     fresh = t.reopen()
     assert numbers(fresh.loaded[5]) == [1, 2, 3]
     fresh.close()
@@ -103,8 +107,8 @@ def test_no_append_waits_for_the_whole_filling(t: UvIo, filler: Filler, monkeypa
 
 def test_close_while_filling(t: UvIo, filler: Filler) -> None:
     """io.close stops the filler, waits for the piece under way and removes the segment."""
-    t.append()
     filler.gate.clear()
+    t.append()
     run_until(t.loop, filler.begun.is_set)
     closed = t.begin_close()
     turned: list[bool] = []
@@ -130,6 +134,7 @@ def test_order_of_counters(t: UvIo) -> None:
 def test_made_durable_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A segment whose directory cannot be synced is not used, as its name might not be durable."""
     t = UvIo(tmp_path).start()
+    t.uv.disk_retry_delay = 3_600_000  # nothing is made but for the test's appends
 
     def refuse(dir: str) -> None:
         raise Failure(errors.RAFT_IOERR, "fsync directory: i/o error")
@@ -172,3 +177,52 @@ def test_filling_ends_where_direct_writes_are_refused(
     fresh = t.reopen()
     assert numbers(fresh.loaded[5]) == [1, 2, 3]
     fresh.close()
+
+
+def full(t: UvIo) -> None:
+    """Wait until the reserve is made and nobody fills it any more."""
+    run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and not t.uv.aborting and t.uv.prepare_inflight is None)
+
+
+def test_no_more_is_filled_than_the_last_segments_needed(t: UvIo, filler: Filler) -> None:
+    """Each snapshot closes the segment in use, which is nearly empty where they follow each other closely."""
+    t.append()
+    full(t)
+    index = 1
+    for _ in range(4):
+        filler.pieces.clear()
+        t.wait(t.put(index))
+        t.append(2)
+        index += 2
+        full(t)
+    assert filler.pieces == [0], "one piece is enough for two entries"
+    assert {idle.filled for idle in t.uv.prepare_pool} == {prepare.FILL_PIECE}
+    assert 0 < max(t.uv.prepare_used) < prepare.FILL_PIECE
+    fresh = t.reopen()
+    assert numbers(fresh.loaded[5])[-2:] == [index - 1, index]
+    fresh.close()
+
+
+def test_what_was_filled_too_little_is_filled_further(t: UvIo, filler: Filler) -> None:
+    """When segments are used up again, those in reserve get the rest, behind what they have."""
+    t.append()
+    index = 1
+    for _ in range(4):
+        t.wait(t.put(index))
+        t.append()
+        index += 1
+        full(t)
+    filler.pieces.clear()
+    for _ in range(3):
+        t.append(1, SIZE - 4096)
+        full(t)
+    assert [idle.filled for idle in t.uv.prepare_pool] == [SIZE] * 2
+    # One that was filled for one entry goes on behind its first piece.
+    assert filler.pieces.count(prepare.FILL_PIECE) > filler.pieces.count(0)
+
+
+def test_a_failed_write_that_left_nothing_tells_nothing_of_what_is_needed(t: UvIo) -> None:
+    """A segment that was closed empty does not count."""
+    before = t.uv.prepare_used
+    prepare.used(t.uv, 0)
+    assert t.uv.prepare_used == before

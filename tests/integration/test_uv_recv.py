@@ -203,7 +203,7 @@ def test_peers_are_told_apart(f: Receiver) -> None:
     assert all(message.timeout_now.term == message.server_id for message in f.received)
 
 
-# Peers that are none.
+# Strangers.
 
 
 @covers("recv/badProtocol")
@@ -359,6 +359,22 @@ def test_an_exception_of_the_callback_is_reported(tmp_path: Path) -> None:
     assert [type(exc) for exc in f.reported] == [ValueError]
     f.close()
     f.peers[0].close()
+
+
+def test_a_message_that_there_is_no_memory_for_ends_the_connection(
+    f: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its rest could not be told from the next message; the log says so, and nothing is raised on the loop."""
+    peer = f.peer()
+    run_until(f.loop, lambda: f.uv.servers)
+
+    def short(data: bytes) -> None:
+        raise MemoryError
+
+    assert not f.uv.servers[0]._take(short, b"")
+    peer.wait_end()
+    assert f.reported == []
+    assert "no memory for a message of the peer" in caplog.text
 
 
 # Closing and listening.

@@ -1,5 +1,6 @@
 """io.send: messages on their way to a peer that is there, comes and goes, does not read, or never existed."""
 
+import select
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from pyraft.types import RAFT_COMMAND, RAFT_VOTER, RaftConfiguration, RaftEntry,
 from tests.lib import messages as m
 from tests.lib.covers import covers
 from tests.lib.peer import PeerServer, unused_port
-from tests.lib.uvtest import Outcome, UvIo, run_until
+from tests.lib.uvtest import DEADLINE_SECONDS, Outcome, UvIo, run_until
 
 PEER = 2
+LONG = 3_600_000
+"""A retry delay that no test waits for."""
 
 
 class Sender(UvIo):
@@ -316,11 +319,22 @@ def test_a_message_after_io_close_is_refused(f: Sender) -> None:
 # Connections that break.
 
 
+def reset(f: Sender) -> None:
+    """Have the peer reset the connection, and wait until the system knows. The client, without a turn, does not."""
+    connection = f.peer.accept()
+    connection.read_handshake()
+    connection.read_message()
+    connection.reset()
+    poll = select.poll()
+    poll.register(f.uv.clients[0].stream.fileno(), 0)
+    assert poll.poll(1000 * DEADLINE_SECONDS)
+
+
 @covers("send/reconnectAfterWriteError")
 def test_a_write_error_leads_to_a_new_connection(f: Sender) -> None:
     """The message whose write failed gets RAFT_IOERR, the next one a new connection."""
     assert f.send() == 0
-    f.peer.accept().close()
+    reset(f)
     assert f.send() == RAFT_IOERR
     assert f.send() == 0
     assert f.peer.accept().read_handshake() == (1, "127.0.0.1:9001")
@@ -330,7 +344,7 @@ def test_a_write_error_leads_to_a_new_connection(f: Sender) -> None:
 def test_all_messages_of_a_failed_write_are_called_back(f: Sender) -> None:
     """Two messages under way when the peer dies both get RAFT_IOERR."""
     assert f.send() == 0
-    f.peer.accept().close()
+    reset(f)
     outcomes = [f.submit_send(), f.submit_send()]
     f.wait(*outcomes)
     assert [outcome.statuses for outcome in outcomes] == [[RAFT_IOERR], [RAFT_IOERR]]
@@ -353,7 +367,7 @@ def test_a_peer_that_ends_the_connection_is_noticed_at_once(f: Sender, how: str)
 
 def test_a_peer_that_accepts_and_hangs_up_is_not_hammered(f: Sender) -> None:
     """A connection that did not last the retry delay is followed by that delay."""
-    raft_uv_set_connect_retry_delay(f.io, 10_000)
+    raft_uv_set_connect_retry_delay(f.io, LONG)
     outcome = f.submit_send()
     f.peer.accept().close()
     client = f.uv.clients[0]
@@ -364,7 +378,7 @@ def test_a_peer_that_accepts_and_hangs_up_is_not_hammered(f: Sender) -> None:
 
 def test_one_short_connection_after_a_lasting_one_is_forgiven(f: Sender) -> None:
     """Both ends may have a reason of their own to begin anew: the delay comes with the second short connection."""
-    raft_uv_set_connect_retry_delay(f.io, 10_000)
+    raft_uv_set_connect_retry_delay(f.io, LONG)
     f.submit_send()
     client = f.uv.clients[0]
     run_until(f.loop, lambda: client.stream is not None)
@@ -373,7 +387,7 @@ def test_one_short_connection_after_a_lasting_one_is_forgiven(f: Sender) -> None
         connection.read_handshake()
         run_until(f.loop, lambda: client.stream is not None)
         if lasted:
-            client.connected_at -= 10_000
+            client.connected_at -= LONG
         connection.close()
     again = f.peer.accept()
     again.read_handshake()
@@ -384,13 +398,13 @@ def test_one_short_connection_after_a_lasting_one_is_forgiven(f: Sender) -> None
 
 def test_one_failed_attempt_after_a_lasting_connection_is_forgiven(f: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that was not ready for a moment is reached without the delay, which follows the second failure."""
-    raft_uv_set_connect_retry_delay(f.io, 10_000)
+    raft_uv_set_connect_retry_delay(f.io, LONG)
     f.submit_send()
     connection = f.peer.accept()
     connection.read_handshake()
     client = f.uv.clients[0]
     run_until(f.loop, lambda: client.stream is not None)
-    client.connected_at -= 10_000
+    client.connected_at -= LONG
     attempts: list[bool] = []
     connect = f.transport.connect
 
@@ -508,7 +522,7 @@ def test_closing_cancels_a_connect(f: Sender) -> None:
 
 def test_closing_while_waiting_for_a_retry_is_immediate(f: Sender) -> None:
     """A client that waits for its next attempt to connect does not hold io.close up."""
-    raft_uv_set_connect_retry_delay(f.io, 3_600_000)
+    raft_uv_set_connect_retry_delay(f.io, LONG)
     outcome = f.submit_send(f.to_peer(f.message(), f"127.0.0.1:{unused_port()}"))
     run_until(f.loop, lambda: f.uv.clients[0].timer.active)
     f.wait(f.begin_close())

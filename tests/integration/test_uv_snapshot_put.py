@@ -16,7 +16,7 @@ from io_uv.failure import Failure
 from pyraft import errors
 from pyraft.types import RaftIoSnapshotGet, RaftIoSnapshotPut, RaftSnapshot
 from tests.lib.covers import covers
-from tests.lib.uvtest import Outcome, UvIo, numbers, run_until, snapshot
+from tests.lib.uvtest import DEADLINE_SECONDS, Outcome, UvIo, numbers, run_until, snapshot
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_own_snapshot_does_not_stop_appends(t: UvIo, monkeypatch: pytest.MonkeyP
     """While a snapshot is written appends go on, in new segments; during an install they wait."""
     gate = threading.Event()
     write = snapshot_file.write
-    monkeypatch.setattr(snapshot_file, "write", lambda *args: (gate.wait(20), write(*args))[1])
+    monkeypatch.setattr(snapshot_file, "write", lambda *args: (gate.wait(DEADLINE_SECONDS), write(*args))[1])
     t.append()
     own = t.put(1, trailing=10)
     t.append()
@@ -305,6 +305,7 @@ def test_nothing_follows_an_install_before_the_former_log_has_gone(
 
 def test_close_gives_an_install_up_whose_former_log_cannot_be_removed(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside io.close, with the reason. The next start finds the snapshot and removes the log."""
+    t.uv.disk_retry_delay = 3_600_000  # it waits between two attempts for as long as the test looks
     t.append(10)
     with monkeypatch.context() as patch:
         failed = fail_to_remove(patch, "-0", 1 << 30)
@@ -423,7 +424,7 @@ def test_get_of_a_damaged_snapshot(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> 
     """A fault in the snapshot reaches the callback as a code, and errmsg as a text."""
     put(t, 1)
 
-    def damaged(dir: str, info: object) -> None:
+    def damaged(*given: object) -> None:
         raise Failure(errors.RAFT_CORRUPT, "read x: checksum mismatch")
 
     monkeypatch.setattr(snapshot_file, "read", damaged)

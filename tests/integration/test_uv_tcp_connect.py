@@ -12,6 +12,7 @@ from io_uv.pyuv import UV_RUN_NOWAIT
 from pyraft.errors import RAFT_CANCELED, RAFT_NOCONNECTION
 from tests.lib.covers import covers
 from tests.lib.peer import PeerServer, Transport, resolver, unused_port
+from tests.lib.uvtest import DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -64,7 +65,13 @@ def test_an_address_that_does_not_answer_is_given_up(
     f: Transport, peer: PeerServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the time for an attempt the next address is tried."""
-    f.t.impl.limits.connect_msecs = 50
+    try_next = tcp_dial._try_next
+
+    def with_patience_for_the_last(attempt: tcp_dial.Attempt) -> None:
+        f.t.impl.limits.connect_msecs = 50 if len(attempt.addresses) > 1 else 3_600_000
+        try_next(attempt)
+
+    monkeypatch.setattr(tcp_dial, "_try_next", with_patience_for_the_last)
     with socket.socket() as full:
         # A listener with a full backlog answers nobody.
         full.bind(("127.0.0.1", 0))
@@ -79,6 +86,8 @@ def test_an_address_that_does_not_answer_is_given_up(
         monkeypatch.setattr(socket, "getaddrinfo", resolver({"any-host": addresses}))
         assert f.connect("any-host:9001") == 0
         expect_connected(f, peer)
+        monkeypatch.undo()
+        f.t.impl.limits.connect_msecs = 50
         assert f.connect(f"127.0.0.1:{full.getsockname()[1]}") == 0
         f.run_until(lambda: len(f.connected) == 2)
         assert f.connected[1] == (None, RAFT_NOCONNECTION)
@@ -156,7 +165,7 @@ def test_closing_does_not_wait_for_a_name_server(f: Transport, monkeypatch: pyte
         if args[5] & socket.AI_NUMERICHOST:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         asked.set()
-        answer.wait(30)
+        answer.wait(DEADLINE_SECONDS)
         answered.set()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))]
 

@@ -217,6 +217,9 @@ def test_a_name_that_is_too_long_is_refused() -> None:
     transport, rv = listening("x" * 1025)
     assert rv == RAFT_NAMETOOLONG
     assert raft_uv_tcp_set_bind_address(transport.t, "x:" + "9" * 32) == RAFT_INVALID
+    for wrong in ("\ud800:1", "a\n:1", 9001, None):
+        assert raft_uv_tcp_set_bind_address(transport.t, wrong) == RAFT_INVALID  # type: ignore[arg-type]
+    assert raft_uv_tcp_set_bind_address(RaftUvTransport(), "127.0.0.1:0") == RAFT_INVALID
     assert transport.t.impl.bind_address is None
     transport.close()
 
@@ -344,7 +347,7 @@ def test_closing_a_transport_that_never_listened_calls_back_at_once() -> None:
 
 
 def test_the_handshake_is_that_of_c() -> None:
-    """Word 1, id, length of the address padded to words, address."""
+    """It is word 1, id, length of the address padded to words, address."""
     expected = words(1, 1, 16) + b"127.0.0.1:9001\0\0"
     assert encode_handshake(1, "127.0.0.1:9001") == expected
     assert encode_handshake(1, "12345678") == words(1, 1, 16) + b"12345678" + bytes(8)

@@ -319,6 +319,9 @@ def subject(*names: tuple[str, str]) -> dict[str, Any]:
         ([("IP Address", "127.0.0.1")], 7, "127.0.0.2:9001", False),
         ([("IP Address", "0:0:0:0:0:0:0:1\n")], 7, "[::1]:9001", True),
         ([("DNS", "Host.example")], 7, "host.EXAMPLE:9001", True),
+        ([("DNS", "xn--bcher-kva.example")], 7, "B\u00fccher.example:9001", True),
+        ([("DNS", "xn--bcher-kva.example")], 7, "bucher.example:9001", False),
+        ([("DNS", "a.example\0.b")], 7, "a.example:9001", False),
         ([("DNS", "*.example")], 7, "host.example:9001", False),
         ([("DNS", "*.example")], 7, "*.example:9001", False),
         ([("DNS", "*")], 7, "*:9001", False),
@@ -511,7 +514,7 @@ def test_lists_without_cryptography_are_refused(
 
 
 def test_another_version_of_the_transport_is_refused(authority: Authority) -> None:
-    """As raft_uv_tcp_init does."""
+    """raft_uv_tcp_init refuses it too."""
     transport, loop = RaftUvTransport(), Loop()
     transport.version = 2
     files = authority.issue("one", "raft-server-1")

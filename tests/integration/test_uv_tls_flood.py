@@ -77,7 +77,7 @@ def test_a_flood_from_many_hosts_does_not_push_out_peers_of_one(target: Target) 
 
 
 def test_a_flood_from_a_peers_host_pushes_out_its_own(target: Target) -> None:
-    """Not a newcomer's from elsewhere, although nobody has proven himself there."""
+    """A newcomer's from elsewhere stays, although nobody has proven himself there."""
     target.connect(OTHER)
     for _ in range(10):
         target.connect(PEER)

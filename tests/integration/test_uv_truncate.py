@@ -11,7 +11,7 @@ from io_uv import fs, retry, segment
 from io_uv.failure import Failure
 from pyraft import errors
 from tests.lib.covers import covers
-from tests.lib.uvtest import UvIo, numbers, run_until
+from tests.lib.uvtest import DEADLINE_SECONDS, UvIo, numbers, run_until
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_attempt_that_fails_while_closing_is_no_success(
     def failing(*args: object) -> None:
         attempts.append(args)
         if len(attempts) == 2:
-            gate.wait(20)
+            gate.wait(DEADLINE_SECONDS)
         raise Failure(errors.RAFT_IOERR, "unlink: i/o error")
 
     t.append(4)
@@ -272,7 +272,7 @@ def test_one_attempt_at_a_time(t: UvIo, monkeypatch: pytest.MonkeyPatch) -> None
         try:
             if len(attempts) == 1:
                 raise Failure(errors.RAFT_IOERR, "unlink: i/o error")
-            gate.wait(20)
+            gate.wait(DEADLINE_SECONDS)
             truncate_log(dir, infos, index)
         finally:
             running.release()

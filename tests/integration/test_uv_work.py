@@ -10,7 +10,7 @@ import pytest
 from pyraft import errors
 from pyraft.types import RaftIoAsyncWork
 from tests.lib.covers import covers
-from tests.lib.uvtest import Outcome, UvIo, run_until
+from tests.lib.uvtest import DEADLINE_SECONDS, Outcome, UvIo, run_until
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_close_waits(t: UvIo) -> None:
     gate = threading.Event()
     order: list[str] = []
     req = RaftIoAsyncWork()
-    req.work = lambda req: 0 if gate.wait(20) else 1
+    req.work = lambda req: 0 if gate.wait(DEADLINE_SECONDS) else 1
     t.io.async_work(t.io, req, lambda req, status: order.append(f"work {status}"))
     t.closed = True
     t.io.close(t.io, lambda io: order.append("close"))

@@ -1,6 +1,11 @@
-"""Builds the C server once, or says why the tests beside it cannot run."""
+"""Builds the C server once, or says why the tests beside it cannot run.
+
+C_RAFT_FLAGS in the environment has the compiler take another build than the installed libraft, cowsql's for instance:
+`C_RAFT_FLAGS="-DTRANSPORT_VERSION=1 -I/tmp/cowsql/include -L/tmp/cowsql -Wl,-rpath,/tmp/cowsql"`.
+"""
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,12 +16,16 @@ import pytest
 from tests.interop.driver import HERE, Workshop
 
 
+def _flags() -> list[str]:
+    return shlex.split(os.environ.get("C_RAFT_FLAGS", ""))
+
+
 def _missing(compiler: str | None) -> str:
     if compiler is None:
         return "no C compiler"
     probe = "#include <raft.h>\n#include <raft/uv.h>\nint main(void) { return raft_strerror(1) == 0; }\n"
     done = subprocess.run(
-        [compiler, "-x", "c", "-", "-o", os.devnull, "-lraft", "-luv"],
+        [compiler, *_flags(), "-x", "c", "-", "-o", os.devnull, "-lraft", "-luv"],
         input=probe,
         capture_output=True,
         text=True,
@@ -36,7 +45,7 @@ def c_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(problem)
     program = tmp_path_factory.mktemp("c") / "server"
     assert compiler is not None
-    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
+    flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *_flags()]
     subprocess.run([compiler, *flags, "-o", program, HERE / "server.c", "-lraft", "-luv"], check=True)
     return program
 

@@ -359,6 +359,9 @@ int main(int argc, char *argv[])
     setvbuf(stdout, NULL, _IOLBF, 0);
     crc_init();
     uv_loop_init(&loop);
+#ifdef TRANSPORT_VERSION /* The field is there since 0.16, and has to be set. */
+    transport.version = TRANSPORT_VERSION;
+#endif
     rv = raft_uv_tcp_init(&transport, &loop);
     if (rv == 0) {
         rv = raft_uv_init(&io, &loop, argv[1], &transport);

@@ -177,7 +177,9 @@ def peer() -> Iterator[Peer]:
 
 def pair(workshop: Workshop, kind: str, peer: Peer, address: str) -> Node:
     """Server 1 of a cluster of two whose other member the test plays."""
-    node = workshop.node(kind, 1, workshop.root / kind, threshold=4, trailing=1, compression=0, blob=24)
+    settings = {"threshold": 4, "trailing": 1, "compression": 0, "blob": 24}
+    # The test answers each request for a vote once: nobody stands again while the machine stands still for a second.
+    node = workshop.node(kind, 1, workshop.root / kind, election=3000, heartbeat=100, **settings)
     node.address = address
     other = workshop.node(kind, 2, workshop.root / "never run")
     other.address = peer.address

@@ -7,7 +7,7 @@ import pytest
 from tests.interop.driver import LEADER, Cluster, Node, Workshop, until
 from tests.interop.relay import Relay
 
-SETTINGS: dict[str, Any] = {"election": 1000, "heartbeat": 50, "retry": 100, "threshold": 10_000}
+SETTINGS: dict[str, Any] = {"election": 3000, "heartbeat": 50, "retry": 100, "threshold": 10_000}
 COMMON, LEFT_OVER, NEW = 60, 30, 40
 PAYLOAD = 512
 

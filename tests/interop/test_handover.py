@@ -126,7 +126,7 @@ def garbage(dirty: bytes) -> dict[str, bytes]:
 def test_reads_an_open_segment_with_a_torn_tail(workshop: Workshop, writer: str, reader: str) -> None:
     """An interrupted write may have left anything behind the last good batch: no acknowledged entry is lost."""
     history = History(seed=3)
-    node = workshop.node(writer, 1, segment=MIB)
+    node = workshop.node(writer, 1, segment=4 * MIB)
     node.open()
     node.bootstrap([node])
     node.start()

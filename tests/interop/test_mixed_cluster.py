@@ -8,6 +8,8 @@ import pytest
 from tests.interop.driver import SPARE, VOTER, Cluster, Failed, Node, Workshop, until
 
 SETTINGS: dict[str, Any] = {
+    "election": 3000,
+    "heartbeat": 100,
     "threshold": 150,
     "trailing": 30,
     "segment": 262144,
@@ -15,7 +17,10 @@ SETTINGS: dict[str, Any] = {
     "retry": 100,
     "install": 3000,
 }
-"""A leader that happens to send the snapshot before its newest one waits for the install timeout: keep that short."""
+"""A leader that happens to send the snapshot before its newest one waits for the install timeout: keep that short.
+
+Leaders change by transfers only: none loses its leadership because the machine stands still for a second or two.
+"""
 
 MEMBERS = {"3 with one C": ["c", "py", "py"], "3 with two C": ["c", "c", "py"], "5": ["c", "py", "c", "py", "py"]}
 

@@ -2,7 +2,7 @@
 
 Duty: `World` for the tests of pyraft.aio; `run` gives a scenario a loop and a deadline, `refused` expects a RaftError.
 
-Failure modes: a scenario that hangs fails after 20 seconds.
+Failure modes: a scenario that hangs fails after two minutes.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     """Run a scenario on a loop of its own."""
 
     async def main() -> None:
-        await asyncio.wait_for(scenario(), 20)
+        await asyncio.wait_for(scenario(), 120)
 
     asyncio.run(main())
 

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 def find() -> str | None:
     """Return the path of a chromium, None if there is none."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def is_missed() -> bool:
+    """Return whether tests that need one skip, as there is none. In continuous integration they fail instead."""
+    return find() is None and os.environ.get("CI") != "true"
 
 
 class Page:
@@ -53,7 +58,7 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 40) -> None:
+    async def until(self, expression: str, seconds: float = 120) -> None:
         """Wait until an expression is true."""
 
         async def poll() -> None:
@@ -65,23 +70,42 @@ class Page:
         except (asyncio.TimeoutError, TimeoutError):
             raise AssertionError(f"{expression} is not true: {await self.value('document.body.innerText')}") from None
 
-    async def picture(self, path: Path, width: int, height: int, scheme: str = "light") -> None:
-        """Write what is seen in a window of that size to a PNG file."""
+    async def resize(self, width: int, height: int, scheme: str = "light", *, still: bool = False) -> None:
+        """Have a window of that size, light or dark; `still` for somebody who wants nothing to move."""
         await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
-        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        found = await self.call("Page.captureScreenshot")
+        media = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce" if still else "no-preference"}
+        await self.call(
+            "Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in media.items()]
+        )
+
+    async def press(self, key: str) -> None:
+        """Press a key, by its name in JavaScript."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        text = {"text": "\r"} if key == "Enter" else {}
+        more = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **more, **text)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **more)
+
+    async def picture(self, path: Path, width: int, height: int, scheme: str = "light", *, whole: bool = False) -> None:
+        """Write what is seen in a window of that size to a PNG file, `whole` with what is below it."""
+        await self.resize(width, height, scheme)
+        found = await self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
 
 @contextlib.asynccontextmanager
-async def browser(directory: Path) -> AsyncIterator[Page]:
-    """Yield a page of a browser that ends with the block; its profile is in `directory`."""
+async def browser(directory: Path, inside: Sequence[str] = ()) -> AsyncIterator[Page]:
+    """Yield a page of a browser that ends with the block; its profile and home are in `directory`.
+
+    `inside` is a command that runs the one behind it, the browser, somewhere else.
+    """
     program = find()
-    assert program is not None
+    assert program is not None, f"there is none of {', '.join(NAMES)}"
     port_file = directory / "DevToolsActivePort"
     process = await asyncio.create_subprocess_exec(
+        *inside,
         program,
         *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
         *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),

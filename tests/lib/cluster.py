@@ -330,7 +330,7 @@ class Cluster:
     # Orders.
 
     def elect(self, i: int) -> None:
-        """Make server `i` leader; there must be none."""
+        """Make server `i` leader; nobody may lead before."""
         fx.raft_fixture_elect(self.f, i)
         assert self.leader == i
 

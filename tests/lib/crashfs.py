@@ -514,3 +514,18 @@ class Replay:
             for _ in range(more):
                 changes = {ino: [op for op in pending if rng.random() < 0.5] for ino, pending in dirty.items()}
                 yield self.image(rng.choice(names), changes)
+
+
+def cuts(memory: MemoryFs, rng: random.Random) -> Iterator[Image]:
+    """Yield what a power cut may leave behind each event of a journal, once: files that are set aside do not count."""
+    replay, seen = Replay(memory.base), set()
+    for event in memory.journal:
+        if event[0] == "note":
+            continue
+        replay.step(event)
+        for image in replay.losses(rng, 1):
+            kept = {name: content for name, content in image.files.items() if not name.startswith("corrupt-")}
+            key = hash(tuple(sorted(kept.items())))
+            if key not in seen:
+                seen.add(key)
+                yield image

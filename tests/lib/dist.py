@@ -2,7 +2,8 @@
 
 Duty: an sdist, which must hold every file under version control, and from it a wheel, which must hold the packages and
 nothing else. The wheel goes into a new environment, with what it asks for and nothing else; there its version, the
-README's programs and a cluster are run, the latter two from the unpacked sdist without its packages.
+README's programs and a cluster are run, the latter two from the unpacked sdist without its packages, and both type
+checkers find in programs that use it what they find in the source tree.
 
 With --compiled the wheel is compiled, and where auditwheel and patchelf are to be had it is turned into one that other
 Linux systems take, too: then dist/ has a manylinux wheel, else one for this system alone, and that is said.
@@ -17,10 +18,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from pyraft import _build
+from tests.lib.typecheck import RIGHT, ROOT, WRONG, misjudged, mypy, pyright
+
 DIST = ROOT / "dist"
 WORK = ROOT / "build" / "dist"
 MADE_BY_SETUPTOOLS = ("PKG-INFO", "setup.cfg", "pyraft_uv.egg-info/")
@@ -78,6 +82,9 @@ def check_wheel(wheel: Path, compiled: bool) -> None:
     ]
     for name in ("pyraft/py.typed", "io_uv/py.typed", *documents):
         assert name in names, name
+    (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+    links = _build.LINK.findall(zipfile.ZipFile(wheel).read(metadata).decode())
+    assert links == [], "they lead nowhere where nothing but this text is"
     assert any(name.endswith(".so") for name in names) == compiled
 
 
@@ -119,6 +126,18 @@ def check_installed(sdist: Path, wheel: Path, compiled: bool) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pytest")
     print(run(python, "-m", "pytest", "-q", "tests/integration/test_readme.py", "tests/unit/test_install.py", cwd=top))
     print(run(python, "examples/cluster.py", "--servers", "3", "--seconds", "5", cwd=top))
+    check_types(python)
+
+
+def check_types(python: Path) -> None:
+    """Both checkers see the types of the installed packages: they find each mistake, and nothing else."""
+    for checker in (mypy, pyright):
+        say(f"{checker.__name__} on programs that use what is installed")
+        # Elsewhere, as checkers look for settings in the folders above, and for packages beside these.
+        with tempfile.TemporaryDirectory() as programs:
+            copies = [Path(shutil.copy(path, programs)) for path in (RIGHT, *WRONG)]
+            problems = misjudged(checker(*copies, python=str(python), cwd=Path(programs)))
+        assert problems == [], "\n".join(problems)
 
 
 def main() -> None:

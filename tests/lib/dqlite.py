@@ -1,4 +1,4 @@
-"""Databases as dqlite has them, for tests: images in WAL mode, and the transactions of a leader."""
+"""Databases as dqlite has them, for tests: images in WAL mode, the transactions of a leader, and snapshots."""
 
 import sqlite3
 import struct
@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 
 from io_uv.dqlite import commands
+from io_uv.dqlite.machine import DqliteFsm
+from pyraft.types import as_bytes
 
 PAGE = 4096
 
@@ -21,6 +23,17 @@ def database(*statements: str) -> bytes:
             connection.execute(statement)
         connection.close()
         return path.read_bytes()
+
+
+def taken(fsm: DqliteFsm) -> bytes:
+    """Take a snapshot."""
+    rv, bufs = fsm.snapshot(fsm)
+    assert rv == 0
+    data = b"".join(bytes(as_bytes(buf)) for buf in bufs)
+    bufs = []
+    assert fsm.snapshot_finalize is not None
+    assert fsm.snapshot_finalize(fsm, []) == 0
+    return data
 
 
 class Source:
@@ -48,15 +61,16 @@ class Source:
             self._seen, self._salt = 32, wal[16:24]
         entries: list[bytes] = []
         numbers: list[int] = []
-        pages = b""
+        pages: list[bytes] = []
         while self._seen < len(wal) and wal[self._seen + 8 : self._seen + 16] == self._salt:
             number, commit = struct.unpack_from(">2I", wal, self._seen)
             numbers.append(number)
-            pages += wal[self._seen + 24 : self._seen + 24 + self.page_size]
+            pages.append(wal[self._seen + 24 : self._seen + 24 + self.page_size])
             self._seen += 24 + self.page_size
             if commit:
-                entries.append(commands.Frames(self.name, self.page_size, tuple(numbers), memoryview(pages)).encode())
-                numbers, pages = [], b""
+                content = memoryview(b"".join(pages))
+                entries.append(commands.Frames(self.name, self.page_size, tuple(numbers), content).encode())
+                numbers, pages = [], []
         return entries
 
     def checkpoint(self) -> None:

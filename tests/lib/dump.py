@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.lib import messages as msg
 
-APART = ("cb", "data", "encoded", "exception", "flush", "fsm", "io", "lane", "raft", "resume", "tracer")
+APART = ("alike", "cb", "data", "encoded", "exception", "flush", "fsm", "io", "lane", "raft", "resume", "tracer")
 """Fields that are not compared: they lead elsewhere, or are what makes the difference."""
 
 

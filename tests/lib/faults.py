@@ -125,7 +125,7 @@ class Faults:
             if code > 0:
                 raise error(code)
             if name in WRITES:
-                self._flowing.wait(60)
+                self._flowing.wait(600)
             return call(*args, **options)
 
         return wrapper

@@ -84,11 +84,14 @@ UV_ADDITIONS: dict[str, str] = {
     "RaftUvHandshakeReader": "reads one such beginning",
     "Limits": "what peers may send and what is queued for them",
     "pyuv": "the loop that everything runs on",
+    "raft_uv_set_snapshot_check": "looks at a leader's snapshot before it is stored",
     "raft_uv_limits": "returns the limits of an instance",
     "raft_uv_dial": "opens a stream for a protocol of one's own",
     "raft_uv_dial_cb": "who gets it",
     "raft_uv_dialer": "who opens streams for the transport",
     "raft_uv_set_dialer": "sets that",
+    "raft_uv_opening": "what comes first on a stream that was opened",
+    "raft_uv_set_opening": "sets that",
     "raft_uv_set_handshake": "sets how connections between servers begin",
     "raft_uv_serve": "another protocol on the transport's port",
     "raft_uv_serve_cb": "who takes its connections",
@@ -97,7 +100,7 @@ UV_ADDITIONS: dict[str, str] = {
     "raft_uv_tls_reload": "renewed certificates without a restart",
     "raft_uv_tls_set_policy": "whose a certificate is",
 }
-UV_ADDED_TYPES = words("raft_uv_dial_cb raft_uv_dialer raft_uv_serve_cb")
+UV_ADDED_TYPES = words("raft_uv_dial_cb raft_uv_dialer raft_uv_opening raft_uv_serve_cb")
 
 FIXTURE_H_FUNCTIONS = words("""
 raft_fixture_add_entry raft_fixture_alive raft_fixture_append_fault raft_fixture_bootstrap raft_fixture_close

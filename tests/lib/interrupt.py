@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -176,6 +177,8 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = _arguments()
+    # A shell that starts this in the background leaves SIGINT ignored; then no program would notice it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     twice = {"once": [False], "twice": [True], "both": [False, True]}[options.times]
     interrupted.freeze()
     todo: list[Case] = []

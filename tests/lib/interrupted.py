@@ -413,12 +413,14 @@ def _judge(status: int | None, program: str, directory: Path) -> Outcome:
     counted = program in ANSWERS
     answers = [line for line in stdout.splitlines() if counted and line.startswith(ANSWERS[program])]
     acknowledged = list(range(len(answers))) if counted else [int(word) for word in numbers.split()]
-    # After a second interrupt asyncio complains of the program's own task, whatever that does.
-    noises = [] if program == "aio" and reached > 1 else [noise for noise in NOISE if noise in stderr]
+    impatient = program == "aio" and IMPATIENT in stderr
+    # After these words, or a second interrupt, asyncio complains of the program's own task, whatever that does.
+    silent = impatient or (program == "aio" and reached > 1)
+    noises = [] if silent else [noise for noise in NOISE if noise in stderr]
     problem = ""
     if status is None or "Timeout (" in stderr:
         problem = ENDLESS
-    elif status not in (0, -signal.SIGINT) and not (program == "aio" and stderr.rstrip().endswith(IMPATIENT)):
+    elif status not in (0, -signal.SIGINT) and not impatient:
         problem = f"status {status}"
     elif noises:
         problem = f"noise: {noises}"

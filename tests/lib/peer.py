@@ -12,6 +12,7 @@ from typing import Any
 
 from io_uv import raft_uv_tcp_close, raft_uv_tcp_init
 from io_uv.pyuv import Loop
+from io_uv.recv import Reader
 from io_uv.transport import RaftUvConnect, RaftUvTransport
 from tests.lib.ports import free_port
 from tests.lib.uvtest import run_until
@@ -23,6 +24,19 @@ RST = struct.pack("ii", 1, 0)
 def words(*numbers: int) -> bytes:
     """Return little-endian words of 8 bytes."""
     return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def stream_into(reader: Reader, data: bytes) -> None:
+    """Give a reader bytes as a stream does: into the buffer that is missing something, if there is one."""
+    while data:
+        missing = reader.missing
+        if missing is None:
+            reader.feed(data)
+            return
+        n = min(len(missing), len(data))
+        missing[:n] = data[:n]
+        reader.filled(n)
+        data = data[n:]
 
 
 def handshake(id: int, address: str, protocol: int = 1) -> bytes:

@@ -8,6 +8,7 @@ and what is acknowledged. Together they do everything that changes a data direct
 
 import argparse
 import errno
+import logging
 import os
 import random
 import sys
@@ -458,6 +459,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("scripts", nargs="*", default=list(SCRIPTS), help=" ".join(SCRIPTS))
     options = parser.parse_args()
+    logging.basicConfig(level=logging.CRITICAL)  # Every start after a cut warns of what it finds, as it should.
     total = Report()
     print(f"seed {options.seed}")
     for seed in range(options.seed, options.seed + options.rounds):

@@ -18,6 +18,9 @@ PEOPLE = re.compile(r"\b(?:as|by|for|from|so that) who\b")
 IS_NO = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|sooner\b)")
 """A statement of what something is not an example of, where what it is would be told in one reading."""
 
+IS_NONE = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were) none\b(?! of (?:them|these|those)\b)")
+"""The same with the noun left out: "a mark that is none"."""
+
 
 def paragraphs(path: Path) -> Iterator[tuple[int, str]]:
     """Return pairs of a line's number, from 1 on, and the paragraph that begins there."""
@@ -56,11 +59,11 @@ def _parts(text: str, line: int) -> Iterator[tuple[int, str]]:
 
 
 def second_readings(text: str) -> list[str]:
-    """Return the parts of a paragraph that have to be read twice: sentences with a headless subject, and "is no …".
+    """Return the parts of a paragraph that have to be read twice: headless subjects, "is no …" and "is none".
 
     Text in quotation marks is passed over.
     """
     text = re.sub(r'"[^"]*"', '""', text)
     found = [match.group().strip() for match in HEADLESS.finditer(text) if not match.group().endswith("?")]
-    inside = [*PEOPLE.finditer(text), *IS_NO.finditer(text)]
+    inside = [*PEOPLE.finditer(text), *IS_NO.finditer(text), *IS_NONE.finditer(text)]
     return found + [text[max(0, match.start() - 40) : match.end() + 20] for match in inside]

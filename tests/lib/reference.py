@@ -1,16 +1,20 @@
 """The reference of all public names as HTML, from their docstrings: `python -m tests.lib.reference DIRECTORY`.
 
 Duty: have pdoc render the public modules into the directory. Classes and functions come first, each group by name;
-constants follow, of which raft.h has seventy.
+constants follow, of which raft.h has seventy. Methods of a base class that has no page of its own, as those that make
+the recipes of a node, stand with each class that inherits them.
 
 Failure modes: a docstring or an annotation that pdoc cannot render is a warning, and with `-W error` an exception.
 """
 
+import contextlib
 import importlib
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 MODULES = (
     "pyraft",
@@ -18,6 +22,12 @@ MODULES = (
     "pyraft.fixture",
     "pyraft.node",
     "pyraft.node.testing",
+    "pyraft.node.operate",
+    "pyraft.node.conditions",
+    "pyraft.node.backup",
+    "pyraft.dqlite",
+    "pyraft.metrics",
+    "pyraft.page",
     "io_uv",  # and io_uv.pyuv, as one of its names
     "io_uv.datadir",
 )
@@ -29,9 +39,31 @@ def main(directory: Path) -> None:
 
     for name in MODULES:
         module = importlib.import_module(name)
-        names: list[str] = module.__dict__["__all__"]
+        names: list[str] = module.__dict__.get("__all__", [])
         names.sort(key=lambda item: _place(module, item))  # pdoc keeps this order
-    pdoc.pdoc(*MODULES, output_directory=directory)
+    with inherited_too():
+        pdoc.pdoc(*MODULES, output_directory=directory)
+
+
+@contextlib.contextmanager
+def inherited_too() -> Iterator[None]:
+    """Have pdoc take what a class inherits from one of ours without a page for its own."""
+    import pdoc.doc
+
+    own: Any = vars(pdoc.doc.Class)["own_members"]
+
+    def members(cls: Any) -> list[Any]:
+        found = list(own.func(cls))
+        for (module, _), more in cls.inherited_members.items():
+            if module.split(".")[0] in ("pyraft", "io_uv") and module not in MODULES:
+                found += [member for member in more if not member.name.startswith("_")]
+        return found
+
+    setattr(pdoc.doc.Class, "own_members", property(members))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(pdoc.doc.Class, "own_members", own)  # noqa: B010
 
 
 def _place(module: ModuleType, name: str) -> tuple[int, str]:

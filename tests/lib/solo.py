@@ -279,7 +279,7 @@ def change(term: int, conf: RaftConfiguration) -> RaftEntry:
 
 
 BAD_CHANGE = RaftEntry(1, RAFT_CHANGE, b"\x07garbage")
-"""An entry of term 1 that says it is a configuration and is none."""
+"""An entry of term 1 that says it is a configuration and does not decode."""
 
 
 class Solo:

@@ -58,10 +58,10 @@ def settle() -> None:
     """
     for thread in threading.enumerate():
         if thread.name == "raft-writer":
-            thread.join(10)
+            thread.join(120)
     pool = threadpool._pool
     if pool is not None:
-        barrier = threading.Barrier(len(pool._threads) + 1, timeout=10)
+        barrier = threading.Barrier(len(pool._threads) + 1, timeout=120)
         for _ in pool._threads:
             threadpool.submit(_Rendezvous(barrier))
         barrier.wait()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import trustme
@@ -9,6 +10,7 @@ from cryptography import x509  # what trustme is built on
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
+from cryptography.x509.oid import NameOID
 
 from io_uv import (
     raft_uv_close,
@@ -104,6 +106,34 @@ class Authority:
         key = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return key
+
+
+def shared_certificate(dir: Path, name: str) -> tuple[Path, Path]:
+    """Make a certificate that is its own authority, as those that all nodes of a cluster of go-dqlite share.
+
+    Return the paths of certificate and key. Its names are NAME.example and 127.0.0.1.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    names = [x509.DNSName(f"{name}.example"), x509.IPAddress(IPv4Address("127.0.0.1"))]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    pem = serialization.Encoding.PEM
+    certificate, path = dir / f"{name}.crt", dir / f"{name}.key"
+    certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    form = serialization.PrivateFormat.PKCS8
+    path.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    path.chmod(0o600)
+    return certificate, path
 
 
 def tls_init(

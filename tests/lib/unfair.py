@@ -5,6 +5,7 @@ Duty: what tests of pyraft.node.testing look for, in a module that another proce
 
 import random
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from pyraft.node import Machine, command
@@ -29,6 +30,25 @@ class Fair(Machine):
     def fail(self) -> None:
         """Raise."""
         raise ValueError("always")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A type of a machine's own."""
+
+    text: str
+
+
+class Packed(Fair):
+    """Takes and gives back values of a type of its own."""
+
+    types = (Parcel,)
+
+    @command
+    def wrap(self, parcel: Parcel) -> Parcel:
+        """Keep it, and return another one."""
+        self.order.append(parcel)
+        return Parcel(parcel.text.upper())
 
 
 class Clock(Fair):

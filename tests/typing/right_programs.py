@@ -187,6 +187,7 @@ def apply_nothing(fsm: RaftFsm, buf: bytes) -> tuple[int, object]:
 plain = RaftFsm()
 plain.apply = apply_nothing
 plain.apply = lambda fsm, buf: (0, None)
+plain.apply_batch = lambda fsm, bufs: (0, [None] * len(bufs))
 plain.snapshot = lambda fsm: (0, [b"state"])
 plain.restore = lambda fsm, buf: 0
 store = Store()
@@ -406,6 +407,7 @@ class Greeting:
 
 io_uv.raft_uv_set_dialer(transport, unix_dial)
 io_uv.raft_uv_set_dialer(transport, unix_dial, lambda t, address: int(not address))
+io_uv.raft_uv_set_opening(transport, lambda t, req, stream: 0 if stream.closed else 1)
 io_uv.raft_uv_set_handshake(transport, Greeting())
 io_uv.raft_uv_tls_set_policy(transport, lambda certificate, id, address: "subject" in certificate)
 

@@ -256,6 +256,7 @@ class Method(RaftFsm):
 
 plain.apply = no_code  # wrong
 plain.apply = nothing  # wrong
+plain.apply_batch = nothing  # wrong
 plain.apply = for_store  # wrong
 plain.apply = apply_later  # wrong
 plain.apply = 3  # wrong
@@ -322,6 +323,7 @@ disk.defer = lambda io, fn: 0  # wrong
 disk.later = lambda io, fn: fn  # wrong
 disk.report = lambda exc: None  # wrong
 disk.check_address = lambda io, id, address: 0  # wrong
+disk.same_address = lambda io, address: True  # wrong
 disk.configured = lambda io, servers: [server.name for server in servers]  # wrong
 disk.forked = lambda io: None  # wrong
 disk.features = "many"  # wrong

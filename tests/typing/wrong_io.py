@@ -70,6 +70,10 @@ io_uv.raft_uv_set_dialer(transport, dial)  # wrong
 io_uv.raft_uv_set_dialer(transport, lambda t, req: None)  # wrong
 io_uv.raft_uv_set_dialer(transport, lambda t, req: req.cb(req, 0))  # wrong
 io_uv.raft_uv_set_dialer(transport, lambda t, req: 0, lambda address: 0)  # wrong
+io_uv.raft_uv_set_opening(transport, lambda t, req: 0)  # wrong
+io_uv.raft_uv_set_snapshot_check(disk, lambda: 0)  # wrong
+io_uv.raft_uv_set_snapshot_check(disk, lambda data: None)  # wrong
+io_uv.raft_uv_set_snapshot_check(transport, None)  # wrong
 io_uv.raft_uv_set_handshake(transport, Halfway())  # wrong
 io_uv.raft_uv_set_handshake(transport, b"hello")  # wrong
 io_uv.raft_uv_dial(transport, io_uv.RaftUvDial(), "127.0.0.1:1", lambda req, stream, status: None)  # wrong
@@ -118,6 +122,7 @@ transport.listen(transport, accepted)  # wrong
 transport.connect = lambda t, req, address, cb: 0  # wrong
 transport.connect = lambda t, req, id, address, cb: cb(req, 0)  # wrong
 transport.check_address = lambda t: 0  # wrong
+transport.same_address = lambda t, address: True  # wrong
 transport.close = lambda t: None  # wrong
 transport.close = 3  # wrong
 transport.conect = listen_on_pipes  # wrong

@@ -92,13 +92,13 @@ def test_cancelled_start_waits_for_its_thread() -> None:
 
         def slow(io: ScriptIo) -> Any:
             entered.set()
-            release.wait(10)
+            release.wait(100)
             ended.append(True)
             return load(io)
 
         w.io.load = slow
         starting = asyncio.create_task(w.server.start())
-        await asyncio.get_running_loop().run_in_executor(None, entered.wait, 10)
+        await asyncio.get_running_loop().run_in_executor(None, entered.wait, 100)
         starting.cancel()
         await asyncio.sleep(0)
         assert not starting.done()

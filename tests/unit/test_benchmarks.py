@@ -1,13 +1,14 @@
 """The benchmarks' own reader of directories, their report, and one short run of the harness."""
 
 import struct
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 from fastcrc import crc32
 
-from tests.benchmarks import report, rows, sides, verify
+from tests.benchmarks import machine, report, rows, sides, verify
 from tests.benchmarks.processes import Cluster, Failed, Side
 
 SIDE = Side("nobody", [])
@@ -104,6 +105,45 @@ def test_rows_have_names_of_their_own() -> None:
     """Results are kept by the row's name."""
     names = [row.name for group in rows.groups() for row in group.rows]
     assert len(set(names)) == len(names)
+
+
+def test_interpreters_are_told_apart(tmp_path: Path) -> None:
+    """The running one, one that is not there, one whose extension modules are others, one that does not run."""
+    running = machine.interpreter(sys.executable)
+    assert running.tag == sys.implementation.cache_tag
+    assert running.version in str(running)
+    assert 0 < machine.loop(sys.executable) < 60
+    assert machine.system_python(tmp_path / "python3") == f"there is no {tmp_path / 'python3'}"
+    assert machine.system_python(Path(sys.executable)) == f"{sys.executable} is the interpreter of the other sides"
+    other = tmp_path / "other"
+    other.write_text('#!/bin/sh\necho \'["3.9.1", "cpython-39", []]\'\n')
+    other.chmod(0o755)
+    assert "is cpython-39, the installed extension modules are for" in str(machine.system_python(other))
+    other.write_text("#!/bin/sh\nexit 1\n")
+    assert str(machine.system_python(other)).startswith(f"{other}: ")
+
+
+def test_what_others_do_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 ticks 60 were idle, 10 waited for a disk, 5 were stolen."""
+    ticks = iter([[0] * 8, [10, 5, 5, 60, 10, 2, 3, 5]])
+    monkeypatch.setattr(machine, "_ticks", lambda: next(ticks))
+    assert machine.beside(0) == machine.Beside(0.25, 0.05)
+
+
+def test_the_system_s_interpreter_finds_the_packages(tmp_path: Path) -> None:
+    """A side on it is the same program on the same source, with this environment's packages behind that."""
+    python = machine.system_python()
+    side = sides.pure_system(tmp_path)
+    if isinstance(python, str):
+        assert side == python
+        pytest.skip(python)
+    assert isinstance(side, Side)
+    cluster = Cluster(side, tmp_path / "data", 1)
+    try:
+        cluster.start()
+        assert cluster.load(8, 2, 64, 20.0, 30).entries == 30
+    finally:
+        cluster.kill_all()
 
 
 def test_a_load_is_measured_and_verified(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from setuptools import Distribution
 
 from pyraft import _build
 from tests.test_tidy import text_files
@@ -24,7 +25,7 @@ def test_what_is_compiled_exists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, not after a minute of translating."""
+    """It is at once, not after a minute of translating."""
     monkeypatch.setenv("CC", "/nowhere/gcc -m64")
     with pytest.raises(SystemExit, match="needs a C compiler, and there is no /nowhere/gcc -m64"):
         _build._extensions()
@@ -70,6 +71,42 @@ def test_an_sdist_has_all_that_is_under_version_control(monkeypatch: pytest.Monk
     named = {Path(name).parts[0] for name in _build.IN_SDIST}
     assert tops - named == {"LICENSE", "README.md", "io_uv", "pyproject.toml", "pyraft"}
     assert [name for name in _build.IN_SDIST if not Path(name).exists()] == []
+
+
+def test_an_index_shows_a_readme_that_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no link that leads nowhere, names each file that the README links to, and keeps all else."""
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text()
+    targets = {path for _, _, path in _build.LINK.findall(readme)}
+    assert {"LICENSE", "pyraft/GAPS.md"} <= targets
+    assert [path for path in targets if not (ROOT / path).exists()] == []
+    distribution = Distribution()
+    distribution.parse_config_files(ignore_option_errors=True)
+    distribution.get_command_obj("egg_info").ensure_finalized()
+    shown = distribution.metadata.long_description
+    assert shown is not None
+    assert re.findall(r"\]\((?!https://)[^)]*\)", shown) == []
+    assert [path for path in targets if path not in shown] == []
+    assert shown.count("](https://") == readme.count("](https://") > 0
+    assert _build.WHERE in shown
+    assert _build.standing_alone(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("link", "named"),
+    [
+        ("see [GAPS.md](pyraft/GAPS.md), too", "see pyraft/GAPS.md, too"),
+        ("[tests/README.md](tests/README.md#faults) says", "tests/README.md says"),
+        ("the [rules of that](pyraft/FROM_C.md)", "the rules of that (pyraft/FROM_C.md)"),
+        ("built ([how](pyraft/README.md#compiling)); but", "built (how: pyraft/README.md); but"),
+        ("(as [said](README.md) there)", "(as said (README.md) there)"),
+        ("[elsewhere](https://a.example/docs)", "[elsewhere](https://a.example/docs)"),
+        ("[here](#here), [there](mailto:a@a.example)", "[here](#here), [there](mailto:a@a.example)"),
+    ],
+)
+def test_what_a_link_to_a_file_becomes(link: str, named: str) -> None:
+    """Readers see the path of the file, once."""
+    assert _build.LINK.sub(_build._named, link) == named
 
 
 def test_a_wheel_has_the_documents_of_its_packages() -> None:

@@ -296,7 +296,7 @@ def test_completed_writes_do_not_give_out() -> None:
 
 
 def test_promotion_gives_out_first() -> None:
-    """A result that completes a promotion: the commands, then the change."""
+    """When a result completes a promotion the commands go first, then the change."""
     s = leader(RAFT_VOTER, RAFT_VOTER, RAFT_SPARE, streaming=False)
     assert raft_assign(s.r, RaftChange(), 3, RAFT_VOTER, None) == 0
     s.sent()

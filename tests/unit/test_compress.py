@@ -15,12 +15,13 @@ from io_uv import compress
 from io_uv.failure import Failure
 from pyraft.errors import RAFT_IOERR
 from tests.lib.covers import covers
+from tests.lib.frames import framed
 
 MEGABYTE = 1024 * 1024
 
 
 def pack(*bufs: Any) -> bytes:
-    return b"".join(compress.compress(bufs))
+    return framed(bufs)
 
 
 def chunks(frame: bytes, size: int = compress.INPUT_CHUNK) -> Iterator[bytes]:
@@ -48,7 +49,7 @@ def content_or_code(frame: bytes) -> bytes | memoryview | int:
 
 
 def test_a_frame_has_the_bytes_of_the_c_library() -> None:
-    """64 KiB blocks, linked, content size, content checksum."""
+    """It has blocks of 64 KiB, linked, the size of its content and a checksum of it."""
     expected = "04224d184c400800000000000000b108000080010203040506070800000000680d3a14"
     assert pack(bytes(range(1, 9))).hex() == expected
     assert pack(b"\x01\x02", b"", bytes(range(3, 9))).hex() == expected
@@ -87,7 +88,7 @@ def test_two_buffers_come_back_as_one(first: int, second: int) -> None:
 
 @covers("Compress/compressDecompressCorruption")
 def test_a_flipped_byte_is_noticed() -> None:
-    """With liblz4's name for it."""
+    """The text has liblz4's name for it."""
     frame = bytearray(pack(random.Random(1).randbytes(2048)))
     frame[19] ^= 0xFF
     assert failure(bytes(frame)).message == "LZ4F_decompress ERROR_contentChecksum_invalid"
@@ -95,7 +96,7 @@ def test_a_flipped_byte_is_noticed() -> None:
 
 @covers("Compress/isCompressedTooSmall", "Compress/isCompressedNull", "Compress/isCompressed", "Compress/notCompressed")
 def test_the_magic_decides() -> None:
-    """04 22 4d 18 in front."""
+    """It is 04 22 4d 18 in front."""
     assert not compress.is_compressed(b"\x04\x22\x4d")
     assert not compress.is_compressed(None)
     assert compress.is_compressed(b"\x04\x22\x4d\x18")
@@ -145,7 +146,7 @@ def test_any_legal_frame_is_read(block_size: int, linked: bool, checksums: bool)
 
 
 def test_what_follows_the_frame_is_ignored() -> None:
-    """As in C."""
+    """C ignores it too."""
     data = os.urandom(100_000)
     assert unpack(pack(data) + b"more") == data
 
@@ -165,7 +166,7 @@ def test_any_content_comes_back_however_it_is_fed(bufs: list[bytes], size: int) 
 
 @given(st.binary(max_size=200))
 def test_garbage_behind_the_magic_is_a_failure_or_a_frame(data: bytes) -> None:
-    """Never another exception."""
+    """It never raises another exception."""
     found = content_or_code(compress.MAGIC + data)
     assert type(found) is bytes or found == RAFT_IOERR
 

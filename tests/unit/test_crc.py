@@ -24,13 +24,13 @@ def test_the_check_value_is_that_of_the_c_library(function: object) -> None:
 
 @covers("byteCrc32/valid")
 def test_equal_data_has_equal_checksums() -> None:
-    """Wherever it lies."""
+    """It does not matter where the data lies."""
     assert crc.crc32(b"\x01" * 8) == crc.crc32(memoryview(bytearray(b"x" + b"\x01" * 8))[1:])
 
 
 @covers("byteCrc32/invalid")
 def test_different_data_has_different_checksums() -> None:
-    """One bit."""
+    """One bit makes the difference."""
     assert crc.crc32(b"\x01" * 8) != crc.crc32(b"\x01" * 7 + b"\x03")
 
 
@@ -46,7 +46,7 @@ def test_chaining_equals_concatenation_in_both_implementations(pieces: list[byte
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_any_contiguous_buffer_will_do(kind: type) -> None:
-    """Without a copy."""
+    """It is not copied."""
     data = random.Random(1).randbytes(10_000)
     assert crc.crc32(kind(data)) == crc.crc32_stdlib(kind(data)) == disk.crc(data)
 

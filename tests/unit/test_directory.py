@@ -167,7 +167,7 @@ def test_of_two_that_start_at_once_without_flock_one_at_most_goes_on(
 
 
 def test_another_process_is_excluded_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it is dead, however it died."""
+    """It is until the one that has the lock is dead, however it died."""
     refuse(monkeypatch, "flock", errno.ENOSYS)
     script = f"import sys; from io_uv import directory; lock = directory.lock_dir({str(tmp_path)!r}); print(flush=True)"
     command = [sys.executable, "-c", script + "; sys.stdin.read()"]

@@ -1,9 +1,11 @@
 """The docstrings of public functions: those that can fail name codes, which have been provoked; all say their source.
 
 Provoked means: a test module calls the function, or its coroutine in pyraft.aio, and names the code. That is a coarse
-measure, but it finds a code that nobody has ever seen a function return, and a function that says nothing.
+measure, but it finds a code that nobody has ever seen a function return, and a function that says nothing. The other
+way round, a code that stands in a return statement of the function's module has to be in the docstring.
 """
 
+import ast
 import fnmatch
 import inspect
 import re
@@ -16,6 +18,7 @@ import pyraft
 from pyraft import aio, errors, fixture, state
 from tests.lib.compiled import COMPILED
 from tests.lib.source import ROOT
+from tests.test_tidy import PACKAGES, python_files
 
 CODES = {name for name in vars(errors) if re.fullmatch(r"RAFT_[A-Z]+", name)}
 
@@ -100,6 +103,51 @@ def test_the_codes_it_names_are_provoked(name: str) -> None:
     callers = [text for text in MODULES if short.search(text)]
     missing = {code for code in named(FUNCTIONS[name]) if not any(code in text for text in callers)}
     assert not missing, f"no test of {name} speaks of {sorted(missing)}"
+
+
+SETTERS = ("block_size", "segment_size", "snapshot_compression", "connect_retry_delay", "tracer", "auto_recovery")
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"raft_uv_set_{name}" for name in SETTERS), "raft_uv_limits", "raft_uv_init", "raft_uv_tcp_init"]
+)
+def test_exceptions_for_mistakes_are_named(name: str) -> None:
+    """Where C's compiler or a crash would tell: a table of nobody's, a loop of another kind."""
+    function = getattr(io_uv, name)
+    made = {"io": pyraft.RaftIo, "transport": io_uv.RaftUvTransport, "loop": object, "dir": str}
+    args = [made.get(parameter, int)() for parameter in inspect.signature(function).parameters]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function(*args)
+    text = inspect.getdoc(function) or ""
+    assert re.search(rf"Raises [^.]*({type(caught.value).__name__}|as raft_uv_set_block_size)", text)
+
+
+def returned(functions: dict[str, ast.FunctionDef], name: str, seen: set[str]) -> set[str]:
+    """Return the codes by name in return statements of a function, and of those of its module that it calls."""
+    if name in seen or name not in functions:
+        return set()
+    seen.add(name)
+    found = set()
+    for node in ast.walk(functions[name]):
+        if isinstance(node, ast.Return) and node.value is not None:
+            found |= {part.id for part in ast.walk(node.value) if isinstance(part, ast.Name)} & CODES
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            found |= returned(functions, node.func.id, seen)
+    return found
+
+
+def test_the_codes_that_it_returns_are_named() -> None:
+    """Its docstring does, or that of a function that it names; codes of other modules are not looked for."""
+    checked = set()
+    for path in python_files(*PACKAGES):
+        functions = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+        for name in functions.keys() & FUNCTIONS.keys():
+            text = FUNCTIONS[name]
+            known = named(text).union(*(named(FUNCTIONS.get(other, "")) for other in re.findall(r"\braft_\w+", text)))
+            codes = returned(functions, name, set())
+            assert codes - known == set(), name
+            checked |= {name} if codes else set()
+    assert len(checked) > 20
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - WAITS))

@@ -100,7 +100,7 @@ def test_a_disk_that_is_full_is_told_without_fallocate_too(
 def test_an_allocation_without_fallocate_that_fails_leaves_nothing(
     dir: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """No file and no descriptor, at whatever step."""
+    """It leaves no file and no descriptor, at whatever step."""
     fail(monkeypatch, "fallocate", errno.ENOSYS)
     call, left = getattr(fs, name), [1 if name == "open" else 0]
 
@@ -120,7 +120,7 @@ def test_an_allocation_without_fallocate_that_fails_leaves_nothing(
 def test_blocks_of_an_unknown_size_are_taken_for_small_ones(
     dir: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Where statfs is refused as well."""
+    """They are where statfs is refused as well."""
 
     def refused(fd: int) -> Any:
         raise OSError(code, "")
@@ -148,7 +148,7 @@ def test_without_direct_io_a_segment_is_made_all_the_same(
 
 
 def test_another_error_of_direct_io_is_an_error(dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And leaves no file."""
+    """It leaves no file."""
     fail(monkeypatch, "set_direct", errno.EIO)
     with pytest.raises(Failure, match="fcntl: i/o error") as caught:
         fs.allocate_file(dir, "a", SIZE, True, True)
@@ -200,7 +200,7 @@ def test_a_note_does_not_outlive_a_cut(
 def test_a_cut_that_is_interrupted_leaves_a_whole_segment(
     dir: str, segment: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Either the old one with its note, or the cut one without: never the cut one with it."""
+    """It is the old one with its note, or the cut one without: never the cut one with it."""
 
     def stopped(*args: Any) -> Any:
         raise Failure(RAFT_IOERR, "stopped")
@@ -245,7 +245,7 @@ def test_attributes_that_cannot_be_read_or_removed_otherwise_are_an_error(
 def test_a_note_that_cannot_be_made_or_read_is_none(
     dir: str, segment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
-    """One line of the log for both; nobody tries to make another one."""
+    """The log has one line for both; nobody tries to make another one."""
     fd = fs.open_file(dir, segment, os.O_RDWR)
     with monkeypatch.context() as patch:
         fail(patch, "getxattr", code)

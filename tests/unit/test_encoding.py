@@ -14,6 +14,7 @@ from io_uv.state import Limits
 from pyraft import configuration
 from pyraft.errors import RAFT_MALFORMED, RAFT_TOOBIG
 from pyraft.types import (
+    NOBODYS,
     RAFT_BARRIER,
     RAFT_CHANGE,
     RAFT_COMMAND,
@@ -137,11 +138,12 @@ def test_batch_header_is_encoded_as_by_c() -> None:
 
 
 def test_payloads_are_handed_on_uncopied() -> None:
-    """The buffers of the message go to the socket."""
-    entries = [RaftEntry(1, RAFT_COMMAND, bytes(8)), RaftEntry(1, RAFT_COMMAND, bytes(16))]
-    bufs = encoding.encode_message(m.append_entries(2, 1, 0, 0, 0, entries))
-    assert bufs[1] is entries[0].buf
-    assert bufs[2] is entries[1].buf
+    """The buffers of the message go to the socket, but for several small ones."""
+    for sizes in ([8], [40 * 1024, 40 * 1024]):
+        entries = [RaftEntry(1, RAFT_COMMAND, bytes(size)) for size in sizes]
+        bufs = encoding.encode_message(m.append_entries(2, 1, 0, 0, 0, entries))
+        assert len(bufs) == 1 + len(sizes)
+        assert all(buf is entry.buf for buf, entry in zip(bufs[1:], entries, strict=True))
     data = bytes(1 << 20)
     view = encoding.encode_message(m.install_snapshot(2, 1, 1, 1, ONE, 1, data))[1]
     assert isinstance(view, memoryview)
@@ -177,7 +179,7 @@ def test_what_does_not_fit_its_field_is_too_big() -> None:
 
 
 def test_payload_of_4_gib_is_too_big() -> None:
-    """Nor have payloads of 4 GiB."""
+    """Payloads of 4 GiB have no room on the wire either."""
     with pytest.raises(Failure) as caught:
         encoding.encode_message(m.append_entries(2, 1, 0, 0, 0, EntryBatch([1], [1], [m.four_gib()])))
     assert caught.value.code == RAFT_TOOBIG
@@ -297,7 +299,7 @@ def test_longer_headers_are_accepted() -> None:
 
 @pytest.mark.parametrize("number", [1, 2, 77, (1 << 31) - 1])
 def test_questions_and_their_answers_arrive(number: int) -> None:
-    """And are told from what C leaves in the word, from messages that go to the end, and from cowsql's capacity."""
+    """They are told from what C leaves in the word, from messages that go to the end, and from cowsql's capacity."""
     message = m.append_entries(2, 5, 0, 0, 0)
     assert message.append_entries is not None
     message.append_entries.question = number
@@ -321,6 +323,17 @@ def test_questions_and_their_answers_arrive(number: int) -> None:
         result = decode(wire(answer)).append_entries_result
         assert result is not None
         assert (result.question, result.features) == (0, features)
+
+
+@pytest.mark.parametrize("index", [NOBODYS, NOBODYS + 4097, (1 << 64) - 1])
+def test_a_predecessor_that_nobody_has_and_its_refusal_arrive(index: int) -> None:
+    """A leader names it to a server of which it knows nothing yet; were it refused here, nothing else would come."""
+    args = decode(wire(m.append_entries(2, 5, index, 5, 9))).append_entries
+    assert args is not None
+    assert (args.prev_log_index, args.prev_log_term, args.n_entries, args.whole) == (index, 5, 0, False)
+    result = decode(wire(m.append_entries_result(2, 5, 9, index))).append_entries_result
+    assert result is not None
+    assert (result.rejected, result.last_log_index) == (index, 9)
 
 
 def test_what_relatives_put_into_unused_bytes_is_ignored() -> None:
@@ -458,6 +471,11 @@ def test_an_entry_type_that_does_not_exist_is_refused(type: int) -> None:
         (RAFT_IO_APPEND_ENTRIES, (5, 10, 4, 9, 1, 4, 3, 0), "configuration"),
         (RAFT_IO_APPEND_ENTRIES, (1 << 63, 10, 4, 9, 0, 0), "out of range at offset 0"),
         (RAFT_IO_APPEND_ENTRIES, (5, 1 << 63, 4, 9, 0, 0), "out of range at offset 8"),
+        (RAFT_IO_APPEND_ENTRIES, (5, NOBODYS - 1, 4, 9, 0, 0), "out of range at offset 8"),
+        (RAFT_IO_APPEND_ENTRIES, (5, NOBODYS, 4, 9, 1, 4, 1, 0), "out of range at offset 8"),
+        (RAFT_IO_APPEND_ENTRIES, (5, NOBODYS, 1 << 63, 9, 0, 0), "out of range at offset 16"),
+        (RAFT_IO_APPEND_ENTRIES_RESULT, (5, NOBODYS - 1, 9, 0), "out of range at offset 8"),
+        (RAFT_IO_APPEND_ENTRIES_RESULT, (5, NOBODYS, 10**16, 0), "out of range at offset 16"),
         (RAFT_IO_APPEND_ENTRIES_RESULT, (5, 0, 1 << 63, 0), "out of range at offset 16"),
         (RAFT_IO_REQUEST_VOTE, (1, 0, 0, 0, 0), "candidate id 0"),
         (RAFT_IO_REQUEST_VOTE, ((1 << 64) - 1, 1, 0, 0, 0), "out of range"),

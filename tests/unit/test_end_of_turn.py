@@ -39,7 +39,7 @@ def test_a_function_runs_once_at_the_end_of_the_turn() -> None:
 
 
 def test_what_may_wait_comes_behind_all_that_is_added() -> None:
-    """Also behind what a function adds after it; and it may add something itself."""
+    """It comes behind what a function adds after it, too; and it may add something itself."""
 
     def first(end: EndOfTurn, log: list[str]) -> None:
         def last() -> None:
@@ -61,7 +61,7 @@ def test_what_may_wait_comes_behind_all_that_is_added() -> None:
 
 
 def test_what_may_wait_can_be_added_at_any_time() -> None:
-    """Before the end of the turn, and in an event, after which it runs behind the rest."""
+    """It can before the end of the turn, and in an event, after which it runs behind the rest."""
 
     def first(end: EndOfTurn, log: list[str]) -> None:
         end.add_last(lambda: log.append("last"))
@@ -125,7 +125,7 @@ def test_an_exception_does_not_take_the_others_along() -> None:
 
 
 def test_what_an_event_asks_for_is_done_right_after_it() -> None:
-    """In the same turn, and together with what was waiting for the end of the turn."""
+    """It is in the same turn, and together with what was waiting for the end of the turn."""
 
     def first(end: EndOfTurn, log: list[str]) -> None:
         end.add(lambda: log.append("before"))

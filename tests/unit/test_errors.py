@@ -65,7 +65,7 @@ def test_a_context_goes_in_front() -> None:
 
 @covers("ErrMsgWrapf/partialTruncate", "ErrMsgWrapf/fullTruncate")
 def test_messages_are_cut_to_the_buffer_of_c() -> None:
-    """255 bytes at most; a prefix that fills them leaves nothing of the message, not even the colon."""
+    """They have 255 bytes at most; a prefix of that length leaves nothing of the message, not even the colon."""
     assert errmsg_wrap("no luck", "x" * 249) == "x" * 249 + ": no l"
     assert errmsg_wrap("no luck", "x" * 254) == "x" * 254
     assert errmsg_wrap("no luck", "x" * 300) == "x" * 255
@@ -109,7 +109,7 @@ def test_tracebacks_in_the_log_have_no_lines_of_others() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes before 3.11")
 def test_notes_of_exceptions_in_the_log_have_no_lines_of_others() -> None:
-    """Neither of the exception nor of what led to it."""
+    """Those of the exception have none, nor have those of what led to it."""
     inner, cause, outer = ValueError("inner"), KeyError("cause"), RuntimeError("outer")
     for exc in (inner, cause, outer):
         exc.add_note(f"{exc}\nforged")

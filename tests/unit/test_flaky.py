@@ -1,6 +1,7 @@
 """The tool that repeats the suite finds what fails now and then, or hangs, and ends what it started."""
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -43,6 +44,18 @@ def test_that() -> None:
 '''
 
 
+HEEDS = '''
+"""Written by a test."""
+import signal, subprocess, sys
+
+
+def test_it() -> None:
+    """A child has the signal's default."""
+    look = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, check=True).stdout == b"True\\n"
+'''
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the tool look for tests in another directory."""
@@ -62,7 +75,7 @@ def test_the_order_is_that_of_the_seed_and_the_run() -> None:
 
 
 def test_a_test_that_fails_now_and_then_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With the file before its own and the run that it failed in; all files were run each time."""
+    """It is with the file before its own and the run that it failed in; all files were run each time."""
     for name in ("test_a.py", "test_b.py"):
         (tmp_path / name).write_text(PROGRAM)
     assert flaky.main(["--n", "3", "--seed", "7", "."]) == 1
@@ -82,6 +95,60 @@ def test_the_file_before_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[s
     seed = next(seed for seed in range(20) if flaky.order(["test_a.py", "test_b.py"], seed, 1)[0] == "test_a.py")
     assert flaky.main(["--seed", str(seed), "--only", "1", "."]) == 1
     assert "\ntest_b.py::test_b, after test_a.py, beside 0 busy programs  (" in capfd.readouterr().out
+
+
+def test_files_are_shared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two tests of two files that wait for each other pass; the files of clusters come behind them."""
+    tests = tmp_path / "tests"
+    (tests / "fuzzy").mkdir(parents=True)
+    meet = (
+        "import time\nfrom pathlib import Path\nHERE = Path(__file__)\n"
+        "def test_met():\n    HERE.with_suffix('.met').touch()\n"
+        "    end = time.monotonic() + 60\n    while len(list(HERE.parent.glob('*.met'))) < 2:\n"
+        "        assert time.monotonic() < end\n"
+    )
+    (tests / "test_a.py").write_text(meet)
+    (tests / "test_b.py").write_text(meet)
+    behind = "from pathlib import Path\ndef test_behind():\n    assert len(list(Path('tests').glob('*.met'))) == 2\n"
+    (tests / "fuzzy" / "test_c.py").write_text(behind)
+    assert flaky.main(["--seed", "7", "--only", "2", "--jobs", "2"]) == 0
+    (tests / "test_b.py").write_text("def test_b(): assert False\n")
+    assert flaky.main(["--seed", "7", "--only", "1", "--jobs", "2"]) == 1
+    assert "(--seed 7 --only 1 --jobs 2)\n" in capfd.readouterr().out
+
+
+def test_the_same_files_are_shared_as_in_make_test() -> None:
+    """Those in virtual time are too: they do not wait for anything, and there are many of them."""
+    root = Path(flaky.__file__).parents[2]
+    plain = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "ARGS")}
+    command = ["make", "--dry-run", "--old-file", ".venv/.ready", "test"]
+    done = subprocess.run(command, cwd=root, env=plain, capture_output=True, text=True, check=True)
+    shared, alone = re.findall(r"'([^']*tests/[^']*)'", done.stdout)
+    ignored = re.findall(r"--ignore (\S+)", alone)
+    assert tuple(file for file in shared.split() if file.startswith("tests/fuzzy/")) == flaky.SEARCHES
+    assert tuple(ignored) == flaky.SEARCHES
+    assert {f"{word}/" for word in alone.split() if word not in (*ignored, "--ignore")} == set(flaky.ALONE)
+    assert all((root / file).exists() for file in flaky.SEARCHES)
+
+
+def test_what_is_told_to_stop_leaves_nothing(tmp_path: Path) -> None:
+    """Each of the processes that share the files ends, and so does what hangs in them."""
+    for name in ("a", "b"):
+        text = HANGS.replace('"child"', f'"child_{name}"').replace('"hangs"', f'"hangs_{name}"')
+        (tmp_path / f"test_{name}.py").write_text(text)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom tests.fuzzy import flaky\n"
+        "flaky.ROOT = Path(sys.argv[1])\nsys.exit(flaky.main(['--only', '1', '--jobs', '2', '.']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.DEVNULL) as tool:
+        notes = [tmp_path / f"{note}_{name}" for note in ("child", "hangs") for name in ("a", "b")]
+        end = time.monotonic() + 60
+        while not all(note.exists() and note.read_text() for note in notes) and time.monotonic() < end:
+            os.sched_yield()
+        tool.terminate()
+        assert tool.wait(60) == 128 + signal.SIGTERM
+    for note in notes:
+        assert stops.parents().get(int(note.read_text()), (1, "Z"))[1] == "Z"
 
 
 class _Clock:
@@ -117,7 +184,7 @@ def test_a_test_that_hangs_is_named_and_the_rest_is_run(
 
 
 def test_busy_programs_end_with_what_they_are_beside() -> None:
-    """Also when that raises."""
+    """They do when that raises, too."""
     pids: list[int] = []
 
     def fail() -> None:
@@ -178,3 +245,13 @@ def test_threads_dawdle() -> None:
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert out.startswith("{'other'} ")
     assert 5 < int(out.split()[1]) < 200
+
+
+def test_programs_of_tests_heed_sigint_where_the_shell_has_it_ignored(tmp_path: Path) -> None:
+    """A shell does for tests in the background: a server that is to end by SIGINT would never end."""
+    (tmp_path / "test_heeds.py").write_text(HEEDS)
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "test_heeds.py"]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *tests], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -48,7 +48,7 @@ def test_a_server_that_joins_late_passes() -> None:
     ],
 )
 def test_growth_fails(what: str, late: Footprint) -> None:
-    """Of the server that was never killed, by little; a peak in the middle is none."""
+    """That of the server that was never killed does, by little; a peak in the middle does not count."""
     watch([*STEADY[:20], late, *STEADY[21:]], KILLED).judge(3600, 1)
     with pytest.raises(AssertionError, match=f"{what} of server 1 went from"):
         watch([*STEADY[:30], *[late] * 10], KILLED).judge(3600, 1)

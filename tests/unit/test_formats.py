@@ -172,7 +172,7 @@ def test_snapshots_are_where_the_table_says() -> None:
 
 
 def test_handshake_and_configuration_are_as_the_tables_say() -> None:
-    """Word 1, id, length, address; format, number of servers, id, address, role."""
+    """They are word 1, id, length, address; and format, number of servers, id, address, role."""
     assert list(table("Handshake")[1]) == ["0", "8", "16", "24"]
     data = tcp_common.encode_handshake(7, "127.0.0.1:9000")
     assert [word(data, at) for at in (0, 8, 16)] == [1, 7, 16]

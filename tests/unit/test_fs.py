@@ -113,7 +113,7 @@ def test_a_failure_has_code_and_text_and_can_be_wrapped() -> None:
     ],
 )
 def test_system_errors_have_libuvs_texts(code: int, text: str) -> None:
-    """In lower case, behind the name of the call."""
+    """They are in lower case, behind the name of the call."""
     found = failure("open", OSError(code, os.strerror(code)))
     assert (found.code, found.message) == (RAFT_IOERR, f"open: {text}")
 
@@ -128,13 +128,13 @@ def test_a_full_disk_is_its_own_code_whatever_the_call(code: int) -> None:
 
 
 def test_running_out_of_memory_is_its_own_code() -> None:
-    """Not RAFT_IOERR."""
+    """It is not RAFT_IOERR."""
     assert failure("read", MemoryError()).code == RAFT_NOMEM
 
 
 @covers("UvFsCheckDir/exists")
 def test_an_existing_directory_is_fine(dir: str) -> None:
-    """No Failure."""
+    """There is no Failure."""
     directory.check_dir(dir)
 
 
@@ -149,7 +149,7 @@ def test_an_existing_directory_is_fine(dir: str) -> None:
     ],
 )
 def test_what_is_no_directory_is_refused(path: str, code: int, text: str) -> None:
-    """With the path in the text."""
+    """The text has the path."""
     with refused(code, text):
         directory.check_dir(path)
 
@@ -168,7 +168,7 @@ def test_a_directory_out_of_reach_is_unauthorized(monkeypatch: pytest.MonkeyPatc
 
 @covers("UvFsCheckDir/notWritable")
 def test_a_directory_without_the_owners_write_bit_is_invalid(dir: str) -> None:
-    """For root too."""
+    """It is for root too."""
     os.chmod(dir, 0o500)
     with refused(RAFT_INVALID, f"directory '{dir}' is not writable"):
         directory.check_dir(dir)
@@ -177,21 +177,21 @@ def test_a_directory_without_the_owners_write_bit_is_invalid(dir: str) -> None:
 
 @covers("UvFsSyncDir/noExists")
 def test_syncing_a_missing_directory_fails() -> None:
-    """RAFT_IOERR."""
+    """It raises RAFT_IOERR."""
     with refused(RAFT_IOERR, "open directory: no such file or directory"):
         fs.sync_dir("/abcdef")
 
 
 @covers("UvFsOpenFileForReading/noExists")
 def test_reading_a_missing_file_fails(dir: str) -> None:
-    """RAFT_IOERR."""
+    """It raises RAFT_IOERR."""
     with refused(RAFT_IOERR, "open: no such file or directory"):
         fs.read_file(dir, "foo")
 
 
 @covers("UvOsJoin/basic", "UvOsJoin/dirAndFilenameMax")
 def test_paths_are_joined() -> None:
-    """Up to 894 and 128 bytes."""
+    """They have up to 894 and 128 bytes."""
     assert fs.join("/data", "testfile") == "/data/testfile"
     assert len(fs.join("x" * 894, "y" * 128)) == 1023
 
@@ -206,7 +206,7 @@ def test_longer_paths_are_invalid(dir_length: int, name_length: int) -> None:
 
 
 def test_sizes_and_names_are_told(dir: str) -> None:
-    """None for a missing file; names sorted."""
+    """A missing file has None; names are sorted."""
     assert fs.size_of(dir, "b") is None
     fs.make_file(dir, "b", [b"12", b"", memoryview(b"345")])
     fs.make_file(dir, "a", [])
@@ -219,7 +219,7 @@ def test_sizes_and_names_are_told(dir: str) -> None:
 
 @covers("UvFsMakeFile/notExists")
 def test_a_new_file_is_synced_before_it_has_its_name(dir: str, calls: Recorder) -> None:
-    """And the directory afterwards; the mode is 0600."""
+    """The directory is synced afterwards; the mode is 0600."""
     fs.make_file(dir, "foo", [b"hello"])
     assert calls.calls == [
         "open tmp-foo",
@@ -283,7 +283,7 @@ def test_content_that_fails_while_it_is_made_leaves_nothing(dir: str) -> None:
 
 
 def test_short_writes_are_continued(dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until everything is written, or nothing more is."""
+    """They are until everything is written, or nothing more is."""
     original = fs.write
     monkeypatch.setattr(fs, "write", lambda fd, data: original(fd, bytes(data)[:3]))
     fs.make_file(dir, "foo", [b"0123456789", b"ab"])
@@ -362,7 +362,7 @@ def test_a_file_is_allocated(dir: str, use_fallocate: bool, size: int) -> None:
 
 @covers("UvFsAllocateFile/dirNoExists")
 def test_nothing_is_allocated_in_a_missing_directory() -> None:
-    """RAFT_IOERR."""
+    """It raises RAFT_IOERR."""
     with refused(RAFT_IOERR, "open: no such file or directory"):
         fs.allocate_file("/non/existing/dir", "foo", 64, True)
 
@@ -387,7 +387,7 @@ def test_a_full_disk_is_told_with_the_size(dir: str, calls: Recorder, code: int)
 
 
 def test_an_allocation_that_fails_otherwise_is_an_error(dir: str, calls: Recorder) -> None:
-    """And leaves no file."""
+    """It leaves no file."""
     calls.failing["fallocate foo"] = errno.EIO
     with refused(RAFT_IOERR, "posix_allocate: i/o error"):
         fs.allocate_file(dir, "foo", 64, True)
@@ -396,7 +396,7 @@ def test_an_allocation_that_fails_otherwise_is_an_error(dir: str, calls: Recorde
 
 @covers("UvFsRenameFile/rename", "UvFsRenameFile/same")
 def test_files_are_renamed(dir: str) -> None:
-    """Onto themselves, too."""
+    """They may be renamed onto themselves."""
     fs.make_file(dir, "foo", [b"1"])
     fs.rename_file(dir, "foo", "bar")
     assert fs.list_dir(dir) == ["bar"]
@@ -455,7 +455,7 @@ def test_descriptors_are_not_inherited(dir: str) -> None:
 
 @pytest.mark.parametrize("fallback", [False, True], ids=["statx", "fstat"])
 def test_a_removed_file_has_no_links(dir: str, monkeypatch: pytest.MonkeyPatch, fallback: bool) -> None:
-    """Names are counted, with and without statx; a descriptor that is none is an error."""
+    """Names are counted, with and without statx; a closed descriptor is an error."""
     if fallback:
         monkeypatch.setattr(libc, "_statx", None)
     path = os.path.join(dir, "x")
@@ -487,6 +487,14 @@ def test_a_path_leads_to_its_file_until_something_is_changed(dir: str, monkeypat
     shutil.rmtree(data)
     os.rename(data + "-moved", data)
     assert fs.leads_to(place)
+    os.link(path, path + "-too")  # it may be in a directory that has taken the place of this one
+    assert not fs.leads_to(place)
+    os.unlink(path + "-too")
+    assert fs.leads_to(place)
+    inode, major, minor = place._identity
+    for identity in ((inode + 1, major, minor), (inode, major + 1, minor), (inode, major, minor + 1)):
+        place._identity = identity  # as if it had been opened on another file system
+        assert not fs.leads_to(place)
     os.unlink(path)
     with pytest.raises(FileNotFoundError):
         fs.leads_to(place)

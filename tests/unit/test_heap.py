@@ -1,6 +1,8 @@
 """Memory functions: the default heap, and one put in its place."""
 
 import ctypes
+import errno
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -98,6 +100,26 @@ def test_memory_that_cannot_be_had_is_none() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # threads of other tests; the child uses none
+@pytest.mark.parametrize("size", [-1, 1 << 62, 1 << 63, 1 << 64])
+def test_impossible_sizes_are_none_too(size: int) -> None:
+    """C's functions take what does not fit for a size that nobody has."""
+    assert raft_malloc(size) is None
+    assert raft_calloc(1, size) is None
+    assert raft_calloc(-1, -1) is None
+    assert raft_realloc(bytearray(1), size) is None
+    assert raft_aligned_alloc(4096, size) is None
+
+
+def test_memory_that_the_system_refuses_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of the address space does: an exception here would stop the server that wants to write."""
+
+    def refuse(*args: Any) -> Any:
+        raise OSError(errno.ENOMEM, "")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    assert raft_aligned_alloc(4096, 4096) is None
+
+
 def test_aligned_memory_is_not_shared_with_forked_children() -> None:
     """Entries wait in it for being written."""
     memory: Any = raft_aligned_alloc(4096, 4096)

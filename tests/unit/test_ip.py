@@ -143,6 +143,7 @@ def test_a_look_up_calls_back_from_the_loop(monkeypatch: pytest.MonkeyPatch) -> 
         ("127.0.0.1: 65616", "port  65616 in '127.0.0.1: 65616' is not a number up to 65535"),
         ("127.0.0.1:\u0663", "is not a number up to 65535"),
         ("127.0.0.1\0:80", "control characters in the address"),
+        ("\ud800:80", "a lone surrogate in the address"),
         (":99999", "port 99999 in ':99999' is not a number up to 65535"),
     ],
 )
@@ -165,3 +166,27 @@ io_uv.ip.check_peer("127.0.0.1:9001")
 print(sorted(set(sys.modules) - before))
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"[]\n"
+
+
+SPELLINGS = [
+    ["127.0.0.1:9001", "localhost:9001", "LOCALHOST.:09001", "[::1]:9001", "[0:0::1]:9001", "[::ffff:127.0.0.1]:9001"],
+    ["10.0.0.1:80", "10.0.0.1:080", "10.0.0.1:http", "0x0a.1:80"],
+    ["a.example:8080", "A.Example:8080", "a.example.:8080", "a.example"],
+    ["b\u00fccher.example:9001", "xn--bcher-kva.example:9001", "B\u00dcCHER.example:9001"],
+    ["[2001:db8::1]:9001", "[2001:DB8:0:0::1]:9001"],
+    ["127.0.0.1:9002", "app.localhost:9002"],
+    ["127.0.0.2:9001"],
+    ["a.example:9001"],
+    ["", ":8080"],
+    ["x" * 1025 + ":9001"],
+    ["a\n:9001"],
+]
+
+
+@pytest.mark.parametrize("one", range(len(SPELLINGS)))
+@pytest.mark.parametrize("other", range(len(SPELLINGS)))
+def test_spellings_of_one_address_are_known(one: int, other: int) -> None:
+    """Upper case, zeros, names of ports and of the loopback, old forms of numbers; nothing else is taken for one."""
+    for a in SPELLINGS[one]:
+        for b in SPELLINGS[other]:
+            assert ip.is_same_peer(a, b) is (one == other), (a, b)

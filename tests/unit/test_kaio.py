@@ -42,7 +42,7 @@ def block(fill: bytes) -> memoryview:
 
 
 def wait(context: kaio.Context) -> list[tuple[int, int]]:
-    ready, _, _ = select.select([context.fileno()], [], [], 10)
+    ready, _, _ = select.select([context.fileno()], [], [], 120)
     assert ready == [context.fileno()]
     return context.reap()
 
@@ -144,7 +144,7 @@ def test_results_are_missed_only_where_some_were_told(fd: int, monkeypatch: pyte
         patch.setattr(kaio, "_call", refuse)
         assert context.reap() == []
         context.submit(fd, block(b"a"), BLOCK, 0, nowait=False, tag=7)
-        select.select([context.fileno()], [], [], 10)
+        select.select([context.fileno()], [], [], 120)
         with pytest.raises(OSError) as info:
             context.reap()
         assert (info.value.errno, kaio.called(info.value)) == (code, "io_getevents")
@@ -154,7 +154,7 @@ def test_results_are_missed_only_where_some_were_told(fd: int, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", ["io_setup", "io_destroy"])
 def test_what_is_refused_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A queue that cannot be made is none; one that cannot be given back is left to the kernel."""
+    """A queue that cannot be made leaves nothing; one that cannot be given back is left to the kernel."""
     before = open_fds()
     call, given = kaio._call, []
 

@@ -23,7 +23,7 @@ def names(data: Dir) -> tuple[list[str], list[str]]:
 
 
 def test_snapshots_and_segments_are_listed_in_order(data: Dir) -> None:
-    """The newest last; everything else is ignored."""
+    """The newest is last; everything else is ignored."""
     for name in ("metadata1", "metadata2", "garbage", "tmp-open-1", "corrupt-1-open-1", "x" * 128, "x" * 250):
         data.write(name, b"x")
     data.open(10)
@@ -57,7 +57,7 @@ def test_names_that_are_no_utf8_are_ignored(data: Dir) -> None:
 
 
 def test_a_directory_that_cannot_be_read_is_an_error(data: Dir) -> None:
-    """For both functions."""
+    """It is for both functions."""
     for function in (listing.list, listing.clean):
         with pytest.raises(Failure) as caught:
             function(str(data) + "/missing")
@@ -66,7 +66,7 @@ def test_a_directory_that_cannot_be_read_is_an_error(data: Dir) -> None:
 
 
 def test_sweeping_removes_halves_and_tmp_files_only(data: Dir) -> None:
-    """Whole snapshots stay, with their sidecar and under odd names; so do segments and what is none of ours."""
+    """Whole snapshots stay, with their sidecar and under odd names; so do segments and foreign files."""
     data.snapshot(1, 1)
     data.write("snapshot-1-1-1000.sum", b"x")
     data.snapshot(1, 2)

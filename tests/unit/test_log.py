@@ -42,7 +42,7 @@ def acquired(lg: RaftLog, index: int, *limits: int) -> list[bytes]:
 
 @covers("logNumEntries/empty", "logLastIndex/empty", "logLastTerm/empty", "logGet/empty_log")
 def test_a_pristine_log_is_empty() -> None:
-    """No entry, index 0, term 0."""
+    """It has no entry, index 0 and term 0."""
     lg = RaftLog()
     assert (log.num_entries(lg), log.last_index(lg), log.last_term(lg)) == (0, 0, 0)
     assert log.get(lg, 1) is None
@@ -73,7 +73,7 @@ def test_entries_are_found_by_index(n: int) -> None:
 
 @covers("logAppend/many", "logAppend/batch", "logAppend/wrap")
 def test_many_entries_in_three_ways() -> None:
-    """One by one, as commands and as a batch; the batch is not modified."""
+    """They come one by one, as commands and as a batch; the batch is not modified."""
     lg = log_of(1)
     log.append_commands(lg, 2, [b"%d" % i for i in range(2, 1001)])
     batch = EntryBatch([3] * 2000, [RAFT_BARRIER] * 2000, [b"%d" % i for i in range(1001, 3001)])
@@ -182,7 +182,7 @@ def test_truncation_never_reaches_below_what_is_held() -> None:
 
 @covers("logAcquire/one", "logAcquire/two", "logAcquire/wrap", "logAcquire/outOfRange")
 def test_acquire_gives_all_from_an_index_on() -> None:
-    """Nothing before the first entry held, nothing after the last."""
+    """It gives nothing before the first entry held, and nothing after the last."""
     lg = log_of(1, 1, 2, 2)
     assert acquired(lg, 3) == [b"3", b"4"]
     assert acquired(lg, 1) == [b"1", b"2", b"3", b"4"]
@@ -208,7 +208,7 @@ def test_acquire_gives_all_from_an_index_on() -> None:
     ],
 )
 def test_acquire_is_bounded(index: int, max_bytes: int, max_entries: int, n: int) -> None:
-    """By bytes, 16 of header each included, and by number; one entry always goes, if there is one."""
+    """Bytes bound it, 16 of header each included, and the number; one entry always goes, if there is one."""
     assert len(acquired(log_of(1, 1, 1, 1), index, max_bytes, max_entries)) == n
 
 
@@ -354,7 +354,7 @@ def test_dropping_the_head_costs_the_same_whatever_the_length() -> None:
 def test_the_lowest_index_from_which_another_is_reached(
     index: int, first: int, limits: tuple[int, int], lowest: int
 ) -> None:
-    """As far back as one message goes, and as the log does."""
+    """It is as far back as one message goes, and as the log does."""
     lg = log_of(*[1] * 9)
     log.snapshot(lg, 5, 0)
     assert log.reaching(lg, index, first, *limits) == lowest

@@ -40,8 +40,8 @@ from tests.lib import messages as msg
 from tests.lib.solo import Solo, Statuses, command
 
 IO = "init load start bootstrap recover set_term set_vote send append truncate snapshot_put snapshot_get time random"
-IO += " async_work defer later check_address recovering recovered filling"
-FSM = "apply snapshot restore snapshot_async snapshot_finalize"
+IO += " async_work defer later check_address same_address recovering recovered filling"
+FSM = "apply apply_batch snapshot restore snapshot_async snapshot_finalize"
 
 
 def loosen(table: Any, names: str) -> None:
@@ -93,6 +93,7 @@ def test_numbers_and_sequences_of_other_types_will_do(deferring: bool) -> None:
     lives = []
     for loosely in (False, True):
         s = Solo(start=False, deferring=deferring, fsm=fsms.PairFsm(3, snapshot_async=True))
+        s.fsm.apply_batch = lambda fsm, bufs: (0, [fsm.apply(fsm, buf)[1] for buf in bufs])
         s.io.recovering = lambda io: False
         if loosely:
             loosen(s.io, IO)
@@ -142,7 +143,7 @@ def test_callbacks_may_return_something() -> None:
 
 
 def test_commands_may_be_anything_that_has_memory() -> None:
-    """Also what no annotation names."""
+    """They may be what no annotation names."""
     s = Solo()
     s.lead()
     assert raft_apply(s.r, RaftApply(), [array("Q", [fsms.ADD_X, 3])], 1, None) == 0

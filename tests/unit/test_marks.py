@@ -8,7 +8,7 @@ import io_uv
 import pyraft
 from tests.lib.header_names import RAFT_ADDITIONS, UV_ADDITIONS
 from tests.lib.messages import fields_of
-from tests.lib.prose import IS_NO, paragraphs
+from tests.lib.prose import IS_NO, IS_NONE, paragraphs
 
 PACKAGES = [Path(name).parent for name in (pyraft.__file__, io_uv.__file__) if name is not None]
 TABLES = [package / "DEVIATIONS.md" for package in PACKAGES]
@@ -40,13 +40,14 @@ def test_numbers_of_defects_have_rows() -> None:
 
 
 def test_texts_for_users_are_read_once() -> None:
-    """No text of an error or a log line says "is no …", where what it is would be told in one reading."""
+    """No text of an error or a log line says "is no …" or "is none", where what it is would be told in one reading."""
     for package in PACKAGES:
         for path in sorted(package.rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     text = " ".join(node.value.split())
-                    assert not IS_NO.search(text), f"{path.name}:{node.lineno}: {text[:80]}"
+                    found = IS_NO.search(text) or IS_NONE.search(text)
+                    assert not found, f"{path.name}:{node.lineno}: {text[:80]}"
 
 
 def test_additions_are_told() -> None:

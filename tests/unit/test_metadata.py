@@ -54,7 +54,7 @@ def store_up_to(data: Dir, version: int) -> None:
 
 
 def test_a_store_writes_the_words_format_version_term_and_vote(data: Dir) -> None:
-    """32 bytes, mode 0600, odd versions to metadata1 and even ones to metadata2."""
+    """They are 32 bytes, mode 0600, odd versions in metadata1 and even ones in metadata2."""
     store(data, 1, 3)
     store(data, 2, 3, 5)
     assert data.read("metadata1").hex() == "010000000000000001000000000000000300000000000000" + "00" * 8
@@ -64,7 +64,7 @@ def test_a_store_writes_the_words_format_version_term_and_vote(data: Dir) -> Non
 
 
 def test_numbers_have_64_bits(data: Dir) -> None:
-    """Up to the largest."""
+    """The largest one passes."""
     largest = (1 << 64) - 1
     store(data, largest, largest, largest)
     assert load(data) == (largest, largest, largest)
@@ -120,7 +120,7 @@ def test_a_failed_store_can_be_repeated(data: Dir, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_what_c_refuses_is_refused(data: Dir, files: dict[int, bytes], code: int, text: str) -> None:
-    """With the same texts."""
+    """The texts are the same."""
     for n, content in files.items():
         data.write(f"metadata{n}", content)
     found = failure(data)
@@ -129,7 +129,7 @@ def test_what_c_refuses_is_refused(data: Dir, files: dict[int, bytes], code: int
 
 @pytest.mark.parametrize("content", [b"", bytes(16), bytes(32), words(1, 1)])
 def test_a_file_that_was_never_complete_is_removed(data: Dir, content: bytes) -> None:
-    """Short, or a size that reached the disk before its content."""
+    """It is short, or its size reached the disk before its content."""
     data.write("metadata1", content)
     data.metadata(2, 2, 5, 1)
     assert load(data) == (2, 5, 1)
@@ -137,7 +137,7 @@ def test_a_file_that_was_never_complete_is_removed(data: Dir, content: bytes) ->
 
 
 def test_files_of_a_c_process_are_taken_as_they_are(data: Dir) -> None:
-    """Without sidecars, in any parity."""
+    """They have no sidecars, and any parity."""
     data.metadata(1, 4, 7, 2)
     data.metadata(2, 3, 6, 1)
     assert load(data) == (4, 7, 2)
@@ -196,7 +196,7 @@ def test_every_way_to_cut_either_file_is_harmless_or_told(data: Dir, version: in
 
 
 def test_a_file_of_zeros_and_a_directory_are_told(data: Dir) -> None:
-    """By what they are."""
+    """The texts say what they are."""
     store_up_to(data, 1)
     data.write("metadata1", bytes(32))
     assert failure(data).message == "metadata1 has only zeros, it was at version 1 by metadata1.sum"
@@ -268,7 +268,7 @@ def test_what_is_read_is_durable(data: Dir, monkeypatch: pytest.MonkeyPatch) -> 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), st.one_of(st.none(), st.binary(max_size=30)))
 def test_any_content_gives_a_state_or_a_failure(first: bytes, second: bytes, known: bytes | None) -> None:
-    """Never another exception."""
+    """It never raises another exception."""
     with tempfile.TemporaryDirectory() as path:
         data = Dir(Path(path))
         data.write("metadata1", first)
@@ -311,7 +311,7 @@ def test_a_marker_stands_until_it_is_cleared(data: Dir) -> None:
 
 
 def test_a_marker_is_durable_on_return(data: Dir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File, then directory; clearing syncs the directory."""
+    """The file is synced, then the directory; clearing syncs the directory."""
     synced: list[str] = []
     monkeypatch.setattr(fs, "fsync", lambda fd: synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
     marker.marker_set(str(data), "reason")

@@ -49,7 +49,7 @@ def changed(kind: str) -> list[str]:
     ],
 )
 def test_changes_are_made_where_they_belong(kind: str, lines: list[str]) -> None:
-    """Operators, constants and statements; behind letters of two bytes too."""
+    """They are of operators, constants and statements; behind letters of two bytes too."""
     assert sorted(changed(kind)) == sorted(lines)
 
 
@@ -65,7 +65,7 @@ def test_what_is_left_alone() -> None:
 
 
 def test_every_change_is_another_program_and_touches_its_place_only() -> None:
-    """In this very file, which has about everything."""
+    """This very file, which has about everything, is changed."""
     source = Path(__file__).read_text()
     edits = edits_of("b.py", source)
     assert {edit.kind for edit in edits} >= {"compare", "left out", "negate", "number"}
@@ -80,7 +80,7 @@ def test_every_change_is_another_program_and_touches_its_place_only() -> None:
 
 
 def test_a_sample_is_that_of_its_seed() -> None:
-    """Twice the same, without repetition, with all kinds that there are in about their shares."""
+    """It is twice the same, without repetition, with all kinds that there are in about their shares."""
     texts = {"pyraft/a.py": Path(__file__).read_text(), "pyraft/_build.py": SOURCE}
     drawn = draw(texts, 25, 7, [])
     assert drawn == draw(texts, 25, 7, [])
@@ -92,7 +92,7 @@ def test_a_sample_is_that_of_its_seed() -> None:
 
 
 def test_tests_are_picked_by_the_lines_that_they_execute() -> None:
-    """Also when lines have moved, the fastest first; for a line that only an import runs, those of the file."""
+    """They are when lines have moved, the fastest first; for a line that only an import runs, those of the file."""
     lines = ["one", "two", "three", "four"]
     content = {
         "tests": [["slow", 2.0], ["quick", 0.5], ["other", 1.0]],
@@ -110,7 +110,7 @@ def test_tests_are_picked_by_the_lines_that_they_execute() -> None:
 
 
 def test_a_survivor_is_known_by_what_was_changed() -> None:
-    """By file, surroundings and lines, wherever these stand; each has a reason."""
+    """File, surroundings and lines tell it, wherever these stand; each has a reason."""
     edit = Edit("a.py", "compare", "work", 9, 10, SOURCE.index("<="), SOURCE.index("<=") + 2, "<")
     text = f"# heading\n\n{survivors.key(edit, SOURCE)}\n= equivalent: because\n"
     assert survivors.read(text) == {survivors.key(edit, SOURCE): "equivalent: because"}
@@ -134,10 +134,10 @@ def test_the_tree_is_a_copy(tmp_path: Path) -> None:
 
 
 def test_a_run_is_ended_with_all_that_it_started() -> None:
-    """Its group at once."""
-    program = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).wait()"
+    """Its group ends at once."""
+    program = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).wait()"
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     begin = time.monotonic()
     end_all(process)
     assert process.returncode is not None
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 300

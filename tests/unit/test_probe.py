@@ -74,7 +74,7 @@ def test_tmpfs_has_no_direct_writes(tmp_path: Path) -> None:
 def test_file_systems_that_are_known_to_lack_direct_writes_are_used_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
 ) -> None:
-    """EINVAL for O_DIRECT on tmpfs, ZFS and UBIFS."""
+    """tmpfs, ZFS and UBIFS answer O_DIRECT with EINVAL."""
     fail(monkeypatch, "set_direct", errno.EINVAL)
     monkeypatch.setattr(fs, "file_system", lambda fd: kind)
     found = probe.probe(str(tmp_path))
@@ -110,7 +110,7 @@ def test_another_error_of_the_flag_is_an_error(tmp_path: Path, monkeypatch: pyte
 def test_a_file_system_that_is_not_told_is_an_ordinary_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Neither in memory nor one that copies on write."""
+    """It is neither in memory nor one that copies on write."""
     fail(monkeypatch, "file_system", code)
     refusals = Refusals(str(tmp_path))
     found = probe.probe(str(tmp_path), refusals)
@@ -148,7 +148,7 @@ def test_statx_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: i
 def test_smaller_blocks_are_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codes: tuple[int, ...], expected: int
 ) -> None:
-    """After EIO and EOPNOTSUPP only."""
+    """They are after EIO and EOPNOTSUPP only."""
     left = list(codes)
     refusals = Refusals(str(tmp_path))
 
@@ -166,7 +166,7 @@ def test_smaller_blocks_are_tried(
 def test_no_block_size_that_works_means_no_direct_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """EINVAL at 4096 (an overlay that lies about O_DIRECT), or none of the sizes."""
+    """The answer is EINVAL at 4096 (an overlay that lies about O_DIRECT), or at each of the sizes."""
     fail(monkeypatch, "write", code)
     found = probe.probe(str(tmp_path))
     assert (found.direct_io, found.async_io) == (0, False)
@@ -194,7 +194,7 @@ def test_a_directory_that_cannot_be_written_is_an_error(tmp_path: Path, monkeypa
 
 @covers("UvFsProbeCapabilities/noSpace", "init/noSpace")
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RAFT_NOSPACE; without fallocate it is the write of the emulation that fails."""
+    """It is RAFT_NOSPACE; without fallocate it is the write of the emulation that fails."""
     fail(monkeypatch, "fallocate", errno.ENOSPC)
     fail(monkeypatch, "pwrite", errno.ENOSPC)
     with pytest.raises(Failure) as caught:
@@ -361,3 +361,18 @@ def test_no_memory_for_the_write_is_told(
     finally:
         heap.raft_heap_set_default()
     assert (caught.value.code, caught.value.message) == (RAFT_NOMEM, f"{prefix}: out of memory")
+
+
+def test_the_context_is_kept_for_who_asks_for_it(tmp_path: Path) -> None:
+    """It has nothing under way, and takes writes; nobody else gets one."""
+    before = open_fds()
+    found = probe.probe(str(tmp_path), keep=True)
+    if not found.async_io:
+        pytest.skip("needs asynchronous writes")
+    context = found.context
+    assert context is not None
+    assert (context.inflight, context.reap()) == (0, [])
+    assert open_fds() > before
+    context.close()
+    assert probe.probe(str(tmp_path)).context is None
+    assert open_fds() == before

@@ -33,7 +33,7 @@ def test_what_agrees_is_fine() -> None:
 
 
 def test_a_vote_is_not_forgotten() -> None:
-    """Nor changed, within a term, by a restart or without."""
+    """It is not changed either, within a term, by a restart or without."""
     for vote in (0, 2):
         said = Promises()
         said.heard(3, status(vote=1))
@@ -63,7 +63,7 @@ def test_what_was_stored_and_committed_is_there_again() -> None:
 
 
 def test_a_term_has_one_leader() -> None:
-    """Election safety."""
+    """This is election safety."""
     said = Promises()
     said.heard(1, status(state=RAFT_LEADER))
     said.heard(1, status(state=RAFT_LEADER))
@@ -72,7 +72,7 @@ def test_a_term_has_one_leader() -> None:
 
 
 def test_the_same_entries_make_the_same_state() -> None:
-    """On other servers and in other lives."""
+    """They do on other servers and in other lives."""
     said = Promises()
     said.heard(1, status(applied=8, digest=1))
     said.started(1, 1, 1, 8)

@@ -2,8 +2,10 @@
 
 import pytest
 
-from pyraft import RAFT_LEADER, flags, proof, raft_set_max_append_bytes
+from pyraft import RAFT_LEADER, RaftSnapshot, flags, proof, raft_set_max_append_bytes, raft_start
 from pyraft.state import LeaderState, RaftProgress
+from pyraft.types import NOBODYS
+from tests.lib import fsm
 from tests.lib import messages as msg
 from tests.lib.solo import Solo
 
@@ -45,3 +47,29 @@ def test_servers_that_announce_what_their_answers_mean_are_gone_back_to_freely(s
     """Their acknowledgments are for our entries, wherever a message ends."""
     p = stepped_back(s, 25, 30, 10, flags.PROVEN_ANSWERS)
     assert (p.next_index, p.steps_back) == (25, 3)
+
+
+def test_a_question_is_known_also_where_the_log_begins_behind_it() -> None:
+    """With indexes near 2^64 the ones that nobody has lie in front of the log; a leader asked there for ever."""
+    snapshot = RaftSnapshot()
+    snapshot.index, snapshot.term = (1 << 64) - 50_000, 1
+    s = Solo(start=False, term=1)
+    snapshot.configuration, snapshot.configuration_index = s.conf, 1
+    snapshot.bufs = [fsm.content(0, 0)]
+    s.io.stored_snapshot = snapshot
+    s.io.start_index = snapshot.index + 1
+    s.io.stored = msg.commands([1] * 40)
+    assert raft_start(s.r) == 0
+    raft_set_max_append_bytes(s.r, 1)
+    s.tick(1000)
+    s.recv(msg.request_vote_result(2, s.r.current_term))
+    leader: LeaderState | None = s.r.leader_state
+    assert leader is not None
+    p = leader.progress[2]
+    s.recv(msg.append_entries_result(3, s.r.current_term, snapshot.index, p.next_index - 1))
+    s.sent()
+    s.tick(100)
+    [question] = [m.append_entries for m in s.sent() if m.append_entries is not None and m.server_id == 3]
+    assert NOBODYS <= question.prev_log_index < snapshot.index
+    s.recv(msg.append_entries_result(3, s.r.current_term, snapshot.index, question.prev_log_index))
+    assert p.sure

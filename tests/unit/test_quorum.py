@@ -21,7 +21,7 @@ def test_nobody_is_no_majority_of_nobody() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
 def test_the_majority_index_is_the_highest_that_a_majority_holds(n: int) -> None:
-    """Compared with counting, for all combinations of a few indexes."""
+    """It is compared with counting, for all combinations of a few indexes."""
     for matches in itertools.product(range(4), repeat=n):
         index = quorum.majority_index(list(matches))
         assert quorum.is_majority(sum(m >= index for m in matches), n)

@@ -15,7 +15,7 @@ from io_uv.tcp_common import Handshake
 from pyraft.errors import RAFT_MALFORMED, RAFT_TOOBIG
 from pyraft.types import RAFT_COMMAND, RAFT_VOTER, RaftConfiguration, RaftEntry, RaftMessage, RaftServer
 from tests.lib import messages as m
-from tests.lib.peer import handshake, words
+from tests.lib.peer import handshake, stream_into, words
 
 LARGE = 64 * 1024
 
@@ -70,16 +70,8 @@ class Sink:
             self.put(data[at : at + size])
 
     def put(self, data: bytes) -> None:
-        """Give it bytes as a stream does: into the buffer that is missing something, if there is one."""
-        while data:
-            missing = self.reader.missing
-            if missing is None:
-                self.reader.feed(data)
-                return
-            n = min(len(missing), len(data))
-            missing[:n] = data[:n]
-            self.reader.filled(n)
-            data = data[n:]
+        """Give it bytes as a stream does."""
+        stream_into(self.reader, data)
 
 
 @pytest.mark.parametrize("size", [*range(1, 80), 1000, 10_000])
@@ -269,14 +261,14 @@ def drive(data: bytes, sizes: list[int], limits: Limits) -> None:
 @settings(max_examples=500)
 @given(st.binary(max_size=300), st.lists(st.integers(1, 64), min_size=1, max_size=5))
 def test_random_connections_are_survived(data: bytes, sizes: list[int]) -> None:
-    """Noise from the first byte on."""
+    """They are noise from the first byte on."""
     drive(data, sizes, Limits())
 
 
 @settings(max_examples=500)
 @given(st.binary(max_size=300), st.lists(st.integers(1, 64), min_size=1, max_size=5))
 def test_random_messages_are_survived(data: bytes, sizes: list[int]) -> None:
-    """Noise after a handshake."""
+    """They are noise after a handshake."""
     drive(handshake(2, "127.0.0.1:9002") + data, sizes, Limits())
 
 

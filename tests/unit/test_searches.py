@@ -17,7 +17,7 @@ def test_circles_are_found() -> None:
 
 
 def test_imports_inside_functions_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import in a function is one, one for the type checker is none, and a name of a package is the package's."""
+    """An import in a function counts, one for the type checker does not, and a name of a package is the package's."""
     monkeypatch.setattr(test_tidy, "ROOT", tmp_path)
     (tmp_path / "p").mkdir()
     path = tmp_path / "p" / "a.py"
@@ -36,13 +36,15 @@ def test_imports_inside_functions_count(tmp_path: Path, monkeypatch: pytest.Monk
         ("* What is refused", ["What is refused"]),
         ("**Who asks** gets it.", ["**Who asks** gets it."]),
         ("That is no error of ours.", ["That is no error of ours."]),
+        ("It is a mark that is none.", ["It is a mark that is none."]),
+        ("There are none, and there is none.", []),
         ("Whom it calls.", ["Whom it calls."]),
         ("It ends by who began it.", ["It ends by who began it."]),
         ("Who leads? Nobody who is asked. There is no leader, it is no longer one; what it was.", []),
     ],
 )
 def test_second_readings_are_found(text: str, found: list[str]) -> None:
-    """Headless clauses and "is no …" are found at the beginning of a paragraph and in its middle, and nothing else."""
+    """Headless clauses, "is no …" and "is none" are found at the beginning of a paragraph and inside it."""
     assert [reading.lstrip("* ") for reading in second_readings(text)] == [reading.lstrip("* ") for reading in found]
 
 

@@ -60,7 +60,7 @@ def failure(data: Dir, name: str) -> Failure:
 
 
 def test_names_are_rendered_as_in_c() -> None:
-    """16 digits for closed ones, none added for open ones; larger numbers take more."""
+    """Closed ones have 16 digits, open ones none added; larger numbers take more."""
     assert segment.closed_name(1, 20) == "0000000000000001-0000000000000020"
     assert segment.open_name(7) == "open-7"
 
@@ -77,7 +77,7 @@ def test_names_are_rendered_as_in_c() -> None:
     ],
 )
 def test_names_are_read_as_in_c(name: str, expected: tuple[bool, int, int, int]) -> None:
-    """With or without leading zeros, at most 16 digits in closed ones."""
+    """They have leading zeros or not, at most 16 digits in closed ones."""
     info = segment.parse_name(name)
     assert info is not None
     assert (info.is_open, info.first_index, info.last_index, info.counter) == expected
@@ -106,7 +106,7 @@ def test_names_are_read_as_in_c(name: str, expected: tuple[bool, int, int, int])
     ],
 )
 def test_other_names_are_no_segments(name: str) -> None:
-    """Nor are ranges that are none."""
+    """Empty ranges are not either."""
     assert segment.parse_name(name) is None
 
 
@@ -123,7 +123,7 @@ def test_segments_sort_as_numbers_closed_before_open() -> None:
 
 
 def test_a_batch_has_the_bytes_of_the_c_library() -> None:
-    """Two examples that libraft wrote."""
+    """libraft wrote the two examples."""
     one = of([RaftEntry(1, RAFT_COMMAND, b"ABCDEFGH")])
     assert b"".join(segment.encode_batch(one)).hex() == (
         "486653db68d6d0530100000000000000010000000000000001000000080000004142434445464748"
@@ -136,7 +136,7 @@ def test_a_batch_has_the_bytes_of_the_c_library() -> None:
 
 
 def test_a_closed_segment_has_the_bytes_of_the_c_library(data: Dir) -> None:
-    """That of a bootstrapped server."""
+    """It is that of a bootstrapped server."""
     blob = bytes.fromhex("01010000000000000001000000000000003132372e302e302e313a39303031000100000000000000")
     name = segment.write_closed(str(data), 1, [of([RaftEntry(1, RAFT_CHANGE, blob)])])
     assert name == "0000000000000001-0000000000000001"
@@ -148,7 +148,7 @@ def test_a_closed_segment_has_the_bytes_of_the_c_library(data: Dir) -> None:
 
 @given(st.lists(st.lists(ENTRY, min_size=1, max_size=8), min_size=1, max_size=5), st.integers(1, 1 << 40))
 def test_what_is_written_is_read(batches: list[list[RaftEntry]], first: int) -> None:
-    """And equals what the description of the format says."""
+    """It equals what the description of the format says."""
     with tempfile.TemporaryDirectory() as path:
         data = Dir(Path(path))
         name = segment.write_closed(path, first, [of(entries) for entries in batches])
@@ -184,7 +184,7 @@ def test_large_batches_are_split_on_writing(data: Dir) -> None:
 
 @pytest.mark.parametrize("n", [1, 64])
 def test_a_large_log_comes_back_in_order(data: Dir, n: int) -> None:
-    """200,000 entries in four files, in batches of one too; `make bench` says how long it takes."""
+    """It has 200,000 entries in four files, in batches of one too; `make bench` says how long it takes."""
     payloads = [number.to_bytes(8, "little") * 8 for number in range(200_000)]
     for at in range(0, 200_000, 50_000):
         part = payloads[at : at + 50_000]
@@ -206,7 +206,7 @@ def closed_example(data: Dir) -> str:
 
 
 def test_every_flipped_byte_of_a_closed_segment_is_told(data: Dir) -> None:
-    """With its name, the batch and the byte."""
+    """The text has the name, the batch and the byte."""
     name = closed_example(data)
     content = data.read(name)
     for at, flip in itertools.product(range(len(content)), (0x01, 0x80, 0xFF)):
@@ -242,7 +242,7 @@ def test_a_failed_load_leaves_the_entries_before_it(data: Dir) -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_failure(content: bytes) -> None:
-    """Never another exception."""
+    """It never raises another exception."""
     with tempfile.TemporaryDirectory() as path:
         data = Dir(Path(path))
         name = segment.closed_name(1, 1)
@@ -251,7 +251,7 @@ def test_garbage_is_a_failure(content: bytes) -> None:
 
 
 def test_a_segment_that_cannot_be_opened_is_told(data: Dir) -> None:
-    """By name."""
+    """The text has its name."""
     name = segment.closed_name(1, 1)
     assert failure(data, name).message == f"load closed segment {name}: read file: open: no such file or directory"
 
@@ -280,7 +280,7 @@ def sectors(content: bytes, start: int, new: bytes) -> list[bytes]:
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("seed", range(12))
 def test_every_tear_of_a_write_is_accepted_and_loses_nothing_before_it(seed: int, ours: bool) -> None:
-    """Random batches in blocks of 2048: all that was complete is there, and new entries from the first on, or none."""
+    """Of random batches in blocks of 2048 all complete ones are there, and new entries from the first on, or none."""
     rng = random.Random(seed)
     block = 2048
     content = bytes(16 * 1024)
@@ -351,12 +351,12 @@ def test_every_way_to_cut_our_open_segment_is_told() -> None:
 
 @pytest.mark.parametrize("size", range(8))
 def test_fewer_bytes_than_the_format_word_are_nothing(size: int) -> None:
-    """In a file of unknown make (B1)."""
+    """They are in a file of unknown make (B1)."""
     assert open_segment.judge(words(1)[:size]).verdict == UNWRITTEN
 
 
 def test_zeros_are_an_unwritten_segment() -> None:
-    """Of any size."""
+    """Their number does not matter."""
     for size in (8, 512, SEGMENT_SIZE):
         assert judge(b"", size=size).verdict == UNWRITTEN
 
@@ -370,7 +370,7 @@ def test_a_format_word_alone_holds_nothing() -> None:
 
 @pytest.mark.parametrize("trailing", [8, 1, 15, 0])
 def test_a_full_segment_may_have_a_few_bytes_left(trailing: int) -> None:
-    """Too few for another batch (B1)."""
+    """They are too few for another batch (B1)."""
     content = disk.segment(commands(1, 3))
     found = open_segment.judge(content + bytes(trailing), len(content) + trailing)
     assert (found.verdict, numbers(found.entries), found.used) == (INTACT, [1, 2, 3], len(content))
@@ -407,7 +407,7 @@ def test_a_count_that_nobody_writes_is_damage(count: int) -> None:
 
 
 def test_another_format_is_damage() -> None:
-    """Format 2."""
+    """It is format 2."""
     found = judge(words(2))
     assert found.verdict == DAMAGED
     assert found.problem is not None
@@ -416,7 +416,7 @@ def test_another_format_is_damage() -> None:
 
 @given(st.binary(max_size=400), st.booleans())
 def test_any_open_content_is_judged(content: bytes, ours: bool) -> None:
-    """Never an exception."""
+    """It never raises an exception."""
     found = judge(words(1) + content, ours)
     assert found.verdict in (UNWRITTEN, INTACT, TORN, DAMAGED)
     assert (found.verdict == DAMAGED) <= (found.problem is not None)
@@ -490,7 +490,7 @@ def test_a_segment_goes_only_as_a_whole(data: Dir) -> None:
 
 
 def test_a_segment_that_cannot_be_removed_is_told(data: Dir) -> None:
-    """By name."""
+    """The text has its name."""
     infos = log(data, (1, 1), (2, 2))
     data.remove(infos[0].filename)
     with pytest.raises(Failure) as caught:
@@ -530,7 +530,7 @@ def test_a_truncate_goes_from_the_end_and_syncs_each_step(data: Dir, monkeypatch
 
 
 def test_a_truncate_can_be_repeated_after_a_failure(data: Dir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At whatever step it failed."""
+    """It can, at whatever step it failed."""
     for failing in range(20):
         infos = log(data, (1, 3), (4, 6), (7, 8))
         count = itertools.count()
@@ -562,7 +562,7 @@ def test_a_truncate_can_be_repeated_after_a_failure(data: Dir, monkeypatch: pyte
 
 
 def test_an_install_removes_what_is_beyond_the_snapshot_first(data: Dir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Newest first, each durably: no crash leaves a log that starts behind the snapshot."""
+    """The newest goes first, each durably: no crash leaves a log that starts behind the snapshot."""
     infos = log(data, (1, 3), (4, 6), (7, 8))
     steps = Steps(monkeypatch, data)
     segment.remove_closed(str(data), infos, 5)
@@ -578,7 +578,7 @@ def test_an_install_removes_what_is_beyond_the_snapshot_first(data: Dir, monkeyp
 
 
 def test_a_failed_write_leaves_no_segment(data: Dir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And names it."""
+    """The text names it."""
 
     def fail(fd: int) -> None:
         raise OSError(28, "No space left on device")

@@ -5,6 +5,8 @@ import os
 import random
 import tempfile
 import time
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from io_uv import compress, fs, snapshot_file
+from io_uv import compress, fs, snapshot_file, sums
 from io_uv.failure import Failure
 from io_uv.snapshot_file import SnapshotInfo
 from pyraft.errors import RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOSPACE, RAFT_NOTFOUND, RAFT_TOOBIG
 from pyraft.types import RaftConfiguration, RaftServer, RaftSnapshot
 from tests.lib.disk import Dir, conf, crc, snapshot, words
+from tests.lib.frames import framed
 
 MEGABYTE = 1024 * 1024
 
@@ -31,6 +34,13 @@ def data(tmp_path: Path) -> Dir:
 def write(data: Dir, content: Any, compressed: bool = True, index: int = 3, time: int = 1000) -> SnapshotInfo:
     bufs = [content] if isinstance(content, bytes) else content
     return snapshot_file.write(str(data), snapshot(index, 1, bufs), compressed, time)
+
+
+def write_made(data: Dir, pieces: Any, compressed: bool = True, index: int = 3) -> SnapshotInfo:
+    """Write content that is not there yet: `pieces` is any iterable."""
+    made = snapshot(index, 1, [])
+    made.bufs = pieces
+    return snapshot_file.write(str(data), made, compressed, 1000)
 
 
 def read(data: Dir, info: SnapshotInfo) -> RaftSnapshot:
@@ -61,7 +71,7 @@ def failure(data: Dir, info: SnapshotInfo) -> Failure:
 
 
 def test_names_are_read_with_their_suffix() -> None:
-    """Term, index, time in decimal."""
+    """They have term, index and time in decimal."""
     for suffix in ("", ".meta", ".sum"):
         parsed = snapshot_file.parse_name("snapshot-1-22-333" + suffix)
         assert parsed is not None
@@ -74,12 +84,12 @@ def test_names_are_read_with_their_suffix() -> None:
     "name", ["snapshot-1-2", "snapshot-1-2-3.metadata", "snapshot-1-2-3\n", "xsnapshot-1-2-3", "snapshot-a-2-3"]
 )
 def test_other_names_are_no_snapshots(name: str) -> None:
-    """None."""
+    """They give None."""
     assert snapshot_file.parse_name(name) is None
 
 
 def test_snapshots_sort_by_term_then_index_then_time() -> None:
-    """As numbers."""
+    """All three are compared as numbers."""
     names = ["snapshot-2-9-1", "snapshot-1-10-1", "snapshot-1-9-11", "snapshot-1-9-2", "snapshot-10-1-1"]
     infos = [info_of(name) for name in names]
     snapshot_file.sort(infos)
@@ -88,7 +98,7 @@ def test_snapshots_sort_by_term_then_index_then_time() -> None:
 
 
 def test_timestamps_are_milliseconds_since_the_epoch() -> None:
-    """And later than those of the same entry, wherever the clock was then (B21)."""
+    """They are later than those of the same entry, wherever the clock was then (B21)."""
     before = time.time_ns() // 1_000_000
     stamp = snapshot_file.timestamp_now([], 1, 2)
     assert before <= stamp <= before + 10_000
@@ -101,7 +111,7 @@ def test_timestamps_are_milliseconds_since_the_epoch() -> None:
 
 
 def test_the_meta_file_has_the_bytes_of_the_c_library(data: Dir) -> None:
-    """Index 3, term 1, configuration index 1, one server."""
+    """It has index 3, term 1, configuration index 1 and one server."""
     s = snapshot(3)
     s.configuration.servers = [RaftServer(1, "127.0.0.1:9001", 1)]
     info = snapshot_file.write(str(data), s, True, 1000)
@@ -111,14 +121,14 @@ def test_the_meta_file_has_the_bytes_of_the_c_library(data: Dir) -> None:
 
 
 def test_compressed_data_has_the_bytes_of_the_c_library(data: Dir) -> None:
-    """One LZ4 frame."""
+    """They are one LZ4 frame."""
     info = write(data, bytes(range(1, 9)))
     expected = "04224d184c400800000000000000b108000080010203040506070800000000680d3a14"
     assert data.read(info.data_name).hex() == expected
 
 
 def test_raw_data_is_the_buffers_one_after_the_other(data: Dir) -> None:
-    """Any bytes-like objects."""
+    """They are any bytes-like objects."""
     info = write(data, [b"abc", b"", bytearray(b"def"), memoryview(b"ghi")], compressed=False)
     assert data.read(info.data_name) == b"abcdefghi"
     assert read(data, info).bufs == [b"abcdefghi"]
@@ -152,7 +162,7 @@ def test_files_come_one_after_the_other_each_durable(data: Dir, monkeypatch: pyt
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 8, 65536, MEGABYTE, MEGABYTE + 1, 5 * MEGABYTE])
 def test_content_comes_back(data: Dir, size: int, compressed: bool) -> None:
-    """As one buffer, read-only; no content at all too, which C cannot store (B44)."""
+    """It is one buffer, read-only; an empty one comes back too, which C cannot store (B44)."""
     content = random.Random(size).randbytes(size)
     info = write(data, [content[: size // 2], content[size // 2 :]], compressed)
     found = read(data, info)
@@ -164,7 +174,7 @@ def test_content_comes_back(data: Dir, size: int, compressed: bool) -> None:
 
 @pytest.mark.parametrize("bufs", [[], [b""], [b"", b""]])
 def test_no_content_is_stored_as_the_empty_frame(data: Dir, bufs: list[bytes]) -> None:
-    """With compression off as well: an empty data file would not count (B44)."""
+    """It is with compression off as well: an empty data file would not count (B44)."""
     info = write(data, bufs, compressed=False)
     assert data.read(info.data_name) == compress.EMPTY_FRAME
     assert read(data, info).bufs == [b""]
@@ -189,7 +199,7 @@ def test_any_content_comes_back(bufs: list[bytes], compressed: bool) -> None:
 
 
 def test_what_c_leaves_open_is_ignored(data: Dir) -> None:
-    """The upper half of the checksum word, and bytes behind the configuration."""
+    """It is the upper half of the checksum word, and bytes behind the configuration."""
     name = data.snapshot(1, 3)
     data.overwrite(name + ".meta", 12, b"\xff\xff\xff\xff")
     data.write(name + ".meta", data.read(name + ".meta") + b"more")
@@ -204,6 +214,62 @@ def test_large_raw_content_is_mapped_where_one_read_is_not_enough(data: Dir, mon
     assert type(found) is memoryview
     assert found.readonly
     assert found == content
+
+
+class Piece(bytearray):
+    """Bytes that can be seen to be gone."""
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_content_that_is_made_while_it_is_written_has_the_same_bytes(data: Dir, compressed: bool) -> None:
+    """Any iterable will do; its size, which a frame begins with, is known at the end only."""
+    for number, pieces in enumerate(
+        ([], [b""], [b"x"], [b"", b"abc", b"d"], [bytes(70_000), b"e" * 3, bytes(MEGABYTE)])
+    ):
+        one = write(data, list(pieces), compressed, index=2 * number + 1)
+        other = write_made(data, iter(pieces), compressed, 2 * number + 2)
+        assert data.read(other.data_name) == data.read(one.data_name)
+        assert read(data, other).bufs == [b"".join(pieces)]
+        if compressed and b"".join(pieces):
+            assert data.read(one.data_name) == framed(pieces)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_content_that_is_made_while_it_is_written_is_never_there_as_a_whole(data: Dir, compressed: bool) -> None:
+    """Of forty pieces of half a megabyte no more than a few are there at a time."""
+    dice = random.Random(4)
+    alive: list[weakref.ref[Piece]] = []
+    most = 0
+
+    def pieces() -> Iterator[Piece]:
+        nonlocal most
+        for _ in range(40):
+            made = Piece(dice.randbytes(MEGABYTE // 16) * 8)
+            alive.append(weakref.ref(made))
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield made
+
+    info = write_made(data, pieces(), compressed)
+    assert most <= 4
+    assert memoryview(read(data, info).bufs[0]).nbytes == 20 * MEGABYTE
+
+
+def test_what_makes_the_content_and_fails_leaves_nothing(data: Dir) -> None:
+    """Its exception comes out."""
+
+    def pieces() -> Iterator[bytes]:
+        yield bytes(3 * MEGABYTE)
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        write_made(data, pieces())
+    assert data.names == []
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_checksums_of_pieces_are_joined(first: bytes, second: bytes) -> None:
+    """The sum is as if it were that of both."""
+    assert sums.joined(sums.checksum(first), sums.checksum(second), len(second)) == sums.checksum(first + second)
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------
@@ -276,7 +342,7 @@ def meta(blob: bytes, format: int = 1, length: int | None = None) -> bytes:
     ],
 )
 def test_bad_meta_files_are_told(data: Dir, content: bytes, code: int, text: str) -> None:
-    """With their name."""
+    """The text has their name."""
     name = data.snapshot(1, 3)
     data.write(name + ".meta", content)
     found = failure(data, info_of(name))
@@ -294,7 +360,7 @@ def test_a_bad_configuration_is_malformed(data: Dir) -> None:
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_every_flipped_byte_is_told(data: Dir, compressed: bool) -> None:
-    """Or harmless, in the unused half of the checksum word; for raw data by the sidecar."""
+    """In the unused half of the checksum word it is harmless; for raw data the sidecar tells."""
     content = random.Random(6).randbytes(300)
     info = write(data, content, compressed)
     for name in (info.filename, info.data_name, info.data_name + ".sum"):
@@ -338,7 +404,7 @@ def test_raw_data_of_a_c_process_is_taken_as_it_is(data: Dir) -> None:
 
 
 def test_a_missing_file_is_told(data: Dir) -> None:
-    """By name."""
+    """The text has its name."""
     info = write(data, b"x")
     data.remove(info.data_name)
     text = f"read {info.data_name}: open: no such file or directory"
@@ -349,7 +415,7 @@ def test_a_missing_file_is_told(data: Dir) -> None:
 
 @given(st.binary(max_size=100), st.binary(max_size=100))
 def test_garbage_is_a_failure_or_raw_content(meta_content: bytes, content: bytes) -> None:
-    """Never another exception."""
+    """It never raises another exception."""
     with tempfile.TemporaryDirectory() as path:
         data = Dir(Path(path))
         name = data.snapshot(1, 3, data=content)
@@ -372,7 +438,7 @@ def test_the_newest_two_snapshots_stay(data: Dir) -> None:
 
 
 def test_a_snapshot_that_cannot_be_removed_is_told(data: Dir) -> None:
-    """By name."""
+    """The text has its name."""
     info = write(data, b"x")
     data.remove(info.filename)
     with pytest.raises(Failure) as caught:
@@ -390,7 +456,7 @@ def test_without_a_snapshot_there_is_none_to_get() -> None:
 
 
 def test_a_configuration_of_several_servers_comes_back(data: Dir) -> None:
-    """In its order."""
+    """Its order is kept."""
     s = snapshot(3, conf_index=2)
     s.configuration = conf(3)
     found = read(data, snapshot_file.write(str(data), s, True, 1000))

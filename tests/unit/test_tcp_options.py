@@ -73,7 +73,7 @@ def refuse(patch: pytest.MonkeyPatch, code: int, *names: str) -> None:
 
 
 def test_all_options_are_set(connection: Connection, caplog: pytest.LogCaptureFixture) -> None:
-    """Where none is refused."""
+    """They are where none is refused."""
     tcp_common.tune(connection.handle, connection.t)
     values = {name: connection.option(name) for name in OPTIONS}
     assert values == {

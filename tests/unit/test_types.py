@@ -36,7 +36,7 @@ def test_version_is_that_of_the_c_library() -> None:
 
 
 def test_a_server_is_nobody_until_it_is_told_who() -> None:
-    """As in C, where everything is zero at first."""
+    """In C everything is zero at first, too."""
     server = RaftServer()
     assert (server.id, server.address, server.role) == (0, "", RAFT_STANDBY)
 

@@ -61,7 +61,7 @@ def check_deterministic(machine: Callable[[], Machine], commands: Iterable[Execu
     where = (getattr(machine, "__module__", "__main__"), getattr(machine, "__qualname__", "<"))
     if where[0] == "__main__" or "<" in where[1]:
         raise ValueError(f"{machine!r} cannot be imported by another process: put it into a module")
-    script = Codec().pack([*where, sys.path, [list(one) for one in listed]])
+    script = Codec().pack([*where, sys.path, _codec(machine).pack([list(one) for one in listed])])
     with ThreadPoolExecutor(len(_RUNS)) as pool:
         results = list(pool.map(lambda run: _run(script, *run), _RUNS))
     for number, one in enumerate(listed):
@@ -71,6 +71,21 @@ def check_deterministic(machine: Callable[[], Machine], commands: Iterable[Execu
             if found:
                 how = "after a snapshot" if restored else f"with PYTHONHASHSEED={seed}, TZ={zone}"
                 raise AssertionError(f"command {number + 1}, {one}, is not deterministic: {how} {found}")
+
+
+def _codec(factory: Callable[[], Machine]) -> Codec:
+    """Return a codec for arguments, which may be of the machine's own types.
+
+    A class says by itself what these are: one more machine could be told from those that execute.
+    """
+    codec = Codec()
+    try:
+        made: Any = factory if isinstance(factory, type) else factory()
+    except Exception:  # the other processes tell of it
+        return codec
+    for cls in getattr(made, "types", ()):
+        codec.add(cls)
+    return codec
 
 
 def _run(script: bytes, seed: str, zone: str, restored: bool) -> list[Any]:
@@ -131,11 +146,12 @@ def execute_script() -> None:
     """Execute the script that is on standard input, and write what it comes to to standard output."""
     out = os.dup(1)
     os.dup2(2, 1)  # what the machine prints is not for the other end
-    module, name, path, commands = Codec().unpack(sys.stdin.buffer.read())
+    module, name, path, packed = Codec().unpack(sys.stdin.buffer.read())
     sys.path[:] = path
     factory: Any = importlib.import_module(module)
     for part in name.split("."):
         factory = getattr(factory, part)
+    commands = _codec(factory).unpack(packed)
 
     with os.fdopen(out, "wb") as stream:
         stream.write(Codec().pack(execute(factory, commands, sys.argv[1:] == ["restored"])))

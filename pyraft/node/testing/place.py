@@ -28,6 +28,7 @@ from pyraft import (
     RaftMessage,
     aio,
     configuration,
+    fixture_copy,
     raft_set_pre_vote,
 )
 from pyraft.node.errors import Refused
@@ -282,7 +283,7 @@ class Life:
         target = place.where(message.server_address)
         life = None if target is None else target.life
         if self.alive and life is not None and target is not None:
-            received = _received(message, self.io)
+            received = fixture_copy.received(message, self.io.data.id, self.io.data.address)
             network.send(place.number, target.number, functools.partial(life.receive, received))
         if cb is not None:
             network.loop.call_soon(cb, req, RAFT_NOCONNECTION if life is None else 0)
@@ -292,17 +293,3 @@ class Life:
         """A message has come, if this life is not over."""
         if self.alive and self._recv is not None:
             self._recv(self.io, message)
-
-
-def _received(message: RaftMessage, io: RaftIo) -> RaftMessage:
-    """Return a message as its receiver has it: it names its sender."""
-    fresh = RaftMessage()
-    fresh.type = message.type
-    fresh.server_id, fresh.server_address = io.data.id, io.data.address
-    fresh.request_vote = message.request_vote
-    fresh.request_vote_result = message.request_vote_result
-    fresh.append_entries = message.append_entries
-    fresh.append_entries_result = message.append_entries_result
-    fresh.install_snapshot = message.install_snapshot
-    fresh.timeout_now = message.timeout_now
-    return fresh

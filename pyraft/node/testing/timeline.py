@@ -1,7 +1,7 @@
 """An asyncio loop whose time is virtual: nothing is waited for, and the order of events is the same every time.
 
-Duty: `Timeline` is such a loop. When nothing is left to do at the moment, its time jumps to the next timer. Threads are
-none of its: what is given to an executor runs on the loop.
+Duty: `Timeline` is such a loop. When nothing is left to do at the moment, its time jumps to the next timer. Nothing
+runs in threads: executors run on the loop.
 
 Happy path: `loop = Timeline()`, `loop.run_until_complete(main())`; hours pass in moments.
 

@@ -5,22 +5,67 @@ election begins after 600 ms, as in dqlite with that setting.
 """
 
 import contextlib
+import os
 import select
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from io_uv.dqlite import image, messages, requests, responses, words
+from io_uv.dqlite import upgrade as upgrades
 from io_uv.dqlite.messages import Splitter
 from tests.lib.ports import free_port
 
 LATENCY = 40
 """Milliseconds."""
-DEADLINE = 60.0
+DEADLINE = 180.0
+FREQUENCY = 300
+"""Milliseconds between two looks of an app's role management; 30 s by default there."""
+
+HERE = Path(__file__).resolve().parent
+SOURCES = Path("/usr/share/gocode")
+"""Where Debian's golang-github-canonical-go-dqlite-dev puts its sources."""
+
+
+def build(program: Path, source: Path = HERE / "peer.go") -> str:
+    """Build a program of Go, ours by default; return why that cannot be, "" if it can."""
+    go = shutil.which("go")
+    if go is None:
+        return "no Go compiler (golang-go)"
+    if not Path(SOURCES, "src/github.com/canonical/go-dqlite").is_dir():
+        return "no go-dqlite (golang-github-canonical-go-dqlite-dev, libdqlite-dev)"
+    environment = {
+        **os.environ,
+        "GO111MODULE": "off",
+        "GOPATH": str(SOURCES),
+        "GOFLAGS": "",
+        "CGO_LDFLAGS_ALLOW": "-Wl,-z,now",
+    }
+    command = [go, "build", "-o", str(program), str(source)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd="/")
+    return "" if done.returncode == 0 else f"go-dqlite cannot be built: {(done.stdout + done.stderr)[-400:]}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The certificate that all nodes of a cluster share, and its key."""
+
+    certificate: Path
+    key: Path
+    name: str
+
+    def wrap(self, sock: socket.socket) -> socket.socket:
+        """Return a connection with TLS in it."""
+        context = ssl.create_default_context(cafile=str(self.certificate))
+        context.load_cert_chain(self.certificate, self.key)
+        return context.wrap_socket(sock, server_hostname=self.name)
 
 
 class Failed(Exception):
@@ -30,10 +75,13 @@ class Failed(Exception):
 class Lines:
     """A process that answers lines with lines."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, upgrade: str = "") -> None:
         self.log = log
+        environment = {**os.environ, "PEER_UPGRADE": upgrade}
         with log.open("ab") as stderr:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment
+            )
         self._data = b""
 
     def read(self, seconds: float = DEADLINE) -> str:
@@ -52,6 +100,11 @@ class Lines:
             raise Failed(rest)
         return rest
 
+    def has_answered(self) -> bool:
+        """Whether `read` would not have to wait."""
+        assert self.process.stdout is not None
+        return bool(self._data) or bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def send(self, line: str) -> None:
         """Send a line; `read` gets its answer."""
         assert self.process.stdin is not None
@@ -66,7 +119,7 @@ class Lines:
     def end(self, number: int = signal.SIGKILL) -> int:
         """Send a signal and wait for the end of the process; return its status."""
         self.process.send_signal(number)
-        status = self.process.wait(30)
+        status = self.process.wait(120)
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
@@ -82,13 +135,15 @@ class Node:
         self.dir = dir
         self.address = f"127.0.0.1:{free_port()}"
         self.lines: Lines | None = None
+        self.tls: Files | None = None
+        self.upgrade = ""
         dir.mkdir()
 
-    def start(self) -> None:
+    def start(self, seconds: float = DEADLINE) -> None:
         """Start the process, and wait until it says that it is ready."""
         assert self.lines is None
-        self.lines = Lines(self.command(self), self.dir.with_suffix(".log"))
-        self.lines.read()
+        self.lines = Lines(self.command(self), self.dir.with_suffix(".log"), self.upgrade)
+        self.lines.read(seconds)
 
     def kill(self, number: int = signal.SIGKILL) -> int:
         """End the process."""
@@ -98,7 +153,7 @@ class Node:
 
     def ask(self, request: requests.Request) -> responses.Response:
         """Ask the node itself, as a client."""
-        return ask(self.address, request)[0]
+        return ask(self.address, request, tls=self.tls, upgrade=self.upgrade)[0]
 
     def dump(self, name: str = "test.db") -> bytes:
         """Return the pages of a database, nothing for one that is not there."""
@@ -108,7 +163,7 @@ class Node:
         assert isinstance(answer, responses.Files), answer
         (main, content), (wal, rest) = answer.files
         assert (main, wal) == (name, name + "-wal")
-        return applied(content, rest)
+        return applied(bytes(content), bytes(rest))
 
 
 def applied(main: bytes, wal: bytes) -> bytes:
@@ -120,11 +175,22 @@ def applied(main: bytes, wal: bytes) -> bytes:
     return bytes(content[: found[-1][2] * 4096] if found else content)
 
 
-def exchange(address: str, *asked: requests.Request) -> list[tuple[int, int, bytes]]:
+def exchange(
+    address: str, *asked: requests.Request, tls: Files | None = None, upgrade: str = ""
+) -> list[tuple[int, int, bytes]]:
     """Send requests on one connection, each behind the answer to the one before; return the answers as they came."""
     host, _, port = address.rpartition(":")
     found: list[tuple[int, int, bytes]] = []
-    with socket.create_connection((host, int(port)), timeout=DEADLINE) as sock:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=DEADLINE))
+        if tls is not None:
+            sock = stack.enter_context(tls.wrap(sock))
+        if upgrade:
+            sock.sendall(upgrades.request(upgrade, address))
+            answer = b""
+            while not answer.endswith(b"\r\n\r\n"):
+                answer += sock.recv(1)
+            assert answer.startswith(b"HTTP/1.1 101 "), answer
         sock.sendall(words.u64(messages.PROTOCOL))
         splitter = Splitter(1 << 30)
         for request in asked:
@@ -142,9 +208,11 @@ def exchange(address: str, *asked: requests.Request) -> list[tuple[int, int, byt
     return found
 
 
-def ask(address: str, *asked: requests.Request) -> list[responses.Response]:
+def ask(
+    address: str, *asked: requests.Request, tls: Files | None = None, upgrade: str = ""
+) -> list[responses.Response]:
     """Return the answers of a node to requests on one connection."""
-    return [responses.decode(*message) for message in exchange(address, *asked)]
+    return [responses.decode(*message) for message in exchange(address, *asked, tls=tls, upgrade=upgrade)]
 
 
 class Cluster:
@@ -155,6 +223,9 @@ class Cluster:
         self.dir = dir
         self.settings = (threshold, trailing)
         self.nodes: list[Node] = []
+        self.tls: Files | None = None
+        self.upgrade = ""
+        """The path of the HTTP upgrade by which everybody goes to everybody, if there is one."""
         self._clients: list[Lines] = []
 
     def go(self, **settings: int) -> Node:
@@ -162,12 +233,23 @@ class Cluster:
         numbers = [str(one) for one in (*self.settings, LATENCY)]
         return self._add(lambda node: [self.program, "node", str(node.id), node.address, str(node.dir), *numbers])
 
-    def python(self, verb: str = "witness") -> Node:
+    def app(self, voters: int = 3) -> Node:
+        """Return a new app of go-dqlite, which is not running yet. It joins the nodes that are there."""
+        join = ",".join([one.address for one in self.nodes]) or "-"
+        numbers = [str(one) for one in (LATENCY, FREQUENCY, voters)]
+        files = [str(self.tls.certificate), str(self.tls.key)] if self.tls else []
+        return self._add(lambda node: [self.program, "app", node.address, str(node.dir), *numbers, join, *files])
+
+    def python(self, verb: str = "witness", *options: str) -> Node:
         """Return a new node of this project, which is not running yet. It joins with the nodes that are there."""
         threshold, trailing = self.settings
         join = [f"--join={one.address}" for one in self.nodes]
         settings = [f"--network-latency={LATENCY}", f"--snapshot-threshold={threshold}"]
-        settings += [f"--snapshot-trailing={trailing}"]
+        settings += [f"--snapshot-trailing={trailing}", *options]
+        if self.tls:
+            settings += [f"--cert={self.tls.certificate}", f"--key={self.tls.key}", f"--ca={self.tls.certificate}"]
+        if self.upgrade:
+            settings.append(f"--upgrade={self.upgrade}")
         python = [sys.executable, "-m", "pyraft", "dqlite", verb]
         return self._add(
             lambda node: [*python, str(node.dir), f"--id={node.id}", f"--address={node.address}", *join, *settings]
@@ -176,13 +258,16 @@ class Cluster:
     def _add(self, command: Callable[[Node], list[str]]) -> Node:
         id = len(self.nodes) + 1
         node = Node(command, id, self.dir / f"node{id}")
+        node.tls = self.tls
+        node.upgrade = self.upgrade
         self.nodes.append(node)
         return node
 
     def client(self) -> Lines:
         """Return a client that knows all nodes."""
         addresses = ",".join(one.address for one in self.nodes)
-        made = Lines([self.program, "client", addresses], self.dir / "client.log")
+        files = [str(self.tls.certificate), str(self.tls.key)] if self.tls else []
+        made = Lines([self.program, "client", addresses, *files], self.dir / "client.log", self.upgrade)
         self._clients.append(made)
         made.read()
         return made

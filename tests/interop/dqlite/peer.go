@@ -2,36 +2,51 @@
 // answer, "ok ..." or "error ...".
 //
 //	peer node ID ADDRESS DIRECTORY THRESHOLD TRAILING LATENCY
-//	peer client ADDRESS,ADDRESS,...
+//	peer client ADDRESS,ADDRESS,... [CERTIFICATE KEY]
+//	peer app ADDRESS DIRECTORY LATENCY FREQUENCY VOTERS [-|ADDRESS,... [CERTIFICATE KEY]]
 //
-// The latency is in ms. A node knows "quit". A client knows "exec SQL", "query SQL" (rows separated by ;), "rows SQL" (only their number),
+// With PEER_UPGRADE=PATH in the environment a client and an app tunnel everything through HTTP, as LXD does, inside TLS
+// where there are certificates.
+//
+// The latency, and the frequency of role management, are in ms. A node knows "quit". An app is a node with go-dqlite's
+// role management that knows what a client knows, and "handover" and "quit". A client knows "exec SQL", "query SQL" (rows separated by ;), "rows SQL" (only their number),
 // "cluster", "leader", "add ID ADDRESS", "assign ID ROLE", "remove ID", "transfer ID" and "load N SQL", which runs a
 // statement N times with its number as the parameter, tries each again while it is not certain, and tells how many
-// tries the user of database/sql saw fail.
+// tries the user of database/sql saw fail; "failures" tells with which errors.
 package main
 
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"database/sql"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/canonical/go-dqlite"
+	"github.com/canonical/go-dqlite/app"
 	"github.com/canonical/go-dqlite/client"
 	"github.com/canonical/go-dqlite/driver"
 )
 
-var peers client.NodeStore
+var findLeader func(context.Context) (*client.Client, error)
 
 func main() {
 	var answer func(string, string) (string, error)
-	if os.Args[1] == "node" {
+	switch os.Args[1] {
+	case "node":
 		answer = startNode()
-	} else {
+	case "app":
+		answer = startApp()
+	default:
 		answer = startClient()
 	}
 	fmt.Println("ok ready")
@@ -84,24 +99,156 @@ func startClient() func(string, string) (string, error) {
 		nodes = append(nodes, client.NodeInfo{Address: address})
 	}
 	must(store.Set(context.Background(), nodes))
-	peers = store
-	sqlite, err := driver.New(store, driver.WithAttemptTimeout(5*time.Second))
+	dial := client.DefaultDialFunc
+	listen, config := certificates(3)
+	if path := os.Getenv("PEER_UPGRADE"); path != "" {
+		dial = dialUpgrade(path, config)
+	} else if listen != nil {
+		dial = client.DialFuncWithTLS(dial, config)
+	}
+	findLeader = func(ctx context.Context) (*client.Client, error) {
+		return client.FindLeader(ctx, store, client.WithDialFunc(dial))
+	}
+	sqlite, err := driver.New(store, driver.WithAttemptTimeout(5*time.Second), driver.WithDialFunc(dial))
 	must(err)
 	sql.Register("dqlite", sqlite)
 	db, err := sql.Open("dqlite", "test.db")
 	must(err)
-	return func(verb, rest string) (string, error) {
-		switch verb {
-		case "exec":
-			_, err := db.Exec(rest)
-			return "", err
-		case "query", "rows":
-			return query(db, rest, verb == "rows")
-		case "load":
-			n, statement, _ := strings.Cut(rest, " ")
-			return load(db, int(number(n)), statement)
+	return func(verb, rest string) (string, error) { return run(db, verb, rest) }
+}
+
+func run(db *sql.DB, verb, rest string) (string, error) {
+	switch verb {
+	case "exec":
+		_, err := db.Exec(rest)
+		return "", err
+	case "query", "rows":
+		return query(db, rest, verb == "rows")
+	case "load":
+		n, statement, _ := strings.Cut(rest, " ")
+		return load(db, int(number(n)), statement)
+	}
+	return manage(verb, strings.Fields(rest))
+}
+
+// Return go-dqlite's configurations for a certificate and a key that the arguments from number i on name, nil for none.
+func certificates(i int) (*tls.Config, *tls.Config) {
+	if len(os.Args) < i+2 {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(os.Args[i], os.Args[i+1])
+	must(err)
+	data, err := os.ReadFile(os.Args[i])
+	must(err)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(data)
+	listen, dial := app.SimpleTLSConfig(pair, pool)
+	// The cache goes by the name that all nodes share: a session of one node is offered to another one, and with Go 1.19
+	// handshakes among nodes of go-dqlite alone fail with "bad record MAC" then.
+	dial.ClientSessionCache = nil
+	return listen, dial
+}
+
+// Return a function that opens a connection and asks for dqlite on it; what it says first goes out behind the answer.
+func dialUpgrade(path string, config *tls.Config) client.DialFunc {
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		dialer := &net.Dialer{Timeout: 5 * time.Second}
+		var conn net.Conn
+		var err error
+		if config != nil {
+			conn, err = tls.DialWithDialer(dialer, "tcp", address, config)
+		} else {
+			conn, err = dialer.DialContext(ctx, "tcp", address)
 		}
-		return manage(verb, strings.Fields(rest))
+		if err != nil {
+			return nil, err
+		}
+		request := &http.Request{Method: "POST", Host: address, Header: http.Header{}, URL: &url.URL{Path: path}}
+		request.Header.Set("Upgrade", "dqlite")
+		request.Header.Set("X-Dqlite-Version", "1")
+		var answer *http.Response
+		if err = request.Write(conn); err == nil {
+			answer, err = http.ReadResponse(bufio.NewReader(conn), request)
+		}
+		if err == nil && (answer.StatusCode != http.StatusSwitchingProtocols || answer.Header.Get("Upgrade") != "dqlite") {
+			err = fmt.Errorf("%s answers with %s", address, answer.Status)
+		}
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
+	}
+}
+
+// Serve HTTP at an address: whoever asks for dqlite at the path gets there, all others 404 or 400. The app answers 101.
+func serveUpgrades(address, path string, config *tls.Config, accepted chan net.Conn) {
+	listener, err := net.Listen("tcp", address)
+	must(err)
+	if config != nil {
+		listener = tls.NewListener(listener, config)
+	}
+	handler := http.NewServeMux()
+	handler.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != "POST" || r.Header.Get("Upgrade") != "dqlite" || r.Header.Get("X-Dqlite-Version") != "1" {
+			http.Error(w, "no request for dqlite", http.StatusBadRequest)
+			return
+		}
+		conn, buffered, err := w.(http.Hijacker).Hijack()
+		if err != nil || buffered.Reader.Buffered() > 0 {
+			fmt.Fprintln(os.Stderr, "somebody did not wait for the answer", err)
+			os.Exit(1)
+		}
+		fmt.Fprintln(os.Stderr, "upgraded", r.RemoteAddr)
+		accepted <- conn
+	})
+	server := &http.Server{Handler: handler, TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}}
+	go server.Serve(listener)
+}
+
+func startApp() func(string, string) (string, error) {
+	options := []app.Option{
+		app.WithAddress(os.Args[2]),
+		app.WithNetworkLatency(time.Duration(number(os.Args[4])) * time.Millisecond),
+		app.WithRolesAdjustmentFrequency(time.Duration(number(os.Args[5])) * time.Millisecond),
+		app.WithVoters(int(number(os.Args[6]))),
+		app.WithLogFunc(func(level client.LogLevel, format string, args ...interface{}) {
+			if level > client.LogDebug {
+				fmt.Fprintf(os.Stderr, level.String()+": "+format+"\n", args...)
+			}
+		}),
+	}
+	if len(os.Args) > 7 && os.Args[7] != "-" {
+		options = append(options, app.WithCluster(strings.Split(os.Args[7], ",")))
+	}
+	listen, dial := certificates(8)
+	if path := os.Getenv("PEER_UPGRADE"); path != "" {
+		accepted := make(chan net.Conn)
+		serveUpgrades(os.Args[2], path, listen, accepted)
+		options = append(options, app.WithExternalConn(dialUpgrade(path, dial), accepted))
+	} else if listen != nil {
+		options = append(options, app.WithTLS(listen, dial))
+	}
+	node, err := app.New(os.Args[3], options...)
+	must(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	must(node.Ready(ctx))
+	db, err := node.Open(ctx, "test.db")
+	must(err)
+	findLeader = node.Leader
+	return func(verb, rest string) (string, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+		defer cancel()
+		switch verb {
+		case "handover":
+			return "", node.Handover(ctx)
+		case "quit":
+			must(node.Close())
+			fmt.Println("ok closed")
+			os.Exit(0)
+		}
+		return run(db, verb, rest)
 	}
 }
 
@@ -147,6 +294,11 @@ func load(db *sql.DB, n int, statement string) (string, error) {
 				break
 			}
 			failed++
+			var refusal driver.Error
+			if errors.As(err, &refusal) {
+				err = fmt.Errorf("%d %w", refusal.Code, err)
+			}
+			failures[err.Error()]++
 			if failed > 100+n {
 				return "", err
 			}
@@ -156,10 +308,15 @@ func load(db *sql.DB, n int, statement string) (string, error) {
 	return strconv.Itoa(failed), nil
 }
 
+var failures = map[string]int{}
+
 func manage(verb string, args []string) (string, error) {
+	if verb == "failures" {
+		return fmt.Sprint(failures), nil
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	leader, err := client.FindLeader(ctx, peers)
+	leader, err := findLeader(ctx)
 	if err != nil {
 		return "", err
 	}

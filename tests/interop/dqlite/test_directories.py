@@ -9,6 +9,7 @@ from pathlib import Path
 from io_uv.dqlite import requests, responses
 from pyraft import RAFT_LEADER
 from pyraft.dqlite import Peer, Settings
+from tests.integration.test_command import run
 from tests.integration.test_dqlite_member import Founder
 from tests.interop.dqlite.driver import DEADLINE, LATENCY, Cluster, Node
 from tests.interop.dqlite.test_witness import CREATE, INSERT, check, three
@@ -70,6 +71,35 @@ def test_a_go_node_follows_a_leader_of_ours(cluster: Callable[..., Cluster], tmp
         source.close()
 
     asyncio.run(asyncio.wait_for(run(), DEADLINE))
+
+
+def test_a_directory_of_a_go_node_is_looked_into_and_moved(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    """It is shown and checked, its log decoded, exported and imported: a Go node goes on there with every row."""
+    both = cluster(threshold=32, trailing=32)
+    node = both.go()
+    node.start()
+    client = both.client()
+    client.ask(CREATE)
+    assert client.ask(f"load 100 {INSERT}") == "0"
+    assert run("dir", "show", node.dir).exit_code == 1, "it runs, and takes no lock"
+    assert node.lines is not None
+    assert node.lines.ask("quit") == "closed"
+    node.kill()
+    result = run("dir", "show", node.dir)
+    assert result.exit_code == 0, result.output
+    for words in (f"server {node.id}", node.address, "restores the snapshot at"):
+        assert words in " ".join(result.output.split()), result.output
+    assert run("dir", "check", node.dir).exit_code == 0
+    log = run("dir", "log", node.dir).output
+    assert "dqlite FRAMES test.db: pages " in log
+    assert "dqlite CHECKPOINT" in log or "dqlite OPEN" in log or log.count("FRAMES") > 10
+    result = run("dir", "export", node.dir, tmp_path / "go.export")
+    assert (result.exit_code, "file       info.yaml" in result.output) == (0, (node.dir / "info.yaml").exists())
+    node.dir.rename(tmp_path / "before")
+    result = run("dir", "import", tmp_path / "go.export", node.dir)
+    assert result.exit_code == 0, result.output
+    node.start()
+    assert int(client.ask("query select count(*) from t")) >= 100
 
 
 async def _until_dumped(go: Node, source: Source) -> None:

@@ -53,7 +53,7 @@ def is_beginning(one: Node, other: Node) -> bool:
 def test_a_member_goes_from_spare_to_voter(cluster: Callable[..., Cluster], tmp_path: Path) -> None:
     """A stand-by joins by itself; go-dqlite makes it a spare and a voter, and takes it out again."""
     both = cluster()
-    first, member = both.go(), both.python("standby")
+    first, member = both.go(), both.python("standby", "--any-role")
     first.start()
     client = both.client()
     client.ask(CREATE)
@@ -165,7 +165,7 @@ def test_transfers_to_a_witness_right_after_writes(cluster: Callable[..., Cluste
         client.ask(f"load 1 insert into t(b) values('{n}-' || ?)")
         client.ask(f"transfer {witness.id}")
     failed = other.read()
-    print(f"{failed} of the load's statements failed at first")
+    print(f"{failed} of the load's statements failed at first: {other.ask('failures')}")
     distinct, count = map(int, client.ask("query select count(distinct b), count(*) from t").split(","))
     assert distinct == TRANSFERS * 11
     check(both.until_equal([first, second, witness]), tmp_path, count)

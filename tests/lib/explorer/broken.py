@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import io_uv
 import pyraft
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent.parent
@@ -88,7 +89,7 @@ FAULTS: Final = {
         150_000,
         r"commits entry 3 of term 2 in term \d",
         "stored.py",
-        "    if log.term_of(r.log, index) != r.current_term and not election.is_only_voter(r):\n",
+        "    if term != r.current_term and not election.is_only_voter(r):\n",
         "    if False:\n",
         without=("dead-ends",),
     ),
@@ -140,10 +141,12 @@ FAULTS: Final = {
 
 
 def write_copy(folder: Path, edits: tuple[str, ...]) -> None:
-    """Write a copy of pyraft with these edits below `folder`."""
+    """Write a copy of pyraft with these edits below `folder`, and one of io_uv, whose codec simulated messages pass."""
     package = folder / "pyraft"
-    source = Path(pyraft.__file__).parent
-    shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for one in (pyraft.__file__, io_uv.__file__):
+        assert one is not None
+        source = Path(one).parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for file, old, new in zip(*[iter(edits)] * 3, strict=True):
         text = (package / file).read_text()
         assert text.count(old) == 1, f"{file} has changed: write this edit anew: {old!r}"

@@ -8,7 +8,7 @@ These are left out or made equal, as no behaviour depends on them:
 
 * `Raft.io`, `fsm`, `tracer`: the same for all servers, put back by `thaw`; `flush`: see io.defer; `errmsg`: a text;
 * what was logged last, so that it is not logged again, and counts for metrics (see `_LEFT_OUT`);
-* points in time, which are the numbers from `EPOCH` to `proof.NOBODYS`: only how long ago they were, and of that only
+* points in time, which are the numbers from `EPOCH` to `NOBODYS`: only how long ago they were, and of that only
   whether it was at the same moment, below `LONG` ms ago or longer. Clocks jump by 1 or by `LONG`, and every timeout of
   a scenario is one of the two, so no comparison in the core can tell more;
 * the order of the servers in a configuration. Everything that runs parallel to it is stored with the server's ID and
@@ -28,10 +28,9 @@ from types import BuiltinFunctionType, CellType, FunctionType
 from typing import Any, Final
 
 from pyraft import configuration
-from pyraft.proof import NOBODYS
 from pyraft.state import CandidateState, LeaderState, Raft, Said
 from pyraft.tracing import NoopTracer
-from pyraft.types import RAFT_VOTER, RaftConfiguration, RaftServer
+from pyraft.types import NOBODYS, RAFT_VOTER, RaftConfiguration, RaftServer
 
 FIRST_ID: Final = 1 << 40
 EPOCH: Final = 1 << 50
@@ -43,7 +42,10 @@ MASK: Final = FIRST_ID - 1
 
 _ATOMS: Final = {type(None), bool, str, float, BuiltinFunctionType}
 _LEFT_OUT: Final[dict[type, set[str]]] = {
-    Raft: {"io", "fsm", "tracer", "flush", "errmsg", "data", "told", "told_uncommitted_index", "counts"},
+    Raft: {
+        *("io", "fsm", "tracer", "flush", "errmsg", "data", "counts"),
+        *("told", "told_removed", "told_uncommitted_index"),
+    },
     Said: {
         *("leader_id", "leader_term", "rounds", "short"),
         *("stalled", "unread", "unstored_at", "write", "write_since"),

@@ -11,7 +11,7 @@ with three entries committed), `crash1/2` (two entries or writes reach the disk)
 `assign1:3=v` (v voter, s stand-by, x spare). At the end of a word: `~` its writes go on, `!2` what it sends to 2 fails,
 `?` its term or vote is not stored, `^1` the power goes when it has stored one thing.
 
-Failure modes: ValueError for a word that is none, or a step that is not possible there.
+Failure modes: ValueError for an unknown word, or a step that is not possible there.
 """
 
 import re

@@ -13,5 +13,6 @@ one cluster from one seed: every choice comes from it, so a run repeats to the l
 * `admin`: the one who changes members, transfers the leadership, sets barriers;
 * `nemesis`: the one who breaks things;
 * `checks`: the invariants;
-* `prompt`: events that must not take long.
+* `prompt`: events that must not take long;
+* `wire`: whether the bytes of io_uv carry each message.
 """

@@ -45,6 +45,8 @@ class Machine(RaftFsm):
         self.apply = self._apply
         self.snapshot = self._snapshot
         self.restore = self._restore
+        if node.id % 2 == 0:
+            self.apply_batch = self._apply_batch  # the others apply the same commands one by one
         if version >= 2:
             self.snapshot_finalize = self._finalize
         if version >= 3 and asynchronous:
@@ -71,6 +73,15 @@ class Machine(RaftFsm):
             return 0, False
         self.registers[key] = value
         return 0, True
+
+    def _apply_batch(self, _: RaftFsm, bufs: list[bytes]) -> tuple[int, list[Any]]:
+        results: list[Any] = []
+        for buf in bufs:
+            rv, result = self._apply(self, buf)
+            if rv != 0:
+                return rv, results
+            results.append(result)
+        return 0, results
 
     def _snapshot(self, _: RaftFsm) -> tuple[int, list[bytes]]:
         dice = self.node.world.random

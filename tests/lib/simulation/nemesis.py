@@ -25,6 +25,9 @@ ARMED: Final = {
 }
 """Faults that wait in a server until the call that they make fail."""
 
+OWN: Final = 30
+"""Entries of a leader's own that make it long to search, one by one, for where another log meets its own."""
+
 
 class Nemesis:
     """Does one random thing every now and then."""
@@ -117,6 +120,36 @@ def _catch_up(world: "World", node: "Node") -> None:
         world.at(world.profile.heartbeat // 2, _catch_up, world, node)
 
 
+def _desert(world: "World", node: "Node") -> None:
+    """Cut the leader off until the next one has many entries of its own, one at a time."""
+    leader = world.leader()
+    if leader is None:
+        world.at(world.profile.heartbeat, _desert, world, node)
+    elif not world.network.away:
+        world.network.away.add(leader.id)
+        world.at(world.profile.heartbeat, _come_back, world, leader)
+
+
+def _come_back(world: "World", node: "Node") -> None:
+    """Let a leader come back whose log goes on with what only it has, when the next one has committed as much.
+
+    That one crashes, as the next but one begins its search behind all that: a leader begins at the end of its log.
+    """
+    leader = world.leader()
+    if world.healed or not node.up:
+        world.network.away.clear()
+    elif leader is not None and leader is not node and _has_many(leader):
+        world.network.away.clear()
+        leader.crash()
+    else:
+        world.at(world.profile.heartbeat, _come_back, world, node)
+
+
+def _has_many(leader: "Node") -> bool:
+    r = leader.raft
+    return log.term_of(r.log, max(r.commit_index - OWN, 0)) == r.current_term
+
+
 def _refuse(world: "World", node: "Node") -> None:
     world.network.refused.add((node.id, world.random.choice(sorted(world.nodes))))
 
@@ -168,6 +201,7 @@ ACTIONS: Final[dict[str, Callable[["World", "Node"], None]]] = {
     "one_way": _one_way,
     "isolate": _isolate,
     "fall_behind": _fall_behind,
+    "desert": _desert,
     "refuse": _refuse,
     "slow_disk": _slow_disk,
     "power_loss": _power_loss,

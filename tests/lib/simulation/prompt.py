@@ -15,7 +15,7 @@ the count of steps anew, and what depends on a life or a term ends with it.
 
 from typing import TYPE_CHECKING, Final
 
-from pyraft import RAFT_LEADER, RAFT_VOTER, RaftMessage, accept, configuration, log
+from pyraft import RAFT_LEADER, RAFT_VOTER, Raft, RaftMessage, accept, configuration, log
 from pyraft.progress import PROGRESS__SNAPSHOT
 
 if TYPE_CHECKING:
@@ -218,12 +218,17 @@ class Prompt:
         if is_voter and at_end and not installing:
             self.world.violate(f"server {node.id} has stored all and does not obey the TimeoutNow of {sender}")
 
+    def _owes(self, r: Raft) -> bool:
+        """Return whether a server waits for the end of a write to answer for a snapshot."""
+        return r.snapshot.owed is not None and accept.is_writing(r)
+
     def _offered(self, node: "Node") -> None:
         life, term, sender, index, since = self.offered[node.id]
         r, follower = node.raft, node.raft.follower_state
         if life != node.life or follower is None or r.current_term != term or follower.current_leader.id != sender:
             del self.offered[node.id]
-        elif r.snapshot.pending is not None or r.snapshot.put is not None:
+        elif r.snapshot.pending is not None or r.snapshot.put is not None or self._owes(r):
+            # Entries that it has in memory are acknowledged when they are stored.
             self.offered[node.id] = (life, term, sender, index, self.world.now)
         elif self.world.now - since > self._limit():
             self.world.violate(f"server {node.id} has neither installed nor answered a snapshot of server {sender}")

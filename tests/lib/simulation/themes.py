@@ -234,6 +234,19 @@ def _long_reads(profile: "Profile", dice: Random) -> None:
     profile.fault_interval = dice.choice((30, 100, 300))
 
 
+def _deserted(profile: "Profile", dice: Random) -> None:
+    """Cut leaders off that are given many commands, and let them come back to others that were given as many."""
+    profile.servers = profile.voters = profile.machines = 4
+    profile.heartbeat, profile.election = dice.choice(((50, 150), (100, 300)))
+    profile.latency, profile.disk, profile.skew = (0, 2), dice.choice(((0, 0), (0, 3))), 0.0
+    profile.threshold, profile.trailing, profile.apply_msecs = 1024, 32, 0
+    profile.clients, profile.think, profile.noise, profile.bursts = 1, 300, True, dice.choice((30, 60))
+    profile.changes = profile.transfers = 0
+    profile.pre_vote = profile.cut_off = profile.loss = profile.duplication = profile.c_like = 0.0
+    _with(profile, dice, ("desert",), ())
+    profile.fault_interval = 10 * profile.election
+
+
 def _alone(profile: "Profile", dice: Random) -> None:
     """Let the only voter lose what others have stored already, and go on at once, far away from them."""
     profile.servers = profile.machines = dice.choice((2, 2, 3))
@@ -253,7 +266,7 @@ def _numbers(profile: "Profile", dice: Random) -> None:
     """Let ids, terms and indexes be as large as they can be, or just where something narrower would overflow."""
     profile.ids = tuple(sorted(dice.sample(WORST_IDS, len(WORST_IDS))[: profile.machines]))
     limit = dice.choice((0, 1 << 31, 1 << 32, 1 << 53, FARTHEST, 1 << 63, 1 << 64))
-    # Some cross a boundary that is none here, none passes one that is.
+    # Some cross a boundary of C's that ours does not have; none passes one of ours.
     profile.first_index = max(0, limit - (20 if limit < FARTHEST else ROOM))
     profile.first_term = dice.choice((1, 1 << 31, (1 << 32) - 5, (1 << 53) - 5, (1 << 63) - 5, (1 << 64) - ROOM))
     if profile.first_index > FARTHEST or profile.first_term >= 1 << 31:
@@ -287,5 +300,6 @@ THEMES: Final[dict[str, tuple[int, Callable[["Profile", Random], None]]]] = {
 NARROWER: Final[dict[str, tuple[float, Callable[["Profile", Random], None]]]] = {
     "snapshots": (0.1, _long_reads),
     "like C": (0.2, _alone),
+    "even": (0.3, _deserted),
 }
 """Theme -> (the share of its seeds, what these are made about)."""

@@ -93,13 +93,13 @@ def test_all_types_are_tried() -> None:
 
 
 def test_a_server_introduces_itself_with_these_bytes() -> None:
-    """Taken from a live connection of dqlite 1.11.1, behind the version word."""
+    """They are from a live connection of dqlite 1.11.1, behind the version word."""
     seen = "030000000b000000 0400000000000000 3132372e302e302e 313a323230303400"
     assert requests.Connect(4, "127.0.0.1:22004").encode() == bytes.fromhex(seen)
 
 
 def test_rows_of_all_types_are_these_bytes() -> None:
-    """Taken from a live connection of dqlite 1.18.6: seven columns, the padding of the blob is garbage there."""
+    """They are from a live connection of dqlite 1.18.6: seven columns, the padding of the blob is garbage there."""
     seen = bytes.fromhex(
         "1200000007000000 0700000000000000"
         "6900000000000000 6600000000000000 7400000000000000 6200000000000000 6e00000000000000 6400000000000000"
@@ -117,7 +117,7 @@ def test_rows_of_all_types_are_these_bytes() -> None:
 
 @given(st.lists(VALUES, min_size=1, max_size=20), st.sampled_from([0, 1]))
 def test_parameters_come_back(values: list[Value], schema: int) -> None:
-    """Any values, in both schemas; they fill whole words."""
+    """Any values do, in both schemas; they fill whole words."""
     data = tuples.parameters(values, schema)
     assert len(data) % 8 == 0
     back = tuples.read_parameters(Reader(data), schema)
@@ -127,7 +127,7 @@ def test_parameters_come_back(values: list[Value], schema: int) -> None:
 
 @given(st.lists(st.lists(st.one_of(VALUES, DATES), min_size=3, max_size=3), max_size=20))
 def test_rows_come_back(rows: list[list[Value]]) -> None:
-    """Any rows, in parts: every one but the last says that more follows."""
+    """Any rows do, in parts: every one but the last says that more follows."""
     columns = ("a", "", "long" * 30)
     found: list[tuple[Value, ...]] = []
     parts = list(responses.parts(columns, map(tuple, rows)))
@@ -178,7 +178,7 @@ def test_more_parameters_than_schema_0_has_room_for() -> None:
     ],
 )
 def test_bad_requests_are_refused(message: tuple[int, int, bytes], what: str) -> None:
-    """Nothing but ParseError, with a text that says what is wrong."""
+    """They raise nothing but ParseError, with a text that says what is wrong."""
     with pytest.raises(ParseError, match=what):
         requests.decode(*message)
 
@@ -207,7 +207,7 @@ def test_a_role_may_be_missing() -> None:
 
 
 def test_messages_come_in_any_pieces() -> None:
-    """Byte by byte as well as all at once; what is not complete stays."""
+    """They come byte by byte as well as all at once; what is not complete stays."""
     data = b"".join(one.encode() for one in REQUESTS)
     splitter, found = Splitter(), list[requests.Request]()
     for byte in data:

@@ -35,7 +35,7 @@ def test_commands_come_back(command: commands.Command) -> None:
 
 
 def test_a_page_is_an_entry_of_these_bytes() -> None:
-    """As dqlite 1.11.1 appends it: 4144 bytes for one page of test.db, with garbage where nothing is said."""
+    """dqlite 1.11.1 appends it so: 4144 bytes for one page of test.db, with garbage where nothing is said."""
     entry = commands.Frames("test.db", PAGE, (1,), memoryview(bytes(PAGE))).encode()
     assert len(entry) == 4144
     head = "0102000000000000 746573742e646200 0000000000000000 0000000001000000 0100000000100000 0100000000000000"
@@ -67,7 +67,7 @@ GOOD = frames(1, 2)
     ],
 )
 def test_bad_commands_are_refused(data: bytes, what: str) -> None:
-    """Nothing but ParseError, with a text that says what is wrong."""
+    """They raise nothing but ParseError, with a text that says what is wrong."""
     with pytest.raises(ParseError, match=what):
         commands.decode(data)
 
@@ -84,7 +84,7 @@ def snapshot(*databases: tuple[str, bytes, bytes]) -> bytes:
 
 
 def test_databases_are_found_in_a_snapshot() -> None:
-    """With what `header` and `entry` write in front of them."""
+    """`header` and `entry` write what is in front of them."""
     one = database("create table t(a)")
     data = b"".join((image.header(2), image.entry("a", len(one)), one, image.entry("b.db", len(one)), one))
     assert data == snapshot(("a", one, b""), ("b.db", one, b""))
@@ -116,7 +116,7 @@ MAIN = database("create table t(a)")
     ],
 )
 def test_bad_snapshots_are_refused(data: bytes, what: str) -> None:
-    """Nothing but ParseError, with a text that says what is wrong."""
+    """They raise nothing but ParseError, with a text that says what is wrong."""
     with pytest.raises(ParseError, match=what):
         image.decode(data)
 

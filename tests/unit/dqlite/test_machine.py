@@ -3,18 +3,19 @@
 import errno
 import os
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from io_uv import fs
-from io_uv.dqlite import commands, flock, image, pages, words
+from io_uv.dqlite import commands, flock, image, machine, pages, words
 from io_uv.dqlite.machine import DqliteFsm
 from io_uv.failure import Failure
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOSPACE
-from pyraft.types import as_bytes
-from tests.lib.dqlite import PAGE, Source, database
+from tests.lib.dqlite import PAGE, Source, database, taken
 
 SEED = int(os.environ.get("DQLITE_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 
@@ -45,22 +46,14 @@ def feed(fsm: DqliteFsm, entries: list[bytes]) -> None:
 
 def content(fsm: DqliteFsm, name: str = "test.db") -> bytes:
     """Return the pages of a database."""
-    return fsm.databases[name].image()
-
-
-def taken(fsm: DqliteFsm) -> bytes:
-    """Take a snapshot."""
-    rv, bufs = fsm.snapshot(fsm)
-    assert rv == 0
-    data = b"".join(bytes(as_bytes(buf)) for buf in bufs)
-    bufs = []
-    assert fsm.snapshot_finalize is not None
-    assert fsm.snapshot_finalize(fsm, []) == 0
-    return data
+    one = fsm.databases[name]
+    found = bytes(one.image())
+    assert b"".join(map(one.page, range(1, one.n_pages + 1))) == found
+    return found
 
 
 def test_pages_are_the_leaders(fsm: DqliteFsm, source: Source) -> None:
-    """After each transaction; VACUUM makes the database smaller; a checkpoint of the leader changes nothing."""
+    """They are after each transaction; VACUUM makes it smaller, and a checkpoint of the leader changes nothing."""
     seen: list[tuple[int, ...]] = []
     fsm.applied_cb = lambda frames: seen.append(frames.numbers)
     feed(fsm, source.run("create table t(a)"))
@@ -78,7 +71,7 @@ def test_pages_are_the_leaders(fsm: DqliteFsm, source: Source) -> None:
 
 
 def test_pages_are_the_leaders_whatever_comes_in_between(fsm: DqliteFsm, source: Source, tmp_path: Path) -> None:
-    """At random: transactions, VACUUM, snapshots under way for a while, and snapshots into another node."""
+    """Chance chooses: transactions, VACUUM, snapshots under way for a while, and snapshots into another node."""
     print(f"seed {SEED}: DQLITE_SEED={SEED} repeats this")
     rng = random.Random(SEED)
     feed(fsm, source.run("create table t(a)", "create index i on t(a)"))
@@ -140,7 +133,7 @@ def test_a_snapshot_goes_into_another_node(fsm: DqliteFsm, source: Source, tmp_p
 
 
 def test_a_snapshot_with_a_write_ahead_log(fsm: DqliteFsm, source: Source) -> None:
-    """As dqlite up to 1.16 makes them: the main file, and transactions beyond it; the log may shrink the database."""
+    """dqlite up to 1.16 makes such: the main file, and transactions beyond it; the log may shrink the database."""
     source.run("create table t(a)", "insert into t values(zeroblob(100000))")
     source.checkpoint()
     source.run("delete from t", "vacuum", "insert into t values(2)")
@@ -187,12 +180,13 @@ def page_1(n: int, page_size: int = PAGE) -> bytes:
         (entry(2, page_size=512), "pages of 512 bytes for 'test.db', which has 4096"),
         (entry(6), "page 6 for 'test.db', which has 2"),
         (entry((1 << 32) - 2), "page 4294967294 for"),
+        (entry(3), "page 3 for 'test.db', whose first page says 2"),
     ],
 )
 def test_bad_transactions_change_nothing(
     fsm: DqliteFsm, source: Source, caplog: pytest.LogCaptureFixture, data: bytes, what: str
 ) -> None:
-    """RAFT_MALFORMED, with the reason in the log, once."""
+    """They are RAFT_MALFORMED, with the reason in the log, once."""
     feed(fsm, source.run("create table t(a)"))
     before = content(fsm)
     for _ in range(2):
@@ -211,18 +205,59 @@ def test_bad_snapshots_change_nothing(fsm: DqliteFsm, source: Source, caplog: py
     good = database("create table t(a)", "create index i on t(a)", "insert into t values(1)")
     broken = bytearray(good)
     broken[PAGE + 8 : PAGE + 200] = b"\xff" * 192
+    strange = good.replace(b"CREATE TABLE t", b"CRE\xd0\xc5E TABLE t")
     for bad, code, what in [
+        (strange, RAFT_CORRUPT, "database 'x': "),
         (bytes(broken), RAFT_CORRUPT, "database 'x'"),
         (good[:-8], RAFT_MALFORMED, "database 'x' of"),
     ]:
         parts = [
             words.text(name) + words.u64(len(one)) + words.u64(0) + one for name, one in (("test.db", good), ("x", bad))
         ]
-        caplog.clear()
-        assert fsm.restore(fsm, image.header(2) + b"".join(parts)) == code
-        assert what in caplog.text
-        assert content(fsm) == before
-        assert os.listdir(fsm.folder) == ["test.db"]
+        for look in (fsm.check, lambda data: fsm.restore(fsm, data)):
+            caplog.clear()
+            fsm._told = ""
+            assert look(image.header(2) + b"".join(parts)) == code
+            assert what in caplog.text
+            assert content(fsm) == before
+            assert os.listdir(fsm.folder) == ["test.db"]
+
+
+def test_what_a_thread_has_checked_is_only_put_in_its_place(
+    fsm: DqliteFsm, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's check, and the writing, are done there. Of what is not put in force nothing stays."""
+    feed(fsm, source.run("create table t(a)", "insert into t values(7)"))
+    data, asked = taken(fsm), []
+    fault_of = machine.fault_of
+
+    def noted(path: str, check: str) -> str:
+        asked.append(threading.get_ident())
+        return fault_of(path, check)
+
+    monkeypatch.setattr(machine, "fault_of", noted)
+    other = DqliteFsm(str(tmp_path / "other"))
+    other.open()
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):  # the leader may send it again
+            assert pool.submit(other.check, data).result() == 0
+            assert (os.listdir(other.folder), other.databases) == (["test.db%fresh"], {})
+        assert len(asked) == 2
+        assert threading.get_ident() not in asked
+        with monkeypatch.context() as patched:
+            patched.setattr(pages, "write_at", None)
+            assert other.restore(other, data) == 0
+        assert len(asked) == 2
+        assert content(other) == source.content()
+        assert os.listdir(other.folder) == ["test.db"]
+        assert pool.submit(other.check, data).result() == 0
+        feed(fsm, source.run("insert into t values(8)"))
+        assert other.restore(other, taken(fsm)) == 0  # another one, as at a start
+        assert content(other) == source.content()
+        assert os.listdir(other.folder) == ["test.db"]
+        assert pool.submit(other.check, data).result() == 0
+    other.close()
+    assert os.listdir(other.folder) == ["test.db"]
 
 
 def test_a_full_disk_is_tried_again(fsm: DqliteFsm, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +319,7 @@ def test_file_names() -> None:
 
 
 def test_a_directory_is_one_nodes(tmp_path: Path) -> None:
-    """The lock of dqlite's own: RAFT_BUSY while another has it; the file stays."""
+    """dqlite's own lock says RAFT_BUSY while another has it; the file stays."""
     held = flock.hold(str(tmp_path))
     with pytest.raises(Failure, match="in use by another node of dqlite") as caught:
         flock.hold(str(tmp_path))

@@ -189,7 +189,7 @@ ALIKE = 2**61 - 1
 
 @pytest.mark.parametrize("number", [int, decimal.Decimal, lambda n: (n,)])
 def test_arguments_with_keys_of_one_hash_are_refused(number: Any) -> None:
-    """Of dicts and sets, however deep. Sixteen thousand such numbers stopped every member for seconds."""
+    """Dicts and sets have them, however deep. Sixteen thousand such numbers stopped every member for seconds."""
     keys = [number(ALIKE * n) for n in range(MAX_ALIKE + 1)]
     assert len({hash(key) for key in keys}) == 1
     arguments = CODEC.arguments()
@@ -199,6 +199,18 @@ def test_arguments_with_keys_of_one_hash_are_refused(number: Any) -> None:
         assert CODEC.unpack(CODEC.pack(value)) == value  # what members keep themselves can be read back
     for value in (dict.fromkeys(keys[1:]), set(keys[1:]), dict.fromkeys(range(1000)), {str(n) for n in range(1000)}):
         assert arguments.unpack(CODEC.pack(value)) == value
+
+
+@pytest.mark.parametrize(("others", "absent"), [(0, b"\xdf"), (66_000, b"\xde")])
+def test_keys_are_counted_in_maps_of_either_size(others: int, absent: bytes) -> None:
+    """They are where nothing in them looks like the beginning of a map of the other size, too."""
+    keys = [key for key in range(0, 2000 * ALIKE, ALIKE) if absent not in CODEC.pack(key)][: MAX_ALIKE + 1]
+    keys += [key for key in range(2, 2 * others) if absent not in CODEC.pack(key)][:others]
+    data = CODEC.pack([{"a": dict.fromkeys(keys)}])
+    assert absent not in data
+    with pytest.raises(Malformed, match="same hash"):
+        CODEC.arguments().unpack(data)
+    assert CODEC.arguments().unpack(CODEC.pack(dict.fromkeys(keys[1:]))) == dict.fromkeys(keys[1:])
 
 
 def test_many_keys_of_one_hash_cost_no_time() -> None:

@@ -20,7 +20,7 @@ async def follow(m: Any, seen: list[Event], **kwargs: Any) -> None:
 
 
 def test_watchers_see_each_change_once() -> None:
-    """On all members and for clients, through faults: kinds, values and those before, by prefix, from a revision."""
+    """All members and clients do, through faults: kinds, values and those before, by prefix, from a revision."""
 
     async def scenario(cluster: Cluster[Shop]) -> None:
         await cluster.lead()
@@ -169,7 +169,7 @@ def test_semaphore_has_so_many_holders() -> None:
 
 
 def test_places_of_the_dead_are_free_after_their_time() -> None:
-    """Not before; one that is cut off knows that its place is lost before another one has it."""
+    """They are not before; one that is cut off knows that its place is lost before another one has it."""
 
     async def scenario(cluster: Cluster[Shop]) -> None:
         await cluster.lead()
@@ -207,7 +207,7 @@ def test_barrier_lets_all_through_at_once() -> None:
                 assert sorted([await barriers[2].wait(), *await asyncio.gather(*waiting)]) == [0, 1, 2]
             gone = asyncio.ensure_future(barriers[2].wait())
             await asyncio.sleep(1)
-            with pytest.raises(ValueError, match="3 wait for each other"):
+            with pytest.raises(ValueError, match="has 3 parties, not 4"):
                 await client.barrier("b", 4).wait()
             gone.cancel()
             await asyncio.wait([gone])

@@ -79,7 +79,7 @@ def test_members_keep_still_behind_a_leader_and_a_start() -> None:
             core.time = heard + later
             assert core.lets_in(core.vote()) is free
             assert core.lets_out(core.vote()) is free
-    core.hear(2)  # of a leader that is none any more
+    core.hear(2)  # of a former leader
     assert core.lets_in(core.vote())
     core.hear(3)
     assert not core.lets_in(core.vote())

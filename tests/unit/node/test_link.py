@@ -74,3 +74,22 @@ def test_nonsense_ends_what_is_under_way_at_once_and_says_why() -> None:
             await asked
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("secure", [None, ssl.create_default_context()])
+def test_a_member_that_hangs_up_without_a_word_may_expect_tls(secure: ssl.SSLContext | None) -> None:
+    """As one with certificates does where a client has none: the text has a guess."""
+
+    async def connect(
+        protocol: Callable[[], asyncio.Protocol], host: str, port: int, secure: ssl.SSLContext | None
+    ) -> None:
+        link = protocol()
+        link.connection_made(cast(asyncio.BaseTransport, Wire()))
+        asyncio.get_running_loop().call_soon(link.connection_lost, None)
+
+    async def scenario() -> None:
+        with pytest.raises(OSError, match="has hung up: no reason given") as caught:
+            await Link.open("127.0.0.1:1", secure=secure, connect=connect)
+        assert ("expects TLS" in str(caught.value)) == (secure is None)
+
+    asyncio.run(scenario())

@@ -249,6 +249,9 @@ def without_registry(node: Node[Any]) -> None:
     replica = node._replica
     del replica.machines[REGISTRY]
     replica._commands = {key: value for key, value in replica._commands.items() if key[0] != REGISTRY}
+    replica._functions = {key: value for key, value in replica._functions.items() if key[0] != REGISTRY}
+    assert not replica.knows(REGISTRY, "tell", 1)
+    assert REGISTRY not in {offered[0] for offered in replica.offers()}
     start = node._start
 
     async def older() -> None:

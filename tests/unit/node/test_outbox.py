@@ -1,12 +1,13 @@
 """Calls on their way, and a path that answers, loses, is missing, or is full."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from pyraft.node.errors import Stopped
+from pyraft.node.errors import Stopped, Unknown
 from pyraft.node.outbox import GROUP_CALLS, GROUPS, UNRESOLVED, Call, Outbox, Session
 
 
@@ -121,7 +122,8 @@ def test_groups_that_are_lost_go_first_again() -> None:
         assert [[wire[1] for wire in group] for group, _ in road.sent] == [[1, 2, 3], [4, 5]]
         futures[1].cancel()
         road.sent[0][1](None)
-        await asyncio.gather(*[asyncio.sleep(0.05)])
+        while len(road.sent) < 3:
+            await asyncio.sleep(0.001)
         assert [wire[1] for wire in road.sent[2][0]] == [1, 3]
         road.sent[1][1]([b"4", b"5"])
         road.sent[2][1]([b"1", b"3"])
@@ -188,7 +190,7 @@ def test_without_a_path_calls_wait_until_there_is_one() -> None:
 
 
 def test_sessions_acknowledge_what_nobody_waits_for() -> None:
-    """Up to the lowest number that is open or unresolved; the oldest unresolved one is given up beyond a limit."""
+    """They do up to the lowest number that is open or unresolved; beyond a limit the oldest of these is given up."""
     session = Session(b"s")
     calls = [call(session) for _ in range(5)]
     assert session.acknowledged == 0
@@ -209,3 +211,69 @@ def test_sessions_acknowledge_what_nobody_waits_for() -> None:
     assert not session.is_unresolved(left[0])
     assert session.is_unresolved(left[1])
     assert session.acknowledged == left[0].number
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_session_acknowledges_up_to_the_first_call_that_is_open_or_unknown(seed: int) -> None:
+    """It does in whichever order calls end, with outcomes or without."""
+    draw = random.Random(seed)
+    session = Session(b"s")
+    waiting: list[Call] = []
+    unknown: list[Call] = []
+    for _ in range(200):
+        kind = draw.choice(["begin", "begin", "end", "leave", "lose", "outcome"])
+        if kind == "begin" or not waiting:
+            waiting.append(call(session))
+        elif kind == "outcome" and unknown:
+            session.end(unknown.pop(draw.randrange(len(unknown))))
+        else:
+            ended = waiting.pop(draw.choice([0, draw.randrange(len(waiting))]))
+            if kind in ("leave", "lose"):
+                session.lose(ended, Unknown("late", ended))
+                unknown.append(ended)
+            else:
+                session.end(ended)
+        assert [session.is_unresolved(c) for c in unknown] == [True] * len(unknown)
+        wanted = min([c.number for c in waiting + unknown], default=None)
+        begun = session._next
+        assert session.acknowledged == (begun if wanted is None else wanted) - 1
+
+
+def test_a_call_that_was_not_sent_is_not_kept() -> None:
+    """One whose caller was cancelled is not kept either: nobody asks for them."""
+    for exc in (Unknown("no room", sent=False), asyncio.CancelledError(), Stopped("closed")):
+        session = Session(b"s")
+        ended = call(session)
+        session.lose(ended, exc)
+        assert not session.is_unresolved(ended)
+        assert session.acknowledged == 1
+
+
+def test_calls_end_when_they_are_late() -> None:
+    """They end with what is known of them, and not before; one timer does, and none is left when nobody waits."""
+
+    async def scenario() -> None:
+        road = Road()
+        outbox = Outbox(lambda: road, 10, 1000)
+        session = Session(b"s")
+        calls = [call(session) for _ in range(3)]
+        futures = [outbox.put(c, seconds) for c, seconds in zip(calls, (0.0, 1000.0, 0.0), strict=True)]
+        with pytest.raises(Unknown, match="may have happened") as caught:
+            await futures[2]
+        assert caught.value.sent
+        assert futures[0].done()
+        assert futures[0].exception() is not None
+        assert not futures[1].done()
+        for c in calls:
+            outbox.release(c)
+        outbox._sweep()
+        assert outbox._sweeper is None
+        road_is_closed = Outbox(lambda: None, 10, 1000)
+        road_is_closed.reason = lambda: "roadworks"
+        with pytest.raises(Unknown, match="was not sent, and will not be: roadworks") as caught:
+            await road_is_closed.put(call(session), 0.0)
+        assert not caught.value.sent
+        outbox.close(Stopped)
+        road_is_closed.close(Stopped)
+
+    run(scenario)

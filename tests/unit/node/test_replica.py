@@ -139,7 +139,7 @@ def test_a_call_counts_once() -> None:
     for session, number in ((SESSION, 1), (b"unknown", 3)):
         with pytest.raises(SessionExpired):
             pair.do(session, number, "put", "apple")
-    assert pair.shop.stock == {"apple": 2}
+    assert pair.shop.stock == {"apple": 2}  # the second time both got the outcomes of the first
     assert list(pair.replicas[0].sessions.sessions[SESSION].outcomes) == [2]
 
 
@@ -238,6 +238,68 @@ def test_time_and_chance_are_shared_and_time_never_goes_back() -> None:
         _ = pair.shop.now
 
 
+def test_each_command_of_an_entry_draws_from_its_own_number() -> None:
+    """Commands side by side have chance of their own, with others between them or not."""
+    pair = Pair()
+    pair.entry(
+        *[(SESSION, number, 0, "", name, 1, []) for number, name in enumerate(("draw", "nest", "draw", "draw"), 1)]
+    )
+    outcomes = pair.entry(*[(SESSION, number, 0, "", "draw", 1, []) for number in (5, 6, 7)])
+    drawn = [pair.replicas[0].result("", outcome)[0] for outcome in outcomes]
+    assert drawn == [random.Random(f"{pair.time} {number}").random() for number in (6, 7, 8)]
+
+
+class Tree(Machine):
+    """A machine whose state is nested."""
+
+    def __init__(self) -> None:
+        self.branches: dict[str, Any] = {}
+
+    @command
+    def grow(self, name: str) -> None:
+        """Put in plain containers."""
+        self.branches[name] = {"leaves": []}
+
+    @command
+    def sprout(self, name: str, *, fail: bool) -> int:
+        """Change one of them, and fail if that is wanted."""
+        self.branches[name]["leaves"].append(1)
+        if fail:
+            raise LookupError(name)
+        return len(self.branches[name]["leaves"])
+
+    @command
+    def spoil(self) -> None:
+        """Put in what nobody could take back."""
+        self.branches["bad"] = object()
+
+
+def test_what_a_command_puts_in_can_be_taken_back_in_the_next_one() -> None:
+    """Containers become tracked when their command ends; one that cannot be fails the command by itself."""
+    replica = Replica({"": Tree()})
+    pack = replica.codec.pack
+
+    def entry(time: int, name: str, *args: Any, **kwargs: Any) -> bytes:
+        return replica.entry(time, [[SESSION, time, 0, "", name, 1, pack([list(args), kwargs])]])
+
+    replica.do_apply(replica.entry(1, [[NO_SESSION, 0, 0, SESSIONS, "open", 1, pack([[SESSION], {}])]]))
+    _, answers = replica.do_apply_batch(
+        [
+            entry(2, "grow", "a"),
+            entry(3, "sprout", "a", fail=True),
+            entry(4, "spoil"),
+            entry(5, "sprout", "a", fail=False),
+        ]
+    )
+    (first,), (second,), (third,), (fourth,) = answers
+    assert replica.result("", first) is None
+    with pytest.raises(LookupError):
+        replica.result("", second)
+    with pytest.raises(TypeError, match="cannot keep objects of class object"):
+        replica.result("", third)
+    assert replica.result("", fourth) == 1
+
+
 def test_versions_keep_their_meaning() -> None:
     """Entries of an older version are executed by its code."""
     pair = Pair()
@@ -254,6 +316,67 @@ def test_a_missing_command_stops_before_anything_of_its_entry_is_done() -> None:
     assert pair.shop.stock == {}
     with pytest.raises(MissingCommand, match="machine 'other'"):
         pair.entry((SESSION, 1, 0, "other", "put", 1, []))
+
+
+def random_entries(replica: Replica, draw: random.Random, n: int) -> list[bytes]:
+    """Return entries with calls of several sessions, as they come: again, too late, failing, and to open sessions."""
+    pack = replica.codec.pack
+    sessions = [bytes([number]) * 8 for number in range(4)]
+    entries = []
+    for time in range(n):
+        calls: list[list[Any]] = []
+        for _ in range(draw.randint(0, 6)):
+            id, number = draw.choice(sessions), draw.randint(1, 9)
+            name, arguments = draw.choice(
+                [
+                    ("put", ["apple"]),
+                    ("put", ["pear", draw.randint(1, 3)]),
+                    ("fail", ["named"]),
+                    ("draw", []),
+                    ("put", []),
+                ]
+            )
+            if draw.random() < 0.2:
+                calls.append([NO_SESSION, 0, 0, SESSIONS, draw.choice(["open", "close"]), 1, pack([[id], {}])])
+            else:
+                calls.append([id, number, draw.randint(0, number), "", name, 1, pack([arguments, {}])])
+        entries.append(replica.entry(draw.randint(time, 2 * time + 1), calls))
+    return entries
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_entries_in_one_call_come_to_what_they_come_to_one_by_one(seed: int) -> None:
+    """Outcomes, time, and all of the state, whichever entries come together."""
+    draw = random.Random(seed)
+    one, other = Replica({"": Shop()}), Replica({"": Shop()})
+    entries = random_entries(one, draw, 40)
+    outcomes = [one.do_apply(entry) for entry in entries]
+    assert any(len(found) > 3 for _, found in outcomes)
+    at = 0
+    while at < len(entries):
+        n = draw.randint(2, 9)
+        rv, found = other.do_apply_batch(entries[at : at + n])
+        assert (rv, found) == (0, [outcome for _, outcome in outcomes[at : at + n]])
+        at += n
+    assert snapshot_of(one) == snapshot_of(other)
+
+
+def test_an_entry_that_stops_the_server_ends_a_call_ahead_of_it() -> None:
+    """Those before it are executed and answered; by itself it raises what says why."""
+    pair = Pair()
+    replica = pair.replicas[0]
+    arguments = replica.codec.pack([["apple"], {}])
+    good = [replica.entry(pair.time, [[SESSION, n, 0, "", "put", 1, arguments]]) for n in (1, 2, 3)]
+    for bad, expected in (
+        (replica.entry(1, [[SESSION, 9, 0, "", "put", 7, arguments]]), MissingCommand),
+        (b"", Malformed),
+    ):
+        rv, found = replica.do_apply_batch([good[0], good[1], bad, good[2]])
+        assert (rv, len(found)) == (RAFT_MALFORMED, 2)
+        assert replica.do_apply_batch([bad, good[2]]) == (RAFT_MALFORMED, [])
+        with pytest.raises(expected):
+            replica.do_apply(bad)
+    assert pair.shop.stock == {"apple": 2}  # the second time both got the outcomes of the first
 
 
 @pytest.mark.parametrize("data", [b"", bytes(8), frame(b"\xc1"), frame(b"\x01")])
@@ -403,7 +526,7 @@ def test_what_is_no_machine_is_refused(machine: Any) -> None:
 
 
 def test_commands_that_wait_are_refused() -> None:
-    """When the class is made: a coroutine would be packed as a result, and fail at the first call."""
+    """They are when the class is made: a coroutine would be packed as a result, and fail at the first call."""
 
     async def waits(self: Machine) -> int:
         return 1
@@ -433,3 +556,37 @@ def test_a_call_whose_keys_are_all_alike_fails_alone() -> None:
     with pytest.raises(CommandFailed, match="same hash"):
         replica.result("", outcomes[0])
     assert replica.result("", outcomes[1]) == 1
+
+
+OLD_ENTRY = bytes.fromhex(
+    "010000006b00000092ce000f42409497c4000000af7079726166742e73657373696f6e73a46f70656e01c40a9292c40173a3"
+    "6f6c648097c401730100a0a370757401c40c9291a56170706c6581a16e0397c401730200a0a46472617701c40392908097c4"
+    "01730301a0a370757401c4039290800000000000"
+)
+OLD_SNAPSHOT = bytes.fromhex(
+    "95ab7079726166742e6e6f646501ce000f42400492af7079726166742e73657373696f6e73a0930402a853657373696f6e73"
+    "94a374746cced693a400a873657373696f6e73c7006492000192c40173c70064930404a753657373696f6e98a46e616d65a3"
+    "6f6c64a47365656ece000f4240ac61636b6e6f776c656467656401a86f7574636f6d6573c700649200029402c42b9200c726"
+    "0192cb3fd9047fefcae712c71904313937302d30312d30315430303a30303a30312b30303a303003c4489301a95479706545"
+    "72726f7291d93953686f702e7075742829206d697373696e67203120726571756972656420706f736974696f6e616c206172"
+    "67756d656e743a20276974656d27930402a453686f7094a573746f636bc70064a574696d6573c7006492000192a56170706c"
+    "650392020191c71904313937302d30312d30315430303a30303a30312b30303a3030"
+)
+"""Made by a version of November 2026: a session opened, three apples put, a number drawn, a put without arguments."""
+
+
+def test_entries_and_snapshots_of_before_keep_their_meaning() -> None:
+    """Outcomes and state are those that the older version came to, to the last byte; a call that comes again too."""
+    replica = Replica({"": Shop()})
+    outcomes = replica.do_apply(OLD_ENTRY)[1]
+    assert [outcome.hex() for outcome in outcomes[:3]] == [
+        "9200c3",
+        "920003",
+        "9200c7260192cb3fd9047fefcae712c71904313937302d30312d30315430303a30303a30312b30303a3030",
+    ]
+    assert snapshot_of(replica) == OLD_SNAPSHOT
+    restored = Replica({"": Shop()})
+    assert restored.do_restore(OLD_SNAPSHOT) == 0
+    assert snapshot_of(restored) == OLD_SNAPSHOT
+    again = restored.entry(2_000_000, [[b"s", 2, 0, "", "draw", 1, restored.codec.pack([[], {}])]])
+    assert restored.do_apply(again)[1] == [outcomes[2]]

@@ -30,7 +30,7 @@ class World:
 
 
 def test_it_is_the_time_of_day() -> None:
-    """Of the server that leads, as it was when it began to."""
+    """It is that of the server that leads, as it was when it began to."""
     w = World()
     assert w.now() == 50 * YEAR
     w.passes(7.5)
@@ -41,7 +41,7 @@ def test_it_is_the_time_of_day() -> None:
 
 
 def test_a_clock_that_jumps_moves_nothing() -> None:
-    """Neither forwards, which would end all sessions and locks, nor back, which would keep them."""
+    """Forwards it would end all sessions and locks, back it would keep them."""
     w = World()
     for jump in (YEAR, -2 * YEAR):
         before = w.now()

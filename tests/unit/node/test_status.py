@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyraft.node.conditions import Limits, judge, margin
 from pyraft.node.errors import Malformed
-from pyraft.node.operate import Seen, Survey
+from pyraft.node.operate import Seen, Survey, ahead
 from pyraft.node.status import Status, packed, parse
 from pyraft.node.wire import pack, unpack
 
@@ -77,7 +77,7 @@ def faults(found: Survey, limits: Limits | None = None) -> dict[str, str]:
 
 
 def test_a_healthy_cluster_has_no_faults() -> None:
-    """Of three voters, a standby and a spare, which lacks everything; of one; of two, where no failure is stood."""
+    """It has three voters, a standby and a spare, which lacks everything; or one; or two, which stand no failure."""
     assert faults(survey(seen(1), seen(2), seen(3), seen(4, "standby"), seen(5, "spare", behind=10**6))) == {}
     assert faults(survey(seen(1))) == {}
     assert faults(survey(seen(1), seen(2))) == {}
@@ -100,8 +100,16 @@ def test_a_healthy_cluster_has_no_faults() -> None:
     ],
 )
 def test_each_fault_is_told(spoilt: Seen, name: str, text: str) -> None:
-    """By the condition that it is of, with the member's address."""
+    """The condition that it is of tells it, with the member's address."""
     assert faults(survey(seen(1), seen(2), spoilt))[name] == text
+
+
+@pytest.mark.parametrize(
+    ("clock", "known"), [(104.5, 0.5), (104.0, 0.0), (102.0, 0.0), (100.5, 0.0), (100.0, 0.0), (99.0, -1.0)]
+)
+def test_a_slow_answer_is_not_a_wrong_clock(clock: float, known: float) -> None:
+    """Asked at 100 and answered at 104, only what is before or behind that is a difference of clocks."""
+    assert ahead(clock, 100.0, 104.0) == known
 
 
 def test_a_majority_that_is_gone() -> None:

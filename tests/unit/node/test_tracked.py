@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pyraft.node import snapshot
+from pyraft.node import containers as containers_
+from pyraft.node import journal, snapshot
 from pyraft.node.codec import Codec
 from pyraft.node.machine import Machine, bind
 from pyraft.node.tracked import Record, Tracked
@@ -218,10 +219,16 @@ def reachable(value: Any) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("large", [0, 10, 1000])
 @pytest.mark.parametrize("seed", range(50))
-def test_a_snapshot_has_the_state_of_its_beginning(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the state changes while its snapshot is written, piece by piece, the snapshot has it as it was."""
+def test_a_snapshot_has_the_state_of_its_beginning(seed: int, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the state changes while its snapshot is written, piece by piece, the snapshot has it as it was.
+
+    Dicts are copied when they change, or from `large` entries on their keys are.
+    """
     monkeypatch.setattr(snapshot, "PIECE", 4)
+    monkeypatch.setattr(journal, "LARGE", large)
+    monkeypatch.setattr(containers_, "SMALL", 20)
     rng = random.Random(seed)
     state = machine()
     run(state, lambda: state.dict.update({n: [n] for n in range(50)}))
@@ -233,7 +240,7 @@ def test_a_snapshot_has_the_state_of_its_beginning(seed: int, monkeypatch: pytes
     pieces = []
     for piece in snapshot.write(state, binding.codec, snapshot.Frozen(binding.journal)):
         pieces.append(piece)
-        if rng.random() < 0.5:
+        for _ in range(rng.choice([0, 0, 1, 5])):
             run(state, lambda: change_one(rng, state, rng.choice(reachable(state))), fails=rng.random() < 0.3)
     binding.journal.end_snapshot()
     other = machine()
@@ -258,6 +265,30 @@ def test_what_a_command_puts_in_may_be_changed_until_it_ends() -> None:
 
     run(state, change)
     assert state.dict["row"] == {"n": [1, 2]}
+    containers(state)
+
+
+def test_a_container_that_is_replaced_moves_to_its_next_place_as_it_is() -> None:
+    """An immutable value replaces it, or a container; the command goes on with it, and rolling back puts it back."""
+    state = machine()
+
+    def change() -> None:
+        row, items = state.dict["b"], state.list
+        state.dict["b"] = 1
+        state.dict["moved"] = row
+        row["n"] = 2
+        state.list = [0]
+        state.tuple = (items, 1)
+        items.append("end")
+
+    before = plain(state)
+    run(state, change, fails=True)
+    assert plain(state) == before
+    state.keep(state.checkpoint())
+    run(state, change)
+    assert state.dict["moved"] == {"c": [1], "n": 2}
+    assert state.tuple[0][-1] == "end"
+    assert (state.dict["b"], state.list) == (1, [0])
     containers(state)
 
 

@@ -44,7 +44,7 @@ def test_messages_come_in_any_pieces() -> None:
     ],
 )
 def test_frames_that_are_none(frame: bytes) -> None:
-    """Too long, empty, cut short, too deep, of other types: Malformed, and no other exception."""
+    """One that is too long, empty, cut short, too deep, or of other types raises Malformed, and no other exception."""
     frames = wire.Frames(2000)
     frames.feed(frame)
     with pytest.raises(Malformed):
@@ -110,7 +110,7 @@ def test_outcomes_are_sent_in_pieces() -> None:
 
 
 def test_random_bytes_are_malformed_or_messages() -> None:
-    """20,000 random and damaged frames: a list, None or Malformed, and nothing else is raised."""
+    """20,000 random and damaged frames give a list, None or Malformed, and nothing else is raised."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)

@@ -54,7 +54,7 @@ def test_tcp_connects(loop: CheckedLoop, address: tuple[str, int]) -> None:
 
 
 def test_a_refused_connection_is_a_code(loop: CheckedLoop) -> None:
-    """Nobody listens: UV_ECONNREFUSED in the callback, and what was written meanwhile is cancelled."""
+    """Nobody listens: the callback gets UV_ECONNREFUSED, and what was written meanwhile is cancelled."""
     free = TCP(loop)
     free.bind(LOCALHOST)
     calls: list[Any] = []
@@ -130,7 +130,7 @@ def test_closing_a_connecting_stream_cancels(loop: CheckedLoop) -> None:
 
 
 def test_an_address_in_use_is_reported_by_listen_and_connect(loop: CheckedLoop) -> None:
-    """As in libuv bind puts it off."""
+    """bind puts it off, as in libuv."""
     first = listening(loop, lambda *_: None)
     second = TCP(loop)
     second.bind(first.getsockname())
@@ -183,7 +183,7 @@ def test_malformed_addresses_are_refused(loop: CheckedLoop, address: Any, except
 
 
 def test_an_address_of_the_other_family_is_refused(loop: CheckedLoop) -> None:
-    """UV_EINVAL from bind."""
+    """bind raises UV_EINVAL."""
     with pytest.raises(error.TCPError) as caught:
         TCP(loop, socket.AF_INET6).bind(LOCALHOST)
     assert caught.value.args[0] == errno.UV_EINVAL
@@ -328,7 +328,7 @@ def test_open_takes_over_a_descriptor(loop: CheckedLoop) -> None:
 
 
 def test_open_refuses_what_is_no_stream_socket_of_its_kind(loop: CheckedLoop) -> None:
-    """UV_EINVAL for another kind of socket, UV_ENOTSOCK and UV_EBADF from the system; the descriptor stays open."""
+    """Another kind of socket gets UV_EINVAL, the system says UV_ENOTSOCK and UV_EBADF; the descriptor stays open."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket(socket.AF_UNIX) as unix:
         for tcp, fd, code in (
             (TCP(loop), udp.fileno(), errno.UV_EINVAL),
@@ -345,7 +345,7 @@ def test_open_refuses_what_is_no_stream_socket_of_its_kind(loop: CheckedLoop) ->
 
 
 def test_a_stream_without_a_socket_says_so(loop: CheckedLoop) -> None:
-    """UV_EBADF or UV_ENOTCONN, in the exception of the handle's kind."""
+    """It says UV_EBADF or UV_ENOTCONN, in the exception of the handle's kind."""
     for stream, kind in ((TCP(loop), error.TCPError), (Pipe(loop), error.PipeError)):
         for call, code in (
             (stream.fileno, errno.UV_EBADF),

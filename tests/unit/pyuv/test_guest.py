@@ -49,7 +49,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Program], Any]:
         async def main() -> Any:
             loop = Loop(asyncio.get_running_loop())
             try:
-                return await asyncio.wait_for(program(loop), 20)
+                return await asyncio.wait_for(program(loop), 120)
             finally:
                 loop.close()
                 while not loop._closed:
@@ -102,7 +102,7 @@ def test_all_handles_work_on_a_running_loop(run: Callable[[Program], Any]) -> No
         client.connect(server.getsockname(), lambda c, _: c.write(b"x", lambda c, _: c.close()))
         while len(done) < 9 or loop.handles:
             await asyncio.sleep(0.001)
-        sender.join(10)
+        sender.join(100)
         os.close(fd)
         return sorted(done)
 
@@ -131,8 +131,8 @@ def test_close_ends_the_guest_only(run: Callable[[Program], Any]) -> None:
         gate, begun = threading.Event(), threading.Event()
         timer = Timer(loop)
         timer.start(lambda _: order.append("never"), 0, 0)
-        loop.queue_work(lambda: (begun.set(), gate.wait(10)), lambda code: order.append(f"work {code}"))
-        begun.wait(10)
+        loop.queue_work(lambda: (begun.set(), gate.wait(100)), lambda code: order.append(f"work {code}"))
+        begun.wait(100)
         closing = Idle(loop)
         closing.close(lambda _: order.append("closed"))
         loop.close()
@@ -171,7 +171,7 @@ def test_a_turn_after_the_last_one_does_nothing(run: Callable[[Program], Any]) -
 
 
 def test_exceptions_reach_the_guests_hook(run: Callable[[Program], Any]) -> None:
-    """And not asyncio's exception handler."""
+    """They do not reach asyncio's exception handler."""
 
     async def program(loop: Loop) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda *_: pytest.fail("asyncio was told"))

@@ -192,7 +192,7 @@ class Watcher:
 
 
 def test_who_watches_is_told_of_what_was_left_in_its_middle(loop: Loop) -> None:
-    """Not of what a callback of the program raises, but of what came through a function of the library."""
+    """It is told of what came through a function of the library, not of what a callback of the program raises."""
     watcher = Watcher()
     loop.watch(watcher)
 

@@ -35,7 +35,7 @@ def test_run_returns_at_once_when_nothing_is_active(loop: CheckedLoop) -> None:
 
 
 def test_an_unknown_mode_is_refused(loop: CheckedLoop) -> None:
-    """A mode that is none of the three is a ValueError."""
+    """A fourth mode is a ValueError."""
     with pytest.raises(ValueError, match="mode"):
         loop.run(3)
 
@@ -79,7 +79,7 @@ def test_nowait_handles_what_is_ready(loop: CheckedLoop) -> None:
 
 
 def test_a_turn_runs_its_parts_in_order(loop: CheckedLoop) -> None:
-    """Timers, idle, prepare, events, check, closing: libuv's order."""
+    """They are timers, idle, prepare, events, check, closing: libuv's order."""
     order: list[str] = []
     fd = os.eventfd(1)
     poll, check, prepare, idle = Poll(loop, fd), Check(loop), Prepare(loop), Idle(loop)
@@ -216,7 +216,7 @@ def test_now_is_in_milliseconds_and_moves(loop: CheckedLoop) -> None:
     start = loop.now()
     Timer(loop).start(cb, 0.05, 0)
     loop.run()
-    assert 45 <= times[0] - start < 5000
+    assert 45 <= times[0] - start < 60_000
     assert times[1] - times[0] >= 19
 
 
@@ -376,7 +376,7 @@ def test_a_loop_may_be_run_by_any_thread(loop: CheckedLoop) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(120)
     assert sorted(fired) == ["t0", "t1", "t2", "t3", "t4"]
 
 

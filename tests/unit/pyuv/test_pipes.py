@@ -23,9 +23,9 @@ from tests.unit.pyuv.streams import LOCALHOST, connected, pair
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_pipes_connect(loop: CheckedLoop, tmp_path: Path, abstract: bool) -> None:
-    """By a path, whose file goes with the server, or by an abstract name; bytes or str."""
-    name = f"\0{tmp_path}" if abstract else str(tmp_path / "pipe")
+def test_pipes_connect(loop: CheckedLoop, near_path: Path, abstract: bool) -> None:
+    """They do by a path, whose file goes with the server, or by an abstract name, which are bytes or str."""
+    name = f"\0{near_path}" if abstract else str(near_path / "pipe")
     client, end = connected(loop, Pipe, name)
     assert end.getsockname() == name
     assert client.getpeername() == name
@@ -35,12 +35,12 @@ def test_pipes_connect(loop: CheckedLoop, tmp_path: Path, abstract: bool) -> Non
     end.start_read(lambda h, data, code: got.append(data) if data else h.close())
     loop.run()
     assert got == [b"x"]
-    assert not (tmp_path / "pipe").exists()
+    assert not (near_path / "pipe").exists()
 
 
-def test_a_pipe_that_cannot_be_bound_or_reached(loop: CheckedLoop, tmp_path: Path) -> None:
+def test_a_pipe_that_cannot_be_bound_or_reached(loop: CheckedLoop, near_path: Path) -> None:
     """bind raises; connect calls back."""
-    path = os.fsencode(tmp_path / "pipe")
+    path = os.fsencode(near_path / "pipe")
     first, second = Pipe(loop), Pipe(loop)
     first.bind(path)
     with pytest.raises(error.PipeError) as caught:
@@ -53,7 +53,7 @@ def test_a_pipe_that_cannot_be_bound_or_reached(loop: CheckedLoop, tmp_path: Pat
         second.bind(b"x" * 200)
     assert caught.value.args[0] == errno.UV_ENAMETOOLONG
     codes: list[Any] = []
-    second.connect(tmp_path / "nobody", lambda h, code: codes.append(code))
+    second.connect(near_path / "nobody", lambda h, code: codes.append(code))
     third = Pipe(loop)
     third.connect(b"y" * 200, lambda h, code: codes.append(code))
     loop.run()
@@ -120,7 +120,7 @@ def test_a_file_is_no_stream(loop: CheckedLoop, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["TCP", "Pipe"])
-def test_handles_are_passed_through_a_pipe(loop: CheckedLoop, tmp_path: Path, kind: str) -> None:
+def test_handles_are_passed_through_a_pipe(loop: CheckedLoop, near_path: Path, kind: str) -> None:
     """A handle goes with the data; the receiver gets a working copy of its own."""
     a, b = socket.socketpair()
     left, right = Pipe(loop, True), Pipe(loop, True)
@@ -132,7 +132,7 @@ def test_handles_are_passed_through_a_pipe(loop: CheckedLoop, tmp_path: Path, ki
         passed.bind(LOCALHOST)
     else:
         passed = Pipe(loop)
-        passed.bind(str(tmp_path / "passed"))
+        passed.bind(str(near_path / "passed"))
     name = passed.getsockname()
     left.write([b"take ", b"this"], lambda h, code: passed.close(), passed)
     got: list[Any] = []
@@ -185,7 +185,7 @@ def test_passed_handles_that_nobody_takes_are_closed(loop: CheckedLoop) -> None:
 
 
 def test_what_cannot_be_passed(loop: CheckedLoop) -> None:
-    """A pipe without ipc, a handle without a socket, something else, no data."""
+    """It is a pipe without ipc, a handle without a socket, something else, or no data."""
     pipe, other = pair(loop)
     with pytest.raises(error.PipeError) as caught:
         pipe.write(b"x", None, TCP(loop, socket.AF_INET))

@@ -104,7 +104,7 @@ def test_a_shortage_is_no_refusal(monkeypatch: pytest.MonkeyPatch, code: int, mo
 
 
 def test_a_loop_that_nothing_is_refused_to_is_a_uvloop() -> None:
-    """And its descriptor is to be had."""
+    """Its descriptor is to be had."""
     loop = Loop()
     assert loop.refusal is None
     assert type(loop._uv).__module__.startswith("uvloop")

@@ -36,7 +36,7 @@ def test_work_runs_in_a_thread_and_ends_in_the_loop(loop: CheckedLoop) -> None:
 
 
 def test_much_work_is_all_done(loop: CheckedLoop) -> None:
-    """Thousands of requests, some queued by others' callbacks: each ends once."""
+    """Each of thousands of requests ends once, some of which others' callbacks have queued."""
     done: list[int] = []
 
     def finish(n: int) -> None:
@@ -102,7 +102,7 @@ def test_finished_work_is_not_kept(loop: CheckedLoop) -> None:
 
 
 def test_what_is_not_callable_is_refused(loop: CheckedLoop) -> None:
-    """TypeError for either callback."""
+    """It is a TypeError for either callback."""
     with pytest.raises(TypeError):
         loop.queue_work(1)
     with pytest.raises(TypeError):
@@ -128,7 +128,7 @@ loop.close()
 
 @pytest.mark.parametrize(("size", "threads"), [("", 4), ("2", 2), ("9", 9)])
 def test_the_number_of_threads_comes_from_the_environment(size: str, threads: int) -> None:
-    """UV_THREADPOOL_SIZE threads, 4 by default."""
+    """There are UV_THREADPOOL_SIZE threads, 4 by default."""
     environment = os.environ | {"UV_THREADPOOL_SIZE": size}
     program = PROGRAM.format(size=size)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
@@ -241,7 +241,7 @@ def test_a_name_that_does_not_exist_is_a_code(loop: CheckedLoop) -> None:
 
 
 def test_getaddrinfo_checks_its_arguments(loop: CheckedLoop) -> None:
-    """TypeError and ValueError at once, nothing in flight."""
+    """It raises TypeError and ValueError at once, with nothing in flight."""
     getaddrinfo: Any = dns.getaddrinfo
     with pytest.raises(TypeError):
         getaddrinfo(loop, 1, 1)
@@ -320,7 +320,7 @@ def test_pool_goes_on_with_the_threads_it_has(loop: CheckedLoop, monkeypatch: py
 
 
 def test_getnameinfo(loop: CheckedLoop) -> None:
-    """Host and service of an address, in numbers if asked so."""
+    """It gives host and service of an address, in numbers if asked so."""
     flags = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
     answers: list[object] = []
     dns.getnameinfo(loop, ("127.0.0.1", 80), flags, lambda result, code: answers.append((result, code)))
@@ -330,7 +330,7 @@ def test_getnameinfo(loop: CheckedLoop) -> None:
 
 
 def test_a_callback_that_raises_reaches_the_hook(loop: CheckedLoop) -> None:
-    """As for any callback."""
+    """Any callback does."""
     dns.getaddrinfo(loop, "127.0.0.1", 1, callback=lambda *_: 1 / 0)
     loop.run()
     assert [type(exc) for exc in loop.errors] == [ZeroDivisionError]

@@ -132,7 +132,7 @@ def test_upstream_tests_pass(upstream: Path, module: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     count = MODULES[module]

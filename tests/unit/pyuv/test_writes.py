@@ -44,7 +44,7 @@ def test_a_write_is_sent_at_once_and_called_back_later(loop: CheckedLoop) -> Non
     ],
 )
 def test_writes_take_any_buffers(loop: CheckedLoop, data: Any) -> None:
-    """Bytes-like objects of any item size, or sequences of them."""
+    """They take bytes-like objects of any item size, or sequences of them."""
     pipe, other = pair(loop)
     pipe.write(data)
     assert other.recv(100).replace(b"_", b"") == b"abcdef"

@@ -14,8 +14,9 @@ Failure modes: a state that no rule fits is left as it is, with the reason. Lost
 knows for whom this server has voted. A kill in the middle leaves a state from which the same call goes on.
 """
 
+import functools
+import itertools
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -106,6 +107,8 @@ def _mend(dir: str) -> Repair:
 def _advice(found: Repair) -> str:
     if not found.needed:
         return "A start loads this directory as it is."
+    if found.start.barred:
+        return f"{found.start.problem}."
     if found.start.unknown:
         return (
             f"{found.start.problem}. It may be a later version's: only a version that knows it can tell, or repair it."
@@ -145,6 +148,8 @@ def _batch(dir: str, one: SegmentFile) -> EntryBatch:
 def _surplus(contents: Contents) -> _Step | None:
     """A closed segment all of whose good entries another, intact one has, too, bit by bit."""
     for one in _closed(contents):
+        if one.unknown:
+            continue
         for other in _closed(contents):
             last = one.first + one.entries - 1
             if other is one or other.verdict == DAMAGED or not other.first <= one.first <= last <= other.last:
@@ -171,6 +176,28 @@ def _behind_snapshot(contents: Contents) -> _Step | None:
         if one.last <= good[0] and (one.verdict == DAMAGED or one.last <= gap):
             first = _closed(contents)[0]
             return _aside(first.name, f"the snapshot at index {good[0]} has its entries, and {one.name} is of no use")
+    return None
+
+
+def _repeated(contents: Contents) -> _Step | None:
+    """A closed segment begins with entries that the one before has, too: that one ends in front of it from now on.
+
+    Killed behind this step, and without, the shorter one is the head of the other, which a start sets aside.
+    """
+    for one, other in itertools.pairwise(_closed(contents)):
+        if not one.first < other.first <= one.last < other.last or DAMAGED in (one.verdict, other.verdict):
+            continue
+        ours, theirs = _batch(contents.directory, one), _batch(contents.directory, other)
+        at = other.first - one.first
+        head, rest = ours[:at], ours[at:]
+        theirs = theirs[: len(rest)]
+        if (rest.terms, rest.types, rest.bufs) != (theirs.terms, theirs.types, theirs.bufs):
+            continue  # no rule says which of the two is right
+        name = segment.closed_name(one.first, other.first - 1)
+        return _Step(
+            f"{name} is written with the entries of {one.name} in front of {other.name}, which has the others, too",
+            functools.partial(_write, first_index=one.first, batch=head),
+        )
     return None
 
 
@@ -241,18 +268,22 @@ def _unrelated(contents: Contents) -> _Step | None:
     return _aside(one.name, reason, f"entries from {snapshots[0] + 1} on")
 
 
-_RULES: Final = (_surplus, _behind_snapshot, _damaged, _gap, _bad_snapshot, _unrelated)
+_RULES: Final = (_surplus, _behind_snapshot, _repeated, _damaged, _gap, _bad_snapshot, _unrelated)
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------------
 
 
 def _set_aside(dir: str, name: str) -> None:
-    fs.rename_file(dir, name, f"{disk.SET_ASIDE_PREFIX}{time.time_ns()}-{name}")
+    fs.rename_file(dir, name, disk.aside_name(name))
 
 
 def _aside(name: str, reason: str, loses: str = "") -> _Step:
     return _Step(f"{name} is set aside: {reason}", lambda dir: _set_aside(dir, name), loses)
+
+
+def _write(dir: str, first_index: int, batch: EntryBatch) -> None:
+    segment.write_closed(dir, first_index, [batch])
 
 
 def _keep_head(dir: str, one: SegmentFile, loses: str) -> _Step:
@@ -263,7 +294,7 @@ def _keep_head(dir: str, one: SegmentFile, loses: str) -> _Step:
     def act(dir: str) -> None:
         if name == one.name:
             # It has all entries that its name promises, and more. A copy stays, and the file is replaced in one step.
-            kept = f"{disk.SET_ASIDE_PREFIX}{time.time_ns()}-{name}"
+            kept = disk.aside_name(name)
             fs.make_file(dir, kept, [fs.read_file(dir, name)])
             fs.replace_file(dir, name, b"".join(segment.encode_file([good])))
         else:

@@ -1,0 +1,158 @@
+"""One connection of a client with a database open on it.
+
+Duty: `Session` runs statements on a connection to the leader, one at a time: prepared ones are prepared once and kept,
+rows come in parts.
+
+Happy path: `session = await Session.open(peer, "x.db", deadline)`, then `await session.execute("…", (1,), deadline)`.
+Deadlines are moments of time.monotonic().
+
+Failure modes: DqliteError for what the node refuses, OSError for a connection that breaks and for an answer that does
+not come in time: it is of no use afterwards, and `usable` says so. The caller judges what became of a statement
+(`codes`). ValueError for parameters that cannot be sent, before anything is. More than 255 parameters, and
+statements that write and return rows, take dqlite 1.15: an older one would misunderstand the first, and not replicate
+what the second has written. Of an older one these are Refused.
+"""
+
+import datetime
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, TypeAlias, TypeVar
+
+from io_uv.dqlite import requests, responses, tuples
+from io_uv.dqlite.requests import Request
+from io_uv.dqlite.responses import Response, Result, Rows, Stmt
+from io_uv.dqlite.tuples import IsoTime
+from pyraft.dqlite import sql
+from pyraft.dqlite.errors import DqliteError, Refused
+from pyraft.dqlite.peer import Peer, expect, left
+
+T = TypeVar("T", bound=Response)
+
+MAX_PREPARED: Final = 100
+"""Statements that are kept prepared on a connection; the one that was used longest ago goes."""
+
+Parameter: TypeAlias = bool | int | float | str | bytes | bytearray | memoryview | datetime.date | None
+"""The values that a parameter may have. A datetime is stored as text, as go-dqlite and SQLite have it."""
+
+
+class Statement:
+    """A statement that is prepared once on each connection on which it is used, instead of each time that it is."""
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+    def __repr__(self) -> str:
+        return f"Statement({self.sql!r})"
+
+
+Sql: TypeAlias = str | Statement
+
+
+def text_of(statement: Sql) -> str:
+    """Return the text of a statement."""
+    return statement if isinstance(statement, str) else statement.sql
+
+
+class Session:
+    """A database on a connection."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.sent = False
+        """Whether the statement that was run last has been sent: it may wait for other answers first."""
+        self._prepared: OrderedDict[str, Stmt] = OrderedDict()
+        self._modern: bool | None = None
+
+    @classmethod
+    async def open(cls, peer: Peer, database: str, deadline: float) -> "Session":
+        """Open a database on a connection to the leader."""
+        await expect(Response, peer, requests.Client(), deadline)
+        await expect(responses.Db, peer, requests.Open(database), deadline)
+        return cls(peer)
+
+    @property
+    def usable(self) -> bool:
+        """Whether statements may be sent, as far as is known here."""
+        return self.peer.usable
+
+    async def close(self) -> None:
+        """Close the connection; a transaction that is open is rolled back by the node."""
+        await self.peer.close()
+
+    async def execute(self, statement: Sql, values: Sequence[Parameter], deadline: float) -> Result:
+        """Run a statement that returns no rows."""
+        return await self._run(Result, statement, values, deadline)
+
+    async def query(self, statement: Sql, values: Sequence[Parameter], deadline: float) -> Rows:
+        """Run a query; return the first part of its rows. With `more` of that, `next_rows` has the next one."""
+        self.sent = False
+        if not sql.reads(text_of(statement)) and not await self._is_modern(deadline):
+            raise Refused(f"{self.peer.address} is of a dqlite before 1.15, where rows of a write are not replicated")
+        return await self._run(Rows, statement, values, deadline)
+
+    async def next_rows(self, deadline: float) -> Rows:
+        """Return the next part of the rows."""
+        answer = await self.peer.more(left(deadline))
+        if not isinstance(answer, Rows):
+            await self.peer.close()
+            raise ConnectionError(f"{self.peer.address} has sent {type(answer).__name__} among rows")
+        return answer
+
+    async def interrupt(self, deadline: float) -> None:
+        """End a query whose rows have not all come."""
+        await self.peer.interrupt(left(deadline))
+
+    async def _run(self, kind: type[T], statement: Sql, values: Sequence[Parameter], deadline: float) -> T:
+        self.sent = False
+        request = await self._request(statement, values, kind is Rows, deadline)
+        self.sent = True
+        return await expect(kind, self.peer, request, deadline)
+
+    async def _request(self, statement: Sql, values: Sequence[Parameter], query: bool, deadline: float) -> Request:
+        given = tuple([encoded(value) for value in values])
+        schema = 1 if len(given) > tuples.MAX_SCHEMA_0 else 0
+        if schema and not await self._is_modern(deadline):
+            raise Refused(f"{self.peer.address} is of a dqlite before 1.15 and takes 255 parameters, not {len(given)}")
+        tuples.parameters(given, schema)  # ValueError before anything is sent
+        if isinstance(statement, str):
+            return (requests.QuerySql if query else requests.ExecSql)(0, statement, given, schema)
+        stmt = await self._prepare(statement.sql, deadline)
+        if stmt.n_parameters != len(given):
+            raise ValueError(f"{len(given)} parameters for a statement with {stmt.n_parameters}: {statement.sql}")
+        return (requests.Query if query else requests.Exec)(stmt.db_id, stmt.stmt_id, given, schema)
+
+    async def _prepare(self, text: str, deadline: float) -> Stmt:
+        stmt = self._prepared.get(text)
+        if stmt is None:
+            stmt = await expect(Stmt, self.peer, requests.Prepare(0, text), deadline)
+            self._prepared[text] = stmt
+        self._prepared.move_to_end(text)
+        if len(self._prepared) > MAX_PREPARED:
+            _, oldest = self._prepared.popitem(last=False)
+            await expect(Response, self.peer, requests.Finalize(oldest.db_id, oldest.stmt_id), deadline)
+        return stmt
+
+    async def _is_modern(self, deadline: float) -> bool:
+        """Return whether the node is of dqlite 1.15 or newer: others refuse PREPARE in schema 1, or ignore that."""
+        if self._modern is None:
+            try:
+                stmt = await expect(Stmt, self.peer, requests.Prepare(0, "select 1", 1), deadline)
+            except DqliteError as exc:
+                if exc.code not in (responses.PARSE, responses.ERROR):
+                    raise
+                self._modern = False
+                return False
+            self._modern = stmt.schema == 1
+            await expect(Response, self.peer, requests.Finalize(stmt.db_id, stmt.stmt_id), deadline)
+        return self._modern
+
+
+def encoded(value: Parameter) -> tuples.Value:
+    """Return a parameter as it goes over the wire."""
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, datetime.datetime):
+        return IsoTime(value.isoformat(" "))
+    if isinstance(value, datetime.date):
+        return IsoTime(value.isoformat())
+    return value

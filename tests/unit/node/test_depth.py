@@ -1,0 +1,134 @@
+"""Every member comes to the same where commands recurse, and snapshots have state however deep it is nested."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from pyraft.node.machine import Machine, command
+from pyraft.node.replica import NO_SESSION, NOTHING, Replica
+from pyraft.node.tracked import Record
+
+
+class Deep(Machine):
+    """A machine with a command that recurses."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    @command
+    def dig(self, depth: int) -> int:
+        """Go so deep, and keep how deep it was."""
+        self.done.append(depth)
+        return self.reach(depth)
+
+    def reach(self, depth: int) -> int:
+        """Return 0 from so deep."""
+        return self.reach(depth - 1) if depth else 0
+
+
+def below(frames: int, function: Any) -> Any:
+    """Return what `function` returns where the stack is so much deeper."""
+    return below(frames - 1, function) if frames else function()
+
+
+def test_commands_recurse_as_deep_on_every_member() -> None:
+    """A member that executes a command on a deeper stack than another one comes to the same outcome and state."""
+    members = [Replica({"": Deep()}) for _ in range(2)]
+    outcomes: list[list[bytes]] = [[], []]
+    limit = sys.getrecursionlimit()
+    for depth in (1, *range(limit - 500, limit + 50, 25)):
+        for member, frames, found in zip(members, (0, 200), outcomes, strict=True):
+            arguments = member.codec.pack([[depth], {}])
+            entry = member.entry(depth, [[NO_SESSION, 0, 0, "", "dig", 1, arguments]])
+            found += below(frames, lambda member=member, entry=entry: member.do_apply(entry))[1]
+    assert outcomes[0] == outcomes[1]
+    with pytest.raises(RecursionError):
+        members[0].result("", outcomes[0][-1])
+    machines: list[Any] = [member.machines[""] for member in members]
+    assert machines[0].done == machines[1].done
+    assert machines[0].done[-1] < limit
+
+
+@dataclass
+class Leaf(Record):
+    """Named by one machine, and by another one not."""
+
+    n: int
+
+
+class Nested(Machine):
+    """A machine whose state is nested ever deeper."""
+
+    types: ClassVar[tuple[type, ...]] = (Leaf,)
+
+    def __init__(self) -> None:
+        self.root: Any = None
+
+    @command
+    def put(self, value: Any) -> None:
+        """Begin with a value."""
+        self.root = value
+
+    @command
+    def wrap(self) -> None:
+        """Put the state into a container of each kind."""
+        self.root = {"list": [1, (self.root, 2)], "leaf": Leaf(3)}
+
+
+class Bare(Nested):
+    """It does not name the class of its records."""
+
+    types = ()
+
+
+def grown(cls: type[Nested], value: Any, wraps: int) -> tuple[Replica, Any]:
+    """Return a replica with a tree, and the tree."""
+    replica = Replica({"": cls()})
+    for number, (name, args) in enumerate([("put", [value]), *[("wrap", [])] * wraps], 1):
+        entry = replica.entry(number, [[NO_SESSION, 0, 0, "", name, 1, replica.codec.pack([args, {}])]])
+        assert replica.do_apply(entry)[1] == [NOTHING]
+    return replica, replica.machines[""]
+
+
+def restored(replica: Replica, cls: type[Nested]) -> Any:
+    """Return the tree of another replica that has read the snapshot of this one."""
+    _, head = replica.do_snapshot()
+    _, pieces = replica.do_snapshot_async(head)
+    other = Replica({"": cls()})
+    assert other.do_restore(b"".join(pieces)) == 0
+    replica.do_snapshot_finalize(pieces)
+    return other.machines[""]
+
+
+@pytest.mark.parametrize("wraps", [1, 10, 11, 40, 1500])
+def test_snapshots_of_state_that_is_nested_deep(wraps: int) -> None:
+    """State may be nested as deep as commands make it, and every snapshot of it can be taken and read."""
+    replica, tree = grown(Nested, "core", wraps)
+    for machine in (tree, restored(replica, Nested)):
+        at = machine.root
+        for _ in range(wraps):
+            assert at["leaf"] == Leaf(3)
+            assert list(at) == ["list", "leaf"]
+            (one, (at, two)) = at["list"]
+            assert (one, two) == (1, 2)
+        assert at == "core"
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_a_deep_value_from_a_caller_leaves_snapshots_possible(kind: type) -> None:
+    """One value that a caller had put into a map ended the snapshots of all members, for good."""
+    value: Any = 1
+    for _ in range(200):
+        value = [value] if kind is list else {"a": value}
+    replica, tree = grown(Nested, value, 0)
+    assert restored(replica, Nested).root == tree.root == value
+
+
+def test_a_record_that_nobody_could_read_ends_the_snapshot() -> None:
+    """A snapshot with a record whose class the program does not name would be taken for damage at the next start."""
+    replica, _ = grown(Bare, 1, 1)
+    _, head = replica.do_snapshot()
+    with pytest.raises(TypeError, match="a record of class Leaf, which its `types` do not name"):
+        replica.do_snapshot_async(head)
