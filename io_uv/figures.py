@@ -32,7 +32,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.due = 0.0
-        """When the next tick is due, by time.monotonic(); 0 before the first."""
+        """When the next tick is due, by time.monotonic(); 0 as long as there are none."""
         self.lateness = Histogram()
         """How late ticks were: for so long something else has held the loop."""
         self.stored = Sized()
@@ -42,10 +42,9 @@ class Figures:
         self.loaded = Sized()
         """Those that were read, to be sent."""
         self.contacts: dict[int, float] = {}
-        """The tick, by time.monotonic(), before which a message of each member came last; by id."""
+        """When a message of each member came last, by time.monotonic(), to a tick; by id."""
 
     def tick(self, now: float, interval: float) -> None:
         """A tick has come, and the next is due after `interval` seconds."""
-        if self.due:
-            self.lateness.observe(max(0.0, now - self.due))
+        self.lateness.observe(max(0.0, now - self.due))
         self.due = now + interval

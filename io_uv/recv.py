@@ -21,6 +21,7 @@ Possible failure modes are:
 """
 
 import mmap
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -346,7 +347,7 @@ class Server:
         self.address = address
         self.stream = stream
         self.heard_at = 0  # number of its last message, counting those of all
-        self.noted = 0  # the same at the last tick
+        self.noted = 0  # the same when the figures were told
         # Streams of other transports need not have this: then nothing waits.
         self._stop_read: Callable[[], object] | None = getattr(stream, "stop_read", None)
         self._reader = Reader(uv.limits, self._deliver, uv.dir, None if self._stop_read is None else self._is_busy)
@@ -355,9 +356,18 @@ class Server:
         """Start reading."""
         self.stream.start_read(self._read_cb)
 
+    def note(self, now: float) -> None:
+        """Have the figures know at what time something new has come from this member."""
+        uv = self.uv
+        self.noted = self.heard_at
+        if uv.peers.members is not None and self.id in uv.peers.members:
+            uv.figures.contacts[self.id] = now
+
     def abort(self) -> None:
         """Close the connection; nothing is delivered from it any more."""
         uv = self.uv
+        if self.heard_at != self.noted:  # no tick has looked since
+            self.note(time.monotonic())
         self._reader.end()
         uv.servers.remove(self)
         if self in uv.held:

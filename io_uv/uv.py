@@ -329,6 +329,7 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
     if rv != 0:
         return rv
     assert uv.timer is not None
+    uv.figures.due = time.monotonic() + msecs / 1000
     uv.timer.start(functools.partial(_tick, uv, msecs / 1000), msecs / 1000, msecs / 1000)
     return 0
 
@@ -339,9 +340,7 @@ def _tick(uv: Uv, interval: float, timer: Timer) -> None:
     uv.figures.tick(now, interval)
     for server in uv.servers:
         if server.heard_at != server.noted:
-            server.noted = server.heard_at
-            if uv.peers.members is not None and server.id in uv.peers.members:
-                uv.figures.contacts[server.id] = now
+            server.note(now)
     uv.end_of_turn.hold()
     try:
         uv.tick_cb(uv.io)

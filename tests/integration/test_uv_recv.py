@@ -1,12 +1,13 @@
 """io.start's recv callback: what peers send, and what becomes of peers that send something else."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from io_uv import encoding, pyuv, raft_uv_set_tracer
+from io_uv import encoding, health, pyuv, raft_uv_set_tracer
 from io_uv.pyuv import UV_RUN_NOWAIT
 from pyraft.errors import RAFT_IOERR
 from pyraft.tracing import RaftTracer
@@ -192,6 +193,22 @@ def test_a_large_snapshot_is_not_copied(f: Receiver) -> None:
     assert isinstance(received, memoryview)
     assert received.readonly
     assert received == data
+
+
+def test_a_member_that_goes_before_a_tick_was_heard_of(f: Receiver) -> None:
+    """Its message counts although no tick has looked at the connection."""
+    assert f.io.configured is not None
+    f.io.configured(f.io, configuration().servers)
+    peer = f.peer()
+    assert health.silence(f.io, PEER_ID) is None
+    peer.send(wire(m.timeout_now(2, 3, 10, 2)))
+    f.wait_received()
+    assert health.silence(f.io, PEER_ID) == 0.0
+    peer.close()
+    run_until(f.loop, lambda: f.uv.servers == [])
+    silence = health.silence(f.io, PEER_ID)
+    assert silence is not None
+    assert silence < 60
 
 
 def test_peers_are_told_apart(f: Receiver) -> None:
@@ -425,3 +442,14 @@ def test_a_port_in_use_is_told_by_io_start(f: Receiver, tmp_path: Path) -> None:
     assert other.io.start(other.io, 60_000, lambda io: None, lambda io, message: None) == RAFT_IOERR
     assert other.io.errmsg == f"listen: listen on {other.address.replace(':', ' port ')}: address already in use"
     other.close()
+
+
+def test_a_first_tick_may_be_late(tmp_path: Path) -> None:
+    """What holds the loop right after io.start is seen in the figures, too."""
+    f = UvIo(tmp_path)
+    f.start()
+    assert f.io.start(f.io, 1, lambda io: None, lambda io, message: None) == 0
+    time.sleep(0.1)  # the fault: nothing else runs meanwhile
+    run_until(f.loop, lambda: sum(health.figures(f.io).lateness.counts) > 0)
+    assert health.figures(f.io).lateness.total > 0.09
+    f.close()
