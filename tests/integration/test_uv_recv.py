@@ -445,7 +445,7 @@ def test_a_port_in_use_is_told_by_io_start(f: Receiver, tmp_path: Path) -> None:
 
 
 def test_a_first_tick_may_be_late(tmp_path: Path) -> None:
-    """What holds the loop right after io.start is seen in the figures, too."""
+    """The figures also see a loop that is held up right after io.start."""
     f = UvIo(tmp_path)
     f.start()
     assert f.io.start(f.io, 1, lambda io: None, lambda io, message: None) == 0
