@@ -27,3 +27,12 @@ def test_the_page_of_a_class_has_what_it_inherits(name: str) -> None:
     assert all(shown.get(method) for method in ("map", "lock", "elect", "members", "replace", "session", "ask"))
     page = doc.Module(importlib.import_module("pyraft.node")).members[name]
     assert "map" not in {member.name for member in page.own_members}
+
+
+def test_the_index_says_what_each_module_is_for() -> None:
+    """With the first paragraph of its docstring, as text."""
+    render, doc = pytest.importorskip("pdoc.render"), pytest.importorskip("pdoc.doc")
+    with reference.own_index():
+        index = render.html_index({name: doc.Module(importlib.import_module(name)) for name in reference.MODULES})
+    assert all(f'.html">{name}</a></dt>' in index for name in reference.MODULES)
+    assert "<p>An asyncio front: requests as awaitables" in index
