@@ -186,8 +186,8 @@ def test_connections_that_say_nothing_are_ended(kind: str, monkeypatch: pytest.M
     async def main() -> None:
         monkeypatch.setattr(page_site, "Operator", members)
         async with page.watched(["10.0.0.1:9001"], "127.0.0.1:0") as where:
-            for text in ("", SLOW, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-                whole = text.startswith("GET /h")
+            for text in ("", SLOW, "GET /cluster HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+                whole = text.endswith("\r\n\r\n")
                 monkeypatch.setattr(door, "HEAD_SECONDS", 60.0 if whole else 0.05)
                 reader, writer = await dial(where, text)
                 got = await rest(reader)
