@@ -42,8 +42,8 @@ class Barrier:
 
     A blocking one (truncate, install) holds back the writes of all later appends until release_barrier(); a
     non-blocking one (a snapshot of our own) only makes them go to new segments. `run()` is called once; if uv.closing
-    is set then, the request has to give up. `next_index` is what the request makes of the next append index; it may
-    make the request a blocking one.
+    is set then, the request has to give up. `next_index` is what the request makes of the next append index; a higher
+    one leaves entries out, which makes the request a blocking one.
     """
 
     __slots__ = ("blocking", "next_index", "run", "running")
@@ -54,6 +54,12 @@ class Barrier:
         # Applied at once, and again after a failed append has rewound the index past requests that wait.
         self.next_index = next_index
         self.running = False
+
+    def advance(self, former: int) -> int:
+        """Return the next append index after this request, and have it block if that leaves entries out."""
+        index = self.next_index(former)
+        self.blocking = self.blocking or index > former
+        return index
 
 
 class AliveSegment:
@@ -479,7 +485,7 @@ def _fail(uv: state.Uv, failed: list[Append], failure: Failure) -> None:
     index = failed[0].first_index
     for waiting in uv.barriers:
         if not waiting.running:
-            index = waiting.next_index(index)
+            index = waiting.advance(index)
     uv.append_next_index = index
     _spread_blocking(uv)
     uv.append_told = True
@@ -516,7 +522,7 @@ def request_barrier(uv: state.Uv, barrier: Barrier) -> None:
     Requests run one at a time, in order. A blocking one makes those that it waits behind blocking, too.
     """
     assert not uv.closing
-    uv.append_next_index = barrier.next_index(uv.append_next_index)
+    uv.append_next_index = barrier.advance(uv.append_next_index)
     uv.barriers.append(barrier)
     _spread_blocking(uv)
     for segment in uv.append_segments:

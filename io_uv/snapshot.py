@@ -49,7 +49,6 @@ class Put:
     """
 
     __slots__ = (
-        "barrier",
         "began",
         "failure",
         "former_next_index",
@@ -69,7 +68,6 @@ class Put:
         self.trailing = trailing
         self.former_next_index = 0
         self.installs = trailing == 0
-        self.barrier = append.Barrier(self.run, self.installs, self.next_index)
         self.written: SnapshotInfo | None = None
         self.failure: Failure | None = None
         self.timer: Timer | None = None
@@ -81,7 +79,7 @@ class Put:
         if self.snapshot.index >= former:
             # C: uv_snapshot.c:UvSnapshotPut goes on where the log ends. After a crash these entries pass for those that
             # follow the snapshot.
-            self.installs = self.barrier.blocking = True
+            self.installs = True
         return self.snapshot.index + 1 if self.installs else former
 
     def run(self) -> None:
@@ -234,7 +232,8 @@ def snapshot_put(
         io.errmsg = "snapshot has no configuration"
         return errors.RAFT_INVALID
     req.cb = cb
-    append.request_barrier(uv, Put(uv, req, snapshot, trailing).barrier)
+    put = Put(uv, req, snapshot, trailing)
+    append.request_barrier(uv, append.Barrier(put.run, put.installs, put.next_index))
     return 0
 
 

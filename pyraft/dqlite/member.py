@@ -338,7 +338,7 @@ class Member:
         """Take a snapshot whenever the entries that were applied since the last one are many bytes."""
         raft, fsm, limit = self.server.raft, self.fsm, self.settings.log_bytes
         while True:
-            await self.server.wait_until(lambda: fsm.applied_bytes >= limit and raft.snapshot.put is None)
+            await self.server.wait_until(lambda: fsm.applied_bytes >= limit and raft.snapshot.pending is None)
             rv = snapshot.take_now(raft)
             if rv != 0 or fsm.applied_bytes >= limit:
                 self._tell(f"no snapshot can be taken now, and the log grows: {raft_strerror(rv)}")

@@ -1,11 +1,13 @@
 """RaftIo.snapshot_put and RaftIo.snapshot_get of io_uv."""
 
 import errno
+import gc
 import os
 import shutil
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +54,25 @@ def test_first(t: UvIo) -> None:
     assert (found.term, found.index, found.configuration_index) == (1, 1, 1)
     assert bytes(found.bufs[0]) == b"somedata"
     assert [server.id for server in found.configuration.servers] == [1]
+
+
+class Weighty(bytearray):
+    """The data of a snapshot, of which one can tell whether it is still there."""
+
+
+@pytest.mark.parametrize("trailing", [0, 128])
+def test_the_data_is_let_go(t: UvIo, trailing: int) -> None:
+    """When it is stored nothing keeps it, not even until the next garbage collection: it may be a mapped file."""
+    data = Weighty(8)
+    there = weakref.ref(data)
+    gc.collect()
+    gc.disable()
+    try:
+        put(t, 1, trailing, data=data)  # type: ignore[arg-type]
+        del data
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_several_buffers(t: UvIo) -> None:
