@@ -63,7 +63,7 @@ class Barrier:
 
 
 class AliveSegment:
-    """An open segment that is written, or will be. Its `counter` is 0 until it is ready."""
+    """An open segment that is written, or will be. Its `counter` is 0, and `fd` -1, until it is ready."""
 
     __slots__ = (
         "barrier",
@@ -74,7 +74,6 @@ class AliveSegment:
         "first_index",
         "last_index",
         "lost",
-        "next_block",
         "place",
         "size",
         "written",
@@ -87,11 +86,11 @@ class AliveSegment:
         self.buffer = SegmentBuffer(block_size)
         # The first barrier request that came after it.
         self.barrier: Barrier | None = None
-        # Whether it is to be closed when all that waits for it is written: it takes no more entries.
+        # Whether it is to be closed when all that waits for it is written: it takes no more entries. That is so
+        # with each that has a barrier, but also where it is full or a write has failed.
         self.finalize = False
         # Bytes promised to batches, written or not.
         self.size = FORMAT_SIZE
-        self.next_block = 0
         # The file and its path, where one question answers the next one.
         self.place: Place | None = None
         # Why nobody would find the file again, asked when the last write was under way.
@@ -175,7 +174,9 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_
         io.errmsg = _MISALIGNED
         return errors.RAFT_INVALID
     req.cb = cb
-    failure = uv.finalize_failure or uv.truncate_failure  # retry.failing
+    failure = uv.finalize_failure  # retry.failing, without its call
+    if failure is None and uv.truncate_work is not None:
+        failure = uv.truncate_work.failure
     if failure is not None:
         _fail_later(uv, req, failure)
         return 0
@@ -293,8 +294,6 @@ def advance(uv: state.Uv) -> None:
     """Do what can be done now: write what waits for the oldest segment, or close it and go on with the next."""
     if uv.closing or uv.append_writing_reqs or uv.append_done_reqs:
         return
-    if uv.append_broken and finalize.idle(uv):
-        uv.append_broken = False
     while uv.append_segments:
         segment: AliveSegment = uv.append_segments[0]
         pending = uv.append_pending_reqs
@@ -320,7 +319,7 @@ def _write(uv: state.Uv, segment: AliveSegment) -> None:
         if segment.written == 0:
             break
     arena, length, used = segment.buffer.take()
-    offset = segment.next_block * uv.block_size
+    offset = segment.written - segment.written % uv.block_size  # a partly used last block is written again
     uv.writes.began = time.monotonic()
     done = functools.partial(_write_cb, uv, segment, offset + used, last_index)
     uv.writer.submit(segment.fd, arena, length, offset, done)
@@ -340,7 +339,6 @@ def _write_cb(uv: state.Uv, segment: AliveSegment, written: int, last_index: int
     if failure is None:
         uv.writes.observe(now - uv.writes.began)
         segment.written = written
-        segment.next_block = written // uv.block_size
         segment.last_index = last_index
         uv.append_told = False
     uv.end_of_turn.hold()
@@ -513,6 +511,7 @@ def after_finalize(uv: state.Uv, failure: Failure | None) -> None:
     if failure is not None:
         fail_pending(uv, failure)
         return
+    uv.append_broken = False
     _proceed(uv)
 
 

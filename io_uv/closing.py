@@ -3,7 +3,7 @@
 Duty: `maybe_fire` runs the callback of io.close once nothing of the instance is left; `refuse` is the answer of a table
 that was closed. `require_dir` asks whether the directory that the instance has taken is still where it was.
 
-Code that removes something that a close waits for (a handle in `aborting`, a segment, a job, the timer) calls
+Code that removes something that a close waits for (a segment, a barrier's request, what is in `aborting`) calls
 `maybe_fire` right after. It is free to call it at any time: it does nothing unless io.close was called.
 
 Failure modes: none of its own.
@@ -45,21 +45,16 @@ def maybe_fire(uv: state.Uv) -> None:
     """Call back io.close if it was called and all that it waits for is gone (uv.c: uvMaybeFireCloseCb)."""
     if not uv.closing or uv.closed:
         return
-    if uv.transport_open or uv.timer is not None:
-        return
-    if uv.append_segments or uv.finalize_reqs or uv.finalize_work is not None:
-        return
-    if uv.prepare_inflight is not None or uv.barriers:
-        return
-    if uv.snapshot_put_work is not None or uv.truncate_work is not None:
-        return
-    if uv.snapshot_get_reqs or uv.async_work_reqs or uv.aborting:
+    # Segments that are made, written or closed; requests at barriers, among them a put or truncate under way; the rest.
+    if uv.prepare_inflight is not None or uv.append_segments or uv.finalize_reqs or uv.barriers or uv.aborting:
         return
     end(uv)
 
 
 def gone(uv: state.Uv, thing: object) -> None:
     """Say that something that a close waits for, in `aborting`, is gone."""
+    if uv.closed:
+        return  # a copy in a forked child has forgotten it, or the loop ended before it
     uv.aborting.remove(thing)
     maybe_fire(uv)
 

@@ -40,7 +40,7 @@ def submit(uv: state.Uv, dying: DyingSegment) -> None:
 
 def idle(uv: state.Uv) -> bool:
     """Return whether no segment waits for being closed."""
-    return uv.finalize_work is None and not uv.finalize_reqs
+    return not uv.finalize_reqs
 
 
 def try_again(uv: state.Uv) -> None:
@@ -55,10 +55,10 @@ def close(uv: state.Uv) -> None:
 
 
 def _start(uv: state.Uv) -> None:
-    if uv.finalize_work is not None or not uv.finalize_reqs:
+    if uv.finalize_busy or not uv.finalize_reqs:
         return
-    dying: DyingSegment = uv.finalize_reqs.popleft()
-    uv.finalize_work = dying
+    dying: DyingSegment = uv.finalize_reqs[0]
+    uv.finalize_busy = True
     work.run(uv, lambda: _close_segment(uv.dir, dying), lambda failure: _after(uv, dying, failure))
 
 
@@ -75,11 +75,12 @@ def _close_segment(dir: str, dying: DyingSegment) -> None:
 
 
 def _after(uv: state.Uv, dying: DyingSegment, failure: Failure | None) -> None:
-    uv.finalize_work = None
+    uv.finalize_busy = False
     if failure is not None:
         _failed(uv, dying, failure)
         return
     uv.finalize_failure = None
+    uv.finalize_reqs.popleft()
     _start(uv)
     if idle(uv):
         uv.after_finalize(None)
@@ -97,7 +98,6 @@ def _failed(uv: state.Uv, dying: DyingSegment, failure: Failure) -> None:
         retry.failed(uv, failure, try_again)
         closing.maybe_fire(uv)
         return
-    uv.finalize_reqs.appendleft(dying)
     uv.finalize_failure = failure
     retry.failed(uv, failure, try_again)
     uv.after_finalize(failure)

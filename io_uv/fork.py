@@ -69,9 +69,9 @@ def _forget(uv: state.Uv) -> None:
         waiting.clear()
     for client in uv.clients:
         client.forget()
-    for things in (uv.clients, uv.servers, uv.dirty_clients, uv.snapshot_get_reqs, uv.async_work_reqs, uv.aborting):
+    for things in (uv.clients, uv.servers, uv.dirty_clients, uv.aborting):
         things.clear()
-    uv.prepare_inflight = uv.finalize_work = uv.truncate_work = uv.snapshot_put_work = None
+    uv.prepare_inflight = uv.truncate_work = uv.snapshot_put_work = None
     uv.timer = uv.retry_timer = None
-    uv.transport_open = False
+    uv.finalize_busy = False
     uv.lock = None

@@ -55,7 +55,10 @@ def failed(uv: state.Uv, failure: Failure, try_again: Callable[[state.Uv], None]
 
 def failing(uv: state.Uv) -> Failure | None:
     """Return why closed segments are not in the state they should be in, or None: while so, appends fail with it."""
-    return uv.finalize_failure or uv.truncate_failure
+    failure = uv.finalize_failure
+    if failure is None and uv.truncate_work is not None:
+        failure = uv.truncate_work.failure
+    return failure
 
 
 def close(uv: state.Uv) -> None:

@@ -257,7 +257,7 @@ class Get:
     def after(self, failure: Failure | None) -> None:
         """The thread is done."""
         uv = self.uv
-        uv.snapshot_get_reqs.remove(self)
+        uv.aborting.remove(self)
         if failure is not None:
             uv.io.errmsg = errors.errmsg_wrap(failure.message, "get snapshot")
             callbacks.fire(uv, self.req.cb, self.req, None, failure.code)
@@ -280,6 +280,6 @@ def snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: raft_io_snapshot_get_cb
         return closing.refuse(uv)
     req.cb = cb
     get = Get(uv, req)
-    uv.snapshot_get_reqs.append(get)
+    uv.aborting.append(get)
     work.run(uv, get.load, get.after)
     return 0

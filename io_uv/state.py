@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from io_uv.prepare import IdleSegment, PrepareCb
     from io_uv.recv import Server
     from io_uv.segment_buffer import Arena
-    from io_uv.snapshot import Get, Put
+    from io_uv.snapshot import Put
     from io_uv.truncate import Truncate
-    from io_uv.work import AsyncWork
 
 MAX_SEGMENT_SIZE: Final = 8 * 1024 * 1024
 CONNECT_RETRY_DELAY_MSECS: Final = 1000
@@ -159,7 +158,6 @@ class Uv:
         "append_told",
         "append_writing_reqs",
         "async_io",
-        "async_work_reqs",
         "auto_recovery",
         "barriers",
         "block_size",
@@ -178,9 +176,9 @@ class Uv:
         "end_of_turn",
         "fallocate",
         "figures",
+        "finalize_busy",
         "finalize_failure",
         "finalize_reqs",
-        "finalize_work",
         "held",
         "id",
         "io",
@@ -205,15 +203,12 @@ class Uv:
         "servers",
         "snapshot_check",
         "snapshot_compression",
-        "snapshot_get_reqs",
         "snapshot_put_work",
         "tick_cb",
         "timer",
         "torn",
         "tracer",
         "transport",
-        "transport_open",
-        "truncate_failure",
         "truncate_work",
         "writer",
         "writes",
@@ -241,8 +236,9 @@ class Uv:
         self.send_start: Callable[[], None] = UNSET
         self.peers = Peers(loop)
         self.connect_retry_delay = CONNECT_RETRY_DELAY_MSECS
-        self.aborting: list[object] = []  # handles and jobs that a close waits for, see closing.gone
-        self.transport_open = False  # from its init to its close callback: uv
+        # All that a close waits for and nothing else leads to: handles that are being closed, jobs of threads; at the
+        # end transport, timer, writer and end of turn. `closing.maybe_fire` asks the pipelines below for the rest.
+        self.aborting: list[object] = []
         # Pool of prepared segments: prepare.
         self.prepare_inflight: IdleSegment | None = None
         self.prepare_reqs: deque[PrepareCb] = deque()
@@ -257,6 +253,7 @@ class Uv:
         self.append_writing_reqs: deque[Append] = deque()
         self.append_done_reqs: deque[Append] = deque()
         self.append_doomed: list[tuple[RaftIoAppend, Failure]] = []
+        # The segment of a failed write is not cut yet: nothing is written. None has ended well since an append failed.
         self.append_broken = self.append_told = False
         self.writes, self.figures = Histogram(), Figures()
         self.append_start: Callable[[], None] = UNSET
@@ -264,20 +261,18 @@ class Uv:
         self.writer: BlockWriter = UNSET
         self.barriers: deque[Barrier] = deque()
         self.finalize_reqs: deque[DyingSegment] = deque()
-        self.finalize_work: DyingSegment | None = None
+        self.finalize_busy = False  # a thread is closing the first of them; not so while one that failed waits
         self.finalize_failure: Failure | None = None
         self.after_finalize: Callable[[Failure | None], None] = lambda failure: None
-        self.truncate_work: Truncate | None = None
-        self.truncate_failure: Failure | None = None
-        # Trying again what a sick disk refused: retry.
+        self.truncate_work: Truncate | None = None  # as long as its barrier is the running one, the first
+        # Trying again what a sick disk refused: retry. As long as a `_failure` here, or a truncate's, stands, `retries`
+        # has what makes the next attempt; it keeps it for `calm` to count some quiet delays, with the timer running.
         self.calm = 0
         self.retries: list[Callable[[Uv], None]] = []
         self.retry_timer: Timer | None = None
         self.disk_retry_delay = DISK_RETRY_DELAY_MSECS
         # Snapshots and work: snapshot, work.
-        self.snapshot_get_reqs: list[Get] = []
-        self.async_work_reqs: list[AsyncWork] = []
-        self.snapshot_put_work: Put | None = None
+        self.snapshot_put_work: Put | None = None  # as truncate_work
         self.snapshot_check: Callable[[BytesLike], int] | None = None
         # Tick, end of turn, closing, forked children and interruptions: uv, closing, fork, interrupted.
         self.copy: object = None

@@ -17,14 +17,19 @@ from pyraft.types import RaftIo
 
 
 class Truncate:
-    """A truncate at `index`; `attempt` says that a thread is busy with it."""
+    """A truncate at `index`.
 
-    __slots__ = ("attempt", "index", "uv")
+    `attempt` says that a thread is busy with it, `failure` why the last attempt came to nothing, while the next one is
+    under way as well: appends fail with it until one succeeds.
+    """
+
+    __slots__ = ("attempt", "failure", "index", "uv")
 
     def __init__(self, uv: state.Uv, index: int) -> None:
         self.uv = uv
         self.index = index
         self.attempt = False
+        self.failure: Failure | None = None
 
     def run(self) -> None:
         """The barrier's turn."""
@@ -52,11 +57,10 @@ class Truncate:
         uv = self.uv
         self.attempt = False
         if failure is not None and not uv.closing:
-            uv.truncate_failure = failure.wrap(f"truncate from {self.index}")
-            retry.failed(uv, uv.truncate_failure, try_again)
-            append.fail_pending(uv, uv.truncate_failure)
+            self.failure = failure.wrap(f"truncate from {self.index}")
+            retry.failed(uv, self.failure, try_again)
+            append.fail_pending(uv, self.failure)
             return
-        uv.truncate_failure = None
         uv.truncate_work = None
         append.release_barrier(uv)
         closing.maybe_fire(uv)
@@ -83,13 +87,14 @@ def truncate(io: RaftIo, index: int) -> int:
 
 def try_again(uv: state.Uv) -> None:
     """Make another attempt after a failure, if there was one."""
-    if uv.truncate_failure is not None and uv.truncate_work is not None:
-        uv.truncate_work.start()
+    request = uv.truncate_work
+    if request is not None and request.failure is not None:
+        request.start()
 
 
 def close(uv: state.Uv) -> None:
     """Give up a truncate that failed: the next start reads a longer log, as after a crash."""
-    if uv.truncate_failure is not None and uv.truncate_work is not None and not uv.truncate_work.attempt:
-        uv.truncate_failure = None
+    request = uv.truncate_work
+    if request is not None and request.failure is not None and not request.attempt:
         uv.truncate_work = None
         append.release_barrier(uv)

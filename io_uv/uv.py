@@ -232,7 +232,6 @@ def _init(io: RaftIo, id: int, address: str) -> int:
         io.errmsg = errors.errmsg_wrap(uv.transport.errmsg, "transport")
         return rv
     uv.transport.data = uv
-    uv.transport_open = True
     uv.timer = Timer(uv.loop)
     uv.end_of_turn = EndOfTurn(uv.loop)
     uv.append_start = functools.partial(append.advance, uv)
@@ -562,6 +561,7 @@ def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     if uv.timer.closed or uv.loop._uv.is_closed():
         _abandon(uv)
         return
+    uv.aborting += (uv.transport, uv.timer, uv.writer, uv.end_of_turn)
     send.close(uv)
     recv.close(uv)
     append.close(uv)
@@ -569,11 +569,9 @@ def _close(io: RaftIo, cb: raft_io_close_cb) -> None:
     snapshot.close(uv)
     finalize.close(uv)
     retry.close(uv)
-    uv.aborting.append(uv.writer)
-    uv.aborting.append(uv.end_of_turn)
     uv.end_of_turn.close(lambda _: closing.gone(uv, uv.end_of_turn))
     uv.transport.close(uv.transport, lambda _: _transport_closed(uv))
-    uv.timer.close(lambda _: _timer_closed(uv))
+    uv.timer.close(lambda timer: _timer_closed(uv, timer))
     uv.writer.close(lambda: closing.gone(uv, uv.writer))
 
 
@@ -586,11 +584,10 @@ def _abandon(uv: Uv) -> None:
 
 
 def _transport_closed(uv: Uv) -> None:
-    uv.transport_open = False
     uv.transport.data = None
-    closing.maybe_fire(uv)
+    closing.gone(uv, uv.transport)
 
 
-def _timer_closed(uv: Uv) -> None:
+def _timer_closed(uv: Uv, timer: Timer) -> None:
     uv.timer = None
-    closing.maybe_fire(uv)
+    closing.gone(uv, timer)

@@ -82,7 +82,7 @@ class AsyncWork:
         if failure is not None:
             status = failure.code
             uv.io.errmsg = errors.errmsg_wrap(failure.message, "async work")
-        uv.async_work_reqs.remove(self)
+        uv.aborting.remove(self)
         callbacks.fire(uv, req.cb, req, status)
         closing.maybe_fire(uv)
 
@@ -98,6 +98,6 @@ def async_work(io: RaftIo, req: RaftIoAsyncWork, cb: raft_io_async_work_cb) -> i
         return closing.refuse(uv)
     req.cb = cb
     work = AsyncWork(uv, req)
-    uv.async_work_reqs.append(work)
+    uv.aborting.append(work)
     run(uv, work.work, work.done)
     return 0

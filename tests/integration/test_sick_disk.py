@@ -122,7 +122,7 @@ def live_through(dir: Path, plan: faults.Plan, mode: str) -> tuple[int, int]:
         last = history.submit()
         history.wait(last)
         while last.outcome.statuses != [0]:
-            run_until(t.loop, lambda: t.uv.finalize_failure is None and t.uv.truncate_failure is None)
+            run_until(t.loop, lambda: retry.failing(t.uv) is None)
             last = history.submit()
             history.wait(last)
         fresh = t.reopen()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from io_uv import pyuv
+from io_uv import pyuv, truncate
 from io_uv.failure import Failure
 from pyraft import errors
 from pyraft.types import EntryBatch, RaftIoAppend
@@ -133,14 +133,15 @@ def test_what_fails_is_called_back_behind_what_was_written(tmp_path: Path, monke
 
 
 def test_what_a_sick_disk_refuses_is_called_back_behind_what_was_written(t: UvIo) -> None:
-    """A segment could not be closed, so the next append fails, in the next turn: what is written comes before."""
+    """The log could not be cut, so the next append fails, in the next turn: what is written comes before."""
     order: list[Any] = []
     submit(t, order, *range(20))
     run_until(t.loop, lambda: order)
-    t.uv.truncate_failure = Failure(errors.RAFT_IOERR, "a test's")
+    t.uv.truncate_work = truncate.Truncate(t.uv, 2)
+    t.uv.truncate_work.failure = Failure(errors.RAFT_IOERR, "a test's")
     submit(t, order, 20)
     run_until(t.loop, lambda: len(order) == 21)
-    t.uv.truncate_failure = None
+    t.uv.truncate_work = None
     assert order == [*((name, 0) for name in range(20)), (20, errors.RAFT_IOERR)]
     t.append(1, 64)
     assert stored(t) == [1, 2, *range(10, 30), 3]

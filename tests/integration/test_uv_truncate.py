@@ -155,7 +155,7 @@ def test_failed_truncate_is_repeated(t: UvIo, monkeypatch: pytest.MonkeyPatch) -
     t.wait(meanwhile)
     assert meanwhile.statuses == [errors.RAFT_IOERR]
     assert t.io.defer(t.io, [bytes(8)], 1, lambda: None) == errors.RAFT_IOERR
-    run_until(t.loop, lambda: t.uv.truncate_failure is None)
+    run_until(t.loop, lambda: retry.failing(t.uv) is None)
     t.append()
     assert attempts == [2, 2, 2]
     assert stored(t) == [1, 7]
@@ -171,7 +171,7 @@ def test_close_gives_up_a_failing_truncate(t: UvIo, monkeypatch: pytest.MonkeyPa
 
         patch.setattr(segment, "truncate_log", failing)
         t.truncate(2)
-        run_until(t.loop, lambda: t.uv.truncate_failure)
+        run_until(t.loop, lambda: retry.failing(t.uv))
         t.close()
     assert stored(t) == [1, 2, 3, 4]
 
@@ -224,7 +224,7 @@ def test_every_failing_step_is_repeated(t: UvIo, monkeypatch: pytest.MonkeyPatch
                 patch.setattr(fs, name, maybe)
 
             run_until(t.loop, lambda: len(t.uv.prepare_pool) == 2 and t.uv.prepare_inflight is None)
-            run_until(t.loop, lambda: t.uv.finalize_work is None)
+            run_until(t.loop, lambda: not t.uv.finalize_busy)
             for name in ("unlink", "fsync", "write", "rename", "open"):
                 count(name)
             t.truncate(t.uv.append_next_index - 3)
