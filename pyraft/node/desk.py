@@ -46,8 +46,6 @@ class Desk:
         )
         self._began = self._changed = outside.seconds()
         self._ruler = Ruler()
-        self.leader_changes = 0
-        """How often another leader became known here, or none any more, since the start."""
         self.page = ""
         """Where this member's page is, if it serves one."""
         self.renewals: list[Callable[[], Callable[[], None]]] = []
@@ -64,12 +62,11 @@ class Desk:
                 known = server.leader
                 await server.wait_until(lambda known=known: server.leader != known)  # type: ignore[misc]
                 self._changed = self._seconds()
-                self.leader_changes += 1
         except aio.RaftError:
             return
 
     async def close(self) -> None:
-        """Stop counting, and forget the backup that is being given out."""
+        """Stop watching, and forget the backup that is being given out."""
         self.giving.forget()
         self._watcher.cancel()
         await asyncio.wait([self._watcher])

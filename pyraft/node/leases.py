@@ -18,7 +18,6 @@ keeps its directory until its promise is over (`leave`), and on one that was kil
 (`identity.BOUND`).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -151,7 +150,6 @@ class Leases:
         self.length = restraint.kept * (1 - drift)
         """How long a lease is, from the beginning of its round, in seconds."""
         self._round: Round | None = None
-        self._until = -math.inf
 
     def begin(self) -> Round:
         """Note the beginning of a round, before anybody is asked."""
@@ -162,7 +160,6 @@ class Leases:
         if not self._stands(round) or not self._is_backed(round):
             return
         self._round = round
-        self._until = round.began + self.length
 
     def silence(self, id: int) -> float | None:
         """Return for how many seconds this leader has not heard of a member; None if it never has since it leads."""
@@ -178,7 +175,7 @@ class Leases:
         """For how many seconds queries may be answered without a round; 0 or less for not at all."""
         if self._round is None or not self._stands(self._round) or self._raft.last_applied < self._raft.commit_index:
             return 0.0
-        return self._until - self._now()
+        return self._round.began + self.length - self._now()
 
     def _stands(self, round: Round) -> bool:
         """Return whether what was true at the beginning of a round still is, by what is known here."""

@@ -109,7 +109,6 @@ class Visitor:
         self._calls = 0
         self._bytes = 0
         self._unsent = 0
-        self._reading = True
         self._deaf = False
         self._closed = False
         guest.closed_cb = lambda guest: self._gone()
@@ -134,9 +133,8 @@ class Visitor:
         """Read again, if there is room."""
         if self._closed or self._is_full():
             return
-        self._service.waiting.pop(self, None)
-        if not self._reading:
-            self._reading = True
+        if self in self._service.waiting:
+            del self._service.waiting[self]
             self._stream.start_read(self._read_cb)
         self._work()
 
@@ -169,9 +167,8 @@ class Visitor:
         return too_much or self._service.bytes >= MOST_ALTOGETHER
 
     def _pause(self) -> None:
-        self._service.waiting[self] = None
-        if self._reading:
-            self._reading = False
+        if self not in self._service.waiting:
+            self._service.waiting[self] = None
             self._stream.stop_read()
 
     def _take(self, message: list[Any]) -> None:

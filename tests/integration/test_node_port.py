@@ -271,6 +271,8 @@ def test_who_sends_too_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert (await stranger.read())[:2] == [wire.OUTCOMES, n]
             most = max(most, node._service.bytes)
             calls = max(calls, *[visitor._calls for visitor in node._service.visitors])
+            streams: list[Any] = [visitor._stream for visitor in node._service.waiting]
+            assert all(stream._read_cb is None for stream in streams)
         assert most <= 150 + 3 * 100
         assert calls <= 2 + 2
         await stranger.close()
