@@ -252,7 +252,7 @@ def _write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, Raft
 def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, RaftConfiguration], int]) -> int:
     if r.closing:
         return calls.closed(r)
-    if r.state != RAFT_UNAVAILABLE or r.started or r.starting:
+    if r.started or r.starting:
         r.errmsg = "already started"
         return RAFT_BUSY
     if not _is(conf, RaftConfiguration):

@@ -99,7 +99,7 @@ def take_now(r: Raft) -> int:
 
 
 def _take_now(r: Raft) -> int:
-    if r.state == RAFT_UNAVAILABLE or not r.started or r.closing or r.failed:
+    if r.state == RAFT_UNAVAILABLE or r.closing or r.failed:
         return RAFT_SHUTDOWN
     if is_installing(r):
         return RAFT_BUSY

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from pyraft import (
+    RAFT_BUSY,
     RAFT_CANDIDATE,
     RAFT_FOLLOWER,
     RAFT_IO_REQUEST_VOTE,
@@ -13,6 +14,7 @@ from pyraft import (
     RAFT_STANDBY,
     RAFT_UNAVAILABLE,
     Raft,
+    raft_bootstrap,
     raft_close,
     raft_init,
     raft_register_state_cb,
@@ -279,3 +281,31 @@ def test_a_configuration_without_a_voter_is_told(caplog: pytest.LogCaptureFixtur
     assert raft_start(r) == 0
     (record,) = caplog.records
     assert "has no voter, so nobody can lead" in record.getMessage()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_flags_go_with_the_state(stops: bool) -> None:
+    """A server in another state than UNAVAILABLE is initialised and started, whenever it can be seen, to its end."""
+    seen: list[tuple[int, bool, bool, bool, bool]] = []
+
+    def look(r: Raft, *states: int) -> None:
+        assert r.state == RAFT_UNAVAILABLE or (r.initialized and r.started)
+        seen.append((r.state, r.initialized, r.starting, r.started, r.closing))
+
+    s = Solo(start=False)
+    look(s.r)
+    raft_register_state_cb(s.r, look)
+    assert raft_start(s.r) == 0
+    look(s.r)
+    if stops:
+        s.io.raises("set_term", RuntimeError("disk"))
+        s.tick(1000)
+        s.tick(1000)
+        assert s.r.failed
+        assert seen[-1] == (RAFT_UNAVAILABLE, True, False, True, False)
+    assert raft_bootstrap(s.r, s.conf) == RAFT_BUSY
+    raft_close(s.r, look)
+    s.io.on_close(s.io)
+    begun = (RAFT_FOLLOWER, True, True, True, False)
+    assert seen[:3] == [(RAFT_UNAVAILABLE, True, False, False, False), begun, (RAFT_FOLLOWER, True, False, True, False)]
+    assert seen[-1] == (RAFT_UNAVAILABLE, False, False, True, True)
