@@ -10,7 +10,7 @@ from pyraft import configuration
 from pyraft.types import RAFT_IO_INSTALL_SNAPSHOT, RaftInstallSnapshot, RaftMessage, RaftSnapshot
 
 
-def snapshot(original: RaftSnapshot) -> RaftSnapshot:
+def of_snapshot(original: RaftSnapshot) -> RaftSnapshot:
     """Return a copy of a snapshot; the buffers, read-only by contract, are joined into one."""
     fresh = RaftSnapshot()
     fresh.index = original.index

@@ -250,7 +250,7 @@ def set_snapshot(impl: FixtureIo, snapshot: RaftSnapshot) -> None:
     """Replace the stored snapshot. Stored entries that do not reach beyond it are dropped."""
     # C: fixture.c:raft_fixture_set_snapshot leaves the entries alone, and a later load then takes whatever is stored,
     # even the bootstrap entry, for what follows the snapshot.
-    impl.snapshot = fixture_copy.snapshot(snapshot)
+    impl.snapshot = fixture_copy.of_snapshot(snapshot)
     if impl.next_index <= snapshot.index + 1:
         _restart_log(impl, snapshot.index + 1)
 
@@ -286,7 +286,7 @@ def _start(io: RaftIo, msecs: int, tick: types.raft_io_tick_cb, recv: types.raft
 
 def _load(io: RaftIo) -> tuple[int, int, int, RaftSnapshot | None, int, EntryBatch]:
     impl: FixtureIo = io.impl
-    snapshot = None if impl.snapshot is None else fixture_copy.snapshot(impl.snapshot)
+    snapshot = None if impl.snapshot is None else fixture_copy.of_snapshot(impl.snapshot)
     run: list[tuple[int, int, bytes]] = []
     while impl.start_index + len(run) in impl.stored:
         run.append(impl.stored[impl.start_index + len(run)])
@@ -449,7 +449,7 @@ def complete(impl: FixtureIo, request: Request) -> None:
         request.cb(request.req, 0)
     elif kind == SNAPSHOT_GET:
         # C: fixture.c:ioFlushSnapshotGet copies a null snapshot.
-        snapshot = None if impl.snapshot is None else fixture_copy.snapshot(impl.snapshot)
+        snapshot = None if impl.snapshot is None else fixture_copy.of_snapshot(impl.snapshot)
         request.cb(request.req, snapshot, RAFT_NOTFOUND if snapshot is None else 0)
     else:
         assert kind == ASYNC_WORK, f"unknown kind of request {kind}"
@@ -536,7 +536,7 @@ def _complete_append(impl: FixtureIo, request: Request) -> int:
 def _complete_snapshot_put(impl: FixtureIo, request: Request) -> None:
     snapshot = request.snapshot
     assert snapshot is not None
-    impl.snapshot = fixture_copy.snapshot(snapshot)
+    impl.snapshot = fixture_copy.of_snapshot(snapshot)
     beyond = snapshot.index >= impl.next_index
     if beyond or (request.trailing == 0 and _term_of(impl, snapshot.index) != snapshot.term):
         # A snapshot from the leader replaces the log. A local one describes entries that are here, and what follows

@@ -206,26 +206,26 @@ def _put(r: Raft, snapshot: RaftSnapshot) -> int:
 def put_cb(req: PutRequest, status: int) -> None:
     """Our snapshot has been stored, or not: then the log stays as it is."""
     r = req.raft
-    snapshot = r.snapshot.pending
-    assert snapshot is not None
+    taken = r.snapshot.pending
+    assert taken is not None
     r.snapshot.put = None
     if status == 0:
         r.snapshot.problem = ""
         # Of what is committed behind the snapshot and was cut off, writes.cut_log has kept the configuration.
-        if snapshot.configuration_index == r.configuration_committed_index or _holds_committed_configuration(r):
-            r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
-        assert log.term_of(r.log, snapshot.index) == snapshot.term
-        log.snapshot(r.log, snapshot.index, r.snapshot.trailing)
+        if taken.configuration_index == r.configuration_committed_index or _holds_committed_configuration(r):
+            r.configuration_last_snapshot = configuration.copy(taken.configuration)
+        assert log.term_of(r.log, taken.index) == taken.term
+        log.snapshot(r.log, taken.index, r.snapshot.trailing)
         if r.snapshot.replacing != 0:
             # The disk's log goes on behind the snapshot now, as ours does (writes.cut_log).
-            r.last_stored = snapshot.index
-        notice.snapshot_taken(r, snapshot.index)
+            r.last_stored = taken.index
+        notice.snapshot_taken(r, taken.index)
     else:
         if r.snapshot.replacing != 0:
             log.truncate(r.log, r.snapshot.replacing)
         if r.state != RAFT_UNAVAILABLE:
             _warn(r, f"it could not be stored: {status} ({raft_strerror(status)})")
-    _finish_taking(r, snapshot)
+    _finish_taking(r, taken)
     convert.stop_if_failed(r)
     _go_on(r)
 

@@ -74,10 +74,10 @@ FAULTS: Final[dict[str, Fault]] = {
         "    pending = r.snapshot.pending\n",
         "    return index - 1\n    pending = r.snapshot.pending\n",
         "snapshot.py",
-        "        assert log.term_of(r.log, snapshot.index) == snapshot.term\n"
-        "        log.snapshot(r.log, snapshot.index, r.snapshot.trailing)\n",
-        "        if log.term_of(r.log, snapshot.index) == snapshot.term:\n"
-        "            log.snapshot(r.log, snapshot.index, r.snapshot.trailing)\n",
+        "        assert log.term_of(r.log, taken.index) == taken.term\n"
+        "        log.snapshot(r.log, taken.index, r.snapshot.trailing)\n",
+        "        if log.term_of(r.log, taken.index) == taken.term:\n"
+        "            log.snapshot(r.log, taken.index, r.snapshot.trailing)\n",
     ),
     "B47": Fault(
         "a server that is elected while a transfer of its own is pending stops",
