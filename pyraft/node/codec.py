@@ -18,6 +18,8 @@ import datetime
 import decimal
 import enum
 import functools
+import inspect
+import itertools
 import struct
 import uuid
 from collections.abc import Callable, Iterable
@@ -28,7 +30,11 @@ import msgpack
 from pyraft.node.errors import Malformed
 
 MAX_DEPTH: Final = 64
-"""How deep extensions may be nested; lists and dicts have msgpack's limit. Deeper ones are refused on both sides."""
+"""How deep extensions may be nested, less one; lists and dicts have msgpack's limit, some 1000. Deeper ones are refused
+on both sides. Callers take as many of all kinds together (`nests_deeper`): members that keep a value go through it by
+recursion."""
+
+_TOO_DEEP: Final = f"tuples, sets or objects nested deeper than {MAX_DEPTH - 1}"
 
 MAX_ALIKE: Final = 64
 """How many keys of a dict, or members of a set, may have the same hash in arguments."""
@@ -102,6 +108,12 @@ class Codec:
             raise TypeError(f"two classes are called {cls.__name__}")
         if not (dataclasses.is_dataclass(cls) or issubclass(cls, enum.Enum)):
             raise TypeError(f"{cls.__name__} is neither a dataclass nor an Enum")
+        if dataclasses.is_dataclass(cls) and not issubclass(cls, enum.Enum) and not hasattr(cls, "adopt_members"):
+            _check_fields(cls)
+
+    def classes(self) -> list[type]:
+        """Return the classes that are known."""
+        return list(self._classes.values())
 
     def find(self, name: Any) -> type | None:
         """Return the class of that name."""
@@ -167,7 +179,7 @@ class Codec:
 
     def _pack(self, value: Any, depth: int) -> bytes:
         if depth <= 0:
-            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+            raise ValueError(_TOO_DEEP)
 
         def default(value: Any) -> Any:
             return self._extension(value, depth - 1)
@@ -209,7 +221,7 @@ class Codec:
 
     def _unpack(self, data: Any, depth: int) -> Any:
         if depth <= 0:
-            raise Malformed(f"nested deeper than {MAX_DEPTH}")
+            raise Malformed(_TOO_DEEP)
 
         def ext_hook(code: int, content: bytes) -> Any:
             return self._value(code, content, depth - 1)
@@ -313,6 +325,17 @@ class Objects:
         self._piece *= 2  # a large value is not tried again for each piece of it
 
 
+def _check_fields(cls: type) -> None:
+    """Raise TypeError for a dataclass that cannot be made of its fields: what was packed could not be read again."""
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(cls))
+    try:
+        inspect.signature(cls).bind(**fields)
+    except TypeError as exc:
+        raise TypeError(f"{cls.__name__} must take all its fields, and no more, when it is made: {exc}") from None
+    except ValueError:
+        pass  # its parameters are not known
+
+
 _HASHED_AT_RANDOM: Final = frozenset({str, bytes})
 
 
@@ -339,8 +362,10 @@ def _spread(keys: list[Any]) -> list[Any]:
 
 def _nested(exc: Exception) -> Exception:
     """Return the error for one of msgpack's."""
+    if isinstance(exc, UnicodeEncodeError):
+        return ValueError(f"a text that is not Unicode, with half of a pair of surrogates: {exc.object!a:.60}")
     if isinstance(exc, ValueError):
-        return ValueError(f"nested deeper than {MAX_DEPTH}") if "recursion" in str(exc) else exc
+        return ValueError("lists or dicts nested too deep to be packed") if "recursion" in str(exc) else exc
     return ValueError(str(exc))
 
 
@@ -385,6 +410,35 @@ _EXTENSIONS: Final[dict[type, Callable[[Codec, Any, int], Any]]] = {
     ),
     uuid.UUID: lambda codec, value, depth: msgpack.ExtType(_UUID, value.bytes),
 }
+
+
+def nests_deeper(values: Iterable[Any], most: int) -> bool:
+    """Return whether one of the values is made of more than `most` containers in each other, of whatever kind.
+
+    It is found level by level, without recursion, and each object is looked at once in a level: one that holds itself
+    is nested deeper than anything.
+    """
+    level = {id(value): value for value in values if _holds(value)}
+    for _ in range(most):
+        level = {id(member): member for value in level.values() for member in _held(value) if _holds(member)}
+        if not level:
+            return False
+    return bool(level)
+
+
+def _holds(value: Any) -> bool:
+    return type(value) not in _LEAVES and (
+        isinstance(value, (list, tuple, dict, set, frozenset))
+        or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    )
+
+
+def _held(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return itertools.chain(value, value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    return [getattr(value, field.name) for field in dataclasses.fields(value)]
 
 
 def is_scalar(value: Any) -> bool:

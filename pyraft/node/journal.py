@@ -36,12 +36,15 @@ class Container(Protocol):
 class Journal:
     """The changes of one machine; see the head of this module."""
 
-    __slots__ = ("fresh", "frozen", "is_immutable", "lock", "undo")
+    __slots__ = ("_classes", "fresh", "frozen", "is_immutable", "lock", "met", "undo")
 
     def __init__(self, is_immutable: Callable[[Any], bool]) -> None:
         """`is_immutable(value)` tells whether a value that is not a container can be kept, since nobody can change
         it."""
         self.is_immutable = is_immutable
+        self.met: Callable[[type], None] = lambda record: None
+        """Called with the class of a record that comes into the state, once for each class."""
+        self._classes: set[type] = set()
         self.undo: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         """The changes since `begin`; None outside a command."""
         self.fresh: dict[int, Container] = {}
@@ -108,6 +111,12 @@ class Journal:
     def inserted(self, container: Container) -> None:
         """Take note that something that is not a scalar was put into `container`."""
         self.fresh[id(container)] = container
+
+    def meet(self, record: type) -> None:
+        """Take note of the class of a record that comes into the state."""
+        if record not in self._classes:
+            self._classes.add(record)
+            self.met(record)
 
     def start_snapshot(self) -> None:
         """Keep the state as it is now for a thread to read, until `end_snapshot`."""

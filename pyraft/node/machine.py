@@ -32,6 +32,7 @@ commands to offer: RuntimeError.
 import dataclasses
 import datetime
 import inspect
+import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from types import MethodType
@@ -39,7 +40,10 @@ from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Typ
 
 from pyraft.node.codec import Codec
 from pyraft.node.journal import Journal
+from pyraft.node.naming import check_lists, check_names, check_types, how_to_name
 from pyraft.node.tracked import Record, arrive
+
+_logger = logging.getLogger("pyraft")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,12 +66,24 @@ class Caller(Protocol):
 
 def _check_function(function: object, kind: str) -> None:
     """Raise TypeError unless that is a function which returns when it is done: members call it for its result."""
+    if isinstance(function, (staticmethod, classmethod)):
+        name = function.__func__.__qualname__
+        raise TypeError(f"{kind} {name} is an ordinary method with self: no staticmethod or classmethod")
     if not callable(function):
         raise TypeError(f"a {kind} must be a function, and is {function!r}")
     name = getattr(function, "__qualname__", repr(function))
     for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         if test(function):
             raise TypeError(f"{kind} {name} must return its result: no coroutine function or generator")
+    if inspect.isfunction(function) and not function.__code__.co_argcount and not function.__code__.co_flags & 4:
+        raise TypeError(f"{kind} {name} is a method: its first parameter is self")
+
+
+def _check_version(number: object) -> None:
+    if type(number) is not int or not 0 < number < 1 << 63:
+        raise TypeError(
+            f"the version of a command is a whole number from 1, as in @take.version(2), and is {number!r:.60}"
+        )
 
 
 class Command(Generic[M, P, R]):
@@ -75,6 +91,7 @@ class Command(Generic[M, P, R]):
 
     def __init__(self, function: Callable[Concatenate[M, P], R], version: int = 1) -> None:
         _check_function(function, "command")
+        _check_version(version)
         self.versions: dict[int, Callable[..., Any]] = {version: function}
         self.newest = version
         self.name = function.__name__
@@ -90,6 +107,7 @@ class Command(Generic[M, P, R]):
 
     def version(self, number: int) -> "Callable[[Callable[Concatenate[M, P2], R2]], Command[M, P2, R2]]":
         """Add a newer version, which calls take from then on; entries of the older ones keep their meaning."""
+        _check_version(number)
 
         def add(function: Callable[Concatenate[M, P2], R2]) -> "Command[M, P2, R2]":
             if number <= self.newest:
@@ -140,7 +158,8 @@ def command(*, version: int) -> Callable[[Callable[Concatenate[M, P], R]], Comma
 def command(function: Any = None, /, *, version: int = 1) -> Any:
     """Make a method a command. `version` is for code that no longer has the versions before."""
     if function is not None:
-        return Command(function)
+        return Command(function, version)
+    _check_version(version)
     return lambda function: Command(function, version)
 
 
@@ -218,7 +237,9 @@ class Machine(Record):
     def _caller(self) -> Caller:
         binding = self._node
         if binding is None or binding.caller is None:
-            raise RuntimeError(f"this {type(self).__name__} belongs to no node")
+            raise RuntimeError(
+                f"this {type(self).__name__} belongs to no node or client that is open: call it inside `async with`"
+            )
         if binding.context is not None:
             raise RuntimeError("a command cannot call a command or query: share a plain method instead")
         return binding.caller
@@ -285,14 +306,19 @@ def bind(machine: Machine, name: str, codec: Codec) -> Binding:
     """Tie `machine` to an executor: its state becomes tracked, its types known to `codec`.
 
     Raises TypeError for anything but a machine (its class, for one), for state that cannot be tracked and for types
-    that cannot be packed, RuntimeError for a machine that belongs to somebody already.
+    that cannot be packed or are not named, RuntimeError for a machine that belongs to somebody already.
     """
     if not isinstance(machine, Machine):
-        raise TypeError(f"{machine!r} is not an instance of a subclass of Machine")
+        how = (
+            f", which {machine.__name__}() makes" if isinstance(machine, type) and issubclass(machine, Machine) else ""
+        )
+        raise TypeError(
+            f"{machine!r} is not an instance of a subclass of Machine{how}; Machine() does for recipes alone"
+        )
     if machine._node is not None:
         raise RuntimeError(f"this {type(machine).__name__} belongs to a node already")
-    for cls in machine.types:
-        codec.add(cls)
+    cls = type(machine)
+    _check_class(cls, machine, codec)
 
     def is_immutable(value: Any) -> bool:
         if codec.is_leaf(value):
@@ -304,11 +330,45 @@ def bind(machine: Machine, name: str, codec: Codec) -> Binding:
             return frozen and all(is_immutable(getattr(value, field.name)) for field in dataclasses.fields(value))
         return False
 
-    cls = type(machine)
     own = ((cls.checkpoint, Machine.checkpoint), (cls.rollback, Machine.rollback), (cls.keep, Machine.keep))
     binding = Binding(name, codec, Journal(is_immutable), all(one is other for one, other in own))
     if machine.is_tracked:
-        arrive(machine, binding.journal)
-        binding.journal.commit()
+        _track(machine, binding.journal, codec)
     machine._node = binding
     return binding
+
+
+def _check_class(cls: type[Machine], machine: Machine, codec: Codec) -> None:
+    """Make the types of a machine's class known. Raises TypeError for what could not work."""
+    check_lists(cls, cls.types, cls.errors)
+    commands, queries = commands_of(cls), queries_of(cls)
+    for named in cls.types:
+        codec.add(named)
+    check_names(cls, machine.content() if machine.is_tracked else (), (*commands, *queries), cls.types)
+    both = [(name, function) for name, one in commands.items() for function in one.versions.values()]
+    results = [(name, one.function) for name, one in queries.items()]
+    check_types(cls, both, results, codec, machine.is_tracked and cls.snapshot is Machine.snapshot)
+
+
+def _track(machine: Machine, journal: Journal, codec: Codec) -> None:
+    """Have the state of a machine tracked. Records that it does not name cannot be in a snapshot: TypeError."""
+    cls = type(machine)
+    unnamed: list[type] = []
+
+    def met(record: type) -> None:
+        if record is not cls and codec.find(record.__name__) is not record and cls.snapshot is Machine.snapshot:
+            unnamed.append(record)
+            if machine._node is not None:  # others execute this command, too, and take what it does
+                _logger.error(
+                    "%s keeps a record of class %s, which it does not name: no snapshot can be taken, and the next one "
+                    "stops this server; %s",
+                    cls.__qualname__,
+                    record.__qualname__,
+                    how_to_name(cls, record),
+                )
+
+    journal.met = met
+    arrive(machine, journal)
+    journal.commit()
+    for record in unnamed:
+        raise TypeError(f"{cls.__qualname__} keeps a record of class {record.__qualname__}: {how_to_name(cls, record)}")

@@ -77,8 +77,8 @@ def adopt(value: Any, journal: Journal) -> Any:
     if not journal.is_immutable(value):
         raise TypeError(
             f"a machine cannot keep objects of class {kind.__qualname__}, whose changes nobody would notice: take "
-            "dict, list, set, deque, a frozen dataclass or a Record, or give the machine a checkpoint and a rollback "
-            "of its own"
+            "dict, list, set, deque, a Record, or a frozen dataclass or enumeration that its `types` name, or give the "
+            "machine a checkpoint and a rollback of its own"
         )
     return value
 
@@ -181,6 +181,7 @@ class Record(Tracked):
 
     def enter(self, journal: Journal) -> None:
         """Become part of the machine of `journal`: all attributes are new there."""
+        journal.meet(type(self))
         self._fresh = dict.fromkeys(self.content())
         self._journal = journal
 
@@ -206,7 +207,10 @@ class Record(Tracked):
         state = self.__dict__
         for name in self._fresh or ():
             if name in state:
-                state[name] = settle(state[name], self._journal)
+                try:
+                    state[name] = settle(state[name], self._journal)
+                except TypeError as exc:
+                    raise TypeError(f"attribute {name!r} of {type(self).__qualname__}: {exc}") from None
         self._fresh = {}
 
     def forget_fresh(self) -> None:
