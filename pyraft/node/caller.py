@@ -19,12 +19,14 @@ from contextvars import ContextVar
 from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
 
 from pyraft.node import traces
+from pyraft.node.codec import SCALARS, Codec
 from pyraft.node.deadlines import Deadlines
 from pyraft.node.errors import SessionExpired, Unknown
+from pyraft.node.given import check_depth
 from pyraft.node.machine import Machine, commands_of
 from pyraft.node.outbox import Call, Outbox, Path, Session
 from pyraft.node.replica import EXPIRED, NOTHING, SESSIONS, Replica
-from pyraft.node.sessions import MAX_NAME
+from pyraft.node.sessions import MAX_NAME, NAMED
 from pyraft.node.settings import Settings
 
 P = ParamSpec("P")
@@ -59,7 +61,7 @@ class Calls:
         self._replica = replica
         self._codec = replica.codec
         self._settings = settings
-        self._name = name
+        self._name = name[:MAX_NAME]
         self._shapes: set[tuple[type, str, int, int, tuple[str, ...]]] = set()
         self._expired = self._codec.pack([EXPIRED])
         self._session = self._new_session()
@@ -88,6 +90,10 @@ class Calls:
         kwargs: Any,
         context: dict[str, str] | None = None,
     ) -> Any:
+        named = _NAMED.get()
+        if named is not None:
+            named.take(name)
+            args, kwargs = _spelled(machine, name, version, args, kwargs)
         arguments = self._pack(machine, name, version, args, kwargs)
         seconds = _TIMEOUT.get() or self._settings.timeout_seconds
         binding = machine._node
@@ -96,7 +102,7 @@ class Calls:
         while True:
             if outbox.is_full:
                 await self._wait_for_room(name, seconds)
-            session = _NAMED.get() or self._session
+            session = named or self._session
             call = session.begin(binding.name, name, version, arguments)
             call.context = context
             if not session.opened:
@@ -119,6 +125,8 @@ class Calls:
 
     async def outcome(self, unknown: Unknown) -> Any:
         """Return the result of a call that has ended with Unknown, or raise its exception; see `Node.outcome`."""
+        if not isinstance(unknown, Unknown):
+            raise TypeError(f"outcome() takes the Unknown that a call has raised, and not {unknown!r:.60}")
         call = unknown.call
         if not isinstance(call, Call) or call.session is None:
             raise ValueError("this call was never sent: it has not happened, and will not")
@@ -159,7 +167,12 @@ class Calls:
             if len(self._shapes) >= _SHAPES:
                 self._shapes.clear()
             self._shapes.add(shape)
-        arguments = self._codec.pack([args if type(args) is list else list(args), kwargs])
+        if not (SCALARS.issuperset(map(type, args)) and SCALARS.issuperset(map(type, kwargs.values()))):
+            check_depth(name, args, kwargs)
+        try:
+            arguments = self._codec.pack([args if type(args) is list else list(args), kwargs])
+        except (TypeError, ValueError) as exc:
+            raise _of_a_call(name, exc) from None
         if len(arguments) > self._settings.command_bytes:
             raise ValueError(
                 f"the arguments of {name}() take {len(arguments)} bytes, more than the {self._settings.command_bytes} "
@@ -220,6 +233,33 @@ class Calls:
             raise Unknown(f"the session of {call.command}() is over: nobody can know what became of it", None)
 
 
+def _of_a_call(name: str, exc: Exception) -> Exception:
+    """Return the error for arguments that cannot be packed, with the name of what was called."""
+    kind = TypeError if isinstance(exc, TypeError) else ValueError
+    return kind(f"an argument of {name}() cannot be sent: {exc}")
+
+
+def pack_question(codec: Codec, name: str, args: Any, kwargs: Any) -> bytes:
+    """Return the arguments of a query as they travel. Raises TypeError or ValueError for those that cannot."""
+    check_depth(name, args, kwargs)
+    try:
+        return codec.pack([list(args), kwargs])
+    except (TypeError, ValueError) as exc:
+        raise _of_a_call(name, exc) from None
+
+
+def _spelled(machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Return arguments in the one way that all callers under a name spell them: by position, where that is possible.
+
+    Defaults are not added: a later program may have more of them. Those that do not fit stay as they are.
+    """
+    try:
+        bound = inspect.signature(commands_of(type(machine))[name].versions[version]).bind(machine, *args, **kwargs)
+    except TypeError:
+        return args, kwargs
+    return bound.args[1:], bound.kwargs
+
+
 class Numbered(Session):
     """The session of one call whose number its caller has chosen."""
 
@@ -228,6 +268,16 @@ class Numbered(Session):
         self.acknowledged = acknowledged
         self._number = number
         self._again = False
+        self._taken = ""
+
+    def take(self, command: str) -> None:
+        """Have the number stand for a command. Raises RuntimeError for a second one: it would get the first outcome."""
+        if self._taken:
+            raise RuntimeError(
+                f"call {self._number} of session {self.name!r} is one command, {self._taken}(), and {command}() would "
+                "be a second one: give each a number of its own"
+            )
+        self._taken = command
 
     def begin(self, machine: str, command: str, version: int, arguments: bytes) -> Call:
         """Return the call."""
@@ -255,30 +305,54 @@ class Named:
     """A session under a name that any program may use, with numbers of the caller's own; see `Node.session`."""
 
     def __init__(self, calls: Calls, name: str, acknowledged: int) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a session is a text, and is {name!r:.60}")
         if not 0 < len(name.encode()) <= MAX_NAME - 1:
             raise ValueError(f"the name of a session is 1 to {MAX_NAME - 1} bytes long, and is {name!r:.80}")
         self.name = name
         self.acknowledged = acknowledged
         """The number up to which no outcome is wanted any more. May be set, to larger ones."""
         self._calls = calls
+        self._check_acknowledged()
 
     async def call(
         self, number: int, method: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Call a command of a machine as call `number` of this session, from 1; return its result.
 
-        Made again, by whom and when ever, it is not executed again but returns the same result.
+        Made again, by whom and when ever, it is not executed again but returns the same result. Refused if it was made
+        before with another command or other arguments, which says that two calls share a number: nothing is executed.
+        Arguments are others where their bytes are: dicts with another order, and 1 and 1.0, are not the same.
         """
+        if not callable(method):
+            if inspect.iscoroutine(method):
+                method.close()  # nobody awaits it
+            raise TypeError(
+                f'call {number} needs a command and its arguments: session.call({number}, shop.take, "apple")'
+            )
+        self._check_acknowledged()
         if type(number) is not int or not self.acknowledged < number < 1 << 63:
             raise ValueError(
                 f"the number of a call follows those acknowledged ({self.acknowledged}), and is {number!r}"
             )
-        id = b"=" + self.name.encode()
+        id = NAMED + self.name.encode()
         token = _NAMED.set(Numbered(id, self.name, number, self.acknowledged))
         try:
-            return await method(*args, **kwargs)
+            made = method(*args, **kwargs)
+            if not inspect.isawaitable(made):
+                raise TypeError(
+                    f"call {number} needs a command of a machine, and {method!r:.80} is an ordinary function"
+                )
+            return await made
         finally:
             _NAMED.reset(token)
+
+    def _check_acknowledged(self) -> None:
+        number = self.acknowledged
+        if type(number) is not int or not 0 <= number < 1 << 63:
+            raise ValueError(
+                f"the number up to which calls are acknowledged is a whole number from 0, and is {number!r:.60}"
+            )
 
 
 @contextmanager

@@ -12,12 +12,13 @@ Failure modes: those of a node's calls and queries. A cluster that will not have
 in the first call: Unknown, not sent, or Unavailable. `async with` itself connects to nothing.
 """
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from pyraft.node.asking import Asking
-from pyraft.node.caller import Calls, Named
+from pyraft.node.caller import Calls, Named, pack_question
 from pyraft.node.errors import Malformed, Refused, Stopped, Unavailable, Unknown
+from pyraft.node.given import check_options
 from pyraft.node.link import require_form
 from pyraft.node.machine import Machine
 from pyraft.node.outside import Outside
@@ -35,6 +36,9 @@ class Client(Asking, Things, Generic[M]):
     def __init__(
         self, addresses: Sequence[str], machine: M, settings: Settings | None, name: str, tls: Tls | None
     ) -> None:
+        check_options(settings, tls)
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a client is a text, and is {name!r:.60}")
         self.machine = machine
         self._addresses = list(addresses)
         self._settings = settings or Settings()
@@ -42,7 +46,7 @@ class Client(Asking, Things, Generic[M]):
         self._tls = tls
         self.outside = Outside()
         self._furnish(machine)
-        self._open = False
+        self._open = self._was_open = False
 
     async def __aenter__(self) -> "Client[M]":
         if self._open:
@@ -52,7 +56,7 @@ class Client(Asking, Things, Generic[M]):
         self._route = Route(lambda: None, lambda: self._addresses, self._ready, secure=context, connect=outside.connect)
         self._calls = Calls(self._replica, self._route.find, self._settings, self._name, outside.token)
         self._calls.outbox.reason = self._route.why
-        self._open = True
+        self._open = self._was_open = True
         for machine in self._replica.machines.values():
             assert machine._node is not None
             machine._node.caller = self
@@ -76,7 +80,7 @@ class Client(Asking, Things, Generic[M]):
     async def ask(self, machine: Machine, name: str, args: Any, kwargs: Any) -> Any:
         """Have a query answered, linearizably, as `await client.machine.query(…)` does."""
         assert machine._node is not None
-        arguments = self._replica.codec.pack([list(args), kwargs])
+        arguments = pack_question(self._replica.codec, name, args, kwargs)
         outcome = await self._errand("query", machine._node.name, name, arguments)
         if type(outcome) is not bytes:
             raise Malformed("an answer to a query that is not bytes")
@@ -84,10 +88,12 @@ class Client(Asking, Things, Generic[M]):
 
     async def outcome(self, unknown: Unknown) -> Any:
         """Make certain what has become of a call, as `Node.outcome` does."""
+        self._require_open()
         return await self._calls.outcome(unknown)
 
     def session(self, name: str, acknowledged: int = 0) -> Named:
         """Return a session whose calls have numbers of the caller's own, as `Node.session` does."""
+        self._require_open()
         return self._calls.named(name, acknowledged)
 
     async def _wait(self, machine: Machine, query: str, *args: Any) -> None:
@@ -101,9 +107,14 @@ class Client(Asking, Things, Generic[M]):
                 continue  # a leader will be there again
 
     async def _errand(self, what: str, *arguments: Any) -> Any:
-        if not self._open:
-            raise Stopped("the client is closed")
+        self._require_open()
         return await persist(lambda: self._route.ask(what, *arguments), self._calls.timeout(), self._route.refusal)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise Stopped(
+                "the client is closed" if self._was_open else "the client is not open yet: `async with` opens it"
+            )
 
     def _ready(self) -> None:
         self._calls.outbox.wake()
@@ -115,9 +126,10 @@ def connect(
     """Return a client of the cluster that is found at some of `addresses` (HOST:PORT), for `async with`.
 
     `machine` is of the class that the members have, and becomes this client's; `Machine()` does for recipes alone.
-    `name` says of its session whose it is. Raises ValueError unless all of these have that form.
+    `name` says of its session whose it is. Raises ValueError for addresses of another form, TypeError for a machine, or
+    anything else, of another type.
     """
-    if isinstance(addresses, str) or not addresses:
+    if isinstance(addresses, (str, bytes)) or not isinstance(addresses, Iterable) or not addresses:
         raise ValueError("addresses are a list of HOST:PORT, with one at least")
     for address in addresses:
         require_form(address)

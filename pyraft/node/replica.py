@@ -6,7 +6,8 @@ entries give the same state and outcomes on every server.
 
 An entry is a frame (`codec`) of [time, [call, …]], a call [session, number, acknowledged, machine, command, version,
 arguments]; time is the leader's clock in microseconds since 1970, arguments are packed by themselves. An outcome is
-packed [RESULT, value], [RAISED, class, args], [FAILED, class, text], [EXPIRED] or [FULL].
+packed [RESULT, value], [RAISED, class, args], [FAILED, class, text], [EXPIRED] or [FULL]. A number that has come again,
+in a session under a name, with another command or other arguments is FAILED, with a class that this layer means by it.
 
 Happy path: `apply(entry)` -> (0, [outcome, …]). The log's clock takes the entry's time unless that is earlier.
 
@@ -27,9 +28,9 @@ from typing import Any, Final, TypeAlias
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.node import snapshot
 from pyraft.node.codec import SCALARS, Codec, Objects, frame, unframe
-from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, SessionExpired
+from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, Refused, SessionExpired
 from pyraft.node.machine import Binding, Context, Machine, bind, commands_of, queries_of
-from pyraft.node.sessions import MAX_OPEN, Session, Sessions
+from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark
 from pyraft.node.tracked import adopt, arrive
 
 RESULT, RAISED, FAILED, EXPIRED, FULL = range(5)
@@ -48,6 +49,9 @@ MAX_OUTCOME: Final = 4 << 20
 
 NOTHING: Final = bytes((0x92, RESULT, 0xC0))
 """The outcome None, packed."""
+
+_REFUSED: Final = OWN + Refused.__name__
+"""The name of a class that no command raises: this layer has refused the call. Older callers see CommandFailed."""
 
 _MAGIC: Final = "pyraft.node"
 _FORMAT: Final = 1
@@ -167,6 +171,7 @@ class Replica(RaftFsm):
         outcomes = []
         caller: Any = None
         session: Session | None = None
+        is_named = False
         kept: dict[int, bytes] = {}
         for id, number, acknowledged, machine, command, version, arguments in calls:
             context.number = self._count = self._count + 1
@@ -181,16 +186,21 @@ class Replica(RaftFsm):
                 if caller != (id, acknowledged):  # those of a caller come one behind the other
                     caller = id, acknowledged
                     session = sessions.touch(id, acknowledged, now)
+                    is_named = id[:1] == NAMED
                     kept = {} if session is None else session.outcomes
                 if session is None or number <= session.acknowledged:
                     outcome = self.codec.pack([EXPIRED])  # it may have been executed, and nobody can know
                 elif number in kept:
                     outcome = kept[number]
+                    if is_named and (how := session.differs(number, machine, command, arguments)):
+                        outcome = self.codec.pack([FAILED, _REFUSED, _taken(session.name, number, command, how)])
                 elif len(kept) >= MAX_OPEN:
                     outcome = self.codec.pack([FULL])
                 else:
                     outcome = self._execute(machine, command, version, arguments, context)
                     dict.__setitem__(kept, number, outcome)  # `touch` has told the journal that they change
+                    if is_named:
+                        sessions.keep_mark(session, number, mark(machine, command, arguments))
                 outcomes.append(outcome)
         if journal.fresh:
             journal.commit()
@@ -345,7 +355,8 @@ class Replica(RaftFsm):
                 raise cls(*args)
             raise CommandFailed(name, ", ".join(map(str, args)))
         if kind == FAILED:
-            raise CommandFailed(*what)
+            name, text = what
+            raise Refused(text) if name == _REFUSED else CommandFailed(name, text)
         if kind == FULL:
             raise SessionExpired(f"the session has left {MAX_OPEN} outcomes unacknowledged")
         raise SessionExpired("the cluster does not know the session, or not any more: the call was not executed")
@@ -484,6 +495,14 @@ def _beginning(machine: Machine) -> dict[str, Any]:
         return {}
     journal = machine._node.journal
     return {name: arrive(adopt(value, journal), journal) for name, value in type(machine)().content().items()}
+
+
+def _taken(name: str, number: int, command: str, how: str) -> str:
+    """Return why a call under a number that was used is not executed."""
+    return (
+        f"call {number} of session {name!r} was made before with {how}, and {command}() was not executed now: give "
+        "each call a number of its own, and make it again as it was"
+    )
 
 
 def _text(exc: BaseException) -> str:

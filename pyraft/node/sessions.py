@@ -6,14 +6,17 @@ A call carries the session, its number in it, and the number up to which the cal
 Happy path: `open`, then for each call `find` (not there), the command is executed, `store`; later calls acknowledge it,
 and its outcome is forgotten.
 
-Failure modes: a call that comes again gets the outcome of its first execution. A session that has done nothing for
-`ttl` of shared time is forgotten on all servers by the same entry; calls of a session that is not known are refused,
-never executed: they might have been before.
+Failure modes: a call that comes again gets the outcome of its first execution. In sessions under a name callers choose
+the numbers: `differs` tells that one has come again with something else. A session that has done nothing for `ttl` of
+shared time is forgotten on all servers by the same entry; calls of a session that is not known are refused, never
+executed: they might have been before.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
+from pyraft.node.containers import TrackedDict
 from pyraft.node.machine import Machine, command
 from pyraft.node.tracked import Record
 
@@ -22,6 +25,9 @@ TTL: Final = 3600 * 1_000_000
 
 MAX_NAME: Final = 64
 """How long ids and names of sessions may be."""
+
+NAMED: Final = b"="
+"""The ids of sessions under a name begin with it. Others may by chance, which costs them some memory."""
 
 MAX_OPEN: Final = 65_536
 """Outcomes that one session may leave unacknowledged. The one after is refused, so a caller cannot fill the memory."""
@@ -36,6 +42,30 @@ class Session(Record):
     """The shared time of its last call, in microseconds."""
     acknowledged: int = 0
     outcomes: dict[int, bytes] = field(default_factory=dict)
+    marks: dict[int, bytes] = field(init=False, repr=False, compare=False)
+    """The marks of those calls (`mark`); an attribute only of sessions under a name. Older versions keep it as it is in
+    the snapshots that they get, and execute calls without a mark: these are taken for what comes again."""
+
+    def differs(self, number: int, machine: str, command: str, arguments: bytes) -> str:
+        """Return how a call that comes again differs from that of its number, an empty text if it does not."""
+        kept = self.__dict__.get("marks", {}).get(number)
+        made = mark(machine, command, arguments)
+        if kept is None or kept == made:
+            return ""
+        return "another command" if kept[:_NAME_BYTES] != made[:_NAME_BYTES] else "other arguments"
+
+
+_NAME_BYTES: Final = 4
+_ARGUMENT_BYTES: Final = 8
+
+
+def mark(machine: str, command: str, arguments: bytes) -> bytes:
+    """Return what stands for a call, short enough to be kept: digests of the command's name and of its arguments.
+
+    The version is left out: a program that was upgraded makes the same call in the next one.
+    """
+    name = hashlib.blake2b(f"{machine}\0{command}".encode(), digest_size=_NAME_BYTES)
+    return name.digest() + hashlib.blake2b(arguments, digest_size=_ARGUMENT_BYTES).digest()
 
 
 class Sessions(Machine):
@@ -90,8 +120,25 @@ class Sessions(Machine):
                 dict.pop(outcomes, acknowledged, None)
             else:
                 _forget(outcomes, former, acknowledged)
+            if "marks" in state:
+                _forget(self._marks(session), former, acknowledged)
             state["acknowledged"] = acknowledged
         return session
+
+    def keep_mark(self, session: Session, number: int, kept: bytes) -> None:
+        """Keep the mark of a call whose outcome is kept, behind `touch`."""
+        if "marks" not in session.__dict__:
+            assert self._node is not None
+            session.marks = TrackedDict({}, self._node.journal)
+        dict.__setitem__(self._marks(session), number, kept)
+
+    def _marks(self, session: Session) -> dict[int, bytes]:
+        """Return the marks of a session, which are about to change."""
+        assert self._node is not None
+        journal, marks = self._node.journal, session.marks
+        if journal.frozen is not None:
+            journal.changing_unseen(marks)  # type: ignore[arg-type]
+        return marks
 
     def expire(self, now: int) -> list[bytes]:
         """Forget the sessions whose time is over; return their ids."""
