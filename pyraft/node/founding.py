@@ -19,6 +19,7 @@ from io_uv import fs
 from io_uv.failure import Failure
 from pyraft import RAFT_CANTBOOTSTRAP, RAFT_VOTER, RaftConfiguration, aio, raft_configuration_add
 from pyraft.node.errors import Refused
+from pyraft.node.given import check_directory, check_options, check_seconds
 from pyraft.node.ground import Ground
 from pyraft.node.identity import (
     FOUNDING,
@@ -93,6 +94,8 @@ async def join(
     there will have us; Unavailable if the time passes first; ValueError without any address in `via`. Joining again,
     with the same address, goes on.
     """
+    check_seconds("timeout_seconds", timeout_seconds, 0.001, 86_400)
+    check_options(None, tls)
     make_directory(directory)
     found = read(directory)
     if found is not None and found.phase in (JOINED, MEMBER) and found.address == address:
@@ -146,6 +149,7 @@ async def _ask_to_join(
 
 def make_directory(directory: Directory) -> None:
     """Make the directory and those above it, where there are none, durably."""
+    check_directory(directory)
     path = Path(directory)
     missing = [p for p in (path, *path.parents) if not p.exists()]
     path.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ class Gates(Machine):
     @command
     def semaphore_acquire(self, name: str, owner: bytes, places: int, ttl: float) -> int:
         """Take one of `places`, if one is free; return its token, 0 if none is."""
-        _check(places, "places")
+        check_crowd(places, "places")
         until = self._end(ttl)
         semaphore = self._semaphore(name)
         if semaphore is None:
@@ -137,7 +137,7 @@ class Gates(Machine):
     @command
     def barrier_arrive(self, name: str, owner: bytes, parties: int, ttl: float) -> int:
         """Come to a barrier, or go on to wait there; return as which number one came once all have, -1 before."""
-        _check(parties, "parties")
+        check_crowd(parties, "parties")
         until = self._end(ttl)
         barrier = self._barrier(name)
         if barrier is None:
@@ -222,6 +222,7 @@ class Gates(Machine):
         return self._context().microseconds
 
 
-def _check(number: int, what: str) -> None:
+def check_crowd(number: int, what: str) -> None:
+    """Raise ValueError for a number of places or parties that cannot be."""
     if type(number) is not int or not 0 < number <= MAX_PARTIES:
         raise ValueError(f"{what} are a whole number from 1 to {MAX_PARTIES}, not {number!r:.40}")

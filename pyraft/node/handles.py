@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 from pyraft.node import caller
 from pyraft.node.errors import Stopped
-from pyraft.node.recipes import Change, Recipes
+from pyraft.node.given import check_name, check_number, check_seconds
+from pyraft.node.recipes import TTL_RANGE, Change, Recipes
 from pyraft.node.stores import Stores
 
 Wait: TypeAlias = Callable[..., Awaitable[None]]
@@ -40,19 +41,20 @@ class Map:
     """A map, by the name that was given; keys are strings, values all that commands take."""
 
     def __init__(self, recipes: Recipes, name: str, wait: Wait) -> None:
-        if not name:
-            raise ValueError("a map needs a name")
+        check_name("map", name)
         self.name = name
         self._recipes = recipes
         self._wait = wait
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return a value."""
+        _check_hashable(key)
         found = await self._recipes.map_get(self.name, key)
         return default if found is None else found[0]
 
     async def revision(self, key: str) -> int:
         """Return the revision of a value, for changes that expect it; 0 if there is none."""
+        _check_hashable(key)
         found = await self._recipes.map_get(self.name, key)
         return 0 if found is None else found[1]
 
@@ -64,27 +66,42 @@ class Map:
         """
         if not isinstance(key, str):
             raise TypeError(f"a key of a map must be a string, and is {key!r:.40}")
+        if ttl is not None:
+            check_seconds("the ttl of a value", ttl, *TTL_RANGE)
+        if revision is not None:
+            check_number("the revision that a change expects", revision)
         return await self._recipes.map_set(self.name, key, value, ttl, revision)
 
     async def delete(self, key: str, *, revision: int | None = None) -> bool:
         """Remove a value; return whether there was one. `revision` as for `set`."""
         # Keys of other types are taken here: a program from before may have set one, and wants to be rid of it.
+        _check_hashable(key)
+        if revision is not None:
+            check_number("the revision that a change expects", revision)
         return await self._recipes.map_delete(self.name, key, revision)
 
     async def items(self, prefix: str = "") -> dict[str, Any]:
         """Return the values whose keys begin with `prefix`, in the order of the keys."""
+        _check_prefix(prefix)
         return await self._recipes.map_items(self.name, prefix)
 
     async def state(self, prefix: str = "") -> tuple[int, dict[str, tuple[Any, int]]]:
         """Return a revision, and the values as of that with their own revisions: `watch(after=…)` goes on from it."""
+        _check_prefix(prefix)
         return await self._recipes.map_state(self.name, prefix)
 
-    async def watch(self, prefix: str = "", *, after: int | None = None) -> AsyncIterator[Event]:
+    def watch(self, prefix: str = "", *, after: int | None = None) -> AsyncIterator[Event]:
         """Yield the changes of keys that begin with `prefix`, each once, in order: after a revision, else from now on.
 
         Raises Compacted if not all of them are known any more, at first or because the caller was busy for so long:
         then `state` is to be read, and watched on from. The end of the node or client is the end of it.
         """
+        _check_prefix(prefix)
+        if after is not None:
+            check_number("the revision to watch from", after)
+        return self._watch(prefix, after)
+
+    async def _watch(self, prefix: str, after: int | None) -> AsyncIterator[Event]:
         recipes = self._recipes
         try:
             if after is None:
@@ -106,10 +123,33 @@ class Map:
         return Event(kind, key, new, old, revision)
 
 
+def _check_prefix(prefix: object) -> None:
+    if not isinstance(prefix, str):
+        raise TypeError(f"a prefix of keys is a text, and is {prefix!r:.60}")
+
+
+def _check_hashable(key: object) -> None:
+    """Refuse a key that no map can have. Other types than strings may be of an older program."""
+    try:
+        hash(key)
+    except TypeError:
+        raise TypeError(f"a key of a map must be a string, and is {key!r:.40}") from None
+
+
+def _check_member(value: object) -> None:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"a set takes what cannot change, and not {value!r:.60}: a tuple in the place of a list"
+        ) from None
+
+
 class Counter:
     """A counter, by name; it begins with 0."""
 
     def __init__(self, recipes: Recipes, name: str) -> None:
+        check_name("counter", name)
         self.name = name
         self._recipes = recipes
 
@@ -128,19 +168,23 @@ class Set:
     """A set, by name; its members are all that commands take and a set does."""
 
     def __init__(self, stores: Stores, name: str) -> None:
+        check_name("set", name)
         self.name = name
         self._stores = stores
 
     async def add(self, value: Any) -> bool:
         """Put a value in; return whether it is new."""
+        _check_member(value)
         return await self._stores.set_add(self.name, value)
 
     async def discard(self, value: Any) -> bool:
         """Take a value out; return whether it was there."""
+        _check_member(value)
         return await self._stores.set_discard(self.name, value)
 
     async def has(self, value: Any) -> bool:
         """Return whether a value is in it."""
+        _check_member(value)
         return await self._stores.set_has(self.name, value)
 
     async def all(self) -> set[Any]:
@@ -152,6 +196,7 @@ class Queue:
     """A queue, by name: values come out in the order in which they were put in, each once in the whole cluster."""
 
     def __init__(self, stores: Stores, name: str, wait: Wait) -> None:
+        check_name("queue", name)
         self.name = name
         self._stores = stores
         self._wait = wait

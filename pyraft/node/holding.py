@@ -19,7 +19,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, TypeVar
 
 from pyraft.node.errors import NodeError, Stopped, Unknown
-from pyraft.node.gates import Gates
+from pyraft.node.gates import Gates, check_crowd
+from pyraft.node.given import check_job, check_made, check_name, check_seconds
 from pyraft.node.handles import Wait
 from pyraft.node.recipes import Recipes
 
@@ -41,9 +42,9 @@ class Means(NamedTuple):
     """A time in seconds that goes on while the machine sleeps."""
 
 
-def _check_ttl(what: str, ttl: float) -> None:
-    if not 0.5 <= ttl <= 86_400:
-        raise ValueError(f"a {what}'s ttl must be from 0.5 to 86400 seconds, and is {ttl!r}")
+def _check(what: str, name: str, ttl: float) -> None:
+    check_name(what, name)
+    check_seconds(f"the ttl of {what} {name!r:.60}", ttl, 0.5, 86_400)
 
 
 class _Lost(asyncio.Event):
@@ -65,10 +66,10 @@ class _Lost(asyncio.Event):
 class Holding:
     """A lock, or a place in a semaphore, for `async with`. One object is one holder."""
 
-    _what = ""
+    _kind = _what = ""
 
     def __init__(self, name: str, ttl: float, means: Means) -> None:
-        _check_ttl("lock", ttl)
+        _check(self._kind, name, ttl)
         self.name = name
         self.ttl = ttl
         self.token = 0
@@ -78,6 +79,7 @@ class Holding:
         self._means = means
         self._timeout, self._now = means.timeout, means.now
         self._owner = b""
+        """Empty while nothing is held and nobody waits."""
         self._keeper: asyncio.Task[None] | None = None
 
     async def _ask(self) -> int:
@@ -107,6 +109,11 @@ class Holding:
         """Wait until this is the holder; return the token. Cancelling it is harmless."""
         if self._keeper is not None:
             raise RuntimeError(f"this object holds {self._what} {self.name!r} already")
+        if self._owner:
+            raise RuntimeError(
+                f"this object waits for {self._what} {self.name!r} already: one object is one holder, so take another "
+                "one of that name for each task"
+            )
         self._owner = self._means.owner()
         self.lost.end = math.inf
         self.lost.clear()
@@ -124,7 +131,10 @@ class Holding:
                     await self._is_free()
         except BaseException:
             self.token = 0
-            await self._give_back()
+            try:
+                await self._give_back()
+            finally:
+                self._owner = b""
             raise
         self.lost.end = asked + self.ttl * 5 / 6
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
@@ -136,10 +146,13 @@ class Holding:
         if keeper is None:
             return
         keeper.cancel()
-        await asyncio.wait([keeper])
-        self.token = 0
-        self.lost.set()
-        await self._give_back()
+        try:
+            await asyncio.wait([keeper])
+            self.token = 0
+            self.lost.set()
+            await self._give_back()
+        finally:
+            self._owner = b""
 
     async def _give_back(self) -> None:
         with contextlib.suppress(Unknown, Stopped), self._timeout(min(_RELEASE_SECONDS, self.ttl)):
@@ -169,7 +182,7 @@ class Holding:
 class Lock(Holding):
     """A lock, by name: one holder at a time in the whole cluster."""
 
-    _what = "lock"
+    _kind = _what = "lock"
 
     def __init__(self, recipes: Recipes, name: str, ttl: float, means: Means) -> None:
         super().__init__(name, ttl, means)
@@ -191,10 +204,11 @@ class Lock(Holding):
 class Semaphore(Holding):
     """A place in a semaphore, by name: so many holders at a time in the whole cluster."""
 
-    _what = "a place in semaphore"
+    _kind, _what = "semaphore", "a place in semaphore"
 
     def __init__(self, gates: Gates, name: str, places: int, ttl: float, means: Means) -> None:
         super().__init__(name, ttl, means)
+        check_crowd(places, "places")
         self.places = places
         self._gates = gates
 
@@ -219,7 +233,8 @@ class Barrier:
     """A barrier, by name, at which so many wait for each other; then the next so many may."""
 
     def __init__(self, gates: Gates, name: str, parties: int, ttl: float, means: Means) -> None:
-        _check_ttl("barrier", ttl)
+        _check("barrier", name, ttl)
+        check_crowd(parties, "parties")
         self.name = name
         self.parties = parties
         self.ttl = ttl
@@ -268,11 +283,14 @@ async def elect(lock: Lock, job: Callable[[], Coroutine[Any, Any, R]]) -> R:
     """Run `job()` while this program holds the lock; return its result.
 
     When the lock is lost the job is cancelled, which it has a sixth of the lock's ttl for, and runs again once this
-    program has the lock again.
+    program has the lock again. TypeError for what is not a coroutine function, before anything is waited for.
     """
+    check_job(job)
     while True:
         async with lock:
-            task = asyncio.ensure_future(job())
+            made = job()
+            check_made(made)
+            task = asyncio.ensure_future(made)
             lost = asyncio.ensure_future(lock.lost.wait())
             try:
                 await asyncio.wait([task, lost], return_when=asyncio.FIRST_COMPLETED)

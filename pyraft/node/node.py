@@ -40,6 +40,7 @@ from pyraft.node.council import Council, View, hand_over, view
 from pyraft.node.desk import Desk
 from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
+from pyraft.node.given import check_directory, check_options
 from pyraft.node.ground import Base
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
 from pyraft.node.leases import Leases, Restraint
@@ -95,6 +96,8 @@ class Node(Asking, Things, Generic[M]):
         cannot be tracked a TypeError. Others see `name`, `version`, of the program, and `data` in `members()`: up to
         4096 bytes of plain values, as an address of HTTP. `tell` changes the data.
         """
+        check_directory(directory)
+        check_options(settings, tls)
         self.directory = directory
         self.machine = machine
         self.settings = settings or Settings()
@@ -319,6 +322,13 @@ class Node(Asking, Things, Generic[M]):
         self._reads.close(self._failure)
         self._proposer.close()
 
+    def _require_start(self) -> None:
+        """Raise Stopped for a node that is not started, or has stopped."""
+        if self._cause is not None:
+            raise self._failure()
+        if self._server is None:
+            raise Stopped("the node is not started")
+
     def _failure(self) -> BaseException:
         cause = self._cause
         if isinstance(cause, Stopped):
@@ -377,6 +387,7 @@ class Node(Asking, Things, Generic[M]):
     @property
     def staleness(self) -> float:
         """How old the state here can be, in seconds: all that was acknowledged before that is in it. At first, inf."""
+        self._require_start()
         return self.outside.seconds() - self._reads.complete
 
     async def _query(self, machine: str, name: str, arguments: bytes) -> bytes:
@@ -393,6 +404,7 @@ class Node(Asking, Things, Generic[M]):
         kept until a later call of the session acknowledges it (`acknowledged`: all numbers up to it), and for an hour
         after the last call at most.
         """
+        self._require_start()
         return self._calls.named(name, acknowledged)
 
     async def ready(self) -> None:
@@ -400,6 +412,7 @@ class Node(Asking, Things, Generic[M]):
 
         Raises Unavailable if the time passes first.
         """
+        self._require_start()
         await self._caught_up("ready")
 
     async def _caught_up(self, what: str) -> None:
@@ -417,6 +430,7 @@ class Node(Asking, Things, Generic[M]):
         Raises the command's exception, or CommandFailed; Unknown again if the time is over, or nobody can know any
         more; ValueError for a call that was never sent, and so has not happened and will not.
         """
+        self._require_start()
         return await self._calls.outcome(unknown)
 
     # Recipes.
@@ -445,7 +459,9 @@ class Node(Asking, Things, Generic[M]):
 
     async def tell(self, data: Any) -> None:
         """Have others see other data of this member in `members()`. TypeError or ValueError for what cannot be told."""
-        self._about = About(self.name, self._about.version, data)
+        about = About(self.name, self._about.version, data)
+        self._require_start()
+        self._about = about
         await self._introduce()
 
     async def changes(self) -> AsyncIterator[View]:
@@ -468,8 +484,7 @@ class Node(Asking, Things, Generic[M]):
 
     async def _errand(self, what: str, *arguments: Any) -> Any:
         """Have whoever leads answer a question, or carry out a change."""
-        if self._cause is not None:
-            raise self._failure()
+        self._require_start()
 
         def attempt() -> Awaitable[Any]:
             if self.server.is_leader:

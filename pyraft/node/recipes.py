@@ -23,6 +23,9 @@ from pyraft.node.tracked import Record
 RECIPES: Final = "pyraft.recipes"
 """The name of the machine."""
 
+TTL_RANGE: Final = (1e-6, 1e9)
+"""How long values may live, in seconds."""
+
 _SECOND: Final = 1_000_000
 _LOCK: Final = ""
 """Stands for the name of a map where a lock ends."""

@@ -100,8 +100,14 @@ def offer(machine: str, command: str, version: int) -> str:
 
 def pack(data: Any) -> bytes:
     """Return a member's own data as bytes. Raises TypeError or ValueError for what is not plain, or too much."""
-    packed: bytes = msgpack.packb(data, strict_types=True)
-    if msgpack.unpackb(packed) != data:
+    try:
+        packed: bytes = msgpack.packb(data, strict_types=True)
+        is_same = bool(msgpack.unpackb(packed) == data)
+    except TypeError as exc:
+        raise TypeError(f"the data of a member are plain values, as of JSON, and these are not: {exc}") from None
+    except (ValueError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
+        raise ValueError(f"the data of a member are plain values, as of JSON, and these are not: {exc}") from None
+    if not is_same:
         raise TypeError("the data of a member must come back as it was: maps with texts as keys, lists, no tuples")
     if len(packed) > MAX_DATA:
         raise ValueError(f"the data of a member takes {len(packed)} bytes, more than {MAX_DATA}")

@@ -20,6 +20,7 @@ leave clocks, chance, orders of sets and threads alone, else a seed does not rep
 """
 
 import asyncio
+import inspect
 import random
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -289,6 +290,14 @@ def simulate(
     `machine()` makes a member's machine. Without a `seed` one is drawn, and told where the scenario fails. `seconds` of
     virtual time are the end. `check` has all members recover in the end and compares their machines.
     """
+    if not callable(machine):
+        raise TypeError(f"simulate() takes what makes a machine, as its class, and not {machine!r:.60}")
+    if not callable(scenario) or isinstance(scenario, type):
+        if inspect.iscoroutine(scenario):
+            scenario.close()  # nobody awaits it
+        raise TypeError(f"simulate() takes a coroutine function, async def scenario(cluster), and not {scenario!r:.60}")
+    if type(nodes) is not int or nodes < 1:
+        raise ValueError(f"the nodes of a simulation are a whole number from 1, and are {nodes!r:.60}")
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     loop = Timeline()
     loop.set_end(seconds)
@@ -298,7 +307,10 @@ def simulate(
         for number in range(1, nodes + 1):
             await cluster.start(number)
         try:
-            await scenario(cluster)
+            made = scenario(cluster)
+            if not inspect.isawaitable(made):
+                raise TypeError(f"simulate() takes a coroutine function, and this one has returned {made!r:.60}")
+            await made
             if check:
                 await cluster.recover()
                 await cluster.check()

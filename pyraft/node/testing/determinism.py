@@ -52,12 +52,19 @@ class Execution(NamedTuple):
 
 def call(name: str, /, *args: Any, **kwargs: Any) -> Execution:
     """Return a command with its arguments, for `check_deterministic`."""
+    if not isinstance(name, str):
+        raise TypeError(f'a command is called by its name, call("put", "apple"), and not {name!r:.60}')
     return Execution(name, args, kwargs)
 
 
 def check_deterministic(machine: Callable[[], Machine], commands: Iterable[Execution]) -> None:
     """Raise AssertionError if `machine()` makes machines that differ after the same `commands`."""
     listed = list(commands)
+    for one in listed:
+        if not isinstance(one, Execution):
+            raise TypeError(f'commands are made by call("put", "apple"), and this one is {one!r:.60}')
+    if not callable(machine):
+        raise TypeError(f"check_deterministic() takes what makes a machine, as its class, and not {machine!r:.60}")
     where = (getattr(machine, "__module__", "__main__"), getattr(machine, "__qualname__", "<"))
     if where[0] == "__main__" or "<" in where[1]:
         raise ValueError(f"{machine!r} cannot be imported by another process: put it into a module")
