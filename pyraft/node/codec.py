@@ -36,6 +36,11 @@ recursion."""
 
 _TOO_DEEP: Final = f"tuples, sets or objects nested deeper than {MAX_DEPTH - 1}"
 
+_LOOKED_AT: Final = MAX_DEPTH - 4
+_MOST_BELOW: Final = 4096
+"""Where the fourth extension in another one is, all that it holds is looked at: with some 1000 lists in each of 63
+extensions the stack of the thread that packs such a value would end, and with it the process."""
+
 MAX_ALIKE: Final = 64
 """How many keys of a dict, or members of a set, may have the same hash in arguments."""
 
@@ -180,6 +185,8 @@ class Codec:
     def _pack(self, value: Any, depth: int) -> bytes:
         if depth <= 0:
             raise ValueError(_TOO_DEEP)
+        if depth == _LOOKED_AT and nests_deeper([value], _MOST_BELOW):
+            raise ValueError(_TOO_DEEP)
 
         def default(value: Any) -> Any:
             return self._extension(value, depth - 1)
@@ -227,11 +234,14 @@ class Codec:
             return self._value(code, content, depth - 1)
 
         try:
-            return msgpack.unpackb(data, ext_hook=ext_hook, object_pairs_hook=self._make_dict, strict_map_key=False)
+            value = msgpack.unpackb(data, ext_hook=ext_hook, object_pairs_hook=self._make_dict, strict_map_key=False)
         except Malformed:
             raise
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
             raise Malformed(f"no value: {str(exc) or type(exc).__name__}") from None
+        if depth == _LOOKED_AT and nests_deeper([value], _MOST_BELOW):
+            raise Malformed(_TOO_DEEP)
+        return value
 
     def _value(self, code: int, content: bytes, depth: int) -> Any:
         """Return the value of an extension, whatever else its content turns out to be: Malformed."""

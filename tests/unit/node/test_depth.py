@@ -1,5 +1,6 @@
 """Every member comes to the same where commands recurse, and snapshots have state however deep it is nested."""
 
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -132,3 +133,36 @@ def test_a_record_that_nobody_could_read_ends_the_snapshot() -> None:
     _, head = replica.do_snapshot()
     with pytest.raises(TypeError, match="a record of class Leaf, which its `types` do not name"):
         replica.do_snapshot_async(head)
+
+
+DEEP = """
+import msgpack
+from pyraft.node.codec import Codec
+from pyraft.node.recipes import Recipes
+from pyraft.node.replica import NO_SESSION, Replica
+
+value = b"\\x01"
+for _ in range(62):
+    value = msgpack.packb(msgpack.ExtType(1, b"\\x91" + b"\\x91" * 1000 + value))
+replica = Replica({"r": Recipes()})
+arguments = b"\\x92\\x93\\xa1m\\xa1a" + value + b"\\x80"
+_, (outcome,) = replica.do_apply(replica.entry(1, [[NO_SESSION, 0, 0, "r", "map_set", 1, arguments]]))
+print(replica.codec.unpack(outcome)[1:])
+made = 1
+for _ in range(62):
+    for _ in range(1000):
+        made = [made]
+    made = (made,)
+try:
+    Codec().pack(made)
+except ValueError as exc:
+    print(exc)
+"""
+
+
+def test_what_is_too_deep_for_the_stack_ends_nobody() -> None:
+    """Lists in tuples in lists, in 62 KB of one call: each member's process ended there, and at each start again."""
+    done = subprocess.run([sys.executable, "-c", DEEP], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    told = "tuples, sets or objects nested deeper than 63"
+    assert done.stdout.splitlines() == [f"['Malformed', '{told}']", told]
