@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pyraft.node.codec import BELOW, Codec
+from pyraft.node.codec import BELOW, MAX_DEPTH, Codec, nests_deeper
 from pyraft.node.containers import TrackedDeque, TrackedDict, TrackedList, TrackedSet
 from pyraft.node.errors import Malformed
 from pyraft.node.journal import Journal
@@ -32,6 +32,9 @@ PIECE: Final = 512
 
 _DEPTH: Final = 32
 """How deep containers are read by recursion, which fills large ones as their members come."""
+
+_DEEP: Final = MAX_DEPTH // 2
+"""Tuples nested deeper than this, as commands make by and by, are containers here: the codec takes only so many."""
 
 _DICT, _SET, _LIST, _DEQUE, _RECORD, _TUPLE = range(6)
 _KINDS: Final[dict[type, int]] = {TrackedDict: _DICT, TrackedSet: _SET, TrackedList: _LIST, TrackedDeque: _DEQUE}
@@ -120,7 +123,9 @@ def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> I
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, Tracked) or (type(value) is tuple and any(map(_is_container, value)))
+    if type(value) is not tuple:
+        return isinstance(value, Tracked)
+    return any(map(_is_container, value)) or (tuple in map(type, value) and nests_deeper([value], _DEEP))
 
 
 def read(objects: Iterator[Any], codec: Codec, journal: Journal) -> tuple[str, dict[str, Any]]:

@@ -78,6 +78,15 @@ class Nested(Machine):
         self.root = {"list": [1, (self.root, 2)], "leaf": Leaf(3)}
 
 
+class Chain(Nested):
+    """A machine whose state is nothing but tuples in tuples."""
+
+    @command
+    def wrap(self) -> None:
+        """Put the state into one more."""
+        self.root = (self.root, 1)
+
+
 class Bare(Nested):
     """It does not name the class of its records."""
 
@@ -115,6 +124,17 @@ def test_snapshots_of_state_that_is_nested_deep(wraps: int) -> None:
             (one, (at, two)) = at["list"]
             assert (one, two) == (1, 2)
         assert at == "core"
+
+
+@pytest.mark.parametrize("wraps", [1, 32, 33, 63, 64, 200])
+def test_snapshots_of_tuples_in_tuples(wraps: int) -> None:
+    """With the 64th one no snapshot could be taken, and the first attempt stopped the server."""
+    replica, tree = grown(Chain, "core", wraps)
+    assert restored(replica, Chain).root == tree.root
+    value: Any = "core"
+    for _ in range(wraps):
+        value = (value, 1)
+    assert tree.root == value
 
 
 @pytest.mark.parametrize("kind", [list, dict])
