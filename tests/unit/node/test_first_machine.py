@@ -174,8 +174,9 @@ class Fine(Machine):
     """A machine that names enough."""
 
     types = (Large, Item)
-    limits: ClassVar[Order] = Order("a")
-    first: Order = Order("a")
+    limits: ClassVar[Basket] = Basket()
+    later: ClassVar[Basket]
+    first: Basket = Basket()
     colors = Color
 
     def __init__(self) -> None:
