@@ -5,10 +5,15 @@ stored before they are used: one message with the last term there is would leave
 any server, for ever. An accepted term always has successors that are accepted too.
 
 Happy path: a term is at most 2^32 elections ahead of ours, which at one per ms takes 50 days, and beyond 2^62 at most
-2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. Entries and snapshots
-are of no term that much above the sender's. A snapshot may bring an empty server anywhere, but no further than 2^62.
-With entries and snapshots that have no term, or no members, a log would not load again, and with a vote for server 0,
-which stands for none, one server would have two.
+2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. A leader's log has no
+entry of a later term than its own, so neither entries nor their predecessor nor a snapshot are of a term above the
+message's. A snapshot may bring an empty server anywhere, but no further than 2^62. With entries and snapshots that have
+no term, or no members, a log would not load again, and with a vote for server 0, which stands for none, one server
+would have two.
+
+Let through, though the paper has no such thing: terms that fall from one entry to the next. C's raft_recover writes its
+entry with term 1 whatever is in front of it (B2), and a leader with such a log could not give it to anybody. Of answers
+too large an index is let through: the leader takes nobody to have more than its own log (recv_append_entries_result).
 
 Failure modes: none; the caller drops and logs what is refused. libraft takes any term, and asserts on some of the rest.
 """
@@ -28,6 +33,8 @@ LAST_TERM_STEP: Final = 1 << 16
 def problem(current_term: int, message: RaftMessage) -> str:
     """Return what is impossible about a message to a server in this term; "" if nothing is."""
     result = message.append_entries_result
+    if result is not None and (result.last_log_index < 0 or result.rejected < 0):
+        return f"an answer about entries {result.last_log_index} and {result.rejected}"
     if result is not None and result.term <= current_term:
         # A busy leader gets these all the time.
         return ""
@@ -37,14 +44,17 @@ def problem(current_term: int, message: RaftMessage) -> str:
     append = message.append_entries
     if append is not None:
         terms = EntryBatch.of(append.entries, len(append.entries)).terms
-        # Not simply above `term`: a C server whose metadata were lost goes on in a term before that of its log.
-        if terms and (max(terms) > term + TERM_STEP or min(terms) < 1):
+        # A C server whose metadata were lost goes on in a term before that of its log. It may have voted twice, and
+        # lead over its own entries: it is not believed either, as on the wire (io_uv.encoding).
+        if terms and (max(terms) > term or min(terms) < 1):
             wrong = min(terms) if min(terms) < 1 else max(terms)
             return f"an entry of term {wrong} in a message of term {term}"
+        if append.prev_log_term > term or append.prev_log_index < 0:
+            return f"entry {append.prev_log_index} of term {append.prev_log_term} in a message of term {term}"
         return ""
     install = message.install_snapshot
     if install is not None:
-        if install.last_term > term + TERM_STEP or (install.last_term < 1 and install.last_index > 0):
+        if install.last_term > term or (install.last_term < 1 and install.last_index > 0):
             return f"a snapshot of term {install.last_term} in a message of term {term}"
         if install.last_index > FARTHEST or install.conf_index > install.last_index:
             return f"a snapshot of entry {install.last_index} with a configuration of entry {install.conf_index}"

@@ -313,8 +313,8 @@ def test_3_5_command_is_stored_and_sent_before_it_is_applied() -> None:
 def test_3_5_entries_follow_what_precedes_them() -> None:
     """A follower accepts entries only behind an entry that its log has with that index and term (log matching)."""
     s = Solo(terms=[1, 1])
-    for prev, term, good in ((4, 1, False), (3, 9, False), (3, 1, True)):
-        s.recv(msg.append_entries(2, 1, prev, term, 0, msg.commands([1])))
+    for prev, term, good in ((4, 1, False), (3, 2, False), (3, 1, True)):
+        s.recv(msg.append_entries(2, 2, prev, term, 0, msg.commands([2])))
         if good:
             assert len(s.io.appends) == 1
         else:

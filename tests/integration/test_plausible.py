@@ -14,6 +14,7 @@ from pyraft import (
     RaftConfiguration,
     RaftEntry,
     RaftMessage,
+    raft_last_index,
     raft_leader,
 )
 from pyraft.plausible import FARTHEST, LAST_TERM_STEP, TERM_STEP, problem
@@ -82,6 +83,73 @@ def test_entries_and_snapshots_are_of_no_later_term_than_their_sender() -> None:
     assert "append" in s.io.names()
 
 
+LATER: dict[str, RaftMessage] = {
+    "the only entry": msg.append_entries(2, 2, 1, 1, 1, msg.commands([3])),
+    "the last entry": msg.append_entries(2, 2, 1, 1, 1, msg.commands([1, 2, 3])),
+    "an entry among others": msg.append_entries(2, 2, 1, 1, 1, msg.commands([1, 3, 2])),
+    "the predecessor of entries": msg.append_entries(2, 2, 1, 3, 1, msg.commands([2])),
+    "the predecessor in a heartbeat": msg.append_entries(2, 2, 1, 3, 1),
+    "a snapshot": msg.install_snapshot(2, 2, 9, 3, CONF, 1, bytes(8)),
+}
+
+
+@pytest.mark.parametrize("what", LATER)
+@pytest.mark.parametrize("lane", [True, False])
+def test_nothing_is_of_a_later_term_than_the_message(what: str, lane: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A leader has nothing of a term above its own: the message is dropped, and told, also one term above."""
+    s = Solo()
+    s.r.lane = lane
+    s.recv(msg.append_entries(2, 2, 1, 1, 1))
+    s.io.calls.clear()
+    s.recv(LATER[what])
+    assert (s.io.names(), s.r.current_term, s.r.errmsg) == ([], 2, "")
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "dropped: " in record.getMessage()
+    assert "of term 3 " in record.getMessage()
+    s.recv(msg.append_entries(2, 2, 1, 1, 1, msg.commands([1, 2])))
+    assert "append" in s.io.names()
+
+
+@pytest.mark.parametrize("lane", [True, False])
+def test_terms_that_fall_are_taken(lane: bool) -> None:
+    """A leader of C has such a log after C's raft_recover, which writes an entry of term 1 behind those of term 3."""
+    s = Solo()
+    s.r.lane = lane
+    s.recv(msg.append_entries(2, 4, 1, 1, 1))
+    s.recv(msg.append_entries(2, 4, 1, 1, 1, msg.commands([3, 1])))
+    s.recv(msg.append_entries(2, 4, 3, 1, 1, msg.commands([4])))
+    s.io.finish_appends()
+    s.recv(msg.append_entries(2, 4, 4, 4, 4))
+    assert (s.r.last_stored, s.r.commit_index) == (4, 4)
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize("term", ["older", "ours"])
+def test_answers_with_impossible_numbers(term: str, lane: bool) -> None:
+    """Below 0 they are dropped, and above the log's end the answer shows no more than that this is stored."""
+    s = leader()
+    s.r.lane = lane
+    assert s.r.leader_state is not None
+    p = s.r.leader_state.progress[1]
+    before = (p.match_index, p.next_index, p.state, s.r.commit_index)
+    for last, rejected in ((-1, 0), (-1, 2), (2, -1), (LAST, -1)):
+        for _ in range(9):
+            s.recv(msg.append_entries_result(2, s.r.current_term - (term == "older"), last, rejected))
+    assert (p.match_index, p.next_index, p.state, s.r.commit_index) == before
+    s.recv(msg.append_entries_result(2, s.r.current_term, LAST))
+    assert s.state == RAFT_LEADER
+    assert p.match_index <= raft_last_index(s.r)
+    s.recv(msg.append_entries(2, s.r.current_term - 1, -1, 0))
+    assert s.state == RAFT_LEADER
+
+
+def test_an_entry_in_front_of_the_log_is_dropped() -> None:
+    """An own I/O may hand over a number below 0, where C has none."""
+    s = Solo()
+    s.recv(msg.append_entries(2, 1, -1, 1, 1, msg.commands([1])))
+    assert s.io.names() == []
+
+
 @pytest.mark.parametrize("state", ["follower", "installing", "candidate", "leader"])
 def test_what_no_log_can_hold_and_nobody_can_vote_for_is_dropped(state: str) -> None:
     """An I/O may hand over what io_uv refuses on the wire: entries or snapshots without a term, votes for nobody."""
@@ -107,11 +175,11 @@ def test_what_no_log_can_hold_and_nobody_can_vote_for_is_dropped(state: str) -> 
 
 
 def contradictions(id: int) -> list[RaftMessage]:
-    """Return messages of the current term, 1, that contradict entry 1, which is committed."""
+    """Return messages of term 2 that contradict entry 1 of term 1, which is committed."""
     return [
-        msg.append_entries(id, 1, 1, 2, 1),
-        msg.append_entries(id, 1, 0, 0, 1, [RaftEntry(2, 1, bytes(8))]),
-        msg.install_snapshot(id, 1, 1, 2, CONF, 1, bytes(8)),
+        msg.append_entries(id, 2, 1, 2, 1),
+        msg.append_entries(id, 2, 0, 0, 1, [RaftEntry(2, 1, bytes(8))]),
+        msg.install_snapshot(id, 2, 1, 2, CONF, 1, bytes(8)),
     ]
 
 
@@ -123,13 +191,13 @@ def test_a_stranger_that_contradicts_what_is_committed_is_not_believed(
     """Nothing happens but a line in the log, whoever leads; if a member says so, one of the two is wrong, and stops."""
     s = Solo()
     if known:
-        s.recv(msg.append_entries(2, 1, 1, 1, 1))
+        s.recv(msg.append_entries(2, 2, 1, 1, 1))
     s.sent()
     s.recv(contradictions(99)[kind])
     assert (s.state, s.sent(), s.r.errmsg) == (RAFT_FOLLOWER, [], "")
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "from server 99 at 99 dropped: its sender is not a member, and " in record.getMessage()
-    s.recv(msg.append_entries(2, 1, 1, 1, 1))
+    s.recv(msg.append_entries(2, 2, 1, 1, 1))
     assert len(s.sent()) == 1
     s.recv(contradictions(2)[kind])
     assert s.state == RAFT_UNAVAILABLE

@@ -358,7 +358,7 @@ def test_each_level_of_the_trace_shows_what_it_promises(level: int) -> None:
 
     s = Solo(terms=[1])
     s.r.tracer = RaftTracer(emit, True, level)
-    s.recv(msg.append_entries(2, 1, 1, 1, 1, msg.commands([2])))
+    s.recv(msg.append_entries(2, 2, 1, 1, 1, msg.commands([2])))
     s.io.finish_append(RAFT_IOERR)
     s.recv(msg.append_entries(2, 2, 1, 1, 1, msg.commands([2])))
     s.io.finish_appends()
