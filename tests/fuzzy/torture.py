@@ -7,8 +7,9 @@ a slow disk, so that they die with writes under way, pauses leaders for longer t
 all the while, and in clusters adds, promotes, demotes and removes a further server and transfers leadership. The words
 of servers must agree with what they said before they were killed and with what the others say (`promises`). At the end
 every register that was ever used is read again, all servers must be equal, come back equal after all were killed at
-once, and the whole history is linearizable. `soak` does the same for a long time, judges registers as soon as they are
-out of use, never kills server 1, and sees that no server's directory and nothing of that process grows (`footprint`).
+once, and the whole history is linearizable. No server may ever say what `never_said` has. `soak` does the same for a
+long time, judges registers as soon as they are out of use, never kills server 1, and sees that no server's directory
+and nothing of that process grows (`footprint`).
 
 Happy path: a line per ten kills, or per 40th of the time, and the figures at the end. Failure modes: AssertionError;
 the directory is kept and named. Ended by SIGINT or SIGTERM it stops the servers, removes the directory and returns
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from pyraft import RAFT_SPARE, RAFT_STANDBY, RAFT_VOTER
 from tests.fuzzy.footprint import Watch
+from tests.lib import never_said
 from tests.lib.processes import Lab
 from tests.lib.register_load import Run
 
@@ -82,6 +84,11 @@ class Torture:
         run.until("the killed servers", lambda: len(run.ready) == len(self.lab.members), 30)
         if dice.random() < 0.7:
             run.answers(20)
+        self.hear()
+
+    def hear(self) -> None:
+        """See that no server has said what it never should."""
+        never_said.check([self.lab.dir / "stderr.txt"])
 
     def _kill(self, id: int) -> None:
         self.lab.kill(id)
@@ -141,6 +148,7 @@ class Torture:
         recovery = run.recover()
         self._kill_all()
         run.check(recovery)
+        self.hear()
         return (
             f"{self.kills} kills, {self.pauses} pauses, {self.changes} changes of configuration or transfers, "
             f"{run.promises.leaders} terms with a leader, {run.promises.snapshots} snapshots, "

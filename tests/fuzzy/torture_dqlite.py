@@ -24,6 +24,7 @@ from io_uv.dqlite import responses
 from pyraft.dqlite import Cluster as Admin
 from tests.interop.dqlite.driver import Cluster, Lines, build
 from tests.interop.dqlite.load import Load
+from tests.lib import never_said
 from tests.lib.kept import kept_if_failed
 from tests.lib.ports import let_go
 
@@ -69,6 +70,7 @@ async def torture(both: Cluster, kills: int, seed: int) -> Load:
             await asyncio.gather(*[loop.run_in_executor(None, node.start) for node in victims])
             if done % 10 < len(victims):
                 print(f"{done} kills, {dict(load.counts)}", flush=True)
+                hear(both)
         await load.until(20)
     await loop.run_in_executor(None, go.read, 120)
     load.counts["rows of database/sql"] += GO_ROWS
@@ -99,9 +101,16 @@ def judge(both: Cluster, load: Load, folder: Path) -> Counter[str]:
     load.judge(content, folder)
     rows = int(client.ask("query select count(distinct b) from t where b like 'load %'"))
     assert rows == load.counts["rows of database/sql"] + 1, f"{rows} of database/sql, {dict(load.counts)}"
+    hear(both)
     load.counts["operations on registers"] = len(load.operations)
     load.counts["rows of ours"] = len(load.done)
     return load.counts
+
+
+def hear(both: Cluster) -> None:
+    """See that none of our nodes has said what it never should. Of go-dqlite's words others are the judges."""
+    logs = [node.dir.with_suffix(".log") for node in both.nodes if node.ours]
+    never_said.check([log for log in logs if log.exists()])
 
 
 def run(program: Path, dir: Path, kills: int, nodes: int, seed: int) -> Counter[str]:

@@ -6,7 +6,8 @@ Duty: three processes with a node each are killed (one, two, all) and started ag
 up, some of the time with so little time for it that they have to ask what became of a call (`outcome`), read and write
 registers, and count from several clients under one name and number (`session`). An increment answers what its counter
 is then, so one that is lost or counts twice shows at the next one. The history of the registers has to be linearizable,
-and in the end, after all were killed at once, the counters are those that were answered.
+and in the end, after all were killed at once, the counters are those that were answered. No member may ever say what
+`never_said` has.
 
 Happy path: a line per ten kills, and the figures at the end. Failure modes: AssertionError; the directory is kept and
 named. The seed repeats the choices, not the timing.
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyraft.node import Client, Unavailable, Unknown, connect, init, join
-from tests.lib import linearizability
+from tests.lib import linearizability, never_said
 from tests.lib.kept import kept_if_failed
 from tests.lib.linearizability import CAS, GET, PUT, Operation
 from tests.lib.node_torture import SETTINGS, Book
@@ -73,6 +74,10 @@ class Members:
     def path(self, number: int) -> Path:
         """Return where the words of a member's life go."""
         return self.dir / f"said-{number}-{self.lives[number]}"
+
+    def hear(self) -> None:
+        """See that no member has said, in any of its lives, what it never should."""
+        never_said.check(self.dir.glob("said-*"))
 
     def said(self, number: int) -> str:
         """Return the words of a member in this life."""
@@ -200,6 +205,7 @@ async def torture(dir: Path, kills: int, seed: int) -> Counter[str]:
                 await members.up()
             if done % 10 < len(victims):
                 print(f"{done} kills, {load.counts['calls']} calls", flush=True)
+                members.hear()
         await progress(load, clients, 50)
         load.over = True
         await asyncio.wait_for(asyncio.gather(*clients), 180)
@@ -215,6 +221,7 @@ async def torture(dir: Path, kills: int, seed: int) -> Counter[str]:
         assert set(found) == set(load.done), "increments that nobody made"
         failure = linearizability.check(load.operations)
         assert failure is None, repr(failure)
+        members.hear()
         load.counts["increments"] = sum(load.done.values())
         load.counts["operations on registers"] = len(load.operations)
         return load.counts

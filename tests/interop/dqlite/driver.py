@@ -137,6 +137,7 @@ class Node:
         self.lines: Lines | None = None
         self.tls: Files | None = None
         self.upgrade = ""
+        self.ours = False
         dir.mkdir()
 
     def start(self, seconds: float = DEADLINE) -> None:
@@ -251,9 +252,11 @@ class Cluster:
         if self.upgrade:
             settings.append(f"--upgrade={self.upgrade}")
         python = [sys.executable, "-m", "pyraft", "dqlite", verb]
-        return self._add(
+        node = self._add(
             lambda node: [*python, str(node.dir), f"--id={node.id}", f"--address={node.address}", *join, *settings]
         )
+        node.ours = True
+        return node
 
     def _add(self, command: Callable[[Node], list[str]]) -> Node:
         id = len(self.nodes) + 1
