@@ -21,7 +21,7 @@ from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from io_uv.refusal import Refusals
 from io_uv.state import Limits, Uv
-from io_uv.tcp_common import UvTcp, check_loop, maybe_fire_close
+from io_uv.tcp_common import ELSEWHERE, UvTcp, check_loop, elsewhere, maybe_fire_close
 from io_uv.transport import (
     TRANSPORT_VERSION,
     RaftUvHandshake,
@@ -39,13 +39,17 @@ _log: Final = logging.getLogger("io_uv")
 def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
     """Make `transport` one that uses TCP sockets on `loop`, an io_uv.pyuv.Loop.
 
-    Returns RAFT_INVALID if transport.version is not 1. Raises TypeError for a loop that is not of pyuv.
+    Returns RAFT_INVALID if transport.version is not 1, or if another thread runs the loop. Raises TypeError for a loop
+    that is not of pyuv.
     Source: raft/uv.h.
     """
     if transport.version != TRANSPORT_VERSION:
         transport.errmsg = f"Invalid version: {transport.version}"
         return RAFT_INVALID
     check_loop(loop)
+    if elsewhere(loop):
+        transport.errmsg = ELSEWHERE
+        return RAFT_INVALID
     transport.errmsg = ""
     t = transport.impl = UvTcp(transport, loop)
     t.dialer = tcp_dial.dial
@@ -63,6 +67,9 @@ def raft_uv_tcp_close(transport: RaftUvTransport) -> None:
 
     Called while a server uses the transport, it changes nothing, and the log says so.
     """
+    if isinstance(transport.impl, UvTcp) and elsewhere(transport.impl.loop):
+        _log.error("raft_uv_tcp_close does nothing: %s", ELSEWHERE)
+        return
     if isinstance(transport.impl, UvTcp) and isinstance(transport.data, Uv) and not transport.data.closed:
         # C: uv_tcp.c:raft_uv_tcp_close frees it. Here the server would raise AttributeError for the rest of its life.
         _log.error("raft_uv_tcp_close does nothing: server %d uses the transport", transport.impl.id)

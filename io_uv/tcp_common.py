@@ -12,9 +12,11 @@ Failure modes: a handshake that is not exactly one raises Failure(RAFT_MALFORMED
 begins with TLS.
 """
 
+import asyncio
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +37,7 @@ from io_uv.transport import (
 )
 from pyraft.errors import RAFT_MALFORMED, RAFT_UNAUTHORIZED
 from pyraft.tracing import NoopTracer, RaftTracer
-from pyraft.types import UNSET
+from pyraft.types import UNSET, RaftIo
 
 if TYPE_CHECKING:
     from io_uv.gate import Gate
@@ -58,11 +60,26 @@ MAX_REFUSAL: Final = 1024
 _handshake: Final = struct.Struct("<3Q")
 
 
+ELSEWHERE: Final = "another thread runs the loop: pyuv.Async.send gets there"
+"""Why a call is refused; pyraft.calls has it for those of the core."""
+
+
+def elsewhere(loop: pyuv.Loop) -> bool:
+    """Return whether another thread than this one runs the loop just now."""
+    return not loop._closed and asyncio._get_running_loop() is not loop._uv and loop._uv.is_running()
+
+
 def check_loop(loop: object) -> None:
     """Raise TypeError if that is not a loop of pyuv, as the compiler does in C: asyncio's own is a frequent mistake."""
     if not isinstance(loop, pyuv.Loop):
         how = "pyuv.Loop(asyncio.get_running_loop()) makes one of asyncio's"
         raise TypeError(f"loop must be an io_uv.pyuv.Loop, and is a {type(loop).__name__}: {how}")
+
+
+def mind_threads(io: RaftIo, loop: pyuv.Loop) -> None:
+    """Fill in RaftIo.thread and RaftIo.elsewhere, see there."""
+    io.thread = threading.get_ident
+    io.elsewhere = lambda io: elsewhere(loop)
 
 
 class StockHandshake:

@@ -82,11 +82,15 @@ def raft_uv_dial(transport: RaftUvTransport, req: RaftUvDial, id: raft_id, addre
     `req.errmsg` says what went wrong.
 
     Errors, here or in the callback: RAFT_NOCONNECTION; RAFT_UNAUTHORIZED if a certificate, of either end, is not taken;
-    RAFT_CANCELED once the transport is closed; RAFT_INVALID if it is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    RAFT_CANCELED once the transport is closed; RAFT_INVALID if it is not one of raft_uv_tcp_init or raft_uv_tls_init,
+    or if another thread runs the loop.
     """
     t = transport.impl
     if not isinstance(t, tcp_common.UvTcp):
         req.errmsg = transport.errmsg = "not a stock transport"
+        return RAFT_INVALID
+    if tcp_common.elsewhere(t.loop):
+        req.errmsg = transport.errmsg = tcp_common.ELSEWHERE
         return RAFT_INVALID
     if t.closing:
         req.errmsg = transport.errmsg = "closed"

@@ -83,6 +83,9 @@ def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
     if security is None:
         transport.errmsg = "not a TLS transport"
         return RAFT_INVALID
+    if tcp_common.elsewhere(transport.impl.loop):
+        transport.errmsg = tcp_common.ELSEWHERE
+        return RAFT_INVALID
     try:
         ended = security.reload()
     except Failure as failure:

@@ -73,16 +73,16 @@ _MOST_MSECS: Final = (1 << 32) - 1
 
 
 def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport: RaftUvTransport) -> int:
-    """Make `io` store its data in the directory `dir` and talk to peers through `transport`, on `loop`.
+    """Make `io` store its data in directory `dir` and talk to peers through `transport`, on `loop`. Source: raft/uv.h.
 
-    The directory is not touched before raft_init. Returns RAFT_INVALID if transport.version is 0, RAFT_NAMETOOLONG for
-    a path of more than 894 bytes. Raises TypeError for a loop that is not of pyuv. Source: raft/uv.h.
+    The directory is not touched before raft_init. Returns RAFT_INVALID if transport.version is 0, or another thread
+    runs the loop, RAFT_NAMETOOLONG for a path of more than 894 bytes. Raises TypeError for a loop that is not of pyuv.
     """
     tcp_common.check_loop(loop)
     path = os.fsdecode(dir)
     io.errmsg = ""
-    if transport.version == 0:
-        io.errmsg = "transport->version must be set"
+    if transport.version == 0 or tcp_common.elsewhere(loop):
+        io.errmsg = "transport->version must be set" if transport.version == 0 else tcp_common.ELSEWHERE
         return errors.RAFT_INVALID
     if len(os.fsencode(path)) > fs.MAX_DIR_LEN:
         io.errmsg = "directory path too long"
@@ -119,6 +119,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.same_address = _same_address
     io.configured = _configured
     io.check = interrupted.check
+    tcp_common.mind_threads(io, loop)
     return 0
 
 
@@ -128,6 +129,9 @@ def raft_uv_close(io: RaftIo) -> None:
     Called before, it changes nothing, and the log says so.
     """
     uv = io.impl
+    if io.elsewhere is not None and io.elsewhere(io):
+        _log.error("raft_uv_close does nothing: %s", tcp_common.ELSEWHERE)
+        return
     if isinstance(uv, Uv) and uv.lock is not None and not uv.closed:
         # C: uv.c:raft_uv_close frees it. Here nobody could close the server then, which would keep directory and port.
         _log.error("raft_uv_close does nothing: server %d is not closed, its raft_close has not called back", uv.id)

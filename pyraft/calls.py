@@ -17,15 +17,18 @@ Such an exception may also come between any two lines of the library's own. A pu
 leaves a mark with `enter` first, and removes it in the end. If it never came to that, the next call or event finds the
 mark, and `abandoned` has the server stop, as nobody can tell what is half done. A kill of the process would be as bad.
 
+A call from another thread may come in the middle of one, too, and would find that mark: it is refused before
+(`elsewhere`).
+
 Type checkers hold users to the types of the tables. Here nobody's word is taken: a list that stands for a tuple or a
 float for a number will do, compiled too, where a call of what has a type would test it first. Hence `Function`.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from pyraft.errors import RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap, raft_strerror
+from pyraft.errors import RAFT_INVALID, RAFT_IOERR, RAFT_SHUTDOWN, errmsg_cut, errmsg_wrap, raft_strerror
 from pyraft.state import Raft, RaftWrite
 from pyraft.tracing import TRACE_FATAL, trace
 from pyraft.types import (
@@ -50,6 +53,8 @@ from pyraft.types import (
 )
 
 _logger = logging.getLogger("pyraft")
+
+_ELSEWHERE: Final = "a call from another thread than the one that runs the server's loop does nothing"
 
 Function: TypeAlias = Callable[..., Any]
 """A function of users, whose answer may be anything."""
@@ -79,8 +84,29 @@ def enter(r: Raft) -> None:
     r.inside = True
 
 
+def elsewhere(r: Raft) -> bool:
+    """Return whether this is another thread than the one that runs the loop, where the I/O can tell.
+
+    Since the last tick the loop may have ended, and anybody may call. If it has gone to another thread since, calls
+    from the former one are noticed from the first tick there on.
+    """
+    ident, function = r.io.thread, r.io.elsewhere
+    return ident is not None and function is not None and ident() != r.thread and bool(function(r.io))
+
+
+def misplaced(r: Raft, void: bool = False) -> int:
+    """Refuse a call from another thread, and change nothing but errmsg; `void`: the caller may not look at the code."""
+    r.errmsg = _ELSEWHERE
+    if void or not r.said.elsewhere:
+        r.said.elsewhere = True
+        _logger.error("server %d: %s", r.id, _ELSEWHERE)
+    return RAFT_INVALID
+
+
 def public(r: Raft, function: Callable[[], int]) -> int:
     """Return what `function`, the body of a public function, returns. KeyboardInterrupt and the like leave a mark."""
+    if elsewhere(r):
+        return misplaced(r)
     enter(r)
     try:
         rv = function()

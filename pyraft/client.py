@@ -62,11 +62,15 @@ def raft_apply(
     loop turn.
 
     Errors: RAFT_NOTLEADER (raft_errmsg says who leads, or why nobody does here), RAFT_BUSY (`req` is under way; ours),
-    RAFT_INVALID (n below 1 or above len(bufs), an element is not a buffer, `req` is not a RaftApply; ours),
+    RAFT_INVALID (n below 1 or above len(bufs), an element is not a buffer, `req` is not a RaftApply; for this and all
+    other functions that change something: a thread that does not run the loop, as far as the I/O can tell; ours),
     RAFT_SHUTDOWN (FSM or I/O code raised inside the call, or this is a forked child; ours), codes of io.append
     ("io: …"). Source: raft.h, dissertation 3.5.
     """
     # As calls.public does, whose further calls take a quarter of the time of this one.
+    ident = r.io.thread
+    if ident is not None and ident() != r.thread and calls.elsewhere(r):
+        return calls.misplaced(r)
     if r.inside:
         calls.abandoned(r)
     r.inside = True

@@ -72,6 +72,8 @@ def raft_init(r: Raft, io: RaftIo, fsm: RaftFsm, id: raft_id, address: str) -> i
     if problem:
         r.errmsg = problem
         return -1
+    if io.elsewhere is not None and io.elsewhere(io):
+        return calls.misplaced(r)
     rv = _check_arguments(r, fsm, id, address)
     if rv != 0:
         return rv
@@ -187,9 +189,11 @@ def raft_close(r: _Raft, cb: Callable[[_Raft], None] | None) -> int:
     """Stop and release everything; `cb(r)`, if any, fires once when nothing is running any more.
 
     Pending requests are called back inside this call with RAFT_LEADERSHIPLOST. Void in C, which asserts on misuse;
-    here the return value is 0, RAFT_INVALID if `r` was never initialised or RAFT_SHUTDOWN if it is closing or closed
-    already, and then `cb` does not fire. Source: raft.h.
+    here the return value is 0, RAFT_INVALID if `r` was never initialised, or if another thread runs the loop, which the
+    log says as well, or RAFT_SHUTDOWN if it is closing or closed already, and then `cb` does not fire. Source: raft.h.
     """
+    if calls.elsewhere(r):
+        return calls.misplaced(r, void=True)
     if r.closing:
         if r.inside:
             calls.abandoned(r)  # the first one was interrupted

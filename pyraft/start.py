@@ -37,6 +37,8 @@ def raft_start(r: Raft) -> int:
     before, or being started), RAFT_SHUTDOWN (closed, also meanwhile), RAFT_CORRUPT (a log without a term, or a single
     voter whose disk may have lost entries that it acknowledged). Source: raft.h.
     """
+    if calls.elsewhere(r):
+        return calls.misplaced(r)
     if r.inside and not r.starting:
         calls.abandoned(r)
     rv = check(r)

@@ -359,12 +359,14 @@ class Said:
 
     `leader_id` and `leader_term` told last; `rounds` of elections without a leader; whether this server was a `member`,
     has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and
-    `short`, that a caller gives more buffers than it says. `unread`: why the own snapshot, which another server needs,
-    could not be read the last time; `unstored_at`: when it was told that entries could not be stored. `write`: the one
-    that was to end first at the last tick, `write_since` when that began, and `stalled` that it was told to take long.
+    `short`, that a caller gives more buffers than it says, or calls from `elsewhere`. `unread`: why the own snapshot,
+    which another server needs, could not be read the last time; `unstored_at`: when it was told that entries could not
+    be stored. `write`: the one that was to end first at the last tick, `write_since` when that began, and `stalled`
+    that it was told to take long.
     """
 
     __slots__ = (
+        "elsewhere",
         "leader_id",
         "leader_term",
         "member",
@@ -384,16 +386,12 @@ class Said:
         self.leader_id = 0
         self.leader_term = 0
         self.rounds = 0
-        self.member = False
-        self.removed = False
-        self.short = False
+        self.member = self.removed = self.short = self.elsewhere = False
         self.unread = ""
         self.unstored_at: int | None = None
         self.write: RaftWrite | None = None
         self.write_since = 0
-        self.stalled = False
-        self.waits = False
-        self.withholds = False
+        self.stalled = self.waits = self.withholds = False
 
 
 class Counts:
@@ -454,8 +452,9 @@ class Raft:
     election.count_refusal), `stuck_index`: the last entry for which fsm.apply was logged to have returned a code,
     `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, `exception`: what FSM
     or I/O code raised, if that is why, and `forked`: this is a dead copy of a server that runs in the parent process
-    (`cause` says so); `doubted_at` (see recv), and `told`, `told_removed` and `told_uncommitted_index` (see
-    membership.tell). How the booleans go with `state`, and why none can be read off it, is in README.md (Invariants).
+    (`cause` says so); `thread`, that of the last tick (see calls.elsewhere), `doubted_at` (see recv), and `told`,
+    `told_removed` and `told_uncommitted_index` (see membership.tell). How the booleans go with `state`, and why none can
+    be read off it, is in README.md (Invariants).
     """
 
     __slots__ = (
@@ -517,6 +516,7 @@ class Raft:
         "starting",
         "state",
         "stuck_index",
+        "thread",
         "told",
         "told_removed",
         "told_uncommitted_index",
@@ -530,6 +530,7 @@ class Raft:
 
     def __init__(self) -> None:
         self.data: Any = None
+        self.thread = 0
         self.tracer: RaftTracer = NoopTracer
         self.io: RaftIo = RaftIo()
         self.fsm: RaftFsm = RaftFsm()

@@ -32,6 +32,9 @@ def tick_cb(io: RaftIo) -> None:
         calls.abandoned(r)
     if r.state == RAFT_UNAVAILABLE:
         return
+    ident = r.io.thread
+    if ident is not None:
+        r.thread = ident()
     leader = r.leader_state
     if leader is not None and leader.deferred_index != 0:
         replicate.flush(r)

@@ -469,7 +469,9 @@ class RaftIo:
       `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
       yet together with those of the one before it: within a tick of every change;
     * `check(io, torn)` looks whether an exception such as KeyboardInterrupt has left this server in the middle of
-      something; with `torn` the core knows that it has. Then all I/O ends, and `interrupted` is called.
+      something; with `torn` the core knows that it has. Then all I/O ends, and `interrupted` is called;
+    * `thread() -> int` numbers the thread that calls it, `elsewhere(io) -> bool` says whether another one runs the loop
+      just now: such calls are refused. `elsewhere` is asked only if the number is not that of the last tick.
 
     Ours, set by raft_init: `forked(io, reason)` has the server be closed without a word, in a process that was forked
     from the one in which it runs; its requests get RAFT_SHUTDOWN there. `interrupted(io, reason)` has it stop.
@@ -485,6 +487,7 @@ class RaftIo:
         "configured",
         "data",
         "defer",
+        "elsewhere",
         "errmsg",
         "features",
         "filling",
@@ -506,6 +509,7 @@ class RaftIo:
         "snapshot_get",
         "snapshot_put",
         "start",
+        "thread",
         "time",
         "truncate",
         "version",
@@ -544,6 +548,8 @@ class RaftIo:
         self.configured: Callable[[Self, list[RaftServer]], None] | None = None
         self.forked: Callable[[Self, str], None] | None = None
         self.check: Callable[[Self, bool], None] | None = None
+        self.thread: Callable[[], int] | None = None
+        self.elsewhere: Callable[[Self], bool] | None = None
         self.interrupted: Callable[[Self, str], None] | None = None
 
 

@@ -43,11 +43,11 @@ MASK: Final = FIRST_ID - 1
 _ATOMS: Final = {type(None), bool, str, float, BuiltinFunctionType}
 _LEFT_OUT: Final[dict[type, set[str]]] = {
     Raft: {
-        *("io", "fsm", "tracer", "flush", "errmsg", "data", "counts"),
+        *("io", "fsm", "tracer", "flush", "errmsg", "data", "counts", "thread"),
         *("told", "told_removed", "told_uncommitted_index"),
     },
     Said: {
-        *("leader_id", "leader_term", "rounds", "short"),
+        *("leader_id", "leader_term", "rounds", "short", "elsewhere"),
         *("stalled", "unread", "unstored_at", "write", "write_since"),
     },
 }

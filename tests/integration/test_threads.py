@@ -1,0 +1,240 @@
+"""The functions of the C API in another thread than the one that runs the loop: refused, and nothing happens."""
+
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from io_uv import (
+    RaftUvDial,
+    RaftUvTransport,
+    pyuv,
+    raft_uv_close,
+    raft_uv_dial,
+    raft_uv_init,
+    raft_uv_tcp_close,
+    raft_uv_tcp_init,
+    raft_uv_tls_reload,
+)
+from io_uv.tcp_common import elsewhere
+from pyraft import (
+    RAFT_INVALID,
+    RAFT_LEADER,
+    RAFT_SPARE,
+    RAFT_VOTER,
+    Raft,
+    RaftApply,
+    RaftBarrier,
+    RaftChange,
+    RaftConfiguration,
+    RaftFsm,
+    RaftIo,
+    RaftReadIndex,
+    RaftTransfer,
+    raft_add,
+    raft_apply,
+    raft_assign,
+    raft_barrier,
+    raft_bootstrap,
+    raft_close,
+    raft_configuration_add,
+    raft_errmsg,
+    raft_init,
+    raft_last_index,
+    raft_promote,
+    raft_read_index,
+    raft_recover,
+    raft_remove,
+    raft_start,
+    raft_state,
+    raft_transfer,
+)
+from tests.lib.compiled import COMPILED
+from tests.lib.solo import leader
+from tests.lib.uvnode import free_addresses
+
+TEXT = "a call from another thread than the one that runs the server's loop does nothing"
+LOOP_TEXT = "another thread runs the loop: pyuv.Async.send gets there"
+
+
+class World:
+    """The only voter of a cluster, whose loop is run by a thread from `begin` on."""
+
+    def __init__(self, dir: Path) -> None:
+        (self.address,) = free_addresses(1).values()
+        self.loop = pyuv.Loop()
+        self.transport, self.io, self.fsm, self.raft = RaftUvTransport(), RaftIo(), RaftFsm(), Raft()
+        self.fsm.version, self.fsm.apply = 1, lambda fsm, buf: (0, None)
+        assert raft_uv_tcp_init(self.transport, self.loop) == 0
+        assert raft_uv_init(self.io, self.loop, dir, self.transport) == 0
+        assert raft_init(self.raft, self.io, self.fsm, 1, self.address) == 0
+        assert raft_bootstrap(self.raft, self.conf()) == 0
+        self.todo: list[Callable[[], object]] = []
+        self.answers: list[object] = []
+        self.answered = threading.Semaphore(0)
+        self.wake = pyuv.Async(self.loop, self._woken)
+        self.thread = threading.Thread(target=self.loop.run)
+
+    def conf(self) -> RaftConfiguration:
+        """Return a configuration of this server alone."""
+        conf = RaftConfiguration()
+        assert raft_configuration_add(conf, 1, self.address, RAFT_VOTER) == 0
+        return conf
+
+    def _woken(self, handle: pyuv.Async) -> None:
+        while self.todo:
+            self.answers.append(self.todo.pop(0)())
+            self.answered.release()
+
+    def on_loop(self, call: Callable[[], object]) -> object:
+        """Return what a call in the loop's thread does."""
+        self.todo.append(call)
+        self.wake.send()
+        assert self.answered.acquire(timeout=120)
+        return self.answers.pop()
+
+    def begin(self) -> None:
+        """Start the server, and have the thread run the loop; wait for a tick, which is what tells the thread."""
+        assert raft_start(self.raft) == 0
+        assert raft_state(self.raft) == RAFT_LEADER
+        tick, ticked = self.io.impl.tick_cb, threading.Event()
+
+        def note(io: RaftIo) -> None:
+            tick(io)
+            ticked.set()
+
+        self.io.impl.tick_cb = note
+        self.thread.start()
+        assert ticked.wait(120)
+
+    def end(self) -> None:
+        """Close everything in the loop's thread, and then what is left here."""
+        closed = threading.Event()
+        if self.thread.is_alive():
+            assert self.on_loop(lambda: raft_close(self.raft, lambda r: closed.set())) == 0
+            assert closed.wait(120)
+            self.on_loop(self.wake.close)
+            self.thread.join(120)
+        raft_uv_close(self.io)
+        raft_uv_tcp_close(self.transport)
+        self.loop.close()
+        assert self.io.impl is None
+        assert self.transport.impl is None
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Yield a server on a loop that nobody runs yet."""
+    made = World(tmp_path)
+    yield made
+    made.end()
+
+
+def unexpected(*args: Any) -> None:
+    """Be a callback that must never fire."""
+    raise AssertionError(f"a refused call was called back with {args}")
+
+
+CALLS: dict[str, Callable[[World], int]] = {
+    "raft_init": lambda w: raft_init(Raft(), w.io, w.fsm, 1, w.address),
+    "raft_start": lambda w: raft_start(w.raft),
+    "raft_bootstrap": lambda w: raft_bootstrap(w.raft, w.conf()),
+    "raft_recover": lambda w: raft_recover(w.raft, w.conf()),
+    "raft_apply": lambda w: raft_apply(w.raft, RaftApply(), [bytes(8)], 1, unexpected),
+    "raft_barrier": lambda w: raft_barrier(w.raft, RaftBarrier(), unexpected),
+    "raft_read_index": lambda w: raft_read_index(w.raft, RaftReadIndex(), unexpected),
+    "raft_add": lambda w: raft_add(w.raft, RaftChange(), 2, "127.0.0.1:9", unexpected),
+    "raft_assign": lambda w: raft_assign(w.raft, RaftChange(), 1, RAFT_SPARE, unexpected),
+    "raft_promote": lambda w: raft_promote(w.raft, RaftChange(), 1, unexpected),
+    "raft_remove": lambda w: raft_remove(w.raft, RaftChange(), 1, unexpected),
+    "raft_transfer": lambda w: raft_transfer(w.raft, RaftTransfer(), 0, unexpected),
+    "raft_close": lambda w: raft_close(w.raft, unexpected),
+    "raft_uv_init": lambda w: raft_uv_init(RaftIo(), w.loop, "nowhere", w.transport),
+    "raft_uv_dial": lambda w: raft_uv_dial(w.transport, RaftUvDial(), 2, "127.0.0.1:9", unexpected),
+    "raft_uv_tls_reload": lambda w: raft_uv_tls_reload(w.transport),
+    "raft_uv_tcp_init": lambda w: raft_uv_tcp_init(RaftUvTransport(), w.loop),
+}
+
+
+def test_every_call_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """RAFT_INVALID, with the reason, also in the middle of a call of the loop's thread; and the server goes on."""
+    world.begin()
+    last = raft_last_index(world.raft)
+    world.transport.impl.security = "of no use"
+    world.raft.inside = True  # the loop's thread could be in the middle of a call
+    for name, call in CALLS.items():
+        assert call(world) == RAFT_INVALID, name
+        if name in ("raft_uv_dial", "raft_uv_tls_reload"):
+            assert world.transport.errmsg == LOOP_TEXT
+        if name.startswith("raft_uv"):
+            continue
+        assert name == "raft_init" or raft_errmsg(world.raft) == TEXT, name
+    world.raft.inside = False
+    world.transport.impl.security = None
+    raft_uv_close(world.io)
+    raft_uv_tcp_close(world.transport)
+    assert (raft_last_index(world.raft), raft_state(world.raft)) == (last, RAFT_LEADER)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert told == [
+        *(f"server {id}: {TEXT}" for id in (0, 1, 1)),  # raft_init, the first of the others, and raft_close
+        *(f"{name} does nothing: {LOOP_TEXT}" for name in ("raft_uv_close", "raft_uv_tcp_close")),
+    ]
+    done = threading.Event()
+    rv = world.on_loop(lambda: raft_apply(world.raft, RaftApply(), [bytes(8)], 1, lambda q, status, x: done.set()))
+    assert rv == 0
+    assert done.wait(120)
+
+
+def test_before_and_after_a_run_any_thread_may_call(world: World) -> None:
+    """Servers are made and started before the loop is run, and given back when it has ended, in the main thread."""
+    world.begin()
+    assert elsewhere(world.loop)
+    assert raft_apply(world.raft, RaftApply(), [bytes(8)], 1, unexpected) == RAFT_INVALID
+    world.on_loop(world.loop.stop)
+    world.thread.join(120)
+    assert not elsewhere(world.loop)
+    assert raft_apply(world.raft, RaftApply(), [bytes(8)], 1, None) == 0
+    world.thread = threading.Thread(target=world.loop.run)
+    world.thread.start()
+
+
+@pytest.mark.skipif(COMPILED, reason="compiled functions are not seen by a profile")
+def test_it_costs_a_command_one_call(world: World) -> None:
+    """In the loop's thread the number of the thread is asked for, once, and nothing else."""
+    world.begin()
+    found: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            found[frame.f_code.co_name] += 1
+        elif event == "c_call":
+            found[argument.__name__] += 1
+
+    def measured() -> int:
+        req, bufs = RaftApply(), [bytes(8)]
+        sys.setprofile(note)
+        try:
+            return raft_apply(world.raft, req, bufs, 1, None)
+        finally:
+            sys.setprofile(None)
+
+    assert world.on_loop(measured) == 0
+    assert (found["get_ident"], found["elsewhere"], found["_elsewhere"]) == (1, 0, 0)
+
+
+def test_an_io_that_cannot_tell_is_not_asked() -> None:
+    """The fixture and tables of one's own may leave both out, or one of them: a call from any thread is taken."""
+    s = leader()
+    for thread in (None, threading.get_ident):
+        s.io.thread = thread
+        rvs: list[int] = []
+        caller = threading.Thread(target=lambda rvs=rvs: rvs.append(raft_apply(s.r, RaftApply(), [bytes(8)], 1, None)))
+        caller.start()
+        caller.join()
+        assert rvs == [0]
