@@ -453,8 +453,8 @@ class Raft:
     `cause`: what raft_errmsg said when the server stopped by itself, empty as long as it has not, `exception`: what FSM
     or I/O code raised, if that is why, and `forked`: this is a dead copy of a server that runs in the parent process
     (`cause` says so); `thread`, that of the last tick (see calls.elsewhere), `doubted_at` (see recv), and `told`,
-    `told_removed` and `told_uncommitted_index` (see membership.tell). How the booleans go with `state`, and why none can
-    be read off it, is in README.md (Invariants).
+    `told_removed` and `told_uncommitted_index` (see membership.tell). How the booleans go with `state`, and why none
+    can be read off it, is in README.md (Invariants).
     """
 
     __slots__ = (

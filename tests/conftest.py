@@ -1,11 +1,13 @@
 """Settings of all tests: ports that were kept for one are given back behind it, and the examples that hypothesis
-draws may take their time, as a busy machine makes them. Garbage collections do not go through what was imported.
+draws may take their time, as a busy machine makes them. asyncio, which with -X dev logs what takes long there, says
+nothing of it: tests look at what is logged. Garbage collections do not go through what was imported.
 
 A shell that runs tests in the background has them ignore SIGINT. Programs that a test starts would inherit that, and
 those that are to end by it would never end: here the signal is taken as in the foreground.
 """
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Have no test of drawn examples fail for slowness. Hypothesis is imported with its plugin only: it takes long."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
     if config.getoption("--no-lane"):
         state.lane = False
     if config.pluginmanager.hasplugin("hypothesispytest"):

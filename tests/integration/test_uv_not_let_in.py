@@ -115,7 +115,7 @@ def test_connections_that_a_peer_does_not_keep_are_told(tmp_path: Path, caplog: 
     message = m.timeout_now(1, 3, 10, 2)
     message.server_id, message.server_address = 2, peer.address
     assert one.io.send(one.io, RaftIoSend(), message, lambda req, status: None) == 0
-    while not caplog.records:
+    while not said(caplog, "server 2 at"):
         peer.accept().close()
     [client] = one.uv.clients
     assert client.failures == 5  # in a row: one that lasts longer than the retry delay counts for good
