@@ -17,14 +17,14 @@ from tests.lib.explorer.search import Search
 from tests.lib.explorer.story import Replay, read, tell, write
 from tests.lib.explorer.world import State, Step
 
-pytestmark = pytest.mark.skipif(COMPILED, reason="the explorer freezes servers by their __slots__")
+pytestmark = [
+    pytest.mark.skipif(COMPILED, reason="the explorer freezes servers by their __slots__"),
+    pytest.mark.usefixtures("quiet_core"),
+]
 
 STATES = 1500
 WALKS = 3
 LENGTH = 30
-
-
-pytestmark = pytest.mark.usefixtures("quiet_core")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -236,12 +236,9 @@ def _a_broken_segment_holds_nothing_up(patch: pytest.MonkeyPatch) -> None:
     def write_cb(uv: Any, part: Any, used: int, last_index: int, failure: Any) -> None:
         written.set() if failure is None else written.clear()
         completed(uv, part, used, last_index, failure)
+        uv.append_broken = False
+        append.advance(uv)
 
-    class AlwaysIdle:
-        def __getattr__(self, name: str) -> Any:
-            return (lambda uv: True) if name == "idle" else getattr(finalize, name)
-
-    patch.setattr(append, "finalize", AlwaysIdle())
     patch.setattr(append, "_write_cb", write_cb)
     patch.setattr(finalize, "_close_segment", close_late)
 

@@ -332,6 +332,8 @@ disk.recovered = lambda io: None  # wrong
 disk.filling = lambda io: None  # wrong
 disk.check = lambda io, id: 0  # wrong
 disk.interrupted = lambda io: None  # wrong
+disk.thread = lambda: "main"  # wrong
+disk.elsewhere = lambda: True  # wrong
 disk.errmsg = 3  # wrong
 disk.apend = print  # wrong
 disk.append(disk, RaftIoAppend(), [RaftEntry()], 1, wants_str)  # wrong

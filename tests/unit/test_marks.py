@@ -30,6 +30,14 @@ def test_marks_name_a_place_in_c() -> None:
     assert found > 90
 
 
+def test_a_module_of_tests_sets_its_pytest_marks_once() -> None:
+    """A second `pytestmark` would take back the first, which perhaps skips the tests where they cannot run."""
+    for path in sorted(TESTS.rglob("test_*.py")):
+        targets = [node.targets for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+        names = [target.id for each in targets for target in each if isinstance(target, ast.Name)]
+        assert names.count("pytestmark") <= 1, path.name
+
+
 def test_numbers_of_defects_have_rows() -> None:
     """Every B1, B2, … that code, tests and documents speak of is in a table of differences."""
     rows = {number for table in TABLES for number in re.findall(r"\bB(\d+)\b", table.read_text())}
