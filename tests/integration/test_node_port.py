@@ -15,7 +15,7 @@ import pytest
 from pyraft.node import Node, init, service, wire
 from pyraft.node.errors import Malformed, Refused
 from pyraft.node.link import Link, Lost
-from tests.lib.nodes import Shop, all_of, run, until
+from tests.lib.nodes import PATIENT, Shop, all_of, run, until
 from tests.lib.uvnode import free_addresses
 
 WORD = wire.WORD.to_bytes(8, "little")
@@ -66,7 +66,7 @@ def with_node(tmp_path: Path, scenario: Callable[[Node[Shop]], Any]) -> None:
 
     async def main() -> None:
         await init(tmp_path / "1", free_addresses(1)[1])
-        async with Node(tmp_path / "1", Shop()) as node:
+        async with Node(tmp_path / "1", Shop(), settings=PATIENT) as node:
             await node.machine.put("apple")
             await scenario(node)
             assert await node.machine.left("apple") == 1
