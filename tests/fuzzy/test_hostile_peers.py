@@ -36,7 +36,7 @@ def test_a_snapshot_cannot_take_back_committed_entries() -> None:
     s = solo.Solo(terms=(1, 1, 1))
     s.recv(m.append_entries(2, 1, 4, 1, commit=4))
     assert s.r.commit_index == 4
-    s.recv(m.install_snapshot(2, 1, 3, 7, solo.configuration(1, 1, 1), 1, bytes(16)))
+    s.recv(m.install_snapshot(2, 7, 3, 7, solo.configuration(1, 1, 1), 1, bytes(16)))
     assert s.state == RAFT_UNAVAILABLE
     assert s.r.errmsg == "entry 3 is committed and contradicts the leader's"
     assert s.r.commit_index == 4
