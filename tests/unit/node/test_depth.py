@@ -185,4 +185,6 @@ def test_what_is_too_deep_for_the_stack_ends_nobody() -> None:
     done = subprocess.run([sys.executable, "-c", DEEP], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     told = "tuples, sets or objects nested deeper than 63"
-    assert done.stdout.splitlines() == [f"['Malformed', '{told}']", told]
+    outcome, packed = done.stdout.splitlines()
+    assert outcome == f"['Malformed', '{told}']"
+    assert packed in (told, "lists or dicts nested too deep to be packed")  # older versions of msgpack end lists at 511
