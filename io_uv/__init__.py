@@ -1,7 +1,7 @@
 """io_uv: the I/O of a Raft server, on disk files in libraft's format and its TCP protocol, driven by uvloop.
 
 Duty: everything that raft/uv.h declares, under the same names, plus `raft_uv_limits`. `io_uv.pyuv` is the loop that it
-runs on. README.md beside this file has the formats, what is durable when, and what happens on a sick disk.
+runs on. README.md beside this file has what is durable when, and what happens on a sick disk; FORMATS.md the formats.
 
     loop = io_uv.pyuv.Loop()
     transport, io = RaftUvTransport(), RaftIo()

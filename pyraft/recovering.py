@@ -31,9 +31,9 @@ def _is_complete(r: Raft) -> bool:
 
     Let s be the term that we had when we started: we have acknowledged nothing in a later one before. The leader of a
     term t >= s holds every entry that is or ever will be committed in a term below t (Leader Completeness, 3.6.3): each
-    majority that commits and the one that elected it have a member in common, and if that is us, we voted when we still
-    had what we had acknowledged, as we do not vote now. So do we when we have stored all that this leader had when it
-    was elected, and what we acknowledged in t itself before we started.
+    majority that commits and the one that elected it have a member in common. If we are that member, we voted while we
+    had the entries, as we do not vote now. Our log is complete, too, once we have stored all that this leader had when
+    it was elected, and what we acknowledged in t itself before we started.
 
     (1) t > s, and our stored log ends with an entry of t: it is the leader's up to there (log matching, 3.5), so with
     all that it had when it was elected, and there was nothing to acknowledge in t.

@@ -230,8 +230,8 @@ def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
     """Write `conf` as the first entry of a pristine server, the same on all servers of the new cluster.
 
     Errors: RAFT_BUSY (started), RAFT_CANTBOOTSTRAP (not pristine) and other codes of io.bootstrap ("io: …"). Ours:
-    RAFT_SHUTDOWN (closed), RAFT_INVALID (not initialised, or `conf` has no voter), and for a server in `conf`
-    that raft_configuration_add would have refused the code that it has for that. Source: raft.h.
+    RAFT_SHUTDOWN (closed), RAFT_INVALID (not initialised, or `conf` has no voter), and for a server in `conf` that
+    raft_configuration_add would have refused, or raft_add for its address, the code that these have. Source: raft.h.
     """
     return _write_offline(r, conf, calls.bootstrap)
 
@@ -243,7 +243,7 @@ def raft_recover(r: Raft, conf: RaftConfiguration) -> int:
     longest log (the term in the metadata says nothing of that); replace the data directories of the others by a copy of
     its; start. Errors: RAFT_BUSY (started), codes of io.recover ("io: …"; with
     io_uv RAFT_NOTFOUND without a log); ours, as raft_bootstrap: RAFT_SHUTDOWN, RAFT_INVALID, those of
-    raft_configuration_add. Source: raft.h.
+    raft_configuration_add, and those of raft_add for an address. Source: raft.h.
     """
     return _write_offline(r, conf, calls.recover)
 

@@ -4,7 +4,7 @@ Duty: the values that users, the core and an I/O implementation hand to each oth
 messages, snapshots, requests and the two function tables `RaftIo` and `RaftFsm`. The state of a server is in `state`;
 nothing here has an algorithm.
 
-Rules (see README.md): a struct is a class named by its tag in CapWords with C's field names; no constructor
+Rules (see FROM_C.md): a struct is a class named by its tag in CapWords with C's field names; no constructor
 argument is required; a union is one attribute per member, the inactive ones None; a count that C keeps beside an
 array (`n`, `n_entries`, `n_bufs`) is a read-only property. Buffers that the library keeps are `bytes`.
 

@@ -1,7 +1,7 @@
 """Metrics of a server for Prometheus: counters that the parts keep anyway, read when somebody asks.
 
-Duty: `Collector` yields them as prometheus_client's families. README.md beside pyraft's core, chapter Operating, says
-what to alert on; `examples/monitoring` has the rules, and a dashboard.
+Duty: `Collector` yields them as prometheus_client's families. OPERATING.md beside pyraft's core says what to
+alert on; `examples/monitoring` has the rules, and a dashboard.
 
     from prometheus_client import REGISTRY
     from pyraft import metrics
