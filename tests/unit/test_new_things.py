@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(COMPILED, reason="about the source tree")
 OF_TRANSFERS = {"accept", "recovering", "state", "leases", "messages"}
 """Modules that know TimeoutNow for what it does: it makes a follower stand."""
 
+PATTERN = r"^_?((DISK_)?FORMAT|FRAME_VERSION|MAGIC): Final = (1|\"|b\"[a-z]+\\x01)"
+"""A constant with the version of a format."""
+
 OF_OTHERS = {"io_uv/dqlite/commands.py", "io_uv/dqlite/image.py"}
 """Modules whose formats are dqlite's."""
 
@@ -47,7 +50,7 @@ def test_all_places_of_an_rpc_are_named() -> None:
 def test_all_formats_are_named() -> None:
     """Each module that says in a constant which version of a format it writes."""
     text = item("A new version of a file format")
-    found = {path.relative_to(ROOT).as_posix() for path in modules_with(r"^_?(DISK_)?FORMAT: Final = [1\"]")}
+    found = {path.relative_to(ROOT).as_posix() for path in modules_with(PATTERN)}
     assert len(found - OF_OTHERS) > 4
     for name in found - OF_OTHERS:
         assert name.removeprefix("pyraft/").removesuffix(".py") in text, name
