@@ -81,8 +81,11 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     tcp_common.check_loop(loop)
     path = os.fsdecode(dir)
     io.errmsg = ""
-    if transport.version == 0 or tcp_common.elsewhere(loop):
-        io.errmsg = "transport->version must be set" if transport.version == 0 else tcp_common.ELSEWHERE
+    if transport.version == 0:
+        io.errmsg = "transport->version must be set"
+        return errors.RAFT_INVALID
+    if tcp_common.elsewhere(loop):
+        io.errmsg = tcp_common.ELSEWHERE
         return errors.RAFT_INVALID
     if len(os.fsencode(path)) > fs.MAX_DIR_LEN:
         io.errmsg = "directory path too long"
