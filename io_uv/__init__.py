@@ -15,6 +15,15 @@ Failure modes: those of the functions; importing needs nothing but the package a
 from io_uv import _install as _install  # first: it says so if pyraft is not ours
 from io_uv import pyuv
 from io_uv.guests import raft_uv_serve, raft_uv_upgrade
+from io_uv.settings import (
+    raft_uv_limits,
+    raft_uv_set_auto_recovery,
+    raft_uv_set_block_size,
+    raft_uv_set_connect_retry_delay,
+    raft_uv_set_segment_size,
+    raft_uv_set_snapshot_compression,
+    raft_uv_set_tracer,
+)
 from io_uv.snapshot import raft_uv_set_snapshot_check
 from io_uv.state import Limits
 from io_uv.tcp import (
@@ -44,17 +53,7 @@ from io_uv.transport import (
     raft_uv_serve_cb,
     raft_uv_transport_close_cb,
 )
-from io_uv.uv import (
-    raft_uv_close,
-    raft_uv_init,
-    raft_uv_limits,
-    raft_uv_set_auto_recovery,
-    raft_uv_set_block_size,
-    raft_uv_set_connect_retry_delay,
-    raft_uv_set_segment_size,
-    raft_uv_set_snapshot_compression,
-    raft_uv_set_tracer,
-)
+from io_uv.uv import raft_uv_close, raft_uv_init
 
 __all__ = [
     "Limits",

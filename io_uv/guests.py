@@ -40,11 +40,13 @@ def raft_uv_serve(transport: RaftUvTransport, word: Word, cb: raft_uv_serve_cb |
     raft_uv_upgrade only. A `cb` of None ends the service; guests that are there stay. Call it before or after listen.
 
     Errors: RAFT_INVALID, with a text, for a word that is served already, or not served and to be ended, or impossible;
-    or if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    or if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or another thread runs the loop.
     """
     t = transport.impl
     if not isinstance(t, UvTcp):
         return _refuse(transport, RAFT_INVALID, "not a stock transport")
+    if tcp_common.misplaced(t.loop, transport):
+        return RAFT_INVALID
     if not callable(word) and not (type(word) is int and 0 <= word < _WORDS):
         return _refuse(transport, RAFT_INVALID, f"{word!r} is not a word of 64 bits")
     if (word in t.services) == (cb is not None):
@@ -65,11 +67,14 @@ def raft_uv_upgrade(guest: RaftUvGuest, id: raft_id, address: str, rest: bytes =
     has to name the server.
 
     Errors: RAFT_CANCELED if the stream or the transport is closed, or the guest was handed on before; RAFT_INVALID for
-    an id of 0; RAFT_MALFORMED for an address that is empty, has control characters or is longer than
-    `limits.handshake_address`; RAFT_UNAUTHORIZED if the certificate names somebody else. The guest stays as it was.
+    an id of 0, or if another thread runs the loop; RAFT_MALFORMED for an address that is empty, has control characters
+    or is longer than `limits.handshake_address`; RAFT_UNAUTHORIZED if the certificate names somebody else. The guest
+    stays as it was.
     """
     transport, stream = guest.transport, guest.stream
     t = transport.impl
+    if isinstance(t, UvTcp) and tcp_common.misplaced(t.loop, transport):
+        return RAFT_INVALID
     if not isinstance(t, UvTcp) or t.closing or guest not in t.guests or stream.closed:
         return _refuse(transport, RAFT_CANCELED, "the connection is closed or was handed on")
     if id <= 0:

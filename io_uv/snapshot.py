@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from io_uv import append, callbacks, closing, fs, listing, segment, snapshot_file, state, work
+from io_uv import append, callbacks, closing, fs, listing, segment, snapshot_file, state, tcp_common, work
 from io_uv.failure import Failure
 from io_uv.pyuv import Timer
 from io_uv.snapshot_file import SnapshotInfo
@@ -204,7 +204,9 @@ def raft_uv_set_snapshot_check(io: RaftIo, check: Callable[[BytesLike], int] | N
 
     Raises ValueError as raft_uv_set_block_size does.
     """
-    state.of_table(io).snapshot_check = check
+    uv = state.of_table(io)
+    if not tcp_common.ignored(uv.loop, "raft_uv_set_snapshot_check"):
+        uv.snapshot_check = check
 
 
 def close(uv: state.Uv) -> None:

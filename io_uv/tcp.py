@@ -21,7 +21,7 @@ from io_uv.failure import Failure
 from io_uv.pyuv import Loop
 from io_uv.refusal import Refusals
 from io_uv.state import Limits, Uv
-from io_uv.tcp_common import ELSEWHERE, UvTcp, check_loop, elsewhere, maybe_fire_close
+from io_uv.tcp_common import UvTcp, check_loop, ignored, maybe_fire_close, misplaced
 from io_uv.transport import (
     TRANSPORT_VERSION,
     RaftUvHandshake,
@@ -47,8 +47,7 @@ def raft_uv_tcp_init(transport: RaftUvTransport, loop: Loop) -> int:
         transport.errmsg = f"Invalid version: {transport.version}"
         return RAFT_INVALID
     check_loop(loop)
-    if elsewhere(loop):
-        transport.errmsg = ELSEWHERE
+    if misplaced(loop, transport):
         return RAFT_INVALID
     transport.errmsg = ""
     t = transport.impl = UvTcp(transport, loop)
@@ -67,8 +66,7 @@ def raft_uv_tcp_close(transport: RaftUvTransport) -> None:
 
     Called while a server uses the transport, it changes nothing, and the log says so.
     """
-    if isinstance(transport.impl, UvTcp) and elsewhere(transport.impl.loop):
-        _log.error("raft_uv_tcp_close does nothing: %s", ELSEWHERE)
+    if isinstance(transport.impl, UvTcp) and ignored(transport.impl.loop, "raft_uv_tcp_close"):
         return
     if isinstance(transport.impl, UvTcp) and isinstance(transport.data, Uv) and not transport.data.closed:
         # C: uv_tcp.c:raft_uv_tcp_close frees it. Here the server would raise AttributeError for the rest of its life.
@@ -82,13 +80,15 @@ def raft_uv_tcp_set_bind_address(transport: RaftUvTransport, address: str) -> in
 
     `address` is host[:port] or [IPv6 literal][:port]; 0.0.0.0 or an empty host means all IPv4 interfaces, the default
     port is 8080. Peers are told the address of raft_init all the same. Returns RAFT_INVALID if host or port is too
-    long; ours: for a text that cannot be encoded, and for transports that raft_uv_tcp_init or raft_uv_tls_init have not
-    made.
+    long; ours: for a text that cannot be encoded, for transports that raft_uv_tcp_init or raft_uv_tls_init have not
+    made, and if another thread runs the loop.
     Source: raft/uv.h.
     """
     t = transport.impl
     if not isinstance(t, UvTcp):
         return _not_stock(transport)
+    if misplaced(t.loop, transport):
+        return RAFT_INVALID
     if not isinstance(address, str):
         return RAFT_INVALID
     try:
@@ -116,11 +116,14 @@ def raft_uv_set_dialer(
     Addresses may be any text then; `check_address(transport, address)` says which ones can be members': 0, or
     RAFT_INVALID and a text in transport.errmsg. Where the server listens, `raft_uv_tcp_set_bind_address` says.
 
-    Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or if
+    another thread runs the loop.
     """
     t = transport.impl
     if not isinstance(t, UvTcp):
         return _not_stock(transport)
+    if misplaced(t.loop, transport):
+        return RAFT_INVALID
     t.dialer = dialer
     t.dialer_limited = True
     transport.check_address = check_address
@@ -139,11 +142,14 @@ def raft_uv_set_opening(transport: RaftUvTransport, opening: raft_uv_opening) ->
     `req.cancel()`, which it may set, says so before that, and nobody waits for a callback then. It all has to be over
     within `limits.connect_msecs`.
 
-    Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or if
+    another thread runs the loop.
     """
     t = transport.impl
     if not isinstance(t, UvTcp):
         return _not_stock(transport)
+    if misplaced(t.loop, transport):
+        return RAFT_INVALID
     t.opening = opening
     return 0
 
@@ -153,11 +159,13 @@ def raft_uv_set_handshake(transport: RaftUvTransport, handshake: RaftUvHandshake
 
     Its encoding is written on the streams that this server opens; its readers read what peers begin with, unless
     the first word is served (raft_uv_serve), within the limits for handshakes. Call it before raft_start. RAFT_INVALID
-    if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init.
+    if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or if another thread runs the loop.
     """
     t = transport.impl
     if not isinstance(t, UvTcp):
         return _not_stock(transport)
+    if misplaced(t.loop, transport):
+        return RAFT_INVALID
     t.handshake = handshake
     return 0
 

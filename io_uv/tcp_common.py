@@ -13,6 +13,7 @@ begins with TLS.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -26,6 +27,7 @@ from io_uv.refusal import Refusals, refused
 from io_uv.state import Limits
 from io_uv.teller import Teller
 from io_uv.transport import (
+    RaftUvDial,
     RaftUvGuest,
     RaftUvHandshake,
     RaftUvTransport,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from io_uv.tcp_connect import Connect
     from io_uv.tcp_listen import Incoming
     from io_uv.tls import Security
+
+_log: Final = logging.getLogger("io_uv")
 
 PROTOCOL: Final = 1
 WELCOME: Final = struct.pack("<Q", 1)
@@ -67,6 +71,23 @@ ELSEWHERE: Final = "another thread runs the loop: pyuv.Async.send gets there"
 def elsewhere(loop: pyuv.Loop) -> bool:
     """Return whether another thread than this one runs the loop just now."""
     return not loop._closed and asyncio._get_running_loop() is not loop._uv and loop._uv.is_running()
+
+
+def misplaced(loop: pyuv.Loop, *tables: RaftIo | RaftUvTransport | RaftUvDial) -> bool:
+    """Return whether to refuse a call, as another thread runs the loop; errmsg of the tables says so then."""
+    if not elsewhere(loop):
+        return False
+    for table in tables:
+        table.errmsg = ELSEWHERE
+    return True
+
+
+def ignored(loop: pyuv.Loop, name: str) -> bool:
+    """Return whether function `name`, which returns nothing, is called as in `misplaced`; the log says so then."""
+    if not elsewhere(loop):
+        return False
+    _log.error("%s does nothing: %s", name, ELSEWHERE)
+    return True
 
 
 def check_loop(loop: object) -> None:

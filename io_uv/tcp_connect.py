@@ -89,8 +89,7 @@ def raft_uv_dial(transport: RaftUvTransport, req: RaftUvDial, id: raft_id, addre
     if not isinstance(t, tcp_common.UvTcp):
         req.errmsg = transport.errmsg = "not a stock transport"
         return RAFT_INVALID
-    if tcp_common.elsewhere(t.loop):
-        req.errmsg = transport.errmsg = tcp_common.ELSEWHERE
+    if tcp_common.misplaced(t.loop, transport, req):
         return RAFT_INVALID
     if t.closing:
         req.errmsg = transport.errmsg = "closed"

@@ -77,14 +77,13 @@ def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
     nothing more is delivered from them, the own ones are made again and so are, by their owners, those of peers. A
     message that io.send has not begun to write goes to the new connection, what is being written is called back with
     RAFT_IOERR. Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was, connections
-    included; or if the transport is not one of raft_uv_tls_init.
+    included; or if the transport is not one of raft_uv_tls_init; or if another thread runs the loop.
     """
     security = getattr(transport.impl, "security", None)
     if security is None:
         transport.errmsg = "not a TLS transport"
         return RAFT_INVALID
-    if tcp_common.elsewhere(transport.impl.loop):
-        transport.errmsg = tcp_common.ELSEWHERE
+    if tcp_common.misplaced(transport.impl.loop, transport):
         return RAFT_INVALID
     try:
         ended = security.reload()
@@ -101,11 +100,13 @@ def raft_uv_tls_set_policy(transport: RaftUvTransport, policy: Policy) -> int:
     `certificate` is as ssl.SSLObject.getpeercert has it, verified by one of the authorities. The policy returns whether
     it may be that of server `id` at `address`, and is asked about peers, in both directions, and about the own one. A
     cluster whose servers share a certificate has one that says yes. Call it before raft_init.
-    RAFT_INVALID, with a text, if the transport is not one of raft_uv_tls_init.
+    RAFT_INVALID, with a text, if the transport is not one of raft_uv_tls_init, or if another thread runs the loop.
     """
     security = getattr(transport.impl, "security", None)
     if security is None:
         transport.errmsg = "not a TLS transport"
+        return RAFT_INVALID
+    if tcp_common.misplaced(transport.impl.loop, transport):
         return RAFT_INVALID
     security.policy = policy
     return 0

@@ -1,7 +1,8 @@
 """raft_uv: a RaftIo on disk files and network connections, driven by an io_uv.pyuv loop.
 
-Duty: `raft_uv_init` and the setters of raft/uv.h, and those functions of the RaftIo table that have no module of their
-own: init, load, start, bootstrap, recover, set_term, set_vote, time, random, close, and our defer and report (uv.c).
+Duty: `raft_uv_init` and raft_uv_close, and those functions of the RaftIo table that have no module of their own: init,
+load, start, bootstrap, recover, set_term, set_vote, time, random, close, and our defer and report (uv.c). The setters
+of raft/uv.h are in `settings`.
 
 Happy path: raft_uv_init fills the table in; io.init probes the directory and reads term and vote; io.load reads the
 log; io.start listens and starts the tick timer; io.close ends everything and calls back; raft_uv_close forgets it.
@@ -12,7 +13,6 @@ set_vote changes nothing in memory, so that the next attempt writes the same fil
 
 import functools
 import logging
-import operator
 import os
 import random
 import time
@@ -47,11 +47,10 @@ from io_uv.end_of_turn import EndOfTurn
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Timer
 from io_uv.refusal import EVENTFD, LOOP, NO_EVENTFD_AT_ALL, Refusals
-from io_uv.state import Limits, Metadata, Uv, of_table
+from io_uv.state import Metadata, Uv
 from io_uv.transport import RaftUvTransport
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
-from pyraft.tracing import NoopTracer, RaftTracer
 from pyraft.types import (
     UNSET,
     EntryBatch,
@@ -68,8 +67,6 @@ from pyraft.types import (
 _log: Final = logging.getLogger("io_uv")
 
 _DEFAULT_BLOCK_SIZE: Final = 4096
-_LEAST_RETRY_MSECS: Final = 10
-_MOST_MSECS: Final = (1 << 32) - 1
 
 
 def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport: RaftUvTransport) -> int:
@@ -84,8 +81,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     if transport.version == 0:
         io.errmsg = "transport->version must be set"
         return errors.RAFT_INVALID
-    if tcp_common.elsewhere(loop):
-        io.errmsg = tcp_common.ELSEWHERE
+    if tcp_common.misplaced(loop, io):
         return errors.RAFT_INVALID
     if len(os.fsencode(path)) > fs.MAX_DIR_LEN:
         io.errmsg = "directory path too long"
@@ -132,75 +128,13 @@ def raft_uv_close(io: RaftIo) -> None:
     Called before, it changes nothing, and the log says so.
     """
     uv = io.impl
-    if io.elsewhere is not None and io.elsewhere(io):
-        _log.error("raft_uv_close does nothing: %s", tcp_common.ELSEWHERE)
+    if isinstance(uv, Uv) and tcp_common.ignored(uv.loop, "raft_uv_close"):
         return
     if isinstance(uv, Uv) and uv.lock is not None and not uv.closed:
         # C: uv.c:raft_uv_close frees it. Here nobody could close the server then, which would keep directory and port.
         _log.error("raft_uv_close does nothing: server %d is not closed, its raft_close has not called back", uv.id)
         return
     io.impl = None
-
-
-def raft_uv_set_block_size(io: RaftIo, size: int) -> None:
-    """Set the block size in bytes of disk writes. raft_init replaces it by what probing finds. Source: raft/uv.h.
-
-    Raises TypeError for anything but an integer, as C's compiler does, and ValueError for a table that raft_uv_init has
-    not filled in, or that is released.
-    """
-    of_table(io).block_size = operator.index(size)
-
-
-def raft_uv_set_segment_size(io: RaftIo, size: int) -> None:
-    """Set the size in bytes of new segments, 8 MiB by default; cut to whole blocks, one at least. Source: raft/uv.h.
-
-    Raises as raft_uv_set_block_size does.
-    """
-    of_table(io).segment_size = operator.index(size)
-
-
-def raft_uv_set_snapshot_compression(io: RaftIo, compressed: bool) -> int:
-    """Turn the compression of snapshots on (the default) or off. Returns 0. Source: raft/uv.h.
-
-    Raises ValueError as raft_uv_set_block_size does.
-    """
-    of_table(io).snapshot_compression = compressed
-    return 0
-
-
-def raft_uv_set_connect_retry_delay(io: RaftIo, msecs: int) -> None:
-    """Set the pause in ms between attempts to connect to a peer, 1000 by default. Source: raft/uv.h.
-
-    0, with which the loop would do nothing else while a peer is away, and less count as 10; the most is what C's
-    unsigned holds. Raises as raft_uv_set_block_size does.
-    """
-    # C: uv_send.c tries in every turn of the loop then.
-    msecs = operator.index(msecs)
-    of_table(io).connect_retry_delay = min(msecs, _MOST_MSECS) if msecs > 0 else _LEAST_RETRY_MSECS
-
-
-def raft_uv_set_tracer(io: RaftIo, tracer: RaftTracer | None) -> None:
-    """Set where the implementation tells what it does; None, C's null pointer, for nowhere. Source: raft/uv.h.
-
-    Raises ValueError as raft_uv_set_block_size does.
-    """
-    of_table(io).tracer = NoopTracer if tracer is None else tracer
-
-
-def raft_uv_set_auto_recovery(io: RaftIo, flag: bool) -> None:
-    """Set whether damaged segments are set aside at the start, true by default. Source: raft/uv.h.
-
-    Raises ValueError as raft_uv_set_block_size does.
-    """
-    of_table(io).auto_recovery = flag
-
-
-def raft_uv_limits(io: RaftIo) -> Limits:
-    """Return the limits on what peers may send and what is queued for them; change them before raft_start. Ours.
-
-    Raises ValueError as raft_uv_set_block_size does.
-    """
-    return of_table(io).limits
 
 
 def _refuse(io: RaftIo, failure: Failure) -> int:

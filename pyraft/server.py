@@ -223,7 +223,8 @@ def _close_cb(io: RaftIo) -> None:
 
 def raft_register_state_cb(r: _Raft, cb: Callable[[_Raft, int, int], None] | None) -> None:
     """Have `cb(r, old_state, new_state)` called at every change of state; to be set before raft_start (raft.h)."""
-    r.callbacks.state_cb = cb
+    if not _ignored(r):
+        r.callbacks.state_cb = cb
 
 
 def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
@@ -295,8 +296,11 @@ def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, R
 def _takes(r: Raft, what: str, value: object, least: int = 0) -> bool:
     """Return whether to store a setting: before raft_start any value is, afterwards only a valid one.
 
-    C's setters are void and take what fits an unsigned; an impossible one there stops a server or makes it spin.
+    C's setters are void and take what fits an unsigned; an impossible one there stops a server or makes it spin. A
+    call from another thread than the loop's stores nothing, see _ignored.
     """
+    if _ignored(r):
+        return False
     if starting.is_setting(value, least) or not r.started:
         return True
     r.errmsg = f"{what} cannot be {value!r} and stays as it is"
@@ -304,12 +308,17 @@ def _takes(r: Raft, what: str, value: object, least: int = 0) -> bool:
     return False
 
 
+def _ignored(r: Raft) -> bool:
+    """Return whether a setter, which returns nothing, is called from another thread than the loop's, and log that."""
+    return calls.elsewhere(r) and calls.misplaced(r, void=True) != 0
+
+
 def raft_set_election_timeout(r: Raft, msecs: int) -> None:
     """Set the base election timeout, 1000 ms by default, and draw the current random timeout anew (raft.h).
 
     This and the other setters return nothing, as in C. A value that is not a whole number or out of range: a started
     server keeps the one before, and raft_errmsg says so (ours); one that is not started takes it, and raft_start
-    refuses with RAFT_INVALID.
+    refuses with RAFT_INVALID. From another thread than the one that runs the loop they do nothing, and the log says so.
     """
     if not _takes(r, "election timeout", msecs, 1):
         return
@@ -345,7 +354,8 @@ def raft_set_snapshot_trailing(r: Raft, n: int) -> None:
 
 def raft_set_pre_vote(r: Raft, enabled: bool) -> None:
     """Switch the pre-vote phase of elections (9.6) on or off; off by default (raft.h)."""
-    r.pre_vote = bool(enabled)
+    if not _ignored(r):
+        r.pre_vote = bool(enabled)
 
 
 def raft_set_max_catch_up_rounds(r: Raft, n: int) -> None:

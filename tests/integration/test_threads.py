@@ -1,6 +1,8 @@
 """The functions of the C API in another thread than the one that runs the loop: refused, and nothing happens."""
 
+import inspect
 import logging
+import re
 import sys
 import threading
 from collections import Counter
@@ -11,18 +13,35 @@ from typing import Any
 
 import pytest
 
+import io_uv
+import pyraft
 from io_uv import (
     RaftUvDial,
+    RaftUvGuest,
     RaftUvTransport,
     pyuv,
     raft_uv_close,
     raft_uv_dial,
     raft_uv_init,
+    raft_uv_serve,
+    raft_uv_set_auto_recovery,
+    raft_uv_set_block_size,
+    raft_uv_set_connect_retry_delay,
+    raft_uv_set_dialer,
+    raft_uv_set_handshake,
+    raft_uv_set_opening,
+    raft_uv_set_segment_size,
+    raft_uv_set_snapshot_check,
+    raft_uv_set_snapshot_compression,
+    raft_uv_set_tracer,
     raft_uv_tcp_close,
     raft_uv_tcp_init,
+    raft_uv_tcp_set_bind_address,
     raft_uv_tls_reload,
+    raft_uv_tls_set_policy,
+    raft_uv_upgrade,
 )
-from io_uv.tcp_common import elsewhere
+from io_uv.tcp_common import StockHandshake, elsewhere
 from pyraft import (
     RAFT_INVALID,
     RAFT_LEADER,
@@ -36,6 +55,7 @@ from pyraft import (
     RaftFsm,
     RaftIo,
     RaftReadIndex,
+    RaftTracer,
     RaftTransfer,
     raft_add,
     raft_apply,
@@ -50,7 +70,18 @@ from pyraft import (
     raft_promote,
     raft_read_index,
     raft_recover,
+    raft_register_state_cb,
     raft_remove,
+    raft_set_election_timeout,
+    raft_set_heartbeat_timeout,
+    raft_set_install_snapshot_timeout,
+    raft_set_max_append_bytes,
+    raft_set_max_catch_up_round_duration,
+    raft_set_max_catch_up_rounds,
+    raft_set_max_inflight_bytes,
+    raft_set_pre_vote,
+    raft_set_snapshot_threshold,
+    raft_set_snapshot_trailing,
     raft_start,
     raft_state,
     raft_transfer,
@@ -136,9 +167,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.end()
 
 
-def unexpected(*args: Any) -> None:
+def unexpected(*args: Any) -> Any:
     """Be a callback that must never fire."""
     raise AssertionError(f"a refused call was called back with {args}")
+
+
+def a_guest(world: World) -> RaftUvGuest:
+    """Return a guest of the transport; its stream is not looked at."""
+    stream: Any = None
+    return RaftUvGuest(world.transport, stream, b"", "", {})
 
 
 CALLS: dict[str, Callable[[World], int]] = {
@@ -159,7 +196,84 @@ CALLS: dict[str, Callable[[World], int]] = {
     "raft_uv_dial": lambda w: raft_uv_dial(w.transport, RaftUvDial(), 2, "127.0.0.1:9", unexpected),
     "raft_uv_tls_reload": lambda w: raft_uv_tls_reload(w.transport),
     "raft_uv_tcp_init": lambda w: raft_uv_tcp_init(RaftUvTransport(), w.loop),
+    "raft_uv_tcp_set_bind_address": lambda w: raft_uv_tcp_set_bind_address(w.transport, "127.0.0.1:9"),
+    "raft_uv_tls_set_policy": lambda w: raft_uv_tls_set_policy(w.transport, unexpected),
+    "raft_uv_set_dialer": lambda w: raft_uv_set_dialer(w.transport, unexpected),
+    "raft_uv_set_handshake": lambda w: raft_uv_set_handshake(w.transport, StockHandshake()),
+    "raft_uv_set_opening": lambda w: raft_uv_set_opening(w.transport, unexpected),
+    "raft_uv_set_snapshot_compression": lambda w: raft_uv_set_snapshot_compression(w.io, False),
+    "raft_uv_serve": lambda w: raft_uv_serve(w.transport, 7, unexpected),
+    "raft_uv_upgrade": lambda w: raft_uv_upgrade(a_guest(w), 2, "127.0.0.1:9"),
 }
+
+VOID: dict[str, Callable[[World], object]] = {
+    "raft_register_state_cb": lambda w: raft_register_state_cb(w.raft, unexpected),
+    "raft_set_election_timeout": lambda w: raft_set_election_timeout(w.raft, 77),
+    "raft_set_heartbeat_timeout": lambda w: raft_set_heartbeat_timeout(w.raft, 77),
+    "raft_set_install_snapshot_timeout": lambda w: raft_set_install_snapshot_timeout(w.raft, 77),
+    "raft_set_max_append_bytes": lambda w: raft_set_max_append_bytes(w.raft, 77),
+    "raft_set_max_catch_up_round_duration": lambda w: raft_set_max_catch_up_round_duration(w.raft, 77),
+    "raft_set_max_catch_up_rounds": lambda w: raft_set_max_catch_up_rounds(w.raft, 77),
+    "raft_set_max_inflight_bytes": lambda w: raft_set_max_inflight_bytes(w.raft, 77),
+    "raft_set_pre_vote": lambda w: raft_set_pre_vote(w.raft, True),
+    "raft_set_snapshot_threshold": lambda w: raft_set_snapshot_threshold(w.raft, 77),
+    "raft_set_snapshot_trailing": lambda w: raft_set_snapshot_trailing(w.raft, 77),
+    "raft_uv_set_auto_recovery": lambda w: raft_uv_set_auto_recovery(w.io, False),
+    "raft_uv_set_block_size": lambda w: raft_uv_set_block_size(w.io, 77),
+    "raft_uv_set_connect_retry_delay": lambda w: raft_uv_set_connect_retry_delay(w.io, 77),
+    "raft_uv_set_segment_size": lambda w: raft_uv_set_segment_size(w.io, 77),
+    "raft_uv_set_snapshot_check": lambda w: raft_uv_set_snapshot_check(w.io, unexpected),
+    "raft_uv_set_tracer": lambda w: raft_uv_set_tracer(w.io, RaftTracer()),
+    "raft_uv_close": lambda w: raft_uv_close(w.io),
+    "raft_uv_tcp_close": lambda w: raft_uv_tcp_close(w.transport),
+}
+"""Those that return nothing, of which only the log tells."""
+
+NOT_HELD = {
+    "raft_uv_tls_init": "it ends as raft_uv_tcp_init does",
+    "raft_uv_limits": "a question",
+    **dict.fromkeys(("raft_errmsg", "raft_state", "raft_role", "raft_leader", "raft_strerror"), "a question"),
+    **dict.fromkeys(("raft_last_index", "raft_last_applied", "raft_voter_contacts", "raft_digest"), "a question"),
+}
+
+
+def values(world: World) -> list[object]:
+    """Return all that the setters set."""
+    names = ("auto_recovery", "block_size", "connect_retry_delay", "segment_size", "snapshot_check", "tracer")
+    r, uv, t = world.raft, world.io.impl, world.transport.impl
+    core = ["election_timeout", "heartbeat_timeout", "install_snapshot_timeout", "max_append_bytes", "pre_vote"]
+    core += ["max_catch_up_rounds", "max_catch_up_round_duration", "max_inflight_bytes"]
+    return [
+        *(getattr(uv, name) for name in (*names, "snapshot_compression")),
+        *(getattr(r, name) for name in core),
+        *(r.snapshot.threshold, r.snapshot.trailing, r.callbacks.state_cb),
+        *(t.bind_address, t.dialer, t.dialer_limited, t.handshake, t.opening, dict(t.services)),
+    ]
+
+
+def test_every_function_of_a_server_is_tried_here() -> None:
+    """Each public function that takes a server, a table, a loop or a transport has a row, or a reason for none."""
+    found = set()
+    for module in (pyraft, io_uv):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value) and not name.startswith("raft_fixture"):
+                kinds = " ".join(str(parameter) for parameter in inspect.signature(value).parameters.values())
+                if re.search(r"\b(_?Raft|RaftIo|Loop|RaftUvTransport|RaftUvGuest)\b", kinds):
+                    found.add(name)
+    assert found == {*CALLS, *VOID} | {name for name in NOT_HELD if name in found}
+
+
+def test_setters_do_nothing_and_say_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has a line for each function that has no code to return, and no value has changed."""
+    world.begin()
+    before = values(world)
+    for name, call in VOID.items():
+        caplog.clear()
+        call(world)
+        where = TEXT if not name.startswith("raft_uv") else f"{name} does nothing: {LOOP_TEXT}"
+        assert [record.getMessage().split("server 1: ")[-1] for record in caplog.records] == [where], name
+    assert values(world) == before
 
 
 def test_every_call_is_refused(world: World, caplog: pytest.LogCaptureFixture) -> None:
