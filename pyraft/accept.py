@@ -112,6 +112,8 @@ def _truncate(r: Raft, index: int) -> int:
     if rv != 0:
         calls.io_errmsg(r)
         return rv
+    if r.follower_state is None:
+        return RAFT_SHUTDOWN  # closed inside io.truncate, or inside io.configured
     log.truncate(r.log, index)
     writes.void(r, index)
     r.last_stored = min(r.last_stored, index - 1)

@@ -218,8 +218,11 @@ def changes(old: int, new: int) -> Callable[[Probe], Solo]:
             s.stand()
             if not probe.fired:
                 s.recv(msg.request_vote_result(2, s.r.current_term))
-        elif old == RAFT_LEADER:
-            s.lead()
+        elif old != RAFT_UNAVAILABLE:
+            if old == RAFT_LEADER:
+                s.lead()
+            elif old == RAFT_CANDIDATE:
+                s.stand()
             if new == RAFT_UNAVAILABLE:
                 s.io.fail("set_term", RAFT_IOERR)
             depose(s)
@@ -300,6 +303,99 @@ def succeeds_with_others(probe: Probe) -> Solo:
     return s
 
 
+def applies_while_handing_over(probe: Probe) -> Solo:
+    s = leader()
+    hook(s, "apply", probe)
+    command(s)
+    assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
+    acknowledge(s)
+    return s
+
+
+def succeeds_while_handing_over(probe: Probe) -> Solo:
+    s = leader()
+    submit(s, "apply", probe)
+    assert raft_transfer(s.r, RaftTransfer(), 2, None) == 0
+    acknowledge(s)
+    return s
+
+
+def applies_as_candidate(probe: Probe) -> Solo:
+    """The rest of a piece is applied in a later turn, when the follower has become candidate."""
+    s = Solo()
+    rest: list[Callable[[], None]] = []
+
+    def later(io: Any, fn: Callable[[], None]) -> int:
+        rest.append(fn)
+        return 0
+
+    apply = s.fsm.apply
+
+    def slow(fsm: Any, buf: Any) -> Any:
+        s.io.now += 100
+        if s.state == RAFT_CANDIDATE:
+            probe(s)
+        return apply(fsm, buf)
+
+    s.io.later = later
+    s.fsm.apply = slow
+    s.recv(msg.append_entries(2, 1, 1, 1, 3, msg.commands([1, 1])))
+    s.io.finish_appends()
+    s.tick(2000)
+    assert s.state == RAFT_CANDIDATE
+    while rest:
+        rest.pop(0)()
+    return s
+
+
+def leads_again(probe: Probe) -> Solo:
+    s = leader()
+    command(s)
+    submit(s, "transfer", probe)
+    s.recv(msg.append_entries(3, 3, 3, 2))
+    s.io.finish_appends()
+    s.recv(msg.timeout_now(3, 3, 3, 2))
+    assert not probe.fired
+    s.recv(msg.request_vote_result(2, 4))
+    return s
+
+
+def timeout_now_is_not_sent(probe: Probe) -> Solo:
+    """The target had to catch up first."""
+    s = leader()
+    command(s)
+    s.io.finish_appends()
+    submit(s, "transfer", probe)
+    s.io.fail("send", RAFT_IOERR)
+    acknowledge(s)
+    return s
+
+
+def takes_snapshot_as_follower(name: str) -> Callable[[Probe], Solo]:
+    def world(probe: Probe) -> Solo:
+        s = Solo()
+        hook(s, name, probe)
+        raft_set_snapshot_threshold(s.r, 1)
+        s.recv(msg.append_entries(2, 1, 1, 1, 2, msg.commands([1])))
+        s.io.finish_appends()
+        if s.io.puts:
+            s.io.finish_put()
+        return s
+
+    return world
+
+
+def gives_a_snapshot_up(probe: Probe) -> Solo:
+    s = leader()
+    hook(s, "snapshot_finalize", probe)
+    raft_set_snapshot_threshold(s.r, 1)
+    command(s)
+    acknowledge(s)
+    raft_close(s.r, None)
+    s.io.finish_put(pyraft.RAFT_CANCELED)
+    return s
+
+
 def takes_snapshot(name: str) -> Callable[[Probe], Solo]:
     def world(probe: Probe) -> Solo:
         s = leader()
@@ -337,36 +433,49 @@ def restores_the_leaders(probe: Probe) -> Solo:
 
 WORLDS: dict[str, Callable[[Probe], Solo]] = {
     "`raft_apply_cb`, status 0": succeeds("apply"),
+    "`raft_apply_cb`, status 0, of a leader that is handing leadership over": succeeds_while_handing_over,
     "`raft_barrier_cb`, status 0": succeeds("barrier"),
     "`raft_read_index_cb`, status 0": succeeds("read"),
     "`raft_change_cb`, status 0": succeeds("change"),
     "`raft_change_cb`, status 0, of a leader that removed itself": removes_itself,
     "`raft_change_cb`, RAFT_NOCONNECTION": too_slow,
     "`raft_apply_cb`, RAFT_LEADERSHIPLOST": ends("apply"),
+    "`raft_barrier_cb`, RAFT_LEADERSHIPLOST": ends("barrier"),
     "`raft_change_cb`, RAFT_LEADERSHIPLOST": ends("change"),
     "`raft_read_index_cb`, RAFT_LEADERSHIPLOST": ends("read"),
     "`raft_apply_cb`, the status of a failed write": write_fails,
     "`raft_transfer_cb`, the target has not taken over": transfer_times_out,
+    "`raft_transfer_cb`, the TimeoutNow could not be sent": timeout_now_is_not_sent,
+    "`raft_transfer_cb`, this server leads again": leads_again,
     "`raft_transfer_cb`, another server leads": transfer_works,
     "`raft_transfer_cb`, the server stops by itself": transfer_at_a_stop,
     "`raft_state_cb`, unavailable → follower": changes(RAFT_UNAVAILABLE, RAFT_FOLLOWER),
     "`raft_state_cb`, follower → candidate": changes(RAFT_FOLLOWER, RAFT_CANDIDATE),
     "`raft_state_cb`, candidate → leader": changes(RAFT_CANDIDATE, RAFT_LEADER),
+    "`raft_state_cb`, candidate → follower": changes(RAFT_CANDIDATE, RAFT_FOLLOWER),
     "`raft_state_cb`, leader → follower": changes(RAFT_LEADER, RAFT_FOLLOWER),
     "`raft_state_cb`, leader → unavailable": changes(RAFT_LEADER, RAFT_UNAVAILABLE),
+    "`raft_state_cb`, candidate → unavailable": changes(RAFT_CANDIDATE, RAFT_UNAVAILABLE),
+    "`raft_state_cb`, follower → unavailable": changes(RAFT_FOLLOWER, RAFT_UNAVAILABLE),
     "`raft_transfer_cb`, inside `raft_close`": closes("transfer"),
     "`raft_apply_cb`, inside `raft_close`": closes("apply"),
+    "`raft_barrier_cb`, inside `raft_close`": closes("barrier"),
     "`raft_change_cb`, inside `raft_close`": closes("change"),
     "`raft_read_index_cb`, inside `raft_close`": closes("read"),
     "`raft_state_cb`, inside `raft_close`": closing_changes,
     "`raft_close_cb`": is_closed,
     "`fsm.apply`, on a leader": applies_as_leader,
+    "`fsm.apply`, on a leader that is handing leadership over": applies_while_handing_over,
+    "`fsm.apply`, on a candidate": applies_as_candidate,
     "`fsm.apply`, on a follower": applies_as_follower,
     "`fsm.apply_batch`, on a leader": applies_many_as_leader,
     "`fsm.apply_batch`, on a follower": applies_many_as_follower,
     "`raft_apply_cb`, status 0, behind `fsm.apply_batch`": succeeds_with_others,
-    "`fsm.snapshot`": takes_snapshot("snapshot"),
-    "`fsm.snapshot_finalize`": takes_snapshot("snapshot_finalize"),
+    "`fsm.snapshot`, on a leader": takes_snapshot("snapshot"),
+    "`fsm.snapshot`, on a follower": takes_snapshot_as_follower("snapshot"),
+    "`fsm.snapshot_finalize`, on a leader": takes_snapshot("snapshot_finalize"),
+    "`fsm.snapshot_finalize`, on a follower": takes_snapshot_as_follower("snapshot_finalize"),
+    "`fsm.snapshot_finalize`, behind `raft_close`": gives_a_snapshot_up,
     "`fsm.restore`, inside `raft_start`": restores_at_the_start,
     "`fsm.restore`, of the leader's snapshot": restores_the_leaders,
 }
@@ -419,115 +528,3 @@ def test_call_from_a_callback(inside: str, function: str) -> None:
         assert probe.called_back == 0
         s.io.on_close(s.io)
         assert probe.called_back == 1
-
-
-# Orders
-
-
-def told(s: Solo) -> list[str]:
-    """Return a list to which each change of state is appended."""
-    events: list[str] = []
-    raft_register_state_cb(s.r, lambda r, old, new: events.append(f"{STATE_NAMES[old]} → {STATE_NAMES[new]}"))
-    return events
-
-
-def submit_everything(s: Solo, events: list[str]) -> None:
-    """Submit two commands, a barrier, a change, a read, and last a transfer, which all tell `events` how they end."""
-
-    def cb(name: str) -> Callable[..., None]:
-        return lambda req, *args: events.append(f"{name} {code_name(args[0]) if args and args[0] else ''}".strip())
-
-    assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, cb("first")) == 0
-    assert raft_add(s.r, RaftChange(), 9, "9", cb("change")) == 0
-    assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, cb("second")) == 0
-    assert raft_barrier(s.r, RaftBarrier(), cb("barrier")) == 0
-    assert raft_read_index(s.r, RaftReadIndex(), cb("read")) == 0
-    assert raft_transfer(s.r, RaftTransfer(), 2, cb("transfer")) == 0
-
-
-LOST = [f"{name} RAFT_LEADERSHIPLOST" for name in ("first", "second", "barrier", "change", "read")]
-
-
-@pytest.mark.parametrize("deferring", [False, True])
-def test_order_on_close(deferring: bool) -> None:
-    """Transfer, requests as submitted, change, read, state; then io.close, and the close callback alone after it."""
-    s = leader(deferring=deferring)
-    events = told(s)
-    submit_everything(s, events)
-    raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, None)
-    assert raft_close(s.r, lambda r: events.append("closed")) == 0
-    assert events == ["transfer", *LOST[:-1], "read RAFT_SHUTDOWN", "leader → unavailable"]
-    assert s.io.names()[-1] == "close"
-    s.io.on_close(s.io)
-    assert events[-1] == "closed"
-    assert events.count("closed") == 1
-
-
-@pytest.mark.parametrize("deferring", [False, True])
-def test_order_at_a_step_down(deferring: bool) -> None:
-    """Requests as submitted, the change, the read, the state; the transfer when its target leads."""
-    s = leader(deferring=deferring)
-    events = told(s)
-    submit_everything(s, events)
-    s.recv(msg.append_entries(3, 9, 1, 1))
-    assert events == [*LOST, "leader → follower"]
-    s.recv(msg.append_entries(2, 10, 1, 1))
-    assert events[-1] == "transfer"
-
-
-def test_order_when_a_write_fails() -> None:
-    """The requests of the write with its status, the others after it, the change, the read, the state."""
-    s = leader()
-    events = told(s)
-    submit_everything(s, events)
-    s.io.finish_append(RAFT_IOERR)
-    assert events == ["first RAFT_IOERR", *LOST[1:], "leader → follower"]
-
-
-def test_order_when_a_server_stops_by_itself() -> None:
-    """It is that of raft_close, but that the read is lost like all the rest."""
-    s = leader()
-    events = told(s)
-    submit_everything(s, events)
-    s.io.fail("set_term", RAFT_IOERR)
-    depose(s)
-    assert events == ["transfer", *LOST, "leader → unavailable"]
-
-
-def test_order_when_a_call_was_interrupted() -> None:
-    """Each request is called back with what its callback takes, though nothing else of the server is looked at."""
-    s = leader()
-    events = told(s)
-    submit_everything(s, events)
-    assert s.io.interrupted is not None
-    s.io.interrupted(s.io, "interrupted in the middle")
-    assert events == [*LOST, "transfer", "leader → unavailable"]
-    assert s.io.reported == []
-
-
-def test_the_callbacks_of_an_interrupted_server_get_their_own_arguments() -> None:
-    """The transfer's has no status, the read's an index, the command's a result."""
-    s = leader()
-    seen: list[tuple[object, ...]] = []
-    assert raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, lambda req, status, result: seen.append((result,))) == 0
-    assert raft_barrier(s.r, RaftBarrier(), lambda req, status: seen.append(())) == 0
-    assert raft_read_index(s.r, RaftReadIndex(), lambda req, status, index: seen.append((index,))) == 0
-    assert raft_add(s.r, RaftChange(), 9, "9", lambda req, status: seen.append(())) == 0
-    assert raft_transfer(s.r, RaftTransfer(), 2, lambda req: seen.append(())) == 0
-    assert s.io.interrupted is not None
-    s.io.interrupted(s.io, "interrupted in the middle")
-    assert s.io.reported == []
-    assert seen == [(None,), (), (), (0,), ()]
-
-
-def test_order_when_a_leader_removes_itself() -> None:
-    """Requests that it cannot answer any more are lost, then it steps down, then the removal has succeeded."""
-    s = leader()
-    events = told(s)
-    assert raft_remove(s.r, RaftChange(), 1, lambda req, status: events.append(f"removed {status}")) == 0
-    s.io.finish_appends()
-    last = raft_last_index(s.r)
-    raft_apply(s.r, RaftApply(), [fsms.set_x(1)], 1, lambda req, status, result: events.append(f"command {status}"))
-    for id in (2, 3):
-        s.recv(msg.append_entries_result(id, s.r.current_term, last))
-    assert events == [f"command {pyraft.RAFT_LEADERSHIPLOST}", "leader → follower", "removed 0"]
