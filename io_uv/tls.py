@@ -19,14 +19,14 @@ its owner can pose as another server, but only at its own host.
 import os
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv, tcp, tcp_common
 from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of, shown
 from io_uv.failure import Failure
 from io_uv.gate import Gate
-from io_uv.transport import RaftUvTransport
+from io_uv.transport import Data, RaftUvTransport
 from pyraft.errors import RAFT_INVALID, RAFT_UNAUTHORIZED, errmsg_cut
 from pyraft.tracing import trace
 
@@ -373,11 +373,12 @@ class TlsStream:
 
     # Writing.
 
-    def write(self, data: bytes | memoryview | list[bytes | memoryview], callback: "_WrittenCb | None" = None) -> None:
-        """Encrypt and send data, bytes-like or a list of such; `callback(stream, error)` when the system has all."""
+    def write(self, data: Data | Sequence[Data], callback: "_WrittenCb | None" = None) -> None:
+        """Encrypt and send data, bytes-like or a sequence of such; `callback(stream, error)` when all has left."""
         if self.closed:
             raise pyuv.error.HandleClosedError(pyuv.errno.UV_EBADF, "Handle is closing/closed")
-        self._writes.append((_pieces(data if isinstance(data, list) else [data]), callback))
+        buffers: Any = (data,) if isinstance(data, bytes | bytearray | memoryview) else data
+        self._writes.append((_pieces(buffers), callback))
         if self._established:
             self._encrypt()
 
@@ -439,9 +440,9 @@ class TlsStream:
             self._close_cb(self)
 
 
-def _pieces(buffers: list[bytes | memoryview]) -> Iterator[memoryview]:
+def _pieces(buffers: Sequence[Data]) -> Iterator[memoryview]:
     """Yield the buffers in pieces worth a call each: small ones joined, large ones cut and not copied."""
-    small: list[bytes | memoryview] = []
+    small: list[Data] = []
     size = 0
     for buf in buffers:
         if len(buf) < _PIECE:

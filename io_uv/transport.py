@@ -14,7 +14,7 @@ Ours, for the stock transports: `RaftUvGuest` is a connection of another protoco
 begins (`tcp_common` has libraft's).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from pyraft.types import UNSET, raft_id
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # type checkers bring it along
 
 TRANSPORT_VERSION: Final = 1
+
+Data: TypeAlias = bytes | bytearray | memoryview
+"""Bytes that a stream is given to write."""
 
 
 class RaftUvStream(Protocol):
@@ -33,15 +36,15 @@ class RaftUvStream(Protocol):
         """True from the call of close on."""
         ...
 
-    def write(self, data: Any, callback: Callable[[Any, int | None], object], /) -> object:
+    def write(self, data: Data | Sequence[Data], callback: "Callable[[Self, int | None], object]", /) -> object:
         """Write bytes-like objects, one or a list; `callback(stream, error)` when the system has all, None for well."""
         ...
 
-    def start_read(self, callback: Callable[[Any, bytes | None, int | None], object], /) -> object:
+    def start_read(self, callback: "Callable[[Self, bytes | None, int | None], object]", /) -> object:
         """Call `callback(stream, data, error)` with what comes; data None and an error, a UV_* code, at the end."""
         ...
 
-    def close(self, callback: Callable[[Any], object], /) -> object:
+    def close(self, callback: "Callable[[Self], object]", /) -> object:
         """Close; what is being written is called back first, then `callback(stream)`, never inside this."""
         ...
 
@@ -53,7 +56,7 @@ class RaftUvDuplex(RaftUvStream, Protocol):
         """Read no more, until start_read is called again."""
         ...
 
-    def close(self, callback: Callable[[Any], object] | None = None, /) -> object:
+    def close(self, callback: "Callable[[Self], object] | None" = None, /) -> object:
         """Close, as RaftUvStream.close."""
         ...
 

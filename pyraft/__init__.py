@@ -112,10 +112,6 @@ from pyraft.types import (
     RAFT_STANDBY,
     RAFT_TIMEOUT_NOW_VERSION,
     RAFT_UNAVAILABLE,
-    RAFT_VERSION_MAJOR,
-    RAFT_VERSION_MINOR,
-    RAFT_VERSION_NUMBER,
-    RAFT_VERSION_RELEASE,
     RAFT_VOTER,
     Buffer,
     EntryBatch,
@@ -165,6 +161,12 @@ from pyraft.types import (
     raft_term,
     raft_time,
     raft_transfer_cb,
+)
+from pyraft.version import (
+    RAFT_VERSION_MAJOR,
+    RAFT_VERSION_MINOR,
+    RAFT_VERSION_NUMBER,
+    RAFT_VERSION_RELEASE,
     raft_version_number,
 )
 

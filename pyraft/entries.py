@@ -9,8 +9,8 @@ RAFT_INVALID.
 """
 
 from abc import ABCMeta
-from collections.abc import Iterator, Sequence
-from typing import Any, Final, Protocol, TypeAlias, cast, overload
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 
 RAFT_COMMAND: Final = 1
 RAFT_BARRIER: Final = 2
@@ -35,6 +35,17 @@ class RaftBuffer:
 
 Buffer: TypeAlias = BytesLike | RaftBuffer
 """The types that are accepted wherever C takes a raft_buffer."""
+
+
+_Fsm = TypeVar("_Fsm")
+_Answer = TypeVar("_Answer")
+
+Given: TypeAlias = (
+    Callable[[_Fsm, list[bytes]], _Answer]
+    | Callable[[_Fsm, list[memoryview]], _Answer]
+    | Callable[[_Fsm, list[bytes | memoryview]], _Answer]
+)
+"""A function of a state machine that gets what `snapshot` gave: bytes as they are, all else as views of it."""
 
 
 def as_bytes(buf: Buffer) -> bytes:

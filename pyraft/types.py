@@ -23,6 +23,7 @@ from pyraft.entries import Buffer as Buffer
 from pyraft.entries import BytesLike as BytesLike
 from pyraft.entries import Entries as Entries
 from pyraft.entries import EntryBatch as EntryBatch
+from pyraft.entries import Given as Given
 from pyraft.entries import RaftBuffer as RaftBuffer
 from pyraft.entries import RaftEntry as RaftEntry
 from pyraft.entries import as_bytes as as_bytes
@@ -64,11 +65,6 @@ RAFT_APPEND_ENTRIES_VERSION: Final = 0
 RAFT_APPEND_ENTRIES_RESULT_VERSION: Final = 1
 RAFT_INSTALL_SNAPSHOT_VERSION: Final = 0
 RAFT_TIMEOUT_NOW_VERSION: Final = 0
-
-RAFT_VERSION_MAJOR: Final = 0
-RAFT_VERSION_MINOR: Final = 18
-RAFT_VERSION_RELEASE: Final = 1
-RAFT_VERSION_NUMBER: Final = RAFT_VERSION_MAJOR * 100 * 100 + RAFT_VERSION_MINOR * 100 + RAFT_VERSION_RELEASE
 
 STATE_NAMES: Final = {
     RAFT_UNAVAILABLE: "unavailable",
@@ -374,6 +370,7 @@ class RaftApply(RaftRequest):
     """Request of raft_apply: `cb(req, status, result)`."""
 
     __slots__ = ()
+    cb: "Callable[[Self, int, Any], None] | None"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -381,6 +378,7 @@ class RaftBarrier(RaftRequest):
     """Request of raft_barrier: `cb(req, status)`."""
 
     __slots__ = ()
+    cb: "Callable[[Self, int], None] | None"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -388,6 +386,7 @@ class RaftReadIndex(RaftRequest):
     """Request of raft_read_index (ours): `cb(req, status, index)`."""
 
     __slots__ = ()
+    cb: "Callable[[Self, int, int], None] | None"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -395,6 +394,7 @@ class RaftChange(RaftRequest):
     """Request of raft_add, raft_assign and raft_remove: `cb(req, status)`."""
 
     __slots__ = ()
+    cb: "Callable[[Self, int], None] | None"
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -405,6 +405,7 @@ class RaftTransfer(RaftRequest):
     """
 
     __slots__ = ("id", "send", "start")
+    cb: "Callable[[Self], None] | None"
 
     def __init__(self) -> None:
         super().__init__()
@@ -591,10 +592,5 @@ class RaftFsm:
         self.apply_batch: Callable[[Self, list[bytes]], tuple[int, Sequence[Any]]] | None = None
         self.snapshot: Callable[[Self], tuple[int, Sequence[Buffer]]] = UNSET
         self.restore: Callable[[Self, bytes | memoryview], int] = UNSET
-        self.snapshot_finalize: Callable[[Self, list[Any]], int] | None = None
-        self.snapshot_async: Callable[[Self, list[Any]], tuple[int, Sequence[Buffer]]] | None = None
-
-
-def raft_version_number() -> int:
-    """Return the version of the C library whose behaviour this is, as in raft.h: 1801 for 0.18.1."""
-    return RAFT_VERSION_NUMBER
+        self.snapshot_finalize: Given[Self, int] | None = None
+        self.snapshot_async: Given[Self, tuple[int, Sequence[Buffer]]] | None = None

@@ -54,7 +54,7 @@ class Stream:
     def stop_read(self) -> None:
         self.read = None
 
-    def write(self, data: bytes, callback: Callable[[Any, int | None], Any]) -> None:
+    def write(self, data: Any, callback: Callable[[Any, int | None], Any]) -> None:
         self.written += len(data)
         asyncio.get_running_loop().call_soon(callback, self, None)
 

@@ -418,6 +418,9 @@ def test_guests_over_tls_show_their_certificates(authority: Authority, pair: Pai
     assert guest.certificate["subjectAltName"] == (("DNS", "raft-server-1"),)
     assert raft_uv_upgrade(guest, 3, "127.0.0.1:3") == RAFT_UNAUTHORIZED
     assert two.transport.errmsg == "certificate of raft-server-1 does not name server 3 at 127.0.0.1:3"
+    guest.stream.write((b"an", bytearray(b"sw"), memoryview(b"er")), lambda stream, error: None)
+    pair.run_until(lambda: b"".join(heard) == b"answer")
+    heard.clear()
     guest.stream.write(b"yours", lambda stream, error: None)
     pair.run_until(lambda: heard)
     assert heard == [b"yours"]

@@ -125,6 +125,26 @@ raft_register_state_cb(Member(), lambda r, old, new: print(r.name, old, new))
 raft_close(Member(), lambda r: print(r.name))
 raft_close(raft, None)
 
+# Callbacks that are set by hand.
+
+
+class Kept(RaftApply):
+    """A request with a field."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = 0
+        self.cb = lambda req, status, result: print(req.kept + status, result)
+
+
+def for_kept(req: Kept, status: int, result: str) -> None:
+    """Be the callback of such a request."""
+
+
+Kept().cb = for_kept
+RaftApply().cb = None
+RaftApply().cb = lambda req, status, result=None: print(req.index, result)
+
 # State machines.
 
 
@@ -139,6 +159,7 @@ class Store(RaftFsm):
         self.restore = Store.do_restore
         self.snapshot_async = Store.do_async
         self.snapshot_finalize = lambda fsm, bufs: len(fsm.content) + len(bufs)
+        self.snapshot_finalize = Store.do_finalize
 
     def do_apply(self, buf: bytes) -> tuple[int, int]:
         """Keep a command."""
@@ -152,6 +173,10 @@ class Store(RaftFsm):
     def do_async(self, bufs: list[bytes]) -> tuple[int, list[bytearray | RaftBuffer]]:
         """Write it down."""
         return 0, [bytearray(b"".join(bufs)), RaftBuffer(b"end")]
+
+    def do_finalize(self, bufs: list[bytes | memoryview]) -> int:
+        """Let go of it."""
+        return len(bufs)
 
     def do_restore(self, buf: bytes | memoryview) -> int:
         """Take it back."""

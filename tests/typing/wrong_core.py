@@ -174,6 +174,13 @@ raft_transfer(raft, RaftTransfer(), None, None)  # wrong
 raft_transfer(raft, RaftTransfer(), 2, lambda req, status: None)  # wrong
 RaftApply().pending = "no"  # wrong
 RaftApply().cb = "callback"  # wrong
+RaftApply().cb = for_change  # wrong
+RaftApply().cb = lambda req, status: None  # wrong
+RaftBarrier().cb = for_apply  # wrong
+RaftChange().cb = lambda req: None  # wrong
+RaftReadIndex().cb = lambda req, status: None  # wrong
+RaftTransfer().cb = for_change  # wrong
+RaftTransfer().cb = lambda: None  # wrong
 RaftTransfer().id = "2"  # wrong
 RaftTransfer().stauts = 0  # wrong
 
@@ -227,6 +234,16 @@ raft.leader_state.progress  # wrong
 # State machines.
 
 
+def takes_strings(fsm: RaftFsm, bufs: list[str]) -> int:
+    """Take what no snapshot gives."""
+    return 0
+
+
+def joins_strings(fsm: RaftFsm, bufs: list[str]) -> tuple[int, list[bytes]]:
+    """Take what no snapshot gives, and give a snapshot."""
+    return 0, ["".join(bufs).encode()]
+
+
 def no_code(fsm: RaftFsm, buf: bytes) -> str:
     """Return a result without a code."""
     return "result"
@@ -272,8 +289,10 @@ plain.restore = lambda buf: 0  # wrong
 plain.restore = lambda fsm, buf: len(buf.decode())  # wrong
 plain.snapshot_finalize = nothing  # wrong
 plain.snapshot_finalize = lambda fsm: 0  # wrong
+plain.snapshot_finalize = takes_strings  # wrong
 plain.snapshot_async = no_code  # wrong
 plain.snapshot_async = lambda fsm, bufs: 0  # wrong
+plain.snapshot_async = joins_strings  # wrong
 Store().apply = lambda fsm, buf: (0, fsm.contents)  # wrong
 plain.apply(plain, "text")  # wrong
 plain.versoin = 3  # wrong

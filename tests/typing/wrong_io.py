@@ -44,6 +44,9 @@ io_uv.raft_uv_serve(transport, lambda word: word.upper(), for_guest)  # wrong
 io_uv.raft_uv_serve(transport, 7, lambda guest: None)  # wrong
 io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.write(b"x"))  # wrong
 io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.write(b"x"))  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.write("x", lambda stream, error: None))  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.write(b"x", lambda stream, e: stream.clos()))  # wrong
+io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.close(lambda stream: stream.clos()))  # wrong
 io_uv.raft_uv_serve(transport, 7, lambda t, guest: guest.stream.start_read(lambda stream, data: None))  # wrong
 io_uv.raft_uv_serve(transport, 7)  # wrong
 io_uv.raft_uv_upgrade(transport, 1, "127.0.0.1:1")  # wrong
