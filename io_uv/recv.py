@@ -337,7 +337,7 @@ class Reader:
 
 
 class Server:
-    """`struct uvServer`: an inbound connection of a peer."""
+    """`struct uvServer`: an inbound connection of a peer. Named for that struct, as client.Client is for uvClient."""
 
     __slots__ = ("_reader", "_stop_read", "address", "heard_at", "id", "noted", "stream", "uv")
 

@@ -85,6 +85,7 @@ class RaftError(Exception):
 class Server:
     """One server. `raft` is the struct behind it, for everything that does not wait: setters, raft_last_index, …
 
+    It is the only public `Server`: io_uv.recv's is a connection, and io_uv.dqlite's an answer, each with its C name.
     Settings like raft_set_snapshot_threshold(server.raft, n) go between construction and start. Methods raise RaftError
     with the codes of the C functions that they name. Beside these all requests raise RAFT_NOTLEADER from a server that
     does not lead, RAFT_CANCELED from one that is not started or closed, RAFT_SHUTDOWN from one that has stopped by

@@ -59,7 +59,7 @@ class Failed(Response):
 
 @dataclass(frozen=True)
 class Server(Response):
-    """A member, or 0 and "" for nobody."""
+    """A member, or 0 and "" for nobody. Named for DQLITE_RESPONSE_SERVER, as all responses are for dqlite's."""
 
     id: int
     address: str

@@ -1,7 +1,10 @@
 """Names are taken from where they live: a module that hands on what it has imported sends readers to the wrong room."""
 
 import ast
+import importlib
+import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 
 from tests.test_tidy import PACKAGES, module_of, python_files, relative, tree_of
 
@@ -67,3 +70,12 @@ def test_borrowed_names_are_found() -> None:
     owns = {"p.a": {"f"}, "p.b": {"g"}, "io_uv": set()}
     tree = ast.parse("from p import a\nfrom p.b import f, g\nfrom io_uv import raft_x\na.f\na.g\n")
     assert list(borrowed(tree, owns)) == ["f from p.b", "g in p.a"]
+
+
+def test_no_module_is_hidden_by_a_name_of_its_package() -> None:
+    """Had a package a function of a module's name, an import of the module would bring the function."""
+    for package in FRONTS:
+        front = importlib.import_module(package)
+        for found in pkgutil.iter_modules(front.__path__):
+            value = getattr(front, found.name, None)
+            assert value is None or isinstance(value, ModuleType), f"{package}.{found.name}"
