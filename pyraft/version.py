@@ -1,5 +1,7 @@
 """The version of raft.h whose behaviour this is; pyraft's own is `pyraft.__version__`.
 
+Duty: the constants of raft.h that name it, and the function that a program asks at run time.
+
 Failure modes: none.
 """
 

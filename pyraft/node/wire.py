@@ -1,5 +1,7 @@
 """The protocol between nodes, and of clients, on the port that raft listens on: frames and what is in them.
 
+FORMATS.md beside this file has it as tables, with the files and entries of a node.
+
 Duty: a connection begins with WORD, which raft peers never send. Then frames go both ways: a length (u32,
 little-endian) and a msgpack list whose first member says what it is. `Frames` cuts what comes into such lists;
 `check_hello` and its kin look at what others sent before anything is done with it.
