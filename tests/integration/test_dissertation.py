@@ -24,6 +24,7 @@ from pyraft import (
     RaftMessage,
     RaftTransfer,
     raft_apply,
+    raft_last_index,
     raft_leader,
     raft_start,
     raft_transfer,
@@ -31,7 +32,7 @@ from pyraft import (
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
 from tests.lib.cluster import Cluster
-from tests.lib.solo import Solo, command, configuration
+from tests.lib.solo import Solo, Statuses, command, configuration, leader
 
 NewCluster = Callable[..., Cluster]
 
@@ -133,6 +134,9 @@ def test_3_3_higher_term_makes_a_follower(state: int, kind: str) -> None:
     [
         pytest.param(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1])), id="AppendEntries"),
         pytest.param(msg.request_vote(2, 1, 9, 9), id="RequestVote"),
+        pytest.param(
+            msg.install_snapshot(2, 1, 9, 1, configuration(1, 1), 1, fsms.content(0, 0)), id="InstallSnapshot"
+        ),
     ],
 )
 def test_3_3_stale_term_is_refused(message: RaftMessage) -> None:
@@ -143,12 +147,13 @@ def test_3_3_stale_term_is_refused(message: RaftMessage) -> None:
     result = reply.append_entries_result or reply.request_vote_result
     assert result.term == 5
     if reply.append_entries_result is not None:
-        assert reply.append_entries_result.rejected == 1
+        assert reply.append_entries_result.rejected == (1 if message.install_snapshot is None else 9)
     else:
         assert not reply.request_vote_result.vote_granted
     assert s.r.current_term == 5
     assert s.r.follower_state.current_leader.id == 0
     assert s.io.appends == []
+    assert s.io.puts == []
 
 
 # 3.4: election
@@ -237,7 +242,14 @@ def test_3_4_randomised_timeouts() -> None:
 
 
 def test_3_4_leader_keeps_its_followers_with_heartbeats() -> None:
-    """A heartbeat of the current leader restarts a follower's clock; one of an old term does not."""
+    """It sends one each interval; that restarts a follower's clock, where it is not of an old term."""
+    s = leader()
+    s.recv(msg.append_entries_result(3, 2, 2))
+    for _ in range(3):
+        s.tick(100)
+        beats = [(m.server_id, m.append_entries.n_entries) for m in s.sent() if m.append_entries is not None]
+        assert sorted(beats) == [(2, 0), (3, 0)]
+        s.recv(msg.append_entries_result(2, 2, 2))
     s = Solo()
     for _ in range(30):
         s.tick(100)
@@ -292,6 +304,20 @@ def test_3_4_vote_is_durable_before_it_is_given() -> None:
     assert bad.state == RAFT_UNAVAILABLE
 
 
+def test_3_8_candidate_stands_with_what_is_stored() -> None:
+    """Entries on their way to the own disk do not count for it: a restart could take them away after it was elected."""
+    s = leader()
+    command(s)
+    assert (raft_last_index(s.r), s.r.last_stored) == (3, 2)
+    s.recv(msg.append_entries_result(3, 5, 0))
+    assert s.state == RAFT_FOLLOWER
+    s.sent()
+    s.tick(2000)
+    assert s.state == RAFT_CANDIDATE
+    requests = [m.request_vote for m in s.sent() if m.type == RAFT_IO_REQUEST_VOTE]
+    assert [(a.last_log_index, a.last_log_term) for a in requests] == [(2, 2)] * 2
+
+
 # 3.5: replication
 
 
@@ -301,13 +327,14 @@ def test_3_5_command_is_stored_and_sent_before_it_is_applied() -> None:
     s.lead()
     s.tick()
     s.sent()
-    command(s, 7)
+    answered = Statuses()
+    command(s, 7, answered)
     assert s.io.names()[-2:] == ["append", "send"]
     assert s.fsm.x == 0
     s.io.finish_appends()
-    assert s.fsm.x == 0
+    assert (s.fsm.x, answered.seen) == (0, [])
     s.recv(msg.append_entries_result(2, 2, s.r.last_stored))
-    assert s.fsm.x == 7
+    assert (s.fsm.x, answered.seen) == (7, [0])
 
 
 def test_3_5_entries_follow_what_precedes_them() -> None:
@@ -370,6 +397,9 @@ def test_3_5_commit_index_travels_with_the_entries() -> None:
     s.recv(msg.append_entries(2, 1, 4, 1, 99))
     assert s.r.commit_index == 4
     assert s.fsm.applied == [fsms.add_x(n) for n in (1, 2, 3)]
+    longer = Solo(terms=[1, 1, 1])
+    longer.recv(msg.append_entries(2, 1, 2, 1, 99))
+    assert longer.r.commit_index == 2, "of the entries behind the message it says nothing"
 
 
 def test_3_5_entries_are_durable_before_they_are_acknowledged() -> None:
