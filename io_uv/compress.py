@@ -146,7 +146,7 @@ def _content_size(head: bytes, length: int) -> int:
 
 
 def decompress(chunks: Iterable[bytes], length: int) -> bytes | memoryview:
-    """Return the content of the frame that the chunks make up, `length` bytes in all; what follows it is ignored.
+    """Return the content of the frame that the chunks make up, `length` bytes in all; bytes behind it are ignored.
 
     The first chunk must hold the frame's header (19 bytes, or all there is).
     """

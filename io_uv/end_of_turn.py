@@ -8,7 +8,7 @@ release(): requests in between are carried out right after, without another roun
 Happy path: add(function), any number of times; it runs once. add_last(function) for what may wait for all that.
 then(function) for what may follow in the same event or turn, but only once in it, lest others never have their turn.
 later(function) is for the rest of long work: it runs when timers and events that wait by then have been handled.
-Failure modes: an exception goes to the loop's excepthook; what has not run yet does in the next turn.
+Failure modes: an exception goes to the loop's excepthook; all that has not run yet does in the next turn.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ another process holds as well. How children learn of it, and what becomes of the
 Happy path of a child: it never asks. Happy path of a daemon that forks after raft_start: its next call says
 RAFT_SHUTDOWN, and its loop's `run` raises RuntimeError; it has to fork first, and start then.
 
-Failure modes: none. The fork may come in the middle of a callback of this instance; what is below it on the stack
+Failure modes: none. The fork may come in the middle of a callback of this instance; code below it on the stack
 finds an instance that is closed, with nothing left to do.
 """
 

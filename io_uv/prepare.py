@@ -68,7 +68,7 @@ def get(uv: state.Uv, cb: PrepareCb) -> IdleSegment | None:
 
 
 def close(uv: state.Uv) -> None:
-    """Cancel all requests and remove the reserve; what a thread is busy with is removed when the thread is done."""
+    """Cancel all requests and remove the reserve; all that a thread is busy with is removed when the thread is done."""
     assert uv.closing
     _fail_all(uv, Failure(errors.RAFT_CANCELED, errors.raft_strerror(errors.RAFT_CANCELED)))
     while uv.prepare_pool:
@@ -169,7 +169,7 @@ def _serve(uv: state.Uv) -> None:
 
 
 def _fail_all(uv: state.Uv, failure: Failure) -> None:
-    """Call back all who wait now; what a callback asks for anew is another attempt's business."""
+    """Call back all who wait now; requests that a callback makes are for another attempt."""
     waiting = list(uv.prepare_reqs)
     uv.prepare_reqs.clear()
     for cb in waiting:

@@ -46,7 +46,7 @@ class Capabilities:
 
     `direct_io` is the block size of direct I/O in bytes, 0 without; `copy_on_write` says that a file system writes
     to a fresh place whatever was there, `in_memory` that a write costs no disk access. `context` is for writing where
-    `async_io` says so and it was asked for; whoever gets it closes it.
+    `async_io` says so and it was asked for; the one that gets it closes it.
     """
 
     __slots__ = ("async_io", "context", "copy_on_write", "direct_io", "fallocate", "in_memory")

@@ -420,7 +420,7 @@ class TlsStream:
     # The end.
 
     def close(self, callback: Callable[["TlsStream"], object] | None = None) -> None:
-        """Close the connection; what is not written is called back with UV_ECANCELED, then `callback(stream)`."""
+        """Close the connection; all that is not written is called back with UV_ECANCELED, then `callback(stream)`."""
         if self.closed:
             raise pyuv.error.HandleClosedError(pyuv.errno.UV_EBADF, "Handle is closing/closed")
         self._streams.pop(self, None)

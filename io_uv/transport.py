@@ -45,7 +45,7 @@ class RaftUvStream(Protocol):
         ...
 
     def close(self, callback: "Callable[[Self], object]", /) -> object:
-        """Close; what is being written is called back first, then `callback(stream)`, never inside this."""
+        """Close; all that is being written is called back first, then `callback(stream)`, never inside this."""
         ...
 
 
@@ -81,7 +81,7 @@ class RaftUvGuest:
         self.transport = transport
         self.stream = stream
         self.received = received
-        """All that has come, from the first word on; what follows is the stream's to deliver."""
+        """All that has come, from the first word on; all that follows is the stream's to deliver."""
         self.host = host
         """The address that the peer connects from, without the port; empty if it is gone already."""
         self.certificate = certificate

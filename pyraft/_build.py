@@ -43,7 +43,7 @@ LINK = re.compile(r"(\()?\[([^\]]+)\]\((?!\w+:|#)([^)#]+)(?:#[^)]*)?\)(?(1)\))")
 
 WHERE = """
 Files that are named here are those of the source distribution (`pip download --no-deps --no-binary :all: pyraft-uv`);
-what is below pyraft/ and io_uv/ is installed too, beside the modules.
+the files below pyraft/ and io_uv/ are installed too, beside the modules.
 """
 
 INTERPRETED = {"__init__", "__main__", "_build", "_install", "aio", "tracing"}

@@ -27,7 +27,7 @@ from pyraft.types import (
 )
 
 STAND_PATIENCE: Final = 3
-"""How many votes in a row a server that is to be no voter any more withholds before it stands itself."""
+"""How many votes in a row a server that is about to lose its vote withholds before it stands itself."""
 
 
 def reset_timer(r: Raft) -> None:

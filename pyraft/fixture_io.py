@@ -125,7 +125,7 @@ class Peer:
 class FixtureIo:
     """The server behind one RaftIo table (`io.impl`): durable state, links, latencies, faults, counters.
 
-    `stored` maps indexes to (term, type, payload); what counts is the unbroken run from `start_index` on. `next_index`
+    `stored` maps indexes to (term, type, payload); the unbroken run from `start_index` on counts. `next_index`
     is the index of the next entry to be appended, counting those on their way, `append_due` the time before which no
     further append and no snapshot completes, though the latency be lowered. `filling` is whether a leader has begun to
     give this server a log and not come to the end of its own yet. `peers` maps server ids to links.

@@ -7,7 +7,7 @@ again (elections that nobody wins) ever more rarely.
 
 Happy path: the code that brings a change about calls one function here, after it.
 
-Failure modes: none; what logging raises is logging's own matter.
+Failure modes: none; an exception of logging is logging's own matter.
 """
 
 import logging

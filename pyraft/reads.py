@@ -208,9 +208,9 @@ def _is_confirmed(r: Raft, leader: LeaderState) -> bool:
     leader appended an entry x when the round began, all who answer could have stored x in T instead. So x would have
     been committed in T, by the voters and the rule of `stored.advance_commit`, and each leader of a later term would
     have it (Leader Completeness, 3.6.3). One that was elected before x was there has not: so none had been when the
-    round began. All that was acknowledged to anybody by then was therefore committed in terms up to T; what came before
-    T lies in front of the first entry of T, which is committed, and for what came in T the leader's own commit index is
-    the measure. Nothing else is assumed: neither clocks nor that messages arrive, in order, or only once.
+    round began. All that was acknowledged to anybody by then was therefore committed in terms up to T; all that came
+    before T lies in front of the first entry of T, which is committed, and for what came in T the leader's own commit
+    index is the measure. Nothing else is assumed: neither clocks nor that messages arrive, in order, or only once.
     """
     return _is_enough(r, leader, _has_answered)
 
@@ -235,7 +235,7 @@ def _confirm(r: Raft, leader: LeaderState, index: int) -> None:
 
 
 def _send_questions(r: Raft, leader: LeaderState) -> None:
-    """Ask each voter that takes questions and has not answered; whatever is lost, the next tick asks again."""
+    """Ask each voter that takes questions and has not answered; the next tick asks again, whatever is lost."""
     number = leader.reads.number
     for i, server in enumerate(list(r.configuration.servers)):
         if server.id == r.id or server.role != RAFT_VOTER or not _takes_questions(r, leader, i):

@@ -390,7 +390,8 @@ def _installed_behind(r: Raft, snapshot: RaftSnapshot) -> None:
 
     C: replication.c:replicationInstallSnapshot and installSnapshotCb take the commit index back to the snapshot, and
     the state machine with it, which only ever go forward (figure 3.1). Our disk had failed to store entries that the
-    others committed and we applied; what the snapshot lacks of them is committed, so the leader sends the same again.
+    others committed and we applied; all that the snapshot lacks of them is committed, so the leader sends the same
+    again.
     """
     r.last_stored = snapshot.index
     if snapshot.configuration_index == r.configuration_committed_index:

@@ -5,7 +5,7 @@ acknowledged are missing or cannot be read; DAMAGE, that something is broken fro
 loss, or by which it is stopped; NOTE, that somebody should know.
 
 Happy path: an empty list. The acts of a start about all of it together are for `rehearsal` to say, not for this module.
-Failure modes: none; what cannot be read is a finding.
+Failure modes: none; a file that cannot be read is a finding.
 """
 
 import os

@@ -117,7 +117,7 @@ class LiveFile(Alone):
 
     @classmethod
     def make(cls, path: str, content: Iterable[BytesLike]) -> None:
-        """Write a new database's file, whole at once under its name; what was there before is removed."""
+        """Write a new database's file, whole at once under its name; all that was there before is removed."""
         fresh = path + pages.FRESH
         fd = fs.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
         try:

@@ -117,7 +117,7 @@ class PageFile(Alone):
         self.n_pages = n_pages
 
     def freeze(self) -> memoryview:
-        """Return the database as it is; what is written from now on does not change that, until thaw()."""
+        """Return the database as it is; all that is written from now on does not change that, until thaw()."""
         assert not self.frozen
         view = spool.mapped(self.fd, self.n_pages * self.page_size)
         path = self.path + LATER

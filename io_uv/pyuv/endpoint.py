@@ -186,7 +186,7 @@ class Endpoint(Handle):
             self._poll(True)
 
     def _start_connect(self, sock: socket.socket, address: Any, callback: StatusCallback) -> None:
-        """Begin to connect; whatever comes of it reaches the callback."""
+        """Begin to connect; all that comes of it reaches the callback."""
         if self._connect_cb is not None:
             raise self._fail(errno.UV_EALREADY)
         code = self._delayed_error

@@ -1,8 +1,8 @@
 """The exceptions that pyuv's methods raise.
 
 Duty: one class per kind of handle under `UVError`, each with the arguments (code, text): a negative `UV_*` code of
-`io_uv.pyuv.errno` and its description. They report what a call could not start; what fails later reaches the callback
-as a code. `HandleClosedError` is the answer of every method of a handle that is closing or closed.
+`io_uv.pyuv.errno` and its description. They report what a call could not start; all that fails later reaches the
+callback as a code. `HandleClosedError` is the answer of every method of a handle that is closing or closed.
 """
 
 from io_uv.pyuv import errno

@@ -11,7 +11,7 @@ answered; nothing else can, and running it raises.
 `watch(thing)` has `thing._forking()` called right before a fork, and `thing._forked()` in the child, in the order of
 watching; things are held weakly.
 
-Failure modes: none; whatever these raise is dropped, as a child that is about to execute another program must not be
+Failure modes: none; all that these raise is dropped, as a child that is about to execute another program must not be
 disturbed. A fork that is made by C code without a word to Python (PyOS_AfterFork_Child) is not noticed.
 """
 

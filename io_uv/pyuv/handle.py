@@ -4,8 +4,8 @@ Duty: `Handle`. A handle is *active* between its start and its stop; an active h
 going. The loop holds a handle strongly while it is active, has a request in flight or is closing, and weakly otherwise:
 one that nobody refers to any more closes itself.
 
-Close: `close(callback)` stops the handle at once and gives its descriptors back; what was in flight is called back with
-UV_ECANCELED, then `callback(handle)` is called, exactly once, from a later part of the loop's turn, never inside
+Close: `close(callback)` stops the handle at once and gives its descriptors back; all that was in flight is called back
+with UV_ECANCELED, then `callback(handle)` is called, exactly once, from a later part of the loop's turn, never inside
 close(). From close() on every method raises HandleClosedError; after the callback `loop` is None.
 
 A subclass says in `_release` what it stops; it reports activity with `_activate` and `_deactivate`. It sets its own

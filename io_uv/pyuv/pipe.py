@@ -8,7 +8,7 @@ callback sees `pending_handle_type()` and takes it with `accept`. Handles and da
 than the data they were sent with.
 
 Failure modes: PipeError with the system's code; connect reports everything to its callback, as libuv does. At most 64
-handles wait to be accepted; what a peer sends beyond is closed.
+handles wait to be accepted; all that a peer sends beyond is closed.
 """
 
 import array

@@ -2,7 +2,7 @@
 
 Duty: `start_read`, `start_read_into`, `write`, `write_now`, `try_write`, `shutdown`.
 
-Writes: the data are sent at once when nothing is queued; what the system does not take is queued as views on the
+Writes: the data are sent at once when nothing is queued; all that the system does not take is queued as views on the
 caller's buffers (not to be changed before the callback) and sent when the socket is writable again, as many buffers per
 call as the system takes. Several buffers are joined below 64 KiB and gathered with sendmsg above; nothing large is ever
 copied. The callback comes from a later part of the loop's turn, never inside write().
@@ -10,8 +10,8 @@ copied. The callback comes from a later part of the loop's turn, never inside wr
 Reads: `start_read` hands out bytes of up to 64 KiB. `start_read_into`, an addition for large payloads, reads into a
 buffer that the caller supplies. Both read on while the system fills what they offer, 32 times at most.
 
-Failure modes: a call that cannot be begun raises the handle's exception (TCPError, PipeError); what fails later is a
-code in the callback, a failed write included. At the end of the stream or at an error reading stops, and the
+Failure modes: a call that cannot be begun raises the handle's exception (TCPError, PipeError); all that fails later is
+a code in the callback, a failed write included. At the end of the stream or at an error reading stops, and the
 callback gets UV_EOF or the code.
 """
 

@@ -2,7 +2,7 @@
 
 Duty: `program` is the click group behind the console script and `python -m pyraft`: `init` and `join` (`members`),
 `serve`, what is asked of running clusters (`clusters`) and `dir …` (`dirs`, `readdress`). The output of the commands is
-put together in `text`; what they do is done by `pyraft.node` and `io_uv.datadir`, which programs can call as well.
+put together in `text`; their work is done by `pyraft.node` and `io_uv.datadir`, which programs can call as well.
 
 Happy path: `pyraft dir show data/1`. Every command has an example in its --help, and takes --json;
 those that run until they are told to end print lines of JSON then.

@@ -3,8 +3,8 @@
 Duty: `describe` tries the layers that put commands into the log: a configuration, a command of pyraft.node, one of
 dqlite, and falls back on the bytes themselves.
 
-Happy path: "take('apple', 1) for the program's machine". Failure modes: none; what is of no known form is shown as
-text if it is printable, else in hexadecimal digits, cut to a line.
+Happy path: "take('apple', 1) for the program's machine". Failure modes: none; bytes of no known form are shown as
+text if they are printable, else in hexadecimal digits, cut to a line.
 """
 
 import struct

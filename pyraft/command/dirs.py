@@ -52,7 +52,7 @@ _CARRIED: Final = (identity.NODE_FILE, store.INFO, store.CLUSTER)
 
 @contextmanager
 def held(*directories: str) -> Iterator[None]:
-    """Have directories for this command; what goes wrong meanwhile is told in a line."""
+    """Have directories for this command; an error meanwhile is told in a line."""
     try:
         with ExitStack() as stack:
             for one in directories:

@@ -52,7 +52,7 @@ class Way:
 
 
 def told(doing: Any, *others: type[Exception]) -> Any:
-    """Return what a coroutine returns; what goes wrong, `others` too, ends the command with a line."""
+    """Return what a coroutine returns; an error, `others` too, ends the command with a line."""
     kinds: tuple[type[Exception], ...] = (NodeError, RaftError, OSError, *others)
     try:
         return asyncio.run(doing)

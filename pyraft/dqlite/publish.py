@@ -2,7 +2,7 @@
 
 Duty: `Publisher` has every database of a state machine in a live file (`io_uv.dqlite.live`) of a folder, and tells
 subscribers (`Changes`) of each transaction when the file has it. Transactions of one turn of the loop become visible
-together; what is visible is always the state behind a whole one.
+together; the visible state is always that behind a whole one.
 
 Happy path: `applied_cb` notes which pages a transaction wrote, and the end of the turn moves them into the live file.
 From time to time a thread moves the file's log into its database.

@@ -74,7 +74,7 @@ class Proposer:
             self._loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """Take nothing more; what waits is answered with None."""
+        """Take nothing more; all that waits is answered with None."""
         self._closed = True
         self._give_up()
 

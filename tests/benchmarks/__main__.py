@@ -137,7 +137,7 @@ def chosen(pattern: str) -> list[tuple[rows.Group, list[rows.Row]]]:
 def one(
     group: rows.Group, wanted: list[rows.Row], side: processes.Side, options: rows.Options, results: report.Results
 ) -> str:
-    """Measure rows of a group for a side, once; what went wrong, or nothing."""
+    """Measure rows of a group for a side, once; return a text about an error, or nothing."""
     fitting = [row for row in wanted if rows.applies(side, group, row)]
     if not fitting:
         return ""

@@ -7,8 +7,8 @@ time. Tests that are named on the command line are run in place of the whole sui
 the processes that tests start for up to two seconds now and then, and has tests and threads dawdle. A run's own
 processes have ended when the next begins.
 
-A test that takes longer than `--limit` has its threads written down and ends its pytest; what is left of the run goes
-on in another one.
+A test that takes longer than `--limit` has its threads written down and ends its pytest; all that is left of the run
+goes on in another one.
 
 Exit code 1 and the failures, if there are any: each with the file that ran before its own, and with the command that
 repeats the run.

@@ -3,8 +3,8 @@
 Duty: `dqlite_machine` has a machine in a folder of its own do what its bytes say; `corpus` has good inputs for it.
 
 These must hold: nothing is raised, and each call returns 0 or a code that is meant for it. No file is outside of the
-folder, or under a name that no database has there; no page is outside of its database; what the machine gives as its
-snapshot, it takes itself.
+folder, or under a name that no database has there; no page is outside of its database; the machine takes its own
+snapshots.
 """
 
 import os

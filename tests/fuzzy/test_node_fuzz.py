@@ -2,7 +2,7 @@
 
 Duty: `Fuzz` makes good conversations by seed, spoils most of them (bits, cuts, lengths, other types, deep nesting, huge
 announcements), and feeds them in pieces to a node's `Visitor`, and to a `Link`, in virtual time. After each, the
-connection is as good as before or closed; whatever else is raised or logged as an error is a fault. Now and then the
+connection is as good as before or closed; all that else is raised or logged as an error is a fault. Now and then the
 node has to answer a decent client as ever.
 
     python -m tests.fuzzy.test_node_fuzz 1000000 7        so many inputs, by that seed (make fuzz does it, too)

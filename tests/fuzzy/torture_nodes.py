@@ -57,7 +57,7 @@ class Members:
             self.start(number)
 
     def start(self, number: int) -> None:
-        """Start one; what it says goes to a file of this life."""
+        """Start one; all that it says goes to a file of this life."""
         self.lives[number] += 1
         with self.path(number).open("ab") as said:
             command = [sys.executable, "-m", "tests.lib.node_torture", str(self.dir / str(number))]

@@ -229,7 +229,7 @@ def test_an_answer_that_cannot_be_stops_the_server(answer: Any) -> None:
 
 
 def test_a_callback_that_closes_the_server_fails_the_others() -> None:
-    """Their commands are applied; what becomes of them nobody says any more."""
+    """Their commands are applied; nobody says any more what becomes of them."""
     s = batching(leader())
     told: Told = []
 

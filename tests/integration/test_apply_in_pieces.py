@@ -89,7 +89,9 @@ def backlog(n: int, cb: Any = None) -> tuple[Solo, Later]:
 
 
 def test_backlog_is_applied_in_pieces_and_called_back_in_order() -> None:
-    """As much is applied as fits a slice, then the rest has its turn; what is committed meanwhile comes behind it."""
+    """As much is applied as fits a slice, then the rest has its turn; all that is committed meanwhile comes behind
+    it.
+    """
     called: list[int] = []
     s, later = backlog(7, lambda req, status, result: called.append(req.index))
     assert (raft_last_applied(s.r), s.r.commit_index) == (4, 9)
@@ -353,7 +355,7 @@ def test_many_reads_are_called_back_in_pieces_and_in_order() -> None:
 
 
 def test_reads_that_have_no_turn_before_the_leadership_ends_fail() -> None:
-    """They fail as others do that are under way then; what io.later calls by then does nothing."""
+    """They fail as others do that are under way then; all that io.later calls by then does nothing."""
     s, later, called = slow_reads(8)
     s.recv(msg.append_entries(3, 5, 2, 2, 2))
     assert s.state == RAFT_FOLLOWER

@@ -420,7 +420,7 @@ def test_an_import_that_ends_early(
 
 
 def test_the_commands(tmp_path: Path) -> None:
-    """They tell people, or in JSON; what is wrong is a line and an exit code of 1."""
+    """They tell people, or in JSON; an error is a line and an exit code of 1."""
     made = full(tmp_path / "a")
     file = tmp_path / "1.export"
     result = run("dir", "export", made, file)

@@ -40,7 +40,7 @@ NewCluster = Callable[..., Cluster]
 
 
 class CFollower:
-    """The log of a C server, as terms from index 1 on; what it sends goes to `answers`.
+    """The log of a C server, as terms from index 1 on; all that it sends goes to `answers`.
 
     Writes are stored when `store` is called, in order, and answered then, those of earlier terms not at all. As long as
     `ours` is set it is a server of this project, that announces what its answers mean.

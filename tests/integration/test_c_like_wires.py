@@ -195,7 +195,7 @@ def test_who_was_a_member_before_is_believed_when_all_has_come_that_it_had_to_sa
 
 
 def test_a_question_that_is_lost_is_asked_again_under_load() -> None:
-    """Messages of new entries follow each other, so no heartbeat is due; what came with them counts in the end."""
+    """Messages of new entries follow each other, so no heartbeat is due; all that came with them counts in the end."""
     s, follower = alone((1, 1), 9)
     s.tick(100)
     for answer in hear(s, follower, to(s, 2)):

@@ -62,7 +62,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
 
 
 def test_long_paths_are_whole_and_nothing_else_is_wider_than_the_terminal(tmp_path: Path) -> None:
-    """A path that was cut could not be copied; what is said around it stands on other lines."""
+    """A path that was cut could not be copied; all that is said around it stands on other lines."""
     path = f"/{'a-long-name/' * 12}data"
     sentence = f"start it on {path}, and on nothing else; " + "then look at it again " * 5
     shown = [*text.wrap(sentence, ""), *text.wrap(sentence), *text.items([sentence])]

@@ -457,7 +457,7 @@ def test_snapshot_that_was_read_for_an_earlier_leadership_is_superfluous_and_no_
 
 @pytest.mark.parametrize("n", [0, 2, None])
 def test_snapshot_that_was_read_in_pieces_stops_the_leader(n: int | None) -> None:
-    """Such a snapshot cannot be sent; whoever made the I/O table is told, with -O too."""
+    """Such a snapshot cannot be sent; the maker of the I/O table is told, with -O too."""
     s = leader()
     take_snapshot(s)
     s.recv(msg.append_entries_result(3, 2, 1, rejected=2))

@@ -207,7 +207,9 @@ def test_a_question_ends_a_candidacy_and_puts_off_the_next() -> None:
 
 
 def test_a_callback_inside_a_public_function_may_call_others() -> None:
-    """A close calls the readers back; what their callbacks call is refused, and does not look torn by an interrupt."""
+    """A close calls the readers back; all that their callbacks call is refused, and does not look torn by an
+    interrupt.
+    """
     s = asking_leader()
     torn: list[bool] = []
     s.io.check = lambda io, was_torn: torn.append(was_torn)

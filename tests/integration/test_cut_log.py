@@ -95,7 +95,7 @@ def test_nobody_stands_or_votes_while_its_log_is_being_replaced() -> None:
 
 
 def test_candidate_whose_log_is_being_replaced_steps_back() -> None:
-    """It stood while its former write was under way; what it asked votes for is cut off."""
+    """It stood while its former write was under way; all that it asked votes for is cut off."""
     s = snapshot_under_way()
     s.tick(1000)
     s.tick(1000)

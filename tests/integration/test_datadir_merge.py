@@ -47,7 +47,7 @@ def closed(dir: Path) -> list[str]:
 
 
 def test_small_segments_become_one(dir: Dir) -> None:
-    """Without --apply nothing is changed; what they were made of is set aside, and the log is what it was."""
+    """Without --apply nothing is changed; all that they were made of is set aside, and the log is what it was."""
     before = image_of(dir.path)
     planned = datadir.merge(dir.path)
     assert image_of(dir.path) == before

@@ -221,7 +221,9 @@ def compacted() -> Solo:
 
 
 def test_5_1_snapshot_replaces_what_it_covers() -> None:
-    """A snapshot carries the last entry's index and term and the configuration; what it covers leaves the log."""
+    """A snapshot carries the last entry's index and term and the configuration; the entries that it covers leave the
+    log.
+    """
     s = compacted()
     snapshot = s.io.stored_snapshot
     assert (snapshot.index, snapshot.term, snapshot.configuration_index) == (5, 2, 1)

@@ -1,7 +1,7 @@
 """Forks: the child has dead copies of the parent's servers and loops, and the parent does not notice that it was there.
 
 The programs that fork are processes of their own, `tests.lib.forking` and `tests.lib.forking_aio`. They kill themselves
-at the end; what they acknowledged must be in their directories then.
+at the end; all that they acknowledged must be in their directories then.
 """
 
 import json

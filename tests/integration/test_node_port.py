@@ -285,7 +285,7 @@ def test_who_sends_too_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_members_that_answer_nonsense(tmp_path: Path) -> None:
-    """A link ends when the other side sends anything but messages; what was under way is given back."""
+    """A link ends when the other side sends anything but messages; all that was under way is given back."""
     answers = [
         wire.pack(wire.OUTCOMES, 1, 1, [b""]),
         wire.pack(wire.OUTCOMES, 1, 0, [b"", b""]),

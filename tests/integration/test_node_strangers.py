@@ -109,8 +109,8 @@ def test_a_new_member_where_an_old_one_was(tmp_path: Path, caplog: pytest.LogCap
 
 
 def test_a_refused_peer_is_left_time_to_read_why(tmp_path: Path) -> None:
-    """The reason comes before the end of the connection, also to one that has sent messages meanwhile; who does not
-    read it is dropped when the time for handshakes is over.
+    """The reason comes before the end of the connection, also to one that has sent messages meanwhile; a peer that
+    does not read it is dropped when the time for handshakes is over.
     """
 
     async def scenario() -> None:

@@ -126,7 +126,7 @@ def test_the_question_before_a_change_is_a_dialog_with_a_name(tmp_path: Path, mo
 
 
 def test_changes_of_the_leader_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a status that is read out when it changes, and in a log; what goes wrong is an alert."""
+    """In a status that is read out when it changes, and in a log; an error is an alert."""
     members = Members(*(member(i, 3) for i in (1, 2, 3)))
 
     async def main() -> None:

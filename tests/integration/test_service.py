@@ -90,7 +90,7 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """Three members by the one command; whatever runs in the end is ended."""
+    """Three members by the one command; all that runs in the end is ended."""
     made = Service(tmp_path)
     ports = [":".join(made.ports[n]) for n in (1, 2, 3)]
     all_of_them = subprocess.Popen([sys.executable, str(SERVICE), str(made.dir), *ports])

@@ -73,7 +73,7 @@ class Append:
 
 
 def life(t: UvIo, history: History) -> None:
-    """Append in several sizes, roll over, truncate and take a snapshot; whatever fails, go on."""
+    """Append in several sizes, roll over, truncate and take a snapshot; go on, whatever fails."""
     for _ in range(3):
         history.wait(history.submit())
     history.wait(history.submit(2, 4096), history.submit(1, 8000))

@@ -316,8 +316,8 @@ def test_raft_recover_of_a_server_of_three(tmp_path: Path, loop: Loop) -> None:
 
 
 def test_a_server_that_has_joined_is_not_bootstrapped(tmp_path: Path, loop: Loop) -> None:
-    """A term and no entries are what a server has that others have called; whatever the term, that does not count as a
-    bootstrap."""
+    """A term and no entries are what a server has that others have called; that does not count as a bootstrap,
+    whatever the term."""
     for term in (1, 2):
         dir, members = tmp_path / str(term), free_addresses(1)
         dir.mkdir()

@@ -190,7 +190,7 @@ def test_backups_tell_how_far_they_are(tmp_path: Path) -> None:
 
 
 def test_a_bar_is_drawn_once_something_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is gone afterwards; what is over quickly has none."""
+    """It is gone afterwards; all that is over quickly has none."""
     monkeypatch.setenv("TERM", "xterm")
 
     def drawn() -> str:

@@ -286,7 +286,7 @@ def test_close_cancels(t: UvIo) -> None:
 
 
 def test_close_lets_the_write_in_flight_end(t: UvIo) -> None:
-    """The write in flight at io.close completes with its own status; what waits behind it is cancelled."""
+    """The write in flight at io.close completes with its own status; all that waits behind it is cancelled."""
     t.append(1, 64)
     writing = t.submit(1, 64)
     waiting = t.submit(1, 64)
@@ -567,7 +567,7 @@ def test_a_removed_segment_is_noticed_without_statx(
 def test_what_is_refused_is_told_to_each_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each one that starts on the directory is told once; what was refused to one is asked for by the next."""
+    """Each one that starts on the directory is told once; all that was refused to one is asked for by the next."""
 
     def refuse(fd: int, offset: int, size: int) -> None:
         raise OSError(errno.EPERM, "")

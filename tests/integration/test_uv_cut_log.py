@@ -73,7 +73,9 @@ def test_snapshot_that_ends_beyond_the_log_is_an_install(t: UvIo, tmp_path: Path
 
 
 def test_appends_that_fail_before_a_snapshot_make_it_an_install(t: UvIo, tmp_path: Path) -> None:
-    """It waited for entries 4 and 5, which it holds; what came after it fails with them, and comes again behind it."""
+    """It waited for entries 4 and 5, which it holds; all that came after it fails with them, and comes again behind
+    it.
+    """
     t.append(3)
     Failing(t)
     failed = [t.submit(), t.submit()]

@@ -118,7 +118,7 @@ def test_a_dial_may_be_cancelled_by_its_owner_and_by_closing(f: Transport, peer:
 
 
 class Mapped:
-    """A dialer of Unix sockets in a directory, by name; what it is to do wrong is in its fields."""
+    """A dialer of Unix sockets in a directory, by name; its fields say what it is to do wrong."""
 
     def __init__(self, dir: Path, loop: Loop) -> None:
         self.dir = dir
@@ -313,7 +313,7 @@ def test_connections_may_begin_in_another_way(pair: Pair, authority: Authority, 
 
 
 def test_a_reader_says_what_is_wrong(f: Transport, caplog: pytest.LogCaptureFixture) -> None:
-    """ValueError costs the connection, with the reason in the log; what else it raises reaches the excepthook too."""
+    """ValueError costs the connection, with the reason in the log; other exceptions reach the excepthook too."""
     assert raft_uv_set_handshake(f.t, Short()) == 0
     assert f.listen() == 0
     first, second = connect(f.loop, f.port), connect(f.loop, f.port)
@@ -399,8 +399,8 @@ def test_a_protocol_that_serves_clients_and_servers_under_one_word(pair: Pair, a
 
 
 def test_guests_over_tls_show_their_certificates(authority: Authority, pair: Pair) -> None:
-    """The protocol gets the verified certificate; who is handed on must be the server that it names; nothing is written
-    to guests.
+    """The protocol gets the verified certificate; a server that is handed on must be the one that it names; nothing is
+    written to guests.
     """
     two = pair.add(2, tls_init(authority, "two", "raft-server-2"))
     one = pair.add(1, tls_init(authority, "one", "raft-server-1"))

@@ -115,7 +115,7 @@ ENDS = [1 + i for i in range(PER_PIECE, N + 1, PER_PIECE)]
 
 
 def test_each_piece_is_stored_and_answered(f: Pair) -> None:
-    """The answers rise to the end of the message; what the leader has committed is applied; so is a second one."""
+    """The answers rise to the end of the message; all that the leader has committed is applied; so is a second one."""
     leader = f.lead()
     leader.send_all(wire(m.append_entries(2, TERM, 1, 1, 30, numbered(1))))
     assert f.answers(len(ENDS)) == [(0, end) for end in ENDS]

@@ -418,7 +418,7 @@ def test_closing_within_a_message(f: Receiver) -> None:
 
 
 def test_closing_from_the_callback(f: Receiver) -> None:
-    """The callback may close everything; what is behind its message is not delivered."""
+    """The callback may close everything; all that is behind its message is not delivered."""
     outcome = Outcome()
 
     def recv(io: RaftIo, message: RaftMessage) -> None:

@@ -251,7 +251,7 @@ def test_evicted_messages_fail_oldest_first(f: Sender) -> None:
 
 
 def test_a_message_reaches_a_peer_that_comes_later(f: Sender) -> None:
-    """Attempts to connect go on; what still waits is sent when one succeeds."""
+    """Attempts to connect go on; all that still waits is sent when one succeeds."""
     port = unused_port()
     outcome = f.submit_send(f.to_peer(f.message(), f"127.0.0.1:{port}"))
     client = f.uv.clients[0]
@@ -267,7 +267,7 @@ def test_a_message_reaches_a_peer_that_comes_later(f: Sender) -> None:
 
 @covers("send/changeToUnconnectedAddress")
 def test_a_new_address_replaces_the_connection(f: Sender) -> None:
-    """A message to the same id at another address aborts the old client; what waits for the new one is canceled."""
+    """A message to the same id at another address aborts the old client; all that waits for the new one is canceled."""
     assert f.send() == 0
     before = f.submit_send()
     f.wait(before)

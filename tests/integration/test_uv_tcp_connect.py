@@ -158,7 +158,7 @@ def test_closing_cancels_a_request(f: Transport, peer: PeerServer) -> None:
 
 @covers("tcp_connect/closeDuringDnsLookup")
 def test_closing_does_not_wait_for_a_name_server(f: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look-up that hangs is left to its thread; what it finds is ignored."""
+    """A look-up that hangs is left to its thread; all that it finds is ignored."""
     asked, answer, answered = threading.Event(), threading.Event(), threading.Event()
 
     def resolve(*args: Any) -> list[Any]:

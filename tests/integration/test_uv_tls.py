@@ -247,7 +247,7 @@ def test_older_versions_of_tls_are_refused(authority: Authority) -> None:
 
 @pytest.mark.parametrize("size", [1, 100, 1000])
 def test_handshakes_may_come_in_any_pieces(authority: Authority, size: int) -> None:
-    """TLS records and the handshake in them may be cut anywhere; what follows is delivered to the reader."""
+    """TLS records and the handshake in them may be cut anywhere; all that follows is delivered to the reader."""
     f = Transport(id=2, init=tls_init(authority, "two", "raft-server-2"))
     assert f.listen() == 0
     peer = TlsPeer(connect(f.loop, f.port), client_context(authority, authority.issue("one", "raft-server-1")))

@@ -52,7 +52,7 @@ def c_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workshop(c_server: Path, tmp_path: Path) -> Iterator[Workshop]:
-    """Makes servers; whatever still runs at the end of a test is killed."""
+    """Makes servers; all that still runs at the end of a test is killed."""
     made = Workshop(c_server, tmp_path)
     yield made
     made.close()

@@ -20,7 +20,7 @@ from tests.interop.driver import DEADLINE
 
 
 class Relay:
-    """Passes on what is sent to one member; what this one sends takes the direct way."""
+    """Passes on what is sent to one member; all that this one sends takes the direct way."""
 
     def __init__(self, backend: str, port: int = 0, filled: int = 1 << 62, below: int = 1 << 62) -> None:
         self.backend = backend

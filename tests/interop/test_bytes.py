@@ -261,7 +261,7 @@ def followed(workshop: Workshop, kind: str, peer: Peer, address: str) -> list[ob
     peer.say(REQUEST_VOTE, 6, 2, 1, 1, 0)
     said.append(peer.message(REQUEST_VOTE_RESULT))
     peer.say(APPEND_ENTRIES, 7, 1, 1, 1, 0, 0)
-    # libraft 0.15 has no features word at the end of this message; what both have must be equal.
+    # libraft 0.15 has no features word at the end of this message; all that both have must be equal.
     said.append(peer.message(APPEND_ENTRIES_RESULT)[1][:24])
     peer.say(APPEND_ENTRIES, 7, 9, 7, 1, 0, 0)
     said.append(peer.message(APPEND_ENTRIES_RESULT)[1][:24])

@@ -125,7 +125,7 @@ def test_a_follower_refuses_what_only_a_leader_does(workshop: Workshop, kind: st
 
 
 def test_a_c_follower_whose_snapshot_reaches_further_than_the_leaders_is_not_lost(workshop: Workshop) -> None:
-    """A leader that knows nothing of it sends its own snapshot first; what it then asks for is compacted there.
+    """A leader that knows nothing of it sends its own snapshot first; all that it then asks for is compacted there.
 
     Under a C leader such a C follower gets nothing any more, until another leads.
     """

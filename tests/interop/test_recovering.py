@@ -102,7 +102,9 @@ def campaign_in_vain(laggard: Node, victim: Node) -> None:
 
 
 def would_be_forgotten(workshop: Workshop, laggard: Node, victim: Node, acknowledged: int) -> None:
-    """On copies: a C server that takes the directory over knows no mark and votes; what was acknowledged is lost."""
+    """On copies: a C server that takes the directory over knows no mark and votes; all that was acknowledged is
+    lost.
+    """
     other = workshop.copy(laggard, laggard.kind, "laggard's copy")
     heir = workshop.copy(victim, "c", "victim's copy")
     copies = Cluster([other, heir], seed=0)
@@ -248,7 +250,7 @@ def test_a_c_leader_that_remembers_its_acknowledgments_needs_a_new_command(
 def test_it_gets_out_by_itself_when_a_c_leader_remembers_its_acknowledgments(
     behind_relay: tuple[Cluster, Node, Node, Relay],
 ) -> None:
-    """After install_snapshot_timeout it raises the term; whoever is elected in that begins anew."""
+    """After install_snapshot_timeout it raises the term; the server elected in that begins anew."""
     cluster, leader, victim, _ = behind_relay
     victim.settings["install"] = 700
     before = leader.status()

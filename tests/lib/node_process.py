@@ -2,7 +2,7 @@
 
     node_process.py DIR NAME
 
-Each text is counted by its number in the run; what is acknowledged goes to standard output, a line each, as
+Each text is counted by its number in the run; all that is acknowledged goes to standard output, a line each, as
 `NAME task number`. SIGTERM ends it properly. `Notes` is the machine, which the test opens in the end.
 """
 

@@ -105,7 +105,7 @@ class Transport:
         return rv
 
     def connect(self, address: str, id: int = 2) -> int:
-        """Call connect; what the callback gets is kept in `connected`."""
+        """Call connect; all that the callback gets is kept in `connected`."""
         before = len(self.connected)
         req = RaftUvConnect()
         rv: int = self.t.connect(self.t, req, id, address, lambda req, *args: self.connected.append(args))
@@ -198,7 +198,7 @@ class Connection:
         sock.setblocking(False)
 
     def read(self, n: int) -> bytes:
-        """Turn the loop until `n` bytes have arrived, and return them; what came after them stays."""
+        """Turn the loop until `n` bytes have arrived, and return them; all that came after them stays."""
         run_until(self.loop, lambda: len(self.data) >= n or not self.pump())
         assert len(self.data) >= n, f"connection ended after {len(self.data)} of {n} bytes"
         data, self.data = self.data[:n], self.data[n:]

@@ -15,10 +15,13 @@ HEADLESS = re.compile(r"(?:^|(?<=[.!?]) +)(?:[*|] +|\*\*)*(?:Who|What|Whom|Whose
 PEOPLE = re.compile(r"\b(?:as|by|for|from|so that) who\b")
 """Such a clause behind a preposition: "by who waits" is by the one that waits."""
 
-IS_NO = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|sooner\b)")
+CLAUSE = re.compile(r"; (?:who|what|whom|whose)(?:ever)?\b[^.;?|]*(?:[.;|]|$)")
+"""A headless clause behind a semicolon, which begins there as a sentence would."""
+
+IS_NO = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were|to be) no (?!longer\b|more\b|less\b|sooner\b)")
 """A statement of what something is not an example of, where what it is would be told in one reading."""
 
-IS_NONE = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were) none\b(?! of (?:them|these|those)\b)")
+IS_NONE = re.compile(r"(?<!there )(?<!There )\b(?:is|are|was|were|to be) none\b(?! of (?:them|these|those)\b)")
 """The same with the noun left out: "a mark that is none"."""
 
 
@@ -61,9 +64,9 @@ def _parts(text: str, line: int) -> Iterator[tuple[int, str]]:
 def second_readings(text: str) -> list[str]:
     """Return the parts of a paragraph that have to be read twice: headless subjects, "is no …" and "is none".
 
-    Text in quotation marks is passed over.
+    A subject may stand behind a semicolon, too. Text in quotation marks is passed over.
     """
     text = re.sub(r'"[^"]*"', '""', text)
     found = [match.group().strip() for match in HEADLESS.finditer(text) if not match.group().endswith("?")]
-    inside = [*PEOPLE.finditer(text), *IS_NO.finditer(text), *IS_NONE.finditer(text)]
+    inside = [*PEOPLE.finditer(text), *CLAUSE.finditer(text), *IS_NO.finditer(text), *IS_NONE.finditer(text)]
     return found + [text[max(0, match.start() - 40) : match.end() + 20] for match in inside]

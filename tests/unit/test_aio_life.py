@@ -211,7 +211,7 @@ def test_leader_that_had_no_turn_does_not_say_that_it_leads() -> None:
 
 
 def test_follower_that_stops_says_why() -> None:
-    """So does one whose disk fails under a message; who has registered on_state to raise changes nothing about it."""
+    """So does one whose disk fails under a message; an on_state that raises changes nothing about it."""
 
     async def scenario() -> None:
         w = World()

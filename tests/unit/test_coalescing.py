@@ -1,6 +1,6 @@
 """An I/O table that offers `defer`: what is applied in one loop turn goes out together at its end.
 
-One io.append and one AppendEntries per follower for all commands of the turn; whatever else moves the core gives them
+One io.append and one AppendEntries per follower for all commands of the turn; all that else moves the core gives them
 out first, so that the order of I/O calls is the C library's.
 """
 

@@ -263,7 +263,7 @@ def test_install_snapshot_comes_back(term: int, last: int, last_term: int, conf_
 
 
 def test_older_layouts_are_accepted() -> None:
-    """The sizes of older versions decode, and say so in the version; what they lack is false or 0."""
+    """The sizes of older versions decode, and say so in the version; all that they lack is false or 0."""
     vote = decode_words(RAFT_IO_REQUEST_VOTE, 3, 2, 123, 2).request_vote
     assert vote is not None
     assert (vote.version, vote.disrupt_leader, vote.pre_vote) == (1, False, False)

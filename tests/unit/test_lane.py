@@ -64,7 +64,7 @@ def check(data: bytes, limits: Limits, before: bytes = b"") -> bool:
 
 @given(st.lists(words, min_size=4, max_size=4), st.binary(max_size=70), st.sampled_from([32, 24, 40]))
 def test_results_are_read_as_ever(numbers: list[int], rest: bytes, size: int) -> None:
-    """All that is taken decodes to the same; what is in range is taken."""
+    """All that is taken decodes to the same; all that is in range is taken."""
     data = struct.pack("<6Q", RAFT_IO_APPEND_ENTRIES_RESULT, size, *numbers) + rest
     in_range = numbers[0] < 1 << 63 and max(numbers[1:3]) < 10**16
     assert check(data, Limits(), rest) == (in_range and size == 32)

@@ -64,7 +64,7 @@ def test_a_pristine_log_is_empty() -> None:
 )
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_entries_are_found_by_index(n: int) -> None:
-    """Indexes start at 1; what is beyond the end has neither entry nor term."""
+    """Indexes start at 1; all that is beyond the end has neither entry nor term."""
     lg = log_of(*range(1, n + 1))
     assert (log.num_entries(lg), log.last_index(lg), log.last_term(lg)) == (n, n, n)
     assert held(lg) == list(range(1, n + 1))
@@ -237,7 +237,7 @@ def test_what_was_acquired_stays_as_it_was() -> None:
 @covers("logRestore/initial", "logRestore/wipe")
 @pytest.mark.parametrize("terms", [(), (1, 1, 1)])
 def test_restore_replaces_the_log_by_a_snapshot(terms: tuple[int, ...]) -> None:
-    """The log is empty and ends with the snapshot; what was there can be put back (B6)."""
+    """The log is empty and ends with the snapshot; all that was there can be put back (B6)."""
     lg = log_of(*terms)
     former = log.restore(lg, 2, 3)
     assert (log.last_index(lg), log.last_term(lg), log.snapshot_index(lg), held(lg)) == (2, 3, 2, [])

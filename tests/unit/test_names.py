@@ -66,7 +66,7 @@ def test_names_are_taken_from_where_they_live() -> None:
 
 
 def test_borrowed_names_are_found() -> None:
-    """An import of the name shows them, or of the module; what a module defines, or a front has, is not found."""
+    """An import of the name shows them, or of the module; all that a module defines, or a front has, is not found."""
     owns = {"p.a": {"f"}, "p.b": {"g"}, "io_uv": set()}
     tree = ast.parse("from p import a\nfrom p.b import f, g\nfrom io_uv import raft_x\na.f\na.g\n")
     assert list(borrowed(tree, owns)) == ["f from p.b", "g in p.a"]

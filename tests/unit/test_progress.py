@@ -202,7 +202,7 @@ def test_b52_each_rejection_in_a_row_steps_back_twice_as_far() -> None:
 
 
 def test_who_refuses_what_it_acknowledged_and_has_more_is_asked_for_its_end() -> None:
-    """It has a snapshot in the place of that entry; who has less has lost it, and is led back to where it ends."""
+    """It has a snapshot in the place of that entry; one that has less has lost it, and is led back to where it ends."""
     p = made(next_index=6, match_index=5)
     for k in range(progress.MAX_REFUSALS):
         assert progress.maybe_decrement(p, 5, 9)

@@ -50,7 +50,7 @@ def test_a_term_does_not_go_back() -> None:
 
 
 def test_what_was_stored_and_committed_is_there_again() -> None:
-    """Be it that the server said so, or its leader of it; what was only one of both may be gone."""
+    """Be it that the server said so, or its leader of it; all that was only one of both may be gone."""
     said = Promises()
     said.heard(3, status(commit=9, stored=7))
     said.started(3, 1, 1, 7)

@@ -232,7 +232,7 @@ def test_an_ended_reader_lets_go_of_what_has_come(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_large_snapshots_are_read_into_files(tmp_path: Path, compressed: bool) -> None:
-    """They are from a size on; what is damaged is found as ever."""
+    """They are from a size on; all that is damaged is found as ever."""
     info = snapshot_file.write(str(tmp_path), snapshot(3, 1, [CONTENT]), compressed, 1000)
     names = sorted(os.listdir(tmp_path))
     for mapped, expected in ((0, False), (len(CONTENT) + 1, False), (len(CONTENT), True), (1, True)):

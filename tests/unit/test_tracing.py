@@ -51,7 +51,7 @@ def test_a_disabled_tracer_is_not_called() -> None:
 
 
 def test_stderr_gets_one_line_a_record(capsys: pytest.CaptureFixture[str]) -> None:
-    """It has time, process, thread, level, function, place and message; what is below the level is left out."""
+    """It has time, process, thread, level, function, place and message; all that is below the level is left out."""
     tracer = RaftTracer(StderrTracer.emit, enabled=True, level=TRACE_INFO)
     trace(tracer, "debug", TRACE_DEBUG)
     trace(tracer, "broken", TRACE_ERROR)

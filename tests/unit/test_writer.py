@@ -114,7 +114,7 @@ def test_beyond_the_end(new_file: Callable[[int], File], mode: int) -> None:
 
 
 def test_in_place_means_at_once(new_file: Callable[[int], File]) -> None:
-    """A write that is only a copy is made inside the call, up to 1 MiB; what is larger would hold the loop up."""
+    """A write that is only a copy is made inside the call, up to 1 MiB; all that is larger would hold the loop up."""
     file = new_file(IN_PLACE)
     for blocks, at_once in ((1, True), (256, True), (257, False)):
         before = set(threading.enumerate())  # some of which may be ending

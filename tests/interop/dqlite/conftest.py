@@ -23,7 +23,7 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cluster(go_program: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Makes clusters; what still runs at the end of a test is killed."""
+    """Makes clusters; all that still runs at the end of a test is killed."""
     made: list[Cluster] = []
 
     def make(threshold: int = 1024, trailing: int = 8192) -> Cluster:

@@ -3,8 +3,8 @@
 Duty: term, vote, snapshot and entries, and a queue of appends, truncations and snapshots that take effect in order,
 one `finish` each. A truncation has no callback and takes effect as soon as it is at the head.
 
-Failure modes: `fail` makes the head fail; what is queued behind an append that failed is void and fails too, until a
-truncation at or before it, or a snapshot that replaces the log. `crash` lets the first `keep` units take effect (an
+Failure modes: `fail` makes the head fail; all that is queued behind an append that failed is void and fails too, until
+a truncation at or before it, or a snapshot that replaces the log. `crash` lets the first `keep` units take effect (an
 entry is a unit, so an append may be torn) and forgets the rest.
 """
 

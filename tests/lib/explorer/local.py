@@ -5,7 +5,7 @@ Duty: a server's state is a small number here, and so is a message. `step` says 
 moves one server only, and most servers of most clusters have been met before: so the core runs once for each (server,
 event), not once for each step of the search, which is what makes a million states affordable.
 
-Failure modes: none of its own; what is wrong with a step is the outcome's `problem`.
+Failure modes: none of its own; the outcome's `problem` says what is wrong with a step.
 """
 
 from typing import Any, Final

@@ -8,7 +8,7 @@ Happy path: an event is (kind, argument); `mode` is None or how it goes wrong. W
 back, snapshots are read and writes end, unless the disk is slow: then each write ends by an event of its own.
 
 Promises, checked the moment they are made (figure 3.1): a vote that is granted or asked for is stored, and there is one
-per term; what is acknowledged is on the disk; the term that a server speaks in is on its disk; terms never go back.
+per term; all that is acknowledged is on the disk; the term that a server speaks in is on its disk; terms never go back.
 After the step: the commit index has not gone back; requests of a leadership that is over have been called back; a
 server has not stopped unless something had failed in its life; no assertion of the core has failed.
 

@@ -1,7 +1,7 @@
 """The administrator of a simulated cluster: membership changes, transfers and barriers, at any moment, also the worst.
 
 Duty: `Admin` does something now and then, and, if the profile is eager, in the first moments of a leadership, when no
-entry of the new leader is committed yet; whoever was just elected may be cut off from some servers then. With a
+entry of the new leader is committed yet; the leader that was just elected may be cut off from some servers then. With a
 direction it grows a cluster to all servers there are, shrinks it to one voter, and so on.
 
 Failure modes: none. Refusals of a leader do not matter; that the last voter cannot be taken away is tried, too, and

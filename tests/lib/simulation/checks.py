@@ -72,7 +72,7 @@ class Checks:
         self.leaders: dict[int, tuple[int, int]] = {}
         self.votes: dict[tuple[int, int], int] = {}
         self.entries: dict[tuple[int, int], tuple[int, bytes, int]] = {}
-        # The index before the first of them; what is up to there is in the snapshot that all begin with.
+        # The index before the first of them; all that is up to there is in the snapshot that all begin with.
         self.base = world.profile.first_index
         self.committed: list[int] = []
         # In which term each of them was committed first, as far as anybody knew.

@@ -8,7 +8,7 @@ Happy path: an operation is submitted, becomes due, takes effect, calls back. No
 log on a real disk, an operation is durable only if all before it are.
 
 Failure modes: a failed append stores nothing, or a part that nobody was told about and that a later write overwrites
-or a restart finds; what was queued behind it is void (see `fail`). Term and vote are durable when the call returns,
+or a restart finds; all that was queued behind it is void (see `fail`). Term and vote are durable when the call returns,
 or, if it fails, perhaps durable nevertheless. `damage` loses durable entries, and the disk says so from then on; a
 `replacement` has lost everything, and nobody says so.
 """

@@ -98,12 +98,14 @@ class World:
     # Everybody uses these.
 
     def at(self, msecs: int, fn: Callable[..., None], *args: Any) -> None:
-        """Have `fn(*args)` called in `msecs`; what is due at the same time happens in random order."""
+        """Have `fn(*args)` called in `msecs`; all that is due at the same time happens in random order."""
         self.number += 1
         heappush(self.heap, (self.now + msecs, self.random.random(), self.number, fn, args))
 
     def at_turn(self, when: int, tie: float, fn: Callable[..., None], *args: Any) -> None:
-        """Have `fn(*args)` called at `when`; what is due at the same time with the same `tie` happens in this order."""
+        """Have `fn(*args)` called at `when`; all that is due at the same time with the same `tie` happens in this
+        order.
+        """
         self.number += 1
         heappush(self.heap, (when, tie, self.number, fn, args))
 

@@ -207,7 +207,7 @@ def test_a_role_may_be_missing() -> None:
 
 
 def test_messages_come_in_any_pieces() -> None:
-    """They come byte by byte as well as all at once; what is not complete stays."""
+    """They come byte by byte as well as all at once; all that is not complete stays."""
     data = b"".join(one.encode() for one in REQUESTS)
     splitter, found = Splitter(), list[requests.Request]()
     for byte in data:

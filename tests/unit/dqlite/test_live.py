@@ -175,7 +175,7 @@ def test_a_large_transaction(tmp_path: Path) -> None:
 
 
 def test_nobody_else_writes(world: World) -> None:
-    """Nobody can while it is open; what somebody wrote meanwhile is undone when it is opened again."""
+    """Nobody can while it is open; all that somebody wrote meanwhile is undone when it is opened again."""
     world.run("create table t(a)", "insert into t values(1)")
     world.publish()
     other = sqlite3.connect(world.path, timeout=0, isolation_level=None)

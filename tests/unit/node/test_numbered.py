@@ -79,7 +79,7 @@ class Member:
 
 
 def check_told(member: Member) -> None:
-    """Call 1 of the member was put("apple", 3); what comes under that number from now on changes nothing."""
+    """Call 1 of the member was put("apple", 3); all that comes under that number from now on changes nothing."""
     before = member.state()
     assert member.do(1, "put", "apple", 3) == 3
     assert member.do(1, "put", "apple", 3, version=2) == 3  # by a program that was upgraded

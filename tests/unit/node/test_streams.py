@@ -160,7 +160,7 @@ def test_a_state_that_cannot_be_encoded_stops_the_server() -> None:
 def test_a_snapshot_of_a_leader_is_read_before_the_core_hears_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is behind the put, in a thread; what the core has restored then is not read again."""
+    """It is behind the put, in a thread; all that the core has restored then is not read again."""
     source = replica_of(("fill", [2000]))
     source.machines["lines"].__dict__["count"] = 5
     data = taken(source)
@@ -217,7 +217,7 @@ def test_pieces_of_an_own_snapshot_that_end_too_early_change_nothing() -> None:
 
 
 def test_a_state_that_is_replaced_is_taken_apart_member_by_member() -> None:
-    """A thread does that; what somebody else still has stays as it is."""
+    """A thread does that; all that somebody else still has stays as it is."""
     replica = replica_of(("fill", [100]))
     shelf: Any = replica.machines[""]
     kept = shelf.names

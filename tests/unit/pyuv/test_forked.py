@@ -171,7 +171,7 @@ print(os.path.exists(path))
 
 
 def test_a_wrapped_loop_goes_on_in_the_child() -> None:
-    """The host keeps what the program watches; what the guest watched is gone, in the child alone."""
+    """The host keeps what the program watches; all that the guest watched is gone, in the child alone."""
     story = """
 import asyncio, uvloop
 async def main():

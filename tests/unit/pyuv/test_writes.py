@@ -180,7 +180,9 @@ def test_a_write_to_a_closed_connection_is_a_code(loop: CheckedLoop) -> None:
 
 
 def test_write_now_needs_no_callback_for_what_is_taken(loop: CheckedLoop) -> None:
-    """It says so itself; what has to wait, fails, or is behind something that waits, is called back like any write."""
+    """It says so itself; all that has to wait, fails, or is behind something that waits, is called back like any
+    write.
+    """
     pipe, other = pair(loop)
     codes: list[Any] = []
     assert pipe.write_now(b"abc", lambda h, code: codes.append(code)) is True
