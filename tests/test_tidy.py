@@ -528,7 +528,7 @@ def test_names_in_the_documents_exist() -> None:
 
 
 def test_a_stranger_finds_it_with_one_search() -> None:
-    """Each subject stands under the words that people look for, and the file that treats of it is one of the first three.
+    """Each subject stands under the words that people look for; the file that treats of it is one of the first three.
 
     Documents come in the order in which git grep has them. Where README.md is the first one it says where to look.
     """
