@@ -47,6 +47,14 @@ def test_all_places_of_an_rpc_are_named() -> None:
     assert "`recv_…`" in text
 
 
+def test_all_places_of_a_question_are_named() -> None:
+    """Those that answer and ask the questions of today are in these modules."""
+    text = item("A new question between nodes")
+    for path in python_files("pyraft/node"):
+        if re.search(r'"(transfer|status|backup)": self\.|\.ask\("|_ask\("|^QUESTIONS: ', path.read_text(), re.M):
+            assert f"`node/{path.name}`" in text, path.name
+
+
 def test_all_formats_are_named() -> None:
     """Each module that says in a constant which version of a format it writes."""
     text = item("A new version of a file format")
