@@ -15,7 +15,7 @@ import ipaddress
 import os
 import ssl
 import time
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from io_uv import ip, keyfiles
 from io_uv.failure import Failure, message_of
@@ -32,6 +32,22 @@ def shown(path: str, size: int = _SHOWN) -> str:
     """Return a path as texts have it: of a long one the last bytes, so that the reason behind it is not cut off."""
     raw = os.fsencode(path)
     return path if len(raw) <= size else "…" + raw[3 - size :].decode("utf-8", "ignore")
+
+
+class Source(Protocol):
+    """Where the contexts of a transport come from."""
+
+    @property
+    def certificate(self) -> Path:
+        """The file of the own certificate, for texts."""
+        ...
+
+    def load(self) -> tuple[ssl.SSLContext, ssl.SSLContext, dict[str, Any]]:
+        """Return contexts for accepting and for connecting, and the own certificate as getpeercert has it.
+
+        Raises Failure(RAFT_INVALID).
+        """
+        ...
 
 
 class Files:
@@ -63,7 +79,7 @@ class Files:
             except Failure as failure:
                 raise Failure(RAFT_INVALID, f"load revocation lists from {shown(path)}: {failure.message}") from None
         try:
-            return *contexts, _meet_oneself(*contexts)
+            return *contexts, meet_oneself(*contexts)
         except ssl.SSLError as exc:
             raise Failure(
                 RAFT_INVALID, f"own certificate {shown(certificate)} is of no use: {reason_of(exc)}"
@@ -123,7 +139,7 @@ def use_lists(contexts: tuple[ssl.SSLContext, ...], data: bytes) -> None:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
 
 
-def _meet_oneself(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]:
+def meet_oneself(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]:
     """Shake hands with oneself, as peers with the same files will; return the own certificate, or raise SSLError."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from io_uv import pyuv, tcp, tcp_common
-from io_uv.credentials import Files, Path, is_certain, names_of, names_server, reason_of, shown
+from io_uv.credentials import Files, Path, Source, is_certain, names_of, names_server, reason_of, shown
 from io_uv.failure import Failure
 from io_uv.gate import Gate
 from io_uv.transport import Data, RaftUvTransport
@@ -59,8 +59,13 @@ def raft_uv_tls_init(
     files would accept. Raises TypeError as raft_uv_tcp_init does. raft_uv_tcp_set_bind_address and raft_uv_tcp_close
     serve this transport too.
     """
+    return init(transport, loop, Files(certificate, key, authorities, crl))
+
+
+def init(transport: RaftUvTransport, loop: pyuv.Loop, source: Source) -> int:
+    """Make `transport` one that uses TLS with the contexts of a source. The errors are those of raft_uv_tls_init."""
     try:
-        security = Security(certificate, key, authorities, crl)
+        security = Security(source)
     except Failure as failure:
         transport.errmsg = errmsg_cut(failure.message)
         return failure.code
@@ -115,8 +120,8 @@ def raft_uv_tls_set_policy(transport: RaftUvTransport, policy: Policy) -> int:
 class Security:
     """Certificates, and how connections are wrapped and judged. Raises Failure(RAFT_INVALID) for bad files."""
 
-    def __init__(self, certificate: Path, key: Path, authorities: Path, crl: Path | None = None) -> None:
-        self._files = Files(certificate, key, authorities, crl)
+    def __init__(self, source: Source) -> None:
+        self._files = source
         self._identity: tuple[int, str] | None = None
         self.policy: Policy = names_server
         self._server, self._client, self._own = self._files.load()

@@ -496,7 +496,7 @@ def unknown_names(text: str, modules: dict[str, set[str]], tests: set[str]) -> l
     unknown = []
     for name in re.findall(r"`([\w./…]+)(?:\([^`]*\))?`", text):
         module, _, rest = re.sub(r"^(pyraft|io_uv)\.(?=\w)", "", name).partition(".")
-        if rest in ("h", "c", "json", "md", "toml", "yaml", "go"):
+        if rest in ("h", "c", "json", "md", "toml", "yaml", "go", "crt"):
             continue
         if name.startswith("test_") or "/test_" in name:
             test = name.rpartition("/")[2]

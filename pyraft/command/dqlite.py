@@ -23,7 +23,7 @@ from io_uv.dqlite import upgrade as upgrades
 from pyraft.command import text
 from pyraft.command.group import Group
 from pyraft.command.reach import json_option, tls_options, told
-from pyraft.dqlite import DqliteError, Member, Overrun, Refused, Replica, Settings, dialer
+from pyraft.dqlite import DqliteError, LxdTls, Member, Overrun, Refused, Replica, Settings, dialer
 from pyraft.dqlite import backup as backups
 from pyraft.dqlite.publish import Changes
 from pyraft.dqlite.replica import FOLDER
@@ -53,6 +53,22 @@ _UPGRADE = click.option(
     help="Have connections begin with an HTTP upgrade there, as with LXD at /internal/database.",
 )
 
+_LXD = click.option(
+    "--lxd",
+    metavar="DIR",
+    envvar="PYRAFT_LXD",
+    help="Be as LXD: its --upgrade, and TLS with server.crt, cluster.crt and their keys in DIR, a directory of LXD.",
+)
+
+
+def _ways(tls: Tls | None, upgrade: str, lxd: str | None) -> tuple[Tls | None, str]:
+    """Return the certificates and the path of the upgrade that the options stand for."""
+    if lxd is None:
+        return tls, upgrade
+    if tls is not None:
+        raise click.UsageError("--lxd has certificates of its own: leave --cert, --key, --ca and --crl out")
+    return LxdTls.of(lxd), upgrade or upgrades.LXD
+
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     options = [
@@ -64,6 +80,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--failure-domain", type=click.IntRange(0), default=0, help="For go-dqlite's role management."),
         click.option("--weight", type=click.IntRange(0), help="Likewise: lower ones are preferred as voters."),
         _UPGRADE,
+        _LXD,
         click.option("--keep-role/--any-role", default=True, help="Ask for the role again if it was taken away."),
         click.option("--network-latency", metavar="MSECS", type=click.IntRange(1), help="As on the other nodes."),
         click.option("--snapshot-threshold", type=click.IntRange(1), default=1024, show_default=True),
@@ -113,10 +130,18 @@ def replica(files: str, changes: bool, **given: Any) -> None:
 @click.option("--via", "--join", metavar="HOST:PORT", multiple=True, help="Where a node is; may be repeated.")
 @click.option("--from", "member", metavar="HOST:PORT", default="", help="The node to take it from, not the leader.")
 @_UPGRADE
+@_LXD
 @tls_options
 @json_option
 def backup(
-    database: str, file: str, via: tuple[str, ...], member: str, upgrade: str, tls: Tls | None, as_json: bool
+    database: str,
+    file: str,
+    via: tuple[str, ...],
+    member: str,
+    upgrade: str,
+    lxd: str | None,
+    tls: Tls | None,
+    as_json: bool,
 ) -> None:
     """Write DATABASE of a running cluster to a new FILE, checked by SQLite.
 
@@ -125,8 +150,10 @@ def backup(
     if not via and not member:
         raise click.UsageError("name a node with --via, or with --from")
 
+    ways = _ways(tls, upgrade, lxd)
+
     async def take() -> backups.Backup:
-        return await backups.take(via, database, file, member=member, dial=dialer(tls, upgrade))
+        return await backups.take(via, database, file, member=member, dial=dialer(*ways))
 
     made = told(take(), Refused, DqliteError)
     n = made.n_pages * made.page_size
@@ -147,6 +174,7 @@ def _member(role: int, given: dict[str, Any], kind: type[Member] = Member, **opt
     )
     if given["network_latency"]:
         settings = settings.at_latency(given["network_latency"])
+    tls, upgrade = _ways(given["tls"], given["upgrade"], given["lxd"])
     return kind(
         given["directory"],
         given["address"],
@@ -156,8 +184,8 @@ def _member(role: int, given: dict[str, Any], kind: type[Member] = Member, **opt
         bind=given["bind"],
         settings=settings,
         keep_role=given["keep_role"],
-        tls=given["tls"],
-        upgrade=given["upgrade"],
+        tls=tls,
+        upgrade=upgrade,
         **options,
     )
 

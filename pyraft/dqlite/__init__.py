@@ -18,6 +18,7 @@ from pyraft.dqlite.client import Client, Table, Transaction
 from pyraft.dqlite.cluster import Cluster
 from pyraft.dqlite.dialing import dial_upgrade, dialer
 from pyraft.dqlite.errors import Aborted, DqliteError, Overrun, Refused, Unavailable, Unknown
+from pyraft.dqlite.lxd import LxdTls
 from pyraft.dqlite.member import Member
 from pyraft.dqlite.peer import Peer, find_leader
 from pyraft.dqlite.pool import Addresses, Store
@@ -36,6 +37,7 @@ __all__ = [
     "Client",
     "Cluster",
     "DqliteError",
+    "LxdTls",
     "Member",
     "NodeStore",
     "Overrun",

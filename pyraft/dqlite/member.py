@@ -42,6 +42,7 @@ from pyraft.dqlite import store
 from pyraft.dqlite.dialing import dialer
 from pyraft.dqlite.errors import DqliteError, Refused
 from pyraft.dqlite.gateway import ROLES, Gateway
+from pyraft.dqlite.lxd import LxdTls
 from pyraft.dqlite.peer import Dial, find_leader
 from pyraft.dqlite.settings import Settings
 from pyraft.dqlite.store import Info
@@ -165,14 +166,15 @@ class Member:
         used = os.path.exists(os.path.join(self.directory, "metadata1"))
         if used and self.id == 0:
             raise Refused(f"directory '{self.directory}' is a node's, and nothing there says which id it has: give it")
-        self.id = self.id or raft_digest(self.address, time.time_ns()) or 1
+        # LXD keeps ids in a column of SQLite: one of 2^63 or more stops its heartbeats.
+        self.id = self.id or raft_digest(self.address, time.time_ns()) >> 1 or 1
         if not used:
             fs.replace_file(self.directory, JOIN, b"")
         store.write_info(self.directory, Info(self.id, self.address, responses.SPARE))
 
     def _make_server(self) -> None:
         ground = self._ground = Ground(self.directory, self.tls)
-        if self.tls is not None:
+        if self.tls is not None and not isinstance(self.tls, LxdTls):
             io_uv.raft_uv_tls_set_policy(ground.transport, shares_name(self.tls))
         if self.prepare is not None:
             self.prepare(ground.transport)

@@ -18,14 +18,18 @@ from typing import Any
 from io_uv import credentials
 from io_uv.failure import Failure
 from pyraft.dqlite.errors import Refused
+from pyraft.dqlite.lxd import LxdTls
 from pyraft.dqlite.peer import Dial, Streams, split
 from pyraft.node.tls import Tls
 
 
 def dial_tls(tls: Tls) -> Dial:
     """Return a function that opens connections with these files."""
-    context, name = _load(tls)
-    context.check_hostname = True
+    if isinstance(tls, LxdTls):
+        context, name = tls.context(), ""
+    else:
+        context, name = _load(tls)
+        context.check_hostname = True
 
     async def dial(address: str) -> Streams:
         host, port = split(address)

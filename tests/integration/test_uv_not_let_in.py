@@ -61,7 +61,7 @@ def test_both_hear_of_an_expired_certificate(
 
     files = authority.issue_odd("one", "raft-server-1", begin=NOW - 2 * DAY, end=NOW - DAY)
     names = {"subjectAltName": (("DNS", "raft-server-1"),)}
-    monkeypatch.setattr(credentials, "_meet_oneself", lambda server, client: names)
+    monkeypatch.setattr(credentials, "meet_oneself", lambda server, client: names)
     one = pair.add(1, lambda t, loop: raft_uv_tls_init(t, loop, *files, authority.path))
     monkeypatch.undo()
     two = pair.add(2, tls_init(authority, "two", "raft-server-2"))

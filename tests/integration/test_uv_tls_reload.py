@@ -111,7 +111,7 @@ def test_when_a_list_has_expired_nobody_connects(
     # Two days ago, which OpenSSL does not know of, it was fine.
     monkeypatch.setattr(time, "time", lambda: (NOW - 1.5 * DAY).timestamp())
     own = {"subjectAltName": (("DNS", "raft-server-1"), ("DNS", "raft-server-2"))}
-    monkeypatch.setattr(credentials, "_meet_oneself", lambda server, client: own)
+    monkeypatch.setattr(credentials, "meet_oneself", lambda server, client: own)
     one = pair.add(1, tls_init(authority, "one", "raft-server-1", crl=lists if side == "connector" else None))
     two = pair.add(2, tls_init(authority, "two", "raft-server-2", crl=lists if side == "acceptor" else None))
     monkeypatch.undo()

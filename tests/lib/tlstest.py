@@ -108,10 +108,11 @@ class Authority:
         return key
 
 
-def shared_certificate(dir: Path, name: str) -> tuple[Path, Path]:
+def shared_certificate(dir: Path, name: str, lxd: bool = False) -> tuple[Path, Path]:
     """Make a certificate that is its own authority, as those that all nodes of a cluster of go-dqlite share.
 
-    Return the paths of certificate and key. Its names are NAME.example and 127.0.0.1.
+    Return the paths of certificate and key. Its names are NAME.example and 127.0.0.1. One of `lxd` is no authority, and
+    for servers only, although LXD shows it as a client as well.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -125,8 +126,10 @@ def shared_certificate(dir: Path, name: str) -> tuple[Path, Path]:
         .not_valid_before(NOW - DAY)
         .not_valid_after(NOW + DAY)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=not lxd, path_length=None), critical=True)
     )
+    if lxd:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([EKU.SERVER_AUTH]), critical=False)
     pem = serialization.Encoding.PEM
     certificate, path = dir / f"{name}.crt", dir / f"{name}.key"
     certificate.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))

@@ -1,0 +1,145 @@
+"""TLS as LXD has it: each node has a certificate of its own, and all accept connections with the cluster's.
+
+Duty: `LxdTls` takes the place of `Tls` for members and clients of such a cluster. The end that connects shows its own
+certificate, and believes the other end if that shows the cluster's; which believes it if its certificate is in a list.
+Source: lxd/cluster/tls.go of LXD 5.0, seen with LXD 5.0.2.
+
+Happy path: `LxdTls.of("/var/lib/lxd")` has the files of an LXD that is not running, or those of one that is, for
+clients. Another node has its own certificate, copies of the cluster's, and a PEM file with those that it lets in.
+
+Failure modes: Failure or Refused for files of no use. All of LXD's certificates are for servers only, and OpenSSL lets no
+client in with these; so it gets the list in the form that says that they are trusted as clients. A certificate is not
+believed because an authority of LXD's has signed it (`server.ca`).
+"""
+
+import os
+import sqlite3
+import ssl
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import io_uv
+from io_uv import credentials, keyfiles, pyuv, tls
+from io_uv.failure import Failure
+from pyraft.dqlite.errors import Refused
+from pyraft.errors import RAFT_INVALID
+from pyraft.node.tls import Path, Tls
+
+TRUSTED: Final = "trusted.crt"
+"""The certificates of those who may connect, in a directory that is not LXD's own."""
+
+_SQLITE: Final = b"SQLite format 3\0"
+_SERVER: Final = 2
+"""The type of nodes' certificates in LXD's tables."""
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_END: Final = "-----END CERTIFICATE-----"
+_FOR_CLIENTS: Final = bytes.fromhex("300c300a06082b06010505070302")
+"""The end of a "trusted certificate" of OpenSSL (X509_CERT_AUX): it is trusted for clientAuth."""
+
+
+@dataclass(frozen=True)
+class LxdTls(Tls):
+    """The files: own certificate and key, and in `ca` the cluster's certificate. Members need the others, too.
+
+    `cluster_key` is the key of the cluster's certificate, `trusted` has the certificates of those who may connect: PEM,
+    or LXD's `local.db`.
+    """
+
+    cluster_key: Path | None = None
+    trusted: Path | None = None
+
+    @classmethod
+    def of(cls, directory: str | os.PathLike[str]) -> "LxdTls":
+        """Return the files of a directory of LXD, or of one like it that has `trusted.crt`."""
+        own, cluster = os.path.join(directory, "server"), os.path.join(directory, "cluster")
+        trusted = os.path.join(directory, TRUSTED)
+        if not os.path.exists(trusted):
+            trusted = os.path.join(directory, "database", "local.db")
+        return cls(f"{own}.crt", f"{own}.key", f"{cluster}.crt", None, f"{cluster}.key", trusted)
+
+    def fill(self, transport: io_uv.RaftUvTransport, loop: pyuv.Loop) -> int:
+        """Make a transport one that uses these files; return raft_uv_tls_init's code."""
+        rv = tls.init(transport, loop, _Source(self))
+        if rv == 0:
+            # LXD's certificates do not say which node they are of: the owner of one may be any node.
+            rv = io_uv.raft_uv_tls_set_policy(transport, lambda certificate, id, address: True)
+        return rv
+
+    def context(self) -> ssl.SSLContext:
+        """Return a context for connections that this end opens. Raises Refused."""
+        try:
+            own = keyfiles.read(os.fspath(self.cert)), keyfiles.read(os.fspath(self.key), secret=True)
+            return _connecting(own, keyfiles.read(os.fspath(self.ca)))
+        except (OSError, ValueError, Failure) as exc:
+            text = exc.message if isinstance(exc, Failure) else str(exc)
+            raise Refused(f"load certificates from {self.cert}, {self.key}, {self.ca}: {text}") from None
+
+
+class _Source:
+    """The contexts of a member's transport, for io_uv.tls."""
+
+    def __init__(self, files: LxdTls) -> None:
+        self.certificate = files.ca
+        self._files = files
+
+    def load(self) -> tuple[ssl.SSLContext, ssl.SSLContext, dict[str, Any]]:
+        """Return contexts for accepting and for connecting, and the own certificate. Raises Failure."""
+        files = self._files
+        if files.cluster_key is None or files.trusted is None:
+            raise Failure(RAFT_INVALID, "a member needs the key of the cluster's certificate, and whom to trust")
+        try:
+            own = keyfiles.read(os.fspath(files.cert)), keyfiles.read(os.fspath(files.key), secret=True)
+            cluster = keyfiles.read(os.fspath(files.ca))
+            key = keyfiles.read(os.fspath(files.cluster_key), secret=True)
+            trusted = [*_certificates(os.fspath(files.trusted)), *_split(own[0].decode())]
+            contexts = _accepting((cluster, key), trusted), _connecting(own, cluster)
+            return *contexts, credentials.meet_oneself(*contexts)
+        except (OSError, ValueError, Failure, sqlite3.Error) as exc:
+            text = exc.message if isinstance(exc, Failure) else str(exc)
+            raise Failure(RAFT_INVALID, f"load certificates of LXD with {files.cert}: {text}") from None
+
+
+def _connecting(own: tuple[bytes, bytes], cluster: bytes) -> ssl.SSLContext:
+    """Return a context that shows the own certificate, and takes the cluster's from the other end."""
+    context = credentials.context_of(ssl.PROTOCOL_TLS_CLIENT, own)
+    # Nobody else has that certificate, so its names say nothing more.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    with keyfiles.in_memory(cluster) as path:
+        context.load_verify_locations(path)
+    return context
+
+
+def _accepting(cluster: tuple[bytes, bytes], trusted: list[bytes]) -> ssl.SSLContext:
+    """Return a context that shows the cluster's certificate, and takes those that are trusted from the other end."""
+    context = credentials.context_of(ssl.PROTOCOL_TLS_SERVER, cluster)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    pem = "".join([_as_trusted(one) for one in dict.fromkeys(trusted)])
+    with keyfiles.in_memory(pem.encode()) as path:
+        context.load_verify_locations(path)
+    return context
+
+
+def _as_trusted(certificate: bytes) -> str:
+    """Return a certificate in the form in which OpenSSL takes it as a client's, whatever it was issued for."""
+    return ssl.DER_cert_to_PEM_cert(certificate + _FOR_CLIENTS).replace(
+        " CERTIFICATE-----", " TRUSTED CERTIFICATE-----"
+    )
+
+
+def _certificates(path: str) -> list[bytes]:
+    """Return the certificates of a PEM file, or of nodes in a database of LXD."""
+    data = keyfiles.read(path)
+    if not data.startswith(_SQLITE):
+        return _split(data.decode())
+    with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("select certificate from certificates where type = ?", (_SERVER,)).fetchall()
+    return [one for (text,) in rows for one in _split(text)]
+
+
+def _split(pem: str) -> list[bytes]:
+    return [ssl.PEM_cert_to_DER_cert(f"{_BEGIN}{part.partition(_END)[0]}{_END}") for part in pem.split(_BEGIN)[1:]]
