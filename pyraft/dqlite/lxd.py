@@ -7,9 +7,9 @@ Source: lxd/cluster/tls.go of LXD 5.0, seen with LXD 5.0.2.
 Happy path: `LxdTls.of("/var/lib/lxd")` has the files of an LXD that is not running, or those of one that is, for
 clients. Another node has its own certificate, copies of the cluster's, and a PEM file with those that it lets in.
 
-Failure modes: Failure or Refused for files of no use. All of LXD's certificates are for servers only, and OpenSSL lets no
-client in with these; so it gets the list in the form that says that they are trusted as clients. A certificate is not
-believed because an authority of LXD's has signed it (`server.ca`).
+Failure modes: Failure or Refused for files of no use. All of LXD's certificates are for servers only, and OpenSSL lets
+no client in with these; so it gets the list in the form that says that they are trusted as clients. A certificate is
+not believed because an authority of LXD's has signed it (`server.ca`).
 """
 
 import os
