@@ -111,8 +111,8 @@ class Authority:
 def shared_certificate(dir: Path, name: str, lxd: bool = False) -> tuple[Path, Path]:
     """Make a certificate that is its own authority, as those that all nodes of a cluster of go-dqlite share.
 
-    Return the paths of certificate and key. Its names are NAME.example and 127.0.0.1. One of `lxd` is no authority, and
-    for servers only, although LXD shows it as a client as well.
+    Return the paths of certificate and key. Its names are NAME.example and 127.0.0.1. With `lxd` it is not fit for an
+    authority nor a client, although LXD shows such ones as a client as well.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
