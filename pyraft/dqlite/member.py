@@ -190,9 +190,18 @@ class Member:
         io_uv.raft_uv_set_snapshot_check(ground.io, self.fsm.check)
         limits = io_uv.raft_uv_limits(ground.io)
         limits.snapshot, limits.mapped = LARGEST_SNAPSHOT, IN_MEMORY
+        load = ground.io.load
+        ground.io.load = lambda io: self._check_loaded(load(io))
         self.settings.apply(self.server.raft)
         self.fsm.freezing_cb = self._trim
         self.gateway = Gateway(self.server, self.fsm, self.settings.failure_domain, self.settings.weight)
+
+    def _check_loaded(self, loaded: Any) -> Any:
+        """Write and check the databases of a snapshot that was loaded, in the thread that has loaded it."""
+        rv, _, _, found, _, _ = loaded
+        if rv == 0 and found is not None:
+            self.fsm.check(found.bufs[0])  # if it is refused, restoring says so once more
+        return loaded
 
     def _open_machine(self) -> None:
         """Make the state machine ready, when the directory is locked. Raises Failure, OSError."""

@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from io_uv.dqlite import requests, responses
+from io_uv.dqlite import machine, requests, responses
 from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Failed, Response
 from pyraft import RAFT_LEADER, RAFT_VOTER, RaftConfiguration, raft_configuration_add, raft_set_election_timeout
@@ -145,6 +146,31 @@ def test_a_member_joins_and_stores(tmp_path: Path) -> None:
         assert again.id == 3
         await world.equal(again, witness)
         assert {name: path.name for name, path in again.databases().items()} == {"test.db": "test.db"}
+
+    in_world(tmp_path, test)
+
+
+def test_a_start_checks_the_snapshot_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's check takes a second for each hundred megabytes; it runs once, and the loop goes on meanwhile."""
+    threads: list[threading.Thread] = []
+    fault_of = machine.fault_of
+
+    def noting(path: str, check: str) -> str:
+        threads.append(threading.current_thread())
+        return fault_of(path, check)
+
+    async def test(world: World) -> None:
+        founder = world.founder
+        await world.write("create table t(a)", *[f"insert into t values({n})" for n in range(20)])
+        await founder.server.wait_until(lambda: founder.server.raft.snapshot.pending is None)
+        assert list(Path(founder.directory).glob("snapshot-*"))
+        await founder.close()
+        again = Founder(founder.directory, founder.address, id=1, settings=FAST)
+        world.made = [again]
+        monkeypatch.setattr(machine, "fault_of", noting)
+        await again.start()
+        assert [one is threading.main_thread() for one in threads] == [False]
+        await world.equal(again)
 
     in_world(tmp_path, test)
 
