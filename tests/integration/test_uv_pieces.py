@@ -114,6 +114,20 @@ ENDS = [1 + i for i in range(PER_PIECE, N + 1, PER_PIECE)]
 """The last index of each piece."""
 
 
+def test_more_entries_than_a_header_may_have_end_the_connection(f: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says so, with the limit; a higher one has the message taken, however many there are."""
+    data = wire(m.append_entries(2, TERM, 1, 1, 1, numbered(1)))
+    size = len(data) - encoding.PREAMBLE_SIZE - N * SIZE
+    f.node.uv.limits.header = size - 1
+    f.led().send_all(data)
+    text = f"header of {size} bytes exceeds the limit of {size - 1}"
+    run_until(f.loop, lambda: text in caplog.text)
+    assert raft_last_index(f.node.raft) == 1
+    f.node.uv.limits.header = size
+    f.lead().send_all(data)
+    run_until(f.loop, lambda: f.holds(N))
+
+
 def test_each_piece_is_stored_and_answered(f: Pair) -> None:
     """The answers rise to the end of the message; all that the leader has committed is applied; so is a second one."""
     leader = f.lead()
