@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from io_uv.dqlite.responses import Result, Rows
@@ -28,7 +28,7 @@ from pyraft.dqlite import codes, sql
 from pyraft.dqlite.errors import Aborted, DqliteError, Unavailable, Unknown
 from pyraft.dqlite.peer import Dial, dial_tcp, left
 from pyraft.dqlite.pool import Addresses, Pool, Store
-from pyraft.dqlite.session import Parameter, Session, Sql, text_of
+from pyraft.dqlite.session import Parameter, Session, Sql, Statement, text_of
 
 T = TypeVar("T")
 
@@ -107,6 +107,16 @@ class Client:
         _check(statement, returning=False)
         reads = sql.reads(text_of(statement))
         return await self._call(lambda one, end: one.execute(statement, values, end), reads, timeout_seconds)
+
+    async def execute_many(
+        self, statement: Sql, rows: Iterable[Sequence[Parameter]], *, timeout_seconds: float | None = None
+    ) -> int:
+        """Run one statement once for each row of values, all in one transaction; return how many rows were changed.
+
+        Raises as `transact`; nothing is done if any of them is refused.
+        """
+        given = [tuple(row) for row in rows]
+        return await self.transact(lambda one: one.execute_many(statement, given), timeout_seconds=timeout_seconds)
 
     async def query(self, statement: Sql, *values: Parameter, timeout_seconds: float | None = None) -> Table:
         """Run one query and return all its rows. One that writes ("insert … returning") takes nodes of dqlite 1.15."""
@@ -298,6 +308,14 @@ class Transaction:
         """Run one statement. Raises DqliteError, behind which the transaction goes on, or Aborted."""
         _check(statement, in_transaction=True, returning=False)
         return await self._do(lambda end: self._session.execute(statement, values, end))
+
+    async def execute_many(self, statement: Sql, rows: Iterable[Sequence[Parameter]]) -> int:
+        """Run one statement once for each row of values; return how many rows were changed."""
+        prepared = Statement(statement) if isinstance(statement, str) else statement
+        changed = 0
+        for row in rows:
+            changed += (await self.execute(prepared, *row)).rows_affected
+        return changed
 
     async def query(self, statement: Sql, *values: Parameter) -> Table:
         """Run one query and return all its rows."""

@@ -111,10 +111,13 @@ class Peer:
         return await self._exchange(None, seconds)
 
     async def interrupt(self, seconds: float = ANSWER_SECONDS) -> None:
-        """End a query of whose rows more are to come."""
+        """End a query of whose rows more are to come. TimeoutError if the node goes on sending them for so long."""
         request: Request | None = requests.Interrupt()
         deadline = time.monotonic() + seconds
         while True:
+            if left(deadline) == 0.0:  # an answer that is here already takes no time
+                self._broken = True
+                raise TimeoutError(f"{self.address} has gone on with a query for {seconds:g} s")
             with contextlib.suppress(DqliteError):  # that the query has failed meanwhile
                 if isinstance(await self._exchange(request, left(deadline)), responses.Empty):
                     return

@@ -115,6 +115,10 @@ class Session:
             raise Refused(f"{self.peer.address} is of a dqlite before 1.15 and takes 255 parameters, not {len(given)}")
         tuples.parameters(given, schema)  # ValueError before anything is sent
         if isinstance(statement, str):
+            # For those that are missing the node would take NULL.
+            n = sql.n_parameters(statement)
+            if n is not None and n != len(given):
+                raise ValueError(f"{len(given)} parameters for a statement with {n}: {statement}")
             return (requests.QuerySql if query else requests.ExecSql)(0, statement, given, schema)
         stmt = await self._prepare(statement.sql, deadline)
         if stmt.n_parameters != len(given):

@@ -34,6 +34,8 @@ _ASKING: Final = frozenset(
 )
 """Pragmas whose argument says of what they tell; with any other one it is a value to set."""
 
+_NAMED: Final = (":", "@", "$")
+
 
 def verb(sql: str) -> str:
     """Return the first word of a text, in small letters; "" if there is none."""
@@ -72,6 +74,18 @@ def ends_transaction(sql: str) -> bool:
     words = _words(sql)
     first = next(words, "")
     return first in ("begin", "commit", "end") or (first == "rollback" and "to" not in words)
+
+
+def n_parameters(sql: str) -> int | None:
+    """Return how many parameters a text has, if all of them are a bare "?"; None if there are others."""
+    n, before = 0, ""
+    for match in _TOKENS.finditer(sql):
+        text = match.group()
+        if text.isdecimal() if before == "?" else before in _NAMED and (match["word"] or text.isdecimal()):
+            return None
+        n += text == "?"
+        before = text
+    return n
 
 
 def is_savepoint(sql: str) -> bool:

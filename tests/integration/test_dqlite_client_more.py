@@ -11,6 +11,8 @@ from io_uv.dqlite.requests import Exec, ExecSql, Query, QuerySql, Request
 from io_uv.dqlite.responses import Failed, Response, Rows
 from io_uv.dqlite.tuples import IsoTime
 from pyraft.dqlite import Aborted, Client, Cluster, DqliteError, Refused, Statement, Unavailable, Unknown, session
+from pyraft.dqlite import peer as peers
+from pyraft.dqlite.peer import Peer
 from tests.integration.test_dqlite_client import INSERT, NOT_LEADER, always, once, run
 from tests.lib.dqlite_scripted import END, HANG, SOON, Scripted, overdue
 
@@ -173,6 +175,64 @@ def test_rows_come_in_parts() -> None:
     run(test())
 
 
+class Endless(Peer):
+    """A connection on which rows come faster than they are read."""
+
+    n = 0
+
+    async def _exchange(self, request: Request | None, seconds: float) -> Response:
+        self.n += 1
+        assert self.n < 10
+        return Rows(("a",), ((self.n,),), True)
+
+
+def test_a_query_that_goes_on_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes of dqlite 1.11 send all rows before they hear of an INTERRUPT: the connection is given up in time."""
+    times = iter([3.0, 3.0, 2.0, 2.0, 1.0, 1.0])
+    monkeypatch.setattr(peers, "left", lambda deadline: next(times, 0.0))
+
+    async def test() -> None:
+        peer = Endless("10.0.0.1:9001", (None, None))  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError, match="gone on with a query"):
+            await peer.interrupt(3.0)
+        assert peer.n == 3
+        assert not peer.usable
+
+    run(test())
+
+
+def test_many_rows_are_one_transaction() -> None:
+    """The statement is prepared once; nothing is committed where a node refuses one of them."""
+
+    async def test() -> None:
+        async with Scripted() as node, Client([node.address], "x") as client:
+            assert await client.execute_many("insert into t values(?, ?)", [(1, "a"), [2, "b"], (3, "c")]) == 3
+            assert texts(node) == ["begin immediate", "commit"]
+            assert node.count(requests.Prepare) == 1
+            assert [one.parameters for one in node.asked if isinstance(one, Exec)] == [(1, "a"), (2, "b"), (3, "c")]
+            assert await client.execute_many(Statement("insert into t values(?, ?)"), []) == 0
+            node.answer = always(Exec, [Failed(2067, "UNIQUE")])
+            with pytest.raises(DqliteError, match="UNIQUE"):
+                await client.execute_many("insert into t values(?, ?)", [(1, "a")])
+            assert texts(node).count("commit") == 2
+
+    run(test())
+
+
+def test_a_value_too_few_is_told_before_anything_is_sent() -> None:
+    """A node would take NULL for it, and a new one ignore what is too many; named parameters are the node's matter."""
+
+    async def test() -> None:
+        async with Scripted() as node, Client([node.address], "x") as client:
+            for text, values in (("select ?, ?", (1,)), ("select ?", (1, 2)), ("select 1", (1,))):
+                with pytest.raises(ValueError, match="parameters for a statement with"):
+                    await client.query(text, *values)
+            assert node.count(QuerySql) == 0
+            await client.query("select ?1, ?1", 1)
+
+    run(test())
+
+
 async def _after(node: Scripted, client: Client) -> Any:
     node.answer = lambda request: None
     return await client.query("select a from t")
@@ -183,23 +243,24 @@ def test_what_old_nodes_cannot_do() -> None:
 
     async def test() -> None:
         many = list(range(256))
+        ask = "select " + ", ".join("?" * 256)
         async with Scripted() as node, Client([node.address], "x") as client:
             with pytest.raises(Refused, match="255"):
-                await client.query("select 1", *many)
+                await client.query(ask, *many)
             with pytest.raises(Refused, match="not replicated"):
                 await client.query("insert into t values(1) returning a")
             assert texts(node) == []
             node.old = False
         async with Scripted() as node, Client([node.address], "x") as client:
             node.old = False
-            await client.query("select 1", *many)
+            await client.query(ask, *many)
             assert len(await client.query("insert into t values(1) returning a")) == 1
             assert [one.schema for one in node.asked if isinstance(one, QuerySql)] == [1, 0]
             assert node.count(requests.Finalize) == 1
         prepare = always(requests.Prepare, [Failed(1005, "schema")])
         async with Scripted(prepare) as node, Client([node.address], "x") as client:
             with pytest.raises(Refused):
-                await client.query("select 1", *many)
+                await client.query(ask, *many)
 
     run(test())
 
@@ -212,7 +273,7 @@ def test_parameters_and_prepared_statements(monkeypatch: pytest.MonkeyPatch) -> 
         when = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
         given = (1, 2.5, "t", b"b", bytearray(b"c"), memoryview(b"d"), None, True, when, when.date(), IsoTime("x"))
         async with Scripted() as node, Client([node.address], "x") as client:
-            await client.execute("insert into t values(?)", *given)
+            await client.execute(f"insert into t values({', '.join('?' * len(given))})", *given)
             [sent] = [one for one in node.asked if type(one) is ExecSql]
             times = (IsoTime("2026-01-02 03:04:05+00:00"), IsoTime("2026-01-02"), IsoTime("x"))
             assert sent.parameters == (1, 2.5, "t", b"b", b"c", b"d", None, True, *times)

@@ -126,6 +126,10 @@ async def databases() -> None:
     client = dqlite.Client(["10.0.0.1:9001"], "shop.db")
     [[n]] = await client.query("select n from stock where item = ?", "apple")
     print(n)
+    await client.execute_many("insert into t values(?)", [(1,), ("a",)])
+    await client.execute_many("insert into t values(?)", [1, 2])  # wrong
+    dqlite.LxdTls.of("/var/lib/lxd")
+    dqlite.LxdTls("server.crt")  # wrong
     dqlite.Client(["10.0.0.1:9001"])  # wrong
     dqlite.Client([("10.0.0.1", 9001)], "shop.db")  # wrong
     dqlite.Client(["10.0.0.1:9001"], "shop.db", size="8")  # wrong

@@ -84,3 +84,23 @@ def test_texts_without_an_end() -> None:
         assert sql.is_single(text)
     assert sql.is_single("select '" + ";" * 1_000_000 + "'")
     assert sql.verb("") == sql.verb("-- x") == sql.verb("42") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("select 1", 0),
+        ("select ?, '?', \"?\", [?], `?` -- ?\n, ? /* ? */", 2),
+        ("select ??", 2),
+        ("select ? 'a', ?+1, x ->> ?", 3),
+        ("select ?1, ?", None),
+        ("select ?, ?12", None),
+        ("select ?, :a", None),
+        ("select @a, ?", None),
+        ("select $a", None),
+        ("select :1", None),
+    ],
+)
+def test_bare_parameters_are_counted(text: str, n: "int | None") -> None:
+    """Others may stand for one that was there before, and are not."""
+    assert sql.n_parameters(text) == n
