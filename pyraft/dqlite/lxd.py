@@ -2,7 +2,7 @@
 
 Duty: `LxdTls` takes the place of `Tls` for members and clients of such a cluster. The end that connects shows its own
 certificate, and believes the other end if that shows the cluster's; which believes it if its certificate is in a list.
-Source: lxd/cluster/tls.go of LXD 5.0, seen with LXD 5.0.2.
+Source: lxd/cluster/gateway.go of canonical/lxd; seen with LXD 5.0.2.
 
 Happy path: `LxdTls.of("/var/lib/lxd")` has the files of an LXD that is not running, or those of one that is, for
 clients. Another node has its own certificate, copies of the cluster's, and a PEM file with those that it lets in.
