@@ -41,6 +41,7 @@ from pyraft import (
     RaftReadIndex,
     RaftRequest,
     RaftTransfer,
+    election,
     raft_add,
     raft_apply,
     raft_assign,
@@ -196,10 +197,12 @@ class Server:
         Another may lead already: a leader that is cut off finds out after an election timeout, or two. Only a request
         that succeeds, barrier() for one, shows that this server led when it was made. False also if the core has not
         had its turn for an election timeout, because the process was suspended or its loop was busy: the others may
-        have elected another meanwhile, and the next tick tells.
+        have elected another meanwhile, and the next tick tells. The only voter has nobody to be succeeded by.
         """
         raft = self.raft
-        return raft_state(raft) == RAFT_LEADER and self.io.time(self.io) - self._ticked < raft.election_timeout
+        if raft_state(raft) != RAFT_LEADER:
+            return False
+        return self.io.time(self.io) - self._ticked < raft.election_timeout or election.is_only_voter(raft)
 
     @property
     def leader(self) -> tuple[int, str | None]:

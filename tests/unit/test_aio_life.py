@@ -210,6 +210,20 @@ def test_leader_that_had_no_turn_does_not_say_that_it_leads() -> None:
     run(scenario)
 
 
+def test_only_voter_leads_however_long_it_had_no_turn() -> None:
+    """Nobody can have succeeded the only voter: is_leader stays true when its process was suspended."""
+
+    async def scenario() -> None:
+        w = World(RAFT_VOTER)
+        await w.server.start()
+        assert w.server.is_leader
+        w.io.now += 100_000
+        assert w.server.is_leader
+        await w.close()
+
+    run(scenario)
+
+
 def test_follower_that_stops_says_why() -> None:
     """So does one whose disk fails under a message; an on_state that raises changes nothing about it."""
 
