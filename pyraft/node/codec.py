@@ -430,25 +430,39 @@ def nests_deeper(values: Iterable[Any], most: int) -> bool:
     """
     level = {id(value): value for value in values if _holds(value)}
     for _ in range(most):
-        level = {id(member): member for value in level.values() for member in _held(value) if _holds(member)}
+        level = {
+            id(member): member
+            for value in level.values()
+            for member in held(value)
+            if type(member) not in _LEAVES and _holds(member)
+        }
         if not level:
             return False
     return bool(level)
 
 
 def _holds(value: Any) -> bool:
-    return type(value) not in _LEAVES and (
-        isinstance(value, (list, tuple, dict, set, frozenset))
-        or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    return isinstance(value, (list, tuple, dict, set, frozenset)) or (
+        dataclasses.is_dataclass(value) and not isinstance(value, type)
     )
 
 
-def _held(value: Any) -> Iterable[Any]:
+def held(value: Any) -> Iterable[Any]:
+    """Return the members of a container or dataclass, keys included."""
     if isinstance(value, dict):
         return itertools.chain(value, value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
         return value
     return [getattr(value, field.name) for field in dataclasses.fields(value)]
+
+
+def is_flat(value: Any) -> bool:
+    """Return whether a tuple, frozenset or dataclass is known to hold scalars only: those of one with slots are not."""
+    kind = type(value)
+    members = value if kind is tuple or kind is frozenset else getattr(value, "__dict__", None)
+    if type(members) is dict:
+        members = members.values()
+    return members is not None and SCALARS.issuperset(map(type, members))
 
 
 def is_scalar(value: Any) -> bool:

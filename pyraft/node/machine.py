@@ -38,10 +38,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import MethodType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from pyraft.node.codec import Codec
+from pyraft.node.codec import Codec, held, is_flat
 from pyraft.node.journal import Journal
 from pyraft.node.naming import check_lists, check_names, check_types, how_to_name
-from pyraft.node.tracked import Record, arrive
+from pyraft.node.tracked import MAX_NESTED, TOO_DEEP, Record, arrive
 
 _logger = logging.getLogger("pyraft")
 
@@ -321,14 +321,7 @@ def bind(machine: Machine, name: str, codec: Codec) -> Binding:
     _check_class(cls, machine, codec)
 
     def is_immutable(value: Any) -> bool:
-        if codec.is_leaf(value):
-            return True
-        if type(value) in (tuple, frozenset):
-            return all(map(is_immutable, value))
-        if dataclasses.is_dataclass(value) and codec.find(type(value).__name__) is type(value):
-            frozen: bool = getattr(type(value), "__dataclass_params__").frozen  # noqa: B009  # not in its type
-            return frozen and all(is_immutable(getattr(value, field.name)) for field in dataclasses.fields(value))
-        return False
+        return _is_immutable(value, codec)
 
     own = ((cls.checkpoint, Machine.checkpoint), (cls.rollback, Machine.rollback), (cls.keep, Machine.keep))
     binding = Binding(name, codec, Journal(is_immutable), all(one is other for one, other in own))
@@ -336,6 +329,31 @@ def bind(machine: Machine, name: str, codec: Codec) -> Binding:
         _track(machine, binding.journal, codec)
     machine._node = binding
     return binding
+
+
+def _is_immutable(value: Any, codec: Codec) -> bool:
+    """Return whether nothing in a value can change. Raises TypeError for one that is nested too deep to be kept."""
+    if codec.is_leaf(value) or (_is_frozen(type(value), codec) and is_flat(value)):
+        return True
+    level = [value]
+    for _ in range(MAX_NESTED):
+        below: dict[int, Any] = {}
+        for one in level:
+            if not _is_frozen(type(one), codec):
+                return False
+            below.update((id(member), member) for member in held(one) if not codec.is_leaf(member))
+        level = list(below.values())
+        if not level:
+            return True
+    raise TypeError(TOO_DEEP)
+
+
+def _is_frozen(cls: type, codec: Codec) -> bool:
+    """Return whether a class is tuple or frozenset, or a frozen dataclass that the codec knows."""
+    if cls is tuple or cls is frozenset:
+        return True
+    known = dataclasses.is_dataclass(cls) and codec.find(cls.__name__) is cls
+    return known and bool(getattr(cls, "__dataclass_params__").frozen)  # noqa: B009  # not in its type
 
 
 def _check_class(cls: type[Machine], machine: Machine, codec: Codec) -> None:

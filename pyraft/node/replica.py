@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.node import snapshot
-from pyraft.node.codec import SCALARS, Codec, Objects, frame, unframe
+from pyraft.node.codec import SCALARS, Codec, Objects, frame, nests_deeper, unframe
 from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, Refused, SessionExpired
 from pyraft.node.machine import Binding, Context, Machine, bind, commands_of, queries_of
 from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark
@@ -46,6 +46,10 @@ NO_SESSION: Final = b""
 
 MAX_OUTCOME: Final = 4 << 20
 """How large a packed result may be: it is kept until it is acknowledged, and travels. Larger ones fail the command."""
+
+MAX_NESTED: Final = 500
+"""How deep a result, or what an exception says, may be nested: msgpack's own limit is from 511 on, by its version, and
+the depth of the stack counts in some. All members must come to the same."""
 
 NOTHING: Final = bytes((0x92, RESULT, 0xC0))
 """The outcome None, packed."""
@@ -250,8 +254,8 @@ class Replica(RaftFsm):
                 outcome = NOTHING
             else:
                 outcome = self.codec.pack([RESULT, value])
-                if len(outcome) > MAX_OUTCOME:
-                    raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
+                if len(outcome) > MAX_NESTED:  # else it is neither too large nor nested too deep
+                    _check_result(value, len(outcome))
             if journal is None:
                 machine.keep(checkpoint)
             elif journal.fresh:
@@ -314,7 +318,7 @@ class Replica(RaftFsm):
             args, kwargs = self._arguments.unpack(arguments)
             outcome = self.codec.pack([RESULT, self._queries[machine, query](self.machines[machine], *args, **kwargs)])
             if len(outcome) > MAX_OUTCOME:
-                raise ValueError(f"the result takes {len(outcome)} bytes, more than {MAX_OUTCOME}")
+                raise ValueError(_too_large(len(outcome)))
         except MemoryError:
             raise
         except Exception as exc:
@@ -338,7 +342,8 @@ class Replica(RaftFsm):
         cls = type(exc)
         if self._errors[name].get(cls.__name__) is cls or getattr(builtins, cls.__name__, None) is cls:
             try:
-                return self.codec.pack([RAISED, cls.__name__, list(exc.args)])
+                if not nests_deeper(exc.args, MAX_NESTED):
+                    return self.codec.pack([RAISED, cls.__name__, list(exc.args)])
             except (TypeError, ValueError):
                 pass
         return self.codec.pack([FAILED, cls.__name__, _text(exc)])
@@ -503,6 +508,18 @@ def _taken(name: str, number: int, command: str, how: str) -> str:
         f"call {number} of session {name!r} was made before with {how}, and {command}() was not executed now: give "
         "each call a number of its own, and make it again as it was"
     )
+
+
+def _check_result(value: Any, size: int) -> None:
+    """Raise ValueError for a result of a command that is too large, or nested too deep, for some member."""
+    if size > MAX_OUTCOME:
+        raise ValueError(_too_large(size))
+    if nests_deeper([value], MAX_NESTED):
+        raise ValueError(f"the result is nested deeper than {MAX_NESTED}")
+
+
+def _too_large(size: int) -> str:
+    return f"the result takes {size} bytes, more than {MAX_OUTCOME}"
 
 
 def _text(exc: BaseException) -> str:

@@ -17,11 +17,12 @@ it was.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pyraft.node.codec import BELOW, MAX_DEPTH, Codec, nests_deeper
+from pyraft.node.codec import BELOW, MAX_DEPTH, SCALARS, Codec, is_flat, nests_deeper
 from pyraft.node.containers import TrackedDeque, TrackedDict, TrackedList, TrackedSet
 from pyraft.node.errors import Malformed
 from pyraft.node.journal import Journal
@@ -36,9 +37,13 @@ _DEPTH: Final = 32
 _DEEP: Final = MAX_DEPTH // 2
 """Tuples nested deeper than this, as commands make by and by, are containers here: the codec takes only so many."""
 
-_DICT, _SET, _LIST, _DEQUE, _RECORD, _TUPLE = range(6)
+_DEEPEST: Final = MAX_DEPTH - 4
+"""Where frozensets and frozen dataclasses are among them, these are containers above so many. Earlier programs take
+less for damage, and so do they with more, of which they could write no snapshot at all."""
+
+_DICT, _SET, _LIST, _DEQUE, _RECORD, _TUPLE, _FROZENSET, _FROZEN = range(8)
 _KINDS: Final[dict[type, int]] = {TrackedDict: _DICT, TrackedSet: _SET, TrackedList: _LIST, TrackedDeque: _DEQUE}
-_PAIRS: Final = (_DICT, _RECORD)
+_PAIRS: Final = (_DICT, _RECORD, _FROZEN)
 _BELOW_VALUE: Final = msgpack.ExtType(BELOW, b"")
 
 
@@ -96,10 +101,10 @@ def write(root: Record, codec: Codec, frozen: Frozen) -> Iterator[bytes]:
 
 
 def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> Iterator[bytes | _Inner]:
-    if type(value) is tuple:
-        kind = _TUPLE
-        header: list[Any] = [kind, len(value)]
-        pieces: Iterator[list[Any]] = iter([list(value)] if value else [])
+    if not isinstance(value, Tracked):
+        kind, members, *more = _immutable(value)
+        header: list[Any] = [kind, len(members), *more]
+        pieces: Iterator[list[Any]] = iter([members] if members else [])
     else:
         kind = _KINDS.get(type(value), _RECORD)
         header = [kind, frozen.size(value)]
@@ -110,7 +115,7 @@ def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> I
                 # Nobody could read such a snapshot, this member at its next start included.
                 raise TypeError(f"the machine has a record of class {cls.__qualname__}, which its `types` do not name")
             header.append(cls.__name__)
-        elif kind == _DEQUE:
+        elif isinstance(value, TrackedDeque):
             header.append(value.maxlen)
     yield codec.pack(header)
     for piece in pieces:
@@ -122,10 +127,36 @@ def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> I
         yield from map(_Inner, below)
 
 
+def _immutable(value: Any) -> tuple[Any, ...]:
+    """Return the kind of a container that never changes, a list of its members or pairs, and the name of its class."""
+    if type(value) is tuple:
+        return _TUPLE, list(value)
+    if type(value) is frozenset:
+        return _FROZENSET, list(value)
+    return _FROZEN, [(field.name, getattr(value, field.name)) for field in fields(value)], type(value).__name__
+
+
 def _is_container(value: Any) -> bool:
-    if type(value) is not tuple:
-        return isinstance(value, Tracked)
-    return any(map(_is_container, value)) or (tuple in map(type, value) and nests_deeper([value], _DEEP))
+    kind = type(value)
+    if kind in SCALARS:
+        return False
+    if isinstance(value, Tracked):
+        return True
+    if is_flat(value):
+        return False
+    if kind is tuple and (_holds_tracked(value) or (tuple in map(type, value) and nests_deeper([value], _DEEP))):
+        return True
+    return nests_deeper([value], _DEEPEST)
+
+
+def _holds_tracked(value: tuple[Any, ...]) -> bool:
+    """Return whether a tracked container is in a tuple, with tuples only around it."""
+    waiting = [value]
+    for one in waiting:
+        if any(isinstance(member, Tracked) for member in one):
+            return True
+        waiting += [member for member in one if type(member) is tuple]
+    return False
 
 
 def read(objects: Iterator[Any], codec: Codec, journal: Journal) -> tuple[str, dict[str, Any]]:
@@ -216,6 +247,8 @@ def _read_deep(objects: Iterator[Any], reader: _Reader) -> Any:
 def _make(kind: int, more: Any, members: Iterator[Any], reader: _Reader) -> Any:
     if kind == _RECORD:
         return _record(reader, more, dict(_pairs(members)))
+    if kind == _FROZEN:
+        return _frozen(reader, more, dict(_pairs(members)))
     make = _MAKE.get(kind)
     if make is None:
         raise Malformed(f"a snapshot with a container of kind {kind}")
@@ -239,6 +272,17 @@ def _record(reader: _Reader, name: Any, content: dict[str, Any]) -> Record:
     return record
 
 
+def _frozen(reader: _Reader, name: Any, content: dict[str, Any]) -> Any:
+    cls = reader.codec.find(name)
+    if cls is None or issubclass(cls, Record) or not is_dataclass(cls):
+        raise Malformed(f"a snapshot with a frozen dataclass {name!r}, which this program has not named")
+    make: Callable[..., Any] = cls
+    try:
+        return make(**content)
+    except (TypeError, ValueError) as exc:
+        raise Malformed(f"a snapshot whose {name} cannot be made: {exc}") from None
+
+
 def _dict(members: Iterator[Any], more: Any, journal: Journal) -> TrackedDict:
     made = TrackedDict({}, journal)
     made.fill(_pairs(members))  # no plain dict on the way: one of a million entries takes its time to be freed
@@ -255,6 +299,7 @@ _MAKE: Final[dict[int, Callable[[Iterator[Any], Any, Journal], Any]]] = {
     _LIST: lambda members, more, journal: TrackedList(members, journal),
     _DEQUE: lambda members, more, journal: TrackedDeque(deque(members, more), journal),
     _TUPLE: _tuple,
+    _FROZENSET: lambda members, more, journal: frozenset(members),
 }
 
 

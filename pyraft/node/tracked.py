@@ -58,6 +58,13 @@ class Tracked:
 MAKERS: Final[dict[type, Callable[[Any, Journal], Tracked]]] = {}
 """Makes a tracked container of a plain one, by the plain one's type; `containers` fills it."""
 
+MAX_NESTED: Final = 480
+"""How deep tuples, and frozensets and frozen dataclasses, may be nested in a state. They are gone through without
+recursion here, so that each member comes to the same, whatever its stack; programs that hash or compare them recurse.
+"""
+
+TOO_DEEP: Final = f"a machine cannot keep tuples, frozensets or frozen dataclasses nested deeper than {MAX_NESTED}"
+
 
 def adopt(value: Any, journal: Journal) -> Any:
     """Return `value` as the machine of `journal` is to keep it, down to its last member. Raises TypeError."""
@@ -73,7 +80,7 @@ def adopt(value: Any, journal: Journal) -> Any:
     if make is not None:
         return make(value, journal)
     if kind is tuple:
-        return tuple([adopt(member, journal) for member in value])
+        return _rebuilt(value, lambda member: adopt(member, journal))
     if not journal.is_immutable(value):
         raise TypeError(
             f"a machine cannot keep objects of class {kind.__qualname__}, whose changes nobody would notice: take "
@@ -91,7 +98,7 @@ def arrive(value: Any, journal: Journal) -> Any:
     A tracked container without a place takes this one, one that has a place is copied; all else waits for `settle`.
     """
     if not isinstance(value, Tracked):
-        return tuple([arrive(member, journal) for member in value]) if type(value) is tuple else value
+        return _rebuilt(value, lambda member: arrive(member, journal)) if type(value) is tuple else value
     if isinstance(value, Record) and value._journal is None:  # a new one
         for name, member in value.content().items():
             value.__dict__[name] = arrive(member, journal)
@@ -114,15 +121,34 @@ def settle(value: Any, journal: Journal) -> Any:
     return value if isinstance(value, Tracked) else adopt(value, journal)
 
 
+def _rebuilt(value: tuple[Any, ...], change: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Return `value` with what `change` returns in the place of each member, however many tuples are around that."""
+    if tuple not in map(type, value):
+        return tuple([change(member) for member in value])
+    levels: list[tuple[Iterator[Any], list[Any]]] = [(iter(value), [])]
+    while True:
+        members, made = levels[-1]
+        for member in members:
+            if type(member) is tuple:
+                if len(levels) == MAX_NESTED:
+                    raise TypeError(TOO_DEEP)
+                levels.append((iter(member), []))
+                break
+            made.append(change(member))
+        else:
+            levels.pop()
+            if not levels:
+                return tuple(made)
+            levels[-1][1].append(tuple(made))
+
+
 def check_key(key: Any, journal: Journal) -> None:
     """Raise TypeError if a key of a dict, or member of a set, is something that can change."""
-    if is_scalar(key):
+    if is_scalar(key) or journal.is_immutable(key):
         return
-    if type(key) is tuple:
-        for member in key:
-            check_key(member, journal)
-    elif not journal.is_immutable(key):
-        raise TypeError(f"a machine cannot keep objects of class {type(key).__qualname__} as keys or in a set")
+    while type(key) is tuple:  # to the member that is to blame
+        key = next(member for member in key if not journal.is_immutable(member))
+    raise TypeError(f"a machine cannot keep objects of class {type(key).__qualname__} as keys or in a set")
 
 
 def release(value: Any, undo: Undo) -> None:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from pyraft.node.errors import CommandFailed
 from pyraft.node.machine import Machine, command
-from pyraft.node.replica import NO_SESSION, NOTHING, Replica
+from pyraft.node.replica import NO_SESSION, NOTHING, RAISED, Replica
 from pyraft.node.tracked import Record
 
 
@@ -52,6 +53,46 @@ def test_commands_recurse_as_deep_on_every_member() -> None:
     assert machines[0].done[-1] < limit
 
 
+class Answers(Machine):
+    """A machine whose commands say things that are nested."""
+
+    @command
+    def result(self, depth: int) -> Any:
+        """Return lists in lists."""
+        return in_lists(depth)
+
+    @command
+    def fail(self, depth: int) -> None:
+        """Raise an exception with such an argument."""
+        raise LookupError(in_lists(depth))
+
+
+def in_lists(depth: int) -> Any:
+    """Return a number in so many lists."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value, "some more"]
+    return value
+
+
+@pytest.mark.parametrize("depth", [1, 500, 501, 600, 900])
+def test_results_are_nested_only_so_deep(depth: int) -> None:
+    """Versions of msgpack differ in what they pack from the 511th level on, and members may have others."""
+    member = Replica({"": Answers()})
+    calls = [[NO_SESSION, 0, 0, "", name, 1, member.codec.pack([[depth], {}])] for name in ("result", "fail")]
+    result, failure = member.do_apply(member.entry(1, calls))[1]
+    if depth <= 500:
+        assert member.result("", result) == in_lists(depth)
+        with pytest.raises(LookupError) as raised:
+            member.result("", failure)
+        assert raised.value.args == (in_lists(depth),)
+    else:
+        with pytest.raises(ValueError, match="the result is nested deeper than 500"):
+            member.result("", result)
+        with pytest.raises(CommandFailed, match="LookupError"):
+            member.result("", failure)
+
+
 @dataclass
 class Leaf(Record):
     """Named by one machine, and by another one not."""
@@ -85,6 +126,50 @@ class Chain(Nested):
     def wrap(self) -> None:
         """Put the state into one more."""
         self.root = (self.root, 1)
+
+
+@dataclass(frozen=True)
+class Link:
+    """One that cannot change, and holds another."""
+
+    inner: Any
+    n: int = 1
+
+
+class Links(Nested):
+    """A machine whose state is nothing but frozen dataclasses in each other, as a list from cons cells is."""
+
+    types = (Link,)
+
+    @command
+    def wrap(self) -> None:
+        """Put the state into one more."""
+        self.root = Link(self.root)
+
+
+class Sets(Nested):
+    """A machine whose state is nothing but frozensets in each other."""
+
+    @command
+    def wrap(self) -> None:
+        """Put the state into one more."""
+        self.root = frozenset([self.root])
+
+
+class Mixed(Nested):
+    """A machine with all that cannot change in each other, as a key too."""
+
+    types = (Link,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: dict[Any, int] = {}
+
+    @command
+    def wrap(self) -> None:
+        """Put the state into one more of each, and have a key of it."""
+        self.root = (frozenset([Link(self.root)]), 1)
+        self.keys = {self.root: 1}
 
 
 class Bare(Nested):
@@ -135,6 +220,40 @@ def test_snapshots_of_tuples_in_tuples(wraps: int) -> None:
     for _ in range(wraps):
         value = (value, 1)
     assert tree.root == value
+
+
+@pytest.mark.parametrize("cls", [Chain, Links, Sets])
+@pytest.mark.parametrize("wraps", [1, 59, 60, 61, 62, 63, 64, 480])
+def test_snapshots_of_what_cannot_change_nested_deep(cls: type[Nested], wraps: int) -> None:
+    """With the 64th frozen dataclass the first snapshot stopped every server. Tuples could be written and not read."""
+    replica, tree = grown(cls, "core", wraps)
+    other = below(300, lambda: restored(replica, cls))
+    one, two = tree.root, other.root
+    for _ in range(wraps):
+        assert type(one) is type(two)
+        one, two = (next(iter(at.__dict__.values())) if isinstance(at, Link) else next(iter(at)) for at in (one, two))
+    assert one == two == "core"
+
+
+@pytest.mark.parametrize("wraps", [1, 20, 21, 22, 32, 100])
+def test_snapshots_of_all_that_cannot_change_in_each_other(wraps: int) -> None:
+    """Each kind may hold the others, and keys may be as deep as values."""
+    replica, tree = grown(Mixed, "core", wraps)
+    other = restored(replica, Mixed)
+    assert (other.root, dict(other.keys)) == (tree.root, dict(tree.keys))
+
+
+@pytest.mark.parametrize("cls", [Chain, Links, Sets])
+def test_what_cannot_change_is_nested_only_so_deep(cls: type[Nested]) -> None:
+    """The command that makes one more fails, on a stack of whatever depth and of every Python, and all goes on."""
+    replica, tree = grown(cls, "core", 480)
+    root = tree.root
+    entry = replica.entry(999, [[NO_SESSION, 0, 0, "", "wrap", 1, replica.codec.pack([[], {}])]])
+    for depth in (0, 300):
+        (outcome,) = below(depth, lambda: replica.do_apply(entry)[1])
+        assert replica.codec.unpack(outcome)[:2] == [RAISED, "TypeError"]
+        assert "nested deeper than 480" in str(outcome)
+    assert tree.root is root
 
 
 @pytest.mark.parametrize("kind", [list, dict])
