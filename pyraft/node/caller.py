@@ -60,6 +60,7 @@ class Calls:
         self._token = token
         self._replica = replica
         self._codec = replica.codec
+        self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._name = name[:MAX_NAME]
         self._shapes: set[tuple[type, str, int, int, tuple[str, ...]]] = set()
@@ -76,6 +77,14 @@ class Calls:
         self.outbox.close(failure)
         self.deadlines.close()
 
+    def check_loop(self) -> None:
+        """Raise RuntimeError in another event loop: what is awaited here is told of in this one, and has no locks."""
+        if asyncio._get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "this node or client was opened in another event loop, and is awaited there only: have it done by "
+                "asyncio.run_coroutine_threadsafe(…, that loop)"
+            )
+
     async def _traced(self, machine: Machine, name: str, version: int, args: Any, kwargs: Any) -> Any:
         assert self.tracing is not None
         with self.tracing.submit(f"{type(machine).__name__}.{name}") as context:
@@ -90,6 +99,8 @@ class Calls:
         kwargs: Any,
         context: dict[str, str] | None = None,
     ) -> Any:
+        if asyncio._get_running_loop() is not self._loop and not self.outbox.is_closed:
+            self.check_loop()
         named = _NAMED.get()
         if named is not None:
             named.take(name)

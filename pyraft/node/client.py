@@ -108,6 +108,7 @@ class Client(Asking, Things, Generic[M]):
 
     async def _errand(self, what: str, *arguments: Any) -> Any:
         self._require_open()
+        self._calls.check_loop()
         return await persist(lambda: self._route.ask(what, *arguments), self._calls.timeout(), self._route.refusal)
 
     def _require_open(self) -> None:

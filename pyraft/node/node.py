@@ -360,6 +360,7 @@ class Node(Asking, Things, Generic[M]):
         """Have a query answered, linearizably, as `await node.machine.query(…)` does."""
         if self._cause is not None:
             raise self._failure()
+        self._calls.check_loop()
         stale = caller.STALE.get()
         if not ((caller.LEASE.get() and self._leased()) or (stale is not None and self.staleness <= stale)):
             await self._caught_up(name)

@@ -188,6 +188,11 @@ class Outbox:
         """Whether a caller has to wait for room."""
         return len(self._open) >= self._most_calls or self._bytes >= self._most_bytes or bool(self._room)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether all that wait or come get a failure."""
+        return self._failure is not None
+
     async def room(self, began: Callable[[asyncio.Future[None]], None]) -> None:
         """Wait until there is room again; first come, first served. `began(future)` gets what is waited for."""
         future = self._loop.create_future()

@@ -9,7 +9,19 @@ import pytest
 
 from io_uv import directory, fs
 from pyraft import RAFT_LEADERSHIPLOST, RaftFsm, aio
-from pyraft.node import CommandFailed, Machine, Node, Refused, Settings, Stopped, Unavailable, Unknown, command, init
+from pyraft.node import (
+    CommandFailed,
+    Machine,
+    Node,
+    Refused,
+    Settings,
+    Stopped,
+    Unavailable,
+    Unknown,
+    command,
+    connect,
+    init,
+)
 from pyraft.node.ground import Ground
 from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Directory, Identity, read, write
 from pyraft.node.outside import Outside
@@ -23,6 +35,33 @@ loops = pytest.mark.parametrize("kind", LOOPS)
 
 def address() -> str:
     return free_addresses(1)[1]
+
+
+@loops
+def test_another_event_loop_is_refused(tmp_path: Path, kind: str) -> None:
+    """A node, or a client, that a thread awaits in a loop of its own refuses that, and the command is not executed."""
+    where = tmp_path / "1"
+
+    async def elsewhere(shop: Shop, what: str) -> None:
+        with pytest.raises(RuntimeError, match="was opened in another event loop"):
+            await (shop.put("apple") if what == "command" else shop.left("apple"))
+
+    async def scenario() -> None:
+        await init(where, address())
+        async with Node(where, Shop()) as node, connect([node.address], Shop()) as client:
+            await client.machine.put("pear")
+            for machine in (node.machine, client.machine):
+                for what in ("command", "query"):
+                    with node.read(lease=True):
+                        await asyncio.to_thread(asyncio.run, elsewhere(machine, what))
+            assert await node.machine.all() == {"pear": 1}
+            told = asyncio.run_coroutine_threadsafe(node.machine.put("apple"), asyncio.get_running_loop())
+            assert await asyncio.wrap_future(told) == 1
+        closed = node.machine.put("apple")
+        with pytest.raises(Stopped, match="the node is closed"):
+            await asyncio.to_thread(asyncio.run, closed)
+
+    run(scenario, kind)
 
 
 @loops
