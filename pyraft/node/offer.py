@@ -49,6 +49,7 @@ from pyraft.node.admission import Admission
 from pyraft.node.council import Council, rows
 from pyraft.node.desk import Ruler
 from pyraft.node.errors import Refused
+from pyraft.node.given import check_number
 from pyraft.node.giving import Giving
 from pyraft.node.link import Elsewhere
 from pyraft.node.proposer import Proposer
@@ -238,7 +239,21 @@ def offer_status(
     With `voters` above 0 changes of the members are taken too: a member that is promoted votes while there are fewer
     voters than that, and stands by else. With `backups` the state of the machine is given to those who ask for it: its
     `snapshot` or `snapshot_async` has to be there. All servers of the cluster are to offer the same.
+
+    Raises TypeError for an argument of another type, ValueError for fewer voters than 0.
     """
+    for what, given, cls in (
+        ("the transport", transport, io_uv.RaftUvTransport),
+        ("io", io, RaftIo),
+        ("raft", raft, Raft),
+        ("commits", commits, (Histogram, type(None))),
+        ("backups", backups, bool),
+    ):
+        if not isinstance(given, cls):
+            raise TypeError(f"offer_status(transport, io, raft, …): {what} cannot be {given!r:.60}")
+    check_number("voters", voters)
+    if voters < 0:
+        raise ValueError(f"voters are counted from 0, and are {voters}")
     offer = _Offer(raft, io, commits, voters, backups)
 
     def accept(transport: io_uv.RaftUvTransport, guest: io_uv.RaftUvGuest) -> None:

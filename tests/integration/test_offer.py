@@ -13,9 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+import io_uv
+from io_uv import pyuv
 from pyraft import (
     RAFT_VOTER,
+    Raft,
     RaftConfiguration,
+    RaftIo,
     aio,
     metrics,
     page,
@@ -109,6 +113,29 @@ def test_on_a_loop_of_its_own(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_arguments_of_another_type_are_refused() -> None:
+    """They are looked at before anybody connects, when nobody would see the mistake."""
+    any_offer: Any = offer_status
+    loop = pyuv.Loop()
+    transport, io, raft = io_uv.RaftUvTransport(), RaftIo(), Raft()
+    assert io_uv.raft_uv_tcp_init(transport, loop) == 0
+    mistakes: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((io, io, raft), {}, "the transport cannot be <"),
+        ((transport, transport, raft), {}, "io cannot be <"),
+        ((transport, io, 3), {}, "raft cannot be 3"),
+        ((transport, io, raft), {"commits": []}, r"commits cannot be \[\]"),
+        ((transport, io, raft), {"backups": 1}, "backups cannot be 1"),
+        ((transport, io, raft), {"voters": True}, "voters is a whole number, and is True"),
+        ((transport, io, raft), {"voters": -1}, "voters are counted from 0, and are -1"),
+    ]
+    for given, named, match in mistakes:
+        with pytest.raises((TypeError, ValueError), match=match):
+            any_offer(*given, **named)
+    io_uv.raft_uv_tcp_close(transport)
+    loop.run()
+    loop.close()
 
 
 def test_on_the_loop_of_an_asyncio_program(tmp_path: Path) -> None:
