@@ -108,6 +108,10 @@ def _truncate(r: Raft, index: int) -> int:
         rv = membership.rollback(r)
         if rv != 0:
             return rv
+    if r.configuration_committed_index >= index:
+        rv = membership.give_up_committed(r, index)
+        if rv != 0:
+            return rv
     rv = calls.truncate(r, index)
     if rv != 0:
         calls.io_errmsg(r)

@@ -258,7 +258,9 @@ def _change(r: Raft, index: int) -> None:
     """Take note that a configuration is committed, and complete the leader's change."""
     if r.configuration_uncommitted_index == index:
         r.configuration_uncommitted_index = 0
-    r.configuration_committed_index = index
+    # A later one may be known to be committed since it was stored (membership.uncommitted_change). C:
+    # replication.c:applyChange forgets that, and a rollback then leads back to this one, for good.
+    r.configuration_committed_index = max(r.configuration_committed_index, index)
     r.last_applied = index
     notice.configuration_committed(r, index)
     leader = r.leader_state

@@ -102,6 +102,13 @@ def get(lg: RaftLog, index: int) -> RaftEntry | None:
     return RaftEntry(lg.terms[slot], lg.types[slot], lg.bufs[slot])
 
 
+def newest_change(lg: RaftLog, index: int) -> int:
+    """Return the index of the last CHANGE entry held up to `index`, 0 for none."""
+    while index > lg.offset and lg.types[index - lg.base - 1] != RAFT_CHANGE:
+        index -= 1
+    return index if index > lg.offset else 0
+
+
 def append(lg: RaftLog, term: int, type: int, buf: bytes) -> None:
     """Append one entry."""
     assert term > 0

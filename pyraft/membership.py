@@ -108,11 +108,17 @@ def update_catch_up_round(r: Raft, leader: LeaderState) -> bool:
 
 
 def uncommitted_change(r: Raft, index: int, buf: bytes) -> int:
-    """Put the configuration in the CHANGE entry at `index` in force, as uncommitted."""
+    """Put the configuration in the CHANGE entry at `index` in force, as uncommitted.
+
+    The one before it is committed, because only one change is under way at a time (start._restore_configuration), also
+    if it is not applied yet. C: replication.c:appendFollowerCb finds that out when it applies it, all at once.
+    """
     rv, conf, problem = configuration.decode(buf)
     if rv != 0:
         r.errmsg = problem
         return rv
+    if r.configuration_uncommitted_index < index:
+        r.configuration_committed_index = max(r.configuration_committed_index, r.configuration_uncommitted_index)
     r.configuration = conf
     r.configuration_uncommitted_index = index
     notice.configuration_in_force(r, index)
@@ -128,6 +134,27 @@ def rollback(r: Raft) -> int:
         return rv
     index = r.configuration_uncommitted_index
     r.configuration = conf
+    r.configuration_uncommitted_index = 0
+    notice.configuration_rolled_back(r, index)
+    return 0
+
+
+def give_up_committed(r: Raft, index: int) -> int:
+    """Put the newest configuration in front of entry `index` in force: a leader cuts off one that counts as committed.
+
+    It was never applied here; that another one stood behind it in the log was the sign (uncommitted_change). So this
+    leader's cluster was made by raft_recover, from less than this server has: what it had committed counts no more.
+    """
+    newest = log.newest_change(r.log, index - 1)
+    entry = log.get(r.log, newest)
+    conf = r.configuration_last_snapshot
+    if entry is not None:
+        rv, conf, problem = configuration.decode(entry.buf)
+        if rv != 0:
+            r.errmsg = problem
+            return rv
+    r.configuration = configuration.copy(conf)
+    r.configuration_committed_index = newest if newest > 0 else min(index - 1, log.snapshot_index(r.log))
     r.configuration_uncommitted_index = 0
     notice.configuration_rolled_back(r, index)
     return 0
