@@ -184,6 +184,11 @@ def check_address(ground: Ground, address: str) -> None:
     check = ground.transport.check_address
     if check is not None and check(ground.transport, address) != 0:
         raise Refused(ground.transport.errmsg)
+    try:
+        # raft takes the name of a service for a port. Members and clients of this layer do not.
+        require_form(address)
+    except ValueError as exc:
+        raise Refused(f"no member can be reached at {exc}") from None
 
 
 def describe(directory: Directory, identity: Identity) -> str:

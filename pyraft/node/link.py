@@ -11,6 +11,7 @@ SILENCE seconds, pings unanswered, though something was due; and when the other 
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeAlias, cast
@@ -22,6 +23,7 @@ from pyraft.node.errors import Malformed, NodeError, Refused
 from pyraft.node.proposer import Done, Wire
 
 CONNECT_SECONDS: Final = 2.0
+_PORT: Final = re.compile("[0-9]{1,5}")
 SILENCE: Final = 3.0
 """Seconds without a word after which a connection on which an answer is due counts as dead."""
 
@@ -44,10 +46,13 @@ class Elsewhere(NodeError):
 
 
 def split(address: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT or [IPv6]:PORT. Raises OSError, as connecting to it would."""
+    """Return host and port of HOST:PORT or [IPv6]:PORT. Raises OSError, as connecting to it would.
+
+    The port is a number in ASCII digits, and nothing is in the address that cannot be seen.
+    """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise OSError(f"'{address}' is not of the form HOST:PORT")
+    if not host or not _PORT.fullmatch(port) or not 0 < int(port) <= 65535 or " " in host or not host.isprintable():
+        raise OSError(f"{address!r:.300} is not of the form HOST:PORT")
     return (host[1:-1] if host.startswith("[") and host.endswith("]") else host), int(port)
 
 
@@ -116,8 +121,12 @@ class Link(asyncio.Protocol):
         except TimeoutError:
             link.close()
             raise OSError(f"no answer from {address} in {CONNECT_SECONDS} s") from None
-        except UnicodeError as exc:
-            raise OSError(f"'{address}' cannot be looked up: {exc}") from None
+        except ValueError as exc:
+            link.close()
+            if isinstance(exc, (OSError, NodeError)):
+                raise
+            # asyncio's and ssl's word for a host that nobody can be asked for.
+            raise OSError(f"{address!r:.300} cannot be looked up: {exc}") from None
         except BaseException:
             link.close()
             raise

@@ -376,6 +376,8 @@ def test_directories_that_are_no_members(tmp_path: Path) -> None:
         (where / "other").unlink()
         with pytest.raises(Refused, match="no server can be reached"):
             await init(where, "nowhere")
+        with pytest.raises(Refused, match=r"'127\.0\.0\.1:http' is not of the form HOST:PORT"):
+            await init(where, "127.0.0.1:http")  # raft could use it, and this layer's links could not
         assert read(where) is None
         await init(where, address())
         with pytest.raises(Refused, match="belongs to member"):

@@ -9,7 +9,7 @@ import pytest
 
 from pyraft.node import wire
 from pyraft.node.errors import Refused
-from pyraft.node.link import Link, Lost
+from pyraft.node.link import Connect, Link, Lost, split
 
 
 class Wire:
@@ -93,3 +93,48 @@ def test_a_member_that_hangs_up_without_a_word_may_expect_tls(secure: ssl.SSLCon
         assert ("expects TLS" in str(caught.value)) == (secure is None)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "host", ":1", "host:", "host:0", "host:65536", "host:+1", "host: 1", "host:1 ", "ho st:1", "host:http"),
+        *("host\n:1", "host\0:1", "host\x1b[31m:1", "host:\u0661", "host:\uff11", "ho\u200bst:1", "host:" + "1" * 5000),
+    ],
+)
+def test_what_is_no_address_is_an_oserror(address: str) -> None:
+    """Never another exception: a member may have been told such an address by anybody, and goes on to the next one."""
+    with pytest.raises(OSError, match="is not of the form HOST:PORT"):
+        split(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"), [("[::1]:1", ("::1", 1)), ("h:065", ("h", 65)), ("::1:65535", ("::1", 65535))]
+)
+def test_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    """Brackets are left out."""
+    assert split(address) == parts
+
+
+def raising(exc: Exception) -> Connect:
+    """Return a way to connect that raises."""
+
+    async def connect(*_: object) -> None:
+        raise exc
+
+    return connect
+
+
+@pytest.mark.parametrize("exc", [ValueError("server_hostname starts with a dot"), UnicodeError("label too long")])
+def test_a_host_that_nobody_can_be_asked_for_is_an_oserror(exc: Exception) -> None:
+    """asyncio, its resolver and ssl have a ValueError for that, which would end all attempts at other members."""
+    with pytest.raises(OSError, match=f"'a:1' cannot be looked up: {exc}"):
+        asyncio.run(Link.open("a:1", connect=raising(exc)))
+
+
+@pytest.mark.parametrize("exc", [ssl.SSLCertVerificationError(1, "expired"), Refused("no")])
+def test_what_is_wrong_with_the_other_end_stays_what_it_is(exc: Exception) -> None:
+    """A certificate that does not please is a ValueError as well."""
+    with pytest.raises(type(exc)) as info:
+        asyncio.run(Link.open("a:1", connect=raising(exc)))
+    assert info.value is exc
