@@ -12,6 +12,7 @@ so its cost is that of the change. Checked are:
 * commitment: a leader commits only what is durable on a majority of voters, up to an entry of its own term;
 * durability: what a server counts or acknowledges as stored is on its disk; every term it speaks in is;
 * what a leader takes for stored on a server, by its acknowledgments, is there;
+* the configuration in force on a server is the newest that it has stored, or a leader's own;
 * monotony of the commit, applied and stored indexes; one uncommitted configuration at most;
 * a server whose disk lost entries that it had acknowledged does not vote until it has those that were committed;
 * acknowledged commands are committed, at the index of their request.
@@ -28,7 +29,9 @@ from pyraft import (
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
     Raft,
+    RaftConfiguration,
     RaftMessage,
+    configuration,
     log,
     membership,
 )
@@ -45,7 +48,20 @@ if TYPE_CHECKING:
 class View:
     """The look of a server after its last event. `terms` are those of the log, from index `base` + 1 on."""
 
-    __slots__ = ("applied", "base", "changes", "commit", "last", "offset", "state", "stored", "tail", "term", "terms")
+    __slots__ = (
+        "applied",
+        "base",
+        "changes",
+        "commit",
+        "in_force",
+        "last",
+        "offset",
+        "state",
+        "stored",
+        "tail",
+        "term",
+        "terms",
+    )
 
     def __init__(self) -> None:
         self.state = RAFT_UNAVAILABLE
@@ -59,6 +75,7 @@ class View:
         self.base = 0
         self.terms: list[int] = []
         self.changes: list[int] = []
+        self.in_force: tuple[RaftConfiguration | None, int, int] = None, 0, 0
 
 
 class Checks:
@@ -253,6 +270,8 @@ class Checks:
         view.state = r.state
         if r.configuration_uncommitted_index != 0:
             self._configuration(node, r)
+        if view.changes:
+            self._in_force(node, r, view)
 
     def _term_and_state(self, node: "Node", r: Raft, view: View) -> None:
         if r.current_term < view.term:
@@ -388,6 +407,25 @@ class Checks:
         if index <= r.configuration_committed_index or (entry is not None and entry.type != RAFT_CHANGE):
             self.world.violate(f"server {node.id} takes entry {index} for an uncommitted configuration")
 
+    def _in_force(self, node: "Node", r: Raft, view: View) -> None:
+        """A server uses the latest configuration in its log (4.1), here the latest that is stored.
+
+        That of a leader is in force when it is appended, and stays so until its write has failed.
+        """
+        if r.snapshot.install is not None or r.snapshot.replacing != 0 or r.state == RAFT_UNAVAILABLE:
+            return
+        changes = view.changes
+        stored = max((i for i in changes if i <= r.last_stored), default=0)
+        look = (r.configuration, stored, changes[-1])
+        if look == view.in_force or stored <= r.log.offset:
+            return
+        view.in_force = look
+        for index in {stored, changes[-1]}:
+            entry = log.get(r.log, index)
+            if entry is not None and _members(configuration.decode(entry.buf)[1]) == _members(r.configuration):
+                return
+        self.world.violate(f"server {node.id} has entry {stored} stored, and another configuration in force")
+
     def _beliefs(self, node: "Node", r: Raft, leader: LeaderState) -> None:
         """That server has all that a leader does not send any more because it has been acknowledged.
 
@@ -424,3 +462,7 @@ class Checks:
                     known = self.entries.get((index, lg.terms[slot]))
                     if known is None or known[:2] != (lg.types[slot], lg.bufs[slot]):
                         self.world.violate(f"Log Matching: entry {index} of server {node.id} is not the known one")
+
+
+def _members(conf: RaftConfiguration) -> list[tuple[int, str, int]]:
+    return [(server.id, server.address, server.role) for server in conf.servers]
