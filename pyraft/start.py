@@ -133,6 +133,10 @@ def _check_identity(r: Raft) -> None:
     elif own is None and servers:
         ids = ", ".join(str(server.id) for server in servers)
         _logger.warning("server %d is not in the configuration on its disk, which has %s", r.id, ids)
+    elif not servers and calls.check_address(r, r.address) != 0 and not r.failed:
+        # C: start.c:raft_start listens wherever that leads, on any port for 0, and waits to be added.
+        _logger.warning("server %d: %s. It waits to be added to a cluster, under another address", r.id, r.errmsg)
+        r.errmsg = ""
     if servers and configuration.voter_count(r.configuration) == 0:
         # C bootstraps with it, and removes the last voter (B51).
         text = "server %d: the configuration on its disk has no voter, so nobody can lead; raft_recover gives it one"

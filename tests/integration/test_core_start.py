@@ -8,14 +8,17 @@ from pyraft import (
     RAFT_BUSY,
     RAFT_CANDIDATE,
     RAFT_FOLLOWER,
+    RAFT_INVALID,
     RAFT_IO_REQUEST_VOTE,
     RAFT_LEADER,
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_UNAVAILABLE,
     Raft,
+    RaftIo,
     raft_bootstrap,
     raft_close,
+    raft_errmsg,
     raft_init,
     raft_register_state_cb,
     raft_set_election_timeout,
@@ -270,6 +273,24 @@ def test_a_directory_of_another_server_is_told(
     assert raft_init(s.r, s.io, s.fsm, id, address) == 0
     assert raft_start(s.r) == 0
     assert [record.getMessage() for record in caplog.records] == [text] * bool(text)
+
+
+@pytest.mark.parametrize("rv", [0, RAFT_INVALID])
+def test_an_address_that_is_of_no_use_to_anybody_is_told(rv: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A server without a log waits to be added, and a port that was left out, or 0, is not where it can be found."""
+    io = ScriptIo()
+
+    def check(_: RaftIo, address: str) -> int:
+        io.errmsg = f"nobody is at {address}"
+        return rv
+
+    io.check_address = check
+    r = Raft()
+    assert raft_init(r, io, fsms.PairFsm(), 2, "host:0") == 0
+    assert raft_start(r) == 0
+    said = "server 2: nobody is at host:0. It waits to be added to a cluster, under another address"
+    assert [record.getMessage() for record in caplog.records] == [said] * (rv != 0)
+    assert raft_errmsg(r) == ""
 
 
 def test_a_configuration_without_a_voter_is_told(caplog: pytest.LogCaptureFixture) -> None:
