@@ -508,8 +508,8 @@ def _decode_install_snapshot(message: RaftMessage, buf: Data, at: int, size: int
     _check_range((p.term, p.last_index, p.last_term, p.conf_index), _SNAPSHOT_NUMBERS)
     if p.last_index == 0 or p.last_term == 0:
         raise Failure(RAFT_MALFORMED, "snapshot without index or term at offset 8")
-    if p.last_term > p.term or p.conf_index > p.last_index:
-        raise Failure(RAFT_MALFORMED, "snapshot of a later term or with a later configuration at offset 8")
+    if p.last_term > p.term:
+        raise Failure(RAFT_MALFORMED, "snapshot of a later term at offset 8")
     if conf_size > size - fixed:
         raise Failure(RAFT_MALFORMED, f"configuration of {conf_size} bytes does not fit in a header of {size} bytes")
     at += 40

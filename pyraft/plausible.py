@@ -11,7 +11,8 @@ message's. A snapshot may bring an empty server anywhere, but no further than 2^
 no term, or no members, a log would not load again, and with a vote for server 0, which stands for none, one server
 would have two.
 
-Let through, though the paper has no such thing: terms that fall from one entry to the next. C's raft_recover writes its
+Let through, though the paper has no such thing: a snapshot with the configuration of an entry behind its end, which C
+takes (snapshot.take), and terms that fall from one entry to the next. C's raft_recover writes its
 entry with term 1 whatever is in front of it (B2), and a leader with such a log could not give it to anybody. Of answers
 too large an index is let through: the leader takes nobody to have more than its own log (recv_append_entries_result).
 
@@ -56,8 +57,8 @@ def problem(current_term: int, message: RaftMessage) -> str:
     if install is not None:
         if install.last_term > term or (install.last_term < 1 and install.last_index > 0):
             return f"a snapshot of term {install.last_term} in a message of term {term}"
-        if install.last_index > FARTHEST or install.conf_index > install.last_index:
-            return f"a snapshot of entry {install.last_index} with a configuration of entry {install.conf_index}"
+        if install.last_index > FARTHEST:
+            return f"a snapshot of entry {install.last_index}"
         if not install.conf.servers:
             return f"a snapshot of entry {install.last_index} without members"
     vote = message.request_vote

@@ -399,7 +399,8 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     args.term = r.current_term
     args.last_index = snapshot.index
     args.last_term = snapshot.term
-    args.conf_index = snapshot.configuration_index
+    # Versions that do not know of C's snapshots with later ones (snapshot.is_due) would not take it.
+    args.conf_index = min(snapshot.configuration_index, snapshot.index)
     args.conf = snapshot.configuration
     args.data = snapshot.bufs[0]
     message = RaftMessage(RAFT_IO_INSTALL_SNAPSHOT, server.id, server.address)

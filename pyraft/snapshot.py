@@ -68,7 +68,8 @@ def restore(r: Raft, snapshot: RaftSnapshot) -> int:
         calls.fsm_errmsg(r, rv, f"restore snapshot {snapshot.index}")
         return rv
     r.configuration = configuration.copy(snapshot.configuration)
-    r.configuration_committed_index = snapshot.configuration_index
+    # Of a later entry where C has taken it (see is_due): that one will come, or is in the log.
+    r.configuration_committed_index = min(snapshot.configuration_index, snapshot.index)
     r.configuration_uncommitted_index = 0
     r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
     r.commit_index = snapshot.index
@@ -86,7 +87,7 @@ def is_due(r: Raft) -> bool:
         return False
     if r.last_applied < r.configuration_committed_index:
         # C: replication.c:takeSnapshot gives it the configuration that was committed last, which may stand behind its
-        # end where a log is applied once more after a start. Nobody else takes such a snapshot (plausible).
+        # end where a log is applied once more after a start.
         return False
     return r.last_applied - log.snapshot_index(r.log) >= r.snapshot.threshold
 
@@ -307,7 +308,7 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     snapshot = RaftSnapshot()
     snapshot.index = args.last_index
     snapshot.term = args.last_term
-    snapshot.configuration_index = args.conf_index
+    snapshot.configuration_index = min(args.conf_index, args.last_index)
     snapshot.configuration = args.conf
     snapshot.bufs = [args.data]
     # C: replication.c:replicationInstallSnapshot forgets the log for good, so that after a failure it claims an index

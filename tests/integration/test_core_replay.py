@@ -5,12 +5,15 @@ neither is applied yet. Then it applies older ones on the way there.
 """
 
 from pyraft import (
+    RAFT_IO_INSTALL_SNAPSHOT,
     RAFT_STANDBY,
     RAFT_VOTER,
     Raft,
+    RaftChange,
     RaftConfiguration,
     RaftEntry,
     RaftSnapshot,
+    raft_add,
     raft_set_snapshot_threshold,
     raft_set_snapshot_trailing,
     raft_start,
@@ -90,6 +93,52 @@ def test_a_snapshot_has_no_configuration_from_behind_its_end() -> None:
     ((_, _, taken, _),) = s.io.puts
     assert (taken.index, taken.configuration_index) == (6, 5)
     assert roles(taken.configuration) == roles(COMMITTED)
+
+
+def later_snapshot() -> RaftSnapshot:
+    """Return a snapshot of entry 4 with the configuration of entry 5, as C takes it of this log."""
+    snapshot = RaftSnapshot()
+    snapshot.index, snapshot.term, snapshot.configuration_index = 4, 1, 5
+    snapshot.configuration, snapshot.bufs = COMMITTED, [content(0, 0)]
+    return snapshot
+
+
+def test_a_snapshot_with_a_later_configuration_is_installed() -> None:
+    """C servers and older versions take such a one, and their followers have no other; the rest of the log follows."""
+    s = Solo()
+    s.recv(msg.install_snapshot(2, 1, 4, 1, COMMITTED, 5, content(0, 0)))
+    s.io.finish_put()
+    assert s.io.stored_snapshot is not None
+    assert s.io.stored_snapshot.configuration_index == 4
+    assert roles(s.r.configuration) == roles(COMMITTED)
+    assert indexes(s.r) == (4, 0)
+    s.recv(msg.append_entries(2, 1, 4, 1, commit=4, entries=[change(1, COMMITTED), change(1, UNCOMMITTED)]))
+    s.io.finish_appends()
+    assert roles(s.r.configuration) == roles(UNCOMMITTED)
+    assert indexes(s.r) == (5, 6)
+
+
+def test_a_snapshot_with_a_later_configuration_is_loaded_and_sent() -> None:
+    """It goes out with a number that all take, and a log that ends before its configuration can be changed."""
+    s = Solo(RAFT_VOTER, RAFT_VOTER, start=False)
+    s.io.stored_snapshot, s.io.start_index, s.io.stored = later_snapshot(), 5, []
+    assert raft_start(s.r) == 0
+    assert indexes(s.r) == (4, 0)
+    s.stand()
+    s.recv(msg.request_vote_result(2, 2))
+    s.recv(msg.request_vote_result(3, 2))
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 5))
+    s.recv(msg.append_entries_result(3, 2, 5))
+    assert s.r.commit_index == 5
+    assert raft_add(s.r, RaftChange(), 9, "9", None) == 0
+    s.sent()
+    s.recv(msg.append_entries_result(4, 2, 0, rejected=4))
+    s.tick()
+    s.io.finish_get()
+    (message,) = [m for m in s.sent() if m.type == RAFT_IO_INSTALL_SNAPSHOT]
+    assert message.install_snapshot is not None
+    assert message.install_snapshot.conf_index == 4
 
 
 def test_configurations_that_come_together_are_known_to_be_committed_but_for_the_last() -> None:

@@ -252,7 +252,7 @@ def test_results_and_timeouts_come_back(term: int, a: int, b: int) -> None:
 @given(term_, st.integers(1, 1 << 52), term_, index, st.binary(max_size=64))
 def test_install_snapshot_comes_back(term: int, last: int, last_term: int, conf_index: int, data: bytes) -> None:
     """An InstallSnapshot is decoded to what it was; the data is a read-only view."""
-    term, conf_index = max(term, last_term), min(conf_index, last)
+    term = max(term, last_term)
     args = decode(wire(m.install_snapshot(2, term, last, last_term, ONE, conf_index, data))).install_snapshot
     assert args is not None
     assert (args.version, args.term, args.last_index, args.last_term) == (0, term, last, last_term)
@@ -484,8 +484,7 @@ def test_an_entry_type_that_does_not_exist_is_refused(type: int) -> None:
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 98, (1 << 64) - 1, 0, 0), "does not fit"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 1 << 63, 4, 98, 0, 0, 0), "out of range"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, (1 << 52) + 1, 4, 98, 0, 0, 0), "out of range at offset 8"),
-        (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 6, 98, 0, 0, 0), "of a later term or with a later configuration"),
-        (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 4, 101, 0, 0, 0), "of a later term or with a later configuration"),
+        (RAFT_IO_INSTALL_SNAPSHOT, (5, 100, 6, 98, 0, 0, 0), "of a later term"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 0, 4, 98, 0, 0, 0), "without index or term"),
         (RAFT_IO_INSTALL_SNAPSHOT, (5, 9, 0, 98, 0, 0, 0), "without index or term"),
         (RAFT_IO_TIMEOUT_NOW, (5, 1, 1 << 63), "out of range"),
