@@ -4,10 +4,10 @@ Duty: `select` takes the bytes of a file of PEM revocation lists (RFC 5280, sect
 returns those lists that are to be used, encoded anew. The package cryptography parses them, verifies what the given
 authorities have signed and compares names; serial numbers are looked up by OpenSSL, in every handshake.
 
-Happy path: the file has nothing but lists; each is whole, no delta and not of a part of the certificates only; each of
-the given authorities has one that is current. Of several lists of one authority the newest counts, and of those made in
-the same second the one with the highest number. Only that one is returned: of two, OpenSSL would take the first, and
-the older one when the newer has expired.
+Happy path: the file has nothing but lists, and text between them; each is whole, no delta and not of a part of the
+certificates only; each of the given authorities has one that is current. Of several lists of one authority the newest
+counts, and of those made in the same second the one with the highest number. Only that one is returned: of two, OpenSSL
+would take the first, and the older one when the newer has expired.
 
 Failure modes: Failure(RAFT_INVALID) with a text that names the list by its place in the file. Without this module,
 where cryptography is missing, there is no TLS with revocation lists.
@@ -28,6 +28,7 @@ from pyraft.errors import RAFT_INVALID
 _LABEL: Final = re.compile(rb"-----BEGIN ([^\r\n]*?)-----")
 _LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----(.*?)-----END X509 CRL-----", re.DOTALL)
 _X509_CRL: Final = b"X509 CRL"
+_CONTROL: Final = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
 _Signer: TypeAlias = tuple[x509.Name, bytes]
 """The maker of lists: a name and a key, as an authority may keep its name with a new key."""
@@ -94,7 +95,7 @@ def _invalid(reason: str) -> Failure:
 
 
 def _lists(data: bytes) -> list[bytes]:
-    """Return the DER bytes of all lists in a file that has nothing else in it."""
+    """Return the DER bytes of all lists in a file that has nothing else in it, but for text."""
     # Anywhere: OpenSSL also finds labels in the middle of a line.
     labels = _LABEL.findall(data)
     for label in labels:
@@ -105,6 +106,12 @@ def _lists(data: bytes) -> list[bytes]:
         raise _invalid("a list in it has no end")
     if not texts:
         raise _invalid("no PEM revocation list in it")
+    rest = _LIST.sub(b"", data)
+    if b"X509 CRL-" in rest or b"-----END" in rest:
+        raise _invalid("a list in it has no beginning")
+    if not _is_text(rest):
+        # A list in DER, say, whose revocations would count for nothing.
+        raise _invalid("there is more in it than text and lists in PEM")
     found = []
     for i, text in enumerate(texts, 1):
         try:
@@ -112,6 +119,14 @@ def _lists(data: bytes) -> list[bytes]:
         except ValueError as exc:
             raise _invalid(f"list {i} is malformed: {exc}") from None
     return found
+
+
+def _is_text(data: bytes) -> bool:
+    """Return whether that is something to be read, as what `openssl crl -text` writes in front of a list."""
+    try:
+        return _CONTROL.search(data.decode("utf-8-sig")) is None
+    except UnicodeDecodeError:
+        return False
 
 
 def _judge(

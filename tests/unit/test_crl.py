@@ -246,6 +246,28 @@ def test_good_lists_before_a_bad_one_do_not_help(one: Authority) -> None:
             assert judge(data, one) == "a list in it has no end"
 
 
+def test_lists_that_are_not_read_are_not_ignored(one: Authority) -> None:
+    """A later list in DER, or with a begin line that is not whole, may have what is not in the others."""
+    good = one.revocations()
+    for data in (good + der(good), der(good) + good, good + bytes(16), good + "r\xe9voqu\xe9".encode("latin-1")):
+        assert judge(data, one) == "there is more in it than text and lists in PEM"
+    for data in (
+        good + good[1:],
+        good[3:] + good,
+        good + good[len(good) // 2 :],
+        good + good.replace(b"-BEGIN ", b"-"),
+    ):
+        assert judge(data, one) == "a list in it has no beginning"
+
+
+def test_text_around_lists_is_text(one: Authority) -> None:
+    """As openssl writes it with -text, and an editor with a mark of the byte order."""
+    good = one.revocations()
+    text = "Certificate Revocation List (CRL):\r\n\tIssuer: CN=Autorit\xe9 ------\n\f".encode()
+    for data in (text + good, b"\xef\xbb\xbf" + text + good + text + good, good + b"\n\n"):
+        assert judge(data, one) == ""
+
+
 def test_no_bytes_raise_anything_else(one: Authority) -> None:
     """Cut anywhere or with any bytes changed, a list is refused in the documented way: its signature is looked at."""
     good = der(one.revocations())
