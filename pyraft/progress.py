@@ -12,7 +12,7 @@ Failure modes: stale or spurious answers are ignored; a rejection or a failed se
 from typing import Final
 
 from pyraft import configuration
-from pyraft.state import RaftProgress
+from pyraft.state import Raft, RaftProgress
 from pyraft.types import RaftConfiguration
 
 PROGRESS__PROBE: Final = 0
@@ -24,6 +24,9 @@ MAX_REFUSALS: Final = 8
 
 MAX_DENIALS: Final = 4
 """How often in a row it may say that it does not hold what it has acknowledged before it is believed."""
+
+_MAX_TRIES: Final = 20
+"""Behind so many snapshots in a row the pause between them does not grow any more."""
 
 
 def build(conf: RaftConfiguration, id: int, last_index: int, last_stored: int) -> list[RaftProgress]:
@@ -63,6 +66,28 @@ def heartbeat_is_due(p: RaftProgress, now: int, heartbeat_timeout: int) -> bool:
     return now - p.last_send >= heartbeat_timeout
 
 
+def snapshot_is_due(r: Raft, p: RaftProgress, now: int) -> bool:
+    """Return whether a server that needs a snapshot may be sent one now; if not, it is sent a heartbeat.
+
+    C: replication.c:replicationProgress reads and sends the next one with the first heartbeat that is due when the one
+    before has come to nothing, again and again. Here one heartbeat goes out instead in front of the third of a row,
+    three in front of the fourth, and so on, up to half of the time for installing one: a server that recovers loses its
+    patience with a leader that does nothing else for all of it (recovering.rejected). The row ends with anything new
+    that the server acknowledges. One interval lies between any two, as a leader that was held up has many rejections to
+    read at once, and all heartbeats due.
+    """
+    if p.snapshot_tries == 0 or r.io.features == 0:
+        # Over an I/O without features it is sent as in C.
+        return True
+    if now - p.snapshot_last_send < r.heartbeat_timeout:
+        return False
+    pause = min((1 << (p.snapshot_tries - 1)) - 1, r.install_snapshot_timeout // max(2 * r.heartbeat_timeout, 1))
+    if p.snapshot_skipped < pause:
+        p.snapshot_skipped += 1
+        return False
+    return True
+
+
 def to_snapshot(p: RaftProgress, snapshot_index: int) -> None:
     """Wait for a snapshot up to `snapshot_index` to be installed."""
     p.state = PROGRESS__SNAPSHOT
@@ -70,6 +95,8 @@ def to_snapshot(p: RaftProgress, snapshot_index: int) -> None:
     p.snapshot_sent = -1
     p.snapshot_beat = -1
     p.snapshot_doubt = -1
+    p.snapshot_tries = min(p.snapshot_tries + 1, _MAX_TRIES)
+    p.snapshot_skipped = 0
     p.lacking = 0
     _empty_window(p)
 
@@ -129,6 +156,19 @@ def to_pipeline(p: RaftProgress) -> None:
     p.state = PROGRESS__PIPELINE
 
 
+def snapshot_was_superfluous(p: RaftProgress, last_index: int) -> bool:
+    """At an acknowledgment in SNAPSHOT that tells nothing new: go on behind the snapshot if that is what it is of.
+
+    C: replication.c:replicationUpdate looks only at acknowledgments that raise `match_index`. A server that has lost
+    the end of its log, or compacted more than it has acknowledged, is sent a snapshot that ends before that, and then
+    nothing until the time for installing it has passed.
+    """
+    if p.state != PROGRESS__SNAPSHOT or p.match_index < p.snapshot_index or last_index < p.snapshot_index:
+        return False
+    abort_snapshot(p)
+    return True
+
+
 def snapshot_done(p: RaftProgress) -> bool:
     """Return whether the server has acknowledged all that the snapshot covers."""
     assert p.state == PROGRESS__SNAPSHOT
@@ -150,16 +190,20 @@ def sent(p: RaftProgress, prev_index: int, next_index: int, n_bytes: int) -> Non
 def count(p: RaftProgress, prev_index: int) -> None:
     """Note that one more message with this predecessor is under way."""
     if prev_index != p.streamed_index:
+        if p.state == PROGRESS__SNAPSHOT and p.streamed > 0 and p.streamed_index == p.snapshot_index:
+            # Only those that were sent before the snapshot have its last entry, and they are still to be told from it.
+            return
         p.streamed_index = prev_index
         p.streamed = 0
     p.streamed += 1
 
 
-def _was_streamed(p: RaftProgress, rejected: int) -> bool:
+def was_counted(p: RaftProgress, rejected: int) -> bool:
     """Return whether a rejection of index `rejected` is of a message that `count` has noted. Answers come in order."""
     if rejected != p.streamed_index or p.streamed == 0:
-        if p.state != PROGRESS__PROBE:
-            # The answers to earlier ones have been lost. Where one probes this may answer what was sent before them.
+        if p.state == PROGRESS__PIPELINE or (p.state == PROGRESS__SNAPSHOT and rejected > p.snapshot_index):
+            # The answers to earlier ones have been lost. Where one probes this may answer what was sent before them,
+            # and so it is with the predecessors in front of a snapshot.
             p.streamed = 0
         return False
     p.streamed -= 1
@@ -184,7 +228,7 @@ def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
     p.denials += 1
     if p.denials < MAX_DENIALS:
         return False
-    _was_streamed(p, rejected)
+    was_counted(p, rejected)
     p.denials = 0
     p.match_index = 0
     p.proven_index = 0
@@ -200,7 +244,7 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
 
     `last_index` is at most the end of our log. Return False, with nothing changed, if the rejection is stale.
     """
-    was_streamed = _was_streamed(p, rejected)
+    was_streamed = was_counted(p, rejected)
     if p.state == PROGRESS__SNAPSHOT:
         # C: progress.c:progressMaybeDecrement takes the rejection of a heartbeat that was sent before the snapshot,
         # with its last entry as the predecessor, for a rejection of the snapshot (B48). Then it is sent again, once for
@@ -262,6 +306,7 @@ def maybe_update(p: RaftProgress, last_index: int) -> bool:
     p.match_index = last_index
     p.refusals = 0
     p.steps_back = 0
+    p.snapshot_tries = 0
     while p.inflight and p.inflight[0][0] <= last_index:
         p.inflight_bytes -= p.inflight.popleft()[1]
     return True

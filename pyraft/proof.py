@@ -109,6 +109,20 @@ def is_fenced(r: Raft, p: RaftProgress, rejected: int) -> bool:
     return True
 
 
+def is_latest(r: Raft, p: RaftProgress, rejected: int) -> bool:
+    """Return whether a rejection of index `rejected` answers the question that `ask` has named last."""
+    return p.fenced >= 0 and rejected == nobodys_index(r, p)
+
+
+def snapshot_read(p: RaftProgress, index: int, now: int) -> None:
+    """Note that a snapshot up to `index` is about to be sent (progress.snapshot_read).
+
+    Questions beside it have another number than those before it, whose answers say nothing of it.
+    """
+    _next_question(p)
+    progress.snapshot_read(p, index, now)
+
+
 def carries_announcements(r: Raft) -> bool:
     """Return whether our I/O carries the words of servers of this project to each other."""
     return flags.is_set(r.io.features, flags.PROVEN_ANSWERS)

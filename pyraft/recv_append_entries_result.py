@@ -57,7 +57,8 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     proof.answered(p, result.features)
     if proof.is_nobodys(r, result.rejected):
         proof.is_fenced(r, p, result.rejected)
-        if p.state != PROGRESS__SNAPSHOT:
+        # The answer to a question that was asked before the snapshot was sent tells nothing of it.
+        if p.state != PROGRESS__SNAPSHOT or p.snapshot_sent < 0 or not proof.is_latest(r, p, result.rejected):
             return 0
     if p.state == PROGRESS__SNAPSHOT and progress.snapshot_was_refused(
         p, result.rejected, result.last_log_index, calls.now(r)
@@ -75,6 +76,7 @@ def _digest(r: Raft, i: int, result: RaftAppendEntriesResult) -> int:
     if not progress.maybe_update(p, shown):
         if counts:
             replicate.commit(r, leader)
+        progress.snapshot_was_superfluous(p, result.last_log_index)
         return 0
     if p.state == PROGRESS__PROBE:
         progress.to_pipeline(p)
@@ -109,6 +111,10 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
             _LOST_BY_A_VOTER if server.role == RAFT_VOTER else _LOST_BY_ANOTHER,
         )
         replicate.progress_one(r, i)
+    elif p.state == PROGRESS__SNAPSHOT and p.snapshot_sent < 0 and r.io.features != 0:
+        # Nobody refuses a snapshot that is still being read. C: progress.c:progressMaybeDecrement begins anew for each
+        # rejection of its last entry that was under way; so it is over an I/O without features.
+        progress.was_counted(p, result.rejected)
     # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
     elif progress.maybe_decrement(p, result.rejected, last):
         if p.state == PROGRESS__PROBE:

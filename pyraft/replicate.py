@@ -232,7 +232,7 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
     prev_term = log.term_of(lg, prev_index)
     if prev_term == 0 and (prev_index > 0 or log.snapshot_index(lg) > 0):
         # The entry before next_index is compacted away. A snapshot is heavy: only a server that answers gets one.
-        if p.recent_recv:
+        if p.recent_recv and progress.snapshot_is_due(r, p, now):
             return _send_snapshot(r, p, server, now)
         return _send_entries(r, p, server, now, last_index, log.last_term(lg), no_entries())
     return _send_pipeline(r, p, server, now)
@@ -394,7 +394,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
         convert.stop_if_failed(r)
         return
     r.said.unread = ""
-    progress.snapshot_read(p, snapshot.index, calls.now(r))
+    proof.snapshot_read(p, snapshot.index, calls.now(r))
     args = RaftInstallSnapshot()
     args.term = r.current_term
     args.last_index = snapshot.index

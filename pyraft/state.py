@@ -97,7 +97,8 @@ class RaftProgress:
     `streamed` (ours) counts the messages with the predecessor `streamed_index` that have no answer yet.
     `silent` (ours) says that the log has been told that it does not answer. `snapshot_sent`, `snapshot_beat` and
     `snapshot_doubt` (ours) are times, -1 for none: when the snapshot was sent, the first heartbeat after it, and when
-    the last rejection came that may be the snapshot's (progress.snapshot_was_refused).
+    the last rejection came that may be the snapshot's (progress.snapshot_was_refused). `snapshot_tries` (ours) counts
+    snapshots since `match_index` rose last, `snapshot_skipped` heartbeats that went out in the place of the next one.
     """
 
     __slots__ = (
@@ -127,6 +128,8 @@ class RaftProgress:
         "snapshot_index",
         "snapshot_last_send",
         "snapshot_sent",
+        "snapshot_skipped",
+        "snapshot_tries",
         "state",
         "steps_back",
         "streamed",
@@ -150,9 +153,7 @@ class RaftProgress:
         self.lacking = 0
         self.its_end = 0
         self.passes = 0
-        self.loose = 0
-        self.loose_end = 0
-        self.short = 0
+        self.loose = self.loose_end = self.short = 0
         self.fence = 1
         self.fenced = -1
         self.sure = False
@@ -160,11 +161,9 @@ class RaftProgress:
         self.answered = 0
         self.questions = 0
         self.steps_back = 0
-        self.streamed = 0
-        self.streamed_index = 0
-        self.snapshot_sent = -1
-        self.snapshot_beat = -1
-        self.snapshot_doubt = -1
+        self.streamed = self.streamed_index = 0
+        self.snapshot_sent = self.snapshot_beat = self.snapshot_doubt = -1
+        self.snapshot_tries = self.snapshot_skipped = 0
         self.silent = False
 
 

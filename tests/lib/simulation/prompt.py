@@ -5,18 +5,22 @@ Duty: `Prompt` hears of every message that is sent, arrives or is lost, and look
 * a leader that looks for the end of what a follower shares with it is there in few steps (B52), if the follower
   answers as ours do: for C's the steps are bounded otherwise (pyraft.proof);
 * the same snapshot is not read and sent again and again for a server that is waiting for it, or storing it (B48);
+* however much is lost or fails, the snapshots that a leader reads for a server in a row lie further and further apart,
+  until the server acknowledges something new;
+* a server that acknowledges a snapshot of which it had told all before is sent what follows;
 * a server that could not store a snapshot is sent something else, or it again, after a few heartbeats (B48);
 * a snapshot that arrives is installed, or answered, as soon as the server has none of its own under way (B53);
 * a TimeoutNow is obeyed when the writes have ended (B49).
 
 Failure modes: handed to `World.violate`. Any harm that the network or a disk does to a server or its messages starts
-the count of steps anew, and what depends on a life or a term ends with it.
+the counts of steps and sendings anew, and what depends on a life or a term ends with it.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from pyraft import RAFT_LEADER, RAFT_VOTER, Raft, RaftMessage, accept, configuration, log
+from pyraft import RAFT_LEADER, RAFT_VOTER, Raft, RaftAppendEntriesResult, RaftMessage, accept, configuration, log
 from pyraft.progress import PROGRESS__SNAPSHOT
+from pyraft.state import RaftProgress
 
 if TYPE_CHECKING:
     from tests.lib.simulation.node import Node
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 MAX_STEPS_BACK: Final = 16
 """Rejections in a row, each of an earlier entry than the one before: with steps that double a log of 30,000."""
 
-MAX_SENDS: Final = 5
+MAX_SENDS: Final = 3
 """How often the same snapshot is read, or sent, within the time for installing it."""
 
 PATIENCE: Final = 6
@@ -42,6 +46,11 @@ class Prompt:
         # Lives, term and index of the snapshot; when it was sent, or read, first, and how often since then.
         self.sends: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]] = {}
         self.reads: dict[tuple[int, int], tuple[tuple[int, int, int, int], int, int]] = {}
+        # The progress that counts, what it has acknowledged, how many snapshots were read since that rose, and when the
+        # last of them was, by the leader's clock.
+        self.rows: dict[tuple[int, int], tuple[RaftProgress, int, int, int]] = {}
+        # The progress of a server that has just acknowledged a snapshot again, and the number of that in its row.
+        self.known: list[tuple[int, RaftProgress, int]] = []
         # By follower: what it could not store: life, index.
         self.failed: dict[int, tuple[int, int]] = {}
         # Leader's life and term, when it heard of the refusal.
@@ -98,6 +107,20 @@ class Prompt:
         self.worst_reads = max(self.worst_reads, n)
         if n > MAX_SENDS:
             self.world.violate(f"server {node.id} reads snapshot {index} for {id} for the {n}th time in {msecs} ms")
+        self._reads_in_a_row(node, id)
+
+    def _reads_in_a_row(self, node: "Node", id: int) -> None:
+        r, now = node.raft, node.io.time(node.io)
+        assert r.leader_state is not None
+        p = r.leader_state.progress[configuration.index_of(r.configuration, id)]
+        known, match, n, before = self.rows.get((node.id, id), (p, 0, 0, 0))
+        if known is not p or p.match_index > match:
+            n = 0
+        most = r.install_snapshot_timeout // (2 * r.heartbeat_timeout)
+        if n > 0 and now - before < min(1 << (n - 1), most) * r.heartbeat_timeout:
+            what = f"reads its snapshot for {id} for the {n + 1}th time in a row"
+            self.world.violate(f"server {node.id} {what}, only {now - before} ms after the time before")
+        self.rows[node.id, id] = (p, p.match_index, n + 1, now)
 
     def _again(
         self,
@@ -154,6 +177,7 @@ class Prompt:
         if failed is not None and failed == (other.life, result.rejected):
             self.refused[key] = (node.life, r.current_term, world.now)
             del self.failed[other.id]
+        self._acknowledges(node, other.id, result)
         before = self.steps.get(key)
         if result.rejected == 0 or other.c_like or before is None or before[0] != what:
             self.steps[key] = (what, result.rejected or 1 << 65, 0)
@@ -166,12 +190,26 @@ class Prompt:
                     f"and is at {result.rejected} in the {before[2] + 1}th step"
                 )
 
+    def _acknowledges(self, node: "Node", id: int, result: RaftAppendEntriesResult) -> None:
+        r = node.raft
+        i = configuration.index_of(r.configuration, id)
+        if r.leader_state is None or i == len(r.configuration.servers):
+            return
+        p = r.leader_state.progress[i]
+        index = p.snapshot_index if result.rejected == result.question == 0 else 1 << 65
+        if p.state == PROGRESS__SNAPSHOT and result.last_log_index >= index <= p.match_index:
+            self.known.append((node.id, p, p.snapshot_tries))
+
     def after(self, node: "Node") -> None:
         """Look at a server after an event."""
+        known, self.known = self.known, []
         if not node.up or node.stopping:
             return
         if node.raft.state == RAFT_LEADER:
             self._leader(node)
+            for id, p, n in known:
+                if id == node.id and p.state == PROGRESS__SNAPSHOT and p.snapshot_tries == n:
+                    self.world.violate(f"server {id} does not hear that its snapshot is known")
         if node.id in self.summoned:
             self._summoned(node)
         if node.id in self.offered:
@@ -184,6 +222,10 @@ class Prompt:
     def _leader(self, node: "Node") -> None:
         r = node.raft
         assert r.leader_state is not None
+        for server, p in zip(r.configuration.servers, r.leader_state.progress, strict=True):
+            row = self.rows.get((node.id, server.id))
+            if row is not None and row[0] is p:
+                self.rows[node.id, server.id] = (p, p.match_index, 0 if p.match_index > row[1] else row[2], row[3])
         for key, (life, term, since) in list(self.refused.items()):
             if key[0] != node.id:
                 continue
