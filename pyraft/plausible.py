@@ -7,9 +7,10 @@ any server, for ever. An accepted term always has successors that are accepted t
 Happy path: a term is at most 2^32 elections ahead of ours, which at one per ms takes 50 days, and beyond 2^62 at most
 2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. A leader's log has no
 entry of a later term than its own, so neither entries nor their predecessor nor a snapshot are of a term above the
-message's. A snapshot may bring an empty server anywhere, but no further than 2^62. With entries and snapshots that have
-no term, or no members, a log would not load again, and with a vote for server 0, which stands for none, one server
-would have two.
+message's. A candidate asks for a term behind that of its log, in a pre-vote too, and an order to take over names the
+end of its leader's log. A snapshot may bring an empty server anywhere, but no further than 2^62. With entries and
+snapshots that have no term, or no members, a log would not load again, and with a vote for server 0, which stands for
+none, one server would have two.
 
 Let through, though the paper has no such thing: a snapshot with the configuration of an entry behind its end, which C
 takes (snapshot.take), and terms that fall from one entry to the next. C's raft_recover writes its
@@ -61,9 +62,13 @@ def problem(current_term: int, message: RaftMessage) -> str:
             return f"a snapshot of entry {install.last_index}"
         if not install.conf.servers:
             return f"a snapshot of entry {install.last_index} without members"
-    vote = message.request_vote
+    vote, order = message.request_vote, message.timeout_now
     if vote is not None and vote.candidate_id < 1:
         return "a request to vote for nobody"
+    if vote is not None and vote.last_log_term > term:
+        return f"a log that ends with an entry of term {vote.last_log_term} in a message of term {term}"
+    if order is not None and order.last_log_term > term:
+        return f"a log that ends with an entry of term {order.last_log_term} in a message of term {term}"
     return ""
 
 

@@ -193,7 +193,7 @@ def test_members_claims_of_old_terms_change_nothing(cluster: Cluster) -> None:
         for message in (
             m.append_entries(other, term - 1, 1, 1, 1000),
             m.append_entries_result(other, term - 1, 1 << 40),
-            m.request_vote(other, term - 1, 1 << 40, 1 << 40),
+            m.request_vote(other, term - 1, 1 << 40, term - 1),
             m.request_vote_result(other, term - 1),
             m.install_snapshot(other, term - 1, 1000, term - 1, configuration(), 1, bytes(8)),
             m.timeout_now(other, term - 1, 1, 1),
@@ -215,12 +215,12 @@ def test_strangers_cannot_commit_or_elect(cluster: Cluster) -> None:
     for id in (77, 78, 79):
         peer = cluster.stranger(leader, id)
         peer.send(wire(m.append_entries_result(id, term, 1 << 40)))
-        peer.send(wire(m.request_vote(id, term, 1 << 40, 1 << 40)))
+        peer.send(wire(m.request_vote(id, term, 1 << 40, term)))
         for node in others:
             peer = cluster.stranger(node, id)
             peer.send(wire(m.request_vote_result(id, term)))
             # A leader is known, so even a higher term does not depose it (4.2.3).
-            peer.send(wire(m.request_vote(id, term + 5, 1 << 40, 1 << 40)))
+            peer.send(wire(m.request_vote(id, term + 5, 1 << 40, term + 4)))
     for _ in range(20):
         cluster.loop.run(UV_RUN_NOWAIT)
     # Committed is what a majority has stored; the leader itself may be the one that has not yet (10.2.1).

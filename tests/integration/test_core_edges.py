@@ -303,8 +303,8 @@ def test_vote_of_a_server_with_nothing() -> None:
     s.io.stored = []
     assert raft_start(s.r) == 0
     s.r.configuration = s.conf
-    s.r.recovery_term = 3
-    s.recv(msg.request_vote(2, 2, 0, 3))
+    s.r.recovery_term = 2
+    s.recv(msg.request_vote(2, 2, 0, 2))
     assert not s.reply().request_vote_result.vote_granted
     s.r.recovering = s.r.filling = False
     s.recv(msg.request_vote(2, 2, 0, 0))

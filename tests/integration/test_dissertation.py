@@ -133,7 +133,7 @@ def test_3_3_higher_term_makes_a_follower(state: int, kind: str) -> None:
     "message",
     [
         pytest.param(msg.append_entries(2, 1, 1, 1, 0, msg.commands([1])), id="AppendEntries"),
-        pytest.param(msg.request_vote(2, 1, 9, 9), id="RequestVote"),
+        pytest.param(msg.request_vote(2, 1, 9, 1), id="RequestVote"),
         pytest.param(
             msg.install_snapshot(2, 1, 9, 1, configuration(1, 1), 1, fsms.content(0, 0)), id="InstallSnapshot"
         ),

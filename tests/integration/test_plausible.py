@@ -89,6 +89,9 @@ LATER: dict[str, RaftMessage] = {
     "the predecessor of entries": msg.append_entries(2, 2, 1, 3, 1, msg.commands([2])),
     "the predecessor in a heartbeat": msg.append_entries(2, 2, 1, 3, 1),
     "a snapshot": msg.install_snapshot(2, 2, 9, 3, CONF, 1, bytes(8)),
+    "a candidate's log": msg.request_vote(3, 2, 9, 3, disrupt=True),
+    "a candidate's log before the election": msg.request_vote(3, 2, 9, 3, pre_vote=True),
+    "the leader's log in an order to take over": msg.timeout_now(2, 2, 1, 3),
 }
 
 
@@ -159,7 +162,7 @@ def test_what_no_log_can_hold_and_nobody_can_vote_for_is_dropped(state: str) -> 
         s.recv(msg.install_snapshot(2, 1, 5, 1, CONF, 1, bytes(16)))
     term, before = s.r.current_term, s.state
     s.io.calls.clear()
-    vote = msg.request_vote(2, term + 1, 9, 9, disrupt=True)
+    vote = msg.request_vote(2, term + 1, 9, term, disrupt=True)
     assert vote.request_vote is not None
     vote.request_vote.candidate_id = 0
     for message in (
