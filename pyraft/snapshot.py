@@ -4,10 +4,11 @@ Duty: at most one snapshot is taken or installed at a time. Taking: the FSM's da
 last, stored by the I/O, after which the log drops all but `trailing` entries. Installing: the log is emptied at
 once, the snapshot stored, the FSM restored from it, the leader answered.
 
-Failure modes: a snapshot that cannot be taken or stored is tried again after a later apply; RAFT_BUSY from the FSM
-is not an error, but told where it goes on and on. Other problems are logged, unless the same one was logged last. An
-installation that fails puts the former log back and is reported to the leader as a rejection. If the disk has the
-snapshot but the FSM refuses it, no new entry can be stored until a retry or a restart succeeds.
+Failure modes: one that cannot be taken is tried again after the next apply, and so is one that cannot be stored, then
+after two, four and so on entries, up to the threshold; RAFT_BUSY from the FSM is not an error, but told where it goes
+on and on. Other problems are logged, unless the same one was logged last. An installation that fails puts the former
+log back and is reported to the leader as a rejection. If the disk has the snapshot but the FSM refuses it, no new entry
+can be stored until a retry or a restart succeeds.
 """
 
 import logging
@@ -89,6 +90,8 @@ def is_due(r: Raft) -> bool:
         # C: replication.c:takeSnapshot gives it the configuration that was committed last, which may stand behind its
         # end where a log is applied once more after a start.
         return False
+    if r.last_applied < r.snapshot.again_at:
+        return False
     return r.last_applied - log.snapshot_index(r.log) >= r.snapshot.threshold
 
 
@@ -152,6 +155,10 @@ def take(r: Raft) -> int:
         calls.fsm_errmsg(r, rv, f"take snapshot {snapshot.index}")
         _warn(r, f"fsm.snapshot returned {rv} ({raft_strerror(rv)})")
         return rv
+    # C: replication.c:shouldTakeSnapshot looks only at the threshold: while the disk is full all of the state is taken
+    # and written with each entry.
+    r.snapshot.pause = min(max(2 * r.snapshot.pause, 1), max(r.snapshot.threshold, 1))
+    r.snapshot.again_at = snapshot.index + r.snapshot.pause
     if r.fsm.version < 3 or r.fsm.snapshot_async is None:
         return _put(r, snapshot)
     req = TakeRequest(r, snapshot)
@@ -216,6 +223,7 @@ def put_cb(req: PutRequest, status: int) -> None:
     r.snapshot.put = None
     if status == 0:
         r.snapshot.problem = ""
+        r.snapshot.again_at = r.snapshot.pause = 0
         # Of what is committed behind the snapshot and was cut off, writes.cut_log has kept the configuration.
         if taken.configuration_index == r.configuration_committed_index or _holds_committed_configuration(r):
             r.configuration_last_snapshot = configuration.copy(taken.configuration)

@@ -298,12 +298,15 @@ class SnapshotState:
     the failure that was logged last, empty after a success. `replacing` (ours): the first entry, in our own snapshot
     that is being stored, that the disk has failed to store meanwhile, else 0; the snapshot is to take the place of the
     disk's log then. `owed` (ours) is the answer to a leader's snapshot whose entries are here, but not stored yet:
-    (our term, last index, its term).
+    (our term, last index, its term). `again_at` and `pause` (ours) are the entry with which the next one may be taken,
+    and how many lie between that and the last one that has not come to an end, 0 after a success.
     """
 
     __slots__ = (
         "afterwards",
+        "again_at",
         "owed",
+        "pause",
         "pending",
         "problem",
         "put",
@@ -315,15 +318,13 @@ class SnapshotState:
     )
 
     def __init__(self) -> None:
-        self.threshold = 0
-        self.trailing = 0
+        self.threshold = self.trailing = 0
+        self.again_at = self.pause = 0
         self.pending: RaftSnapshot | None = None
         self.put: RaftIoSnapshotPut | None = None
         self.afterwards: Callable[[], None] | None = None
         self.owed: tuple[int, int, int] | None = None
-        self.replacing = 0
-        self.refused_index = 0
-        self.refusals = 0
+        self.replacing = self.refused_index = self.refusals = 0
         self.problem = ""
 
     @property

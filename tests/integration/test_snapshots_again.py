@@ -1,17 +1,23 @@
 """When a leader reads and sends its snapshot once more: old answers do not make it do so, and pauses grow.
 
-One leader against a scripted world. Its I/O carries features, as io_uv does; without them it does as C (lockstep).
+So they do where a server's own snapshot cannot be stored. One leader against a scripted world. Its I/O carries
+features, as io_uv does; without them it does as C (lockstep).
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from pyraft import (
+    RAFT_BUSY,
     RAFT_IO_INSTALL_SNAPSHOT,
+    RAFT_IOERR,
     RAFT_NOCONNECTION,
     RaftMessage,
     RaftSnapshot,
+    raft_last_applied,
+    raft_last_index,
     raft_set_election_timeout,
     raft_set_install_snapshot_timeout,
     raft_set_snapshot_threshold,
@@ -293,3 +299,53 @@ def test_an_answer_about_less_than_the_snapshot_does_not_end_its_sending() -> No
     s.io.finish_get()
     s.recv(msg.append_entries_result(3, 2, 2))
     assert p.state == PROGRESS__SNAPSHOT
+
+
+@pytest.mark.parametrize("how", ["later", "at once"])
+def test_snapshots_that_cannot_be_stored_are_tried_again_with_growing_pauses(how: str) -> None:
+    """All of the state was taken, and written to a full disk, with each entry."""
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 8)
+    take, begun = s.fsm.snapshot, []
+
+    def noting(fsm: Any) -> Any:
+        begun.append(raft_last_applied(s.r))
+        return take(fsm)
+
+    def go_on_to(end: int) -> None:
+        for index in range(raft_last_index(s.r) + 1, end + 1):
+            if how == "at once":
+                s.io.faults["snapshot_put"] = [RAFT_IOERR]
+            command(s)
+            s.io.finish_appends()
+            s.recv(msg.append_entries_result(2, 2, index))
+            while s.io.puts:
+                s.io.finish_put(RAFT_IOERR)
+
+    s.fsm.snapshot = noting
+    go_on_to(40)
+    assert begun == [8, 9, 11, 15, 23, 31, 39]
+    s.fsm.snapshot = take
+    s.io.faults.clear()
+    for index in range(41, 48):
+        command(s)
+        s.io.finish_appends()
+        s.recv(msg.append_entries_result(2, 2, index))
+    s.io.finish_put()
+    assert s.r.log.snapshot.last_index == 47
+    s.fsm.snapshot = noting
+    go_on_to(57)
+    assert begun[7:] == [55, 56], "a success ends the row"
+
+
+def test_a_state_machine_that_is_busy_is_asked_again_with_the_next_entry() -> None:
+    """That costs nothing."""
+    s = leader()
+    raft_set_snapshot_threshold(s.r, 4)
+    asked: list[int] = []
+    s.fsm.snapshot = lambda fsm: (asked.append(raft_last_applied(s.r)), (RAFT_BUSY, []))[1]
+    for index in range(3, 11):
+        command(s)
+        s.io.finish_appends()
+        s.recv(msg.append_entries_result(2, 2, index))
+    assert asked == list(range(4, 11))
