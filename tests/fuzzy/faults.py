@@ -90,7 +90,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "B48, last index": Fault(
         "a heartbeat beside a snapshot that ends with the last entry is refused, and the snapshot sent again",
         "snapshots",
-        131,
+        520,
         "replicate.py",
         "        if last_index == p.snapshot_index:\n",
         "        if False:\n",
