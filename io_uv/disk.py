@@ -72,9 +72,14 @@ class _Log:
         return self.start_index + len(self.entries)
 
 
+def means_something(name: str) -> bool:
+    """Return whether a name may be one of a server's files: all others lie there for somebody else."""
+    return _MEANT.match(name) is not None and len(os.fsencode(name)) <= fs.MAX_NAME_LEN
+
+
 def strange_kind(dir: str, name: str) -> str:
     """Return what a name that means something here is, if it is neither a file nor a directory, else ""."""
-    if not _MEANT.match(name) or len(os.fsencode(name)) > fs.MAX_NAME_LEN:
+    if not means_something(name):
         return ""
     try:
         mode = fs.lstat(fs.join(dir, name)).st_mode

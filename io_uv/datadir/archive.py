@@ -114,8 +114,8 @@ def export(
     the loader works on. `progress` is told of the bytes that were copied, and written.
     """
     dir = os.fspath(path)
-    with copy_of(dir, scratch, progress) as (copy, doubt):
-        found = start(copy)
+    with copy_of(dir, scratch, progress, files) as (copy, doubt):
+        found = start(copy, path=dir)
         if not found.starts:
             raise Failure(found.code, f"{dir}: a start is refused, so there is nothing to export: {found.problem}")
         if doubt:

@@ -22,6 +22,7 @@ from io_uv.datadir.progress import Progress, Tally
 from io_uv.failure import Failure, Unknown
 from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
 from pyraft import configuration
+from pyraft.errors import RAFT_CORRUPT
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, no_entries
 
 VERDICTS: Final = {UNWRITTEN: "never written", INTACT: "intact", TORN: "torn by a crash", DAMAGED: "damaged"}
@@ -102,6 +103,13 @@ class Contents:
     configuration: RaftConfiguration | None = None
     """The newest configuration in the log or the newest snapshot, committed or not."""
     configuration_index: int = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a server has ever left anything here."""
+        present = any(copy.present for copy in self.metadata)
+        files = (self.snapshots, self.segments, self.marks, self.set_aside, self.left_over, self.strange)
+        return present or any(files)
 
     @property
     def term(self) -> int:
@@ -203,6 +211,8 @@ def _read_snapshots(found: Contents, names: Sequence[str], tally: Tally) -> None
         found.snapshots.append(one)
         try:
             one.size = fs.size_of(found.directory, info.data_name) or 0
+            if one.size == 0:
+                raise Failure(RAFT_CORRUPT, f"{info.data_name} is empty, and does not count")
             content = snapshot_file.read(found.directory, info)
         except Failure as exc:
             one.problem, one.unknown = exc.message, isinstance(exc, Unknown)

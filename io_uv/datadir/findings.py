@@ -167,8 +167,11 @@ def _damaged_segment(contents: Contents, one: SegmentFile) -> Finding:
 
 def _gaps(contents: Contents) -> list[Finding]:
     found = []
-    snapshot = max((s.index for s in contents.snapshots), default=0)
+    snapshot = max((s.index for s in contents.snapshots if not s.problem), default=0)
     for first, last in contents.gaps():
+        in_front = any(one.last < first for one in contents.segments if not one.is_open)
+        if last <= snapshot and not in_front:
+            continue  # the log begins behind an older snapshot, as a trailing one does
         if last <= snapshot:
             text = f"the snapshot at index {snapshot} has them, and the segments in front of the gap are not used"
             found.append(Finding(NOTE, "", f"entries {first} to {last} are in no segment", text))
@@ -251,6 +254,9 @@ def _marks(contents: Contents) -> list[Finding]:
 
 def _rest(contents: Contents) -> list[Finding]:
     found = []
+    if not contents.begun:
+        text = "a server that starts on it begins with nothing: before its first start, or it is the wrong directory"
+        found.append(Finding(NOTE, "", "there is no file of a server in it", text))
     for name, kind in contents.strange.items():
         text = "it is not opened, and the start is refused until it has gone"
         found.append(Finding(DAMAGE, name, f"it is a {kind}", text))

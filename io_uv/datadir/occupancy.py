@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from io_uv import directory, fs, metadata, segment, snapshot_file
+from io_uv import directory, disk, fs, metadata, segment, snapshot_file
 from io_uv.failure import Failure, failure
 from pyraft.errors import RAFT_BUSY, RAFT_UNAUTHORIZED
 
@@ -46,7 +46,7 @@ def hold(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _require_readable(dir: str) -> None:
     """Raise Failure(RAFT_UNAUTHORIZED) for a file that this user may not read: it would pass for a damaged one."""
-    for name in fs.list_dir(dir):
+    for name in filter(disk.means_something, fs.list_dir(dir)):
         means = segment.parse_name(name) or snapshot_file.parse_name(name) or name in metadata.NAMES
         path = fs.join(dir, name)
         if means and os.path.isfile(path) and not os.access(path, os.R_OK, effective_ids=_EFFECTIVE):

@@ -4,7 +4,7 @@ Duty: `rehearse` copies a directory and has the loader of raft_start work on the
 or why nothing would, and each change that the start would make to the files, in words. So there is no second opinion
 about what a start does: it is the loader's own.
 
-Happy path: copies share their blocks where the file system can do that, and are gone afterwards. The attribute with the
+Happy path: copies have the files that a start looks at, and are gone afterwards. The attribute with the
 size of a segment is copied, too; where the place of the copies refuses attributes, `doubt` says what that may change.
 
 Failure modes: Failure if the directory cannot be copied, RAFT_NOSPACE for instance (`scratch` names another place).
@@ -15,9 +15,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from io_uv import disk, fs, marker, metadata, segment
 from io_uv.datadir.progress import Progress, Tally
@@ -75,11 +76,14 @@ def rehearse(
     """
     dir = os.fspath(path)
     with copy_of(dir, scratch, progress) as (copy, doubt):
-        return start(copy, auto_recovery, doubt)
+        return start(copy, auto_recovery, doubt, path=dir)
 
 
-def start(dir: str, auto_recovery: bool = True, doubt: str = "") -> Rehearsal:
-    """Do to `dir` itself what raft_init and raft_start do to its files, and return what came of it."""
+def start(dir: str, auto_recovery: bool = True, doubt: str = "", *, path: str | None = None) -> Rehearsal:
+    """Do to `dir` itself what raft_init and raft_start do to its files, and return what came of it.
+
+    `path` is the directory that it is a copy of, for texts: nobody can look at the copy afterwards.
+    """
     found = Rehearsal(doubt=doubt)
     before = _files(dir)
     with _unheard():
@@ -94,6 +98,8 @@ def start(dir: str, auto_recovery: bool = True, doubt: str = "") -> Rehearsal:
         except Failure as exc:
             found.code, found.problem, found.unknown = exc.code, exc.message, isinstance(exc, Unknown)
             found.barred = isinstance(exc, metadata.Barred)
+    if path is not None:
+        found.problem = found.problem.replace(dir, path)
     found.recovering = marker.marker_read(dir) is not None
     found.changes = _differences(before, _files(dir))
     return found
@@ -116,9 +122,12 @@ def _take_over(found: Rehearsal, snapshot: RaftSnapshot | None, start_index: int
 
 
 @contextmanager
-def copy_of(dir: str, scratch: str | None = None, progress: Progress | None = None) -> Iterator[tuple[str, str]]:
+def copy_of(
+    dir: str, scratch: str | None = None, progress: Progress | None = None, also: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
     """Yield a copy of a directory, and what may be different there; the copy is removed afterwards.
 
+    Names that mean nothing to a start stay out of it, but for those in `also`: they may have any size.
     A second name beside the copy keeps the inode of each file from being given to another one, see _differences.
     """
     try:
@@ -129,7 +138,7 @@ def copy_of(dir: str, scratch: str | None = None, progress: Progress | None = No
         copy, names = os.path.join(place, "copy"), os.path.join(place, "names")
         os.mkdir(copy)
         os.mkdir(names)
-        lost = _copy(dir, copy, progress)
+        lost = _copy(dir, copy, progress, also)
         for name in os.listdir(copy):
             if os.path.isfile(os.path.join(copy, name)):
                 os.link(os.path.join(copy, name), os.path.join(names, name))
@@ -140,10 +149,10 @@ def copy_of(dir: str, scratch: str | None = None, progress: Progress | None = No
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _copy(dir: str, place: str, progress: Progress | None) -> str:
+def _copy(dir: str, place: str, progress: Progress | None, also: Collection[str]) -> str:
     """Copy the files of `dir`; return "" or what got lost of them."""
     lost = ""
-    names = fs.list_dir(dir)
+    names = [name for name in fs.list_dir(dir) if name in also or disk.means_something(name)]
 
     def size(name: str) -> int:
         return os.stat(fs.join(dir, name), follow_symlinks=False).st_size
@@ -156,6 +165,9 @@ def _copy(dir: str, place: str, progress: Progress | None) -> str:
         try:
             if os.path.islink(source) or not os.path.isfile(source):
                 _copy_odd(source, target)
+                continue
+            if name.startswith(fs.TMP_PREFIX):
+                Path(target).touch()  # a start removes it, without a look
                 continue
             shutil.copyfile(source, target)
             tally.add(os.stat(target).st_size)
@@ -204,7 +216,7 @@ def _unheard() -> Iterator[None]:
 def _files(dir: str) -> dict[str, tuple[int, int]]:
     """Return size and inode of each file, by name: a renamed one keeps its inode."""
     found = {}
-    for name in fs.list_dir(dir):
+    for name in filter(disk.means_something, fs.list_dir(dir)):
         stat = os.stat(fs.join(dir, name), follow_symlinks=False)
         found[name] = stat.st_size, stat.st_ino
     return found

@@ -142,7 +142,7 @@ def _look(seat: Seat, ids: Mapping[int, int], scratch: str | None) -> _Look:
 
 
 def _started(dir: str, name: str) -> Rehearsal:
-    found = start(dir)
+    found = start(dir, path=name)
     if not found.starts:
         raise Failure(found.code, f"{name}: a start is refused: {found.problem}")
     return found

@@ -63,11 +63,11 @@ def repair(path: str | os.PathLike[str], apply: bool = False, scratch: str | Non
     """
     dir = os.fspath(path)
     with copy_of(dir, scratch) as (copy, doubt):
-        found = _mend(copy)
+        found = _mend(copy, dir)
         found.start.doubt = doubt
     if not apply or not found.needed or not found.start.starts:
         return found
-    done = _mend(dir)
+    done = _mend(dir, dir)
     done.applied = True
     return done
 
@@ -81,11 +81,13 @@ class _Step:
     loses: str = ""
 
 
-def _mend(dir: str) -> Repair:
+def _mend(dir: str, path: str) -> Repair:
+    """Mend a directory, which is `path` or a copy of it."""
     found = Repair()
+    most = _MOST_STEPS + 2 * len(fs.list_dir(dir))
     while True:
-        found.start = start(dir)
-        if found.start.starts or len(found.steps) >= _MOST_STEPS:
+        found.start = start(dir, path=path)
+        if found.start.starts or len(found.steps) >= most:
             break
         found.needed = True
         if found.start.unknown:
@@ -172,11 +174,14 @@ def _behind_snapshot(contents: Contents) -> _Step | None:
     if not good:
         return None
     gap = max((last for _, last in contents.gaps() if last <= good[0]), default=0)
-    for one in _closed(contents):
-        if one.last <= good[0] and (one.verdict == DAMAGED or one.last <= gap):
-            first = _closed(contents)[0]
-            return _aside(first.name, f"the snapshot at index {good[0]} has its entries, and {one.name} is of no use")
-    return None
+    closed = _closed(contents)
+    useless = [
+        at for at, one in enumerate(closed) if one.last <= good[0] and (one.verdict == DAMAGED or one.last <= gap)
+    ]
+    if not useless:
+        return None
+    names = [one.name for one in closed[: useless[-1] + 1]]
+    return _all_aside(names, f"the snapshot at index {good[0]} has their entries, and {names[-1]} is of no use")
 
 
 def _repeated(contents: Contents) -> _Step | None:
@@ -232,9 +237,9 @@ def _gap(contents: Contents) -> _Step | None:
     first, last = gaps[0]
     if first == 1:
         return None  # nothing would be left
-    following = [one for one in contents.segments if one.is_open or one.first > last]
-    return _aside(
-        following[-1].name, f"entries {first} to {last} are missing in front of it", f"entries from {first} on"
+    following = [one.name for one in contents.segments if one.is_open or one.first > last]
+    return _all_aside(
+        following[::-1], f"entries {first} to {last} are missing in front of them", f"entries from {first} on"
     )
 
 
@@ -280,6 +285,19 @@ def _set_aside(dir: str, name: str) -> None:
 
 def _aside(name: str, reason: str, loses: str = "") -> _Step:
     return _Step(f"{name} is set aside: {reason}", lambda dir: _set_aside(dir, name), loses)
+
+
+def _all_aside(names: list[str], reason: str, loses: str = "") -> _Step:
+    """Set files aside, one durably after the other: the order is what makes a kill in between harmless."""
+
+    def act(dir: str) -> None:
+        for name in names:
+            _set_aside(dir, name)
+            fs.sync_dir(dir)
+
+    if len(names) == 1:
+        return _Step(f"{names[0]} is set aside: {reason}", act, loses)
+    return _Step(f"{names[0]} to {names[-1]}, {len(names)} files, are set aside in this order: {reason}", act, loses)
 
 
 def _write(dir: str, first_index: int, batch: EntryBatch) -> None:

@@ -88,10 +88,11 @@ def test_a_healthy_directory(dir: Dir) -> None:
 
 
 def test_an_empty_directory(dir: Dir) -> None:
-    """Nothing is there, and nothing is wrong with that."""
+    """Nothing is there, and nothing is wrong with that, if it is the right one."""
     found, findings, rehearsal = look(dir)
     assert (found.term, found.last_index, found.configuration) == (0, 0, None)
-    assert findings == []
+    assert severities(findings) == [(NOTE, "")]
+    assert "there is no file of a server in it" in findings[0].what
     assert rehearsal.starts
 
 
@@ -171,6 +172,46 @@ def test_a_bad_newest_snapshot(dir: Dir) -> None:
     assert not rehearsal.starts
 
 
+def test_a_snapshot_without_content(dir: Dir) -> None:
+    """A start passes over an empty one, so entries are missing then; before, none are."""
+    dir.metadata(1, 1, 1)
+    dir.snapshot(1, 2)
+    name = dir.snapshot(1, 6, time=2000)
+    dir.closed(5, commands(5, 4))
+    _, findings, rehearsal = look(dir)
+    assert (findings, rehearsal.starts) == ([], True)
+    dir.resize(name, 0)
+    _, findings, rehearsal = look(dir)
+    assert severities(findings) == [(LOSS, name), (LOSS, "")]
+    assert "is empty" in findings[0].what
+    assert "entries 3 to 4 are missing" in findings[1].what
+    assert not rehearsal.starts
+
+
+def test_files_that_mean_nothing_are_not_looked_at(dir: Dir) -> None:
+    """Names of any length and files of any size may lie beside a server's."""
+    dir.metadata(1, 1, 1)
+    dir.closed(1, [change(1)], commands(2, 4))
+    dir.write("y" * 255, b"x")
+    for name in ("big", "tmp-big"):
+        dir.write(name, b"")
+        dir.resize(name, 1 << 40)
+    with datadir.hold(dir.path):
+        found = datadir.read(dir.path)
+        rehearsal = datadir.rehearse(dir.path)
+        assert not datadir.repair(dir.path, apply=True).needed
+    assert [one.file for one in datadir.check(dir.path, found)] == ["tmp-big"]
+    assert (rehearsal.starts, rehearsal.changes) == (True, ["tmp-big is removed"])
+    assert found.foreign == ["big", "y" * 255]
+
+
+def test_a_wrong_directory_is_not_called_right(tmp_path: Path) -> None:
+    """The one above that of the server, for instance, has nothing damaged in it, and nothing else either."""
+    (tmp_path / "1").mkdir()
+    (finding,) = datadir.check(tmp_path)
+    assert (finding.severity, finding.what) == (NOTE, "there is no file of a server in it")
+
+
 def test_metadata(dir: Dir) -> None:
     """They are lost with a log beside them, behind the log, twice of one version, or were never written."""
     dir.closed(1, [change(1)], commands(2, 4, term=5))
@@ -217,7 +258,7 @@ def test_left_overs_marks_links_and_strangers(dir: Dir) -> None:
         ]
     )
     assert found.strange == {"metadata2": "FIFO", "open-9": "symbolic link"}
-    assert "metadata2 in directory" in rehearsal.problem
+    assert rehearsal.problem in [f"{name} in directory '{dir}' is a {kind}" for name, kind in found.strange.items()]
     os.unlink(dir.path / "open-9")
     os.mkfifo(dir.path / "open-9")
     assert [one.index for one in datadir.entries(dir.path)] == [1]

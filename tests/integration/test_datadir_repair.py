@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from io_uv import datadir, disk, marker, metadata
+from io_uv.datadir import repairs
 from io_uv.failure import Failure
 from pyraft.types import RAFT_CHANGE
 from tests.integration.test_damage import _after_a_kill, _cuts, _flips, _with_a_log_only, _with_compressed_snapshots
@@ -84,6 +85,26 @@ def test_a_gap_ends_the_log(dir: Dir) -> None:
     done = repaired(dir)
     assert done.may_lose == "entries from 6 on"
     assert log(dir) == (1, [2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("snapshot", [False, True], ids=["gap", "snapshot"])
+def test_any_number_of_segments_is_set_aside(dir: Dir, monkeypatch: pytest.MonkeyPatch, snapshot: bool) -> None:
+    """All those behind a gap, or in front of one that a snapshot covers, are one step, in the order that is said."""
+    monkeypatch.setattr(repairs, "_MOST_STEPS", 1)
+    dir.closed(1, [change(1)])
+    names = [dir.closed(3 + i, commands(3 + i, 1)) for i in range(20)]
+    if snapshot:
+        dir.snapshot(1, 15)
+        dir.overwrite(names[10], 40, b"\xff")
+        names = ["0000000000000001-0000000000000001", *names[:11]]
+    renamed: list[str] = []
+    monkeypatch.setattr(disk, "aside_name", lambda name: renamed.append(name) or f"corrupt-1-{name}")
+    done = datadir.repair(dir.path, apply=True)
+    assert (done.start.starts, done.applied, done.may_lose) == (True, True, "" if snapshot else "entries from 2 on")
+    assert renamed[-len(names) :] == (names if snapshot else names[::-1])
+    assert len(done.steps) == 1
+    assert f"{len(names)} files, are set aside in this order" in done.steps[0]
+    assert not [name for name in names if dir.has(name)]
 
 
 def test_a_gap_in_front_of_a_snapshot_costs_nothing(dir: Dir) -> None:
