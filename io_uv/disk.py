@@ -42,7 +42,7 @@ _FIRST_BLOCK_OVERHEAD: Final = 40
 # Faults of a file, as opposed to a disk, a limit or a permission that keeps it from being read.
 _DAMAGE: Final = (RAFT_CORRUPT, RAFT_MALFORMED)
 
-_LOST: Final = "metadata was lost, and votes with it; a new id helps where others are, raft_recover where none is"
+LOST: Final = "metadata was lost, and votes with it; a new id helps where others are, raft_recover where none is"
 
 _log: Final = logging.getLogger("io_uv")
 
@@ -495,7 +495,7 @@ def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
     if current.term != 0 and not half:
         raise Failure(RAFT_CANTBOOTSTRAP, f"metadata contains term {current.term}")
     if found is not None:
-        raise Failure(RAFT_CANTBOOTSTRAP, f"there is {found} but no term: {_LOST}")
+        raise Failure(RAFT_CANTBOOTSTRAP, f"there is {found} but no term: {LOST}")
     entry = _change_entry(conf, 1, block_size)
     # The term first: an entry without metadata is a log whose metadata was lost. C: uv.c:uvBootstrap leaves a directory
     # that never leads if the process dies between the two, and refuses to bootstrap it again.
@@ -526,7 +526,7 @@ def check_term(stored: Metadata, snapshot: RaftSnapshot | None, entries: EntryBa
     # C: uv.c:uvLoad goes on in the older term, in which this server may vote twice and lead over its own entries.
     last = last_term(snapshot, entries)
     if 0 < stored.term < last:
-        raise Failure(RAFT_CORRUPT, f"metadata has term {stored.term} but the log ends in term {last}: newer {_LOST}")
+        raise Failure(RAFT_CORRUPT, f"metadata has term {stored.term} but the log ends in term {last}: newer {LOST}")
 
 
 def recover(dir: str, conf: RaftConfiguration, block_size: int, term: int, auto_recovery: bool) -> int:

@@ -75,7 +75,7 @@ def recover(
 
     `others` are the positions of all other survivors. If `servers` has all voters of the configuration in force, as for
     new addresses, there must be a position of each. Raises Refused: another survivor's log goes further; the voters
-    that survive are a majority, which needs no recovery; `servers` has no voter; and Failure.
+    that survive are a majority, which needs no recovery; `servers` lacks a voter, or has a stranger. Raises Failure.
     """
     found = _loadable(path, scratch)
     own = Position(os.fspath(path), found.term, found.last_term, found.last_index)
@@ -101,7 +101,7 @@ def recover(
 
 def _loadable(path: str | os.PathLike[str], scratch: str | None) -> Rehearsal:
     found = rehearse(path, scratch)
-    if not found.starts:
+    if not found.starts and not found.forgotten:  # a term above those of all survivors takes the place of a lost one
         raise Failure(found.code, f"{os.fspath(path)}: a start is refused: {found.problem}")
     if found.configuration is None:
         raise Failure(RAFT_CORRUPT, f"{os.fspath(path)}: there is no configuration in it, so it was never a member")
@@ -122,6 +122,14 @@ def _refuse_needless(found: Rehearsal, servers: RaftConfiguration, survivors: in
     assert found.configuration is not None
     if not any(server.role == RAFT_VOTER for server in servers.servers):
         raise Refused("the new configuration has no voter, so nobody could lead it")
+    members = {server.id for server in found.configuration.servers}
+    strangers = sorted({server.id for server in servers.servers} - members)
+    if strangers:
+        known = ", ".join(map(str, sorted(members)))
+        raise Refused(
+            f"server {strangers[0]} is not a member, and has no log to go on with: these are {known}. New servers are "
+            "added when the cluster runs again"
+        )
     voters = {server.id for server in found.configuration.servers if server.role == RAFT_VOTER}
     kept = voters & {server.id for server in servers.servers}
     if kept == voters:

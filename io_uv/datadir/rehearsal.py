@@ -2,7 +2,7 @@
 
 Duty: `rehearse` copies a directory and has the loader of raft_start work on the copy: it returns what would be loaded,
 or why nothing would, and each change that the start would make to the files, in words. So there is no second opinion
-about what a start does: it is the loader's own.
+about what a start does: it is the loader's own; of the core's are the two that refuse what was forgotten.
 
 Happy path: copies have the files that a start looks at, and are gone afterwards. The attribute with the
 size of a segment is copied, too; where the place of the copies refuses attributes, `doubt` says what that may change.
@@ -24,7 +24,7 @@ from io_uv import disk, fs, marker, metadata, segment
 from io_uv.datadir.progress import Progress, Tally
 from io_uv.failure import Failure, Unknown, failure
 from pyraft import configuration
-from pyraft.errors import RAFT_IOERR
+from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot
 
 
@@ -40,6 +40,10 @@ class Rehearsal:
     """The start is refused for something that this version does not know, which may be a later version's."""
     barred: bool = False
     """It is refused until the ids of the servers are changed, which was interrupted (`renumbering`)."""
+    forgotten: bool = False
+    """It is refused as there are entries and no term: the metadata are gone, and the votes in them."""
+    alone: bool = False
+    """There is one voter: if it is this server, it is refused while the mark of `io_uv.marker` stands."""
     term: int = 0
     voted_for: int = 0
     snapshot: tuple[int, int] | None = None
@@ -95,12 +99,17 @@ def start(dir: str, auto_recovery: bool = True, doubt: str = "", *, path: str | 
             snapshot, start_index, entries = disk.load(dir, auto_recovery)
             disk.check_term(stored, snapshot, entries)
             _take_over(found, snapshot, start_index, entries)
+            if stored.term == 0 and found.last_index > 0:
+                found.forgotten = True
+                raise Failure(RAFT_CORRUPT, f"there is a log but no term: {disk.LOST}")
         except Failure as exc:
             found.code, found.problem, found.unknown = exc.code, exc.message, isinstance(exc, Unknown)
             found.barred = isinstance(exc, metadata.Barred)
     if path is not None:
         found.problem = found.problem.replace(dir, path)
     found.recovering = marker.marker_read(dir) is not None
+    conf = found.configuration
+    found.alone = found.recovering and conf is not None and configuration.voter_count(conf) == 1
     found.changes = _differences(before, _files(dir))
     return found
 

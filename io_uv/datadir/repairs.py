@@ -25,7 +25,6 @@ from io_uv import disk, fs, marker, segment
 from io_uv.datadir.content import Contents, SegmentFile, read, read_closed
 from io_uv.datadir.rehearsal import Rehearsal, copy_of, start
 from io_uv.open_segment import DAMAGED
-from pyraft import configuration
 from pyraft.types import EntryBatch
 
 _MOST_STEPS: Final = 100
@@ -119,8 +118,7 @@ def _advice(found: Repair) -> str:
         return f"No rule of this tool fits: {found.start.problem}. {OTHERS_ALIVE}"
     if not found.may_lose:
         return ""
-    conf = found.start.configuration
-    if conf is not None and configuration.voter_count(conf) == 1:
+    if found.start.alone:
         return f"{OTHERS_ALIVE} {ONLY_VOTER}"
     return OTHERS_ALIVE
 

@@ -8,7 +8,7 @@ Happy path: `pyraft dir show data/1`. Every command has an example in its --help
 those that run until they are told to end print lines of JSON then.
 
 Failure modes: exit code 1 for what could not be done, or was found wrong, with a line on standard error; 2 for
-arguments that make no sense. No traceback for either.
+arguments that make no sense. With --json the line is on standard output too, as JSON. No traceback for either.
 """
 
 import click

@@ -47,7 +47,8 @@ def status(context: click.Context, member: str | None, way: Way, as_json: bool) 
     """
     survey = way.run(Operator.survey)
     if member is not None:
-        _one(survey, member, as_json)
+        if not _one(survey, member, as_json):
+            context.exit(1)
         return
     if as_json:
         text.dump(facts(survey))
@@ -114,8 +115,8 @@ def _since(seconds: float) -> str:
     return "" if seconds < 0 else f", for {text.span(seconds)}"
 
 
-def _one(survey: Survey, member: str, as_json: bool) -> None:
-    """Show all that one member tells."""
+def _one(survey: Survey, member: str, as_json: bool) -> bool:
+    """Show all that one member tells; return whether it has answered."""
     found = [one for one in survey.members if member in (str(one.id), one.address)]
     if not found:
         raise click.ClickException(f"{member} is not a member; members are {', '.join(_names(survey))}")
@@ -130,6 +131,7 @@ def _one(survey: Survey, member: str, as_json: bool) -> None:
         visits = [f"{f'member {id}' if id else 'a client'} from {host}" for host, id, *_ in one.status.visitors]
         for title, lines in (("connections to members", links), ("connections of nodes and clients", visits)):
             text.say(["", title, *(f"  {line}" for line in lines)] if lines else [])
+    return one.status is not None
 
 
 def _names(survey: Survey) -> list[str]:

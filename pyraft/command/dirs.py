@@ -143,7 +143,10 @@ def _outcome(rehearsal: datadir.Rehearsal) -> list[str]:
         at = f"restores the snapshot at {rehearsal.snapshot[0]}, and " if rehearsal.snapshot else ""
         log = f"{rehearsal.first_index} to {rehearsal.last_index}"
         lines += text.wrap(f"{at}loads entries {log}, in term {rehearsal.term}", "  ")
-    if rehearsal.recovering:
+    if rehearsal.alone:
+        said = "is refused while the mark stands, if this server is the one voter that there is: entries may be missing"
+        lines += text.wrap(said, "  ")
+    elif rehearsal.recovering:
         lines += text.wrap("takes no part in elections until a leader has filled it up: entries may be missing", "  ")
     lines += text.items(rehearsal.changes)
     if rehearsal.doubt:
@@ -196,7 +199,7 @@ def log(directory: str, first: int, last: int, full: bool, as_json: bool) -> Non
             expected = one.index + 1
             said = decoding.describe(one.type, one.data)
             if as_json:
-                text.dump(
+                text.dump_line(
                     {
                         "index": one.index,
                         "term": one.term,
@@ -386,6 +389,7 @@ def recover(
             if raft_configuration_add(servers, id, address, role) != 0:
                 raise click.UsageError(f"server {id} at {address}: {servers_problem(servers, id, address)}")
     with held(directory, *others):
+        _require_own(directory, servers)
         steps = datadir.recover(
             directory, servers, positions_of(others, positions, scratch), apply=apply, scratch=scratch
         )
@@ -398,6 +402,20 @@ def recover(
             "",
         )
     )
+
+
+def _require_own(directory: str, servers: RaftConfiguration) -> None:
+    """End the command where a configuration leaves out the member of a directory, or has it somewhere else."""
+    who, info = identity.read(directory), store.read_info(directory)
+    for id, address in [(one.id, one.address) for one in (who, info) if one is not None]:
+        given = configuration.get(servers, id)
+        if given is None:
+            raise click.ClickException(f"{directory} is of member {id} at {address}: it has to be one of the servers")
+        if given.address != address:
+            raise click.ClickException(
+                f"member {id} is at {address}, as {directory} has it, and not at {given.address}: recover it there, "
+                "and `pyraft dir readdress` moves it then"
+            )
 
 
 @dir.command(epilog="Example: pyraft dir backup shop.backup")

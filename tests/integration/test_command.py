@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from io_uv import directory
 from pyraft.command import decoding, program, text
-from pyraft.node import Machine, Node, command
+from pyraft.node import Machine, Node, command, identity
 from pyraft.types import RAFT_CHANGE, RAFT_COMMAND, RAFT_VOTER
 from tests.integration.test_datadir import change
 from tests.lib.disk import Dir, commands
@@ -86,6 +86,28 @@ def test_every_command_prints_json(path: tuple[str, ...]) -> None:
     assert any("--json" in one.opts for one in found.params)
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("dir", "show", "/nowhere"), 1, "does not exist"),
+        (("dir", "log", "/nowhere"), 1, "does not exist"),
+        (("dir", "recover", "/nowhere"), 2, "Missing option '--server'"),
+        (("dir", "backup", "/nowhere"), 1, "/nowhere"),
+        (("status", "--via", "127.0.0.1:1"), 1, "Connection refused"),
+        (("nonsense",), 2, "No such command"),
+    ],
+    ids=lambda words: "-".join(words[:2]) if isinstance(words, tuple) else "",
+)
+def test_errors_are_json_too(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str) -> None:
+    """They are a line of it on standard output, and one for people on standard error; without --json only this one."""
+    for options in (("--json",), ()):
+        with pytest.raises(SystemExit) as raised:
+            program([*words, *options])
+        output, errors = capsys.readouterr()
+        assert (raised.value.code, said in errors) == (code, True), errors
+        assert (said in json.loads(output)["error"]) if options else (output == "")
+
+
 def test_wrong_words() -> None:
     """They have an exit code of their own, and so has a command without words."""
     for group in ((), ("dir",), ("snapshot",), ("dqlite",)):
@@ -115,7 +137,8 @@ def test_log(dir: Dir) -> None:
     lines = run("dir", "log", dir, "--from", 6, "--to", 7).output.splitlines()
     assert [line.split()[:4] for line in lines] == [["6", "4", "change", "48"], ["7", "4", "command", "8"]]
     assert lines[0].endswith("1 voter 1, 2 voter 2, 3 voter 3")
-    assert json.loads(run("dir", "log", dir, "--from", 9, "--json").output)["index"] == 9
+    found = run("dir", "log", dir, "--from", 8, "--json").output.splitlines()
+    assert [json.loads(line)["index"] for line in found] == [8, 9]
     dir.remove("0000000000000001-0000000000000005")
     dir.closed(1, [change(1)])
     assert "4 entries are not here" in run("dir", "log", dir).output
@@ -140,7 +163,8 @@ def test_check_and_repair(dir: Dir) -> None:
     result = run("dir", "repair", dir, "--apply")
     assert result.exit_code == 0
     assert "done:" in result.output
-    assert "takes no part in elections" in result.output
+    assert "is refused while the mark stands, if this server is the one voter" in result.output
+    assert json.loads(run("dir", "show", dir, "--json").output)["start"]["alone"] is True
 
 
 def test_recover_and_readdress(dir: Dir) -> None:
@@ -164,6 +188,18 @@ def test_recover_and_readdress(dir: Dir) -> None:
     assert result.exit_code == 0, result.output
     assert "1 voter h:1, 2 voter 2, 3 voter 3" in run("dir", "log", dir, "--from", 10).output
     assert run("dir", "position", dir).output == "6:6:10\n"
+
+
+def test_a_member_recovers_itself_where_it_is(dir: Dir) -> None:
+    """A configuration without it, or with another address for it than its own file has, would leave it outside."""
+    identity.write(str(dir), identity.Identity(1, "h:1", "ab" * 16, identity.MEMBER))
+    before = {name: dir.read(name) for name in dir.names}
+    result = run("dir", "recover", dir, "--server", "2=h:2", "--apply")
+    assert (result.exit_code, "is of member 1 at h:1: it has to be one of the servers" in result.output) == (1, True)
+    result = run("dir", "recover", dir, "--server", "1=h:11", "--apply")
+    assert (result.exit_code, "member 1 is at h:1, as " in result.output) == (1, True)
+    assert {name: dir.read(name) for name in dir.names} == before
+    assert run("dir", "recover", dir, "--server", "1=h:1", "--apply").exit_code == 0
 
 
 def test_what_is_no_directory_or_in_use(dir: Dir, tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def test_metadata(dir: Dir) -> None:
     dir.closed(1, [change(1)], commands(2, 4, term=5))
     _, findings, rehearsal = look(dir)
     assert severities(findings) == [(DAMAGE, "metadata1, metadata2")]
+    assert (rehearsal.starts, rehearsal.code, rehearsal.forgotten) == (False, RAFT_CORRUPT, True)
     dir.metadata(1, 1, 3)
     _, findings, rehearsal = look(dir)
     assert severities(findings) == [(DAMAGE, "metadata1, metadata2")]

@@ -126,6 +126,8 @@ def test_refusals(dir: Dir) -> None:
         datadir.recover(dir.path, two, [Position("2", 4, 3, 5)], apply=True)
     with pytest.raises(Refused, match="has no voter"):
         datadir.recover(dir.path, servers({1: "1"}, RAFT_STANDBY), [], apply=True)
+    with pytest.raises(Refused, match="server 7 is not a member, and has no log to go on with: these are 1, 2, 3"):
+        datadir.recover(dir.path, servers({1: "1", 7: "7"}), [], apply=True)
     with pytest.raises(Refused, match="elsewhere has the log that goes furthest"):
         datadir.recover(dir.path, servers({1: "1"}), [Position("elsewhere", 4, 4, 2)], apply=True)
     dir.write(marker.NAME, b"because\n")

@@ -222,6 +222,10 @@ def test_lost_metadata_cannot_be_mended(dir: Dir) -> None:
     done = repaired(dir)
     assert not done.applied
     assert "add it again under a new id" in done.advice
+    dir.remove("metadata1")
+    done = repaired(dir)
+    assert (done.needed, done.applied, done.steps) == (True, False, [])
+    assert "there is a log but no term" in done.advice
 
 
 def test_a_repair_that_was_killed_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
