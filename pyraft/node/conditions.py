@@ -58,10 +58,15 @@ def judge(survey: Survey, limits: Limits | None = None) -> list[Condition]:
 
 
 def margin(survey: Survey) -> int:
-    """Return how many more voters may fail: below 0 there is no majority."""
-    voters = survey.voters
-    alive = sum(one.status is not None and one.status.state != "unavailable" for one in voters)
-    return alive - (len(voters) // 2 + 1)
+    """Return how many more voters may fail: below 0 there is no majority that stores anything.
+
+    A voter whose disk takes no entries stores none, and one whose log lacks some elects nobody.
+    """
+    majority = len(survey.voters) // 2 + 1
+    alive = [one.status for one in survey.voters if one.status is not None and one.status.state != "unavailable"]
+    able = [status for status in alive if not status.disk]
+    left = len(able) - majority
+    return min(left, max(0, sum(not status.recovering for status in able) - majority))
 
 
 def _leader(survey: Survey, asked: list[tuple[Seen, Status]]) -> Condition:
@@ -91,7 +96,9 @@ def _members(survey: Survey) -> Condition:
 def _quorum(survey: Survey) -> Condition:
     voters, left = len(survey.voters), margin(survey)
     if left < 0:
-        return Condition("quorum", False, f"no majority of the {voters} voters runs: nothing can be stored")
+        sick = any(one.status is not None and one.status.disk for one in survey.voters)
+        works = "runs and has a disk that takes entries" if sick else "runs"
+        return Condition("quorum", False, f"no majority of the {voters} voters {works}: nothing can be stored")
     text = f"{left} of the {voters} voters may fail" if left else f"no further one of the {voters} voters may fail"
     return Condition("quorum", left > 0 or voters < 3, text)
 

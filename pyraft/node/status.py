@@ -149,11 +149,11 @@ def with_sizes(status: Status, sizes: health.Sizes) -> Status:
 
 def recovering(r: Raft) -> str:
     """Return why a server takes no part in elections until a leader has filled its log up, "" if it does."""
-    if r.recovering:
-        return r.recovery_reason or "entries of its log were set aside"
+    if r.recovering and r.recovery_reason:
+        return r.recovery_reason
     if r.filling:
         return "it has no log yet, and is given one"
-    return ""
+    return "entries of its log were set aside" if r.recovering else ""
 
 
 def _matches(r: Raft) -> list[list[int]]:

@@ -261,6 +261,65 @@ def test_what_watches_the_garbage_collector_goes_with_the_last_collector() -> No
     assert len(gc.callbacks) == number
 
 
+def series(up: str, **changed: str) -> list[dict[str, str]]:
+    """Return what Prometheus sees of three members and of a machine; `up` of those, and figures of the first one."""
+    found = [{"series": 'up{job="machine", instance="m"}', "values": "0x30"}]
+    for number in (1, 2, 3):
+        labels = f'{{job="shop", instance="{number}"}}'
+        figures = {"is_voter": "1x30", "is_leader": f"{int(number == 1)}x30", "members": "3x30", "voters": "3x30"}
+        figures |= {"stopped": "0x30", "disk_sick": "0x30", "recovering": "0x30", "entries_pending": "0x30"}
+        figures |= {"log_commit_index": "9x30"} | (changed if number == 1 else {})
+        found.append({"series": f"up{labels}", "values": up})
+        found += [{"series": f"pyraft_{name}{labels}", "values": values} for name, values in figures.items()]
+    return found
+
+
+ALARMS: tuple[tuple[str, dict[str, str], list[str]], ...] = (
+    ("1x30", {}, []),
+    ("1x30", {"is_leader": "0x30"}, ["PyraftNoLeader"]),
+    ("1x30", {"disk_sick": "1x30"}, ["PyraftDiskSick", "PyraftQuorumAtRisk"]),
+    ("1x30", {"recovering": "1x30"}, ["PyraftRecovering", "PyraftQuorumAtRisk"]),
+    ("1x30", {"stopped": "1x30"}, ["PyraftStopped", "PyraftQuorumAtRisk"]),
+    ("1x30", {"entries_pending": "5x30"}, ["PyraftNothingCommitted"]),
+    ("1x30", {"entries_pending": "5x30", "log_commit_index": "9+1x30"}, []),
+)
+"""Figures of one member, or none, and the alerts that come of them, by name."""
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing (Debian's package prometheus)")
+def test_alerts_come_when_they_should(tmp_path: Path) -> None:
+    """One for each state; and where all members are down, and export nothing, somebody is told as well."""
+    dead = series("1x9 0x20")
+    for one in dead:
+        if one["series"].startswith("pyraft"):
+            one["values"] = one["values"].replace("x30", "x9 stale")
+    cases = [(series(up, **changed), wanted) for up, changed, wanted in ALARMS]
+    cases.append((dead, ["PyraftNoLeader", "PyraftMemberDown"]))
+    facts: dict[str, Any] = {"rule_files": [os.fspath(MONITORING / "alerts.yml")], "evaluation_interval": "1m"}
+    rules = re.findall(r"alert: (\w+)", (MONITORING / "alerts.yml").read_text())
+    facts["tests"] = [
+        {
+            "interval": "1m",
+            "input_series": shown,
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{rule}", alertstate="firing"}}) > bool 0',
+                    "eval_time": "25m",
+                    "exp_samples": [{"labels": "{}", "value": 1}] if rule in wanted else [],
+                }
+                for rule in rules
+            ],
+        }
+        for shown, wanted in cases
+    ]
+    file = tmp_path / "tests.json"
+    file.write_text(json.dumps(facts))
+    promtool = shutil.which("promtool")
+    assert promtool is not None
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_rules_and_dashboard_speak_of_metrics_that_there_are(tmp_path: Path) -> None:
     """Each name in them is exported by the leader; promtool, where it is installed, has read the rules."""
 

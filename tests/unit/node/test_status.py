@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyraft import Raft
 from pyraft.node.conditions import Limits, judge, margin
 from pyraft.node.errors import Malformed
 from pyraft.node.operate import Seen, Survey, ahead
-from pyraft.node.status import Status, packed, parse
+from pyraft.node.status import Status, packed, parse, recovering
 from pyraft.node.wire import pack, unpack
 
 
@@ -21,6 +22,16 @@ def test_a_status_travels() -> None:
     assert parse({"id": 3, "of_a_later_version": [1]}) == Status(id=3)
     later = {"members": [[3, "a:1", "voter", "more"]]}
     assert parse(later).members == [[3, "a:1", "voter", "more"]]
+
+
+def test_a_new_server_has_lost_nothing() -> None:
+    """One without a log withholds votes as one does whose files were set aside, and says something else of it."""
+    r = Raft()
+    assert recovering(r) == ""
+    r.recovering = r.filling = True  # as `begin_empty` has it
+    assert recovering(r) == "it has no log yet, and is given one"
+    r.recovery_reason = "open-1 was set aside"
+    assert recovering(r) == "open-1 was set aside"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +108,8 @@ def test_a_healthy_cluster_has_no_faults() -> None:
         (seen(3, leader=2, term=3), "leader", "h1:1 leads in term 4; h3:1 do not follow it"),
         (seen(3, down=True), "members", "1 of 3: h3:1 cannot be reached: no route"),
         (seen(3, down=True), "quorum", "no further one of the 3 voters may fail"),
+        (seen(3, disk="ENOSPC"), "quorum", "no further one of the 3 voters may fail"),
+        (seen(3, recovering="files were set aside"), "quorum", "no further one of the 3 voters may fail"),
     ],
 )
 def test_each_fault_is_told(spoilt: Seen, name: str, text: str) -> None:
@@ -110,6 +123,20 @@ def test_each_fault_is_told(spoilt: Seen, name: str, text: str) -> None:
 def test_a_slow_answer_is_not_a_wrong_clock(clock: float, known: float) -> None:
     """Asked at 100 and answered at 104, only what is before or behind that is a difference of clocks."""
     assert ahead(clock, 100.0, 104.0) == known
+
+
+def test_voters_that_answer_and_are_of_no_use() -> None:
+    """A full disk stores nothing, whoever leads; a log that lacks entries stores new ones, and elects nobody."""
+    full, lacking = seen(3, disk="ENOSPC"), seen(3, recovering="files were set aside")
+    found = faults(survey(seen(1), seen(2, down=True), full))
+    assert "leader" not in found
+    assert found["quorum"] == (
+        "no majority of the 3 voters runs and has a disk that takes entries: nothing can be stored"
+    )
+    assert margin(survey(seen(1), seen(2, down=True), full)) == -1
+    assert margin(survey(seen(1), seen(2, down=True), lacking)) == 0
+    assert margin(survey(seen(1), seen(2), seen(4), seen(5), lacking)) == 1
+    assert margin(survey(seen(1), seen(2), seen(4), seen(5), seen(3))) == 2
 
 
 def test_a_majority_that_is_gone() -> None:
