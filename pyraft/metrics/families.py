@@ -173,7 +173,8 @@ def _members(r: Raft, io: RaftIo, silence: Silence | None) -> Iterator[Family]:
         if server.id != r.id:
             names = [str(server.id), printable(server.address)]
             match.add_metric(names, p.match_index)
-            behind.add_metric(names, max(0, last - p.match_index))
+            if p.match_index > 0 or not p.silent:  # else it has told this leader nothing: it may lack little, or all
+                behind.add_metric(names, max(0, last - p.match_index))
             inflight.add_metric(names, p.inflight_bytes)
             seconds = None if silence is None else silence(server.id)
             if seconds is not None:

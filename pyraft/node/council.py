@@ -311,7 +311,8 @@ class Council:
             return 0
         for i, server in enumerate(raft.configuration.servers):
             if server.id == id:
-                return raft_last_index(raft) - raft.leader_state.progress[i].match_index
+                match = raft.leader_state.progress[i].match_index
+                return raft_last_index(raft) - match if match > 0 or self._contact(id) is not None else None
         return None
 
     def _stand_in(self) -> RaftServer | None:

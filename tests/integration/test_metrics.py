@@ -261,6 +261,29 @@ def test_what_watches_the_garbage_collector_goes_with_the_last_collector() -> No
     assert len(gc.callbacks) == number
 
 
+def test_nobody_says_how_far_a_member_is_behind_that_was_silent_all_along(tmp_path: Path) -> None:
+    """A new leader has heard nothing of one that was down before: the whole log is not what it lacks."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        leader = cluster.leader()
+        other = cluster.followers()[0]
+        (number,) = [n for n, node in cluster.nodes.items() if node is other]
+        where = f"{other.address},{other.id}"
+        await cluster.vanish(number)
+        raft = leader.server.raft
+        assert raft.leader_state is not None
+        progress = raft.leader_state.progress[[one.id for one in raft.configuration.servers].index(other.id)]
+        found = await scraped(metrics.of(leader))
+        assert f"pyraft_member_behind_entries {where}" in found
+        progress.match_index, progress.silent = 0, True  # as a new leader begins, an election timeout later
+        found = await scraped(metrics.of(leader))
+        assert f"pyraft_member_behind_entries {where}" not in found
+        assert f"pyraft_member_match_index {where}" in found
+        assert [one["behind"] for one in (await pyraft.json("status"))["members"] if one["id"] == other.id] == [None]
+
+    on(2, tmp_path, scenario)
+
+
 def series(up: str, **changed: str) -> list[dict[str, str]]:
     """Return what Prometheus sees of three members and of a machine; `up` of those, and figures of the first one."""
     found = [{"series": 'up{job="machine", instance="m"}', "values": "0x30"}]
