@@ -49,6 +49,9 @@ SCRATCH: Final = click.option(
 _CARRIED: Final = (identity.NODE_FILE, store.INFO, store.CLUSTER)
 """Files that say who a member is."""
 
+_STATES: Final = {"never written": "unused", "intact": "intact", "torn by a crash": "torn", "damaged": "damaged"}
+"""Shorter words, which fit beside the name of a closed segment on 80 columns."""
+
 
 @contextmanager
 def held(*directories: str) -> Iterator[None]:
@@ -128,7 +131,7 @@ def _member(one: RaftServer) -> str:
 
 
 def _segment_row(one: datadir.SegmentFile) -> tuple[object, ...]:
-    state = datadir.VERDICTS[one.verdict] if one.is_open or one.problem else ""
+    state = _STATES[datadir.VERDICTS[one.verdict]] if one.is_open or one.problem else ""
     return one.name, one.first, one.last, one.entries, text.size(one.size), state
 
 

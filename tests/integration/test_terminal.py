@@ -51,6 +51,22 @@ def test_tables_are_drawn_in_the_width_of_the_terminal(dir: Dir, size: tuple[int
     assert terminal.columns(output) <= max(size[0], 80)
 
 
+def test_the_segments_of_a_server_that_was_killed_fit_on_80_columns(tmp_path: Path) -> None:
+    """Names are in one piece, with indexes of six digits, beside segments that were prepared, or torn."""
+    dir = Dir(tmp_path)
+    dir.metadata(1, 1, 1)
+    dir.snapshot(1, 100_000)
+    name = dir.closed(100_001, commands(100_001, 2))
+    dir.open(1, commands(100_003, 2), ours=True)
+    dir.write("open-2", b"\0" * 8 * 1024 * 1024)
+    _, output = terminal.run("dir", "show", dir)
+    (row,) = [line for line in terminal.without_orders(output).splitlines() if name in line]
+    assert row.split() == [name, "100001", "100002", "2", f"{(tmp_path / name).stat().st_size}", "B"]
+    assert "unused" in output
+    _, plain = in_a_pipe("dir", "show", dir)
+    assert max(map(len, plain.splitlines())) <= 80
+
+
 def test_a_terminal_that_nothing_can_be_drawn_on_gets_what_a_pipe_gets(dir: Dir) -> None:
     """It does to the byte, but for the line ends that the terminal makes."""
     code, output = terminal.run("dir", "show", dir, term="dumb")
