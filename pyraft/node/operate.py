@@ -247,7 +247,7 @@ def assemble(found: dict[int, Seen], problems: dict[str, NodeError]) -> Survey:
     for id in dict.fromkeys([*known, *found]):
         _, address, role = known.get(id, (id, found[id].address if id in found else "", "not a member"))[:3]
         seen = found.get(id)
-        # A leader knows nothing yet of one that has been silent since it leads: 0 is no figure then.
+        # A leader knows nothing yet of one that has been silent since it leads, and 0 stands for that.
         stored = (matches.get(id) or None) if seen is None or seen.status is None else seen.status.stored
         members.append(
             Seen(

@@ -16,22 +16,26 @@ where a thread of its own raises it again. MemoryError,
 KeyboardInterrupt, and what is outside of Exception and is not raised again when the command is tried once more say
 nothing about the command: they stop this server, whose state is then not used any more. So do a frame of a later
 version and a command that the program does not have (MissingCommand), until the server is started with code that has
-it. A snapshot that cannot be read leaves the state as it was.
+it. A snapshot that cannot be read leaves the state as it was, and the log has the reason.
 """
 
 import builtins
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
+from pyraft.errors import printable
 from pyraft.node import snapshot
 from pyraft.node.codec import SCALARS, Codec, Objects, frame, nests_deeper, unframe
 from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, Refused, SessionExpired
 from pyraft.node.machine import Binding, Context, Machine, bind, commands_of, queries_of
 from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark
 from pyraft.node.tracked import adopt, arrive
+
+_logger: Final = logging.getLogger("pyraft")
 
 RESULT, RAISED, FAILED, EXPIRED, FULL = range(5)
 
@@ -452,7 +456,8 @@ class Replica(RaftFsm):
                 count,
                 [(self.machines[name], self._load(self.machines[name], objects)) for name in names],
             )
-        except Malformed:
+        except Malformed as exc:
+            _logger.error("a snapshot cannot be taken over by this program: %s", printable(str(exc)))
             return None
 
     def _own(self, buf: Any, at: int) -> Iterator[bytes]:
