@@ -158,9 +158,10 @@ def _damaged_segment(contents: Contents, one: SegmentFile) -> Finding:
     if not one.is_open and one.last <= snapshot:
         text = f"the snapshot at index {snapshot} has all that it had"
         return Finding(DAMAGE, one.name, one.problem, text)
-    lost = f"entries from {one.first + one.entries} on"
+    begin = one.first + one.entries
+    lost = f"entries from {begin} on"
     if not one.is_open:
-        lost = f"entries {one.first + one.entries} to {one.last}"
+        lost = f"entries {begin} to {one.last}" if begin <= one.last else f"something behind entry {one.last}"
     text = f"{lost} cannot be read, and this server may have acknowledged them"
     return Finding(LOSS, one.name, one.problem, text)
 

@@ -172,6 +172,16 @@ def test_a_bad_newest_snapshot(dir: Dir) -> None:
     assert not rehearsal.starts
 
 
+def test_a_segment_with_more_than_its_name_says(dir: Dir) -> None:
+    """Bytes behind its last entry have no index that could be named."""
+    dir.metadata(1, 1, 1)
+    name = dir.closed(1, [change(1)], commands(2, 4))
+    dir.resize(name, len(dir.read(name)) + 3)
+    _, findings, _ = look(dir)
+    assert severities(findings) == [(LOSS, name)]
+    assert findings[0].consequence.startswith("something behind entry 5 cannot be read")
+
+
 def test_a_snapshot_without_content(dir: Dir) -> None:
     """A start passes over an empty one, so entries are missing then; before, none are."""
     dir.metadata(1, 1, 1)

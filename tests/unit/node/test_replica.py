@@ -465,11 +465,8 @@ def test_bytes_that_are_no_snapshot_change_nothing() -> None:
 
 def test_the_log_says_why_a_snapshot_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """Its code says that it is malformed, which a whole snapshot of another class, or of a later program, is not."""
-
-    class Store(Shop):
-        pass
-
-    assert Replica({"": Store()}).do_restore(snapshot_of(Replica({"": Shop()}))) == RAFT_MALFORMED
+    store = type("Store", (Shop,), {})()
+    assert Replica({"": store}).do_restore(snapshot_of(Replica({"": Shop()}))) == RAFT_MALFORMED
     assert "cannot be taken over by this program: a snapshot of a Shop, not of a Store" in caplog.text
 
 
