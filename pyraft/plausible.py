@@ -5,17 +5,16 @@ stored before they are used: one message with the last term there is would leave
 any server, for ever. An accepted term always has successors that are accepted too.
 
 Happy path: a term is at most 2^32 elections ahead of ours, which at one per ms takes 50 days, and beyond 2^62 at most
-2^16. So it takes 2^30 messages, each of them stored, to 2^62, and then 2^46 more to the end. A leader's log has no
-entry of a later term than its own, so neither entries nor their predecessor nor a snapshot are of a term above the
-message's. A candidate asks for a term behind that of its log, in a pre-vote too, and an order to take over names the
-end of its leader's log. A snapshot may bring an empty server anywhere, but no further than 2^62. With entries and
-snapshots that have no term, or no members, a log would not load again, and with a vote for server 0, which stands for
-none, one server would have two.
+2^16. So it takes 2^30 messages, each stored, to 2^62. A leader's log has no entry of a later term than its own, so
+neither entries nor their predecessor nor a snapshot are of a term above the message's. A candidate asks for a term
+behind that of its log, in a pre-vote too, and an order to take over names the end of its leader's log. A snapshot may
+bring an empty server anywhere, but no further than 2^62. With entries and snapshots that have no term, or no members, a
+log would not load again, and with a vote for server 0, which stands for none, one server would have two.
 
 Let through, though the paper has no such thing: a snapshot with the configuration of an entry behind its end, which C
-takes (snapshot.take), and terms that fall from one entry to the next. C's raft_recover writes its
-entry with term 1 whatever is in front of it (B2), and a leader with such a log could not give it to anybody. Of answers
-too large an index is let through: the leader takes nobody to have more than its own log (recv_append_entries_result).
+takes (snapshot.take), and terms that fall from one entry to the next. C's raft_recover writes its entry with term 1
+whatever is in front of it (B2), and a leader with such a log could not give it to anybody. Of answers too large an
+index is let through: the leader takes nobody to have more than its own log (recv_append_entries_result).
 
 Failure modes: none; the caller drops and logs what is refused. libraft takes any term, and asserts on some of the rest.
 """
