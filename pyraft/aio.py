@@ -409,11 +409,11 @@ class Server:
         return call
 
     def _ticking(self, tick: Callable[..., None]) -> Callable[..., None]:
-        noticing = self._noticing(tick)
-
         def call(io: RaftIo) -> None:
-            self._ticked = io.time(io)
-            noticing(io)
+            tick(io)
+            with contextlib.suppress(Exception):  # the tick has met it as well, and has stopped the server
+                self._ticked = io.time(io)
+            self._notice()
 
         return call
 

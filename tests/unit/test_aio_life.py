@@ -210,6 +210,27 @@ def test_leader_that_had_no_turn_does_not_say_that_it_leads() -> None:
     run(scenario)
 
 
+def test_a_clock_that_raises_ends_the_server_and_tells_who_waits() -> None:
+    """io.time stops the core at a tick, and what waits for something ends with it."""
+
+    async def scenario() -> None:
+        w = World()
+        await w.lead()
+        waiting = asyncio.create_task(w.server.wait_until(lambda: False))
+        await asyncio.sleep(0)
+
+        def broken(io: Any) -> int:
+            raise OSError("no clock")
+
+        w.io.time = broken
+        w.tick()
+        error = await refused(waiting)
+        assert (error.code, str(error.__cause__)) == (RAFT_SHUTDOWN, "no clock")
+        await w.close()
+
+    run(scenario)
+
+
 def test_only_voter_leads_however_long_it_had_no_turn() -> None:
     """Nobody can have succeeded the only voter: is_leader stays true when its process was suspended."""
 
