@@ -48,22 +48,24 @@ class Elsewhere(NodeError):
 def split(address: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT or [IPv6]:PORT. Raises OSError, as connecting to it would.
 
-    The port is a number in ASCII digits, and nothing is in the address that cannot be seen.
+    The port is a number in ASCII digits, 0 for any that is free, and nothing is in the address that cannot be seen.
     """
     host, _, port = address.rpartition(":")
-    if not host or not _PORT.fullmatch(port) or not 0 < int(port) <= 65535 or " " in host or not host.isprintable():
+    if not host or not _PORT.fullmatch(port) or int(port) > 65535 or " " in host or not host.isprintable():
         raise OSError(f"{address!r:.300} is not of the form HOST:PORT")
     return (host[1:-1] if host.startswith("[") and host.endswith("]") else host), int(port)
 
 
 def require_form(address: object) -> None:
-    """Raise ValueError for anything but an address as `split` takes them, before it is tried again and again."""
+    """Raise ValueError for anything but an address that can be connected to, before it is tried again and again."""
     if not isinstance(address, str):
         raise ValueError(f"{address!r} is not an address: HOST:PORT, a string")
     try:
-        split(address)
+        _, port = split(address)
     except OSError as exc:
         raise ValueError(str(exc)) from None
+    if port == 0:
+        raise ValueError(f"{address!r:.300} has no port that anybody could connect to")
 
 
 async def dial(protocol: Callable[[], asyncio.Protocol], host: str, port: int, secure: ssl.SSLContext | None) -> None:

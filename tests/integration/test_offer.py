@@ -284,7 +284,7 @@ def test_the_leader_says_when_members_were_heard_of(tmp_path: Path) -> None:
     async def scenario(servers: dict[int, aio.Server], operator: Operator) -> None:
         async def silences() -> dict[int, float | None]:
             found = await operator.members()
-            assert all(one.behind is not None for one in found)
+            assert all(one.behind is not None for one in found if one.id != 7)  # which never came
             return {one.id: one.last_contact for one in found if not one.leads}
 
         await servers[1].wait_until(lambda: any(server.is_leader for server in servers.values()))

@@ -9,7 +9,7 @@ import pytest
 
 from pyraft.node import wire
 from pyraft.node.errors import Refused
-from pyraft.node.link import Connect, Link, Lost, split
+from pyraft.node.link import Connect, Link, Lost, require_form, split
 
 
 class Wire:
@@ -98,7 +98,7 @@ def test_a_member_that_hangs_up_without_a_word_may_expect_tls(secure: ssl.SSLCon
 @pytest.mark.parametrize(
     "address",
     [
-        *("", "host", ":1", "host:", "host:0", "host:65536", "host:+1", "host: 1", "host:1 ", "ho st:1", "host:http"),
+        *("", "host", ":1", "host:", "host:65536", "host:+1", "host: 1", "host:1 ", "ho st:1", "host:http"),
         *("host\n:1", "host\0:1", "host\x1b[31m:1", "host:\u0661", "host:\uff11", "ho\u200bst:1", "host:" + "1" * 5000),
     ],
 )
@@ -114,6 +114,13 @@ def test_what_is_no_address_is_an_oserror(address: str) -> None:
 def test_host_and_port(address: str, parts: tuple[str, int]) -> None:
     """Brackets are left out."""
     assert split(address) == parts
+
+
+def test_port_0_is_for_those_who_listen() -> None:
+    """A page may be served at any free port; a member that has it for its address could not be reached."""
+    assert split("host:0") == ("host", 0)
+    with pytest.raises(ValueError, match="'host:0' has no port that anybody could connect to"):
+        require_form("host:0")
 
 
 def raising(exc: Exception) -> Connect:
