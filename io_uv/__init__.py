@@ -1,7 +1,8 @@
 """io_uv: the I/O of a Raft server, on disk files in libraft's format and its TCP protocol, driven by uvloop.
 
-Duty: everything that raft/uv.h declares, under the same names, plus `raft_uv_limits`. `io_uv.pyuv` is the loop that it
-runs on. README.md beside this file has what is durable when, and what happens on a sick disk; FORMATS.md the formats.
+Duty: everything that raft/uv.h declares, under the same names, and functions of ours: limits, TLS, other protocols on
+the same port, how connections are opened and begin. `io_uv.pyuv` is the loop that it runs on. README.md beside this
+file says what is durable when, and what happens on a sick disk; FORMATS.md has the formats.
 
     loop = io_uv.pyuv.Loop()
     transport, io = RaftUvTransport(), RaftIo()
@@ -9,7 +10,7 @@ runs on. README.md beside this file has what is durable when, and what happens o
     raft_uv_init(io, loop, "/var/lib/server", transport)
     raft_init(raft, io, fsm, 1, "127.0.0.1:9001")
 
-Failure modes: those of the functions; importing needs nothing but the package and uvloop.
+Failure modes: those of the functions; an ImportError without uvloop, lz4 or fastcrc, or beside a foreign `pyraft`.
 """
 
 from io_uv import _install as _install  # first: it says so if pyraft is not ours

@@ -190,7 +190,7 @@ def _nobody_could_hold_it() -> bool:
 
 
 def _take_ofd(fd: int) -> OSError | None:
-    """Take the other lock; return why there is none of this kind."""
+    """Take an open file description lock (fcntl); return the error of a system that has none, None once it is ours."""
     try:
         fs.ofd_lock(fd, fcntl.F_RDLCK)
     except OSError as exc:

@@ -479,9 +479,9 @@ def _former_file(dir: str) -> str | None:
 
 
 def bootstrap(dir: str, conf: RaftConfiguration, block_size: int) -> Metadata:
-    """Make a pristine directory that of a server whose log has one entry, `conf`, in term 1; return what was stored.
+    """Turn a pristine directory into that of a server whose log has one entry, `conf`, in term 1; return the metadata.
 
-    A directory in which a process has died between the two goes for pristine.
+    A directory in which a process has died between storing the term and the entry goes for pristine.
 
     Errors: RAFT_CANTBOOTSTRAP "metadata contains term N", or for a directory whose metadata was lost: the text names a
     file that remained; RAFT_TOOBIG for a configuration that does not fit the first block; RAFT_IOERR. The first three

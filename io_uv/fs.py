@@ -191,7 +191,7 @@ def ofd_lock(fd: int, kind: int, start: int = 0, length: int = 0) -> None:
 
 
 def ofd_conflict(fd: int, kind: int) -> bool:
-    """fcntl(2), F_OFD_GETLK: return whether somebody else has a lock that excludes such a one."""
+    """fcntl(2), F_OFD_GETLK: return whether somebody else has a lock that excludes one of this `kind`."""
     found: bytes = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0))
     return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 

@@ -111,7 +111,7 @@ def _check_host(host: str, bracketed: bool) -> None:
 
 
 def _can_be_looked_up(name: str) -> bool:
-    """Return whether a resolver could be asked for a name: no label is empty or too long, nor is the whole."""
+    """Return whether a resolver could be asked for a name: no label is empty, no label and not the whole too long."""
     try:
         return len(name.encode("idna").removesuffix(b".")) <= _NAME_MAX
     except UnicodeError:
@@ -144,7 +144,7 @@ def is_same_peer(one: str, other: str) -> bool:
 
 
 def _spelled_out(address: str) -> tuple[str, str]:
-    """Return host and port in one spelling of all."""
+    """Return host and port in one form, the same for every spelling of an address."""
     host, port = split(address)
     if port.isdecimal():
         port = str(int(port))

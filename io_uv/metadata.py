@@ -109,7 +109,7 @@ def _decode(name: str, data: bytes) -> Metadata:
 
 
 def _verify(name: str, data: bytes, version: int, known: sums.Sum) -> None:
-    """Compare a file with its sidecar; return if it matches or if another process has written it since."""
+    """Raise Failure if a file is neither what its sidecar says nor what another process has written since."""
     if version == known.of:
         intact = sums.checksum(data) == known.crc
     else:

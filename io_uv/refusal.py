@@ -77,7 +77,7 @@ class Refusals:
         return thing in self._known
 
     def note(self, thing: str, exc: OSError, call: str = "", instead: str = "") -> None:
-        """Take note that `call` (that of the thing's name if empty) was refused, and log it if that is news."""
+        """Take note that a call was refused, and log it the first time; it is named `call`, or `thing` without one."""
         mine = object()
         self.some = True
         if self._known.setdefault(thing, mine) is not mine:

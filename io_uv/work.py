@@ -1,8 +1,8 @@
 """Work off the loop: jobs of other modules in threads, and RaftIo.async_work.
 
-Duty: `run` executes a job on the data directory in the loop's thread pool and reports its outcome on the loop, unless
-the directory is not the one any more that was locked; `async_work` does that for the user's function, whatever it does,
-and counts it among what a close waits for (uv_work.c).
+Duty: `run` executes a job on the data directory in the loop's thread pool and reports its outcome on the loop; the job
+fails if the path leads no longer to the directory that was locked. `async_work` runs the user's function in the
+same way, and counts it among the things that a close waits for (uv_work.c).
 
 Happy path: the job returns, `done(None)` is called on the loop in a later turn.
 
@@ -49,7 +49,7 @@ class _Job:
 
 
 def not_run(code: int) -> Failure:
-    """Return what the callback of a job hears that no thread took, for a reason of queue_work's."""
+    """Return the failure of a job that no thread took; `code` is the reason of queue_work."""
     if code == errno.UV_ECANCELED:
         return Failure(errors.RAFT_CANCELED, "the loop was closed")
     return Failure(errors.RAFT_TOOMANY, f"start thread: {errno.strerror(code)}")

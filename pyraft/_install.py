@@ -1,4 +1,4 @@
-"""The installation: which form of which version, and whether another distribution has put its files among ours.
+"""The installation: its version, whether it is compiled, and whether another distribution has put files among ours.
 
 Duty: on PyPI the name pyraft belongs to another project, whose distribution brings a package `pyraft` too, with an
 `__init__.py` and a `log.py` of its own. Whichever is installed last overwrites these, and uninstalling either removes

@@ -171,7 +171,7 @@ class Server:
             self._notice()
 
     async def close(self) -> None:
-        """Stop taking part and wait until all I/O has ended (raft_close). Again, after a cancelled one too: wait."""
+        """Stop taking part and wait until all I/O has ended (raft_close). Each further call waits, too."""
         loop = self._own_loop()
         async with self._busy():
             self._holder = asyncio.current_task()

@@ -1,8 +1,8 @@
 """The TimeoutNow RPC at its receiver (3.10): start an election at once, the leader wants us to take over.
 
 Happy path: `accept.take_over` starts the election, at once or when the last write under way has ended.
-Failure modes: ignored unless we are, then, a voting follower of the sender, with exactly its log; codes of the stores
-are returned and end in UNAVAILABLE.
+Failure modes: ignored unless we are a voting follower of the sender at that moment, with exactly its log; codes of the
+stores are returned and end in UNAVAILABLE.
 """
 
 from pyraft import accept, election, term

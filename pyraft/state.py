@@ -84,21 +84,21 @@ class CandidateState:
 class RaftProgress:
     """`struct raft_progress`: how far one server is, as its leader knows it.
 
-    `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). `inflight` and `inflight_bytes` are ours: last
-    index and bytes of every message sent in PIPELINE and not acknowledged yet. `refusals` (ours) counts how often in a
-    row the server refused an entry that it has acknowledged, `denials` those of them that say that it ends before.
-    `lacking`, `proven_index` and `sure` (ours) are there for servers that answer as C's do, see proof, and so are
-    `fence`, the number of the question that tells short messages from others, `fenced`: when it was sent, -1 if not,
-    `short`: which number ends the answers to short ones, 0 if they have come, `loose` and `loose_end`: the same of
-    those that prove nothing, the lowest index at which one ends, `its_end`: where the server's log ended when it
-    refused something last, and `passes`: how often its log has been stepped back through in vain.
-    `answered` (ours) is the number of the question that it has answered last, `questions` counts those that it has not,
-    see reads. `steps_back` (ours) counts the rejections in PROBE since an acknowledgment last raised `match_index`.
-    `streamed` (ours) counts the messages with the predecessor `streamed_index` that have no answer yet.
-    `silent` (ours) says that the log has been told that it does not answer. `snapshot_sent`, `snapshot_beat` and
-    `snapshot_doubt` (ours) are times, -1 for none: when the snapshot was sent, the first heartbeat after it, and when
-    the last rejection came that may be the snapshot's (progress.snapshot_was_refused). `snapshot_tries` (ours) counts
-    snapshots since `match_index` rose last, `snapshot_skipped` heartbeats that went out in the place of the next one.
+    `state` is PROGRESS__PROBE, PIPELINE or SNAPSHOT (see progress). All that follow are ours. `inflight`,
+    `inflight_bytes`: last index and bytes of every message sent in PIPELINE and not acknowledged yet. `streamed`: how
+    many messages with the predecessor `streamed_index` have no answer yet. `refusals`: how often in a row the server
+    has refused an entry that it had acknowledged; `denials`: in how many of these its log ended before that entry.
+    `steps_back`: rejections in PROBE since an acknowledgment last raised `match_index`. `answered`: the number of the
+    question that it has answered last; `questions`: how many it has not (reads). `silent`: its silence was logged.
+    `snapshot_sent`, `snapshot_beat`, `snapshot_doubt`: the times of the snapshot, of the first heartbeat after it, and
+    of the last rejection that may be the snapshot's (progress.snapshot_was_refused); -1 for none. `snapshot_tries`:
+    snapshots since `match_index` rose last; `snapshot_skipped`: heartbeats in place of the next.
+
+    For servers that answer as C's do, see proof: `lacking`, `proven_index` and `sure`. `fence`: the number of the
+    question that tells short messages from others; `fenced`: the time at which it was sent, -1 for not yet. `short`:
+    the number of the question that ends the answers to short messages, 0 if all have come; `loose`: the same for
+    messages whose answers prove nothing, and `loose_end` the lowest index at which one of these ends. `its_end`: where
+    its log ended when it last refused something; `passes`: how often it was gone back through in vain.
     """
 
     __slots__ = (

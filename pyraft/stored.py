@@ -15,7 +15,7 @@ from pyraft.types import RAFT_VOTER
 
 
 def by_leader(r: Raft, leader: LeaderState, req: RaftWrite) -> bool:
-    """Note that a write of a leader is on disk: its match index rises. Return False if all is not that simple."""
+    """Note that a write of a leader is on disk: its match index rises. False if it takes `update_last_stored`."""
     n = len(req.entries.terms)
     if r.snapshot.put is not None or req.standing != n or req.index > r.last_stored + 1:
         return False

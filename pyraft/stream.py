@@ -1,4 +1,4 @@
-"""The lane, sending: the one message that a round brings to all who are up to date but for its entries (3.5).
+"""The lane, sending: the one message of a round to all followers that lack nothing but its entries (3.5).
 
 Duty: `message` makes the AppendEntries that is due to a server in PIPELINE, or gives back the one that was made for the
 server before it, if that is the same: then the I/O encodes it once (RaftAppendEntries.encoded).
@@ -8,7 +8,7 @@ log, or a heartbeat if there are none and one is due. The cases left out fail a 
 path (`replicate._progress`): servers that probe or get a snapshot, a full window, more than one message takes, a
 predecessor that is compacted or is the snapshot's last entry, messages that do not reach far enough (`proof.reach`).
 
-`sent` takes note that it was: `replicate._send` without what such a message cannot be.
+`sent` notes that the message has left, as `replicate._send` does for messages of all kinds.
 
 Failure modes: none; `message` changes nothing.
 """
@@ -22,7 +22,7 @@ from pyraft.types import EntryBatch, RaftAppendEntries
 def message(
     r: Raft, leader: LeaderState, p: RaftProgress, made: RaftAppendEntries | None, now: int
 ) -> RaftAppendEntries | None:
-    """Return the message that is due to a server, `made` if that is the same, or None if all is not that simple."""
+    """Return the message that is due to a server, `made` if that is the same; None if the general path is needed."""
     lg = r.log
     first = p.next_index
     last = lg.base + len(lg.bufs)

@@ -1,8 +1,9 @@
 """A data directory as one file: for another machine, to keep, or to be read by other programs; and back.
 
 Duty: `export` writes what a start of a stopped server would load, of our own directories, libraft's, cowsql's and
-dqlite's, to a new file; `examine` compares that file's checksum; `import_` makes an empty directory of it, which loads
-to the same term, vote, snapshot and entries, in C as well. The form of the file is in FORMATS.md beside this package.
+dqlite's, to a new file; `examine` compares that file's checksum; `import_` fills an empty directory from it, which then
+loads to the same term, vote, snapshot and entries, in C as well. FORMATS.md beside this package has the form of the
+file.
 
 Happy path: `export("data/1", "1.export")`, and elsewhere `import_("1.export", "data/1")`. Neither keeps the data of a
 snapshot, or more than a segment of the log, in memory for itself; the rehearsal of a start, before and behind, does.

@@ -1,4 +1,4 @@
-"""A new file outside of any data directory that is there as a whole, durable, or not at all: backups and exports.
+"""Files outside of data directories, backups and exports: each is there whole and durable, or not at all.
 
 Duty: `create` yields a file under a hidden name beside the one wanted, and gives it that name once it is synced. Its
 steps (`hidden`, `give_name`, `sync_name`) are there for those who do more in between.

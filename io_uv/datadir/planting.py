@@ -1,14 +1,14 @@
 """A directory that begins with a snapshot: of a new cluster that goes on from the state of another one.
 
-Duty: `plant` makes an empty directory that of a server whose log begins behind a snapshot, which is how a backup comes
-back to life.
+Duty: `plant` turns an empty directory into that of a server whose log begins behind a snapshot. This is how a backup
+comes back to life.
 
-Happy path: the caller has the directory for itself and it holds no server's files; afterwards a start restores the
-snapshot, in its term.
+Happy path: nobody else uses the directory, and it holds no server's files; afterwards a start restores the snapshot,
+in its term.
 
 Failure modes: RAFT_CANTBOOTSTRAP if there is a term, or a file of a log, in the directory; RAFT_IOERR and RAFT_NOSPACE.
-The term is stored first, so that a kill in between leaves a directory without a log, which nothing starts on as a
-member.
+The term is stored first, so that a kill in between leaves a directory without a log, on which no
+server starts as a member.
 """
 
 import os

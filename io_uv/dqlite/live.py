@@ -174,7 +174,7 @@ class LiveFile(Alone):
     # Transactions.
 
     def commit(self, numbers: Sequence[int], page: Callable[[int], BytesLike], n_pages: int) -> None:
-        """Add a transaction: `page(number)` for each of `numbers`; the database has `n_pages` behind it."""
+        """Add a transaction: `page(number)` for each of `numbers`; the database has `n_pages` pages afterwards."""
         if not numbers:
             return
         pieces: list[BytesLike] = []

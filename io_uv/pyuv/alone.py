@@ -1,4 +1,4 @@
-"""Objects of which there can be one only, as something of the system stands behind each.
+"""Objects that cannot be copied, as each owns something of the operating system.
 
 Duty: the base `Alone` refuses to be copied or pickled. A copy of a handle, a loop or a lock has its descriptors, and
 closes them when it is thrown away: behind `dataclasses.asdict` of something that refers to a server, for example, the

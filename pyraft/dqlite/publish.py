@@ -96,7 +96,7 @@ class Changes:
         self.end()
 
     def end(self) -> None:
-        """Come to an end behind what waits."""
+        """Have the iteration end after the changes that wait."""
         self._ended = True
         self._wanted.set()
 
@@ -166,7 +166,7 @@ class Publisher:
         return self._applied() < self._bound
 
     def release(self) -> None:
-        """Make visible what the machine has, though it was at a later index once."""
+        """Make visible what the machine has, even where a later index was visible before."""
         self._bound = 0
         self._soon()
 

@@ -5,8 +5,8 @@ know of each change before it happens. The tracked containers of `tracked` tell 
 
 Happy path: `begin`, the command's changes, `commit`. A plain container that a command puts into a tracked one stays
 plain, and may be changed freely, until `commit` replaces it by a tracked one: rolling back removes it altogether.
-For a snapshot: `start_snapshot`, then each container that is about to change leaves a shallow copy of itself, or if it
-is large what comes to the same, which the snapshot's thread reads in its place, then `end_snapshot`.
+For a snapshot: `start_snapshot`; then each container that is about to change first leaves a shallow copy of itself, or
+something equivalent if it is large, and the snapshot's thread reads that instead; then `end_snapshot`.
 
 Failure modes: a change outside a command raises RuntimeError, as it would be on one server only. `commit` raises
 TypeError for a value that cannot be tracked (`tracked.adopt`); `rollback` follows then.

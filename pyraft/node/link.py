@@ -6,8 +6,8 @@ Happy path: `link = await Link.open(address, cluster, id)`, then `send` groups o
 may be under way.
 
 Failure modes: a member that cannot be reached raises OSError, one that refuses us, or is of another cluster, Refused.
-When the connection ends, what was under way is answered with None, or raises Lost. So it is when nothing has come for
-SILENCE seconds, pings unanswered, though something was due; and when the other end sends anything but messages.
+When the connection ends, what was under way is answered with None, or raises Lost. The link ends it itself when nothing
+has come for SILENCE seconds although something was due, and when the other end sends anything but messages.
 """
 
 import asyncio
@@ -170,11 +170,11 @@ class Link(asyncio.Protocol):
     # Called by the loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
+        """Note that the connection is there."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is not any more."""
+        """Note that the connection is gone."""
         self._end(exc)
 
     def data_received(self, data: bytes) -> None:

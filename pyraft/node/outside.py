@@ -1,4 +1,4 @@
-"""The things that a node takes from outside of the program: its ground, who its directory belongs to, clocks, chance,
+"""The things that a node takes from outside the program: its ground, the owner of its directory, clocks, chance,
 connections.
 
 Duty: `Outside` is all of that, as it is for real. `pyraft.node.testing` has another one, where time is virtual and disk
@@ -30,11 +30,11 @@ class Outside:
         return Ground(directory, tls)
 
     def read(self, directory: Directory) -> Identity | None:
-        """Return who a directory belongs to, None for nobody."""
+        """Return the member that a directory belongs to, None if it is nobody's."""
         return identity.read(directory)
 
     def write(self, directory: Directory, own: Identity) -> None:
-        """Say who a directory belongs to, durably."""
+        """Store durably which member a directory belongs to."""
         identity.write(directory, own)
 
     def microseconds(self) -> int:

@@ -19,7 +19,7 @@ from pyraft.node.outbox import FIRST_PAUSE, LONGEST_PAUSE
 
 
 class Reads:
-    """Those who wait for a round."""
+    """The reads that wait for a round."""
 
     def __init__(self, round: Callable[[], Awaitable[None]], now: Callable[[], float]) -> None:
         """`round()` makes a round; `now()` is a time in seconds that goes on while the machine sleeps."""
@@ -27,7 +27,7 @@ class Reads:
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._waiting: list[asyncio.Future[None]] = []
-        self._under_way: list[asyncio.Future[None]] = []  # who the round is for that is being made
+        self._under_way: list[asyncio.Future[None]] = []  # those for which the round under way is made
         self._runner: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._failure: Callable[[], BaseException] | None = None

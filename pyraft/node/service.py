@@ -1,4 +1,4 @@
-"""The service of a node for others on its port: it takes calls for the leader that it is, and answers questions.
+"""The service of a node for others on its port: it takes calls while the node leads, and answers questions.
 
 Duty: `Service` accepts connections that begin with the protocol's word, greets them, and serves them until they end.
 
@@ -6,9 +6,9 @@ Happy path: a HELLO of the same cluster, or of nobody's, is answered with WELCOM
 outcomes come back; ASK is answered by one of `answers`, the coroutine functions that the node offers.
 
 Failure modes: nonsense ends its connection, and so does a peer that does not greet in time, or does not read what it is
-sent. A node that does not lead says who does. A peer that sends more than is executed is not read from until there is
-room: the memory that others can fill is bounded, by connection and altogether. A call of a command that this program
-does not have is refused, and does not get into the log.
+sent. A node that does not lead says who does. A peer that sends calls faster than they are executed is not read from
+until there is room: the memory that others can fill is bounded, by connection and altogether. A call of a command that
+this program does not have is refused, and does not get into the log.
 """
 
 import asyncio

@@ -36,11 +36,11 @@ class Notifier:
         self._send("READY=1", f"STATUS={status}", patience=_PATIENCE)
 
     def status(self, status: str) -> None:
-        """Say how it is, in a line."""
+        """Say in a line how the service is."""
         self._send(f"STATUS={status}")
 
     def stopping(self) -> None:
-        """Say that it is about to end."""
+        """Say that the service is about to end."""
         self._send("STOPPING=1", patience=_PATIENCE)
 
     def alive(self) -> None:

@@ -8,8 +8,8 @@ a request is being answered.
 
 Failure modes: a connection whose handshake, or request, is not there within HEAD_SECONDS is closed, and so is one that
 has asked nothing for IDLE_SECONDS, does not read its answer, or is of before `renew`. Where all places are taken, a new
-one takes that of the one which has waited longest, those first that have never asked anything. Without a descriptor the
-port stays as it is for a second. OSError where it cannot be listened at.
+connection replaces the one that has waited longest; connections that have never asked anything go first. Without a
+descriptor the port stays as it is for a second. OSError where the port cannot be listened on.
 """
 
 import asyncio

@@ -175,11 +175,11 @@ class Cluster(Generic[M]):
         self.network.loss = share
 
     def slow(self, seconds: float) -> None:
-        """Have messages take up to so long."""
+        """Have each message take up to `seconds`."""
         self.network.slowest = seconds
 
     def slow_disk(self, number: int, seconds: float) -> None:
-        """Have each write of a member take up to so long."""
+        """Have each write of a member take up to `seconds`."""
         self.places[number].disk_seconds = (0.0002, seconds)
 
     def clock(self, number: int, rate: float = 1.0, ahead: float = 0.0) -> None:

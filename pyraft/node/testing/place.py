@@ -128,7 +128,7 @@ class Life:
         return self._server
 
     def retry(self, msecs: int) -> None:
-        """Nothing: members that come back are found at once."""
+        """Do nothing: members that come back are found at once."""
 
     def serve(self, word: int, accept: Accept | None) -> None:
         """Take connections."""
