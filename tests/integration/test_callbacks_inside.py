@@ -13,11 +13,20 @@ from typing import Any
 
 import pytest
 
-from io_uv import RaftUvDial, raft_uv_dial, raft_uv_serve, raft_uv_set_snapshot_check
+from io_uv import (
+    RaftUvDial,
+    RaftUvTransport,
+    raft_uv_close,
+    raft_uv_dial,
+    raft_uv_init,
+    raft_uv_serve,
+    raft_uv_set_snapshot_check,
+)
 from io_uv.pyuv import Loop
 from pyraft import (
     RAFT_BUSY,
     RAFT_INVALID,
+    RAFT_IOERR,
     RAFT_LEADER,
     RAFT_NOTLEADER,
     RAFT_SHUTDOWN,
@@ -25,6 +34,8 @@ from pyraft import (
     Raft,
     RaftApply,
     RaftChange,
+    RaftFsm,
+    RaftIo,
     RaftIoAsyncWork,
     RaftIoSnapshotPut,
     RaftTracer,
@@ -462,3 +473,33 @@ def test_io_close_cannot_close_the_server_again() -> None:
     codes = inside_once(s, "close", lambda: raft_close(s.r, None))
     assert raft_close(s.r, None) == 0
     assert codes == [RAFT_SHUTDOWN]
+
+
+# What an own transport may raise.
+
+
+@pytest.mark.parametrize(("name", "codes"), [("init", [RAFT_IOERR]), ("listen", [0, RAFT_IOERR]), ("close", [0, 0])])
+def test_an_own_transport_that_raises(
+    tmp_path: Path, name: str, codes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exception is that of the function of RaftIo which it comes from, and all can be closed afterwards."""
+    loop, transport, io, raft, fsm = Loop(), RaftUvTransport(), RaftIo(), Raft(), RaftFsm()
+    transport.init = lambda t, id, address: 0
+    transport.listen = lambda t, cb: 0
+    transport.close = lambda t, cb: cb(t)
+
+    def fail(*args: Any) -> Any:
+        raise ZeroDivisionError("bug")
+
+    setattr(transport, name, fail)
+    fsm.version, fsm.apply = 1, lambda fsm, buf: (0, None)
+    assert raft_uv_init(io, loop, tmp_path, transport) == 0
+    assert [raft_init(raft, io, fsm, 1, "127.0.0.1:1"), raft_start(raft)][: len(codes)] == codes
+    closed: list[Raft] = []
+    raft_close(raft, closed.append)
+    assert name == "init" or run_until(loop, lambda: closed) is None
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        f"io.{'start' if name == 'listen' else name} of server 1 raised"
+    ]
+    raft_uv_close(io)
+    loop.close()
