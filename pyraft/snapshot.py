@@ -131,42 +131,42 @@ def take(r: Raft) -> int:
         # C: replication.c:takeSnapshot calls it all the same.
         _warn(r, "fsm.snapshot is not set, so none is taken and the log grows for ever")
         return 0
-    snapshot = RaftSnapshot()
-    snapshot.index = r.last_applied
-    snapshot.term = log.term_of(r.log, r.last_applied)
-    if snapshot.term == 0:
+    taken = RaftSnapshot()
+    taken.index = r.last_applied
+    taken.term = log.term_of(r.log, r.last_applied)
+    if taken.term == 0:
         # C: replication.c:takeSnapshot does not look. The last entry that was applied is not here any more if our own
         # disk has failed to store it. Nobody could use a snapshot without a term; one is taken when the entry is back.
         return 0
-    rv, snapshot.configuration = membership.fetch_last_committed_configuration(r)
+    rv, taken.configuration = membership.fetch_last_committed_configuration(r)
     if rv != 0:
         return rv
-    snapshot.configuration_index = r.configuration_committed_index
+    taken.configuration_index = r.configuration_committed_index
     if r.tracer.enabled:
-        trace(r.tracer, f"take a snapshot up to {snapshot.index}")
-    r.snapshot.pending = snapshot
-    rv, snapshot.bufs = calls.fsm_snapshot(r)
+        trace(r.tracer, f"take a snapshot up to {taken.index}")
+    r.snapshot.pending = taken
+    rv, taken.bufs = calls.fsm_snapshot(r)
     if rv != 0:
         r.snapshot.pending = None
         if rv == RAFT_BUSY:
-            if snapshot.index - log.snapshot_index(r.log) >= _LONG * max(r.snapshot.threshold, 1):
+            if taken.index - log.snapshot_index(r.log) >= _LONG * max(r.snapshot.threshold, 1):
                 _warn(r, "fsm.snapshot returns RAFT_BUSY again and again, so none is taken and the log grows")
             return 0
-        calls.fsm_errmsg(r, rv, f"take snapshot {snapshot.index}")
+        calls.fsm_errmsg(r, rv, f"take snapshot {taken.index}")
         _warn(r, f"fsm.snapshot returned {rv} ({raft_strerror(rv)})")
         return rv
     # C: replication.c:shouldTakeSnapshot looks only at the threshold: while the disk is full all of the state is taken
     # and written with each entry.
     r.snapshot.pause = min(max(2 * r.snapshot.pause, 1), max(r.snapshot.threshold, 1))
-    r.snapshot.again_at = snapshot.index + r.snapshot.pause
+    r.snapshot.again_at = taken.index + r.snapshot.pause
     if r.fsm.version < 3 or r.fsm.snapshot_async is None:
-        return _put(r, snapshot)
-    req = TakeRequest(r, snapshot)
+        return _put(r, taken)
+    req = TakeRequest(r, taken)
     req.work = _take_async
     rv = calls.async_work(r, req, take_cb)
     if rv != 0:
         calls.io_errmsg(r)
-        _finish_taking(r, snapshot)
+        _finish_taking(r, taken)
     return rv
 
 

@@ -475,7 +475,7 @@ def test_io_close_cannot_close_the_server_again() -> None:
     assert codes == [RAFT_SHUTDOWN]
 
 
-# What an own transport may raise.
+# Exceptions of own transports.
 
 
 @pytest.mark.parametrize(("name", "codes"), [("init", [RAFT_IOERR]), ("listen", [0, RAFT_IOERR]), ("close", [0, 0])])
