@@ -6,7 +6,7 @@ at a time, in paced pieces: a durable write into a block that was written before
 which takes the file system's journal out of its way. Nobody waits for that: a request stops the filler at its next
 piece. A segment never leaves the pool while its filler runs, as that would overwrite entries. Only so much is filled as
 will be used, by what the last segments held when they were closed (`used`): where snapshots follow each other closely,
-each has a segment closed that is nearly empty.
+each closes a segment that is nearly empty.
 
 Happy path: get() returns a segment of the pool at once, or calls back when one has been made.
 

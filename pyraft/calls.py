@@ -490,7 +490,7 @@ def random(r: Raft, low: int, high: int) -> int:
 
 
 def _pair(answer: Any, wanted: str) -> tuple[int, Any]:
-    """Return what a function has returned as a code and something else; TypeError if that is what it forgot."""
+    """Return the code and the other value that a function has returned; TypeError if these are not what it returned."""
     try:
         rv, rest = answer
         return int(rv), rest

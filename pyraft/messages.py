@@ -1,4 +1,4 @@
-"""Messages on their way out of whose sending nothing more is heard.
+"""Sending messages whose senders do not ask whether they have arrived.
 
 Duty: `send` hands a message to the I/O; replies, vote requests and TimeoutNow use it. AppendEntries and InstallSnapshot
 have requests of their own, in replicate, since the leader has to know how their sending ended.

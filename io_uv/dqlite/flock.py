@@ -1,10 +1,10 @@
 """The lock that a node of dqlite from 1.16.5 on has on its data directory.
 
 Duty: `hold` makes the file `dqlite-lock`, which stays, and takes flock(2) on it, so that no C node starts in a
-directory where a node of ours runs, and ours in none where a C node runs. Source: server.c of canonical/dqlite.
+directory where a node of ours runs, and no node of ours where a C node runs. Source: server.c of canonical/dqlite.
 
-Happy path: `lock = hold(directory)` before anything else is done there, `lock.release()` behind everything else. The
-kernel gives it up with the process.
+Happy path: `lock = hold(directory)` before anything else is done there, `lock.release()` after everything else. The
+kernel releases it when the process ends.
 
 Failure modes: Failure(RAFT_BUSY) if another process has it, RAFT_IOERR if the file cannot be made. Nodes of dqlite
 before 1.16.5 take no lock.

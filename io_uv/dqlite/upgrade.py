@@ -266,7 +266,7 @@ class _Visit:
         if len(self._data) < words.WORD:
             return
         if self._data[: words.WORD] != words.u64(messages.PROTOCOL):
-            self._close("it does not speak dqlite behind its request for that")
+            self._close("it asked for dqlite, and then sent something else")
             return
         self._end()
         self._guest.stream.stop_read()

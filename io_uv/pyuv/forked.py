@@ -150,7 +150,7 @@ class Nowhere:
         """Do nothing, for what call_soon and call_later return."""
 
     def is_closed(self) -> bool:
-        """Whether nothing can be asked for: no."""
+        """Return False, although nothing can be asked of it."""
         return False
 
 

@@ -1,11 +1,11 @@
 """The pauses that Python's garbage collection makes in this process, as a histogram.
 
 Duty: `watched` returns it, and has the interpreter report its collections as long as somebody keeps what it returns. A
-collection holds every thread up; one of everything takes the longer, the more objects there are.
+collection holds every thread up; a full one takes longer the more objects there are.
 
 Happy path: a `Collector` keeps it, and reads `histogram` when it is asked.
 
-Failure modes: none. Collections of before the first call are not in it.
+Failure modes: none. Collections before the first call are not in it.
 """
 
 import gc

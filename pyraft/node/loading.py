@@ -1,7 +1,7 @@
 """The reading of a member's log at its start, and what has to be in it.
 
-Duty: `Loading` stands before `io.load`, which runs in a thread. It has the snapshot read there that the state begins
-with, and sees to it that a member whose log is gone does not start: it has promised things that it has forgotten.
+Duty: `Loading` stands before `io.load`, which runs in a thread. There it has the snapshot read with which the state
+begins, and sees to it that a member whose log is gone does not start: it has promised things that it has forgotten.
 
 Happy path: `Loading(io, identity, replica)`, before the server starts.
 

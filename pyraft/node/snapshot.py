@@ -10,8 +10,8 @@ its place there, and follows behind the list, in order.
 
 Happy path: `b"".join(write(machine, …))`, then `read` of what that unpacks to: an equal state, tracked.
 
-Failure modes: a member that the codec does not take is a TypeError that names its type: of a machine whose state was
-tracked only a record that its `types` do not name. Bytes that are not a snapshot raise Malformed, and the machine is as
+Failure modes: a member that the codec does not take is a TypeError that names its type; in a machine with tracked
+state that can only be a record that `types` lacks. Bytes that are not a snapshot raise Malformed, and the machine is as
 it was.
 """
 
