@@ -12,8 +12,7 @@ machine's load, so they are tried in turn now and then, see _choose.
 Happy path: setup() once, submit(), the callback with None; close() at the end.
 
 A refused call (`refusal`) is replaced by another way, for good, and nothing is lost by it: without io_setup, io_submit
-or an eventfd the thread makes the writes. Where io_getevents is refused, the thread repeats the write under
-way. A
+or an eventfd the thread makes the writes. Where io_getevents is refused, the thread repeats the write under way. A
 write that is refused with O_DIRECT goes through the page cache, where O_DSYNC makes it as durable.
 
 Failure modes, all with a Failure to the callback: an error is RAFT_IOERR "write failed: -5" (RAFT_NOSPACE if the disk
