@@ -261,7 +261,7 @@ def _start(io: RaftIo, msecs: int, tick: raft_io_tick_cb, recv_cb: raft_io_recv_
     for name in [name for name in dir(uv.limits) if not name.startswith("_")]:  # compiled, it has no __slots__
         value = getattr(uv.limits, name)
         if not isinstance(value, int) or value < 0:
-            io.errmsg = f"the limit '{name}' must be a whole number, not below 0, and is {value!r}"
+            io.errmsg = f"the limit '{name}' must be a whole number from 0, not {value!r}"
             return errors.RAFT_INVALID
     uv.tick_cb = tick
     uv.recv_cb = recv_cb

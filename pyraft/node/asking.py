@@ -18,7 +18,7 @@ from pyraft.node.service import NOBODY_KNOWS
 def _member(id: int) -> int:
     """Return the id of a member. Raises TypeError for another type: a text is the id of nobody, removed already."""
     if type(id) is not int:
-        raise TypeError(f"the id of a member must be a whole number, as in members(), and is {id!r:.60}")
+        raise TypeError(f"the id of a member must be a whole number, as in members(), not {id!r:.60}")
     return id
 
 

@@ -317,9 +317,9 @@ class Named:
 
     def __init__(self, calls: Calls, name: str, acknowledged: int) -> None:
         if not isinstance(name, str):
-            raise TypeError(f"the name of a session is a text, and is {name!r:.60}")
+            raise TypeError(f"the name of a session must be a text, not {name!r:.60}")
         if not 0 < len(name.encode()) <= MAX_NAME - 1:
-            raise ValueError(f"the name of a session is 1 to {MAX_NAME - 1} bytes long, and is {name!r:.80}")
+            raise ValueError(f"the name of a session must be 1 to {MAX_NAME - 1} bytes long, not {name!r:.80}")
         self.name = name
         self.acknowledged = acknowledged
         """The number up to which no outcome is wanted any more. May be set, to larger ones."""
@@ -344,7 +344,7 @@ class Named:
         self._check_acknowledged()
         if type(number) is not int or not self.acknowledged < number < 1 << 63:
             raise ValueError(
-                f"the number of a call follows those acknowledged ({self.acknowledged}), and is {number!r}"
+                f"the number of a call must follow those acknowledged ({self.acknowledged}), not {number!r}"
             )
         id = NAMED + self.name.encode()
         token = _NAMED.set(Numbered(id, self.name, number, self.acknowledged))
@@ -362,7 +362,7 @@ class Named:
         number = self.acknowledged
         if type(number) is not int or not 0 <= number < 1 << 63:
             raise ValueError(
-                f"the number up to which calls are acknowledged is a whole number from 0, and is {number!r:.60}"
+                f"the number up to which calls are acknowledged must be a whole number from 0, not {number!r:.60}"
             )
 
 
@@ -370,7 +370,7 @@ class Named:
 def read(seconds: float | None, lease: bool) -> Iterator[None]:
     """Let the queries in this block be answered from a state that is so many seconds old, or under a leader's lease."""
     if seconds is not None and (type(seconds) not in (int, float) or not seconds >= 0):
-        raise ValueError(f"the age of a state must be 0 or more seconds, and is {seconds!r}")
+        raise ValueError(f"the age of a state must be 0 or more seconds, not {seconds!r}")
     tokens = STALE.set(seconds), LEASE.set(lease)
     try:
         yield
@@ -383,7 +383,7 @@ def read(seconds: float | None, lease: bool) -> Iterator[None]:
 def timeout(seconds: float) -> Iterator[None]:
     """Give the calls in this block so many seconds each."""
     if type(seconds) not in (int, float) or not 0 < seconds <= 86_400:
-        raise ValueError(f"a timeout must be more than 0 and at most 86400 seconds, and is {seconds!r}")
+        raise ValueError(f"a timeout must be more than 0 and at most 86400 seconds, not {seconds!r}")
     token = _TIMEOUT.set(seconds)
     try:
         yield

@@ -38,7 +38,7 @@ class Client(Asking, Things, Generic[M]):
     ) -> None:
         check_options(settings, tls)
         if not isinstance(name, str):
-            raise TypeError(f"the name of a client is a text, and is {name!r:.60}")
+            raise TypeError(f"the name of a client must be a text, not {name!r:.60}")
         self.machine = machine
         self._addresses = list(addresses)
         self._settings = settings or Settings()

@@ -346,7 +346,7 @@ class Council:
 
     def _find(self, id: int) -> RaftServer | None:
         if type(id) is not int:  # another program's: "done" would be the answer to the removal of nobody
-            raise Refused(f"the id of a member is a whole number, and not {id!r:.60}")
+            raise Refused(f"the id of a member must be a whole number, not {id!r:.60}")
         return next((s for s in self._servers() if s.id == id), None)
 
     def _known(self, id: int) -> RaftServer:

@@ -225,4 +225,4 @@ class Gates(Machine):
 def check_crowd(number: int, what: str) -> None:
     """Raise ValueError for a number of places or parties that cannot be."""
     if type(number) is not int or not 0 < number <= MAX_PARTIES:
-        raise ValueError(f"{what} are a whole number from 1 to {MAX_PARTIES}, not {number!r:.40}")
+        raise ValueError(f"{what} must be a whole number from 1 to {MAX_PARTIES}, not {number!r:.40}")

@@ -22,7 +22,7 @@ from pyraft.node.tls import Tls
 def check_name(what: str, name: object) -> None:
     """Refuse what is not the name of a thing: a text that is not empty."""
     if not isinstance(name, str):
-        raise TypeError(f"the name of a {what} is a text, and is {name!r:.60}")
+        raise TypeError(f"the name of a {what} must be a text, not {name!r:.60}")
     if not name:
         raise ValueError(f"a {what} needs a name")
 
@@ -30,21 +30,21 @@ def check_name(what: str, name: object) -> None:
 def check_number(what: str, number: object) -> None:
     """Refuse what is not a whole number."""
     if not isinstance(number, int) or isinstance(number, bool):
-        raise TypeError(f"{what} is a whole number, and is {number!r:.60}")
+        raise TypeError(f"{what} must be a whole number, not {number!r:.60}")
 
 
 def check_seconds(what: str, seconds: object, low: float, high: float) -> None:
     """Refuse what is not a number of seconds in a range; a NaN is in none."""
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise TypeError(f"{what} is a number of seconds, and is {seconds!r:.60}")
+        raise TypeError(f"{what} must be a number of seconds, not {seconds!r:.60}")
     if not low <= seconds <= high:
-        raise ValueError(f"{what} must be from {low:g} to {high:g} seconds, and is {seconds!r}")
+        raise ValueError(f"{what} must be from {low:g} to {high:g} seconds, not {seconds!r}")
 
 
 def check_directory(directory: object) -> None:
     """Refuse what cannot name a data directory."""
     if not isinstance(directory, (str, os.PathLike)):
-        raise TypeError(f"the directory of a member is a text or a path, and is {directory!r:.60}")
+        raise TypeError(f"the directory of a member must be a text or a path, not {directory!r:.60}")
 
 
 def check_options(settings: object, tls: object) -> None:

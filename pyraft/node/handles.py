@@ -65,7 +65,7 @@ class Map:
         for a key that is not a string: keys of other types would be found by `get` alone.
         """
         if not isinstance(key, str):
-            raise TypeError(f"a key of a map must be a string, and is {key!r:.40}")
+            raise TypeError(f"a key of a map must be a string, not {key!r:.40}")
         if ttl is not None:
             check_seconds("the ttl of a value", ttl, *TTL_RANGE)
         if revision is not None:
@@ -125,7 +125,7 @@ class Map:
 
 def _check_prefix(prefix: object) -> None:
     if not isinstance(prefix, str):
-        raise TypeError(f"a prefix of keys is a text, and is {prefix!r:.60}")
+        raise TypeError(f"a prefix of keys must be a text, not {prefix!r:.60}")
 
 
 def _check_hashable(key: object) -> None:
@@ -133,7 +133,7 @@ def _check_hashable(key: object) -> None:
     try:
         hash(key)
     except TypeError:
-        raise TypeError(f"a key of a map must be a string, and is {key!r:.40}") from None
+        raise TypeError(f"a key of a map must be a string, not {key!r:.40}") from None
 
 
 def _check_member(value: object) -> None:

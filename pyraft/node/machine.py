@@ -70,7 +70,7 @@ def _check_function(function: object, kind: str) -> None:
         name = function.__func__.__qualname__
         raise TypeError(f"{kind} {name} is an ordinary method with self: no staticmethod or classmethod")
     if not callable(function):
-        raise TypeError(f"a {kind} must be a function, and is {function!r}")
+        raise TypeError(f"a {kind} must be a function, not {function!r}")
     name = getattr(function, "__qualname__", repr(function))
     for test in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         if test(function):
@@ -82,7 +82,7 @@ def _check_function(function: object, kind: str) -> None:
 def _check_version(number: object) -> None:
     if type(number) is not int or not 0 < number < 1 << 63:
         raise TypeError(
-            f"the version of a command is a whole number from 1, as in @take.version(2), and is {number!r:.60}"
+            f"the version of a command must be a whole number from 1, as in @take.version(2), not {number!r:.60}"
         )
 
 

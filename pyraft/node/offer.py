@@ -253,7 +253,7 @@ def offer_status(
             raise TypeError(f"offer_status(transport, io, raft, …): {what} cannot be {given!r:.60}")
     check_number("voters", voters)
     if voters < 0:
-        raise ValueError(f"voters are counted from 0, and are {voters}")
+        raise ValueError(f"the number of voters must be 0 or more, not {voters}")
     offer = _Offer(raft, io, commits, voters, backups)
 
     def accept(transport: io_uv.RaftUvTransport, guest: io_uv.RaftUvGuest) -> None:

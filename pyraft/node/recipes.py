@@ -88,7 +88,7 @@ class Held(Record):
 def microseconds(ttl: float) -> int:
     """Return a time to live, in seconds, as microseconds; ValueError for an impossible one."""
     if not 0 < ttl <= 1e9:  # a NaN is not
-        raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, and is {ttl!r}")
+        raise ValueError(f"a time to live must be more than 0 and at most 10^9 seconds, not {ttl!r}")
     return int(ttl * _SECOND)
 
 

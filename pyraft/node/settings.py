@@ -64,7 +64,7 @@ class Settings:
             low, high = _RANGES[field.name]
             kinds = (int, float) if field.type in (float, "float") else (int,)
             if type(value) not in kinds or not low <= value <= high:  # a NaN is in no range
-                raise ValueError(f"{field.name} must be {_kind(kinds)} from {low} to {high}, and is {value!r}")
+                raise ValueError(f"{field.name} must be {_kind(kinds)} from {low} to {high}, not {value!r}")
         if self.heartbeat_msecs * 2 > self.election_timeout_msecs:
             raise ValueError(
                 f"heartbeat_msecs ({self.heartbeat_msecs}) must be at most half of election_timeout_msecs "

@@ -37,7 +37,7 @@ class Tls:
         for name in ("cert", "key", "ca", "crl"):
             value = getattr(self, name)
             if not isinstance(value, (str, bytes, os.PathLike)) and not (name == "crl" and value is None):
-                raise TypeError(f"{name} of Tls is the path of a file, and is {value!r:.60}")
+                raise TypeError(f"{name} of Tls must be the path of a file, not {value!r:.60}")
 
     def fill(self, transport: io_uv.RaftUvTransport, loop: pyuv.Loop) -> int:
         """Make a transport one that uses these files; return raft_uv_tls_init's code."""

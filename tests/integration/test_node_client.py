@@ -149,7 +149,7 @@ def test_numbered_calls_count_once(tmp_path: Path) -> None:
                     await first.call(8, one.machine.take, "pear")  # as the first time
                 first.acknowledged = 8
                 assert await first.call(9, one.machine.put, "apple") == 4
-                with pytest.raises(ValueError, match="follows those acknowledged"):
+                with pytest.raises(ValueError, match="follow those acknowledged"):
                     await first.call(8, one.machine.put, "apple")
                 with pytest.raises(SessionExpired, match="was acknowledged"):
                     await two.session("orders").call(1, two.machine.put, "apple")

@@ -127,8 +127,8 @@ def test_arguments_of_another_type_are_refused() -> None:
         ((transport, io, 3), {}, "raft cannot be 3"),
         ((transport, io, raft), {"commits": []}, r"commits cannot be \[\]"),
         ((transport, io, raft), {"backups": 1}, "backups cannot be 1"),
-        ((transport, io, raft), {"voters": True}, "voters is a whole number, and is True"),
-        ((transport, io, raft), {"voters": -1}, "voters are counted from 0, and are -1"),
+        ((transport, io, raft), {"voters": True}, "voters must be a whole number, not True"),
+        ((transport, io, raft), {"voters": -1}, "the number of voters must be 0 or more, not -1"),
     ]
     for given, named, match in mistakes:
         with pytest.raises((TypeError, ValueError), match=match):

@@ -543,5 +543,5 @@ def test_a_limit_that_is_none_is_refused_at_the_start(tmp_path: Path, name: str,
         assert not isinstance(value, int)  # compiled, nothing else can be set
     else:
         assert t.io.start(t.io, 100, UNSET, UNSET) == RAFT_INVALID
-        assert t.io.errmsg == f"the limit '{name}' must be a whole number, not below 0, and is {value!r}"
+        assert t.io.errmsg == f"the limit '{name}' must be a whole number from 0, not {value!r}"
     t.close()

@@ -297,7 +297,7 @@ def simulate(
             scenario.close()  # nobody awaits it
         raise TypeError(f"simulate() takes a coroutine function, async def scenario(cluster), and not {scenario!r:.60}")
     if type(nodes) is not int or nodes < 1:
-        raise ValueError(f"the nodes of a simulation are a whole number from 1, and are {nodes!r:.60}")
+        raise ValueError(f"the nodes of a simulation must be a whole number from 1, not {nodes!r:.60}")
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     loop = Timeline()
     loop.set_end(seconds)

@@ -71,7 +71,7 @@ def test_an_id_of_another_type_is_refused_by_the_leader(what: str, arguments: tu
     leader = Follower()
     leader.is_leader = True
     council = Council(cast(aio.Server, leader), Settings(), "c", absent, absent, absent, lambda: 0.0)
-    with pytest.raises(Refused, match="the id of a member is a whole number"):
+    with pytest.raises(Refused, match="the id of a member must be a whole number"):
         asyncio.run(council.answers[what](*arguments))
 
 

@@ -324,12 +324,12 @@ def named(name: str) -> Any:
             lambda: machine(types=(dataclass(type("Club", (Record,), {"__annotations__": {"members": list}})),)),
             "Club has a field called 'members', a method of Record",
         ),
-        (lambda: any_command(named("a"), version=0), "version of a command is a whole number from 1, .* and is 0"),
-        (lambda: any_command(version="2"), "version of a command is a whole number from 1, .* and is '2'"),
-        (lambda: any_command(named("a")).version(named("a")), "version of a command is a whole number from 1"),
+        (lambda: any_command(named("a"), version=0), "version of a command must be a whole number from 1, .* not 0"),
+        (lambda: any_command(version="2"), "version of a command must be a whole number from 1, .* not '2'"),
+        (lambda: any_command(named("a")).version(named("a")), "version of a command must be a whole number from 1"),
         (
             lambda: any_command(named("a")).version(True),
-            "version of a command is a whole number from 1, .* and is True",
+            "version of a command must be a whole number from 1, .* not True",
         ),
         (lambda: any_command(staticmethod(look)), "command look is an ordinary method with self: no staticmethod"),
         (

@@ -545,7 +545,7 @@ def test_commands_that_wait_are_refused() -> None:
         for make in (command, command(version=2), query):
             with pytest.raises(TypeError, match=rf"(command|query) .*{function.__name__} must return its result"):
                 make(function)
-    with pytest.raises(TypeError, match="a query must be a function, and is 7"):
+    with pytest.raises(TypeError, match="a query must be a function, not 7"):
         query(7)  # type: ignore[arg-type]
 
 
