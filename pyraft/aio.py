@@ -7,13 +7,13 @@ any tick, message or finished write; waiters are looked at after each of them.
 Happy path: `server = Server(io, fsm, id, address)`, for a new cluster `server.bootstrap(conf)`, `await server.start()`,
 then `await server.apply(data)`; at the end `await server.close()`, after which io and transport can be released.
 
-Failure modes: a code that is not 0 is raised as `RaftError(code, message)`. Cancelling an awaitable takes nothing
-back: the entry may be committed all the same. close() ends what waits with RAFT_CANCELED, and what the core has
-accepted and not finished with what the core answers (RAFT_LEADERSHIPLOST). A server that stops by itself, because the
-state machine or the disk failed, ends all of them with RAFT_SHUTDOWN and the cause, what was raised there as
-`__cause__`; commands may be applied later or never. It is not known to come back. All
-coroutines belong to the server's loop: on another one, or in another thread, they raise RuntimeError and do nothing.
-In a forked child everything raises RAFT_SHUTDOWN, what was waiting there too if the loop goes on in the child.
+Failure modes: a code that is not 0 is raised as `RaftError(code, message)`. Cancelling an awaitable takes nothing back:
+the entry may be committed all the same. close() ends coroutines that wait with RAFT_CANCELED, and requests that the
+core has accepted and not finished with the core's answer (RAFT_LEADERSHIPLOST). A server that stops by itself, because
+the state machine or the disk failed, ends both with RAFT_SHUTDOWN and the reason, with the exception that was raised
+there as `__cause__`; commands may be applied later or never. Only a new start helps. All coroutines belong to the
+server's loop: on another one, or in another thread, they raise RuntimeError and do nothing. In a forked child
+everything raises RAFT_SHUTDOWN, also coroutines that were waiting, if the loop goes on in the child.
 """
 
 import asyncio

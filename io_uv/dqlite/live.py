@@ -157,8 +157,7 @@ class LiveFile(Alone):
     def close(self) -> None:
         """Stop writing; if nobody else has the database open, SQLite moves the log into it and removes that.
 
-        Connections of this process to it should be closed before: as the system has it, whatever they have locked is
-        not any more.
+        Connections of this process to it should be closed before: the system drops all that they have locked.
         """
         self._release()
         for fd in self._fds:

@@ -390,7 +390,7 @@ class Loop(Alone):
         self._torn = self._inside = True
 
     def forget_pending(self, of: Callable[[Any], bool]) -> None:
-        """Do not call what is pending and of which `of(callback)` says so."""
+        """Drop the pending callbacks for which `of(callback)` is true."""
         left = [item for item in self._pending if not of(item[0])]
         self._pending.clear()
         self._pending.extend(left)

@@ -32,7 +32,7 @@ class Base(Protocol):
         ...
 
     def retry(self, msecs: int) -> None:
-        """Look for members that cannot be reached again after so long."""
+        """Look again, after so long, for members that cannot be reached."""
         ...
 
     def serve(self, word: int, accept: "Callable[[Any, io_uv.RaftUvGuest], None] | None") -> None:
@@ -83,7 +83,7 @@ class Ground:
         return self._server
 
     def retry(self, msecs: int) -> None:
-        """Look for members that cannot be reached again after so long."""
+        """Look again, after so long, for members that cannot be reached."""
         io_uv.raft_uv_set_connect_retry_delay(self.io, msecs)
 
     def serve(self, word: int, accept: Callable[[Any, io_uv.RaftUvGuest], None] | None) -> None:

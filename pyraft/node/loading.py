@@ -40,7 +40,7 @@ class Loading:
         return loaded
 
     def refusal(self, directory: Directory) -> Refused:
-        """Return why the member does not start whose log is gone."""
+        """Return why the member does not start: its log is gone."""
         return Refused(
             f"member {self._identity.id} has lost its log, '{directory}' has its {NODE_FILE} and no entry. It has "
             "stored and promised what is not here any more, so it must not go on under its id: remove the member, "

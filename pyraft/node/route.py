@@ -184,7 +184,7 @@ async def persist(
 ) -> Any:
     """Return what `attempt()` does, once it succeeds: it is made again while there is no leader, or not the right one.
 
-    Raises Unavailable when the time is over, `refusal()` if that is something, and whatever else `attempt` raises.
+    Raises Unavailable when the time is over, `refusal()` unless that returns None, and whatever else `attempt` raises.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
