@@ -249,7 +249,7 @@ def test_results_and_timeouts_come_back(term: int, a: int, b: int) -> None:
     assert (timeout.version, timeout.term, timeout.last_log_index, timeout.last_log_term) == (0, term, a, b)
 
 
-@given(term_, st.integers(1, 1 << 52), term_, index, st.binary(max_size=64))
+@given(term_, st.integers(1, 1 << 52), term_, st.integers(0, 1 << 52), st.binary(max_size=64))
 def test_install_snapshot_comes_back(term: int, last: int, last_term: int, conf_index: int, data: bytes) -> None:
     """An InstallSnapshot is decoded to what it was; the data is a read-only view."""
     term = max(term, last_term)
