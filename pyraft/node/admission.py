@@ -10,6 +10,9 @@ Failure modes: a call of a command that some member does not have is answered wi
 leader, and does not get into the log, where it would stop that member. A member that has told nothing, as older ones,
 is taken to have all. A member that came back with an older program, and has not told that yet, stops at the first entry
 that is too new for it.
+
+The same holds for the classes of arguments and their fields. Without that a member with a former version of a dataclass
+would fail a call, where others execute it.
 """
 
 import asyncio
@@ -17,7 +20,8 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from pyraft import RAFT_SPARE, RaftServer, aio
-from pyraft.node.errors import MissingCommand
+from pyraft.node.codec import CLASS, may_hold_objects
+from pyraft.node.errors import Foreign, MissingCommand
 from pyraft.node.proposer import Done, Wire
 from pyraft.node.registry import REGISTRY, Registry, offer
 from pyraft.node.replica import FAILED, NO_SESSION, SESSIONS, Replica
@@ -44,22 +48,26 @@ class Admission:
         self.registry = registry
         self._path = path
         self._loop = asyncio.get_running_loop()
-        self._known_at: tuple[int, int, int] | None = None
+        self._known_at: tuple[int, int, int, bool] | None = None
         self._lacking: dict[tuple[str, str, int], int] = {}
         self._welcome: set[tuple[str, str, int]] = set()
         """Commands that all members have, as far as they have been asked for since that changed."""
-        self.offers = sorted(offer(*key) for key in replica.offers())
-        """The commands of this program."""
+        self._classes_lacking: dict[str, int] = {}
+        self.offers = sorted([*(offer(*key) for key in replica.offers()), *replica.classes()])
+        """The commands of this program, and the classes of its values."""
 
     @property
     def lacking(self) -> dict[tuple[str, str, int], int]:
         """The commands of this program that some member does not have: machine, command, version, and its id."""
         raft = self._server.raft
-        now = (self.registry.revision, raft.configuration_committed_index, raft.configuration_uncommitted_index)
+        configuration = raft.configuration_committed_index, raft.configuration_uncommitted_index
+        now = (self.registry.revision, *configuration, raft.leader_state is None)
         if now != self._known_at:
             self._known_at = now
             self._welcome.clear()
             self._lacking = self._compare()
+            self._classes_lacking = self._compare_classes()
+            self.replica.leave_out(self._classes_lacking)
         return self._lacking
 
     def version(self, machine: str, command: str, newest: int) -> int:
@@ -79,7 +87,10 @@ class Admission:
         if id not in facts or not others:
             return None
         common = set(others[0]).intersection(*others[1:])
-        return min(common.difference(facts[id].offers), default=None)
+        missing = common.difference(facts[id].offers)
+        if CLASS not in facts[id].offers:
+            missing = {text for text in missing if text.split(" ")[0] != CLASS}
+        return min(missing, default=None)
 
     # The leader's calls.
 
@@ -108,8 +119,9 @@ class Admission:
         knows = self.replica.knows
         welcome = self._welcome
         for at, call in enumerate(calls):
-            session, _, _, machine, command, version, _ = call
-            if (machine, command, version) in welcome and session != NO_SESSION:
+            session, _, _, machine, command, version, arguments = call
+            strange = self._strange(arguments) if may_hold_objects(arguments) else None
+            if strange is None and (machine, command, version) in welcome and session != NO_SESSION:
                 continue
             name = f"{machine}.{command}" if machine else command
             if not knows(machine, command, version) or (session == NO_SESSION and machine not in (SESSIONS, TRACES)):
@@ -121,12 +133,27 @@ class Admission:
                 text = f"the program of member {id} has no {name} yet, or it has not been heard of"
             elif machine == TRACES and (id := self._without(offer(machine, command, version))):
                 text = f"the program of member {id} has not told that it has {name}"
+            elif strange is not None:
+                text = f"{name} with {strange}"
             else:
                 if machine not in (REGISTRY, TRACES):  # that depends on more
                     welcome.add((machine, command, version))
                 continue
             refused[at] = self.replica.codec.pack([FAILED, MissingCommand.__name__, text])
         return refused
+
+    def _strange(self, arguments: bytes) -> str | None:
+        """Return which class in packed arguments not all members have, as a text, None if they have all.
+
+        Members execute the entry each with its own program: one that lacks a field could not, where others do.
+        """
+        try:
+            met = self.replica.classes_in(arguments)
+        except Foreign as exc:
+            return f"{exc}: the leader's program is another"
+        for text in sorted(met.intersection(self._classes_lacking)):
+            return f"'{text}', which the program of member {self._classes_lacking[text]} does not have yet"
+        return None
 
     def _without_registry(self) -> int:
         """Return a member that may not have this machine, 0 if all do: where it was used before, it is in the log."""
@@ -150,11 +177,31 @@ class Admission:
     def _members(self) -> Iterable[RaftServer]:
         return [s for s in self._server.raft.configuration.servers if s.role != RAFT_SPARE]
 
+    def _leads(self, id: int) -> bool:
+        """Return whether a member is this one, and leads.
+
+        While it does not, the leader goes by what this member has told before, and would refuse what is new in it.
+        """
+        raft = self._server.raft
+        return id == raft.id and raft.leader_state is not None
+
+    def _compare_classes(self) -> dict[str, int]:
+        """Return what classes of this program, and parts of them, some member has not, and its id."""
+        lacking: dict[str, int] = {}
+        ours = self.replica.classes()
+        for server in self._members():
+            facts = self.registry.facts.get(server.id)
+            if facts is None or self._leads(server.id) or CLASS not in facts.offers:
+                continue  # one that tells of no classes is taken to have all
+            for text in set(ours).difference(facts.offers):
+                lacking.setdefault(text, server.id)
+        return lacking
+
     def _compare(self) -> dict[tuple[str, str, int], int]:
         lacking: dict[tuple[str, str, int], int] = {}
         told = {s.id: self.registry.facts.get(s.id) for s in self._members()}
         for id, facts in told.items():
-            if facts is None or id == self._server.raft.id:
+            if facts is None or self._leads(id):
                 continue
             has = set(facts.offers)
             for key in self.replica.offers():

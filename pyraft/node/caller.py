@@ -59,7 +59,7 @@ class Calls:
         """`token()` gives the ids of sessions."""
         self._token = token
         self._replica = replica
-        self._codec = replica.codec
+        self._codec = replica.outgoing
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._name = name[:MAX_NAME]

@@ -9,7 +9,8 @@ Happy path: `codec.pack(value)` -> bytes, `codec.unpack(bytes)` -> an equal valu
 
 Failure modes: a value of another type is a TypeError that names the type, before anything is sent. Bytes that are not a
 value raise Malformed: truncated, longer than the value, nested deeper than MAX_DEPTH, an extension with content not its
-own, a class that the program has not named; in `arguments`, which others have made, also more than MAX_ALIKE keys of a
+own, a class that the program has not named, or a field of one that its class does not have (Foreign: another
+version of the program may have them); in `arguments`, which others have made, also more than MAX_ALIKE keys of a
 hash, as numbers can be chosen to have: they are compared with each other by every member, at each start again.
 """
 
@@ -22,12 +23,12 @@ import inspect
 import itertools
 import struct
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import msgpack
 
-from pyraft.node.errors import Malformed
+from pyraft.node.errors import Foreign, Malformed
 
 MAX_DEPTH: Final = 64
 """How deep extensions may be nested, less one; lists and dicts have msgpack's limit, some 1000. Deeper ones are refused
@@ -44,6 +45,9 @@ extensions the stack of the thread that packs such a value would end, and with i
 MAX_ALIKE: Final = 64
 """How many keys of a dict, or members of a set, may have the same hash in arguments."""
 
+CLASS: Final = "class"
+"""The first word of an offer that is a class, or one of its fields or members."""
+
 FRAME_VERSION: Final = 1
 _FRAME: Final = struct.Struct("<BBHI")
 
@@ -54,6 +58,8 @@ _FEED: Final = 256 * 1024
 
 BELOW: Final = 100
 """The extension that stands in a snapshot for a member which follows; it is unpacked as what it is."""
+GONE: Final = 101
+"""The extension that stands in a snapshot for an attribute that a command has deleted."""
 SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 """The types of `is_scalar`, for where each call counts."""
 _LEAVES: Final = SCALARS | {
@@ -98,6 +104,11 @@ class Codec:
 
     def __init__(self, classes: Iterable[type] = ()) -> None:
         self._classes: dict[str, type] = {}
+        self.met: set[str] | None = None
+        """Where it is a set, the classes of what is unpacked are put into it, as `offers_of` names them."""
+        self.left_out: Collection[str] = ()
+        """The fields that are not packed where they have their default, as `offers_of` names them."""
+        self._is_lenient = False
         self._make_dict: Callable[[list[tuple[Any, Any]]], Any] | None = None
         self._keys: Callable[[list[Any]], list[Any]] = list
         self._unpack_small: Callable[[bytes], Any] | None = None
@@ -172,6 +183,24 @@ class Codec:
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as exc:
             raise Malformed(f"no value: {str(exc) or type(exc).__name__}") from None
 
+    def offers(self, but: Iterable[type]) -> list[str]:
+        """Return the classes that are known, but for some, with their fields and members, as `offers_of` names them."""
+        known = {name: cls for name, cls in self._classes.items() if cls not in but}
+        return [text for name, cls in known.items() for text in offers_of(name, _members(cls))]
+
+    def outgoing(self) -> "Codec":
+        """Return a codec for what members with other programs may read, with the classes of this one."""
+        outgoing = Codec()
+        outgoing._classes = self._classes
+        return outgoing
+
+    def lenient(self) -> "Codec":
+        """Return a codec for results, with the classes of this one: it passes over fields that these do not have."""
+        lenient = Codec()
+        lenient._classes = self._classes
+        lenient._is_lenient = True
+        return lenient
+
     def arguments(self) -> "Codec":
         """Return a codec for what others have made, with the classes of this one."""
         wary = Codec()
@@ -222,7 +251,24 @@ class Codec:
         if issubclass(kind, enum.Enum):
             return msgpack.ExtType(_ENUM, self._pack([kind.__name__, value.name], depth))
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if self.left_out:
+            fields = self._without_what_others_lack(value, fields)
         return msgpack.ExtType(_DATACLASS, self._pack([kind.__name__, fields], depth))
+
+    def _without_what_others_lack(self, value: Any, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of an object but for those of `left_out` that have their default: all read the same."""
+        offered = offers_of(type(value).__name__, fields)[1:]
+        lacking = {name for name, text in zip(fields, offered, strict=True) if text in self.left_out}
+        for field in dataclasses.fields(value):
+            if field.name in lacking and field.default is not dataclasses.MISSING:
+                default = field.default
+            elif field.name in lacking and field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            else:
+                continue
+            if self.pack(fields[field.name]) == self.pack(default):
+                del fields[field.name]
+        return fields
 
     # Unpacking.
 
@@ -267,7 +313,7 @@ class Codec:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
             raise Malformed(f"extension {code}: {exc}") from None
-        if code == BELOW:
+        if code in (BELOW, GONE):
             return msgpack.ExtType(code, content)
         raise Malformed(f"unknown extension {code}")
 
@@ -281,9 +327,25 @@ class Codec:
         name, what = self._list(content, depth)
         cls: Any = self._classes.get(name)
         if cls is None or issubclass(cls, enum.Enum) != (code == _ENUM):
-            raise Malformed(f"a value of class {name!r}, which this program has not named")
+            raise Foreign(f"a value of class {name!r}, which this program has not named")
+        if code == _DATACLASS and type(what) is not dict:
+            raise Malformed(f"an object with a {type(what).__name__} in it")
+        known = _members(cls)
+        if self._is_lenient and code == _DATACLASS:  # the effect of a call is there, whatever is read of its result
+            what = {key: value for key, value in what.items() if key in known}
+        used: dict[Any, None] = dict.fromkeys([what] if code == _ENUM else what)
+        for one in used:
+            if one not in known:
+                raise Foreign(f"a value of class {name} with {one!r:.80}, which this program's {name} does not have")
+        if self.met is not None:
+            self.met.update(offers_of(name, used))
         if code == _ENUM:
             return cls[what]
+        for one, is_required in known.items():
+            if is_required and one not in used:
+                raise Foreign(
+                    f"a value of class {name} without {one!r}, which this program's {name} has no default for"
+                )
         return cls(**what)
 
 
@@ -335,6 +397,11 @@ class Objects:
         self._piece *= 2  # a large value is not tried again for each piece of it
 
 
+def may_hold_objects(data: bytes) -> bool:
+    """Return whether there may be a dataclass or enumeration in packed bytes: quickly, and rather too often."""
+    return b"\x0b" in data or b"\x0c" in data  # _DATACLASS and _ENUM
+
+
 def _check_fields(cls: type) -> None:
     """Raise TypeError for a dataclass that cannot be made of its fields: what was packed could not be read again."""
     fields = dict.fromkeys(field.name for field in dataclasses.fields(cls))
@@ -344,6 +411,22 @@ def _check_fields(cls: type) -> None:
         raise TypeError(f"{cls.__name__} must take all its fields, and no more, when it is made: {exc}") from None
     except ValueError:
         pass  # its parameters are not known
+
+
+def _members(cls: Any) -> dict[str, bool]:
+    """Return the names of a class's fields, or of an enumeration's members, and whether a value must have them."""
+    if issubclass(cls, enum.Enum):
+        return dict.fromkeys(cls.__members__, False)
+    missing = dataclasses.MISSING
+    return {
+        field.name: field.init and field.default is missing and field.default_factory is missing
+        for field in dataclasses.fields(cls)
+    }
+
+
+def offers_of(name: str, members: Iterable[str]) -> list[str]:
+    """Return how a class, and its fields or members, are named among those that a member of the cluster offers."""
+    return [f"{CLASS} {name}", *(f"{CLASS} {name} {member}" for member in members)]
 
 
 _HASHED_AT_RANDOM: Final = frozenset({str, bytes})

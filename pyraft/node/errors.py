@@ -85,3 +85,7 @@ class MissingCommand(NodeError):
 
 class Malformed(NodeError, ValueError):
     """Bytes that should be a value or frame of this layer and are not; the text says what is wrong with them."""
+
+
+class Foreign(Malformed):
+    """A value of a class, or with a part of one, that this program does not have, as another version of it may."""

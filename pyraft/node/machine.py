@@ -231,7 +231,10 @@ class Machine(Record):
     def _context(self) -> Context:
         binding = self._node
         if binding is None or binding.context is None:
-            raise RuntimeError("only a command has a shared time and random numbers")
+            raise RuntimeError(
+                "only a command has a shared time and random numbers: a query that needs a time has it as an argument, "
+                "or looks at one that a command has stored"
+            )
         return binding.context
 
     def _caller(self) -> Caller:

@@ -38,7 +38,7 @@ from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Council, View, hand_over, view
 from pyraft.node.desk import Desk
-from pyraft.node.errors import NodeError, Refused, Stopped, Unavailable, Unknown
+from pyraft.node.errors import CommandFailed, NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.given import check_directory, check_options
 from pyraft.node.ground import Base
@@ -411,10 +411,13 @@ class Node(Asking, Things, Generic[M]):
     async def ready(self) -> None:
         """Wait until this member has all that is acknowledged by now: in a rolling restart, the moment for the next.
 
-        Raises Unavailable if the time passes first.
+        The others know its program then, so that its new commands count. Raises Unavailable if the time passes first.
         """
         self._require_start()
         await self._caught_up("ready")
+        with contextlib.suppress(CommandFailed, Unknown):  # an older member could not take it, or nobody did in time
+            if await self._introduce():
+                await self._caught_up("ready")
 
     async def _caught_up(self, what: str) -> None:
         future = self._reads.wait()
@@ -500,7 +503,7 @@ class Node(Asking, Things, Generic[M]):
         while True:
             if placed or not self._is_spare():
                 with contextlib.suppress(NodeError):
-                    await self.ready()  # else what is known here may be old
+                    await self._caught_up("ready")  # else what is known here may be old
                     await self._introduce()
                     return
                 await asyncio.sleep(_PATIENCE_SECONDS)
@@ -522,11 +525,13 @@ class Node(Asking, Things, Generic[M]):
         own = [s for s in self.server.raft.configuration.servers if s.id == self.id]
         return not own or own[0].role == RAFT_SPARE
 
-    async def _introduce(self) -> None:
-        """Tell the others of this member what they do not know. CommandFailed while an older one could not take it."""
+    async def _introduce(self) -> bool:
+        """Tell the others what is news of this member; return whether. CommandFailed if an older one cannot."""
         about, offers = self._about, self._admission.offers
-        if self._registry.facts.get(self.id) != about.facts(offers):
+        is_news = self._registry.facts.get(self.id) != about.facts(offers)
+        if is_news:
             await self._registry.tell(self.id, about.name, about.version, about.data, offers)
+        return is_news
 
     async def _lead(self) -> None:
         """As the leader, see to the members: standbys in the place of those that are gone, and no trace of others."""

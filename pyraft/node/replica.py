@@ -20,17 +20,18 @@ it. A snapshot that cannot be read leaves the state as it was, and the log has t
 """
 
 import builtins
+import copy
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.errors import printable
 from pyraft.node import snapshot
-from pyraft.node.codec import SCALARS, Codec, Objects, frame, nests_deeper, unframe
-from pyraft.node.errors import CommandFailed, Malformed, MissingCommand, Refused, SessionExpired
+from pyraft.node.codec import CLASS, SCALARS, Codec, Objects, frame, nests_deeper, unframe
+from pyraft.node.errors import CommandFailed, Foreign, Malformed, MissingCommand, Refused, SessionExpired
 from pyraft.node.machine import Binding, Context, Machine, bind, commands_of, queries_of
 from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark
 from pyraft.node.tracked import adopt, arrive
@@ -83,17 +84,21 @@ class Replica(RaftFsm):
 
     __slots__ = (
         "_arguments",
+        "_beginnings",
         "_commands",
         "_count",
         "_errors",
         "_frozen",
         "_functions",
+        "_look",
         "_prepared",
         "_queries",
+        "_results",
         "codec",
         "discard",
         "machines",
         "microseconds",
+        "outgoing",
         "problem",
         "sessions",
     )
@@ -103,6 +108,10 @@ class Replica(RaftFsm):
         super().__init__()
         self.codec = Codec()
         self._arguments = self.codec.arguments()
+        self._look = self.codec.arguments()
+        self._results = self.codec.lenient()
+        self.outgoing = self.codec.outgoing()
+        """Packs the arguments of calls, and snapshots."""
         self.sessions = Sessions()
         self.machines: dict[str, Machine] = {SESSIONS: self.sessions, **machines}
         self.microseconds = 0
@@ -118,8 +127,11 @@ class Replica(RaftFsm):
         """The error that has ended the encoding of a snapshot elsewhere (`streams`): the server stops by it."""
         self.discard: Callable[[dict[str, Any]], None] = lambda content: None
         """Called with a state that was replaced, and that nobody uses any more."""
+        self._beginnings: dict[str, dict[str, Any]] = {}
         for name, machine in self.machines.items():
+            beginning = _beginning(machine)
             binding = bind(machine, name, self.codec)
+            self._beginnings[name] = beginning
             self._errors[name] = {cls.__name__: cls for cls in type(machine).errors}
             for command in commands_of(type(machine)).values():
                 self._commands[name, command.name] = command
@@ -269,6 +281,10 @@ class Replica(RaftFsm):
             return outcome
         except (KeyboardInterrupt, MemoryError):
             raise
+        except Foreign as exc:  # of the arguments: members whose programs have the class execute this
+            raise Foreign(
+                f"the log has a call of {command!r} with {exc}; start this server again with code that has it"
+            ) from None
         except Exception as exc:
             machine.rollback(checkpoint)
             if again or not isinstance(exc, RecursionError):
@@ -296,6 +312,29 @@ class Replica(RaftFsm):
     def offers(self) -> Iterator[tuple[str, str, int]]:
         """Yield the commands of this program: machine, command, version."""
         yield from self._functions
+
+    def classes(self) -> list[str]:
+        """Return the classes of this program's values, with their fields and members (`codec.offers_of`)."""
+        own = [cls for name, machine in self.machines.items() if name.startswith(OWN) for cls in type(machine).types]
+        return [CLASS, *self.codec.offers(own)]
+
+    def leave_out(self, fields: Collection[str]) -> None:
+        """Leave out fields that other members lack, as `classes` names them, where an object has their default.
+
+        They read the others then, and this member may go back to a program without these fields.
+        """
+        self.outgoing.left_out = fields
+
+    def classes_in(self, arguments: bytes) -> set[str]:
+        """Return the classes in packed arguments. Raises Foreign for what this program does not have."""
+        met = self._look.met = set()
+        try:
+            self._look.unpack(arguments)
+        except Foreign:
+            raise
+        except Malformed:
+            pass  # all members come to the same
+        return met
 
     def versions(self, machine: str, command: str) -> list[int]:
         """Return the versions of a command that this program has."""
@@ -354,7 +393,7 @@ class Replica(RaftFsm):
 
     def result(self, machine: str, outcome: bytes) -> Any:
         """Return the value that an outcome of `machine` stands for, or raise its exception."""
-        kind, *what = self.codec.unpack(outcome)
+        kind, *what = self._results.unpack(outcome)
         if kind == RESULT:
             return what[0]
         if kind == RAISED:
@@ -383,7 +422,8 @@ class Replica(RaftFsm):
                 assert machine._node is not None
                 assert machine.is_tracked
                 machine._node.journal.start_snapshot()
-                own = snapshot.write(machine, self.codec, snapshot.Frozen(machine._node.journal))
+                gone = self._beginnings[machine._node.name].keys() - machine.content()
+                own = snapshot.write(machine, self.outgoing, snapshot.Frozen(machine._node.journal), sorted(gone))
             self._frozen.append((machine, own))
         head = [_MAGIC, _FORMAT, self.microseconds, self._count, names]
         return 0, [self.codec.pack(head)]
@@ -439,12 +479,25 @@ class Replica(RaftFsm):
                 former = machine.content()
                 for attribute in former:
                     del machine.__dict__[attribute]
-                machine.__dict__.update({**_beginning(machine), **content})
+                machine.__dict__.update(self._completed(machine, content))
                 self.discard(former)
             else:
                 machine.restore(self._own(buf, content))
         self.microseconds, self._count = microseconds, count
         return 0
+
+    def _completed(self, machine: Machine, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the attributes of a snapshot with those that the program has got since, as they are at first.
+
+        Members that were there all the time have them: commands would come to something else here without.
+        """
+        assert machine._node is not None
+        journal = machine._node.journal
+        state = dict(content)
+        for name, value in self._beginnings[machine._node.name].items():
+            if name not in content:
+                state[name] = arrive(adopt(copy.deepcopy(value), journal), journal)
+        return {name: value for name, value in state.items() if not snapshot.is_gone(value)}
 
     def _read(self, buf: Any) -> _State | None:
         """Return what a snapshot holds, None if it cannot be read; for a machine with its own restore, its place."""
@@ -498,13 +551,16 @@ def _is_unused(machine: Machine) -> bool:
     return machine.optional and machine.content() == type(machine)().content()
 
 
-def _beginning(machine: Machine) -> dict[str, Any]:
-    """Return the first state of a machine of this layer: older snapshots do not have all of its attributes."""
-    assert machine._node is not None
-    if not machine._node.name.startswith(OWN):
+def _beginning(machine: Any) -> dict[str, Any]:
+    """Return the first state of a machine: snapshots of older programs do not have all of its attributes."""
+    if not isinstance(machine, Machine) or not machine.is_tracked or machine._node is not None:
         return {}
-    journal = machine._node.journal
-    return {name: arrive(adopt(value, journal), journal) for name, value in type(machine)().content().items()}
+    if type(machine).restore is not Machine.restore:
+        return {}
+    try:
+        return copy.deepcopy(machine.content())
+    except Exception:  # `bind` says what is wrong with it
+        return {}
 
 
 def _taken(name: str, number: int, command: str, how: str) -> str:

@@ -6,7 +6,8 @@ changing a container is held for one piece at a time only.
 
 The format is a stream of msgpack objects. A container is a header [kind, count] or, of a record, [kind, count, class],
 then its members in lists of up to PIECE, pairs flattened. A member that is a container itself has an empty extension in
-its place there, and follows behind the list, in order.
+its place there, and follows behind the list, in order. An attribute of the machine that was there at first, and that
+a command has deleted, has another empty extension as its value.
 
 Happy path: `b"".join(write(machine, …))`, then `read` of what that unpacks to: an equal state, tracked.
 
@@ -16,17 +17,17 @@ it was.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pyraft.node.codec import BELOW, MAX_DEPTH, SCALARS, Codec, is_flat, nests_deeper
+from pyraft.node.codec import BELOW, GONE, MAX_DEPTH, SCALARS, Codec, is_flat, nests_deeper
 from pyraft.node.containers import TrackedDeque, TrackedDict, TrackedList, TrackedSet
 from pyraft.node.errors import Malformed
 from pyraft.node.journal import Journal
-from pyraft.node.tracked import Record, Tracked, arrive, place
+from pyraft.node.tracked import Record, Tracked, adopt, arrive, place
 
 PIECE: Final = 512
 """Members per list. Packing so many scalars takes some 50 microseconds."""
@@ -45,6 +46,7 @@ _DICT, _SET, _LIST, _DEQUE, _RECORD, _TUPLE, _FROZENSET, _FROZEN = range(8)
 _KINDS: Final[dict[type, int]] = {TrackedDict: _DICT, TrackedSet: _SET, TrackedList: _LIST, TrackedDeque: _DEQUE}
 _PAIRS: Final = (_DICT, _RECORD, _FROZEN)
 _BELOW_VALUE: Final = msgpack.ExtType(BELOW, b"")
+_GONE_VALUE: Final = msgpack.ExtType(GONE, b"")
 
 
 class Frozen:
@@ -87,9 +89,14 @@ class _Inner(NamedTuple):
     value: Any
 
 
-def write(root: Record, codec: Codec, frozen: Frozen) -> Iterator[bytes]:
-    """Yield the state of `root` as it was when the journal's snapshot was started."""
-    stack = [_write(root, codec, frozen, is_root=True)]  # state may be nested deeper than the interpreter's stack is
+def write(root: Record, codec: Codec, frozen: Frozen, gone: Sequence[str] = ()) -> Iterator[bytes]:
+    """Yield the state of `root` as it was when the journal's snapshot was started.
+
+    `gone` are attributes that it had at first and has not any more: else a reader would take them for new ones.
+    """
+    stack = [
+        _write(root, codec, frozen, gone, is_root=True)
+    ]  # state may be nested deeper than the interpreter's stack is
     while stack:
         step = next(stack[-1], None)
         if step is None:
@@ -100,14 +107,16 @@ def write(root: Record, codec: Codec, frozen: Frozen) -> Iterator[bytes]:
             yield step
 
 
-def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> Iterator[bytes | _Inner]:
+def _write(
+    value: Any, codec: Codec, frozen: Frozen, gone: Sequence[str] = (), is_root: bool = False
+) -> Iterator[bytes | _Inner]:
     if not isinstance(value, Tracked):
         kind, members, *more = _immutable(value)
         header: list[Any] = [kind, len(members), *more]
         pieces: Iterator[list[Any]] = iter([members] if members else [])
     else:
         kind = _KINDS.get(type(value), _RECORD)
-        header = [kind, frozen.size(value)]
+        header = [kind, frozen.size(value) + len(gone)]
         pieces = frozen.read(value)
         if kind == _RECORD:
             cls = type(value)
@@ -125,6 +134,13 @@ def _write(value: Any, codec: Codec, frozen: Frozen, is_root: bool = False) -> I
             flat = [_BELOW_VALUE if _is_container(member) else member for member in flat]
         yield codec.pack(flat)
         yield from map(_Inner, below)
+    if gone:
+        yield codec.pack([part for name in gone for part in (name, _GONE_VALUE)])
+
+
+def is_gone(value: Any) -> bool:
+    """Return whether that stands for an attribute which was deleted."""
+    return type(value) is msgpack.ExtType and value.code == GONE
 
 
 def _immutable(value: Any) -> tuple[Any, ...]:
@@ -266,10 +282,22 @@ def _record(reader: _Reader, name: Any, content: dict[str, Any]) -> Record:
     if cls is None or not issubclass(cls, Record):
         raise Malformed(f"a snapshot with a record of class {name!r}, which this program has not named")
     record: Record = object.__new__(cls)
+    content = {**content, **_new_fields(cls, content, reader.journal)}
     record.__dict__.update((attribute, arrive(value, reader.journal)) for attribute, value in content.items())
     record._journal = reader.journal
     record.forget_fresh()
     return record
+
+
+def _new_fields(cls: type, content: dict[str, Any], journal: Journal) -> dict[str, Any]:
+    """Return the fields with defaults that a class has got since the snapshot was made, as new records have them."""
+    found: dict[str, Any] = {}
+    for field in fields(cls) if is_dataclass(cls) else ():
+        if field.name not in content and field.default_factory is not MISSING:
+            found[field.name] = adopt(field.default_factory(), journal)
+        elif field.name not in content and field.default is not MISSING:
+            found[field.name] = adopt(field.default, journal)
+    return found
 
 
 def _frozen(reader: _Reader, name: Any, content: dict[str, Any]) -> Any:

@@ -84,3 +84,19 @@ def test_calls_of_commands_that_the_leader_lacks_are_refused() -> None:
         assert await new.machine.balance("ann") == 10
 
     simulate(scenario, Bank)
+
+
+def test_calls_of_the_last_member_that_is_upgraded_do_not_fail_once_it_is_ready() -> None:
+    """The leader has been told of its program by then, and so has the member itself."""
+
+    async def scenario(cluster: Cluster[Any]) -> None:
+        await cluster.until(lambda: all(len(node._registry.facts) == 3 for node in cluster.nodes.values()))
+        await (await cluster.lead()).transfer(cluster.nodes[1].id)
+        for number in (2, 1, 3):
+            await cluster.stop(number)
+            last = await cluster.start(number, NewBank)
+            await last.ready()
+        assert await last.machine.pay("ann", 10) == 9
+        assert await last.machine.close("ann") == 9
+
+    simulate(scenario, Bank, seed=3)
