@@ -410,7 +410,8 @@ class Checks:
     def _in_force(self, node: "Node", r: Raft, view: View) -> None:
         """A server uses the latest configuration in its log (4.1), here the latest that is stored.
 
-        That of a leader is in force when it is appended, and stays so until its write has failed.
+        That of a leader is in force when it is appended, and stays so until its write has failed, also where another
+        one leads by then and has sent later ones.
         """
         if r.snapshot.install is not None or r.snapshot.replacing != 0 or r.state == RAFT_UNAVAILABLE:
             return
@@ -420,7 +421,7 @@ class Checks:
         if look == view.in_force or stored <= r.log.offset:
             return
         view.in_force = look
-        for index in {stored, changes[-1]}:
+        for index in [i for i in changes if i >= stored]:
             entry = log.get(r.log, index)
             if entry is not None and _members(configuration.decode(entry.buf)[1]) == _members(r.configuration):
                 return
