@@ -269,9 +269,15 @@ class Replica(RaftFsm):
             if value is None:
                 outcome = NOTHING
             else:
-                outcome = self.codec.pack([RESULT, value])
+                try:
+                    outcome = self.codec.pack([RESULT, value])
+                except ValueError:
+                    _check_depth(value)  # older versions of msgpack give up before it is packed
+                    raise
                 if len(outcome) > MAX_NESTED:  # else it is neither too large nor nested too deep
-                    _check_result(value, len(outcome))
+                    _check_depth(value)
+                    if len(outcome) > MAX_OUTCOME:
+                        raise ValueError(_too_large(len(outcome)))
             if journal is None:
                 machine.keep(checkpoint)
             elif journal.fresh:
@@ -571,10 +577,8 @@ def _taken(name: str, number: int, command: str, how: str) -> str:
     )
 
 
-def _check_result(value: Any, size: int) -> None:
-    """Raise ValueError for a result of a command that is too large, or nested too deep, for some member."""
-    if size > MAX_OUTCOME:
-        raise ValueError(_too_large(size))
+def _check_depth(value: Any) -> None:
+    """Raise ValueError for a result of a command that is nested too deep for some member."""
     if nests_deeper([value], MAX_NESTED):
         raise ValueError(f"the result is nested deeper than {MAX_NESTED}")
 
