@@ -415,6 +415,8 @@ class Checks:
         """
         if r.snapshot.install is not None or r.snapshot.replacing != 0 or r.state == RAFT_UNAVAILABLE:
             return
+        if r.last_applied > log.last_index(r.log):
+            return  # a leader's own write has failed that the others have stored: what was committed is kept in a copy
         changes = view.changes
         stored = max((i for i in changes if i <= r.last_stored), default=0)
         look = (r.configuration, stored, changes[-1])
