@@ -188,23 +188,25 @@ class Codec:
         known = {name: cls for name, cls in self._classes.items() if cls not in but}
         return [text for name, cls in known.items() for text in offers_of(name, _members(cls))]
 
+    def _twin(self) -> "Codec":
+        """Return a codec with the classes of this one, those to come included."""
+        twin = Codec()
+        twin._classes = self._classes
+        return twin
+
     def outgoing(self) -> "Codec":
         """Return a codec for what members with other programs may read, with the classes of this one."""
-        outgoing = Codec()
-        outgoing._classes = self._classes
-        return outgoing
+        return self._twin()
 
     def lenient(self) -> "Codec":
         """Return a codec for results, with the classes of this one: it passes over fields that these do not have."""
-        lenient = Codec()
-        lenient._classes = self._classes
+        lenient = self._twin()
         lenient._is_lenient = True
         return lenient
 
     def arguments(self) -> "Codec":
         """Return a codec for what others have made, with the classes of this one."""
-        wary = Codec()
-        wary._classes = self._classes
+        wary = self._twin()
         wary._make_dict, wary._keys = _dict, _spread
         wary._prepare()
         return wary
@@ -260,13 +262,8 @@ class Codec:
         offered = offers_of(type(value).__name__, fields)[1:]
         lacking = {name for name, text in zip(fields, offered, strict=True) if text in self.left_out}
         for field in dataclasses.fields(value):
-            if field.name in lacking and field.default is not dataclasses.MISSING:
-                default = field.default
-            elif field.name in lacking and field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            else:
-                continue
-            if self.pack(fields[field.name]) == self.pack(default):
+            default = default_of(field) if field.name in lacking else dataclasses.MISSING
+            if default is not dataclasses.MISSING and self.pack(fields[field.name]) == self.pack(default):
                 del fields[field.name]
         return fields
 
@@ -422,6 +419,11 @@ def _members(cls: Any) -> dict[str, bool]:
         field.name: field.init and field.default is missing and field.default_factory is missing
         for field in dataclasses.fields(cls)
     }
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """Return what a field is where nobody gives it, a new one each time; MISSING if somebody must."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def offers_of(name: str, members: Iterable[str]) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pyraft.node.codec import BELOW, GONE, MAX_DEPTH, SCALARS, Codec, is_flat, nests_deeper
+from pyraft.node.codec import BELOW, GONE, MAX_DEPTH, SCALARS, Codec, default_of, is_flat, nests_deeper
 from pyraft.node.containers import TrackedDeque, TrackedDict, TrackedList, TrackedSet
 from pyraft.node.errors import Malformed
 from pyraft.node.journal import Journal
@@ -94,9 +94,8 @@ def write(root: Record, codec: Codec, frozen: Frozen, gone: Sequence[str] = ()) 
 
     `gone` are attributes that it had at first and has not any more: else a reader would take them for new ones.
     """
-    stack = [
-        _write(root, codec, frozen, gone, is_root=True)
-    ]  # state may be nested deeper than the interpreter's stack is
+    # State may be nested deeper than the interpreter's stack is.
+    stack = [_write(root, codec, frozen, gone, is_root=True)]
     while stack:
         step = next(stack[-1], None)
         if step is None:
@@ -293,10 +292,9 @@ def _new_fields(cls: type, content: dict[str, Any], journal: Journal) -> dict[st
     """Return the fields with defaults that a class has got since the snapshot was made, as new records have them."""
     found: dict[str, Any] = {}
     for field in fields(cls) if is_dataclass(cls) else ():
-        if field.name not in content and field.default_factory is not MISSING:
-            found[field.name] = adopt(field.default_factory(), journal)
-        elif field.name not in content and field.default is not MISSING:
-            found[field.name] = adopt(field.default, journal)
+        default = MISSING if field.name in content else default_of(field)
+        if default is not MISSING:
+            found[field.name] = adopt(default, journal)
     return found
 
 
