@@ -147,8 +147,8 @@ def test_a_snapshot_that_is_being_read_cannot_be_refused() -> None:
         assert (progress_of(s).state, len(s.io.gets)) == (PROGRESS__SNAPSHOT, 1)
 
 
-def test_heartbeats_beside_a_snapshot_do_not_hide_those_before_it() -> None:
-    """They name a newer entry, so they cannot be taken for the snapshot; three of before still can."""
+def sent_before_the_other_answers() -> tuple[Solo, list[RaftMessage]]:
+    """Return a leader that has sent its snapshot after the first of four rejections, and the other three."""
     s = compacted()
     for _ in range(4):
         s.tick()
@@ -156,28 +156,28 @@ def test_heartbeats_beside_a_snapshot_do_not_hide_those_before_it() -> None:
     s.recv(old[0])
     s.tick()
     s.io.finish_get()
+    return s, old[1:]
+
+
+def test_heartbeats_beside_a_snapshot_do_not_hide_those_before_it() -> None:
+    """They name a newer entry, so they cannot be taken for the snapshot; three of before still can."""
+    s, old = sent_before_the_other_answers()
     raft_set_snapshot_threshold(s.r, 100)
     command(s)
     s.io.finish_appends()
     s.recv(msg.append_entries_result(2, 2, 4))
     s.tick()
     assert [message.append_entries.prev_log_index for message in to_third(s) if message.append_entries] == [4, 4]
-    for answer in old[1:]:
+    for answer in old:
         s.recv(answer)
         assert (progress_of(s).state, s.io.gets) == (PROGRESS__SNAPSHOT, [])
 
 
 def test_answers_to_what_was_sent_further_back_do_not_hide_those_before_a_snapshot() -> None:
     """They come first, and say nothing of the later ones."""
-    s = compacted()
-    for _ in range(4):
-        s.tick()
-    old = list(refusals(to_third(s)))
-    s.recv(old[0])
-    s.tick()
-    s.io.finish_get()
+    s, old = sent_before_the_other_answers()
     s.recv(msg.append_entries_result(3, 2, 1, 2))
-    for answer in old[1:]:
+    for answer in old:
         s.recv(answer)
         assert (progress_of(s).state, s.io.gets) == (PROGRESS__SNAPSHOT, [])
 
