@@ -196,7 +196,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "wiped",
         37,
         "progress.py",
-        "    if rejected > p.match_index:\n",
+        "    p.denials += 1\n    if p.denials < MAX_DENIALS:\n",
         "    if True:\n",
     ),
     "going back": Fault(

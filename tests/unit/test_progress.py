@@ -218,3 +218,29 @@ def test_who_refuses_what_it_acknowledged_and_has_more_is_asked_for_its_end() ->
     p = made(next_index=8, match_index=5)
     assert progress.maybe_decrement(p, 7, 9)
     assert p.next_index == 7
+
+
+@pytest.mark.parametrize(
+    ("state", "match", "next_index", "rejected", "last", "counts"),
+    [
+        (PROGRESS__PROBE, 5, 6, 5, 2, True),
+        (PROGRESS__PROBE, 5, 4, 3, 2, True),
+        (PROGRESS__PROBE, 5, 6, 4, 2, False),
+        (PROGRESS__PROBE, 5, 4, 5, 2, False),
+        (PROGRESS__PROBE, 5, 6, 5, 7, False),
+        (PROGRESS__PROBE, 5, 8, 7, 2, False),
+        (PROGRESS__PIPELINE, 5, 9, 5, 2, True),
+        (PROGRESS__PIPELINE, 5, 9, 5, 7, True),
+        (PROGRESS__PIPELINE, 5, 9, 4, 2, False),
+        (PROGRESS__SNAPSHOT, 5, 6, 5, 2, True),
+        (PROGRESS__SNAPSHOT, 5, 6, 3, 2, False),
+    ],
+)
+def test_only_an_answer_to_what_may_have_been_sent_since_says_that_entries_are_lost(
+    state: int, match: int, next_index: int, rejected: int, last: int, counts: bool
+) -> None:
+    """Answers to older messages come late where they may be overtaken, and name other predecessors."""
+    p = made(state, next_index, match)
+    believed = [progress.denies(p, rejected, last) for _ in range(progress.MAX_DENIALS)]
+    assert believed == [False] * (progress.MAX_DENIALS - 1) + [counts]
+    assert p.match_index == (0 if counts else match)

@@ -10,6 +10,7 @@ Duty: `Prompt` hears of every message that is sent, arrives or is lost, and look
 * a server that acknowledges a snapshot of which it had told all before is sent what follows;
 * a server that could not store a snapshot is sent something else, or it again, after a few heartbeats (B48);
 * a snapshot that arrives is installed, or answered, as soon as the server has none of its own under way (B53);
+* a leader does not take a server that has kept its disk for one that has lost entries;
 * a TimeoutNow is obeyed when the writes have ended (B49).
 
 Failure modes: handed to `World.violate`. Any harm that the network or a disk does to a server or its messages starts
@@ -52,6 +53,8 @@ class Prompt:
         # The progress that counts, what it has acknowledged, how many snapshots were read since that rose, and when the
         # last of them was, by the leader's clock.
         self.rows: dict[tuple[int, int], tuple[RaftProgress, int, int, int]] = {}
+        # The progress that counts, and what the server had acknowledged in it.
+        self.matches: dict[tuple[int, int], tuple[RaftProgress, int]] = {}
         # The progress of a server that has just acknowledged a snapshot again, and the number of that in its row.
         self.known: list[tuple[int, RaftProgress, int]] = []
         # By follower: what it could not store: life, index.
@@ -232,6 +235,7 @@ class Prompt:
             row = self.rows.get((node.id, server.id))
             if row is not None and row[0] is p:
                 self.rows[node.id, server.id] = (p, p.match_index, 0 if p.match_index > row[1] else row[2], row[3])
+            self._doubts(node, server.id, p)
         for key, (life, term, since) in list(self.refused.items()):
             if key[0] != node.id:
                 continue
@@ -249,6 +253,14 @@ class Prompt:
                 self.world.violate(
                     f"server {node.id} heard {self.world.now - since} ms ago that {key[1]} has no snapshot"
                 )
+
+    def _doubts(self, node: "Node", id: int, p: RaftProgress) -> None:
+        world, disk = self.world, self.world.nodes[id].disk
+        known, match = self.matches.get((node.id, id), (p, 0))
+        kept = disk.wiped_last == disk.damaged_last == 0
+        if known is p and p.match_index < match and kept and not world.nodes[id].c_like:
+            world.violate(f"server {node.id} believes that {id} has lost entry {match}, which it has not")
+        self.matches[node.id, id] = (p, p.match_index)
 
     def _summoned(self, node: "Node") -> None:
         life, term, sender, last_index, last_term = self.summoned[node.id]
