@@ -31,6 +31,9 @@ T = TypeVar("T", bound=Response)
 MAX_PREPARED: Final = 100
 """Statements that are kept prepared on a connection; the one that was used longest ago goes."""
 
+BARRIER: Final = "select 0"
+"""A query that is run on each new connection: the node answers it when it has applied its log."""
+
 Parameter: TypeAlias = bool | int | float | str | bytes | bytearray | memoryview | datetime.date | None
 """The values that a parameter may have. A datetime is stored as text, as go-dqlite and SQLite have it."""
 
@@ -65,9 +68,14 @@ class Session:
 
     @classmethod
     async def open(cls, peer: Peer, database: str, deadline: float) -> "Session":
-        """Open a database on a connection to the leader."""
+        """Open a database on a connection to the leader.
+
+        dqlite 1.11 prepares a statement before the barrier that it makes for it. A leader that has just been elected
+        may so not know a table that its log has, and answers "no such table". A query waits for the barrier.
+        """
         await expect(Response, peer, requests.Client(), deadline)
         await expect(responses.Db, peer, requests.Open(database), deadline)
+        await expect(Rows, peer, requests.QuerySql(0, BARRIER, ()), deadline)
         return cls(peer)
 
     @property

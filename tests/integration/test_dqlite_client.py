@@ -169,6 +169,28 @@ def test_the_leader_is_found_again() -> None:
     run(test())
 
 
+def test_a_connection_waits_until_the_leader_has_applied_its_log() -> None:
+    """Nothing is prepared before that: dqlite 1.11 would not know tables that other leaders have made."""
+
+    async def test() -> None:
+        async with Scripted() as node:
+            order: list[int] = []
+            node.answer = lambda request: order.append(node.barriers) if isinstance(request, ExecSql) else None
+            node.barrier = [NOT_LEADER]
+            client = Client([node.address], "x.db", timeout_seconds=30)
+            waiting = asyncio.ensure_future(client.execute(INSERT))
+            while node.barriers < 2:
+                assert not waiting.done()
+                await asyncio.sleep(0)
+            node.barrier = [responses.Rows(("0",), ((0,),))]
+            await waiting
+            await client.execute(INSERT)
+            assert order == [node.barriers] * 2
+            await client.close()
+
+    run(test())
+
+
 def test_a_pool_has_so_many_connections() -> None:
     """Others wait for one, in their order; one that is cancelled, waiting or asking, takes nothing with it."""
 

@@ -8,6 +8,7 @@ from io_uv.dqlite import requests, responses
 from io_uv.dqlite.messages import Splitter
 from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Response
+from pyraft.dqlite.session import BARRIER
 
 END: list[Response] = []
 """In place of an answer: the connection ends."""
@@ -42,7 +43,8 @@ async def overdue(call: Callable[[float], Awaitable[object]], kind: type[Excepti
 class Scripted:
     """A node on a port of its own. `answer(request)` returns what to send, or None for what a node says usually.
 
-    `asked` has the requests, `connections` how many there were.
+    `asked` has the requests but for the query on each new connection (`session.BARRIER`), which `barrier` answers;
+    `connections` and `barriers` say how many there were.
     """
 
     def __init__(self, answer: Answer = lambda request: None) -> None:
@@ -53,7 +55,8 @@ class Scripted:
         self.old = True
         """Whether this is a node of dqlite before 1.15."""
         self.asked: list[Request] = []
-        self.connections = 0
+        self.barrier: Sequence[Response] = [responses.Rows(("0",), ((0,),))]
+        self.connections = self.barriers = 0
         self.open = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -97,13 +100,18 @@ class Scripted:
                 splitter.feed(data)
                 for message in splitter:
                     request = requests.decode(*message)
-                    self.asked.append(request)
-                    answers = self.answer(request)
-                    if answers is None:
-                        answers = self._usual(request)
+                    answers = self._answers(request)
                     if answers is END:
                         return
                     writer.write(b"".join([one.encode() for one in answers]))
+
+    def _answers(self, request: Request) -> Sequence[Response]:
+        if isinstance(request, requests.QuerySql) and request.sql == BARRIER:
+            self.barriers += 1
+            return self.barrier
+        self.asked.append(request)
+        answers = self.answer(request)
+        return self._usual(request) if answers is None else answers
 
     def _usual(self, request: Request) -> Sequence[Response]:
         if isinstance(request, requests.Leader):
