@@ -26,6 +26,8 @@ ID_PREFIX: Final = "raft-server-"
 Path: TypeAlias = str | os.PathLike[str]
 
 _SHOWN: Final = 120
+# The IPv4 addresses among those of IPv6 (RFC 4291, 2.5.5.2).
+_MAPPED: Final = int(ipaddress.IPv6Address("::ffff:0.0.0.0"))
 
 
 def shown(path: str, size: int = _SHOWN) -> str:
@@ -180,12 +182,11 @@ def names_server(certificate: dict[str, Any], id: int, address: str) -> bool:
         host, _ = ip.split(address)
     except Failure:
         return False
-    try:
-        wanted = ipaddress.ip_address(host)
-    except ValueError:
+    wanted = _number(host)
+    if wanted is None:
         # A name with a wildcard is nobody's, not even that of a host that is called so.
         return host != "" and "*" not in host and (_dns(host) in hosts or _dns(ip.in_ascii(host)) in hosts)
-    return any(kind == "IP Address" and _is_address(name, wanted) for kind, name in names)
+    return any(kind == "IP Address" and _number(name.strip()) == wanted for kind, name in names)
 
 
 def _dns(name: str) -> str:
@@ -193,8 +194,16 @@ def _dns(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
-def _is_address(name: str, wanted: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _number(host: str) -> int | None:
+    """Return an IP address as a number, the same for all spellings of one; None for anything else.
+
+    An IPv4 address counts as itself where it is written as one of IPv6 ("::ffff:10.0.0.1"). The interface behind it
+    ("fe80::1%eth0") is left out: it says by which way this machine gets there, and certificates have no place for it.
+    """
     try:
-        return ipaddress.ip_address(name.strip()) == wanted
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
+    if isinstance(address, ipaddress.IPv4Address):
+        return _MAPPED | int(address)
+    return int(address)
