@@ -85,7 +85,7 @@ _REQUEST_VOTE_RESULT_SIZE_V1: Final = 16
 _APPEND_ENTRIES_SIZE: Final = 48
 _APPEND_ENTRIES_RESULT_SIZE: Final = 32
 _APPEND_ENTRIES_RESULT_SIZE_V0: Final = 24
-_INSTALL_SNAPSHOT_SIZE: Final = 56
+INSTALL_SNAPSHOT_SIZE: Final = 56
 _TIMEOUT_NOW_SIZE: Final = 24
 
 _PLAIN_COMMAND: Final = bytes((RAFT_COMMAND, 0, 0, 0))
@@ -345,7 +345,7 @@ def _encode_install_snapshot(message: RaftMessage) -> list[bytes | memoryview]:
     assert p is not None
     data = _view(p.data)
     conf = configuration.encode(p.conf)
-    size = _INSTALL_SNAPSHOT_SIZE + len(conf)
+    size = INSTALL_SNAPSHOT_SIZE + len(conf)
     args = (p.term, p.last_index, p.last_term, p.conf_index, len(conf))
     # C: uv_encoding.c:sizeofInstallSnapshot counts a leader id too.
     tail = _TWO_WORDS.pack(data.nbytes, 0)
@@ -500,7 +500,7 @@ def _decode_append_entries_result(message: RaftMessage, buf: Data, at: int, size
 
 def _decode_install_snapshot(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     # The unused word at the end may be missing here too.
-    fixed = _INSTALL_SNAPSHOT_SIZE - 8
+    fixed = INSTALL_SNAPSHOT_SIZE - 8
     if size < fixed:
         raise _short(size, fixed)
     p = RaftInstallSnapshot()

@@ -26,6 +26,7 @@ from io_uv import (
     closing,
     directory,
     disk,
+    encoding,
     finalize,
     fork,
     fs,
@@ -39,6 +40,7 @@ from io_uv import (
     retry,
     send,
     snapshot,
+    snapshot_file,
     tcp_common,
     truncate,
     work,
@@ -47,7 +49,7 @@ from io_uv.end_of_turn import EndOfTurn
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop, Timer
 from io_uv.refusal import EVENTFD, LOOP, NO_EVENTFD_AT_ALL, Refusals
-from io_uv.state import Metadata, Uv
+from io_uv.state import Limits, Metadata, Uv
 from io_uv.transport import RaftUvTransport
 from io_uv.writer import AIO, IN_PLACE, THREAD, Writer
 from pyraft import errors
@@ -116,6 +118,7 @@ def raft_uv_init(io: RaftIo, loop: Loop, dir: str | os.PathLike[str], transport:
     io.filling = _filling
     io.check_address = _check_address
     io.same_address = _same_address
+    io.check_configuration = _check_configuration
     io.configured = _configured
     io.check = interrupted.check
     tcp_common.mind_threads(io, loop)
@@ -467,6 +470,23 @@ def _same_address(io: RaftIo, one: str, other: str) -> bool:
     """RaftIo.same_address: whether two addresses are one server's, if the transport can tell."""
     transport = io.impl.transport
     return transport.same_address is not None and bool(transport.same_address(transport, one, other))
+
+
+def _check_configuration(io: RaftIo, buf: bytes) -> int:
+    """RaftIo.check_configuration: RAFT_TOOBIG for one that some message or file that carries it has no room for.
+
+    The members' limits are taken to be the own ones.
+    """
+    limits: Limits = io.impl.limits
+    limit, where = min(
+        (limits.payload, "payload of raft_uv_limits"),
+        (limits.header - encoding.INSTALL_SNAPSHOT_SIZE, "header of raft_uv_limits"),
+        (snapshot_file.MAX_CONFIGURATION, "files of snapshots"),
+    )
+    if len(buf) <= limit:
+        return 0
+    io.errmsg = f"a configuration of {len(buf)} bytes exceeds the limit of {limit}, see {where}"
+    return errors.RAFT_TOOBIG
 
 
 def _configured(io: RaftIo, servers: list[RaftServer]) -> None:

@@ -304,13 +304,20 @@ def filling(r: Raft) -> int:
 
 def check_address(r: Raft, address: str) -> int:
     """Call io.check_address; without it every address will do."""
-    if r.io.check_address is None:
-        return 0
+    return 0 if r.io.check_address is None else _check(r, r.io.check_address, "io.check_address", address)
+
+
+def check_configuration(r: Raft, buf: bytes) -> int:
+    """Call io.check_configuration; without it every size will do."""
+    function = r.io.check_configuration
+    return 0 if function is None else _check(r, function, "io.check_configuration", buf)
+
+
+def _check(r: Raft, function: Function, what: str, given: str | bytes) -> int:
     try:
-        function: Function = r.io.check_address
-        rv = int(function(r.io, address))
+        rv = int(function(r.io, given))
     except BaseException as exc:
-        return _io_failed(r, "io.check_address", exc)
+        return _io_failed(r, what, exc)
     if rv != 0:
         r.errmsg = errmsg_cut(r.io.errmsg)
     return rv

@@ -249,8 +249,9 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
     Errors: RAFT_NOTLEADER, RAFT_CANTCHANGE (a change or promotion is under way), RAFT_BUSY (`req` is under way), those
     of raft_configuration_add (RAFT_BADID, RAFT_DUPLICATEID, RAFT_DUPLICATEADDRESS, RAFT_INVALID), that of
     io.check_address (RAFT_INVALID with io_uv, for an address that no server can be reached at), RAFT_DUPLICATEADDRESS
-    where io.same_address finds another spelling of a member's, RAFT_INVALID (`req` is not a RaftChange), RAFT_SHUTDOWN
-    as raft_apply, codes of io.append. Source: raft.h, dissertation 4.1.
+    where io.same_address finds another spelling of a member's, that of io.check_configuration (RAFT_TOOBIG with io_uv),
+    RAFT_INVALID (`req` is not a RaftChange), RAFT_SHUTDOWN as raft_apply, codes of io.append. Source: raft.h,
+    dissertation 4.1.
     """
     return calls.public(r, lambda: _add(r, req, id, address, cb))
 
@@ -353,6 +354,11 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, promotee_i
         # C: client.c:raft_remove and raft_assign take it, and nothing commits any more (B51).
         r.errmsg = "a cluster cannot be without a voter"
         return RAFT_INVALID
+    rv = calls.check_configuration(r, configuration.encode(conf))
+    if rv != 0 or r.failed:
+        # C: client.c:clientChangeConfiguration sends it all the same. Members whose limits it exceeds end connections
+        # whenever it comes, so that they hear nothing more of this leader, which steps down for lack of a quorum.
+        return convert.final_code(r, rv)
     req.cb = cb
     req.type = RAFT_CHANGE
     req.index = 0

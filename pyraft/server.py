@@ -232,7 +232,8 @@ def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
 
     Errors: RAFT_BUSY (started), RAFT_CANTBOOTSTRAP (not pristine) and other codes of io.bootstrap ("io: …"). Ours:
     RAFT_SHUTDOWN (closed), RAFT_INVALID (not initialised, or `conf` has no voter), and for a server in `conf` that
-    raft_configuration_add would have refused, or raft_add for its address, the code that these have. Source: raft.h.
+    raft_configuration_add would have refused, or raft_add for its address or for want of room (RAFT_TOOBIG with io_uv),
+    the code that these have. Source: raft.h.
     """
     return _write_offline(r, conf, calls.bootstrap)
 
@@ -279,9 +280,13 @@ def _do_write_offline(r: Raft, conf: RaftConfiguration, write: Callable[[Raft, R
         if rv == 0 and (calls.twin(r, server.address, conf.servers[:i]) is not None or r.failed):
             rv = RAFT_DUPLICATEADDRESS
         if rv != 0:
-            r.failed = False
-            r.exception = None
-            return rv
+            break
+    if rv == 0:
+        rv = calls.check_configuration(r, configuration.encode(conf))
+    if rv != 0:
+        r.failed = False
+        r.exception = None
+        return rv
     rv = write(r, conf)
     if rv != 0:
         calls.io_errmsg(r)

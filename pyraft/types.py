@@ -467,6 +467,7 @@ class RaftIo:
       is true at later starts;
     * `check_address(io, address) -> int` says, before a server is added, whether others can reach it there, and
       `same_address(io, one, other) -> bool` whether two addresses, spelled differently, are one server's;
+      `check_configuration(io, buf) -> int` whether messages and files have room for a configuration, encoded;
       `configured(io, servers)` tells who the members are, `RaftServer`s, those of a configuration that is not committed
       yet together with those of the one before it: within a tick of every change;
     * `check(io, torn)` looks whether an exception such as KeyboardInterrupt has left this server in the middle of
@@ -484,6 +485,7 @@ class RaftIo:
         "bootstrap",
         "check",
         "check_address",
+        "check_configuration",
         "close",
         "configured",
         "data",
@@ -545,6 +547,7 @@ class RaftIo:
         self.recovered: Callable[[Self], int] | None = None
         self.filling: Callable[[Self], int] | None = None
         self.check_address: Callable[[Self, str], int] | None = None
+        self.check_configuration: Callable[[Self, bytes], int] | None = None
         self.same_address: Callable[[Self, str, str], bool] | None = None
         self.configured: Callable[[Self, list[RaftServer]], None] | None = None
         self.forked: Callable[[Self, str], None] | None = None

@@ -394,6 +394,7 @@ def inside_once(s: Solo, name: str, call: Callable[[], int]) -> list[int]:
         ("functions of `RaftIo`", "send", submit),
         ("`same_address`", "same_address", add),
         ("`check_address`", "check_address", add),
+        ("functions of `RaftIo`", "check_configuration", add),
         ("`RaftTracer.emit`", "emit", add),
     ],
 )
@@ -447,6 +448,7 @@ MOMENTS: dict[str, tuple[Callable[[], Solo], Callable[[Solo], object]]] = {
     "snapshot_put": led(snapshotting),
     "check_address": led(add),
     "same_address": led(add),
+    "check_configuration": led(add),
     "defer": led(submit),
 }
 

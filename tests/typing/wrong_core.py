@@ -343,6 +343,7 @@ disk.later = lambda io, fn: fn  # wrong
 disk.report = lambda exc: None  # wrong
 disk.check_address = lambda io, id, address: 0  # wrong
 disk.same_address = lambda io, address: True  # wrong
+disk.check_configuration = lambda io, conf, n: 0  # wrong
 disk.configured = lambda io, servers: [server.name for server in servers]  # wrong
 disk.forked = lambda io: None  # wrong
 disk.features = "many"  # wrong

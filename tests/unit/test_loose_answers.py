@@ -40,7 +40,7 @@ from tests.lib import messages as msg
 from tests.lib.solo import Solo, Statuses, command
 
 IO = "init load start bootstrap recover set_term set_vote send append truncate snapshot_put snapshot_get time random"
-IO += " async_work defer later check_address same_address recovering recovered filling"
+IO += " async_work defer later check_address same_address check_configuration recovering recovered filling"
 FSM = "apply apply_batch snapshot restore snapshot_async snapshot_finalize"
 
 
