@@ -82,7 +82,7 @@ _REQUEST_VOTE_SIZE: Final = 40
 _REQUEST_VOTE_SIZE_V1: Final = 32
 _REQUEST_VOTE_RESULT_SIZE: Final = 24
 _REQUEST_VOTE_RESULT_SIZE_V1: Final = 16
-_APPEND_ENTRIES_SIZE: Final = 48
+APPEND_ENTRIES_SIZE: Final = 48
 _APPEND_ENTRIES_RESULT_SIZE: Final = 32
 _APPEND_ENTRIES_RESULT_SIZE_V0: Final = 24
 INSTALL_SNAPSHOT_SIZE: Final = 56
@@ -314,7 +314,7 @@ def _encode_append_entries(message: RaftMessage) -> list[bytes | memoryview]:
     if p.encoded:
         return p.encoded
     n = len(p.entries)
-    size = _APPEND_ENTRIES_SIZE + ENTRY_HEADER_SIZE * n
+    size = APPEND_ENTRIES_SIZE + ENTRY_HEADER_SIZE * n
     args = (RAFT_IO_APPEND_ENTRIES, size, p.term, p.prev_log_index, p.prev_log_term, p.leader_commit)
     # C: uv_encoding.c:sizeofAppendEntries counts a leader id that is not sent, so a header ends with an unused word.
     last = TAG | WHOLE if p.whole else TAG | p.question << 1 if p.question else 0
@@ -408,7 +408,7 @@ def _decode_request_vote_result(message: RaftMessage, buf: Data, at: int, size: 
 def _decode_append_entries(message: RaftMessage, buf: Data, at: int, size: int) -> tuple[list[int], int]:
     # The word at the end may be missing. C's is whatever was in the memory, perhaps a word of ours; then `whole` is
     # true of the message all the same, as C's go to the end of the log.
-    fixed = _APPEND_ENTRIES_SIZE - 8
+    fixed = APPEND_ENTRIES_SIZE - 8
     if size < fixed:
         raise _short(size, fixed)
     p = RaftAppendEntries()

@@ -8,8 +8,8 @@ Possible failure modes are:
 
 - The message has no encoding: io.send returns RAFT_MALFORMED or RAFT_TOOBIG. More is queued for that server than
   allowed, because it is away or reads too slowly, or it is not a member and too many such want answers at a time:
-  RAFT_NOCONNECTION. It seems to end connections over messages of this size: RAFT_TOOBIG, for a while. io.close was
-  called: RAFT_CANCELED. No callback.
+  RAFT_NOCONNECTION. It seems to end connections over messages of this size, for a while, or it would over so many
+  entries at once if its limits are ours: RAFT_TOOBIG. io.close was called: RAFT_CANCELED. No callback.
 - There is no connection: the message waits. After each attempt to connect that failed only the newest 3 keep waiting,
   the others fail with RAFT_NOCONNECTION, oldest first; another attempt follows after the retry delay, the first time
   after a lasting connection at once.
@@ -23,7 +23,7 @@ from typing import Final
 from io_uv import closing, encoding, lane
 from io_uv.client import Client
 from io_uv.failure import Failure
-from io_uv.state import Uv
+from io_uv.state import Limits, Uv
 from pyraft.errors import RAFT_NOCONNECTION, RAFT_TOOBIG, errmsg_cut
 from pyraft.types import (
     RAFT_IO_APPEND_ENTRIES_RESULT,
@@ -80,8 +80,21 @@ def send(io: RaftIo, req: RaftIoSend, message: RaftMessage, cb: raft_io_send_cb)
     if client.large.size and client.large.refuses(uv.loop.now(), size):
         io.errmsg = f"server {client.id} ends the connection whenever a message of {client.large.size} bytes comes"
         return RAFT_TOOBIG
+    if (size > uv.limits.header or size > uv.limits.payload) and _is_too_much(uv.limits, message, size):
+        io.errmsg = "so many entries at once exceed a limit of raft_uv_limits"
+        return RAFT_TOOBIG
     client.submit((req, bufs, size))
     return 0
+
+
+def _is_too_much(limits: Limits, message: RaftMessage, size: int) -> bool:
+    """Return whether servers with our limits end the connection over entries that they would take one by one."""
+    args = message.append_entries
+    if args is None or len(args.entries) < 2:
+        return False
+    header = encoding.APPEND_ENTRIES_SIZE + encoding.ENTRY_HEADER_SIZE * len(args.entries)
+    payload = size - encoding.PREAMBLE_SIZE - header
+    return header > limits.header or (limits.piece == 0 and payload > limits.payload)
 
 
 def close(uv: Uv) -> None:

@@ -238,7 +238,7 @@ def _progress(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
     return _send_pipeline(r, p, server, now)
 
 
-def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
+def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int, most: int = log.MAX_ENTRIES) -> int:
     """Send the entries from next on: one message, and in PIPELINE as many as the window takes.
 
     C: replication.c:sendAppendEntries puts all of them into one message, however many (B31).
@@ -251,14 +251,14 @@ def _send_pipeline(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> in
     prev_index = p.next_index - 1
     prev_term = log.term_of(r.log, prev_index)
     # A heartbeat that is due with a full window carries one entry: an empty one would have to skip what is unsent.
-    n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else log.MAX_ENTRIES
+    n = 1 if progress.window_is_full(p, r.max_inflight_bytes) else most
     while True:
         if p.short > 0 and leader is not None and proof.has_to_fence(r, leader, p, now):
             _ask(r, p, server, now)
         entries = log.acquire(r.log, prev_index + 1, r.max_append_bytes, n)
         rv = _send_entries(r, p, server, now, prev_index, prev_term, entries)
         if rv == RAFT_TOOBIG and entries.bufs:
-            return _too_big(r, p, server, now)
+            return _too_big(r, p, server, now, len(entries.bufs))
         if rv != 0 or p.state != PROGRESS__PIPELINE:
             return rv
         prev_index = p.next_index - 1
@@ -280,7 +280,7 @@ def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAp
     if rv == 0:
         stream.sent(p, args, now)
     elif rv == RAFT_TOOBIG and len(args.entries) > 0:
-        return _too_big(r, p, server, now)
+        return _too_big(r, p, server, now, len(args.entries))
     lg = r.log
     if rv != 0 or p.state != PROGRESS__PIPELINE or p.next_index > lg.base + len(lg.bufs):
         return rv
@@ -288,14 +288,14 @@ def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAp
     return 0 if progress.window_is_full(p, r.max_inflight_bytes) else _send_pipeline(r, p, server, now)
 
 
-def _too_big(r: Raft, p: RaftProgress, server: RaftServer, now: int) -> int:
-    """Send a heartbeat in the place of a message that the server does not stand, the I/O says (C's never does).
-
-    So it stands by us; the entries are offered again with each.
+def _too_big(r: Raft, p: RaftProgress, server: RaftServer, now: int, n: int) -> int:
+    """Send half of the `n` entries that the server does not stand in one message, the I/O says (C's never does), and in
+    the place of one alone a heartbeat, with each of which it is offered again.
     """
+    if n > 1 and r.leader_state is not None:
+        return _send_pipeline(r, p, server, now, n // 2)
     progress.to_probe(p)
-    last_index = log.last_index(r.log)
-    return _send_entries(r, p, server, now, last_index, log.last_term(r.log), no_entries())
+    return _send_entries(r, p, server, now, log.last_index(r.log), log.last_term(r.log), no_entries())
 
 
 def _send_entries(

@@ -1,7 +1,12 @@
-"""A configuration that the limits of messages or files have no room for is refused before anything is done with it."""
+"""The own limits, which are taken to be those of all members, bound what a leader begins with and sends.
+
+A configuration that messages or files have no room for is refused before anything is done with it, and entries go out
+in as many messages as it takes.
+"""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +17,14 @@ from pyraft import (
     RAFT_STANDBY,
     RAFT_TOOBIG,
     RAFT_VOTER,
+    RaftApply,
     RaftChange,
     RaftConfiguration,
     RaftIo,
+    RaftIoSend,
+    RaftMessage,
     raft_add,
+    raft_apply,
     raft_assign,
     raft_bootstrap,
     raft_configuration_add,
@@ -27,9 +36,10 @@ from pyraft import (
     raft_remove,
 )
 from tests.lib import messages as m
-from tests.lib.solo import Solo
-from tests.lib.uvnode import Node, free_addresses
-from tests.lib.uvtest import Outcome, run_until
+from tests.lib.fsm import add_x
+from tests.lib.solo import ScriptIo, Solo, leader
+from tests.lib.uvnode import Node, StatusOutcome, free_addresses, make_nodes, settled
+from tests.lib.uvtest import Outcome, UvIo, run_until
 
 ROOM = 64
 """Bytes that a configuration may have: two servers with short addresses are less, with long ones more."""
@@ -113,3 +123,64 @@ def test_a_cluster_is_not_begun_with_a_configuration_above_a_limit(tmp_path: Pat
     assert raft_bootstrap(node.raft, conf) == 0
     node.close()
     loop.close()
+
+
+# Entries.
+
+
+@pytest.mark.parametrize("limits", [{"header": 1024}, {"payload": 4096, "piece": 0}])
+def test_entries_that_are_too_many_for_one_message_go_out_in_several(tmp_path: Path, limits: dict[str, int]) -> None:
+    """Each of them is within the limits, so all are stored everywhere, and no connection ends."""
+    loop = Loop()
+    nodes = make_nodes(tmp_path, 3, loop)
+    first = settled(nodes)
+    for node in nodes:
+        for name, value in limits.items():
+            setattr(raft_uv_limits(node.io), name, value)
+    outcome = StatusOutcome()
+    assert raft_apply(first.raft, RaftApply(), [bytes(64)] * 1000, 1000, outcome) == 0
+    run_until(loop, lambda: outcome.calls and all(len(node.fsm.numbers) == 1000 for node in nodes))
+    assert (outcome.statuses, first.state) == ([0], RAFT_LEADER)
+    for node in nodes:
+        node.close()
+    loop.close()
+
+
+@pytest.mark.parametrize(("header", "rv"), [(48 + 16 * 10, 0), (48 + 16 * 10 - 1, RAFT_TOOBIG)])
+def test_a_message_within_the_limits_is_sent(tmp_path: Path, header: int, rv: int) -> None:
+    """The last byte of room counts; one entry alone is sent whatever they are."""
+    f = UvIo(tmp_path, "127.0.0.1:9001")
+    limits = raft_uv_limits(f.io)
+    limits.header, limits.payload = header, 8
+    message = m.append_entries(1, 1, 1, 1, 1, m.commands([1] * 10))
+    message.server_id, message.server_address = 2, "127.0.0.1:9"
+    assert f.io.send(f.io, RaftIoSend(), message, Outcome()) == rv
+    limits.header, limits.piece = 4096, 0
+    assert f.io.send(f.io, RaftIoSend(), message, Outcome()) == RAFT_TOOBIG
+    limits.payload = 10 * len(add_x(1))
+    assert f.io.send(f.io, RaftIoSend(), message, Outcome()) == 0
+    limits.header = limits.payload = 8
+    message = m.append_entries(1, 1, 1, 1, 1, m.commands([1]))
+    message.server_id, message.server_address = 2, "127.0.0.1:9"
+    assert f.io.send(f.io, RaftIoSend(), message, Outcome()) == 0
+    f.close()
+
+
+@pytest.mark.parametrize("deferring", [False, True])
+@pytest.mark.parametrize("most", [1, 3, 4])
+def test_a_leader_sends_as_many_entries_at_once_as_pass(deferring: bool, most: int) -> None:
+    """It halves their number until the I/O takes them, and goes on behind these with as many as that."""
+    s = leader(deferring=deferring)
+    s.recv(m.append_entries_result(3, 2, 2))
+    send = s.io.send
+
+    def refuse(io: ScriptIo, req: Any, message: RaftMessage, cb: Any) -> int:
+        args = message.append_entries
+        return RAFT_TOOBIG if args is not None and args.n_entries > most else send(io, req, message, cb)
+
+    s.io.send = refuse
+    assert raft_apply(s.r, RaftApply(), [add_x(1)] * 8, 8, None) == 0
+    s.io.turn()
+    found = [message.append_entries for message in s.sent() if message.server_id == 3]
+    step = {1: 1, 3: 2, 4: 4}[most]
+    assert [(args.prev_log_index, args.n_entries) for args in found] == [(i, step) for i in range(2, 10, step)]
