@@ -1,4 +1,4 @@
-"""The steps of our own of building a wheel: compiling with mypyc, for those who ask. Never imported at run time.
+"""Our own steps of building a wheel: compiling with mypyc, where that is asked for. Never imported at run time.
 
 Duty: with PYRAFT_COMPILE=1 in the environment, `bdist_wheel` (pyproject.toml names this class for it) turns the
 modules of pyraft, and those of io_uv that every entry passes, into extension modules; the sources are installed beside
@@ -9,13 +9,13 @@ them. Without it the wheel is pure Python. mypy has to be there, so build withou
 An sdist gets everything that is under version control, the tests and examples too: `make dist` builds and checks both.
 Both are described by the README, without its links to files, which would lead nowhere where an index shows it.
 
-Of io_uv stays interpreted what runs once per segment, snapshot, connection or start; `fs` and `kaio`, in front of
-which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes, weak references and
-finalisers, which mypyc's classes cannot or do badly. All compiled modules are one group: calls between them are those
-of C functions, so a test cannot replace a function or a global of a compiled module.
+These parts of io_uv stay interpreted: modules that run once per segment, snapshot, connection or start; `fs` and
+`kaio`, in front of which tests put sick disks and power cuts; and pyuv, whose handles carry a program's own attributes,
+weak references and finalisers, which mypyc's classes do badly or not at all. All compiled modules are one group: calls
+between them are those of C functions, so a test cannot replace a function or a global of a compiled module.
 
 Failure modes: without mypy, a C compiler or Python's headers the build fails at once and says which is missing, and so
-it does for a PYRAFT_COMPILE that is neither a yes nor a no: a build that was to be compiled never is something else.
+it does for a PYRAFT_COMPILE that is neither a yes nor a no: a build that should be compiled never ends up interpreted.
 """
 
 import os
@@ -39,7 +39,7 @@ IN_SDIST = (".ci/run", ".gitignore", "Makefile", "examples", "tests")
 """Files that setuptools does not put into an sdist by itself."""
 
 LINK = re.compile(r"(\()?\[([^\]]+)\]\((?!\w+:|#)([^)#]+)(?:#[^)]*)?\)(?(1)\))")
-"""A link to a file beside the README: what is around it is group 1, then text and file. Addresses are left alone."""
+"""A link to a file beside the README. Groups: a parenthesis in front, its text, the file. Addresses do not match."""
 
 WHERE = """
 Files that are named here are those of the source distribution (`pip download --no-deps --no-binary :all: pyraft-uv`);
@@ -47,7 +47,7 @@ the files below pyraft/ and io_uv/ are installed too, beside the modules.
 """
 
 INTERPRETED = {"__init__", "__main__", "_build", "_install", "aio", "tracing"}
-"""The interpreted modules of pyraft: they gain nothing, are all waiting, or look at the frames of their callers."""
+"""The interpreted modules of pyraft: compiled they gain nothing, as they mostly wait, or lose their callers' frames."""
 
 IO = (
     "append",
@@ -69,7 +69,7 @@ IO = (
 
 
 def asked_for() -> bool:
-    """Return whether the environment asks for compiled modules; SystemExit if nobody can tell."""
+    """Return whether the environment asks for compiled modules; SystemExit for an answer that is neither yes nor no."""
     answer = os.environ.get(SWITCH, "").strip().lower()
     if answer not in YES + NO:
         raise SystemExit(
@@ -85,7 +85,7 @@ def modules() -> list[str]:
 
 
 def standing_alone(readme: str) -> str:
-    """Return the README with the paths of files in the place of links to them, and where these files are."""
+    """Return the README with paths in place of its links to files, and a paragraph that says where these files are."""
     if LINK.search(readme) is None:
         return readme
     title, _, rest = readme.partition("\n")

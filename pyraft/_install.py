@@ -4,7 +4,7 @@ Duty: on PyPI the name pyraft belongs to another project, whose distribution bri
 `__init__.py` and a `log.py` of its own. Whichever is installed last overwrites these, and uninstalling either removes
 them. `warn_of_others` looks for it when ours is imported; if theirs has won, `io_uv` is the first of ours to notice.
 
-Failure modes: none; a directory that cannot be listed, as in a zip file, has no neighbour.
+Failure modes: none; in a directory that cannot be listed, as in a zip file, nothing is found.
 """
 
 import os

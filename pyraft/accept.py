@@ -6,9 +6,9 @@ stored: configuration changes, the commit index, the reply.
 Happy path: entries go to the log in memory at once, to disk by io.append, and are acknowledged when that completes.
 A message with nothing new is acknowledged at once.
 
-Failure modes: a mismatch before the entries is rejected; one at or below the commit index is RAFT_SHUTDOWN, for a
-leader must never contradict it, or if no member says so membership.DROP; a write that fails is rejected and its
-entries are forgotten.
+Failure modes: a mismatch before the entries is rejected. One at or below the commit index is RAFT_SHUTDOWN, as a leader
+must never contradict what is committed, or membership.DROP if the sender is not a member. After a write that fails the
+message is rejected and its entries are forgotten.
 """
 
 from pyraft import apply, calls, convert, election, log, membership, notice, recovering, reply, snapshot, writes
@@ -24,7 +24,7 @@ class AppendRequest(RaftWrite):
     __slots__ = ("leader_commit", "prev_log_index", "term")
 
     def __init__(self, raft: Raft, args: RaftAppendEntries, commit: int, index: int, entries: EntryBatch) -> None:
-        # RaftWrite's, without its call.
+        # As RaftWrite's __init__, without the call.
         self.data = None
         self.cb = UNSET
         self.may_wait = False
@@ -79,7 +79,7 @@ def _matches(r: Raft, args: RaftAppendEntries) -> tuple[bool, int]:
 def _contradiction(r: Raft, index: int) -> int:
     follower = r.follower_state
     assert follower is not None
-    # C: replication.c:checkLogMatchingProperty and deleteConflictingEntries stop for whoever says so.
+    # C: replication.c:checkLogMatchingProperty and deleteConflictingEntries stop, whoever has sent the message.
     return membership.refute(r, follower.current_leader.id, f"entry {index} is committed and contradicts the leader's")
 
 
@@ -92,7 +92,7 @@ def _delete_conflicting(r: Raft, prev_index: int, terms: list[int]) -> tuple[int
         if index > last_index:
             return 0, i
         local_term = log.term_of(lg, index)
-        # C: replication.c:deleteConflictingEntries takes what a snapshot has replaced for new (B36).
+        # C: replication.c:deleteConflictingEntries takes entries that a snapshot has replaced for new ones (B36).
         if local_term == term or (local_term == 0 and index <= log.snapshot_index(lg)):
             continue
         if index <= r.commit_index:
@@ -139,7 +139,7 @@ def commit(r: Raft, leader_commit: int) -> int:
         r.commit_index = min(leader_commit, r.last_stored)
     elif r.stuck_index == r.last_applied + 1:
         return 0
-    # Also what was committed before: part of it may have been missing here for a while.
+    # Entries that were committed earlier, too: some of them may have been missing here for a while.
     return apply.run(r)
 
 
@@ -148,11 +148,11 @@ def write(r: Raft, args: RaftAppendEntries, index: int, entries: EntryBatch) -> 
     follower = r.follower_state
     assert follower is not None
     step = log.MAX_ENTRIES
-    # As _matched_commit: these are the last entries of the message.
+    # The bound of _matched_commit: these are the last entries of the message.
     commit = min(args.leader_commit, index + len(entries.bufs) - 1)
     for start in range(0, len(entries.bufs), step):
         if start > 0 and (r.follower_state is not follower or log.last_index(r.log) != index + start - 1):
-            # The write of the part before has ended inside the call, and the server or that part with it.
+            # The write of the part before has ended inside the call; the state has changed, or that part was cut off.
             return 0
         part = entries if len(entries.bufs) <= step else entries[start : start + step]
         log.append_batch(r.log, part)
@@ -192,7 +192,7 @@ def append_cb(req: AppendRequest, status: int) -> None:
 
 
 def stored(r: Raft, req: AppendRequest) -> bool:
-    """The lane, a write done: what all of append_cb comes to where the log has gone on as it was written.
+    """The lane, for a write that is done: does the part of append_cb that is left where nothing has interfered.
 
     Return False, with nothing changed, where a test fails: entries cut off or compacted meanwhile, a configuration
     among them, another term, another state, a snapshot being stored, recovery, a TimeoutNow that waits.
@@ -211,7 +211,7 @@ def stored(r: Raft, req: AppendRequest) -> bool:
     slot = index - 1 - lg.base
     if req.standing != n or index > r.last_stored + 1 or index <= lg.offset or lg.terms[slot : slot + n] != terms:
         return False
-    # It is stored (writes.update_last_stored).
+    # The write is stored (as in writes.update_last_stored).
     r.writes.remove(req)
     last = index + n - 1
     r.last_stored = max(r.last_stored, last)

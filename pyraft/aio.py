@@ -126,7 +126,7 @@ class Server:
         try:
             await self.start()
         except BaseException:
-            # Nobody else will: __aexit__ follows only a successful __aenter__.
+            # Nobody else will close it: __aexit__ follows only a successful __aenter__.
             await self.close()
             raise
         return self
@@ -351,8 +351,8 @@ class Server:
             if status == 0:
                 future.set_result(result)
             else:
-                # The core's code says what has become of the request, not why. No other end of a request is a stop; and
-                # where a write has failed, or a promotion, the core has just said why.
+                # RAFT_LEADERSHIPLOST says what has become of the request, not why: perhaps the server has stopped. With
+                # any other code it has not, and the reason, of a write or a promotion that failed, is in raft_errmsg.
                 lost = status == RAFT_LEADERSHIPLOST
                 stopped = self._stopped() if lost else None
                 future.set_exception(stopped or RaftError(status, "" if lost else raft_errmsg(self.raft)))

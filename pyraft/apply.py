@@ -31,13 +31,13 @@ _PAUSE_MSECS: Final = 1
 """The longest pause between two events of one turn of the loop; after a longer one others have had their turn."""
 
 _MAX_STEP: Final = 32
-"""Entries that are applied without a look at the clock, at most."""
+"""At most so many entries are applied without a look at the clock."""
 
 _MAX_BATCH: Final = 128
-"""The same for a machine with an fsm.apply_batch: one that has become slow meanwhile has as many in one call."""
+"""The same for a machine with an fsm.apply_batch: one call has as many commands at most, also if it is slow by now."""
 
 _MAX_BYTES: Final = 64 * 1024
-"""Bytes of commands that are, but for the last one: a long command is likely to take long."""
+"""At most so many bytes of commands are, the last command not counted: a long one is likely to take long."""
 
 
 def run(r: Raft) -> int:
@@ -68,7 +68,7 @@ def resume(r: Raft) -> None:
     if r.last_applied >= r.apply.goal:
         r.apply.goal = r.commit_index
     if r.last_applied < r.commit_index and _run(r, 1) != 0 and r.follower_state is not None and _is_stuck(r):
-        # As from the message that has committed it.
+        # An FSM's code stops a follower, as in the message that has committed the entry.
         convert.to_unavailable(r)
     convert.stop_if_failed(r)
 
@@ -80,7 +80,7 @@ def _is_stuck(r: Raft) -> bool:
 
 def _run(r: Raft, at_least: int) -> int:
     if r.apply.owed:
-        _call_back(r)  # a callback of these has got here
+        _call_back(r)  # one of these callbacks has called something that applies more
     if r.io.later is None:
         rv = _entries(r, 0, 0)
     else:
@@ -148,7 +148,7 @@ def _entries(r: Raft, at_least: int, now: int) -> int:
             if rv != 0:
                 if n == 1 or r.failed:
                     return rv
-                alone = r.last_applied + 1  # by itself: fsm.apply tells what is wrong with it, or takes it
+                alone = r.last_applied + 1  # goes to fsm.apply, which tells what is wrong with it, or takes it
             if size >= _MAX_BYTES and check >= 0:
                 check = min(check, r.last_applied)
         elif type == RAFT_BARRIER:
@@ -184,9 +184,9 @@ def _command(r: Raft, index: int, buf: bytes) -> int:
 
 
 def _side_by_side(r: Raft, slot: int, check: int, room: int) -> tuple[list[bytes], int]:
-    """Return the commands, from that in a slot of the log on, that may be applied by one call: one at least.
+    """Return (the commands, from `slot` of the log on, that one call may apply: one at least; their bytes).
 
-    With an io.later they have `room` bytes, but for the last one, and how many they have is returned, too; else 0.
+    With an io.later all but the last one have less than `room` bytes together; without it 0 stands for their bytes.
     """
     end = r.commit_index if check < 0 else min(r.commit_index, check)
     types = r.log.types[slot : end - r.log.base]

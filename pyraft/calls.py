@@ -118,7 +118,7 @@ def public(r: Raft, function: Callable[[], int]) -> int:
 
 
 def abandoned(r: Raft) -> None:
-    """Some call has never come to its end: stop, if the I/O can."""
+    """Have the server stop, if the I/O can do that: some call has never come to its end."""
     if r.initialized:
         check(r, True)
     r.inside = False
@@ -324,7 +324,7 @@ def _check(r: Raft, function: Function, what: str, given: str | bytes) -> int:
 
 
 def twin(r: Raft, address: str, servers: list[RaftServer]) -> RaftServer | None:
-    """Return who of the servers has an address already, spelled otherwise, by io.same_address; errmsg tells."""
+    """Return the one of `servers` whose address is this one by io.same_address, and name it in errmsg; else None."""
     if r.io.same_address is None:
         return None
     try:

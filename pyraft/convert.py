@@ -166,7 +166,7 @@ def to_unavailable(r: Raft) -> None:
 
 
 def cease(r: Raft) -> None:
-    """Be unavailable at once, without a look at what was under way: whoever has to be called back is the caller's."""
+    """Be unavailable at once, without a look at what was under way: the caller sees to pending callbacks."""
     r.state = RAFT_UNAVAILABLE
     r.counts.accepted = notice.accepted(r)
     r.follower_state = r.candidate_state = r.leader_state = None

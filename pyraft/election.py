@@ -142,13 +142,13 @@ def may_stand(r: Raft) -> bool:
 
     Nothing committed is lost by that: it needs the votes of a majority of the voters of its latest configuration, and
     does not count its own, as any candidate whose latest configuration does not have it (4.2.2). In the dissertation it
-    stands like any voter. Here it waits until the others have asked for its vote in vain a few times, for the case that
-    they can elect one of them, as C servers would. Not for as long as where a server does for others what C does not:
-    with two voters, or two of four, that was a minute and a half without a leader.
+    stands like any voter. Here it waits until the others have asked for its vote in vain STAND_PATIENCE times, in case
+    they can elect one of them, as C servers would. That is less than `vote_patience`, with which two voters, or two of
+    four, were without a leader for a minute and a half.
     """
     if r.said.removed or r.filling:
-        # Others have said so, or our own log does: until a leader says otherwise nobody would vote for us. Or there
-        # was no log at the start, and what there is now may be less than this server had (recovering.begin_empty).
+        # It was removed, by the word of others or our own log: nobody would vote for us until a leader says otherwise.
+        # Or there was no log at the start, and the one by now may be less than it had before (recovering.begin_empty).
         return False
     if is_voter(r):
         return True
@@ -169,10 +169,10 @@ def count_refusal(r: Raft) -> None:
 
 
 def out_of_patience(r: Raft) -> bool:
-    """Return whether such reasons are to yield now.
+    """Return whether the reasons that count_refusal counts are to yield now.
 
     They mostly pass by themselves, in the ordinary course of elections, so they hold until they have been given
-    `vote_patience` times without a word from a leader. With C servers alone they hold for ever.
+    `vote_patience` times without a word from a leader. A C server holds to them for ever.
 
     Only reasons that C adds to Raft's own may ever yield, and only on a member by its own log: that log then holds all
     that this server has acknowledged, which is what the election restriction (3.6.1) rests on. The restriction itself,

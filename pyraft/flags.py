@@ -12,10 +12,10 @@ DEFAULT_FEATURES: Final = 0
 """The features of the C library, and of this one over an I/O that does not carry these words (RaftIo.features)."""
 
 PROVEN_ANSWERS: Final = 1 << 15
-"""Its answers to AppendEntries count what the message showed to match, not all that is stored (ours, B8)."""
+"""The server's answers to AppendEntries count what the message showed to match, not all that is stored (ours, B8)."""
 
 ECHOED_QUESTIONS: Final = 1 << 14
-"""It answers a leader's question whether it still follows with the number of that question (ours, see reads)."""
+"""The server answers a leader's question whether it still follows with the question's number (ours, see reads)."""
 
 _ALL: Final = (1 << 64) - 1
 

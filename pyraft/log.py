@@ -75,7 +75,7 @@ def last_term(lg: RaftLog) -> int:
 
 
 def term_of(lg: RaftLog, index: int) -> int:
-    """Return the term of `index`, from its entry or from the snapshot; 0 if it is unknown: not different."""
+    """Return the term of `index`, from its entry or from the snapshot; 0 if it is unknown, which shows no conflict."""
     if index > lg.offset:
         slot = index - lg.base - 1
         return lg.terms[slot] if slot < len(lg.terms) else 0

@@ -25,7 +25,7 @@ from pyraft.types import (
 )
 
 DROP: Final = -(1 << 62)
-"""In place of a code, and like none: the message that is being handled is dropped, and that is logged."""
+"""Stands where a code would, and is unlike all codes: the message that is being handled is dropped, which is logged."""
 
 
 def can_change_configuration(r: Raft) -> int:
@@ -163,8 +163,8 @@ def give_up_committed(r: Raft, index: int) -> int:
 def tell(r: Raft) -> None:
     """Tell the I/O who the members are, if that has changed since it was told last.
 
-    Called at each tick, not at each of the many places where configurations change: none can be forgotten so, and until
-    then the I/O does no worse than C's, which is never told.
+    This is called at each tick rather than at the many places where configurations change, so that none of them can be
+    forgotten. Until the tick the I/O does no worse than C's, which is never told.
     """
     if r.io.configured is None:
         return

@@ -35,7 +35,7 @@ _LOST_ROUNDS: Final = 16
 _PATIENCE: Final = 10
 """After how many election timeouts without a leader a server that does not stand says that it waits for one."""
 _QUIET_MSECS: Final = 60_000
-"""Of writes that fail one is logged in so much time."""
+"""At most one failed write is logged in so much time."""
 
 
 def info(r: Raft, text: str) -> None:
@@ -87,7 +87,7 @@ def _why_not_leader(r: Raft) -> str:
 
 
 def _known_leader(r: Raft, name: str) -> str:
-    """Say how sure it is that the leader that a follower has in mind, as in C (B12), still leads."""
+    """Say how likely it is that the leader that a follower remembers, as in C (B12), still leads."""
     if r.said.leader_term != r.current_term:
         return f"{name} led term {r.said.leader_term}, and who leads term {r.current_term} is not known"
     silent = calls.now(r) - r.election_timer_start

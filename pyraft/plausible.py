@@ -11,10 +11,10 @@ behind that of its log, in a pre-vote too, and an order to take over names the e
 bring an empty server anywhere, but no further than 2^62. With entries and snapshots that have no term, or no members, a
 log would not load again, and with a vote for server 0, which stands for none, one server would have two.
 
-Let through, though the paper has no such thing: a snapshot with the configuration of an entry behind its end, which C
-takes (snapshot.take), and terms that fall from one entry to the next. C's raft_recover writes its entry with term 1
-whatever is in front of it (B2), and a leader with such a log could not give it to anybody. Of answers too large an
-index is let through: the leader takes nobody to have more than its own log (recv_append_entries_result).
+Three things pass although the paper rules them out. A snapshot may have the configuration of an entry behind its end:
+C takes such ones (snapshot.is_due). Terms may fall from one entry to the next: C's raft_recover writes its entry with
+term 1 whatever is in front of it (B2), and a leader with such a log could not give it to anybody. The index in an
+answer may be too large: the leader takes nobody to have more than its own log (recv_append_entries_result).
 
 Failure modes: none; the caller drops and logs what is refused. libraft takes any term, and asserts on some of the rest.
 """
@@ -28,7 +28,7 @@ FARTHEST: Final = 1 << 62
 TERM_STEP: Final = 1 << 32
 """How far one message may bring our term."""
 LAST_TERM_STEP: Final = 1 << 16
-"""The same from FARTHEST on."""
+"""How far one message may bring our term from FARTHEST on."""
 
 
 def problem(current_term: int, message: RaftMessage) -> str:

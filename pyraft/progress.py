@@ -202,8 +202,8 @@ def was_counted(p: RaftProgress, rejected: int) -> bool:
     """Return whether a rejection of index `rejected` is of a message that `count` has noted. Answers come in order."""
     if rejected != p.streamed_index or p.streamed == 0:
         if p.state == PROGRESS__PIPELINE or (p.state == PROGRESS__SNAPSHOT and rejected > p.snapshot_index):
-            # The answers to earlier ones have been lost. Where one probes this may answer what was sent before them,
-            # and so it is with the predecessors in front of a snapshot.
+            # The answers to earlier ones have been lost. This does not hold while one probes, nor for predecessors in
+            # front of a snapshot: there the rejection may answer a message that was sent before those.
             p.streamed = 0
         return False
     p.streamed -= 1
@@ -213,10 +213,10 @@ def was_counted(p: RaftProgress, rejected: int) -> bool:
 def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
     """Count a rejection of what the server has acknowledged; return whether to believe that it does not have it.
 
-    So it is if its log ends before that, or if in PIPELINE it rejects the last entry that it acknowledged, which is
-    what an idle leader names: no server compacts that one. Elsewhere one with a longer log may have, see
-    maybe_decrement. Only a rejection that may answer what was sent since the acknowledgment counts. Other predecessors
-    are those of older messages, whose answers have been overtaken.
+    It lacks the entry if its log ends before that, or if in PIPELINE it rejects the last entry that it acknowledged,
+    which an idle leader names: no server compacts that one. In other cases a server with a longer log may have
+    compacted the entry, see maybe_decrement. Only a rejection that may answer what was sent since the acknowledgment
+    counts. Other predecessors are those of older messages, whose answers have been overtaken.
     C: progress.c:progressMaybeDecrement takes it for an old one, and sends nothing as long as nothing new is to be
     sent. A row of them, with no acknowledgment between, is from a server that has lost its disk or a part of it, or has
     another log in its place. Then all that it acknowledged counts for nothing any more. No acknowledged entry is lost
@@ -264,8 +264,8 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     if rejected <= p.match_index and rejected < last_index:
         # C: progress.c:progressMaybeDecrement goes back behind what was acknowledged, down to its snapshot, for ever if
         # that is superfluous. A server that acknowledged an entry, holds later ones and rejects it must have compacted
-        # it. One or two such rejections may be old ones that were long on their way. To yield changes only what is sent
-        # next, and that has to match like anything else.
+        # it. One or two such rejections may be old ones that were long on their way. To believe them changes only what
+        # is sent next, and that has to match like anything else.
         p.refusals += 1
         if p.refusals > MAX_REFUSALS:
             p.next_index = last_index + 1
@@ -278,9 +278,8 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
     # A stale rejection may lead back behind what was acknowledged, as in C; accept._matches helps if it is compacted.
     # C: progress.c:progressMaybeDecrement steps back one entry at a time, each after a heartbeat interval (B52). An
     # entry that the server has already does no harm when it comes again. A stride may also lead over the last entries
-    # in front of what is compacted here, where the logs may have met: then the server gets a snapshot that it could do
-    # without, one at most, as by that it matches. To look there first would take another message than the words of B52
-    # say.
+    # in front of what is compacted here, where the logs may have met: then the server gets a snapshot that it does not
+    # need, one at most, as it matches from then on. To look there first would take a message that B52 does not have.
     p.next_index = max(1, min(rejected + 1 - stride(p), last_index + 1))
     p.steps_back += 1
     return True
@@ -289,9 +288,9 @@ def maybe_decrement(p: RaftProgress, rejected: int, last_index: int) -> bool:
 def stride(p: RaftProgress) -> int:
     """Return how far to step back now: twice as far as the time before (B52).
 
-    Where the logs meet may be stepped over so, if what is in front of that is compacted there (proof.step_back). Each
-    further pass takes eight times as many steps before it doubles its stride, so it sees what is more than an eighth, a
-    sixty-fourth, … as long as what lies behind it.
+    A stride may lead over the place where the logs meet, if the server has compacted what is in front of that
+    (proof.step_back). Each further pass takes eight times as many steps before it doubles its stride, so it finds a
+    stretch that is more than an eighth, a sixty-fourth, … as long as what lies behind it.
     """
     return 1 << min(p.steps_back >> (3 * min(p.passes, 20)), 62)
 

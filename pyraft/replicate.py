@@ -289,8 +289,9 @@ def _stream(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAp
 
 
 def _too_big(r: Raft, p: RaftProgress, server: RaftServer, now: int, n: int) -> int:
-    """Send half of the `n` entries that the server does not stand in one message, the I/O says (C's never does), and in
-    the place of one alone a heartbeat, with each of which it is offered again.
+    """Send half of the `n` entries that are too big for one message, as the I/O says (C's never does).
+
+    In place of one entry alone a heartbeat goes out; with each heartbeat the entry is offered again.
     """
     if n > 1 and r.leader_state is not None:
         return _send_pipeline(r, p, server, now, n // 2)
@@ -377,8 +378,8 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     As in C it may have been read for an earlier leadership of ours, if this one waits for a snapshot, too: then two are
     sent. That is superfluous and loses nothing. All that this server has in a snapshot is committed, whatever the term,
     its configuration too (5.1), and the message is one of the leader that we are now. The older of two is acknowledged
-    with its own index, which does not pass for the newer one. The second one to come tells nothing new there, or, while
-    the other one is installed, dropped and sent again after the time for installing it.
+    with its own index, which does not pass for the newer one. The second one to come tells nothing new there, or is
+    dropped, as the other one is being installed, and sent again after the time for installing it.
     """
     r = req.raft
     p = _progress_of(r, req.server_id)
@@ -408,7 +409,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     rv = calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb)
     if rv not in (0, RAFT_TOOBIG):
         progress.abort_snapshot(p)
-    # One that the server does not stand counts as sent: it is read and tried again after the time for installing it.
+    # One that is too big for the server counts as sent: it is read and tried again after the time for installing it.
     if rv == 0:
         notice.snapshot_sent(r, server.id, snapshot.index)
     convert.stop_if_failed(r)

@@ -385,7 +385,7 @@ def raft_set_max_append_bytes(r: Raft, n: int) -> None:
 
 
 def raft_set_max_inflight_bytes(r: Raft, n: int) -> None:
-    """Bound what may be on its way to one follower unacknowledged, 8 MiB by default (ours); 0 is 1."""
+    """Bound the bytes that one follower may be sent before it acknowledges, 8 MiB by default; 0 counts as 1 (ours)."""
     if _takes(r, "max inflight bytes", n):
         r.max_inflight_bytes = n if n != 0 else 1
 

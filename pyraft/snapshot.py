@@ -280,7 +280,7 @@ def is_installing(r: Raft) -> bool:
 
 
 def nobody_answers(r: Raft, index: int) -> bool:
-    """Return whether a leader's snapshot up to `index` that is put off now gets no answer by what is under way.
+    """Return whether the snapshot under way gives no answer for a leader's up to `index`, which has to wait for it.
 
     That is so while our own is taken, while that of an earlier term's leader is installed, which does not answer to a
     leader of ours, and while an older one is, whose answer is not enough for the leader. The one under way in our term

@@ -39,7 +39,7 @@ def message(
     slot = first - 1 - lg.base
     write = r.writes[-1] if n > 0 and r.writes else None
     if write is not None and write.index == first and write.standing == n == len(write.entries.bufs):
-        # All of it, and nothing else, is what this turn has written: the I/O has encoded that.
+        # The message has exactly the entries of the last write, which the I/O has encoded.
         batch = write.entries
     else:
         batch = EntryBatch(lg.terms[slot:], lg.types[slot:], lg.bufs[slot:])
@@ -49,7 +49,7 @@ def message(
     commit = r.commit_index if r.commit_index < last else last
     if made is not None and made.prev_log_index == first - 1 and made.leader_commit == commit:
         former = made.entries
-        # I/O code may have changed all this since; where it has not, these are the same objects.
+        # I/O code may have changed term and log since `made` was made; where it has not, these are the same objects.
         if (
             made.term == r.current_term
             and made.prev_log_term == prev_term

@@ -186,7 +186,7 @@ class RaftAppendEntries:
 
 
 class RaftAppendEntriesResult:
-    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused: any.
+    """Result of an AppendEntries RPC (figure 3.1). `rejected` is 0 on success, else the index that was refused.
 
     `question` (ours) is the number of the question that this answers, 0 for none.
     """
