@@ -9,8 +9,8 @@ counts for good when something has come back on it (over TLS, see tcp_connect), 
 a peer that does not want us accepts the connection all the same, and the system takes what is written.
 
 Failure modes: those at the head of `send`. The logger `io_uv` hears of five failures in a row, or of one for which
-the peer has named a reason that will not go away by itself, and of the end of that; and of messages that a peer does
-not stand, whose size is then refused with growing pauses.
+the peer has named a reason that will not go away by itself, and of the end of that; and of messages that are too large
+for a peer, whose size is then refused with growing pauses.
 """
 
 import logging
@@ -64,7 +64,7 @@ class Large:
         """A write has begun whose largest message has so many bytes; without effect if it and the last are small."""
         over = now - self._at > _SETTLED_MSECS
         if over and self.last >= _LARGE and self.last >= self.size:
-            # The connection has stood it.
+            # The connection has survived it.
             self._losses = self._pause = self.size = 0
         if over or size >= self.last:
             self.last, self._at = size, now

@@ -13,8 +13,8 @@ neither where there is no flock to decide first. No file is needed; the kernel g
 
 Happy path: both are taken. Failure modes: RAFT_BUSY if another server has it. EAGAIN of flock means that, unless a
 pipe of our own cannot be locked either: then it is a refusal. If neither kind is to be had, as on file systems
-without locks, RAFT_IOERR: a second server would not be noticed. Nobody here can see these: a server that has only flock
-where this one has only the other kind, an older version where flock is refused, a C process (it takes no lock),
+without locks, RAFT_IOERR: a second server would not be noticed. Four kinds of users stay unseen: a server that has only
+flock where this one has only the other kind, an older version where flock is refused, a C process (it takes no lock),
 and a server whose kernel is another one (gVisor, virtual machines, network file systems).
 """
 

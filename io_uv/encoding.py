@@ -465,9 +465,9 @@ def _decode_entries(p: RaftAppendEntries, buf: Data, at: int, n: int) -> list[in
 
 
 def _canonical_header(header: bytes, n: int, plain: bool) -> bytes | None:
-    """Return the header of a batch if it is what encode_batch_header makes: nothing in the bits that it leaves.
+    """Return the header of a batch if it is as encode_batch_header makes it: its unused bits are 0. Else None.
 
-    Where it is `plain`, that has been seen (alike).
+    `plain` says that these bits have been looked at already (alike).
     """
     if plain:
         return header if _WORD.unpack_from(header)[0] == n else None

@@ -108,7 +108,7 @@ class Large:
         self.size = min(self._left, self._limit)
 
     def _advance(self) -> None:
-        """Await the next entries: as many as fit, but one that has bytes. Empty ones go with it, lest none are left."""
+        """Await the next entries: as many as fit, one with bytes at least, and all empty ones that follow."""
         self._first = end = self._end
         size = 0
         for length in self._lengths[end:]:

@@ -3,7 +3,7 @@
 Duty: containers (seccomp), gVisor, old kernels and some file systems refuse system calls that only make things quicker
 or safer. `refused` tells such an answer from a failure; `Refusals` keeps, for one server, what was refused, so that
 nobody asks again, and the logger `io_uv` hears of each thing once: what, the errno, and what is used instead. The
-substitutes are where the calls are made: `fs`, `dir_lock`, `kaio`, `writer`, `prepare`, `tcp_common`, `pyuv.loop`.
+substitutes are where the calls are made: `fs`, `directory`, `kaio`, `writer`, `prepare`, `tcp_common`, `pyuv.loop`.
 
 An errno of REFUSED may also be a true failure. Each substitute is such that this does no harm: what was refused is done
 again, whole, in the other way, and only the outcome of that counts. Where that is impossible (fsync, fdatasync and

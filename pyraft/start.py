@@ -180,7 +180,7 @@ def _give_up(r: Raft, rv: int) -> int:
 
 
 def _check_recovering(r: Raft) -> int:
-    """Ask whether acknowledged entries may be missing; the only voter, which gets them from nobody, does not start."""
+    """Ask whether acknowledged entries may be missing; the only voter, which nobody can help, does not start."""
     r.recovering = calls.recovering(r)
     rv = _unless_closed(r, RAFT_IOERR if r.failed else 0)
     if rv != 0:

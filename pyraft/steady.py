@@ -7,10 +7,10 @@ Happy path of an answer: the follower's match index rises, what a majority has s
 follower is sent what is due; to a heartbeat, it is there. Of an AppendEntries: the leader is heard, and entries are
 written (`accept.write`); without any the commit index moves, and the answer goes out at once.
 
-Left out, as a test fails: other terms, rejections, questions, servers that probe, get a snapshot or still have to be
-proven, promotions, transfers, recovery, installations, conflicts, first words of leaders. It is the same algorithm read
-a second time: `test_steady.py` compares the two over random states and messages, `test_steady_alone.py` lets each test
-fail alone.
+These fail a test here and are left to the general path: other terms, rejections, questions, servers that probe, get a
+snapshot or still have to be proven, promotions, transfers, recovery, installations, conflicts, first words of leaders.
+The lane is the same algorithm a second time: `test_steady.py` compares the two over random states and messages,
+`test_steady_alone.py` lets each test fail alone.
 
 Failure modes: codes are those of the functions that are called, which are the general path's.
 """

@@ -3,8 +3,8 @@
 Duty: `advance_commit` commits what a majority of voters has stored. `by_leader` is the lane for a write done: it takes
 note of one of the leader's own, whose entries have stood in the log all the time. `replicate` calls both and applies.
 
-Left out by `by_leader`, as a test fails: entries that were cut off meanwhile, a write behind one that has not ended, a
-snapshot that is being stored. The general path (`writes.update_last_stored`) sees to these.
+These fail a test in `by_leader` and are left to the general path (`writes.update_last_stored`): entries that were cut
+off meanwhile, a write behind one that has not ended, a snapshot that is being stored.
 
 Failure modes: none; `by_leader` returns False with nothing changed.
 """

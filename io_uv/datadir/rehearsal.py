@@ -2,8 +2,8 @@
 
 Duty: `rehearse` copies a directory and has the loader of raft_start work on the copy: it returns what would be loaded,
 or why nothing would, and each change that the start would make to the files, in words. So there is no second opinion
-about what a start does. Only two refusals are the core's, not the loader's, and are repeated here: without a term, and
-of a lone voter that may have lost entries.
+about what a start does. Only two refusals are the core's, not the loader's, and are repeated here: that of a log
+without a term, and that of a lone voter that may have lost entries.
 
 Happy path: copies have the files that a start looks at, and are gone afterwards. The attribute with the
 size of a segment is copied, too; where the place of the copies refuses attributes, `doubt` says what that may change.

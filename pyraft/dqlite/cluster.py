@@ -67,7 +67,7 @@ class Cluster:
         await self._lead(responses.Empty, requests.Remove(id))
 
     async def transfer(self, id: int) -> None:
-        """Have the leader hand the leadership to a voter, and return when it has none any more, or the voter leads."""
+        """Have the leader hand the leadership to a voter; return once the voter leads or the leader leads no more."""
         try:
             await self._lead(responses.Empty, requests.Transfer(id))
         except DqliteError:  # a leader refuses to hand over to itself

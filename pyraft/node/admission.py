@@ -51,7 +51,7 @@ class Admission:
         self._known_at: tuple[int, int, int, bool] | None = None
         self._lacking: dict[tuple[str, str, int], int] = {}
         self._welcome: set[tuple[str, str, int]] = set()
-        """Commands that all members have, as far as they have been asked for since that changed."""
+        """Commands that were found to be on all members since what these have told changed last."""
         self._classes_lacking: dict[str, int] = {}
         self.offers = sorted([*(offer(*key) for key in replica.offers()), *replica.classes()])
         """The commands of this program, and the classes of its values."""
@@ -81,7 +81,7 @@ class Admission:
         return newest
 
     def missing_from(self, id: int) -> str | None:
-        """Return a command that all other members have told to have and member `id` has not, None if there is none."""
+        """Return a command that member `id` lacks and all others have told that they have; None if there is none."""
         facts = self.registry.facts
         others = [facts[s.id].offers for s in self._members() if s.id != id and s.id in facts]
         if id not in facts or not others:
@@ -167,7 +167,7 @@ class Admission:
         return 0
 
     def _without(self, wanted: str) -> int:
-        """Return a server, also a spare, that has not told to have a command; 0 if all have told so."""
+        """Return a server, spares included, that has not told that it has a command; 0 if all have told so."""
         facts = self.registry.facts
         for server in self._server.raft.configuration.servers:
             if server.id not in facts or wanted not in facts[server.id].offers:
@@ -186,7 +186,7 @@ class Admission:
         return id == raft.id and raft.leader_state is not None
 
     def _compare_classes(self) -> dict[str, int]:
-        """Return what classes of this program, and parts of them, some member has not, and its id."""
+        """Return the classes of this program, and parts of classes, that some member lacks, with its id."""
         lacking: dict[str, int] = {}
         ours = self.replica.classes()
         for server in self._members():

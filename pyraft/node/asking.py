@@ -16,7 +16,7 @@ from pyraft.node.service import NOBODY_KNOWS
 
 
 def _member(id: int) -> int:
-    """Return the id of a member. Raises TypeError for another type: a text is the id of nobody, removed already."""
+    """Return the id of a member. Raises TypeError for another type, which older leaders take for a removed member."""
     if type(id) is not int:
         raise TypeError(f"the id of a member must be a whole number, as in members(), not {id!r:.60}")
     return id

@@ -298,14 +298,14 @@ class Numbered(Session):
         """Do nothing: the caller itself says what it acknowledges."""
 
     def leave(self, call: Call) -> None:
-        """Nothing: the call can be made again at any time."""
+        """Do nothing: the call can be made again at any time."""
 
     def is_unresolved(self, call: Call) -> bool:
-        """The outcome can be asked for as long as the session lives."""
+        """Return True: the outcome can be asked for as long as the session lives."""
         return True
 
     def forgotten(self, call: Call) -> None:
-        """The cluster does not execute the call: open the session again, once; else the call was acknowledged."""
+        """Open the session again, once, as the cluster does not execute the call; after that it was acknowledged."""
         if self._again:
             raise SessionExpired(f"call {call.number} of session {self.name!r} was acknowledged, and is forgotten")
         self._again = True

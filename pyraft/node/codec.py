@@ -32,14 +32,14 @@ from pyraft.node.errors import Foreign, Malformed
 
 MAX_DEPTH: Final = 64
 """How deep extensions may be nested, less one; lists and dicts have msgpack's limit, some 1000. Deeper ones are refused
-on both sides. Callers take as many of all kinds together (`nests_deeper`): members that keep a value go through it by
-recursion."""
+on both sides. In arguments containers of all kinds together count against it (`nests_deeper`), as members that keep a
+value go through it by recursion."""
 
 _TOO_DEEP: Final = f"tuples, sets or objects nested deeper than {MAX_DEPTH - 1}"
 
 _LOOKED_AT: Final = MAX_DEPTH - 4
 _MOST_BELOW: Final = 4096
-"""Where the fourth extension in another one is, all that it holds is looked at: with some 1000 lists in each of 63
+"""From the fourth extension inside another one on, all that it holds is looked at: with some 1000 lists in each of 63
 extensions the stack of the thread that packs such a value would end, and with it the process."""
 
 MAX_ALIKE: Final = 64

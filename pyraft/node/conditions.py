@@ -24,7 +24,7 @@ class Limits:
     free: float = 0.1
     """The share of a disk that has to be free."""
     clock: float = 1.0
-    """Seconds that the clock of a member may be away from that of who asks, and of the others."""
+    """Seconds by which a member's clock may differ from the asker's, and from those of the others."""
 
 
 @dataclass(frozen=True)

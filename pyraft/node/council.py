@@ -1,8 +1,8 @@
 """The members of a cluster: who they are, and changes of that, at the leader.
 
 Duty: `Council` answers what nodes and clients ask about members, carries out changes, and has standbys vote in the
-place of voters that are gone; `Member` is what it says of one. A change is asked for by what is to be the case, so
-asking again is harmless.
+place of voters that are gone; `Member` is what it says of one. A request for a change names the state that is wanted,
+so asking again is harmless.
 
 Happy path: `join`, from a server that is to be added; `promote`, from the same once it runs: it becomes a voter, or
 stands by if there are enough; `remove`, `demote`, `replace`, `transfer`, `roster`. `look_after`, again and again.
@@ -345,7 +345,7 @@ class Council:
         return list(self._server.raft.configuration.servers)
 
     def _find(self, id: int) -> RaftServer | None:
-        if type(id) is not int:  # another program's: "done" would be the answer to the removal of nobody
+        if type(id) is not int:  # of another program: such a member would pass for one that was removed already
             raise Refused(f"the id of a member must be a whole number, not {id!r:.60}")
         return next((s for s in self._servers() if s.id == id), None)
 
@@ -356,7 +356,7 @@ class Council:
         return known
 
     async def _hand_over(self, id: int) -> None:
-        """If it is this leader's own turn: have another one carry it out."""
+        """If the change is of this leader itself, have another member lead and carry it out."""
         if id != self._server.raft.id:
             return
         if sum(s.role == RAFT_VOTER for s in self._servers()) < 2:
@@ -374,7 +374,7 @@ class Council:
         return ROLES[role]
 
     def _failure(self, exc: aio.RaftError) -> Exception:
-        """Tell what will not do from what does not at the moment."""
+        """Return Refused for what can never be done, Elsewhere for what cannot be done at the moment."""
         if exc.code in (RAFT_BADID, RAFT_INVALID):
             return Refused(exc.message)
         leader = None if self._server.is_leader else self._server.leader[1]

@@ -48,7 +48,7 @@ class Barrier(Record):
     waiting: dict[bytes, int] = field(default_factory=dict)
     passed: dict[bytes, int] = field(default_factory=dict)
     until: int = 0
-    """How long those are remembered, each of whom has come as a number."""
+    """When the numbers under which those have come are forgotten."""
 
 
 class Gates(Machine):
@@ -136,7 +136,7 @@ class Gates(Machine):
 
     @command
     def barrier_arrive(self, name: str, owner: bytes, parties: int, ttl: float) -> int:
-        """Come to a barrier, or go on to wait there; return as which number one came once all have, -1 before."""
+        """Come to a barrier, or go on to wait there; return one's number, by arrival, once all have come, -1 before."""
         check_crowd(parties, "parties")
         until = self._end(ttl)
         barrier = self._barrier(name)

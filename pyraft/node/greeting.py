@@ -7,9 +7,9 @@ and older ones of ours, take the address up to its end and look no further.
 Happy path: `raft_uv_set_handshake(transport, Greeting(cluster, id))`; a peer of the same cluster that means this server
 is let in, and so is one that says nothing of either.
 
-Failure modes: peers of another cluster are refused, which may have an address of ours in its configuration, and peers
-that mean another server than this one, as where a new member has the address of a lost disk. The reason is logged here,
-and is sent to the caller, which logs it too (`io_uv.tcp_listen`, `io_uv.client`).
+Failure modes: two kinds of peers are refused: those of another cluster, whose configuration may have an address of
+ours, and those that mean another server, whose address this one has now, for instance after the loss of a disk. The
+reason is logged here, and is sent to the caller, which logs it too (`io_uv.tcp_listen`, `io_uv.client`).
 """
 
 from typing import Final

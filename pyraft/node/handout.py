@@ -29,7 +29,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Need it no more."""
+        """Let go of the data."""
         ...
 
 
@@ -44,7 +44,7 @@ class InMemory:
         return list(self.snapshot.bufs)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 class Handout:

@@ -48,7 +48,7 @@ def _check(what: str, name: str, ttl: float) -> None:
 
 
 class _Lost(asyncio.Event):
-    """Set when the lock's time is over, too, which a process that was stopped meanwhile knows before its loop does."""
+    """An event that also counts as set once the lock's time is over: after a pause that shows before the loop turns."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()

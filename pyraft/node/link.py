@@ -277,7 +277,7 @@ class Link(asyncio.Protocol):
             self._transport.write(data)
 
     def _expect(self) -> None:
-        """See to it that somebody is there who could answer."""
+        """Begin to watch for silence, now that an answer is due."""
         if self._watch is None:
             self._heard = self._loop.time()
             self._watch = self._loop.call_later(SILENCE / 2, self._look)

@@ -283,7 +283,7 @@ class Node(Asking, Things, Generic[M]):
             self._identity = identity
 
     def _bind(self, bound: bool) -> bool:
-        """Note whether there are promises to keep, which older versions would not; return whether that is noted."""
+        """Note whether there are promises that an older version would not keep; return whether the note is there."""
         try:
             self._note(bound=bound)
         except OSError as exc:

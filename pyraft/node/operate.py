@@ -11,7 +11,7 @@ Happy path: as above. Any member's address will do: it knows the others.
 
 Failure modes: a member that cannot be reached is a line of the survey, with the reason; if none of those given can be,
 Unavailable, or Refused with what they say. A change that no leader has carried out in time is Unavailable, and may be
-carried out all the same: each asks for what is to be the case, so it can be asked again.
+carried out all the same: each request names the state that is wanted, so it can be made again.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Seen:
     behind: int | None = None
     """How many entries it lacks of what the leader has, by its own word or, without that, by the leader's."""
     clock: float = 0.0
-    """By how many seconds its time of day is ahead of that of who asks, at least; below 0, behind (`ahead`)."""
+    """By how many seconds, at least, its time of day is ahead of the asker's; below 0 it is behind (`ahead`)."""
     name: str = ""
     """The name that it has told the others, if it is known."""
 

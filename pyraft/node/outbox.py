@@ -36,7 +36,7 @@ LONGEST_PAUSE: Final = 0.25
 """Seconds between attempts when there is no path, or it did not help."""
 
 UNRESOLVED: Final = 1024
-"""Calls of a session whose outcome nobody knows and may still ask for. With one more the oldest is given up."""
+"""Calls of a session that have ended with Unknown and whose outcome can be asked for. One more, and the oldest goes."""
 
 
 class Path(Protocol):

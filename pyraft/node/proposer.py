@@ -32,7 +32,7 @@ MAX_CALLS: Final = 2048
 """Calls in an entry, but for what the last group has beyond that."""
 
 MAX_BYTES: Final = 512 * 1024
-"""The same, by the size of their arguments."""
+"""The same limit in bytes of arguments."""
 
 UNDER_WAY: Final = 2
 """Entries that are not applied yet, before further calls wait to share the next one."""

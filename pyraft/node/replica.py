@@ -11,12 +11,12 @@ in a session under a name, with another command or other arguments is FAILED, wi
 
 Happy path: `apply(entry)` -> (0, [outcome, …]). The log's clock takes the entry's time unless that is earlier.
 
-Failure modes: a command that raises is rolled back, and that is its outcome, on all servers; RecursionError is it only
-where a thread of its own raises it again. MemoryError,
-KeyboardInterrupt, and what is outside of Exception and is not raised again when the command is tried once more say
-nothing about the command: they stop this server, whose state is then not used any more. So do a frame of a later
-version and a command that the program does not have (MissingCommand), until the server is started with code that has
-it. A snapshot that cannot be read leaves the state as it was, and the log has the reason.
+Failure modes: a command that raises is rolled back, and the exception is its outcome, on all servers; a RecursionError
+only if it is raised again on a thread of its own. MemoryError, KeyboardInterrupt, and exceptions outside of Exception
+that are not raised again when the command is tried once more say nothing about the command: they stop this server,
+whose state is then not used any more. So do a frame of a later version and a command that the program does not have
+(MissingCommand), until the server is started with code that has it. A snapshot that cannot be read leaves the state as
+it was, and the log has the reason.
 """
 
 import builtins
@@ -53,8 +53,8 @@ MAX_OUTCOME: Final = 4 << 20
 """How large a packed result may be: it is kept until it is acknowledged, and travels. Larger ones fail the command."""
 
 MAX_NESTED: Final = 500
-"""How deep a result, or what an exception says, may be nested: msgpack's own limit is from 511 on, by its version, and
-the depth of the stack counts in some. All members must come to the same."""
+"""How deep a result, or what an exception says, may be nested. msgpack's own limit is 511 or more, depending on its
+version, and in some versions on the depth of the stack too; but all members must come to the same."""
 
 NOTHING: Final = bytes((0x92, RESULT, 0xC0))
 """The outcome None, packed."""
@@ -159,7 +159,7 @@ class Replica(RaftFsm):
     def do_apply_batch(self, bufs: Sequence[Buffer]) -> tuple[int, list[list[bytes]]]:
         """Execute the calls of several entries; return the outcomes of each.
 
-        An entry that `do_apply` would raise for ends that ahead of it, with a code: the core gives it to that one.
+        The call ends in front of an entry for which `do_apply` would raise, with a code: the core has that one do it.
         """
         entries = []
         for buf in bufs:
@@ -495,7 +495,7 @@ class Replica(RaftFsm):
     def _completed(self, machine: Machine, content: dict[str, Any]) -> dict[str, Any]:
         """Return the attributes of a snapshot with those that the program has got since, as they are at first.
 
-        Members that were there all the time have them: commands would come to something else here without.
+        Members that were there all the time have them: without them commands would come to something else here.
         """
         assert machine._node is not None
         journal = machine._node.journal

@@ -39,8 +39,8 @@ _DEEP: Final = MAX_DEPTH // 2
 """Tuples nested deeper than this, as commands make by and by, are containers here: the codec takes only so many."""
 
 _DEEPEST: Final = MAX_DEPTH - 4
-"""Where frozensets and frozen dataclasses are among them, these are containers above so many. Earlier programs take
-less for damage, and so do they with more, of which they could write no snapshot at all."""
+"""Frozensets and frozen dataclasses are written as containers only if nested deeper than this. Earlier programs take
+such containers for damage; of values that deep they could write no snapshot at all."""
 
 _DICT, _SET, _LIST, _DEQUE, _RECORD, _TUPLE, _FROZENSET, _FROZEN = range(8)
 _KINDS: Final[dict[type, int]] = {TrackedDict: _DICT, TrackedSet: _SET, TrackedList: _LIST, TrackedDeque: _DEQUE}

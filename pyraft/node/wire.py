@@ -50,7 +50,7 @@ FAILED, with a text that begins with service.NOBODY_KNOWS, so that newer ones ca
 HELLO, WELCOME, REFUSED, CALLS, OUTCOMES, ELSEWHERE, ASK, ANSWER, PING, PONG = range(10)
 
 DONE, NOT_HERE, FAILED = range(3)
-"""The word of an ANSWER: its value is the result; [id, address] of the leader; a text."""
+"""The status of an ANSWER. Its value is the result, the leader's address or None, and a text, in this order."""
 
 MAX_FRAME: Final = 8 << 20
 MAX_HELLO: Final = 1024

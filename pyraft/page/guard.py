@@ -4,10 +4,9 @@ Duty: `Guard.refusal` judges one request by its method, its headers, and whether
 
 Happy path: (0, "") for a request that may go on.
 
-Failure modes: 403 for a Host that is a name which was not given, so that no page of a stranger gets here by a name of
-its own that leads here (no stranger has an address for a name, so a Host that is one passes); 401 where a proof is
-needed and none is there; 403 for changes where no proof can be given, or that come from another origin; 415 for changes
-that a form could send.
+Failure modes: 403 for a Host that is a name which was not given: a stranger's page could lead here under a name of its
+own, but not under an IP address, so those pass. 401 where a proof is needed and none is there; 403 for changes where no
+proof can be given, or that come from another origin; 415 for changes that a form could send.
 """
 
 import hashlib
