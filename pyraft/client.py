@@ -159,6 +159,12 @@ def _busy(r: Raft) -> int:
     return convert.final_code(r, RAFT_BUSY)
 
 
+def _flush(r: Raft) -> int:
+    """Give out what is deferred, in front of a request; return 0, or RAFT_SHUTDOWN if FSM or I/O code raised there."""
+    replicate.flush(r)
+    return convert.final_code(r, 0)
+
+
 # Functions, since type checkers, and so mypyc, take it that nothing changes an attribute that was tested before.
 
 
@@ -257,7 +263,9 @@ def raft_add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Ch
 
 
 def _add(r: Raft, req: _Change, id: raft_id, address: str, cb: Callable[[_Change, int], None] | None) -> int:
-    replicate.flush(r)
+    rv = _flush(r)
+    if rv != 0:
+        return rv
     if not _is(req, RaftChange):
         return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
@@ -289,7 +297,9 @@ def raft_remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int],
 
 
 def _remove(r: Raft, req: _Change, id: raft_id, cb: Callable[[_Change, int], None] | None) -> int:
-    replicate.flush(r)
+    rv = _flush(r)
+    if rv != 0:
+        return rv
     if not _is(req, RaftChange):
         return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
@@ -320,7 +330,9 @@ def _assign(r: Raft, req: _Change, id: raft_id, role: int, cb: Callable[[_Change
     if not configuration.is_role(role):
         r.errmsg = raft_strerror(RAFT_BADROLE)
         return RAFT_BADROLE
-    replicate.flush(r)
+    rv = _flush(r)
+    if rv != 0:
+        return rv
     if not _is(req, RaftChange):
         return _wrong(r, req, RaftChange)
     rv = membership.can_change_configuration(r)
@@ -377,7 +389,7 @@ def _submit_change(r: Raft, req: RaftChange, conf: RaftConfiguration, promotee_i
 
 
 def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:
-    """Hand the leadership to voter `id`, or with 0 to the one that is furthest.
+    """Hand the leadership to voter `id`; 0 stands for the first one that has been sent everything, else the last one.
 
     `cb(req)` fires when the target is seen to lead, after an election timeout, when the target cannot be told, or when
     this server leads again or stops; ask raft_leader whether it worked. Meanwhile requests get RAFT_NOTLEADER.
@@ -390,7 +402,9 @@ def raft_transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer]
 
 
 def _transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], None] | None) -> int:
-    replicate.flush(r)
+    rv = _flush(r)
+    if rv != 0:
+        return rv
     if not _is(req, RaftTransfer):
         return _wrong(r, req, RaftTransfer)
     leader = request.taken_by(r)
@@ -408,7 +422,6 @@ def _transfer(r: Raft, req: _Transfer, id: raft_id, cb: Callable[[_Transfer], No
         r.errmsg = raft_strerror(RAFT_BADID)
         return RAFT_BADID
     membership.transfer_init(r, req, id, cb)
-    rv = 0
     if progress.persisted_is_up_to_date(leader.progress[i], log.last_index(r.log)):
         rv = membership.transfer_start(r)
     if _transfer_is_over(r, req):

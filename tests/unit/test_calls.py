@@ -10,14 +10,19 @@ from pyraft import (
     RAFT_FOLLOWER,
     RAFT_IOERR,
     RAFT_LEADER,
+    RAFT_LEADERSHIPLOST,
     RAFT_SHUTDOWN,
     RAFT_UNAVAILABLE,
     RAFT_VOTER,
     Raft,
     RaftApply,
     RaftBuffer,
+    RaftChange,
+    RaftTransfer,
     calls,
+    raft_add,
     raft_apply,
+    raft_assign,
     raft_bootstrap,
     raft_close,
     raft_errmsg,
@@ -25,10 +30,12 @@ from pyraft import (
     raft_last_index,
     raft_recover,
     raft_register_state_cb,
+    raft_remove,
     raft_set_max_catch_up_round_duration,
     raft_set_snapshot_threshold,
     raft_start,
     raft_state,
+    raft_transfer,
 )
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
@@ -269,6 +276,28 @@ def test_write_that_raises_at_the_end_of_a_turn_stops_the_leader() -> None:
     assert s.state == RAFT_UNAVAILABLE
     assert raft_errmsg(s.r) == "io.append: Boom: disk"
     assert done.seen == [RAFT_IOERR]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda r: raft_add(r, RaftChange(), 1, "1", None),
+        lambda r: raft_remove(r, RaftChange(), 9, None),
+        lambda r: raft_assign(r, RaftChange(), 9, RAFT_VOTER, None),
+        lambda r: raft_transfer(r, RaftTransfer(), 9, None),
+    ],
+    ids=["add", "remove", "assign", "transfer"],
+)
+def test_io_that_raises_in_front_of_a_bad_request_stops_the_leader(ask: Callable[[Raft], int]) -> None:
+    """Commands that wait are given out first: if io.send raises there the server stops in that call, and says why."""
+    s = leader(deferring=True)
+    done = Statuses()
+    command(s, cb=done)
+    s.io.raises("send", Boom("wire"))
+    assert ask(s.r) == RAFT_SHUTDOWN
+    assert s.state == RAFT_UNAVAILABLE
+    assert raft_errmsg(s.r) == "io.send: Boom: wire"
+    assert done.seen == [RAFT_LEADERSHIPLOST]
 
 
 def test_a_random_function_that_raises_gives_the_latest_time() -> None:
