@@ -149,7 +149,7 @@ def append(io: RaftIo, req: RaftIoAppend, entries: Entries, n: int, cb: raft_io_
     """RaftIo.append: store the first `n` entries behind the last ones; `cb(req, status)` when they are durable.
 
     Returned at once, without a callback: RAFT_INVALID for no entries, too few, or a payload whose length is not a
-    multiple of 8; RAFT_TOOBIG for one of 4 GiB and more; RAFT_NOMEM; RAFT_TOOMANY without AIO events; RAFT_CANCELED
+    multiple of 8; RAFT_TOOBIG for one of 4 GiB and more; RAFT_NOMEM; RAFT_IOERR without descriptors; RAFT_CANCELED
     after io.close. Through the callback: RAFT_NOSPACE, RAFT_IOERR, RAFT_TOOMANY without threads, RAFT_CANCELED.
     """
     uv: state.Uv = io.impl

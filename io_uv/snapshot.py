@@ -225,7 +225,8 @@ def snapshot_put(
     trailing 0, or a log that does not reach it: the snapshot replaces the log. Puts that are asked for while one is
     under way wait for it.
     Returned at once: RAFT_CANCELED after io.close, RAFT_INVALID for an empty configuration.
-    Through the callback: RAFT_IOERR, RAFT_CANCELED, RAFT_TOOMANY if no thread can be had.
+    Through the callback: the code of the state machine's check, RAFT_IOERR, RAFT_CANCELED, RAFT_NOMEM, and RAFT_TOOMANY
+    if no thread can be had.
     """
     uv: state.Uv = io.impl
     if uv.closing:
@@ -275,7 +276,8 @@ def snapshot_get(io: RaftIo, req: RaftIoSnapshotGet, cb: raft_io_snapshot_get_cb
     """RaftIo.snapshot_get: load the newest snapshot; `cb(req, snapshot, status)`. Several may run at a time.
 
     Returned at once: RAFT_CANCELED after io.close. Through the callback: RAFT_NOTFOUND without a snapshot, and the
-    codes of loading (RAFT_CORRUPT, RAFT_MALFORMED, RAFT_IOERR), the snapshot is None then.
+    codes of loading (RAFT_CORRUPT, RAFT_MALFORMED, RAFT_IOERR, RAFT_NOMEM), RAFT_TOOMANY if no thread can be had; the
+    snapshot is None then.
     """
     uv: state.Uv = io.impl
     if uv.closing:

@@ -83,7 +83,7 @@ def raft_uv_dial(transport: RaftUvTransport, req: RaftUvDial, id: raft_id, addre
 
     Errors, here or in the callback: RAFT_NOCONNECTION; RAFT_UNAUTHORIZED if a certificate, of either end, is not taken;
     RAFT_CANCELED once the transport is closed; RAFT_INVALID if it is not one of raft_uv_tcp_init or raft_uv_tls_init,
-    or if another thread runs the loop.
+    or if another thread runs the loop; and the codes of a dialer of raft_uv_set_dialer.
     """
     t = transport.impl
     if not isinstance(t, tcp_common.UvTcp):

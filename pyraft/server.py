@@ -231,9 +231,9 @@ def raft_bootstrap(r: Raft, conf: RaftConfiguration) -> int:
     """Write `conf` as the first entry of a pristine server, the same on all servers of the new cluster.
 
     Errors: RAFT_BUSY (started), RAFT_CANTBOOTSTRAP (not pristine) and other codes of io.bootstrap ("io: …"). Ours:
-    RAFT_SHUTDOWN (closed), RAFT_INVALID (not initialised, or `conf` has no voter), and for a server in `conf` that
-    raft_configuration_add would have refused, or raft_add for its address or for want of room (RAFT_TOOBIG with io_uv),
-    the code that these have. Source: raft.h.
+    RAFT_SHUTDOWN (closed), RAFT_INVALID (not initialised, or `conf` is of another type or has no voter), and for a
+    server in `conf` that raft_configuration_add would have refused, or raft_add for its address or for want of room
+    (RAFT_TOOBIG with io_uv), the code that these have. Source: raft.h.
     """
     return _write_offline(r, conf, calls.bootstrap)
 

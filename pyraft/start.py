@@ -32,10 +32,12 @@ def raft_start(r: Raft) -> int:
     """Load the persistent state and start to take part in the cluster.
 
     Errors: codes of io.load and io.start ("io: …"), of fsm.restore and, on a single voter, of io.set_term and
-    io.set_vote. Ours: RAFT_INVALID (not initialised, or the heartbeat timeout is not between 0 and the election
-    timeout, or the install timeout is 0, or another setting is below 0 or not a whole number), RAFT_BUSY (started
-    before, or being started), RAFT_SHUTDOWN (closed, also meanwhile), RAFT_CORRUPT (a log without a term, or a single
-    voter whose disk may have lost entries that it acknowledged). Source: raft.h.
+    io.set_vote; RAFT_MALFORMED (the newest configuration in the log does not decode). Ours: RAFT_INVALID (not
+    initialised, or the heartbeat timeout is not between 0 and the election timeout, or the install timeout is 0, or
+    another setting is below 0 or not a whole number, or there is a snapshot and no fsm.restore), RAFT_BUSY (started
+    before, or being started), RAFT_SHUTDOWN (closed, also meanwhile; FSM or I/O code raised once it had started),
+    RAFT_CORRUPT (what io.load returned does not fit together, a log without a term, or a single voter whose disk may
+    have lost entries that it acknowledged), RAFT_IOERR (a function of the I/O raised). Source: raft.h.
     """
     if calls.elsewhere(r):
         return calls.misplaced(r)
