@@ -359,10 +359,7 @@ def make_file(dir: str, name: str, bufs: Iterable[BytesLike], head: Callable[[],
         _write_new(tmp_path, bufs, head)
         if size_of(dir, name) is not None:
             raise Failure(RAFT_IOERR, "rename: file already exists")
-        try:
-            rename(tmp_path, path)
-        except OSError as exc:
-            raise failure("rename", exc) from None
+        rename_file(dir, TMP_PREFIX + name, name)
     except BaseException:
         _unlink_quietly(tmp_path)
         raise
@@ -379,10 +376,7 @@ def replace_file(dir: str, name: str, data: BytesLike) -> None:
     _unlink_quietly(tmp_path)
     try:
         _write_new(tmp_path, [data])
-        try:
-            rename(tmp_path, join(dir, name))
-        except OSError as exc:
-            raise failure("rename", exc) from None
+        rename_file(dir, TMP_PREFIX + name, name)
     except BaseException:
         _unlink_quietly(tmp_path)
         raise

@@ -58,13 +58,17 @@ this file, goes on with what is here. Entries that are missing here are lost the
 """
 
 
+def _write(dir: str, name: str, text: bytes) -> None:
+    try:
+        fs.replace_file(dir, name, text)
+    except Failure as exc:
+        raise exc.wrap(f"write {name}") from None
+
+
 def marker_set(dir: str, reason: str) -> None:
     """Make the marker durable; `reason` is one line of text, added to those of a marker that stands already."""
     reasons = marker_read(dir) or _TEXT
-    try:
-        fs.replace_file(dir, NAME, (reasons + reason + "\n").encode("utf-8", "replace"))
-    except Failure as exc:
-        raise exc.wrap(f"write {NAME}") from None
+    _write(dir, NAME, (reasons + reason + "\n").encode("utf-8", "replace"))
 
 
 def marker_read(dir: str) -> str | None:
@@ -89,23 +93,17 @@ def marker_clear(dir: str) -> None:
 
 def filling_set(dir: str) -> None:
     """Make durable that this server, which has no log, is about to be given one."""
-    try:
-        fs.replace_file(dir, FILLING_NAME, _FILLING_TEXT)
-    except Failure as exc:
-        raise exc.wrap(f"write {FILLING_NAME}") from None
+    _write(dir, FILLING_NAME, _FILLING_TEXT)
 
 
 def filling_stands(dir: str) -> bool:
-    """Return whether that was not finished."""
+    """Return whether filling_set has left its file: the server was stopped before it had all entries."""
     return fs.size_of(dir, FILLING_NAME) is not None
 
 
 def bootstrap_begin(dir: str) -> None:
     """Make durable that a bootstrap is under way."""
-    try:
-        fs.replace_file(dir, BOOTSTRAP_NAME, _BOOTSTRAP_TEXT)
-    except Failure as exc:
-        raise exc.wrap(f"write {BOOTSTRAP_NAME}") from None
+    _write(dir, BOOTSTRAP_NAME, _BOOTSTRAP_TEXT)
 
 
 def bootstrap_stands(dir: str) -> bool:

@@ -84,12 +84,8 @@ def raft_uv_tcp_set_bind_address(transport: RaftUvTransport, address: str) -> in
     made, and if another thread runs the loop.
     Source: raft/uv.h.
     """
-    t = transport.impl
-    if not isinstance(t, UvTcp):
-        return _not_stock(transport)
-    if misplaced(t.loop, transport):
-        return RAFT_INVALID
-    if not isinstance(address, str):
+    t = _open_to_settings(transport)
+    if t is None or not isinstance(address, str):
         return RAFT_INVALID
     try:
         ip.split(address)
@@ -119,10 +115,8 @@ def raft_uv_set_dialer(
     Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or if
     another thread runs the loop.
     """
-    t = transport.impl
-    if not isinstance(t, UvTcp):
-        return _not_stock(transport)
-    if misplaced(t.loop, transport):
+    t = _open_to_settings(transport)
+    if t is None:
         return RAFT_INVALID
     t.dialer = dialer
     t.dialer_limited = True
@@ -145,10 +139,8 @@ def raft_uv_set_opening(transport: RaftUvTransport, opening: raft_uv_opening) ->
     Call it before raft_init. RAFT_INVALID if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or if
     another thread runs the loop.
     """
-    t = transport.impl
-    if not isinstance(t, UvTcp):
-        return _not_stock(transport)
-    if misplaced(t.loop, transport):
+    t = _open_to_settings(transport)
+    if t is None:
         return RAFT_INVALID
     t.opening = opening
     return 0
@@ -161,18 +153,20 @@ def raft_uv_set_handshake(transport: RaftUvTransport, handshake: RaftUvHandshake
     the first word is served (raft_uv_serve), within the limits for handshakes. Call it before raft_start. RAFT_INVALID
     if the transport is not one of raft_uv_tcp_init or raft_uv_tls_init, or if another thread runs the loop.
     """
-    t = transport.impl
-    if not isinstance(t, UvTcp):
-        return _not_stock(transport)
-    if misplaced(t.loop, transport):
+    t = _open_to_settings(transport)
+    if t is None:
         return RAFT_INVALID
     t.handshake = handshake
     return 0
 
 
-def _not_stock(transport: RaftUvTransport) -> int:
-    transport.errmsg = "not a stock transport"
-    return RAFT_INVALID
+def _open_to_settings(transport: RaftUvTransport) -> UvTcp | None:
+    """Return the state of a stock transport; None, with errmsg, for another one, or if another thread runs the loop."""
+    t = transport.impl
+    if not isinstance(t, UvTcp):
+        transport.errmsg = "not a stock transport"
+        return None
+    return None if misplaced(t.loop, transport) else t
 
 
 def adopt(transport: RaftUvTransport, tracer: RaftTracer, limits: Limits, refusals: Refusals) -> None:

@@ -84,11 +84,8 @@ def raft_uv_tls_reload(transport: RaftUvTransport) -> int:
     RAFT_IOERR. Returns RAFT_INVALID, with a text, if a file is of no use, and all stays as it was, connections
     included; or if the transport is not one of raft_uv_tls_init; or if another thread runs the loop.
     """
-    security = getattr(transport.impl, "security", None)
+    security = _security(transport)
     if security is None:
-        transport.errmsg = "not a TLS transport"
-        return RAFT_INVALID
-    if tcp_common.misplaced(transport.impl.loop, transport):
         return RAFT_INVALID
     try:
         ended = security.reload()
@@ -107,14 +104,20 @@ def raft_uv_tls_set_policy(transport: RaftUvTransport, policy: Policy) -> int:
     cluster whose servers share a certificate has one that says yes. Call it before raft_init.
     RAFT_INVALID, with a text, if the transport is not one of raft_uv_tls_init, or if another thread runs the loop.
     """
-    security = getattr(transport.impl, "security", None)
+    security = _security(transport)
     if security is None:
-        transport.errmsg = "not a TLS transport"
-        return RAFT_INVALID
-    if tcp_common.misplaced(transport.impl.loop, transport):
         return RAFT_INVALID
     security.policy = policy
     return 0
+
+
+def _security(transport: RaftUvTransport) -> "Security | None":
+    """Return what a TLS transport has; None, with errmsg, for another one, or if another thread runs the loop."""
+    security: Security | None = getattr(transport.impl, "security", None)
+    if security is None:
+        transport.errmsg = "not a TLS transport"
+        return None
+    return None if tcp_common.misplaced(transport.impl.loop, transport) else security
 
 
 class Security:

@@ -314,11 +314,8 @@ def _bootstrap(io: RaftIo, conf: RaftConfiguration) -> int:
 
 def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
     """RaftIo.recover: append the configuration to the log, for good; io.load comes after it."""
-    uv: Uv = io.impl
-    if uv.closing:
-        return closing.refuse(uv)
-    try:
-        closing.require_dir(uv)
+
+    def change(uv: Uv) -> None:
         term = disk.recover(uv.dir, conf, uv.block_size, uv.metadata.term, uv.auto_recovery)
         # The operator has declared this log to be the cluster's, whatever else was lost.
         marker.marker_clear(uv.dir)
@@ -326,9 +323,8 @@ def _recover(io: RaftIo, conf: RaftConfiguration) -> int:
             fresh = Metadata(uv.metadata.version + 1, term, 0)
             metadata.store(uv.dir, fresh)
             uv.metadata = fresh
-    except Failure as failure:
-        return _refuse(io, failure)
-    return 0
+
+    return _change_dir(io, change)
 
 
 def _set_term(io: RaftIo, term: int) -> int:
@@ -431,25 +427,22 @@ def _recovering(io: RaftIo) -> bool:
 
 def _filling(io: RaftIo) -> int:
     """RaftIo.filling: leave a note that the log is about to be filled up."""
-    uv: Uv = io.impl
-    if uv.closing:
-        return closing.refuse(uv)
-    try:
-        closing.require_dir(uv)
-        marker.filling_set(uv.dir)
-    except Failure as failure:
-        return _refuse(io, failure)
-    return 0
+    return _change_dir(io, lambda uv: marker.filling_set(uv.dir))
 
 
 def _recovered(io: RaftIo) -> int:
-    """RaftIo.recovered: remove what says so."""
+    """RaftIo.recovered: remove what says that entries may be missing."""
+    return _change_dir(io, lambda uv: marker.marker_clear(uv.dir))
+
+
+def _change_dir(io: RaftIo, change: Callable[[Uv], None]) -> int:
+    """Have something in the directory changed, if it still is where it was; return 0, or the code of the Failure."""
     uv: Uv = io.impl
     if uv.closing:
         return closing.refuse(uv)
     try:
         closing.require_dir(uv)
-        marker.marker_clear(uv.dir)
+        change(uv)
     except Failure as failure:
         return _refuse(io, failure)
     return 0
