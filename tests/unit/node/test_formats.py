@@ -252,9 +252,10 @@ def test_a_snapshot() -> None:
     at = rest.index(first)
     assert rest[at + 1].count(msgpack.ExtType(codec.BELOW, b"")) == 4
     assert rest[at + 2 : at + 10] == [[0, 1], ["a", 1], [2, 2], [1, 2], [1, 1], [1], [3, 1, 9], [1]]
-    kinds = ("_DICT", "_SET", "_LIST", "_DEQUE", "_RECORD", "_TUPLE")
+    kinds = ("_DICT", "_SET", "_LIST", "_DEQUE", "_RECORD", "_TUPLE", "_FROZENSET", "_FROZEN")
     assert [int(row[0]) for row in tables()["Snapshots: kind"]] == [getattr(snapshot, name) for name in kinds]
     assert [row[1].split(" ")[0] for row in tables()["Snapshots: kind"]] == [name[1:].lower() for name in kinds]
+    assert {*snapshot._MAKE, snapshot._RECORD, snapshot._FROZEN} == set(range(len(kinds)))
 
 
 def test_node_json() -> None:
