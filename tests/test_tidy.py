@@ -447,8 +447,8 @@ def test_links_lead_somewhere() -> None:
 PLACES = (".", *CODE)
 """The places that paths in prose are relative to."""
 
-HANDED_OVER = {"fsm", "io", "loop", "message", "node", "uv"}
-"""Names that stand in prose in front of a field of a struct, not of a module's function."""
+HANDED_OVER = {"client", "fsm", "io", "loop", "message", "node", "server", "session", "signal", "stream", "uv"}
+"""Names that stand in prose in front of a field of a struct, or are the standard library's, not a module of ours."""
 
 SEARCHES = {
     "votedFor": "pyraft/PAPER.md",
@@ -476,10 +476,11 @@ SEARCHES = {
 
 
 def names_in_modules() -> dict[str, set[str]]:
-    """Return per module of the packages, by the end of its name, what it defines, fields and methods of classes too."""
+    """Return per module, by the end of its name, what it defines: fields, methods, parameters, modules of a package."""
     found: dict[str, set[str]] = {}
     for path in python_files(*PACKAGES):
         names = found.setdefault(path.parent.name if path.stem == "__init__" else path.stem, set())
+        found.setdefault(path.parent.name, set()).add(path.stem)
         for node in ast.walk(tree_of(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 names.add(node.name)
@@ -487,6 +488,8 @@ def names_in_modules() -> dict[str, set[str]]:
                 names.add(node.id if isinstance(node, ast.Name) else node.attr)
             elif isinstance(node, ast.ImportFrom):
                 names |= {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
     return found
 
 
@@ -527,16 +530,28 @@ def test_names_in_the_documents_exist() -> None:
             assert not unknown, f"{relative(path)} speaks of {unknown}"
 
 
+def test_names_in_comments_exist() -> None:
+    """So is what docstrings and comments call by name, single words with an underscore included."""
+    modules = names_in_modules()
+    everything = set().union(names.RAFT_H_STRUCTS, names.UV_H_STRUCTS, modules, *modules.values())
+    tests = {path.name for path in python_files("tests", "examples")}
+    for path in python_files(*PACKAGES):
+        text = "\n".join(paragraph for _, paragraph in paragraphs(path))
+        unknown = unknown_names(text, modules, tests)
+        unknown += [word for word in re.findall(r"`([a-z]+(?:_[a-z]+)+)`", text) if word not in everything]
+        assert not unknown, f"{relative(path)} speaks of {unknown}"
+
+
 def test_a_stranger_finds_it_with_one_search() -> None:
     """Each subject stands under the words that people look for; the file that treats of it is one of the first three.
 
-    Documents come in the order in which git grep has them. Where README.md is the first one it says where to look.
+    Documents come in the order in which git grep -i has them. Where README.md is the first one it says where to look.
     """
     documents = sorted(relative(path) for path in text_files() if path.suffix == ".md")
     for words, name in SEARCHES.items():
-        found = [document for document in documents if words in (ROOT / document).read_text()]
+        found = [document for document in documents if words.lower() in (ROOT / document).read_text().lower()]
         assert name in found[:3], f"{words} leads to {found}"
-        lines = [line for line in (ROOT / "README.md").read_text().splitlines() if words in line]
+        lines = [line for line in (ROOT / "README.md").read_text().splitlines() if words.lower() in line.lower()]
         assert not lines or any(f"({name})" in line for line in lines), f"README.md does not lead to {name}: {lines}"
 
 
