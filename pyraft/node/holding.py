@@ -246,7 +246,7 @@ class Barrier:
         return await self._gates.barrier_waiting(self.name)
 
     async def wait(self) -> int:
-        """Wait until all have come; return as which one of them this one did, from 0.
+        """Wait until all have come; return the place of this one in the order of arrival, from 0.
 
         One that is cancelled, or dies, is not counted any more, at once or when `ttl` seconds are over.
         """
