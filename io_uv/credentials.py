@@ -31,7 +31,7 @@ _MAPPED: Final = int(ipaddress.IPv6Address("::ffff:0.0.0.0"))
 
 
 def shown(path: str, size: int = _SHOWN) -> str:
-    """Return a path as texts have it: of a long one the last bytes, so that the reason behind it is not cut off."""
+    """Return a path for texts: only the end of a long one, so that the reason that follows it is not cut off."""
     raw = os.fsencode(path)
     return path if len(raw) <= size else "…" + raw[3 - size :].decode("utf-8", "ignore")
 

@@ -132,7 +132,7 @@ def _is_text(data: bytes) -> bool:
 def _judge(
     crl: x509.CertificateRevocationList, authorities: list[_Authority], now: datetime
 ) -> tuple[_Signer, _Rank, str]:
-    """Return who has signed a list, its rank among that signer's, and why it is of no use now, "" if it is.
+    """Return (the signer of a list, its rank among that signer's lists, what is wrong with it now, "" for nothing).
 
     Raises Failure for a list that must not be in the file at all.
     """

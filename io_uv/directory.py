@@ -7,9 +7,9 @@ half into the other, and rename and remove files that it never made.
 
 Locks. flock(2) on the directory is what every version of this library takes, exclusively. Where a sandbox refuses it,
 a lock of another kind must do, and whoever has flock must see that one: so every server takes both. The other one is
-F_OFD_SETLK, shared, as a directory cannot be opened for writing: after taking it one asks whether anybody else has one
-too (F_OFD_GETLK). Two that start at once both take it before they ask, so at most one of them goes on, and perhaps
-neither where there is no flock to decide first. No file is needed; the kernel gives both up with the last descriptor.
+F_OFD_SETLK, shared, as a directory cannot be opened for writing: whoever has taken it asks whether others have one too
+(F_OFD_GETLK). Two that start at once both take it before they ask, so at most one of them goes on, and perhaps neither
+where there is no flock to decide first. No file is needed; the kernel gives both up with the last descriptor.
 
 Happy path: both are taken. Failure modes: RAFT_BUSY if another server has it. EAGAIN of flock means that, unless a
 pipe of our own cannot be locked either: then it is a refusal. If neither kind is to be had, as on file systems
@@ -115,8 +115,8 @@ class DirLock(Alone):
 def lock_dir(dir: str, refusals: Refusals | None = None) -> DirLock:
     """Take exclusive use of `dir`; RAFT_BUSY if another instance has it, in this process or in another one.
 
-    C does without. A server that is started twice then reads, and so closes, the segments that the first is writing:
-    what that acknowledges from then on is lost.
+    C does without. If a server is started twice, the second one reads, and so closes, the segments that the first one
+    is writing: all that the first one acknowledges from then on is lost.
     """
     if refusals is None:
         refusals = Refusals(dir)

@@ -233,8 +233,8 @@ def _select(log: _Log, last_index: int, snapshot_name: str) -> None:
 def _drop_superseded(log: _Log, last_index: int, snapshot_name: str) -> None:
     """Remove closed segments that all end before the snapshot: it was installed, and a crash came before this.
 
-    In a repeated load one of them may have been an open segment before, so they are set aside: if its entries were
-    those that follow the snapshot somebody may want them back.
+    In a repeated load one of them may have been an open segment before. They are set aside then: perhaps its entries
+    were those that follow the snapshot, and somebody wants them back.
     """
     # C: uv.c:uvFilterSegments leaves them there. The entries of the next open segment then pass for their continuation.
     if log.repeated:

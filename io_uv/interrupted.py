@@ -3,7 +3,7 @@
 KeyboardInterrupt, and whatever a signal handler raises, may come between any two lines. Nobody knows what is half done
 then: a batch may be in a segment's buffer and not be counted, a request be registered and not be under way. To go on,
 to the close callback even, could write entries under other indexes than they had, or wait for ever. A kill at the same
-moment does no harm, as every file is good at any moment; so this makes one of it.
+moment would do no harm, as every file is good at any moment; so the server ends as by a kill.
 
 Duty: `watch(uv)` has the loop tell when it was left in its middle, `check` is RaftIo.check. Then `_stop`: nothing is
 written any more, the table answers RAFT_SHUTDOWN, every handle of the package on this loop is closed and calls nobody

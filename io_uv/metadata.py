@@ -36,7 +36,7 @@ class Barred(Unknown):
 
 
 class Copy:
-    """One of the two files: its contents, or its fault and which version is known to be lost with it.
+    """One of the two files: its content, or its fault and the version that is known to be lost with it.
 
     `present` is False if there is no file; one that is there without metadata or a problem was never written whole.
     """

@@ -45,8 +45,8 @@ class Capabilities:
     """The result of probing.
 
     `direct_io` is the block size of direct I/O in bytes, 0 without; `copy_on_write` says that a file system writes
-    to a fresh place whatever was there, `in_memory` that a write costs no disk access. `context` is for writing where
-    `async_io` says so and it was asked for; the one that gets it closes it.
+    to a fresh place whatever was there, `in_memory` that a write costs no disk access. `context`, for writing, is there
+    if `async_io` is true and a context was asked for; the asker closes it.
     """
 
     __slots__ = ("async_io", "context", "copy_on_write", "direct_io", "fallocate", "in_memory")

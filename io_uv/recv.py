@@ -404,7 +404,7 @@ class Server:
             self._hold()
 
     def _read_into_place(self) -> bool:
-        """Have what comes put where it belongs; False if the stream cannot do that, as those of other transports."""
+        """Have bytes read straight to where they belong; False if the stream cannot, as in some other transports."""
         read_into = getattr(self.stream, "start_read_into", None)
         if read_into is None:
             return False

@@ -10,8 +10,8 @@ end of such a state, which lasts as long as there are such functions (`uv.retrie
 segments is whole and nothing has failed for CALM delays: on a disk with room for one segment but not for two, every
 other attempt succeeds.
 
-An install that cannot remove the former log has a timer of its own (snapshot): it ends with its put, and meanwhile no
-append fails, they wait.
+An install that cannot remove the former log has a timer of its own (snapshot), which ends with its put. Meanwhile
+appends wait and do not fail.
 
 Failure modes: none of its own; the timer ends with io.close.
 """

@@ -106,7 +106,7 @@ def close(uv: Uv) -> None:
 def configured(uv: Uv, members: dict[int, str]) -> None:
     """End what is for nobody any more: from now on these are the members, by id, with their addresses.
 
-    A server that is not among them has nothing to say to them, but that they may not know: it only answers, too.
+    If this server is not among them it calls none of them by itself. They may not know that, so it still answers.
     """
     uv.peers.members = members
     is_out = _is_out(uv)

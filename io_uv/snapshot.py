@@ -5,16 +5,17 @@ and removed in a thread. get loads the newest snapshot in a thread (uv_snapshot.
 
 Happy path of put: .meta, then the data, each complete and durable before it has its name; then all snapshots but the
 last two go, and closed segments that the trailing entries do not reach into. trailing 0 stands for a snapshot that was
-received (install): the log is replaced, so all closed segments go and the next append follows the snapshot. So does one
-that the log does not reach, since appends before it have failed: open segments are counted from what is before them.
+received (install): the log is replaced, so all closed segments go and the next append follows the snapshot. A snapshot
+that the log does not reach, since appends before it have failed, replaces the log as well: the indexes of open segments
+are counted from what is in front of them.
 
-Failure modes: the state machine's check refuses a snapshot that was received: nothing is written, and the log stays,
-with its code. The files cannot be written: both are removed, RAFT_IOERR. Once they are durable there is no way back:
-old files that cannot be removed are left to the next put; but an install does not end before the former log has gone,
-since what is appended next would pass for its continuation after a crash: that is tried again and again.
-The logger `io_uv` hears of both. get without a snapshot: RAFT_NOTFOUND (C reports success with garbage, B25).
-io.close: puts that wait end with RAFT_CANCELED inside it, and an install between two attempts with what the last one
-failed with; one that a thread is busy with ends as it ends.
+Failure modes: the state machine's check refuses a snapshot that was received: nothing is written, the log stays, and
+the put ends with its code. The files cannot be written: both are removed, RAFT_IOERR. Once they are durable there is no
+way back. Old files that cannot be removed are left to the next put. An install tries again and again to remove the
+former log, and does not end before: what is appended next would pass for its continuation after a crash. The logger
+`io_uv` hears of both. get without a snapshot: RAFT_NOTFOUND (C reports success with garbage, B25). At io.close puts
+that wait end inside it with RAFT_CANCELED, an install between two attempts ends with the failure of the last one, and a
+put that a thread is busy with ends as ever.
 """
 
 import logging

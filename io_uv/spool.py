@@ -9,8 +9,8 @@ Happy path: receiving, `begin(size)`, then what comes is put into `room` and `fi
 `write(piece)`; then `take()`. The file has lost its name before anything is in it, so a kill leaves nothing behind.
 
 Failure modes: Failure(RAFT_NOSPACE) or RAFT_IOERR if the disk refuses. Space is allocated before it is mapped, as a
-write into a mapping without would end the process (SIGBUS). So would a disk that cannot read a page back; with buffers
-in memory it could not happen, which is why this is done only where it is asked for (`Limits.mapped`).
+write into a mapping without would end the process (SIGBUS). A disk that cannot read a page back ends it, too, which
+does not happen with buffers in memory: so this is done only where it is asked for (`Limits.mapped`).
 """
 
 import errno

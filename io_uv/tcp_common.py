@@ -214,7 +214,7 @@ def encode_handshake(id: int, address: str, more: bytes = b"") -> bytes:
 def encode_refusal(reason: str) -> bytes:
     """Return the bytes that tell a peer why it is not let in: word 2, word length, text padded with zeros to words.
 
-    They are for peers over TLS, and for those that say that they hear them (RaftUvHandshake).
+    They go to peers over TLS, and to peers whose handshake says that they read on (`RaftUvHandshake`, `hears`).
     """
     text = reason.encode("utf-8", "replace")[:MAX_REFUSAL]
     return struct.pack("<2Q", REFUSED, len(text)) + text + bytes(-len(text) % 8)

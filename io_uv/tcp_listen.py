@@ -288,8 +288,8 @@ def _sweep(t: tcp_common.UvTcp) -> None:
 def _victim(t: tcp_common.UvTcp) -> Incoming:
     """Return the connection that makes room for a new one in a full table: the oldest of the host to blame.
 
-    That is one with more than half of the table: so a flood from one host, be it a peer's, pushes out its own. A flood
-    from many is that of hosts from which no peer has come before, and of these the one with most in the table loses.
+    A host with more than half of the table is to blame, be it a peer's: a flood from one host pushes out its own. A
+    flood from many hosts is blamed on those from which no peer has come before, on the one with most in the table.
     """
     counts: dict[str, int] = {}
     for incoming in t.accepting:

@@ -237,7 +237,7 @@ def _call_back(r: Raft) -> None:
 
 
 def _tell_failure(r: Raft, index: int, rv: int) -> None:
-    """Log that fsm.apply returned a code, unless it raised and that has been logged, or it was this entry before."""
+    """Log a code of fsm.apply, unless it raised, which is logged, or the log has this entry's code already."""
     if r.failed or r.stuck_index == index:
         return
     r.stuck_index = index

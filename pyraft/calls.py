@@ -497,7 +497,7 @@ def random(r: Raft, low: int, high: int) -> int:
 
 
 def _pair(answer: Any, wanted: str) -> tuple[int, Any]:
-    """Return the code and the other value that a function has returned; TypeError if these are not what it returned."""
+    """Return the code and the other value that a function has returned; TypeError if it returned something else."""
     try:
         rv, rest = answer
         return int(rv), rest

@@ -137,14 +137,14 @@ def is_only_voter(r: Raft) -> bool:
 def may_stand(r: Raft) -> bool:
     """Return whether this server may be a candidate: a voter, or one that is about to lose its vote (4.2.2).
 
-    C: tick.c:tickFollower never lets the latter stand. If the entry that takes its vote has reached nobody else, then
-    the others may need it to lead once more: its log is longer, so it withholds its vote from them.
+    C: tick.c:tickFollower never lets the latter stand. If the entry that takes the vote away has reached nobody else,
+    this server's log is longer than those of the others, so it refuses them its vote, and they may need it as leader.
 
-    Nothing committed is lost by that: it needs the votes of a majority of the voters of its latest configuration, and
-    does not count its own, as any candidate whose latest configuration does not have it (4.2.2). In the dissertation it
-    stands like any voter. Here it waits until the others have asked for its vote in vain STAND_PATIENCE times, in case
-    they can elect one of them, as C servers would. That is less than `vote_patience`, with which two voters, or two of
-    four, were without a leader for a minute and a half.
+    Nothing committed is lost if it stands: it needs the votes of a majority of the voters of its latest configuration,
+    and does not count its own, like any candidate that is not in its latest configuration (4.2.2). In the dissertation
+    it stands like any voter. Here it waits until the others have asked for its vote in vain STAND_PATIENCE times, in
+    case they can elect one of themselves, as C servers would. That is less than `vote_patience`, with which two voters,
+    or two of four, were without a leader for a minute and a half.
     """
     if r.said.removed or r.filling:
         # It was removed, by the word of others or our own log: nobody would vote for us until a leader says otherwise.

@@ -140,7 +140,7 @@ def escape_record(record: logging.LogRecord) -> bool:
 
 
 def _escape_notes(told: traceback.TracebackException) -> None:
-    """Escape the notes of an exception and of all that led to it: format gives their lines away one by one."""
+    """Escape the notes of an exception and of all that led to it: the formatting of tracebacks splits them at lines."""
     todo: list[Any] = [told]
     while todo:
         one = todo.pop()

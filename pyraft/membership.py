@@ -142,8 +142,9 @@ def rollback(r: Raft) -> int:
 def give_up_committed(r: Raft, index: int) -> int:
     """Put the newest configuration in front of entry `index` in force: a leader cuts off one that counts as committed.
 
-    It was never applied here; that another one stood behind it in the log was the sign (uncommitted_change). So this
-    leader's cluster was made by raft_recover, from less than this server has: what it had committed counts no more.
+    That one was never applied here; it counted as committed since another one stood behind it in the log
+    (uncommitted_change). So this leader's cluster was made by raft_recover, from a log that lacks what this server has,
+    and what the former cluster had committed counts no more.
     """
     newest = log.newest_change(r.log, index - 1)
     entry = log.get(r.log, newest)

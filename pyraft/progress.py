@@ -20,10 +20,10 @@ PROGRESS__PIPELINE: Final = 1
 PROGRESS__SNAPSHOT: Final = 2
 
 MAX_REFUSALS: Final = 8
-"""How often in a row a server may refuse what it has acknowledged before that is taken to be in its snapshot."""
+"""After so many refusals in a row an entry that a server had acknowledged is taken to be in its snapshot."""
 
 MAX_DENIALS: Final = 4
-"""How often in a row it may say that it does not hold what it has acknowledged before it is believed."""
+"""How often in a row a server may say that it lacks what it has acknowledged before it is believed."""
 
 _MAX_TRIES: Final = 20
 """Behind so many snapshots in a row the pause between them does not grow any more."""
@@ -191,7 +191,8 @@ def count(p: RaftProgress, prev_index: int) -> None:
     """Note that one more message with this predecessor is under way."""
     if prev_index != p.streamed_index:
         if p.state == PROGRESS__SNAPSHOT and p.streamed > 0 and p.streamed_index == p.snapshot_index:
-            # Only those that were sent before the snapshot have its last entry, and they are still to be told from it.
+            # Only messages that were sent before the snapshot name its last entry. Their rejections still have to be
+            # told from the snapshot's.
             return
         p.streamed_index = prev_index
         p.streamed = 0

@@ -35,11 +35,11 @@ def is_announced(p: RaftProgress) -> bool:
 def reach(leader: LeaderState, p: RaftProgress) -> int:
     """Return the index that messages to a server have to reach, so that all that it acknowledges is ours.
 
-    Proof: a server that accepts such a message holds the entry at `reach`, which it got from us in this term, since it
-    was without it at some moment. When it took that one it cut off all behind it (figure 3.1), and has since stored
-    nothing but what we sent. So its log, as far as it may go, is a part of ours (log matching, 3.5), whatever message
-    its answer is to, and in whatever order messages and answers arrive. A message in which nothing was left out ends
-    with an entry of this term, so where messages are small the rule changes nothing.
+    Proof: a server that accepts such a message holds the entry at `reach`. It got this entry from us in this term,
+    since it lacked it at some moment of the term. When it took the entry it cut off all behind it (figure 3.1), and it
+    has since stored only what we sent. So its log, however far it goes, is a part of ours (log matching, 3.5),
+    whichever message an answer is to, and in whatever order messages and answers arrive. A message in which nothing was
+    left out ends with an entry of this term, so where messages are small the rule changes nothing.
     """
     return p.lacking if p.lacking > 0 else leader.first_index
 
@@ -63,12 +63,13 @@ def ask(r: Raft, p: RaftProgress, now: int) -> int:
 def has_to_ask(r: Raft, leader: LeaderState, p: RaftProgress) -> bool:
     """Return whether the next message has to find out first from when on rejections are about this term.
 
-    C: recv_append_entries.c:recvAppendEntries rejects a message of an older term in the name of its own, so that the
-    leader of that one may hear of a rejection of what it sent as the leader of another. To C's this is a step back too
-    far. Here it would pass for the proof that an entry is lacking, and what the server has kept behind that from other
-    leaders for ours: lost when it is counted. A leader that names a predecessor that nobody has is told so, by its
-    index, and whatever is rejected after that was sent after it, as connections keep their order. It takes one
-    heartbeat in a term, and only where a message cannot reach far enough from where it would start.
+    C: recv_append_entries.c:recvAppendEntries rejects a message of an older term in the name of its own term. If one
+    server leads both terms, it hears in the newer one of a rejection of what it sent in the older one. For C's leader
+    that means a step back too far. For ours it would be a false proof that the server lacks an entry; entries of other
+    leaders that the server has kept behind that one would pass for ours, and be counted although they are not. So the
+    leader names a predecessor that nobody has. The server rejects it by its index, and whatever it rejects after that
+    was sent after it, as connections keep their order. That takes one heartbeat in a term, and only where a message
+    cannot reach far enough from where it would start.
     """
     if p.state != PROGRESS__PROBE or is_announced(p) or p.sure:
         return False
@@ -117,7 +118,7 @@ def is_latest(r: Raft, p: RaftProgress, rejected: int) -> bool:
 def snapshot_read(p: RaftProgress, index: int, now: int) -> None:
     """Note that a snapshot up to `index` is about to be sent (progress.snapshot_read).
 
-    Questions beside it have another number than those before it, whose answers say nothing of it.
+    Questions beside the snapshot have another number than questions before it, whose answers say nothing of it.
     """
     _next_question(p)
     progress.snapshot_read(p, index, now)
@@ -138,7 +139,7 @@ def names_nobody(r: Raft, p: RaftProgress) -> bool:
 
 
 def start_within_reach(r: Raft, leader: LeaderState, p: RaftProgress) -> None:
-    """Let the next message start where it should, or so little behind that as it takes to reach so far."""
+    """Let the next message start at `next_index`, or behind it if it would otherwise not reach far enough (reach)."""
     if p.next_index == 1 and _has_entry_one(r.log, p):
         # C: replication.c:deleteConflictingEntries takes entries that it has compacted for new ones, and asserts (B36).
         p.next_index = 2
@@ -162,8 +163,8 @@ def step_back(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: i
     lg = r.log
     p.its_end = last
     if index == 1 and _has_entry_one(lg, p):
-        # It has compacted that: strides that double have led past where the logs meet, and what it refused there it is
-        # not without. Once more from the end of its log, with strides that double later (progress.stride).
+        # It has compacted entry 1: strides that double have led past where the logs meet, and it need not lack what it
+        # refused there. Once more from the end of its log, with strides that double later (progress.stride).
         p.passes += 1
         p.lacking = 0
         p.steps_back = 0
@@ -221,8 +222,8 @@ def _next_question(p: RaftProgress) -> int:
 def forget_announcement(p: RaftProgress) -> None:
     """Take note that a C server has taken the place of one of ours.
 
-    Messages to that one under this address may have been short, and have reached the other one. Nor does it lack what
-    the other one lacked.
+    Messages to the former server under this address may have been short, and have reached the C server. Nor does that
+    one lack what the former one lacked.
     """
     _loosen(p)
     p.sure = False

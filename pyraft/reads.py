@@ -101,9 +101,9 @@ def answered(r: Raft, leader: LeaderState, p: RaftProgress, number: int) -> bool
 
 
 def forget_announcement(p: RaftProgress) -> None:
-    """A server that took questions does no more: another kind of server has its place now.
+    """A server that took questions takes them no more: another kind of server has its place now.
 
-    Questions that it got name no predecessor: what it says to them proves nothing of its log (proof.acknowledged).
+    The questions that it got name no predecessor: answers to them prove nothing about its log (proof.acknowledged).
     """
     proof.forget_announcement(p)
     p.questions = 0

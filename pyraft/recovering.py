@@ -61,13 +61,14 @@ def begin(r: Raft) -> None:
 def begin_empty(r: Raft) -> None:
     """Take note, at the start, that there is no log.
 
-    This may be a new server, or a voter whose disk was replaced, which has lost what it acknowledged. A leader fills up
-    either, in several messages (B31; C's is one). A new one becomes a voter when it has caught up; the other is one
-    from the first configuration on that it gets, with a part of what it acknowledged. So neither votes or stands before
-    it has all that its leader had. If metadata were lost as well, nobody knows the term in which it stopped; that of
-    the leader who begins to fill it up stands for it (`meets`). All that it acknowledged of that term came from this
-    leader, so rule (2) holds; for rule (1) the term has to be a later one. A server that stops half filled recovers
-    when it starts again, if the I/O can note that (io.filling); without it, it goes on as a voter with what it has.
+    This may be a new server, or a voter whose disk was replaced and which has lost what it acknowledged. A leader fills
+    up either, in several messages (B31; C's is one). A new server becomes a voter when it has caught up. A former voter
+    is one again with the first configuration that it gets, when it has only a part of what it acknowledged. So neither
+    votes or stands before it has all that its leader had. If the metadata were lost as well, nobody knows the term in
+    which the server stopped; the term of the leader that begins to fill it up stands for it (`meets`). All that the
+    server acknowledged in that term came from this leader, so rule (2) holds; for rule (1) the term has to be a later
+    one. A server that stops half filled recovers when it starts again, if the I/O can note that (io.filling); otherwise
+    it goes on as a voter with what it has.
     """
     r.recovering = r.filling = True
     r.recovery_term = 0

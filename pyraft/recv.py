@@ -46,7 +46,7 @@ from pyraft.types import (
 _logger = logging.getLogger("pyraft")
 
 _QUIET_MSECS: Final = 60_000
-"""Of messages that are dropped one is logged in so much time: a peer that sends one can send many."""
+"""At most one dropped message is logged in so much time: a peer that sends one such can send many."""
 
 
 def recv_cb(io: RaftIo, message: RaftMessage) -> None:

@@ -113,7 +113,7 @@ def _rejected(r: Raft, leader: LeaderState, i: int, p: RaftProgress, result: Raf
         replicate.progress_one(r, i)
     elif p.state == PROGRESS__SNAPSHOT and p.snapshot_sent < 0 and r.io.features != 0:
         # Nobody refuses a snapshot that is still being read. C: progress.c:progressMaybeDecrement begins anew for each
-        # rejection of its last entry that was under way; so it is over an I/O without features.
+        # rejection of the snapshot's last entry that was under way, and so does ours over an I/O without features.
         progress.was_counted(p, result.rejected)
     # Figure 3.1: if AppendEntries fails because of log inconsistency, decrement nextIndex and retry.
     elif progress.maybe_decrement(p, result.rejected, last):

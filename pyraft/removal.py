@@ -11,7 +11,7 @@ says so once, and waits as a follower for a leader, whose first message makes it
 Why this takes nothing away. A voter by its own log was added, as a spare, by an entry before the one that made it a
 voter, and only one change is under way at a time (4.1): that entry was committed, so a majority of those voters has it.
 If a majority of them says nevertheless that the server is in neither of its configurations, a later entry has removed
-it. It could never lead again; and to vote, which it still does, it need not stand.
+the server. It could never lead again; and it still votes, for which it need not stand.
 
 Failure modes: with C servers in the majority nothing is said, and it goes on as a C server does.
 """

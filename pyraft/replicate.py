@@ -409,7 +409,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     rv = calls.send(r, SendRequest(r, server.id), message, send_snapshot_cb)
     if rv not in (0, RAFT_TOOBIG):
         progress.abort_snapshot(p)
-    # One that is too big for the server counts as sent: it is read and tried again after the time for installing it.
+    # A snapshot that is too big for the server counts as sent: it is tried again after the time for installing it.
     if rv == 0:
         notice.snapshot_sent(r, server.id, snapshot.index)
     convert.stop_if_failed(r)

@@ -306,8 +306,8 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
     term = log.term_of(r.log, args.last_index)
     if args.last_term != 0 and term == args.last_term:
         return 0, _owes(r, args), 0
-    # An entry that is not here, as our disk failed to store it after the others had committed it, contradicts nothing:
-    # the snapshot gives it back.
+    # Our disk may have failed to store an entry after the others had committed it. Such an entry is not here and
+    # contradicts nothing: the snapshot gives it back.
     if term != 0 and args.last_index <= r.commit_index:
         # C: replication.c:replicationInstallSnapshot would take committed entries back on a liar's word.
         assert r.follower_state is not None
@@ -336,8 +336,8 @@ def install(r: Raft, args: RaftInstallSnapshot) -> tuple[int, bool, int]:
 def _owes(r: Raft, args: RaftInstallSnapshot) -> bool:
     """Return whether the answer for a snapshot of entries that are here has to wait until they are stored.
 
-    C: recv_install_snapshot.c:recvInstallSnapshot acknowledges what is still being written as well. It is committed
-    without this server, so nothing is lost, but its leader says of it what is not so.
+    C: recv_install_snapshot.c:recvInstallSnapshot acknowledges entries that are still being written, too. They are
+    committed without this server, so nothing is lost, but the leader believes them stored here when they are not.
     """
     if r.last_stored >= args.last_index or not proof.carries_announcements(r):
         return False

@@ -251,8 +251,8 @@ class LeaderState:
 class RaftWrite(RaftIoAppend):
     """A write under way of `entries`, which went into the log at `index` (ours).
 
-    The first `standing` of them are the ones that the log still has: what is cut off the log lowers it, and entries
-    that take their place, even the same ones sent again, belong to other writes.
+    The log still has the first `standing` of them: a cut of the log lowers that number, and entries that take the place
+    of those cut off, even the same ones sent again, belong to other writes.
     """
 
     __slots__ = ("entries", "index", "raft", "standing")
@@ -361,8 +361,8 @@ class Said:
     has found out that it was `removed`, `waits` for a leader without standing, or `withholds` its vote for good, and
     `short`, that a caller gives more buffers than it says, or calls from `elsewhere`. `unread`: why the own snapshot,
     which another server needs, could not be read the last time; `unstored_at`: when it was told that entries could not
-    be stored. `write`: the one that was to end first at the last tick, `write_since` when that began, and `stalled`
-    that it was told to take long.
+    be stored. `write`: the write that was to end first at the last tick, `write_since`: when it began, `stalled`: the
+    log was told that it takes long.
     """
 
     __slots__ = (

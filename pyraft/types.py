@@ -149,8 +149,8 @@ class RaftAppendEntries:
     1 to 2^31 - 1, makes a message without entries and predecessor a question whether the receiver still follows, see
     reads; else it is 0. `encoded` (ours), where it is not None, is for the I/O to keep the bytes in: the very same
     object goes to several servers, and nobody changes it. `prev_log_index` of a heartbeat may be NOBODYS and above.
-    `partial` (ours) says that the I/O has cut it from a message whose rest follows; the receiver of such a one, which
-    is nobody else's, sets `refused` (ours) unless it takes the entries, so that the rest does not come.
+    `partial` (ours) says that the I/O has cut the message from one whose rest follows. Nobody else has such a message;
+    its receiver sets `refused` (ours) unless it takes the entries, so that the rest does not come.
     """
 
     __slots__ = (

@@ -1,7 +1,7 @@
 """Writes of entries under way, a leader's and a follower's, and the effect that their ends and cuts have on the log.
 
 Duty: `Raft.writes` lists the appends that io.append has taken and not yet called back (state.RaftWrite). The functions
-here say what is stored when one has ended, and which entries of the others still count when the log is cut.
+here say what is stored when a write has ended, and which entries of other writes still count when the log is cut.
 
 Happy path: calls.append lists a write, its completion takes it out and calls `update_last_stored`.
 
@@ -40,8 +40,8 @@ def cut_log(r: Raft, index: int) -> None:
     disk or on their way, so that memory and disk count differently from then on. Callers test RaftWrite.standing.
     """
     if index <= r.configuration_committed_index and membership.committed_entry(r) is not None:
-        # C: replication.c:appendLeaderCb loses it. The others have stored it, or it would not be committed, and it is
-        # what a rollback goes back to; so its copy takes the place of the last snapshot's.
+        # C: replication.c:appendLeaderCb loses the configuration. It is committed, so the others have stored it, and a
+        # rollback goes back to it: a copy of it takes the place of the last snapshot's.
         rv, conf = membership.fetch_last_committed_configuration(r)
         if rv == 0:
             r.configuration_last_snapshot = conf

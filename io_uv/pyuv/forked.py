@@ -107,11 +107,11 @@ def _replace_epoll(epoll_fd: int, watching: Mapping[int, int]) -> None:
 
 
 def _separate_wakeups(loop: Any, watching: Iterable[int]) -> None:
-    """Give a copied loop that goes on wake-ups of its own, under the numbers of those that it shares with its parent's.
+    """Give a copied loop that goes on its own wake-ups, under the numbers of those that it shares with its parent's.
 
-    Threads of the parent write to these when they have something for its loop. If the copy read that, the parent would
-    sleep on: libuv does not write again before it has seen the first. A first wake-up is given, as one may be due.
-    Not found is that of a uvloop in its very first turn, which watches nothing yet.
+    Threads of the parent write to the shared ones when they have something for its loop. If the copy read that, the
+    parent would sleep on: libuv does not write again before it has seen the first. The copy gets a first wake-up, as
+    one may be due. A uvloop in its very first turn watches nothing yet, so its wake-up is not found.
     """
     for fd in watching:
         with contextlib.suppress(OSError):

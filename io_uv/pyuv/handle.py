@@ -8,8 +8,8 @@ Close: `close(callback)` stops the handle at once and gives its descriptors back
 with UV_ECANCELED, then `callback(handle)` is called, exactly once, from a later part of the loop's turn, never inside
 close(). From close() on every method raises HandleClosedError; after the callback `loop` is None.
 
-A subclass says in `_release` what it stops; it reports activity with `_activate` and `_deactivate`. It sets its own
-fields before it calls `__init__` of the base: nobody meets a handle that an interrupt has left half made.
+A subclass stops its own part in `_release`; it reports activity with `_activate` and `_deactivate`. It sets its own
+fields before it calls `__init__` of the base, so that nobody meets a handle that an interrupt has left half made.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ class Handle(Alone):
         """Stop the handle and give back what it holds; `callback(handle)` follows once, from the loop.
 
         Raises HandleClosedError if close was called before, TypeError if callback is neither callable nor None. In a
-        forked child it does nothing, so that code which cleans up hears no other error than the one on its way.
+        forked child it does nothing, so code that cleans up there raises no second error.
         """
         if self._closed:
             if self._loop.inherited:
@@ -181,7 +181,7 @@ class Handle(Alone):
 
     def __del__(self) -> None:
         # Reached for a handle that is neither active nor closing, maybe from another thread: a collection runs in
-        # whichever thread allocates. The loop closes it in its own; that it is held there brings it back to life.
+        # whichever thread allocates. The loop closes it in its own thread, and holding it there brings it back to life.
         if getattr(self, "_closed", True):
             return
         self._loop._adopt(self)

@@ -54,7 +54,7 @@ class Loop(Alone):
 
     def __init__(self, asyncio_loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.refusal: tuple[str, OSError] | None
-        """The call that a uvloop needs and that is refused here, and the error, if so the loop is one of asyncio's."""
+        """The refused call that uvloop needs, and the error, where the loop is one of asyncio's for that reason."""
         self._uv: asyncio.AbstractEventLoop
         self._uv, self.refusal = wakeup.new_loop() if asyncio_loop is None else (asyncio_loop, None)
         self._owned = asyncio_loop is None

@@ -244,7 +244,7 @@ def check(context: click.Context, way: Way, behind: int, free: float, clock: flo
 
 
 def _change(way: Way, member: str, change: Callable[[Operator, int], Awaitable[T]]) -> tuple[Member, T]:
-    """Find the member that is called by its id or address, and have it changed; return it, and what came of that."""
+    """Find a member by its id or address, and have it changed; return (the member, the result of the change)."""
 
     async def job(operator: Operator) -> tuple[Member, T]:
         found = await find(operator, member)

@@ -112,7 +112,7 @@ def _two_ids(given: str) -> tuple[int, int]:
 
 
 def _seat(path: str, ids: dict[int, int]) -> datadir.Seat:
-    """Return whose directory it is, and its files that name ids as they are to be."""
+    """Return whose directory it is, and the new contents of its files that name ids."""
     files = {}
     who = identity.read(path)
     info, cluster = store.read_info(path), store.read_cluster(path)

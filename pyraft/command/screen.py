@@ -1,7 +1,7 @@
 """The output on a terminal: tables in its width, progress of what takes long, and views that replace each other.
 
-Duty: `lively` says whether rich may draw on a stream. `show` prints a table there, `progress` yields what library
-functions tell how far they are, `views` what shows one view in place of the one before.
+Duty: `lively` says whether rich may draw on a stream. `show` prints a table there, `progress` yields the function that
+library functions tell their progress, `views` the function that shows one view in place of the one before.
 
 Happy path: all of it is rich's: tables fold cells where the terminal is narrow, NO_COLOR takes the colours, a bar
 appears once something takes longer than DELAY_SECONDS, and is gone afterwards.

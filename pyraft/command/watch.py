@@ -154,7 +154,7 @@ def _bound(counts: list[int], share: float) -> float:
 
 
 def links(survey: Survey) -> tuple[int, list[str]]:
-    """Return how many connections members have to each other, and which of those among the ones that answer lack."""
+    """Return how many connections members have to each other, and which are missing between members that answer."""
     answering = {one.id: one.address for one in survey.members if one.status is not None}
     known = [
         (one.address, id, address, is_there)

@@ -154,8 +154,9 @@ class Client:
     ) -> AsyncIterator["Transaction"]:
         """Begin a transaction; commit it where the block ends, roll it back where an exception leaves it.
 
-        It is the only one that writes, from its beginning on (BEGIN IMMEDIATE), which is waited for; with `reads_only`
-        it is a view of the database that does not change. The time is for the beginning, and again for each statement.
+        From its beginning on (BEGIN IMMEDIATE) no other transaction writes; the beginning waits for that. With
+        `reads_only` it is a view of the database that does not change. The time is for the beginning, and again for
+        each statement.
         Raises Unavailable in the beginning, Aborted or DqliteError in the end if nothing of it was done, Unknown in the
         end if it may have been.
         """

@@ -1,15 +1,15 @@
 """TLS as LXD has it: each node has a certificate of its own, and all accept connections with the cluster's.
 
 Duty: `LxdTls` takes the place of `Tls` for members and clients of such a cluster. The end that connects shows its own
-certificate, and believes the other end if that shows the cluster's; which believes it if its certificate is in a list.
+certificate, and believes an end that shows the cluster's. The accepting end believes certificates that are in a list.
 Source: lxd/cluster/gateway.go of canonical/lxd; seen with LXD 5.0.2.
 
 Happy path: `LxdTls.of("/var/lib/lxd")` has the files of an LXD that is not running, or those of one that is, for
 clients. Another node has its own certificate, copies of the cluster's, and a PEM file with those that it lets in.
 
 Failure modes: Failure or Refused for files of no use. All of LXD's certificates are for servers only, and OpenSSL lets
-no client in with these; so it gets the list in the form that says that they are trusted as clients. A certificate is
-not believed because an authority of LXD's has signed it (`server.ca`).
+no client in with such a one; so it gets the list in a form that declares each trusted as a client's. The signature of
+LXD's authority (`server.ca`) makes no certificate believed.
 """
 
 import os

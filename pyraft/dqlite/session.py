@@ -39,7 +39,7 @@ Parameter: TypeAlias = bool | int | float | str | bytes | bytearray | memoryview
 
 
 class Statement:
-    """A statement that is prepared once on each connection on which it is used, instead of each time that it is."""
+    """A statement that is prepared once on each connection, instead of each time that it is run."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql

@@ -32,7 +32,7 @@ _ASKING: Final = frozenset(
         *("foreign_key_list", "foreign_key_check", "integrity_check", "quick_check"),
     )
 )
-"""Pragmas whose argument says of what they tell; with any other one it is a value to set."""
+"""Pragmas whose argument names the subject of the question; the argument of any other pragma is a value to set."""
 
 _NAMED: Final = (":", "@", "$")
 
@@ -105,6 +105,6 @@ def _matters(match: "re.Match[str]") -> bool:
 
 
 def _asks(sql: str, words: list[str]) -> bool:
-    """Return whether a PRAGMA asks: it sets nothing, as it has no value, or one that says of what to tell."""
+    """Return whether a PRAGMA asks and sets nothing: it has no value, or one that names the subject of the question."""
     signs = {match["other"] for match in _TOKENS.finditer(sql)}
     return not signs & {"=", "("} or not _ASKING.isdisjoint(words[1:3])

@@ -156,7 +156,7 @@ class Admission:
         return None
 
     def _without_registry(self) -> int:
-        """Return a member that may not have this machine, 0 if all do: where it was used before, it is in the log."""
+        """Return a member that may lack this machine, 0 for none: no member lacks one that the log has used before."""
         raft = self._server.raft
         leader = raft.leader_state
         if self.registry.revision or leader is None:

@@ -7,9 +7,9 @@ so asking again is harmless.
 Happy path: `join`, from a server that is to be added; `promote`, from the same once it runs: it becomes a voter, or
 stands by if there are enough; `remove`, `demote`, `replace`, `transfer`, `roster`. `look_after`, again and again.
 
-Failure modes: a node that does not lead raises Elsewhere, and so does one that cannot do it just now: the asker is to
-try again. A request that can never be fulfilled is Refused, with the reason. A stand-in that fails when its turn has
-come leaves a voter less, which the next look makes up for.
+Failure modes: a node that does not lead raises Elsewhere, and so does one that cannot fulfil the request just now: the
+asker is to try again. One that can never be fulfilled is Refused, with the reason. A stand-in that fails when its turn
+has come leaves a voter less, which the next look makes up for.
 """
 
 import logging

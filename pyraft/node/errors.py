@@ -15,7 +15,7 @@ from pyraft.errors import printable
 class NodeError(Exception):
     """The base of what pyraft.node raises by itself.
 
-    Its text may quote other servers and what stands in directories, so it is escaped; `args` have it as it came.
+    Its text may quote other servers and the content of directories, so it is escaped; `args` have it unescaped.
     """
 
     def __str__(self) -> str:
@@ -84,8 +84,8 @@ class MissingCommand(NodeError):
 
 
 class Malformed(NodeError, ValueError):
-    """Bytes that should be a value or frame of this layer and are not; the text says what is wrong with them."""
+    """Bytes that should be a value or frame of this layer and are something else; the text says what is wrong."""
 
 
 class Foreign(Malformed):
-    """A value of a class, or with a part of one, that this program does not have, as another version of it may."""
+    """A value of a class, or with a part of a class, that this program lacks; another version of it may have that."""

@@ -87,7 +87,7 @@ class Giving:
         }
 
     async def snapshot(self) -> int:
-        """Take a snapshot of all that is applied here, and return its index; that of the newest if that has it all."""
+        """Take a snapshot of all that is applied here, unless the newest has it all; return the index of the newest."""
         server = self._server
         r = server.raft
         state = r.snapshot

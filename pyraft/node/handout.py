@@ -1,4 +1,4 @@
-"""A backup that a member is giving out, piece by piece, while it goes on: nothing of its size is in memory for it.
+"""A backup that a member gives out piece by piece while it goes on; only a piece of it is in memory at a time.
 
 Duty: `Handout` reads the data of a stored snapshot twice, once for its size and checksum, which go in front, and once
 for the pieces, in order. Both happen in threads. The file is open meanwhile, so a newer snapshot may take its place.

@@ -11,10 +11,10 @@ leader's clock, all that is acknowledged to anybody is therefore applied here, o
 Failure modes: nothing is concluded from members that have not announced as much, as those of the C library. A lease
 ends with the leadership, with a change of the members, and for good with the first attempt to hand over: a member that
 was asked to take over may do so at any time later. If the rates of two members' clocks differ by more than `drift`,
-queries under a lease may see an older state. Nothing else has them do that: a process that was stopped looks at its
-clock then, members that restart keep still first, and one that was asked to take over disturbs others in that one term
-only. An older version, which knows nothing of this, does not keep still when it starts: a member that ends properly
-keeps its directory until its promise is over (`leave`), and on one that was killed such a version does not start
+queries under a lease may see an older state. Nothing else can lead to that: a process that was stopped looks at its
+clock first, members that restart keep still first, and a member that was asked to take over disturbs others in that one
+term only. Older versions do not keep still when they start. So a member that ends properly keeps its directory until
+its promise is over (`leave`), and an older version does not start on the directory of one that was killed
 (`identity.BOUND`).
 """
 

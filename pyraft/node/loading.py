@@ -1,7 +1,7 @@
 """The reading of a member's log at its start, and what has to be in it.
 
-Duty: `Loading` stands before `io.load`, which runs in a thread. There it has the snapshot read with which the state
-begins, and sees to it that a member whose log is gone does not start: it has promised things that it has forgotten.
+Duty: `Loading` stands before `io.load`, which runs in a thread. In that thread the snapshot with which the state begins
+is read ahead. A member whose log is gone does not start: it has made promises that it has forgotten.
 
 Happy path: `Loading(io, identity, replica)`, before the server starts.
 

@@ -1,7 +1,7 @@
 """Classes that a machine's `types` have to name, and names that a machine's state cannot have.
 
-Duty: the codec takes dataclasses and enumerations by name, so all that travel or are kept have to be in `types`. Where
-annotations say which these are, a machine that has forgotten one is told at its start, and not by its first call.
+Duty: the codec takes dataclasses and enumerations by name, so `types` has to have all that travel or are kept. Where
+annotations name them, a machine that has forgotten one is refused at its start, and not by its first call.
 
 Happy path: `check_types` and `check_names` return nothing.
 

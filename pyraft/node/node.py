@@ -498,7 +498,7 @@ class Node(Asking, Things, Generic[M]):
         return await persist(attempt, self._calls.timeout(), self._route.refusal)
 
     async def _take_part(self) -> None:
-        """See to it that the others know this member, and a new one gets its role, now that it can catch up."""
+        """Have the others know this member, and if it is new have it get its role, now that it can catch up."""
         placed = False
         while True:
             if placed or not self._is_spare():

@@ -233,7 +233,7 @@ def _authority(one: Seen) -> tuple[bool, int, int]:
 
 
 def assemble(found: dict[int, Seen], problems: dict[str, NodeError]) -> Survey:
-    """Return the survey of members that were asked, by their ids, and of those that could not be, by their addresses.
+    """Return a survey: members that were asked, by their ids, and members that could not be, by their addresses.
 
     If none was asked, one of the problems is raised.
     """

@@ -244,7 +244,7 @@ class Outbox:
         self._sweeper = self._loop.call_later(GRAIN, self._sweep) if self._open else None
 
     def _make_room(self) -> None:
-        """Let one of those who wait go on, if there is room: it puts a call, whose release lets the next one go on."""
+        """Let a caller that waits go on, if there is room: it puts a call, whose release lets the next caller go on."""
         while self._room and len(self._open) < self._most_calls and self._bytes < self._most_bytes:
             future = self._room.popleft()
             if not future.done():

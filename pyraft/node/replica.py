@@ -72,8 +72,8 @@ _State: TypeAlias = tuple[int, int, list[tuple[Machine, Any]]]
 def _on_a_stack_of_its_own(attempt: Callable[[], bytes]) -> bytes:
     """Return what `attempt` returns where the stack is as deep on every member.
 
-    Members execute a command at different depths, as they lead, follow or start. Without this one that recurses into
-    its data could have enough of the stack on one member and raise RecursionError on another.
+    Members execute a command at different depths, as they lead, follow or start. Without this a command that recurses
+    into its data could have enough of the stack on one member and raise RecursionError on another.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(attempt).result()

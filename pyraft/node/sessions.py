@@ -43,8 +43,8 @@ class Session(Record):
     acknowledged: int = 0
     outcomes: dict[int, bytes] = field(default_factory=dict)
     marks: dict[int, bytes] = field(init=False, repr=False, compare=False)
-    """The marks of those calls (`mark`); an attribute only of sessions under a name. Older versions keep it as it is in
-    the snapshots that they get, and execute calls without a mark: these are taken for what comes again."""
+    """The marks of those calls (`mark`); an attribute only of sessions under a name. Older versions pass it on as it is
+    in snapshots, and keep outcomes without marks: whatever comes again under such a number passes for the same call."""
 
     def differs(self, number: int, machine: str, command: str, arguments: bytes) -> str:
         """Return how a call that comes again differs from that of its number, an empty text if it does not."""

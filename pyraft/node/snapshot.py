@@ -92,7 +92,7 @@ class _Inner(NamedTuple):
 def write(root: Record, codec: Codec, frozen: Frozen, gone: Sequence[str] = ()) -> Iterator[bytes]:
     """Yield the state of `root` as it was when the journal's snapshot was started.
 
-    `gone` are attributes that it had at first and has not any more: else a reader would take them for new ones.
+    `gone` are attributes that `root` had at first and has lost: a reader would otherwise take them for new ones.
     """
     # State may be nested deeper than the interpreter's stack is.
     stack = [_write(root, codec, frozen, gone, is_root=True)]

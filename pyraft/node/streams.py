@@ -2,8 +2,8 @@
 
 Duty: `Streams` stands between the core and its I/O. A snapshot that this member takes is encoded while it is written,
 in the I/O's thread, piece by piece. One that a leader has sent is read in a thread once it is stored, before the core
-hears of that: what the core has the replica restore then is there already, and takes its place in a moment. The state
-that it replaces is taken apart in a thread as well, since freed as a whole it would stop all of them.
+hears of that: when the core has the replica restore it, the new state is there already and takes its place in a moment.
+The former state is taken apart in a thread as well: freed as a whole it would stop all threads.
 
 Happy path: `Streams(replica, io)`, before the server starts.
 
@@ -79,7 +79,7 @@ class Streams:
 
 
 def dismantle(content: dict[str, Any]) -> None:
-    """Empty containers that nobody else has, and those in them, so that each is freed by itself."""
+    """Empty containers to which nobody else refers, and those inside them, so that each is freed by itself."""
     left: list[Any] = [content]
     while left:
         value = left.pop()

@@ -78,9 +78,9 @@ class Things:
         return Barrier(self._gates, name, parties, ttl, self._means())
 
     async def elect(self, name: str, job: Callable[[], Coroutine[Any, Any, R]], *, ttl: float = 10.0) -> R:
-        """Run `job()` in one program at a time of those that ask for it under that name, and return its result.
+        """Run `job()` in one at a time of the programs that ask for it under that name, and return its result.
 
-        It is cancelled when this program loses the lock behind it, and run again once it has that again.
+        The job is cancelled when this program loses the lock behind it, and run again once the program has it again.
         """
         return await elect(self.lock(name, ttl=ttl), job)
 

@@ -52,9 +52,10 @@ class Tls:
 
 
 def renew(tls: Tls | None, ground: Any, route: Any, others: Iterable[Callable[[], Callable[[], None]]]) -> None:
-    """Have all that uses certificates take the files as they are now, or nothing of it, if one is of no use: Refused.
+    """Have all that uses certificates take the files as they are now. Refused, with nothing changed, if one is bad.
 
-    `ground` and `route` are a node's, for those of `tls`; `others` read their files and return what puts them to use.
+    `ground` and `route` are a node's, and use the files of `tls`; each of `others` reads files of its own and returns
+    the function that puts them to use.
     """
     renewed = [prepare() for prepare in others]
     if tls is not None:

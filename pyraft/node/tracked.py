@@ -59,8 +59,8 @@ MAKERS: Final[dict[type, Callable[[Any, Journal], Tracked]]] = {}
 """Makes a tracked container of a plain one, by the plain one's type; `containers` fills it."""
 
 MAX_NESTED: Final = 480
-"""How deep tuples, and frozensets and frozen dataclasses, may be nested in a state. They are gone through without
-recursion here, so that each member comes to the same, whatever its stack; programs that hash or compare them recurse.
+"""How deep tuples, frozensets and frozen dataclasses may be nested in a state. This layer goes through them without
+recursion, so every member comes to the same result whatever its stack; programs that hash or compare them recurse.
 """
 
 TOO_DEEP: Final = f"a machine cannot keep tuples, frozensets or frozen dataclasses nested deeper than {MAX_NESTED}"
@@ -152,7 +152,7 @@ def check_key(key: Any, journal: Journal) -> None:
 
 
 def release(value: Any, undo: Undo) -> None:
-    """Take note that `value` leaves its place: the next one may have it as it is."""
+    """Take note that `value` leaves its place: it need not be copied for the next one."""
     if isinstance(value, Tracked):
         place(value, False)
         undo((place, (value, True)))

@@ -5,8 +5,8 @@ client, which asks again.
 
 Happy path: `await waits.wait(recipes, "lock_is_free", "cron")`.
 
-Failure modes: what the query raises; Stopped at the end of the node. A client that waits for more than there is room
-for looks now and then instead, so its other questions are not kept waiting.
+Failure modes: what the query raises; Stopped at the end of the node. If MOST clients wait already, the query is asked
+once, after a tenth of the time, and the client asks again; so its other questions are not kept waiting.
 """
 
 import asyncio

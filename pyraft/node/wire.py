@@ -44,8 +44,8 @@ QUESTIONS: Final = {
     "await": "machine, query, arguments: whether the query has said yes, which is waited for for some seconds",
     "query": "machine, name, arguments: an outcome",
 }
-"""The questions of an ASK: arguments and answers; those of operators are in `desk`. One that a version does not know is
-FAILED, with a text that begins with service.NOBODY_KNOWS, so that newer ones can do without."""
+"""The questions of an ASK: arguments and answers; those of operators are in `desk`. A version answers one that it does
+not know with FAILED and a text that begins with service.NOBODY_KNOWS, by which newer versions tell that."""
 
 HELLO, WELCOME, REFUSED, CALLS, OUTCOMES, ELSEWHERE, ASK, ANSWER, PING, PONG = range(10)
 

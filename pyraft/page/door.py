@@ -1,7 +1,7 @@
 """The port of a node's HTTP: it lets connections in, and sees to it that they cost no more than their share.
 
 Duty: `Door` listens, and hands each connection to a protocol of its own, aiohttp's. A node keeps its descriptors and
-its loop for its cluster, so there are MOST connections at a time, and none is kept that does nothing.
+its loop for its cluster, so there are MOST connections at a time, and idle ones are not kept.
 
 Happy path: `await door.open(host, port)`, connections, `await door.close()`. `busy(transport)` marks the time in which
 a request is being answered.

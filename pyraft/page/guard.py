@@ -73,7 +73,7 @@ class Guard:
 
 
 def _digest(text: str) -> bytes:
-    """Return what is compared in place of a text, so that not even its length shows in the time that takes."""
+    """Return what to compare in place of a text, so that the time which that takes does not even show its length."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 

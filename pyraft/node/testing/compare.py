@@ -4,8 +4,8 @@ Duty: `state` makes it of a replica, `difference` says where two of them are not
 
 Happy path: `difference(state(one), state(other))` is empty.
 
-Failure modes: none. The order of a set says nothing, that of a dict or list does: commands that go through it do what
-it says. A machine with a snapshot of its own is compared by that, a piece after the other.
+Failure modes: none. The order of a dict or list counts, as commands that go through it depend on it; that of a set does
+not. A machine with a snapshot of its own is compared by that, a piece after the other.
 """
 
 from collections import deque

@@ -83,7 +83,7 @@ def check_deterministic(machine: Callable[[], Machine], commands: Iterable[Execu
 def _codec(factory: Callable[[], Machine]) -> Codec:
     """Return a codec for arguments, which may be of the machine's own types.
 
-    A class says by itself what these are: one more machine could be told from those that execute.
+    They are read off the class: to make one more machine for that could change what the others do.
     """
     codec = Codec()
     try:
@@ -127,7 +127,7 @@ def execute(factory: Callable[[], Machine], commands: list[Any], restored: bool)
 
 
 def _through_snapshot(replica: Replica, factory: Callable[[], Machine]) -> Replica:
-    """Return another replica that has the state of this one, as one that was far behind gets it."""
+    """Return another replica with the state of this one, brought there by a snapshot, as for a member far behind."""
     _, head = replica.do_snapshot()
     _, pieces = replica.do_snapshot_async(head)
     data = b"".join(pieces)
