@@ -23,6 +23,8 @@ from pyraft.types import BytesLike
 FORMAT: Final = 1
 HEADER_SIZE: Final = 100
 """Bytes of the header of a database, at the beginning of its page 1."""
+LOCK_BYTE: Final = 1 << 30
+"""Where a database has the page that SQLite neither reads nor writes, as other systems than POSIX lock bytes in it."""
 _MAGIC: Final = b"SQLite format 3\0"
 
 _WAL: Final = struct.Struct(">8I")
@@ -55,6 +57,14 @@ def page_size_of(page: BytesLike) -> int:
 def page_count_of(page: BytesLike) -> int:
     """Return the number of pages that page 1 of a database names."""
     return int.from_bytes(memoryview(page)[28:32], "big")
+
+
+def lock_page_of(page_size: int) -> int:
+    """Return the number of the page that SQLite neither reads nor writes.
+
+    dqlite has memory there as malloc has given it, other bytes on each node. It is zeros in all that is ours.
+    """
+    return LOCK_BYTE // page_size + 1
 
 
 def decode(data: BytesLike) -> list[Database]:

@@ -242,7 +242,7 @@ def _size_in_header(frames: Frames, room: int) -> int:
 
 
 def _fill(one: PageFile, database: image.Database) -> None:
-    """Write a database of a snapshot, its write-ahead log over its main file."""
+    """Write a database of a snapshot, its write-ahead log over its main file, and zeros where SQLite has nothing."""
     one.append(database.main)
     most = one.n_pages + len(database.wal) // database.page_size + _SLACK
     size = one.n_pages
@@ -253,6 +253,9 @@ def _fill(one: PageFile, database: image.Database) -> None:
     if size == 0:
         raise ParseError(f"database '{database.file}' is empty")
     one.resize(size)
+    unused = image.lock_page_of(database.page_size)
+    if unused <= size:
+        one.write((unused,), bytes(database.page_size), size)
 
 
 def _remove(made: list[PageFile]) -> None:

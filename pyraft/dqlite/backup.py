@@ -167,6 +167,9 @@ def _finish(address: str, database: str, main: IO[bytes], log: IO[bytes]) -> Bac
     if image.page_size_of(first) != page_size or n_pages * page_size > os.fstat(fd).st_size:
         raise ParseError(f"{os.fstat(fd).st_size} bytes of database '{database}', which has {n_pages} pages")
     os.ftruncate(fd, n_pages * page_size)
+    unused = image.lock_page_of(page_size)
+    if unused <= n_pages:
+        os.pwrite(fd, bytes(page_size), (unused - 1) * page_size)
     os.pwrite(fd, b"\1\1", _WAL_MARK)
     os.fsync(fd)
     if fault := fault_of(main.name, "integrity_check"):

@@ -21,6 +21,7 @@ from pathlib import Path
 from io_uv.dqlite import image, messages, requests, responses, words
 from io_uv.dqlite import upgrade as upgrades
 from io_uv.dqlite.messages import Splitter
+from pyraft.types import BytesLike
 from tests.lib.ports import free_port
 
 LATENCY = 40
@@ -174,6 +175,13 @@ def applied(main: bytes, wal: bytes) -> bytes:
     for number, page, _ in found:
         content[(number - 1) * 4096 : number * 4096] = page
     return bytes(content[: found[-1][2] * 4096] if found else content)
+
+
+def differing(one: BytesLike, other: BytesLike) -> list[int]:
+    """Return the numbers of the pages that are not the same in two databases; those that one lacks are among them."""
+    first, second = memoryview(one), memoryview(other)
+    sizes = range(0, max(len(first), len(second)), 4096)
+    return [at // 4096 + 1 for at in sizes if first[at : at + 4096] != second[at : at + 4096]]
 
 
 def exchange(

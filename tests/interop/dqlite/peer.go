@@ -6,7 +6,8 @@
 //	peer app ADDRESS DIRECTORY LATENCY FREQUENCY VOTERS [-|ADDRESS,... [CERTIFICATE KEY]]
 //
 // With PEER_UPGRADE=PATH in the environment a client and an app tunnel everything through HTTP, as LXD does, inside TLS
-// where there are certificates.
+// where there are certificates. With PEER_LOCK_BYTE=N a node has at byte N of a database the page that SQLite does not
+// use, in place of 1 GiB: a control of SQLite's for tests, and of dqlite's.
 //
 // The latency, and the frequency of role management, are in ms. A node knows "quit". An app is a node with go-dqlite's
 // role management that knows what a client knows, and "handover" and "quit". A client knows "exec SQL", "query SQL" (rows separated by ;), "rows SQL" (only their number),
@@ -14,6 +15,25 @@
 // statement N times with its number as the parameter, tries each again while it is not certain, and tells how many
 // tries the user of database/sql saw fail; "failures" tells with which errors.
 package main
+
+/*
+#cgo LDFLAGS: -lsqlite3 -ldl
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sqlite3.h>
+
+// Return 0 if dqlite does not show where it has the number (from 1.16 on).
+static int moveLockByte(unsigned at)
+{
+	unsigned *place = dlsym(RTLD_DEFAULT, "dq_sqlite_pending_byte");
+	if (place == NULL) {
+		return 0;
+	}
+	*place = at;
+	return sqlite3_test_control(SQLITE_TESTCTRL_PENDING_BYTE, at) != 0;
+}
+*/
+import "C"
 
 import (
 	"bufio"
@@ -79,6 +99,9 @@ func number(text string) uint64 {
 func startNode() func(string, string) (string, error) {
 	params := dqlite.SnapshotParams{Threshold: number(os.Args[5]), Trailing: number(os.Args[6])}
 	address := os.Args[3]
+	if at := os.Getenv("PEER_LOCK_BYTE"); at != "" && C.moveLockByte(C.unsigned(number(at))) == 0 {
+		must(errors.New("dqlite does not let its lock byte be moved"))
+	}
 	node, err := dqlite.New(number(os.Args[2]), address, os.Args[4],
 		dqlite.WithBindAddress(address), dqlite.WithSnapshotParams(params),
 		dqlite.WithNetworkLatency(time.Duration(number(os.Args[7]))*time.Millisecond))

@@ -3,6 +3,9 @@
 The memory that a node of ours may have of its own is limited (RLIMIT_DATA). Pages of files that it has are measured
 besides: VmHWM is the most that it ever had of both. All entries behind a C leader's snapshot come as one message, of
 tens of megabytes here, which is taken in pieces.
+
+Pages are compared in backups: those have zeros where a database of more than 1 GiB has a page that SQLite does not use,
+and each node of dqlite other bytes.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from io_uv.dqlite import requests, responses
-from tests.interop.dqlite.driver import Cluster, Lines, Node
+from tests.interop.dqlite.driver import Cluster, Lines, Node, differing
 from tests.interop.driver import until
 
 MEGABYTES = int(os.environ.get("DQLITE_MEGABYTES", "15"))
@@ -130,9 +133,13 @@ def backup(node: Node, path: Path) -> str:
 
 
 def until_equal(one: Node, other: Node, tmp_path: Path) -> None:
-    """Wait until two nodes have the same pages."""
+    """Wait until two nodes have the same pages; say which are not if they do not."""
     files = [tmp_path / "one.db", tmp_path / "other.db"]
-    until("the same pages", lambda: backup(one, files[0]) == backup(other, files[1]), SECONDS)
+    try:
+        until("the same pages", lambda: backup(one, files[0]) == backup(other, files[1]), SECONDS)
+    except AssertionError as exc:
+        found = differing(*[path.read_bytes() for path in files])
+        raise AssertionError(f"{exc}; {len(found)} differ: {found[:20]}") from None
 
 
 def until_size(witness: Node, n: int) -> None:

@@ -15,6 +15,7 @@ from io_uv.dqlite import commands, flock, image, machine, pages, words
 from io_uv.dqlite.machine import DqliteFsm
 from io_uv.failure import Failure
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_MALFORMED, RAFT_NOSPACE
+from tests.lib import lock_byte
 from tests.lib.dqlite import PAGE, Source, database, taken
 
 SEED = int(os.environ.get("DQLITE_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
@@ -142,6 +143,37 @@ def test_a_snapshot_with_a_write_ahead_log(fsm: DqliteFsm, source: Source) -> No
     assert fsm.restore(fsm, image.header(1) + entry + main + wal) == 0
     assert content(fsm) == source.content()
     assert len(content(fsm)) < len(main)
+
+
+def test_the_page_that_sqlite_never_uses_is_zeros(fsm: DqliteFsm, tmp_path: Path) -> None:
+    """It is at 1 GiB, and a transaction goes past it; a snapshot of dqlite's has there what its memory had.
+
+    Pages in the snapshot's main file and in its write-ahead log are in their places.
+    """
+    (tmp_path / "small").mkdir()
+    with lock_byte.moved(4 * PAGE) as problem:
+        if problem:
+            pytest.skip(problem)
+        source = Source(tmp_path / "small")
+        feed(fsm, source.run("create table t(a)", "insert into t values(zeroblob(40000))"))
+        source.checkpoint()
+        main = source.content()
+        assert main[4 * PAGE : 5 * PAGE] == bytes(PAGE)
+        assert content(fsm) == main, "by transactions"
+        feed(fsm, source.run("insert into t values(zeroblob(9000))"))
+        wal = source.path.with_name("test.db-wal").read_bytes()
+        other = DqliteFsm(str(tmp_path / "other"))
+        other.open()
+        dirty = main[: 4 * PAGE] + b"\x5a" * PAGE + main[5 * PAGE :]
+        head = words.text("test.db") + words.u64(len(main)) + words.u64(len(wal))
+        assert other.restore(other, image.header(1) + head + dirty + wal) == 0
+        assert content(other) == content(fsm) == source.content()
+        feed(fsm, source.run("delete from t", "vacuum"))
+        assert other.restore(other, taken(fsm)) == 0
+        assert content(other) == content(fsm) == source.content()
+        assert len(content(fsm)) < 4 * PAGE
+        other.close()
+        source.close()
 
 
 def test_an_earlier_process_leaves_nothing(fsm: DqliteFsm, source: Source) -> None:
