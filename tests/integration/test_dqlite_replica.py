@@ -19,6 +19,8 @@ from pyraft.dqlite import Change, DqliteError, Overrun, Refused, Replica, backup
 from pyraft.dqlite.publish import POSITION
 from pyraft.progress import PROGRESS__PROBE
 from tests.integration.test_dqlite_member import FAST, World, address, in_world
+from tests.lib import lock_byte
+from tests.lib.dqlite import PAGE, database
 from tests.lib.nodes import until
 
 KILLS = int(os.environ.get("DQLITE_KILLS", "2"))
@@ -296,6 +298,20 @@ class Answering:
         await writer.drain()
         writer.close()
         self.server.close()
+
+
+def test_a_backup_has_zeros_where_sqlite_has_nothing(tmp_path: Path) -> None:
+    """The page at 1 GiB, moved here, has what a node's memory had; SQLite's own pages are as they came."""
+    at = 4 * PAGE
+    with lock_byte.moved(at) as problem:
+        if problem:
+            pytest.skip(problem)
+        main = database("create table t(a)", "insert into t values(zeroblob(40000))")
+        dirty = main[:at] + b"\x5a" * PAGE + main[at + PAGE :]
+        answer = responses.Files((("x", dirty), ("x-wal", b""))).encode()
+        found = asyncio.run(backup.take([], "x", tmp_path / "x", member="node:1", dial=Answering(answer)))
+        assert (tmp_path / "x").read_bytes() == main[:18] + b"\1\1" + main[20:]
+        assert found.n_pages * PAGE == len(main) > at + PAGE
 
 
 @pytest.mark.parametrize(

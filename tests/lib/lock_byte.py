@@ -35,7 +35,7 @@ def move(at: int) -> str:
 
 @contextmanager
 def moved(at: int) -> Iterator[str]:
-    """Have it elsewhere for a time; what is yielded is as `move` returns it."""
+    """Have it elsewhere for a time; yields what `move` returns."""
     before = image.LOCK_BYTE
     problem = move(at)
     try:

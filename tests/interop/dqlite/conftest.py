@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.dqlite.driver import Cluster, build
+from tests.interop.dqlite.driver import LATENCY, Cluster, build
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +26,8 @@ def cluster(go_program: Path, tmp_path: Path) -> Iterator[Callable[..., Cluster]
     """Makes clusters; all that still runs at the end of a test is killed."""
     made: list[Cluster] = []
 
-    def make(threshold: int = 1024, trailing: int = 8192) -> Cluster:
-        made.append(Cluster(go_program, tmp_path, threshold, trailing))
+    def make(threshold: int = 1024, trailing: int = 8192, latency: int = LATENCY) -> Cluster:
+        made.append(Cluster(go_program, tmp_path, threshold, trailing, latency))
         return made[-1]
 
     yield make

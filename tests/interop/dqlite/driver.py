@@ -227,10 +227,13 @@ def ask(
 class Cluster:
     """Nodes of both kinds, and clients of go-dqlite."""
 
-    def __init__(self, program: Path, dir: Path, threshold: int = 1024, trailing: int = 8192) -> None:
+    def __init__(
+        self, program: Path, dir: Path, threshold: int = 1024, trailing: int = 8192, latency: int = LATENCY
+    ) -> None:
         self.program = str(program)
         self.dir = dir
         self.settings = (threshold, trailing)
+        self.latency = latency
         self.nodes: list[Node] = []
         self.tls: Files | None = None
         self.upgrade = ""
@@ -239,13 +242,13 @@ class Cluster:
 
     def go(self, **settings: int) -> Node:
         """Return a new node of go-dqlite, which is not running yet."""
-        numbers = [str(one) for one in (*self.settings, LATENCY)]
+        numbers = [str(one) for one in (*self.settings, self.latency)]
         return self._add(lambda node: [self.program, "node", str(node.id), node.address, str(node.dir), *numbers])
 
     def app(self, voters: int = 3) -> Node:
         """Return a new app of go-dqlite, which is not running yet. It joins the nodes that are there."""
         join = ",".join([one.address for one in self.nodes]) or "-"
-        numbers = [str(one) for one in (LATENCY, FREQUENCY, voters)]
+        numbers = [str(one) for one in (self.latency, FREQUENCY, voters)]
         files = [str(self.tls.certificate), str(self.tls.key)] if self.tls else []
         return self._add(lambda node: [self.program, "app", node.address, str(node.dir), *numbers, join, *files])
 
@@ -253,7 +256,7 @@ class Cluster:
         """Return a new node of this project, which is not running yet. It joins with the nodes that are there."""
         threshold, trailing = self.settings
         join = [f"--join={one.address}" for one in self.nodes]
-        settings = [f"--network-latency={LATENCY}", f"--snapshot-threshold={threshold}"]
+        settings = [f"--network-latency={self.latency}", f"--snapshot-threshold={threshold}"]
         settings += [f"--snapshot-trailing={trailing}", *options]
         if self.tls:
             settings += [f"--cert={self.tls.certificate}", f"--key={self.tls.key}", f"--ca={self.tls.certificate}"]
