@@ -35,7 +35,7 @@ def move(at: int) -> str:
 
 @contextmanager
 def moved(at: int) -> Iterator[str]:
-    """Have it elsewhere for a time; yields what `move` returns."""
+    """Have it elsewhere for a time; yields the answer of `move`."""
     before = image.LOCK_BYTE
     problem = move(at)
     try:
