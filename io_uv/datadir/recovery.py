@@ -17,7 +17,7 @@ majority of the old configuration, there are two clusters, and only people can k
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,14 +68,18 @@ def recover(
     servers: RaftConfiguration,
     others: Sequence[Position],
     *,
+    survivors: Collection[int] = (),
     apply: bool = False,
     scratch: str | None = None,
 ) -> list[str]:
     """Make `servers` the configuration of the cluster, by the log in `path`; return what was done, or would be done.
 
-    `others` are the positions of all other survivors. If `servers` has all voters of the configuration in force, as for
-    new addresses, there must be a position of each. Raises Refused: another survivor's log goes further; the voters
-    that survive are a majority, which needs no recovery; `servers` lacks a voter, or has a stranger. Raises Failure.
+    `others` are the positions of all other survivors, `survivors` the ids of those that are known, whether `servers`
+    has them or not. There must be a position of each of `servers`, or of each voter of the configuration in force if
+    all of these stay, as for new addresses. The member that `path` is of has to be a voter among `servers`: nobody else
+    has the entry, so nobody else could lead by it. Raises Refused: another survivor's log goes further; the voters that
+    survive are a majority, which needs no recovery; `servers` has no voter, or a stranger; a position is not given.
+    Raises Failure.
     """
     found = _loadable(path, scratch)
     own = Position(os.fspath(path), found.term, found.last_term, found.last_index)
@@ -86,7 +90,8 @@ def recover(
             f"here. If no other member survives, remove {marker.NAME} there and repeat this: what is missing is lost "
             "then"
         )
-    _refuse_needless(found, servers, len(others) + 1)
+    _refuse_needless(found, servers, survivors)
+    _refuse_untold(found, servers, len(others) + 1)
     term = max(one.term for one in (own, *others))
     term = max(term, own.last_term) + 1
     index = own.last_index + 1
@@ -118,7 +123,12 @@ def _refuse_shorter(own: Position, others: Sequence[Position]) -> None:
         )
 
 
-def _refuse_needless(found: Rehearsal, servers: RaftConfiguration, survivors: int) -> None:
+def _voters(found: Rehearsal) -> set[int]:
+    assert found.configuration is not None
+    return {server.id for server in found.configuration.servers if server.role == RAFT_VOTER}
+
+
+def _refuse_needless(found: Rehearsal, servers: RaftConfiguration, survivors: Collection[int]) -> None:
     assert found.configuration is not None
     if not any(server.role == RAFT_VOTER for server in servers.servers):
         raise Refused("the new configuration has no voter, so nobody could lead it")
@@ -130,20 +140,27 @@ def _refuse_needless(found: Rehearsal, servers: RaftConfiguration, survivors: in
             f"server {strangers[0]} is not a member, and has no log to go on with: these are {known}. New servers are "
             "added when the cluster runs again"
         )
-    voters = {server.id for server in found.configuration.servers if server.role == RAFT_VOTER}
+    voters = _voters(found)
     kept = voters & {server.id for server in servers.servers}
-    if kept == voters:
-        if survivors < len(voters):
-            raise Refused(
-                f"it keeps all {len(voters)} voters, and says how far {survivors} of them have come: one that was left "
-                "out may have the newest log"
-            )
-        return
-    if 2 * len(kept) > len(voters):
-        names = ", ".join(map(str, sorted(kept)))
+    alive = kept | voters & set(survivors)
+    if kept != voters and 2 * len(alive) > len(voters):
+        names = ", ".join(map(str, sorted(alive)))
         raise Refused(
             f"servers {names} are a majority of the {len(voters)} voters: start them, and have their leader remove the "
             "others. A recovery could lose what they have acknowledged"
+        )
+
+
+def _refuse_untold(found: Rehearsal, servers: RaftConfiguration, told: int) -> None:
+    """Refuse what may leave out the newest log: the position of a member that goes on is not among those `told`."""
+    voters = _voters(found)
+    if voters <= {server.id for server in servers.servers}:
+        wanted, what = len(voters), f"it keeps all {len(voters)} voters"
+    else:
+        wanted, what = len(servers.servers), f"the new configuration has {len(servers.servers)} servers"
+    if told < wanted:
+        raise Refused(
+            f"{what}, and says how far {told} of them have come: one that was left out may have the newest log"
         )
 
 

@@ -394,7 +394,12 @@ def recover(
     with held(directory, *others):
         _require_own(directory, servers)
         steps = datadir.recover(
-            directory, servers, positions_of(others, positions, scratch), apply=apply, scratch=scratch
+            directory,
+            servers,
+            positions_of(others, positions, scratch),
+            survivors=[id for path in (directory, *others) for id, _ in owners(path)],
+            apply=apply,
+            scratch=scratch,
         )
     if say_steps(steps, apply, as_json):
         return
@@ -407,13 +412,23 @@ def recover(
     )
 
 
+def owners(directory: str) -> list[tuple[int, str]]:
+    """Return whose directory it is, id and address, by each of its files that says so; libraft's have none."""
+    found = (identity.read(directory), store.read_info(directory))
+    return [(one.id, one.address) for one in found if one is not None]
+
+
 def _require_own(directory: str, servers: RaftConfiguration) -> None:
     """End the command where a configuration leaves out the member of a directory, or has it somewhere else."""
-    who, info = identity.read(directory), store.read_info(directory)
-    for id, address in [(one.id, one.address) for one in (who, info) if one is not None]:
+    for id, address in owners(directory):
         given = configuration.get(servers, id)
         if given is None:
             raise click.ClickException(f"{directory} is of member {id} at {address}: it has to be one of the servers")
+        if given.role != RAFT_VOTER:
+            raise click.ClickException(
+                f"{directory} is of member {id}, and it alone gets the new configuration: it has to be a --server, as "
+                "nobody else could lead"
+            )
         if given.address != address:
             raise click.ClickException(
                 f"member {id} is at {address}, as {directory} has it, and not at {given.address}: recover it there, "

@@ -1,8 +1,9 @@
 """`pyraft dir readdress`: new addresses, or new ids, for all members of a cluster that is stopped.
 
-Duty: addresses are a configuration that the log which goes furthest gets, and leads to the others
-(`io_uv.datadir.recover`). Ids are put in the place of old ones in every directory (`io_uv.datadir.renumber`). The files
-that say who a member is come along: node.json of pyraft.node, info.yaml and cluster.yaml of go-dqlite.
+Duty: addresses are a configuration that the voter whose log goes furthest gets, and leads to the others
+(`io_uv.datadir.recover`); in the directories of the others only files are changed. Ids are put in the place of old ones
+in every directory (`io_uv.datadir.renumber`). The files that say who a member is come along: node.json of pyraft.node,
+info.yaml and cluster.yaml of go-dqlite.
 
 Happy path: `pyraft dir readdress data/1 --id 1=11 --id 2=12 --other data/2 --apply`.
 
@@ -26,13 +27,14 @@ from pyraft.command.dirs import (
     SCRATCH,
     held,
     id_and_address,
+    owners,
     positions_of,
     say_steps,
 )
 from pyraft.command.reach import json_option
 from pyraft.dqlite import store
 from pyraft.node import identity
-from pyraft.types import RaftConfiguration
+from pyraft.types import RAFT_VOTER, RaftConfiguration
 
 _AFTERWARDS: Final = (
     "When it is done in every member's directory, start the members, each under its new id: a program that calls "
@@ -73,7 +75,8 @@ def readdress(
 ) -> None:
     """Give the members of a stopped cluster new addresses, or new ids with --id.
 
-    Addresses: how far each voter has come is given. It works on the directory whose log goes furthest.
+    Addresses: how far each voter has come is given. The voter whose log goes furthest gets a new configuration. On
+    machines apart the same is done on each, with what `pyraft dir position` said on the others before.
 
     Ids: the same is done in the directory of every member, here (DIR, each --other) or on its machine, and can be
     repeated, also where it was interrupted. A new id is one that no server of the cluster has ever had.
@@ -96,9 +99,11 @@ def readdress(
     moved = dict(map(id_and_address, addresses))
     with held(*directories):
         servers = _moved(directory, moved, scratch)
-        steps = datadir.recover(
-            directory, servers, positions_of(others, positions, scratch), apply=apply, scratch=scratch
-        )
+        near = positions_of(tuple(path for path in others if _votes(path, servers)), (), scratch)
+        far = positions_of((), positions, scratch)
+        steps = _left_to(directory, servers, near, far, scratch)
+        if not steps:
+            steps = datadir.recover(directory, servers, [*near, *far], apply=apply, scratch=scratch)
         for path in directories:
             steps += _move_identity(path, servers, apply)
     say_steps(steps, apply, as_json)
@@ -142,6 +147,42 @@ def _moved(directory: str, moved: dict[int, str], scratch: str | None) -> RaftCo
     for one in servers.servers:
         one.address = moved.get(one.id, one.address)
     return servers
+
+
+def _votes(path: str, servers: RaftConfiguration) -> bool:
+    """Return whether a directory is a voter's; one that does not say whose it is passes for that.
+
+    Where each voter has said how far its log goes, the others have nothing more that was acknowledged.
+    """
+    roles = {one.id: one.role for one in servers.servers}
+    return all(roles.get(id) == RAFT_VOTER for id, _ in owners(path))
+
+
+def _left_to(
+    directory: str,
+    servers: RaftConfiguration,
+    near: list[datadir.Position],
+    far: list[datadir.Position],
+    scratch: str | None,
+) -> list[str]:
+    """Return, as a step, that another member gets the configuration; nothing where this one has to get it.
+
+    A voter `near`, whose directory is here, gets it by a call for that directory, so then this one is refused.
+    """
+    voters = sum(one.role == RAFT_VOTER for one in servers.servers)
+    told = [*near, *far]
+    if not _votes(directory, servers):
+        what = f"{directory} is of a member that does not vote"
+    else:
+        own = datadir.position(directory, scratch)
+        told.append(own)
+        best = max(told, key=lambda one: one.end)
+        if best.end == own.end or best in near:
+            return []
+        what = f"{best.where} has a log that goes further"
+    if len(told) < voters:
+        raise click.ClickException(f"how far {len(told)} of the {voters} voters have come is given: give it of each")
+    return [f"no entry is added here, as {what}: the same call where a voter's log goes furthest does that"]
 
 
 def _move_identity(path: str, servers: RaftConfiguration, apply: bool) -> list[str]:

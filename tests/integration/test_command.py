@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,8 +199,23 @@ def test_a_member_recovers_itself_where_it_is(dir: Dir) -> None:
     assert (result.exit_code, "is of member 1 at h:1: it has to be one of the servers" in result.output) == (1, True)
     result = run("dir", "recover", dir, "--server", "1=h:11", "--apply")
     assert (result.exit_code, "member 1 is at h:1, as " in result.output) == (1, True)
+    result = run("dir", "recover", dir, "--standby", "1=h:1", "--server", "2=h:2", "--position", "4:4:9", "--apply")
+    assert (result.exit_code, "it has to be a --server" in " ".join(result.output.split())) == (1, True)
     assert {name: dir.read(name) for name in dir.names} == before
     assert run("dir", "recover", dir, "--server", "1=h:1", "--apply").exit_code == 0
+
+
+def test_survivors_that_are_a_majority_are_seen_by_their_files(dir: Dir, tmp_path: Path) -> None:
+    """Another voter's directory counts, although the new configuration leaves it out."""
+    identity.write(str(dir), identity.Identity(1, "h:1", "ab" * 16, identity.MEMBER))
+    other = tmp_path / "other"
+    shutil.copytree(dir.path, other)
+    words = ("dir", "recover", dir, "--server", "1=h:1", "--other", other)
+    assert "servers 1, 2" not in run(*words).output
+    identity.write(other, identity.Identity(2, "h:2", "ab" * 16, identity.MEMBER))
+    result = run(*words, "--apply")
+    assert (result.exit_code, "servers 1, 2 are a majority of the 3 voters" in result.output) == (1, True)
+    assert run("dir", "position", dir).output == "4:4:9\n"
 
 
 def test_what_is_no_directory_or_in_use(dir: Dir, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_two_survivors_of_five(tmp_path: Path, loop: Loop) -> None:
     assert two.end > one.end
     with pytest.raises(Refused, match="2 has the log that goes furthest"):
         datadir.recover(tmp_path / "1", servers(survivors), [two], apply=True)
+    with pytest.raises(Refused, match="has 2 servers, and says how far 1 of them have come"):
+        datadir.recover(tmp_path / "2", servers(survivors), [], apply=True)
     planned = datadir.recover(tmp_path / "2", servers(survivors), [one])
     assert datadir.position(tmp_path / "2") == two
     assert datadir.recover(tmp_path / "2", servers(survivors), [one], apply=True) == planned
@@ -124,6 +126,8 @@ def test_refusals(dir: Dir) -> None:
     two = servers({1: "1", 2: "2"})
     with pytest.raises(Refused, match="are a majority of the 3 voters: start them"):
         datadir.recover(dir.path, two, [Position("2", 4, 3, 5)], apply=True)
+    with pytest.raises(Refused, match="servers 1, 2 are a majority of the 3 voters: start them"):
+        datadir.recover(dir.path, servers({1: "1"}), [Position("2", 4, 3, 5)], survivors=[1, 2, 9], apply=True)
     with pytest.raises(Refused, match="has no voter"):
         datadir.recover(dir.path, servers({1: "1"}, RAFT_STANDBY), [], apply=True)
     with pytest.raises(Refused, match="server 7 is not a member, and has no log to go on with: these are 1, 2, 3"):

@@ -12,7 +12,16 @@ from io_uv import datadir, disk, listing, metadata, snapshot_file
 from io_uv.datadir import Refused, Seat, renumbering
 from io_uv.failure import Failure
 from io_uv.pyuv import Loop
-from pyraft import RAFT_CHANGE, configuration, raft_set_snapshot_threshold
+from pyraft import (
+    RAFT_CHANGE,
+    RAFT_STANDBY,
+    RAFT_VOTER,
+    RaftConfiguration,
+    RaftEntry,
+    configuration,
+    raft_configuration_add,
+    raft_set_snapshot_threshold,
+)
 from pyraft.dqlite import store
 from pyraft.node import Node, identity, join
 from tests.integration.test_command import run
@@ -339,6 +348,71 @@ def test_nodes_get_new_ids_by_the_command(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert "start the members, each under its new id" in " ".join(result.output.split())
         assert json.loads(run("dir", "show", path, "--json").output)["member"]["id"] == 200 + number
+
+
+def test_nodes_on_machines_apart_get_new_addresses(tmp_path: Path) -> None:
+    """The same call on each, by what was said before: one log gets the entry, and node.json of all the new address.
+
+    One log is shorter, as of a server that was killed: there nothing but the file is changed.
+    """
+    ids: dict[int, int] = {}
+
+    async def first() -> None:
+        async with Nodes(tmp_path, settings=QUICK) as cluster:
+            await cluster.grow(3)
+            await until(lambda: all(cluster.roles(node) == ["voter"] * 3 for node in cluster.nodes.values()))
+            ids.update({number: node.id for number, node in cluster.nodes.items()})
+            await cluster.leader().machine.put("apple", 7)
+            await cluster.vanish(next(n for n, node in cluster.nodes.items() if not node.is_leader))
+            await cluster.leader().machine.put("apple", 1)
+
+    members.run(first)
+    where = {number: tmp_path / str(number) for number in ids}
+    said = {number: run("dir", "position", path).output.strip() for number, path in where.items()}
+    assert len(set(said.values())) > 1
+    moved = free_addresses(3)
+    given = [f"{id}={moved[number]}" for number, id in ids.items()]
+    ends = []
+    for number, path in where.items():
+        words = [word for other, at in said.items() if other != number for word in ("--position", at)]
+        result = run("dir", "readdress", path, *given, *words[2:], "--apply")
+        assert (result.exit_code, "of the 3 voters" in result.output or "keeps all 3" in result.output) == (1, True)
+        assert run("dir", "position", path).output.strip() == said[number]
+        result = run("dir", "readdress", path, *given, *words, "--apply")
+        assert result.exit_code == 0, result.output
+        assert owner(path).address == moved[number]
+        ends.append(datadir.position(path).end)
+        if "no entry is added here" in result.output:
+            assert run("dir", "position", path).output.strip() == said[number]
+    assert len(set(ends)) > 1
+    members.run(lambda: go_on(tmp_path, set(ids.values())))
+
+
+def test_the_log_of_a_member_that_does_not_vote_leads_nobody_to_new_addresses(tmp_path: Path) -> None:
+    """However long it is: the voter whose log goes furthest gets the entry, and its own directory the new address."""
+    conf = RaftConfiguration()
+    for id, role in ((1, RAFT_VOTER), (2, RAFT_VOTER), (3, RAFT_STANDBY)):
+        assert raft_configuration_add(conf, id, f"h:{id}", role) == 0
+    places = {}
+    for id, n in ((1, 2), (2, 1), (3, 5)):
+        places[id] = made = Dir(tmp_path / str(id))
+        made.path.mkdir()
+        made.metadata(1, 1, 4)
+        made.closed(1, [RaftEntry(1, RAFT_CHANGE, configuration.encode(conf))], commands(2, n, term=4))
+        identity.write(str(made), identity.Identity(id, f"h:{id}", "ab" * 16, identity.MEMBER))
+    given = [f"{id}=g:{id}" for id in places]
+    words = ["--position", "4:4:2"]
+    result = run("dir", "readdress", places[3], *given, "--other", places[1], "--apply")
+    assert (result.exit_code, "how far 1 of the 2 voters have come is given" in result.output) == (1, True)
+    result = run("dir", "readdress", places[1], *given, "--other", places[3], "--apply")
+    assert (result.exit_code, "how far 1 of them have come" in " ".join(result.output.split())) == (1, True)
+    result = run("dir", "readdress", places[3], *given, *words, "--other", places[1], "--apply")
+    assert (result.exit_code, "does not vote" in " ".join(result.output.split())) == (0, True), result.output
+    assert [owner(places[id].path).address for id in (3, 1)] == ["g:3", "g:1"]
+    assert run("dir", "position", places[3]).output == "4:4:6\n"
+    result = run("dir", "readdress", places[1], *given, *words, "--other", places[3], "--apply")
+    assert result.exit_code == 0, result.output
+    assert run("dir", "position", places[1]).output == "5:5:4\n"
 
 
 def test_a_member_that_has_only_joined_gets_its_new_id(tmp_path: Path) -> None:
