@@ -12,19 +12,22 @@ is taken to have all. A member that came back with an older program, and has not
 that is too new for it.
 
 The same holds for the classes of arguments and their fields. Without that a member with a former version of a dataclass
-would fail a call, where others execute it.
+would fail a call, where others execute it. A command that members have with different parameters, or defaults, in the
+same version is refused until all have the same (`signatures`); a leader tells its own ahead of its first call.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from pyraft import RAFT_SPARE, RaftServer, aio
+from pyraft.node import signatures
 from pyraft.node.codec import CLASS, may_hold_objects
 from pyraft.node.errors import Foreign, MissingCommand
 from pyraft.node.proposer import Done, Wire
-from pyraft.node.registry import REGISTRY, Registry, offer
+from pyraft.node.registry import REGISTRY, About, Registry, offer
 from pyraft.node.replica import FAILED, NO_SESSION, SESSIONS, Replica
+from pyraft.node.signatures import SIGNATURE, Key
 from pyraft.node.traces import TRACES
 
 REGISTERS: Final = 1 << 13
@@ -53,8 +56,14 @@ class Admission:
         self._welcome: set[tuple[str, str, int]] = set()
         """Commands that were found to be on all members since what these have told changed last."""
         self._classes_lacking: dict[str, int] = {}
-        self.offers = sorted([*(offer(*key) for key in replica.offers()), *replica.classes()])
-        """The commands of this program, and the classes of its values."""
+        self._differing: dict[Key, tuple[int, str]] = {}
+        self._owes = False
+        """Whether this member leads, and has not told all yet, by what is applied."""
+        self.about: Callable[[], About] | None = None
+        """Returns what this member says of itself."""
+        parameters = replica.parameters.texts.values()
+        self.offers = sorted([*(offer(*key) for key in replica.offers()), *replica.classes(), *parameters])
+        """The commands of this program with their parameters, and the classes of its values."""
 
     @property
     def lacking(self) -> dict[tuple[str, str, int], int]:
@@ -68,6 +77,9 @@ class Admission:
             self._lacking = self._compare()
             self._classes_lacking = self._compare_classes()
             self.replica.leave_out(self._classes_lacking)
+            self._differing = self._compare_parameters()
+            own = self.registry.facts.get(raft.id)
+            self._owes = self._leads(raft.id) and (own is None or list(own.offers) != self.offers)
         return self._lacking
 
     def version(self, machine: str, command: str, newest: int) -> int:
@@ -90,13 +102,21 @@ class Admission:
         missing = common.difference(facts[id].offers)
         if CLASS not in facts[id].offers:
             missing = {text for text in missing if text.split(" ")[0] != CLASS}
+        if not signatures.of(facts[id].offers):
+            missing = {text for text in missing if text.split(" ")[0] != SIGNATURE}
         return min(missing, default=None)
+
+    def introduction(self, about: About) -> tuple[int, str, str, bytes, list[str]]:
+        """Return the arguments of `Registry.tell` for this member."""
+        return self._server.raft.id, about.name, about.version, about.data, self.offers
 
     # The leader's calls.
 
     def send(self, calls: list[Wire], done: Done) -> None:
         """Have those of `calls` executed that may be, and answer the others with failures."""
         refused = self._refuse(calls)
+        if self._owes:
+            self._tell_ahead(calls)
         if not refused:
             self._path.send(calls, done)
             return
@@ -112,6 +132,15 @@ class Admission:
             self._path.send(welcome, answered)
         else:
             self._loop.call_soon(answered, [])
+
+    def _tell_ahead(self, calls: list[Wire]) -> None:
+        """Have the members know the parameters of this program before its calls: they are executed with these."""
+        if self.about is None or not any(call[3] == "" for call in calls):
+            return
+        self._owes = False
+        if self.replica.knows(REGISTRY, "tell", 1) and not self._without_registry():
+            arguments = self.replica.outgoing.pack([list(self.introduction(self.about())), {}])
+            self._path.send([[NO_SESSION, 0, 0, REGISTRY, "tell", 1, arguments]], lambda outcomes: None)
 
     def _refuse(self, calls: list[Wire]) -> dict[int, bytes]:
         refused: dict[int, bytes] = {}
@@ -129,6 +158,14 @@ class Admission:
             elif lacking and (machine, command, version) in lacking:
                 id = lacking[machine, command, version]
                 text = f"the program of member {id} has no {name} in version {version} yet"
+            elif (machine, command, version) in self._differing:
+                id, theirs = self._differing[machine, command, version]
+                ours = self.replica.parameters.texts[signatures.head(machine, command, version)]
+                text = (
+                    f"{name} in version {version} has other parameters at member {id}, {self._shown(theirs)}, than at "
+                    f"the leader, {self._shown(ours)}: what is new needs another version, @{command}.version"
+                    f"({version + 1}), and this one stays as it was"
+                )
             elif machine == REGISTRY and (id := self._without_registry()):
                 text = f"the program of member {id} has no {name} yet, or it has not been heard of"
             elif machine == TRACES and (id := self._without(offer(machine, command, version))):
@@ -196,6 +233,26 @@ class Admission:
             for text in set(ours).difference(facts.offers):
                 lacking.setdefault(text, server.id)
         return lacking
+
+    def _shown(self, text: str) -> str:
+        return signatures.describe(text, self.replica.codec)
+
+    def _compare_parameters(self) -> dict[Key, tuple[int, str]]:
+        """Return the commands of this program that some member has with other parameters, and its id and these.
+
+        So are those that another member, spares included, has told first: these are in force, for everybody.
+        """
+        ours = self.replica.parameters.texts
+        members = {server.id for server in self._members()}
+        differing: dict[Key, tuple[int, str]] = {}
+        first: set[str] = set()
+        for id, facts in self.registry.facts.items():
+            theirs = ours if self._leads(id) else signatures.of(facts.offers)
+            for place, text in theirs.items():
+                if ours.get(place, text) != text and (id in members or place not in first):
+                    differing.setdefault(self.replica.parameters.key(place), (id, text))
+                first.add(place)
+        return differing
 
     def _compare(self) -> dict[tuple[str, str, int], int]:
         lacking: dict[tuple[str, str, int], int] = {}

@@ -29,6 +29,7 @@ by another one is a RuntimeError; code that both share belongs into a plain meth
 commands to offer: RuntimeError.
 """
 
+import copy
 import dataclasses
 import datetime
 import inspect
@@ -303,6 +304,23 @@ def _marked(cls: type[Machine], kind: type) -> Any:
             else:
                 found.pop(name, None)  # overridden by something else
     return found
+
+
+def is_unused(machine: Machine) -> bool:
+    """Return whether a snapshot does without a machine, since it has its first state."""
+    return machine.optional and machine.content() == type(machine)().content()
+
+
+def beginning_of(machine: Any) -> dict[str, Any]:
+    """Return the first state of a machine: snapshots of older programs do not have all of its attributes."""
+    if not isinstance(machine, Machine) or not machine.is_tracked or machine._node is not None:
+        return {}
+    if type(machine).restore is not Machine.restore:
+        return {}
+    try:
+        return copy.deepcopy(machine.content())
+    except Exception:  # `bind` says what is wrong with it
+        return {}
 
 
 def bind(machine: Machine, name: str, codec: Codec) -> Binding:

@@ -208,6 +208,7 @@ class Node(Asking, Things, Generic[M]):
         )
         self._calls.outbox.reason = self._no_way
         self._admission = Admission(server, self._replica, self._registry, self._proposer)
+        self._admission.about = lambda: self._about
         self._service = Service(server, ground, self._admission, identity.cluster)
         self._council = Council(
             server, self.settings, identity.cluster, self._registry, self._admission, restraint, outside.seconds
@@ -527,10 +528,9 @@ class Node(Asking, Things, Generic[M]):
 
     async def _introduce(self) -> bool:
         """Tell the others what is news of this member; return whether. CommandFailed if an older one cannot."""
-        about, offers = self._about, self._admission.offers
-        is_news = self._registry.facts.get(self.id) != about.facts(offers)
+        is_news = self._registry.facts.get(self.id) != self._about.facts(self._admission.offers)
         if is_news:
-            await self._registry.tell(self.id, about.name, about.version, about.data, offers)
+            await self._registry.tell(*self._admission.introduction(self._about))
         return is_news
 
     async def _lead(self) -> None:

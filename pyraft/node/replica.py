@@ -32,8 +32,10 @@ from pyraft.errors import printable
 from pyraft.node import snapshot
 from pyraft.node.codec import CLASS, SCALARS, Codec, Objects, frame, nests_deeper, unframe
 from pyraft.node.errors import CommandFailed, Foreign, Malformed, MissingCommand, Refused, SessionExpired
-from pyraft.node.machine import Binding, Context, Machine, bind, commands_of, queries_of
+from pyraft.node.machine import Binding, Context, Machine, beginning_of, bind, commands_of, is_unused, queries_of
+from pyraft.node.registry import REGISTRY
 from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark
+from pyraft.node.signatures import Parameters
 from pyraft.node.tracked import adopt, arrive
 
 _logger: Final = logging.getLogger("pyraft")
@@ -99,6 +101,7 @@ class Replica(RaftFsm):
         "machines",
         "microseconds",
         "outgoing",
+        "parameters",
         "problem",
         "sessions",
     )
@@ -129,7 +132,7 @@ class Replica(RaftFsm):
         """Called with a state that was replaced, and that nobody uses any more."""
         self._beginnings: dict[str, dict[str, Any]] = {}
         for name, machine in self.machines.items():
-            beginning = _beginning(machine)
+            beginning = beginning_of(machine)
             binding = bind(machine, name, self.codec)
             self._beginnings[name] = beginning
             self._errors[name] = {cls.__name__: cls for cls in type(machine).errors}
@@ -139,6 +142,9 @@ class Replica(RaftFsm):
                     self._functions[name, command.name, version] = machine, function, binding
             for query in queries_of(type(machine)).values():
                 self._queries[name, query.name] = query.function
+        own = [key for key in self._functions if not key[0].startswith(OWN)]
+        registry: Any = self.machines.get(REGISTRY)
+        self.parameters = Parameters(self._functions, own, registry, self.codec, self._arguments)
         self.apply = Replica.do_apply
         self.apply_batch = Replica.do_apply_batch
         self.snapshot = Replica.do_snapshot
@@ -222,6 +228,8 @@ class Replica(RaftFsm):
                     if is_named:
                         sessions.keep_mark(session, number, mark(machine, command, arguments))
                 outcomes.append(outcome)
+            if machine == REGISTRY:
+                self.parameters.agree()
         if journal.fresh:
             journal.commit()
         else:
@@ -293,6 +301,8 @@ class Replica(RaftFsm):
             ) from None
         except Exception as exc:
             machine.rollback(checkpoint)
+            if isinstance(exc, TypeError) and self.parameters.is_misfit((name, command, version), arguments):
+                exc = TypeError(f"the arguments do not fit {command}()")  # Python's own words are its version's
             if again or not isinstance(exc, RecursionError):
                 return self._raised(name, exc)
             interruption: BaseException = exc
@@ -421,7 +431,7 @@ class Replica(RaftFsm):
         """Keep the state as it is now, for `do_snapshot_async`; returns the head of the snapshot."""
         assert self._frozen is None
         self._frozen = []
-        names = [name for name, machine in self.machines.items() if not _is_unused(machine)]
+        names = [name for name, machine in self.machines.items() if not is_unused(machine)]
         for machine in map(self.machines.__getitem__, names):
             own = machine.snapshot()
             if own is None:
@@ -490,6 +500,7 @@ class Replica(RaftFsm):
             else:
                 machine.restore(self._own(buf, content))
         self.microseconds, self._count = microseconds, count
+        self.parameters.agree()
         return 0
 
     def _completed(self, machine: Machine, content: dict[str, Any]) -> dict[str, Any]:
@@ -550,23 +561,6 @@ class Replica(RaftFsm):
         if name != type(machine).__name__:
             raise Malformed(f"a snapshot of a {name}, not of a {type(machine).__name__}")
         return content
-
-
-def _is_unused(machine: Machine) -> bool:
-    """Return whether a snapshot does without a machine, since it has its first state."""
-    return machine.optional and machine.content() == type(machine)().content()
-
-
-def _beginning(machine: Any) -> dict[str, Any]:
-    """Return the first state of a machine: snapshots of older programs do not have all of its attributes."""
-    if not isinstance(machine, Machine) or not machine.is_tracked or machine._node is not None:
-        return {}
-    if type(machine).restore is not Machine.restore:
-        return {}
-    try:
-        return copy.deepcopy(machine.content())
-    except Exception:  # `bind` says what is wrong with it
-        return {}
 
 
 def _taken(name: str, number: int, command: str, how: str) -> str:
