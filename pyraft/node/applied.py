@@ -5,7 +5,8 @@ where the core has several, with a span for each where there are traces.
 
 Happy path: `await applied.until(test)` looks at the replica after each turn of the loop that has applied something.
 
-Failure modes: those of the replica, which stop the server; it ends the waits with its cause.
+Failure modes: those of the replica, which stop the server; it ends the waits with its cause. An entry of
+another program is named by its index.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyraft import aio
+from pyraft.node.errors import OtherProgram
 from pyraft.node.replica import Replica
 from pyraft.node.traces import Tracing
 
@@ -34,13 +36,21 @@ class Applied:
         replica.apply_batch = self._apply_batch if tracing is None else None
 
     def _apply(self, fsm: Any, buf: Any) -> Any:
-        result = self._do_apply(buf)
+        try:
+            result = self._do_apply(buf)
+        except OtherProgram as exc:
+            exc.entry = self._server.raft.last_applied + 1
+            raise
         if self._waiting and not self._due:
             self._look_soon()
         return result
 
     def _apply_batch(self, fsm: Any, bufs: Any) -> Any:
-        results = self._do_apply_batch(bufs)
+        try:
+            results = self._do_apply_batch(bufs)
+        except OtherProgram as exc:
+            exc.entry += self._server.raft.last_applied + 1
+            raise
         if self._waiting and not self._due:
             self._look_soon()
         return results

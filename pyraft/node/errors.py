@@ -66,7 +66,19 @@ class SessionExpired(NodeError):
     """The session is not known to the cluster, or not any more: the call was not executed, and will not be."""
 
 
-class MissingCommand(NodeError):
+class OtherProgram(NodeError):
+    """The log holds what this program cannot execute: the server stops until it is started with other code."""
+
+    entry = 0
+    """The index of the entry; 0 where it is not known."""
+
+    @property
+    def where(self) -> str:
+        """Return how the sentence begins."""
+        return f"entry {self.entry} of the log" if self.entry else "the log"
+
+
+class MissingCommand(OtherProgram):
     """The log holds a command that the program's code does not have: the server stops until the code is there."""
 
     def __init__(self, machine: str, command: str, version: int) -> None:
@@ -77,8 +89,8 @@ class MissingCommand(NodeError):
 
     def __str__(self) -> str:
         where = f"machine {self.machine!r}" if self.machine else "the program's machine"
-        return (
-            f"the log has command {self.command!r} version {self.version}, and {where} does not; "
+        return printable(
+            f"{self.where} has command {self.command!r} version {self.version}, and {where} does not; "
             "start this server again with code that has it"
         )
 
@@ -89,3 +101,18 @@ class Malformed(NodeError, ValueError):
 
 class Foreign(Malformed):
     """A value of a class, or with a part of a class, that this program lacks; another version of it may have that."""
+
+
+class ForeignCall(OtherProgram, Foreign):
+    """A call in the log with a value, or with arguments, that this program does not have, as another version may."""
+
+    def __init__(self, command: str, what: str) -> None:
+        self.command = command
+        self.what = what
+        super().__init__(command, what)
+
+    def __str__(self) -> str:
+        return printable(
+            f"{self.where} has a call of {self.command!r} with {self.what}; "
+            "start this server again with code that has it"
+        )

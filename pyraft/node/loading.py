@@ -6,7 +6,7 @@ is read ahead. A member whose log is gone does not start: it has made promises t
 Happy path: `Loading(io, identity, replica)`, before the server starts.
 
 Failure modes: with an identity whose log had begun, and nothing in the directory, the load ends with RAFT_CORRUPT, and
-`refusal` says what that means.
+`refusal` says what that means. So it does for a snapshot that the program cannot read, as it lacks a class.
 """
 
 from typing import Any
@@ -39,8 +39,15 @@ class Loading:
             self._replica.prepare(snapshot.bufs[0])
         return loaded
 
-    def refusal(self, directory: Directory) -> Refused:
-        """Return why the member does not start: its log is gone."""
+    def refusal(self, directory: Directory) -> Refused | None:
+        """Return why the member does not start: its log is gone, or has a snapshot of another program."""
+        if self._replica.unreadable:
+            return Refused(
+                f"the snapshot of member {self._identity.id} in '{directory}' is of another program: it has "
+                f"{self._replica.unreadable}. Nothing was changed: start the member with code that has it"
+            )
+        if not self.is_lost:
+            return None
         return Refused(
             f"member {self._identity.id} has lost its log, '{directory}' has its {NODE_FILE} and no entry. It has "
             "stored and promised what is not here any more, so it must not go on under its id: remove the member, "

@@ -225,9 +225,9 @@ class Node(Asking, Things, Generic[M]):
         try:
             await server.start()
         except aio.RaftError:
-            if not loading.is_lost:
+            if (refusal := loading.refusal(self.directory)) is None:
                 raise
-            raise loading.refusal(self.directory) from None
+            raise refusal from None
         for machine in self._replica.machines.values():
             assert machine._node is not None
             machine._node.caller = self

@@ -31,10 +31,19 @@ from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.errors import printable
 from pyraft.node import snapshot
 from pyraft.node.codec import CLASS, SCALARS, Codec, Objects, frame, nests_deeper, unframe
-from pyraft.node.errors import CommandFailed, Foreign, Malformed, MissingCommand, Refused, SessionExpired
+from pyraft.node.errors import (
+    CommandFailed,
+    Foreign,
+    ForeignCall,
+    Malformed,
+    MissingCommand,
+    OtherProgram,
+    Refused,
+    SessionExpired,
+)
 from pyraft.node.machine import Binding, Context, Machine, beginning_of, bind, commands_of, is_unused, queries_of
 from pyraft.node.registry import REGISTRY
-from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark
+from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark, taken
 from pyraft.node.signatures import Parameters
 from pyraft.node.tracked import adopt, arrive
 
@@ -104,6 +113,7 @@ class Replica(RaftFsm):
         "parameters",
         "problem",
         "sessions",
+        "unreadable",
     )
 
     def __init__(self, machines: Mapping[str, Machine]) -> None:
@@ -126,6 +136,8 @@ class Replica(RaftFsm):
         self._errors: dict[str, dict[str, type[Exception]]] = {}
         self._frozen: list[tuple[Machine, Any]] | None = None
         self._prepared: tuple[Any, _State | None] = (None, None)
+        self.unreadable = ""
+        """The part of the last snapshot that cannot be read, as a text."""
         self.problem: BaseException | None = None
         """The error that has ended the encoding of a snapshot elsewhere (`streams`): the server stops by it."""
         self.discard: Callable[[dict[str, Any]], None] = lambda content: None
@@ -173,7 +185,14 @@ class Replica(RaftFsm):
                 entries.append(self._open(buf))
             except Exception:
                 break
-        return 0 if len(entries) == len(bufs) else RAFT_MALFORMED, [self._run(*entry) for entry in entries]
+        results: list[list[bytes]] = []
+        for entry in entries:
+            try:
+                results.append(self._run(*entry))
+            except OtherProgram as exc:
+                exc.entry = len(results)  # behind the first one
+                raise
+        return 0 if len(entries) == len(bufs) else RAFT_MALFORMED, results
 
     def _open(self, buf: Buffer) -> tuple[int, list[Any]]:
         """Return time and calls of an entry whose commands are all here: all of an entry is executed, or nothing."""
@@ -219,7 +238,7 @@ class Replica(RaftFsm):
                 elif number in kept:
                     outcome = kept[number]
                     if is_named and (how := session.differs(number, machine, command, arguments)):
-                        outcome = self.codec.pack([FAILED, _REFUSED, _taken(session.name, number, command, how)])
+                        outcome = self.codec.pack([FAILED, _REFUSED, taken(session.name, number, command, how)])
                 elif len(kept) >= MAX_OPEN:
                     outcome = self.codec.pack([FULL])
                 else:
@@ -296,9 +315,7 @@ class Replica(RaftFsm):
         except (KeyboardInterrupt, MemoryError):
             raise
         except Foreign as exc:  # of the arguments: members whose programs have the class execute this
-            raise Foreign(
-                f"the log has a call of {command!r} with {exc}; start this server again with code that has it"
-            ) from None
+            raise ForeignCall(command, str(exc)) from None
         except Exception as exc:
             machine.rollback(checkpoint)
             if isinstance(exc, TypeError) and self.parameters.is_misfit((name, command, version), arguments):
@@ -527,7 +544,8 @@ class Replica(RaftFsm):
                 [(self.machines[name], self._load(self.machines[name], objects)) for name in names],
             )
         except Malformed as exc:
-            _logger.error("a snapshot cannot be taken over by this program: %s", printable(str(exc)))
+            self.unreadable = printable(str(exc))
+            _logger.error("a snapshot cannot be taken over by this program: %s", self.unreadable)
             return None
 
     def _own(self, buf: Any, at: int) -> Iterator[bytes]:
@@ -561,14 +579,6 @@ class Replica(RaftFsm):
         if name != type(machine).__name__:
             raise Malformed(f"a snapshot of a {name}, not of a {type(machine).__name__}")
         return content
-
-
-def _taken(name: str, number: int, command: str, how: str) -> str:
-    """Return why a call under a number that was used is not executed."""
-    return (
-        f"call {number} of session {name!r} was made before with {how}, and {command}() was not executed now: give "
-        "each call a number of its own, and make it again as it was"
-    )
 
 
 def _check_depth(value: Any) -> None:

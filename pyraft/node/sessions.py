@@ -161,3 +161,11 @@ def _forget(outcomes: dict[int, bytes], former: int, acknowledged: int) -> None:
     else:
         for number in [n for n in outcomes if n <= acknowledged]:
             dict.__delitem__(outcomes, number)
+
+
+def taken(name: str, number: int, command: str, how: str) -> str:
+    """Return why a call under a number that was used is not executed."""
+    return (
+        f"call {number} of session {name!r} was made before with {how}, and {command}() was not executed now: give "
+        "each call a number of its own, and make it again as it was"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyraft import RAFT_MALFORMED
-from pyraft.node import CommandFailed, Machine, Record, command, query
+from pyraft.node import CommandFailed, Machine, Record, Refused, command, query
 from pyraft.node.errors import Foreign
 from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
 from pyraft.node.testing import Cluster, simulate
@@ -236,3 +236,54 @@ def test_a_field_counts_when_all_members_have_it() -> None:
         assert await cluster.nodes[1].machine.find("a") == NewItem("a", "tag")
 
     simulate(scenario, Shop)
+
+
+class Bare(Machine):
+    """A program that has no class any more."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Any] = {}
+        self.spare = 1
+
+    put = Shop.put
+
+
+Bare.__name__ = "Shop"
+
+
+def test_a_class_that_nobody_has_any_more_stops_a_member_until_it_is_there_again() -> None:
+    """The member names class, command and entry, in the log of what happened and to those who call it."""
+
+    async def scenario(cluster: Cluster[Any]) -> None:
+        node = cluster.nodes[1]
+        await node.machine.put("a", 1)
+        await node.machine.put("b", OldItem("b"))
+        index = node.server.raft.last_applied
+        await cluster.stop(1)
+        with pytest.raises(
+            Exception, match=f"entry {index} of the log has a call of 'put' with a value of class 'Item'"
+        ):
+            await (await cluster.start(1, Bare)).ready()
+        node = cluster.nodes.pop(1, node)
+        await node._close()
+        again = await cluster.start(1)
+        assert await again.machine.find("b") == OldItem("b")
+
+    simulate(scenario, Shop, nodes=1)
+
+
+def test_a_snapshot_with_a_class_that_nobody_has_any_more_is_refused() -> None:
+    """The member does not start, says which class is missing, and starts again with the code."""
+
+    async def scenario(cluster: Cluster[Any]) -> None:
+        node = cluster.nodes[1]
+        await node.machine.put("b", OldItem("b"))
+        await node._desk.giving.snapshot()
+        await cluster.stop(1)
+        with pytest.raises(
+            Refused, match=r"is of another program: it has a value of class 'Item', .* start the member"
+        ):
+            await cluster.start(1, Bare)
+        assert await (await cluster.start(1)).machine.find("b") == OldItem("b")
+
+    simulate(scenario, Shop, nodes=1)

@@ -230,7 +230,7 @@ def test_the_member_that_told_first_says_what_is_in_force() -> None:
 
 
 def test_nonsense_that_a_member_tells_changes_nothing() -> None:
-    """Texts that are no parameters leave a function as it is, and give no errors."""
+    """A text that cannot be read leaves a function as it is, and gives no errors."""
     texts: list[Any] = ["signature", "signature  take 1 zz", "signature  take 1 ", "signature  take 1 91c0", 5, None]
     texts += [f"signature  take 1 {Codec().pack(one).hex()}" for one in ([1], [["a", 9, None]], [["1", 1, None]], 5)]
     for text in texts:
