@@ -547,8 +547,7 @@ def append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) 
     notice.configuration_in_force(r, index)
     rv = trigger(r, index)
     if (rv != 0 or r.failed) and r.leader_state is leader and r.configuration_uncommitted_index == index:
-        # C: client.c:clientChangeConfiguration leaves the new configuration in force, and client.c:raft_assign the
-        # request registered (B5).
+        # C: client.c:clientChangeConfiguration leaves the new configuration in force, raft_assign the request (B5).
         log.truncate(r.log, index)
         r.configuration = old_conf
         r.configuration_uncommitted_index = 0
