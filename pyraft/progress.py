@@ -216,16 +216,16 @@ def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
 
     It lacks the entry if its log ends before that, or if in PIPELINE it rejects the last entry that it acknowledged,
     which an idle leader names: no server compacts that one. In other cases a server with a longer log may have
-    compacted the entry, see maybe_decrement. Only a rejection that may answer what was sent since the acknowledgment
-    counts. Other predecessors are those of older messages, whose answers have been overtaken.
+    compacted the entry, see maybe_decrement. Only a rejection of a message that was sent since the latest
+    acknowledgment counts: the answers to others have been overtaken.
     C: progress.c:progressMaybeDecrement takes it for an old one, and sends nothing as long as nothing new is to be
     sent. A row of them, with no acknowledgment between, is from a server that has lost its disk or a part of it, or has
     another log in its place. Then all that it acknowledged counts for nothing any more. No acknowledged entry is lost
     by that: the commit index stays, and what is committed from now on has its majority without the old acknowledgments.
     """
-    if rejected > p.match_index or rejected != (p.next_index - 1 if p.state == PROGRESS__PROBE else p.match_index):
+    if rejected > p.match_index or rejected != p.streamed_index or p.streamed == 0:
         return False
-    if last_index >= p.match_index and p.state != PROGRESS__PIPELINE:
+    if last_index >= p.match_index and (p.state != PROGRESS__PIPELINE or rejected < p.match_index):
         return False
     p.denials += 1
     if p.denials < MAX_DENIALS:

@@ -569,6 +569,7 @@ def test_what_was_lost_does_not_count_for_a_majority() -> None:
     term = s.r.current_term
     s.recv(msg.append_entries_result(3, term, 3))
     for _ in range(4):
+        s.tick(100)
         s.recv(msg.append_entries_result(3, term, 0, 3))
     assert progress_of(s, 3).proven_index == 0
     s.recv(msg.append_entries_result(2, term, 3))

@@ -221,26 +221,46 @@ def test_who_refuses_what_it_acknowledged_and_has_more_is_asked_for_its_end() ->
 
 
 @pytest.mark.parametrize(
-    ("state", "match", "next_index", "rejected", "last", "counts"),
+    ("state", "rejected", "last", "streamed", "counts"),
     [
-        (PROGRESS__PROBE, 5, 6, 5, 2, True),
-        (PROGRESS__PROBE, 5, 4, 3, 2, True),
-        (PROGRESS__PROBE, 5, 6, 4, 2, False),
-        (PROGRESS__PROBE, 5, 4, 5, 2, False),
-        (PROGRESS__PROBE, 5, 6, 5, 7, False),
-        (PROGRESS__PROBE, 5, 8, 7, 2, False),
-        (PROGRESS__PIPELINE, 5, 9, 5, 2, True),
-        (PROGRESS__PIPELINE, 5, 9, 5, 7, True),
-        (PROGRESS__PIPELINE, 5, 9, 4, 2, False),
-        (PROGRESS__SNAPSHOT, 5, 6, 5, 2, True),
-        (PROGRESS__SNAPSHOT, 5, 6, 3, 2, False),
+        (PROGRESS__PROBE, 5, 2, (5, 1), True),
+        (PROGRESS__PROBE, 3, 2, (3, 1), True),
+        (PROGRESS__PROBE, 4, 2, (5, 1), False),
+        (PROGRESS__PROBE, 5, 2, (5, 0), False),
+        (PROGRESS__PROBE, 5, 7, (5, 1), False),
+        (PROGRESS__PROBE, 7, 2, (7, 1), False),
+        (PROGRESS__PIPELINE, 5, 2, (5, 1), True),
+        (PROGRESS__PIPELINE, 5, 7, (5, 1), True),
+        (PROGRESS__PIPELINE, 5, 7, (5, 0), False),
+        (PROGRESS__PIPELINE, 4, 7, (4, 1), False),
+        (PROGRESS__PIPELINE, 5, 2, (8, 3), False),
+        (PROGRESS__SNAPSHOT, 5, 2, (5, 1), True),
+        (PROGRESS__SNAPSHOT, 5, 2, (8, 1), False),
     ],
 )
-def test_only_an_answer_to_what_may_have_been_sent_since_says_that_entries_are_lost(
-    state: int, match: int, next_index: int, rejected: int, last: int, counts: bool
+def test_only_an_answer_to_what_was_sent_since_says_that_entries_are_lost(
+    state: int, rejected: int, last: int, streamed: tuple[int, int], counts: bool
 ) -> None:
-    """Answers to older messages come late where they may be overtaken, and name other predecessors."""
-    p = made(state, next_index, match)
-    believed = [progress.denies(p, rejected, last) for _ in range(progress.MAX_DENIALS)]
+    """The fifth entry is acknowledged. Answers to messages from before come late where they may be overtaken."""
+    p = made(state, 6, 5)
+    believed = []
+    for _ in range(progress.MAX_DENIALS):
+        p.streamed_index, p.streamed = streamed
+        believed.append(progress.denies(p, rejected, last))
     assert believed == [False] * (progress.MAX_DENIALS - 1) + [counts]
-    assert p.match_index == (0 if counts else match)
+    assert p.match_index == (0 if counts else 5)
+
+
+def test_an_acknowledgment_makes_all_answers_to_come_old_ones() -> None:
+    """They may have been overtaken by it; what is sent from then on counts again."""
+    p = made(PROGRESS__PIPELINE, 6, 4)
+    for _ in range(9):
+        progress.count(p, 5)
+    assert progress.maybe_update(p, 5)
+    for _ in range(9):
+        assert not progress.denies(p, 5, 2)
+    for _ in range(progress.MAX_DENIALS):
+        progress.count(p, 5)
+        assert p.match_index == 5
+        progress.denies(p, 5, 2)
+    assert p.match_index == 0
