@@ -258,9 +258,10 @@ def _append_done(r: Raft, req: AppendRequest) -> None:
     types = req.entries.types
     if RAFT_CHANGE in types:
         # C: replication.c:appendFollowerCb adopts a configuration again that is older than the one in force, when the
-        # write of an entry that was sent again meanwhile ends late.
+        # write of an entry that was sent again meanwhile ends late. One that was cut off in between and has come again
+        # is for its own write to bring in force: if that fails nothing here would take it out again.
         newest = max(r.configuration_committed_index, r.configuration_uncommitted_index)
-        for i in range(max(0, newest + 1 - req.index), n):
+        for i in range(max(0, newest + 1 - req.index), min(n, req.standing)):
             if types[i] == RAFT_CHANGE and membership.uncommitted_change(r, req.index + i, req.entries.bufs[i]) != 0:
                 return
     if r.recovering and recovering.stored(r) != 0:

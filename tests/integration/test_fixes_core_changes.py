@@ -13,6 +13,7 @@ from pyraft import (
     RAFT_BADID,
     RAFT_BADROLE,
     RAFT_BUSY,
+    RAFT_CANDIDATE,
     RAFT_CANTCHANGE,
     RAFT_CHANGE,
     RAFT_FOLLOWER,
@@ -31,6 +32,7 @@ from pyraft import (
     RaftApply,
     RaftChange,
     RaftTransfer,
+    log,
     raft_add,
     raft_apply,
     raft_assign,
@@ -46,6 +48,7 @@ from pyraft import (
 from pyraft import fixture as fx
 from tests.lib import fsm as fsms
 from tests.lib import messages as msg
+from tests.lib import solo
 from tests.lib.cluster import Cluster
 from tests.lib.solo import Solo, Statuses, configuration, leader
 
@@ -421,3 +424,30 @@ def test_b51_no_cluster_begins_without_a_voter(write: Callable[..., int]) -> Non
     assert write(s.r, configuration(RAFT_STANDBY, RAFT_SPARE)) == RAFT_INVALID
     assert raft_errmsg(s.r) == "the configuration has no voter"
     assert s.io.calls == []
+
+
+# Configurations of followers.
+
+
+@pytest.mark.parametrize("status", [RAFT_IOERR, 0])
+def test_configuration_that_was_cut_off_and_came_again_waits_for_its_own_write(status: int) -> None:
+    """The first write of its entry is of what the log has lost: if the second one fails nobody has that configuration.
+
+    Leader 2 of term 2 sends it, leader 3 of term 3 something else in its place, and leader 2 of term 4 the same again,
+    while all three writes are under way.
+    """
+    s = Solo(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER, terms=[1])
+    alone = solo.change(2, configuration(RAFT_VOTER, RAFT_STANDBY, RAFT_STANDBY))
+    s.recv(msg.append_entries(2, 2, 2, 1, 2, [*msg.commands([2]), alone]))
+    s.recv(msg.append_entries(3, 3, 3, 2, 2, msg.commands([3])))
+    s.recv(msg.append_entries(2, 4, 3, 2, 2, [alone, *msg.commands([4])]))
+    assert log.last_index(s.r.log) == 5
+    s.io.finish_append()
+    assert (s.r.last_stored, s.r.configuration_uncommitted_index) == (3, 0)
+    s.io.finish_append()
+    assert s.r.configuration_uncommitted_index == 0
+    s.io.finish_append(status)
+    assert (s.r.last_stored, s.r.configuration_uncommitted_index) == ((5, 4) if status == 0 else (3, 0))
+    assert [server.role for server in s.r.configuration.servers].count(RAFT_VOTER) == (1 if status == 0 else 3)
+    s.tick(1000)
+    assert s.state == (RAFT_LEADER if status == 0 else RAFT_CANDIDATE)
