@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from io_uv import fs, listing, marker, metadata, segment, snapshot_file
+from io_uv.datadir import newdir
 from io_uv.datadir.content import Entry, bytes_of, entries
 from io_uv.datadir.newfile import create
 from io_uv.datadir.occupancy import hold
@@ -404,19 +405,14 @@ def import_(file: str | os.PathLike[str], path: str | os.PathLike[str], progress
     with _reading(file) as found:
         plan = _examine(found, os.fspath(file), progress)
         dir = os.fspath(path)
-        made = not os.path.lexists(dir)
-        try:
-            Path(dir).mkdir(0o700, parents=True, exist_ok=True)
-        except OSError as exc:
-            raise failure(f"make directory {dir}", exc) from None
-        with hold(dir):
+        with newdir.making(dir, 0o700), hold(dir):
             before = fs.list_dir(dir)
             if set(before) - set(_MAY_BE_THERE):
                 raise Failure(RAFT_CANTBOOTSTRAP, f"directory '{dir}' is not empty: take a new one")
             try:
                 _write(found, plan, dir, Tally(progress, "writing", fs.fstat(found.fileno()).st_size))
             except BaseException:
-                _undo(dir, before, made)
+                _undo(dir, before)
                 raise
     return plan.head
 
@@ -462,18 +458,13 @@ def _compare_start(dir: str, head: Archive) -> None:
         raise Failure(RAFT_MALFORMED, f"a start loads {loaded} instead of {wanted} (term, vote, first, last, its term)")
 
 
-def _undo(dir: str, before: Sequence[str], made: bool) -> None:
+def _undo(dir: str, before: Sequence[str]) -> None:
     """Remove what an import has written, as far as that goes."""
     for name in sorted(set(fs.list_dir(dir)) - set(before), key=_last_to_stay):
         try:
             Path(dir, name).unlink(missing_ok=True)
         except OSError:
             continue
-    if made:
-        try:
-            Path(dir).rmdir()
-        except OSError:
-            return
 
 
 def _last_to_stay(name: str) -> tuple[bool, bool, str]:

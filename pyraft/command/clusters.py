@@ -19,7 +19,8 @@ import click
 
 from pyraft.command import screen, text
 from pyraft.command.group import Group
-from pyraft.command.reach import Way, find, json_option, reach
+from pyraft.command.reach import Way, check_address, find, json_option, reach
+from pyraft.configuration import is_id
 from pyraft.node import backup as backups
 from pyraft.node.conditions import Condition, Limits, judge
 from pyraft.node.council import Member
@@ -267,6 +268,9 @@ def add(server: str, way: Way, as_json: bool) -> None:
     id, equals, address = server.partition("=")
     if not equals or not id.isascii() or not id.isdigit() or not address:
         raise click.UsageError(f"{server!r} is not of the form ID=HOST:PORT")
+    if not is_id(int(id)):
+        raise click.UsageError(f"{id} is not an id: a number from 1 to 2^64 - 1")
+    check_address(server, address)
     way.run(lambda operator: operator.add(int(id), address))
     text.done(f"member {id} at {address} is a spare", as_json, id=int(id), address=address, role="spare")
 

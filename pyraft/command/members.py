@@ -16,7 +16,7 @@ import click
 
 from pyraft import node
 from pyraft.command import text
-from pyraft.command.reach import json_option, tls_options, told
+from pyraft.command.reach import Seconds, json_option, tls_options, told
 from pyraft.node.identity import Identity
 from pyraft.node.tls import Tls
 
@@ -41,7 +41,13 @@ def init(directory: str, address: str, as_json: bool) -> None:
 @click.argument("directory", metavar="DIR")
 @_ADDRESS
 @click.option("--via", metavar="HOST:PORT", required=True, multiple=True, help="Where a member is; may be repeated.")
-@click.option("--timeout", type=float, default=30.0, show_default=True, help="How long to wait for a leader, in s.")
+@click.option(
+    "--timeout",
+    type=Seconds(0.001, 86_400),
+    default=30.0,
+    show_default=True,
+    help="How long to wait for a leader, in s.",
+)
 @tls_options
 @json_option
 def join(

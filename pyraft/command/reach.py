@@ -20,6 +20,7 @@ from pyraft.aio import RaftError
 from pyraft.errors import printable
 from pyraft.node import NodeError
 from pyraft.node.council import Member
+from pyraft.node.link import require_form
 from pyraft.node.operate import Operator
 from pyraft.node.tls import Tls
 
@@ -30,6 +31,17 @@ VIA: Final = "PYRAFT_VIA"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 """For commands that print JSON when asked."""
+
+
+class Seconds(click.FloatRange):
+    """A time that an option gives; NaN is in no range, which click does not see."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the time. Exits with 2 where it is out of range."""
+        found = super().convert(value, param, ctx)
+        if found != found:
+            self.fail(f"{value} is not a time", param, ctx)
+        return found
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,14 @@ def reach(function: F) -> F:
 
     @functools.wraps(function)
     def command(*args: Any, via: tuple[str, ...], timeout: float, tls: Tls | None, **options: Any) -> Any:
+        for one in via:
+            check_address("--via", one)
         return function(*args, way=Way(via, timeout, tls), **options)
 
     made: Any = tls_options(command)
     made = click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(min=0, min_open=True),
         default=10.0,
         show_default=True,
         help="How long an answer may take, in s.",
@@ -112,6 +126,14 @@ def reach(function: F) -> F:
         envvar=VIA,
         help=f"Where a member is; may be repeated. Also by {VIA}, with blanks in between.",
     )(made)
+
+
+def check_address(what: str, address: str) -> None:
+    """End the command where an address has not the form of one: nothing would come of asking again and again."""
+    try:
+        require_form(address)
+    except ValueError as exc:
+        raise click.UsageError(printable(f"{what}: {exc}")) from None
 
 
 async def find(operator: Operator, given: str) -> Member:

@@ -79,7 +79,7 @@ def serve(
 def find(given: str) -> Machine:
     """Return a new machine by the name of its class or maker."""
     module, colon, name = given.partition(":")
-    if not colon or not module or not name:
+    if not colon or not module or not name or module.startswith("."):
         raise click.UsageError(f"{given!r} is not of the form MODULE:MACHINE")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -8,7 +8,8 @@ Happy path: `async with Member(directory, address, join=[…])`; `await member.j
 given it its role. A new directory gets an id and the file `join`, which goes when that has come about, as in
 go-dqlite's app. A directory that has been a node's, of any program, goes on as it is.
 
-Failure modes: Refused for a directory in use, or of another node. Joining is tried again and again, and the log says
+Failure modes: Refused for a directory in use, or of another node; a start that fails leaves nothing behind that it has
+made for a new one. Joining is tried again and again, and the log says
 why it takes long; if the address is another member's, it never will, and `joined` and `wait_closed` raise Refused. If
 this member leads and no other voter answers, it goes on as the leader, so that the configuration can be changed. A
 disk that fails stops it: `wait_closed` raises pyraft.aio.RaftError.
@@ -26,6 +27,7 @@ from typing import Any, Final
 
 import io_uv
 from io_uv import fs
+from io_uv.datadir import newdir
 from io_uv.dqlite import flock, port, requests, responses
 from io_uv.dqlite.machine import DqliteFsm
 from io_uv.failure import Failure
@@ -51,6 +53,7 @@ from pyraft.node.deadlines import within
 from pyraft.node.errors import Refused as NodeRefused
 from pyraft.node.ground import Ground
 from pyraft.node.identity import MEMBER, Identity
+from pyraft.node.link import require_form
 from pyraft.node.tls import Tls
 
 JOIN: Final = "join"
@@ -112,6 +115,7 @@ class Member:
         self.keep_role = keep_role
         self.tls = tls
         self.upgrade = upgrade
+        self.dial_is_own = dial is not None or prepare is not None
         self.dial = dial if dial is not None else dialer(tls, upgrade)
         self.prepare = prepare
         self.fsm = DqliteFsm(os.path.join(self.directory, DATABASES))
@@ -137,23 +141,47 @@ class Member:
         """Read the directory and take part; joining goes on behind that. Raises Refused, RaftError, OSError."""
         loop = asyncio.get_running_loop()
         self._joined, self._ended = loop.create_future(), loop.create_future()
-        try:
-            os.makedirs(self.directory, 0o700, exist_ok=True)
-            self._lock = flock.hold(self.directory)
-            self._settle_identity()
-            self._make_server()
-            self._open_machine()
-            await self.server.start()
-        except (Failure, NodeRefused) as exc:
-            await self.close()
-            raise Refused(str(exc) if isinstance(exc, NodeRefused) else exc.message) from None
-        except BaseException:
-            await self.close()
-            raise
+        self._check_addresses()
+        with newdir.undone(*self._begun_with()) as begun:
+            try:
+                with newdir.making(self.directory, 0o700):
+                    await self._open()
+            except (Failure, NodeRefused) as exc:
+                await self.close()
+                raise Refused(str(exc) if isinstance(exc, NodeRefused) else exc.message) from None
+            except BaseException:
+                await self.close()
+                raise
+            finally:
+                if os.path.lexists(os.path.join(self.directory, "metadata1")):
+                    begun.clear()  # it has a term, and perhaps a promise
         self._begin(self._join())
         self._begin(self._lead())
         self._begin(self._keep())
         self._begin(self._bound_log())
+
+    def _check_addresses(self) -> None:
+        """Refuse addresses that no node can have, before anything is made for them; a `dial` knows its own forms."""
+        if self.dial_is_own:
+            return
+        for one in (self.address, *self.join):
+            try:
+                require_form(one)
+            except ValueError as exc:
+                raise Refused(f"no node is at {one!r:.100}: {exc}") from None
+
+    def _begun_with(self) -> list[Path]:
+        """Return the files and directories that a start makes at first: where it fails the new ones go again."""
+        directory = Path(self.directory)
+        names = (flock.NAME, JOIN, store.INFO, DATABASES)
+        return [*(directory / name for name in names), directory, *directory.parents]
+
+    async def _open(self) -> None:
+        self._lock = flock.hold(self.directory)
+        self._settle_identity()
+        self._make_server()
+        self._open_machine()
+        await self.server.start()
 
     def _settle_identity(self) -> None:
         """Find out which node the directory is, or make it one, durably."""
@@ -166,8 +194,9 @@ class Member:
         used = os.path.exists(os.path.join(self.directory, "metadata1"))
         if used and self.id == 0:
             raise Refused(f"directory '{self.directory}' is a node's, and nothing there says which id it has: give it")
-        # LXD keeps ids in a column of SQLite: one of 2^63 or more stops its heartbeats.
-        self.id = self.id or raft_digest(self.address, time.time_ns()) >> 1 or 1
+        # JavaScript and many readers of JSON round from 2^53 on. LXD keeps ids in a column of SQLite: one of 2^63 or
+        # more stops its heartbeats.
+        self.id = self.id or raft_digest(self.address, time.time_ns()) >> 11 or 1
         if not used:
             fs.replace_file(self.directory, JOIN, b"")
         store.write_info(self.directory, Info(self.id, self.address, responses.SPARE))
@@ -280,7 +309,10 @@ class Member:
         """Ask the leader for a place, unless that was done before; DqliteError or OSError if it cannot be now."""
         known = [one.address for one in store.read_cluster(self.directory)]
         known += [one.address for one in self.server.raft.configuration.servers]
-        async with await find_leader([one for one in (*self.join, *known) if one != self.address], self.dial) as peer:
+        asked = [one for one in (*self.join, *known) if one != self.address]
+        if not asked:
+            raise ConnectionError("it knows no other node: none was given to join")
+        async with await find_leader(asked, self.dial) as peer:
             members = await peer.members()
             for one in members:
                 if one.address == self.address and one.id != self.id:

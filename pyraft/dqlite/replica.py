@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from io_uv.dqlite import responses
 from pyraft.dqlite.member import Member
-from pyraft.dqlite.publish import CHANGES, Changes, Publisher
+from pyraft.dqlite.publish import CHANGES, POSITION, Changes, Publisher
 
 FOLDER: Final = "replica"
 """The folder of the live files in the data directory, if no other one is given."""
@@ -60,6 +60,10 @@ class Replica(Member):
         return made
 
     # Beginning and end.
+
+    def _begun_with(self) -> list[Path]:
+        files = Path(self.files)
+        return [files / POSITION, files, *files.parents, *super()._begun_with()]
 
     def _open_machine(self) -> None:
         super()._open_machine()

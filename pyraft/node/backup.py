@@ -29,7 +29,7 @@ from io_uv.datadir import newfile
 from io_uv.datadir.progress import Tally
 from pyraft import RAFT_VOTER, RaftConfiguration, RaftSnapshot, aio, configuration, raft_configuration_add
 from pyraft.node.errors import Malformed, Refused
-from pyraft.node.founding import check_address, make_directory, require_empty
+from pyraft.node.founding import check_address, making, require_empty
 from pyraft.node.ground import Ground
 from pyraft.node.identity import MEMBER, Directory, Identity, new_cluster, new_id, read, write
 from pyraft.node.operate import Operator, Survey
@@ -187,23 +187,23 @@ async def restore(
             raise Refused("a node gets an id of its own: give none")
         if not head.cluster and not configuration.is_id(id):
             raise Refused("it is of servers that use the C-style API: give the id of the first one of the new cluster")
-        make_directory(directory)
-        if read(directory) is not None:
-            raise Refused(f"'{os.fspath(directory)}' belongs to a member already: take an empty directory")
-        require_empty(directory)
-        identity = Identity(id or new_id(), address, new_cluster() if head.cluster else "", MEMBER, (address,))
-        ground = Ground(directory)
-        try:
-            check_address(ground, address)
-            ground.server(Replica({}), identity)
-            file.seek(offset)
-            _plant(directory, head, identity, _pieces(file, head.size, Tally(progress, "writing", head.size)))
-            if head.cluster:
-                write(directory, identity)
-        except datadir.Failure as failure:
-            raise OSError(f"{os.fspath(directory)}: {failure.message}") from None
-        finally:
-            await ground.close()
+        with making(directory):
+            if read(directory) is not None:
+                raise Refused(f"'{os.fspath(directory)}' belongs to a member already: take an empty directory")
+            require_empty(directory)
+            identity = Identity(id or new_id(), address, new_cluster() if head.cluster else "", MEMBER, (address,))
+            ground = Ground(directory)
+            try:
+                check_address(ground, address)
+                ground.server(Replica({}), identity)
+                file.seek(offset)
+                _plant(directory, head, identity, _pieces(file, head.size, Tally(progress, "writing", head.size)))
+                if head.cluster:
+                    write(directory, identity)
+            except datadir.Failure as failure:
+                raise OSError(f"{os.fspath(directory)}: {failure.message}") from None
+            finally:
+                await ground.close()
     return identity
 
 

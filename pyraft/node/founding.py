@@ -6,16 +6,20 @@ without a member in it is refused, so a member that lost its disk cannot begin a
 Happy path: `await init("data/1", "10.0.0.1:9001")`; once a node runs there, `await join("data/2", "10.0.0.2:9001",
 "10.0.0.1:9001")`. The directory is made if there is none, and its identity durable before anything else happens.
 
-Failure modes: a directory that holds anything else, or another member, is Refused. A founding that was interrupted
+Failure modes: a directory that holds anything else, or another member, is Refused. What is refused leaves nothing
+behind, nor does a cluster that was never reached. A founding that was interrupted
 anywhere is completed by the next call with the same address, under the same ids; no node starts on the directory until
 then.
 """
 
 import os
 import ssl
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from io_uv import fs
+from io_uv.datadir import newdir
 from io_uv.failure import Failure
 from pyraft import RAFT_CANTBOOTSTRAP, RAFT_VOTER, RaftConfiguration, aio, raft_configuration_add
 from pyraft.node.errors import Refused
@@ -35,7 +39,7 @@ from pyraft.node.identity import (
     read,
     write,
 )
-from pyraft.node.link import require_form
+from pyraft.node.link import Elsewhere, require_form
 from pyraft.node.replica import Replica
 from pyraft.node.route import Route, persist
 from pyraft.node.tls import Tls
@@ -46,7 +50,12 @@ async def init(directory: Directory, address: str) -> Identity:
 
     Raises Refused if the directory is not empty, or the address of no use; OSError if it cannot be written.
     """
-    make_directory(directory)
+    with making(directory):
+        return await _found(directory, address)
+
+
+async def _found(directory: Directory, address: str) -> Identity:
+    """Begin a cluster in a directory that is there."""
     found = read(directory)
     if found is None:
         require_empty(directory)
@@ -96,7 +105,12 @@ async def join(
     """
     check_seconds("timeout_seconds", timeout_seconds, 0.001, 86_400)
     check_options(None, tls)
-    make_directory(directory)
+    with making(directory):
+        return await _join(directory, address, via, timeout_seconds, tls)
+
+
+async def _join(directory: Directory, address: str, via: tuple[str, ...], seconds: float, tls: Tls | None) -> Identity:
+    """Have a directory that is there join."""
     found = read(directory)
     if found is not None and found.phase in (JOINED, MEMBER) and found.address == address:
         return found
@@ -124,7 +138,13 @@ async def join(
         check_address(ground, address)
         ground.server(Replica({}), identity)
         take_over(directory, found, identity)
-        cluster, members = await _ask_to_join(identity, timeout_seconds, None if tls is None else tls.context())
+        asked = _Asking(identity)
+        try:
+            cluster, members = await asked.join(seconds, None if tls is None else tls.context())
+        except BaseException:
+            if found is None and not asked.in_doubt:
+                os.unlink(os.path.join(directory, NODE_FILE))
+            raise
         identity = identity.at(JOINED, cluster=cluster, members=members)
         write(directory, identity)
     finally:
@@ -132,32 +152,51 @@ async def join(
     return identity
 
 
-async def _ask_to_join(
-    identity: Identity, seconds: float, secure: ssl.SSLContext | None
-) -> tuple[str, tuple[str, ...]]:
-    """Have the leader add us; return the cluster's id and where its members are."""
-    route = Route(lambda: None, lambda: list(identity.members), lambda: None, id=identity.id, secure=secure)
-    try:
-        answer = await persist(lambda: route.ask("join", identity.id, identity.address), seconds, route.refusal)
-    finally:
-        await route.close()
-    match answer:
-        case [str(cluster), [*members]] if all(type(member) is str for member in members):
-            return cluster, tuple(members)
-    raise Refused(f"an answer that names no cluster and members: {answer!r:.200}")
+class _Asking:
+    """Asks a cluster's leader for a place."""
 
+    def __init__(self, identity: Identity) -> None:
+        self.in_doubt = False
+        """Whether it may have been given although no answer says so: then the id is to be kept for the next call."""
+        self._identity = identity
 
-def make_directory(directory: Directory) -> None:
-    """Make the directory and those above it, where there are none, durably."""
-    check_directory(directory)
-    path = Path(directory)
-    missing = [p for p in (path, *path.parents) if not p.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for made in missing:
+    async def join(self, seconds: float, secure: ssl.SSLContext | None) -> tuple[str, tuple[str, ...]]:
+        """Have the leader add us; return the cluster's id and where its members are."""
+        identity = self._identity
+        route = Route(lambda: None, lambda: list(identity.members), lambda: None, id=identity.id, secure=secure)
         try:
-            fs.sync_dir(os.fspath(made.parent))
-        except Failure as failure:
-            raise OSError(f"{made.parent}: {failure.message}") from None
+            answer = await persist(lambda: self._attempt(route), seconds, route.refusal)
+        finally:
+            await route.close()
+        match answer:
+            case [str(cluster), [*members]] if all(type(member) is str for member in members):
+                return cluster, tuple(members)
+        self.in_doubt = True
+        raise Refused(f"an answer that names no cluster and members: {answer!r:.200}")
+
+    async def _attempt(self, route: Route) -> Any:
+        asked = route.ask("join", self._identity.id, self._identity.address)
+        was_sent = not asked.done()
+        try:
+            return await asked
+        except (Refused, Elsewhere):
+            raise
+        except BaseException:
+            self.in_doubt = self.in_doubt or was_sent
+            raise
+
+
+@contextmanager
+def making(directory: Directory) -> Iterator[None]:
+    """Make the directory and those above it, where there are none, durably; they go again if the block raises."""
+    check_directory(directory)
+    if not os.fspath(directory):
+        raise Refused("the name of the directory is empty")
+    try:
+        with newdir.making(directory):
+            yield
+    except Failure as failure:
+        raise OSError(failure.message) from None
 
 
 def require_empty(directory: Directory) -> None:

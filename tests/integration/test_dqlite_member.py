@@ -205,6 +205,18 @@ def test_a_directory_of_a_bare_node_needs_its_id(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["dqlite-lock", "metadata1"]
 
 
+def test_a_new_node_without_anybody_to_ask_says_so(tmp_path: Path) -> None:
+    """It waits for a cluster that adds it by itself; whoever has forgotten to name one reads why nothing happens."""
+
+    async def main() -> None:
+        async with Member(tmp_path / "1", address(), settings=FAST) as alone:
+            while not alone._told:
+                await asyncio.sleep(0)
+            assert alone._told == "it is not taken into the cluster yet: it knows no other node: none was given to join"
+
+    asyncio.run(main())
+
+
 def test_joining_is_tried_until_the_cluster_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log says once what is in the way."""
 
@@ -219,7 +231,7 @@ def test_joining_is_tried_until_the_cluster_is_there(tmp_path: Path, caplog: pyt
         await world.made[0].start()
         await late.joined()
         assert late.own_role == responses.VOTER
-        assert 0 < late.id < 1 << 64
+        assert 0 < late.id < 1 << 53  # exact in JavaScript, too
 
     in_world(tmp_path, test)
 
