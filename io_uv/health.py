@@ -37,6 +37,8 @@ class Sizes:
     free: int
     """The room that is left for this process."""
     total: int
+    newest_bytes: int = 0
+    """The newest snapshot alone."""
 
 
 def directory(io: RaftIo) -> str:
@@ -56,6 +58,12 @@ def ailment(io: RaftIo) -> str:
     if uv.append_told:
         return "the last write has failed"
     return "it failed some seconds ago" if uv.retries else ""
+
+
+def segment_size(io: RaftIo) -> int:
+    """Return how large new files of the log are, 0 for an I/O of others."""
+    uv = io.impl
+    return uv.segment_size if isinstance(uv, Uv) else 0
 
 
 def links(io: RaftIo) -> list[tuple[int, str, bool]]:
@@ -106,12 +114,15 @@ def turned_away(io: RaftIo) -> int:
 
 def measure(dir: str) -> Sizes:
     """Return what is in a data directory. Raises OSError."""
-    segments = segment_bytes = snapshots = snapshot_bytes = taken = 0
+    segments = segment_bytes = snapshots = taken = 0
+    of_snapshots: dict[tuple[int, int, int], int] = {}
     for name in fs.listdir(dir):
         with contextlib.suppress(FileNotFoundError):
             parsed = snapshot_file.parse_name(name)
             if parsed is not None:
-                snapshot_bytes += fs.lstat(os.path.join(dir, name)).st_size
+                info = parsed[0]
+                key = info.index, info.term, info.timestamp
+                of_snapshots[key] = of_snapshots.get(key, 0) + fs.lstat(os.path.join(dir, name)).st_size
                 if parsed[1] == snapshot_file.META_SUFFIX:
                     snapshots += 1
                     taken = max(taken, parsed[0].timestamp)
@@ -123,8 +134,9 @@ def measure(dir: str) -> Sizes:
         segments,
         segment_bytes,
         snapshots,
-        snapshot_bytes,
+        sum(of_snapshots.values()),
         taken,
         disk.f_bavail * disk.f_frsize,
         disk.f_blocks * disk.f_frsize,
+        of_snapshots[max(of_snapshots)] if of_snapshots else 0,
     )

@@ -112,9 +112,13 @@ def _behind(survey: Survey, limits: Limits) -> Condition:
 
 
 def _room(s: Status, limits: Limits) -> str:
-    if s.total <= 0 or s.free >= s.total * limits.free:
+    """Say what is too little: for the next file of the log, for a snapshot like the newest one, or by the limit."""
+    if s.total <= 0:
         return ""
-    return f"{s.free * 100 // s.total} % of the disk are free"
+    for need, what in ((s.segment_size, "next file of the log"), (s.newest_bytes, "next snapshot")):
+        if s.free < need:
+            return f"{s.free} bytes are free, and the {what} may need {need}"
+    return "" if s.free >= s.total * limits.free else f"{s.free * 100 // s.total} % of the disk are free"
 
 
 def _of_each(

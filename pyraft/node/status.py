@@ -75,6 +75,9 @@ class Status:
     free: int = -1
     """The room on its disk, and the size of that; below 0 where nobody can tell."""
     total: int = -1
+    segment_size: int = 0
+    """How large the next file of its log is, and its newest snapshot, as the next may be; 0 where nobody can tell."""
+    newest_bytes: int = 0
     clock: int = 0
     """Its time of day, in microseconds since 1970."""
     members: list[list[Any]] = dataclasses.field(default_factory=list)
@@ -124,6 +127,7 @@ def gather(
         stuck=r.stuck_index if r.stuck_index == r.last_applied + 1 else 0,
         recovering=recovering(r),
         disk=health.ailment(io),
+        segment_size=health.segment_size(io),
         clock=time.time_ns() // 1000 if microseconds is None else microseconds,
         members=rows(r.configuration),
         matches=_matches(r),
@@ -144,6 +148,7 @@ def with_sizes(status: Status, sizes: health.Sizes) -> Status:
         snapshot_bytes=sizes.snapshot_bytes,
         free=sizes.free,
         total=sizes.total,
+        newest_bytes=sizes.newest_bytes,
     )
 
 
