@@ -58,8 +58,11 @@ class Identity:
 
 
 def new_id() -> int:
-    """Return an id for a server that no other one has, or will have."""
-    return secrets.randbits(62) + 1
+    """Return an id for a server that no other one has, or will have.
+
+    It is below 2^53: JavaScript, and many that read JSON, have no larger number exactly.
+    """
+    return secrets.randbits(52) + 1
 
 
 def new_cluster() -> str:

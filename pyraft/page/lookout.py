@@ -169,13 +169,18 @@ def _nobody(last: Survey, problems: dict[str, NodeError]) -> Survey:
 def _with_texts(one: dict[str, Any]) -> dict[str, Any]:
     """Return a member with its ids as texts: JavaScript's numbers end before ids do."""
     one["id"] = str(one["id"])
-    status = one["status"]
-    if status is not None:
-        status.update(id=str(status["id"]), leader=str(status["leader"]))
-        for name, column in (("members", 0), ("matches", 0), ("links", 0), ("visitors", 1)):
-            for row in status[name]:
-                row[column] = str(row[column])
+    if one["status"] is not None:
+        with_texts(one["status"])
     return one
+
+
+def with_texts(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a status with its ids as texts, likewise."""
+    status.update(id=str(status["id"]), leader=str(status["leader"]))
+    for name, column in (("members", 0), ("matches", 0), ("links", 0), ("visitors", 1)):
+        for row in status[name]:
+            row[column] = str(row[column])
+    return status
 
 
 def _plain(value: Any) -> Any:

@@ -31,7 +31,7 @@ from pyraft.node.tls import Tls
 from pyraft.page.door import Door
 from pyraft.page.guard import NO_PROOF, Guard, is_everywhere, is_loopback
 from pyraft.page.https import Https
-from pyraft.page.lookout import Lookout
+from pyraft.page.lookout import Lookout, with_texts
 from pyraft.page.probes import Probes
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -149,9 +149,9 @@ class _Site:
         return web.json_response({"error": reason} if reason else {}, status=503 if reason else 200)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
-        """This member."""
+        """This member, with ids as texts, as in /cluster."""
         assert self._node is not None
-        return web.json_response(await self._node._desk.status())
+        return web.json_response(with_texts(await self._node._desk.status()))
 
     async def cluster(self, request: web.Request) -> web.StreamResponse:
         """All members, as they could be asked."""

@@ -105,7 +105,8 @@ def test_all_that_one_member_tells(tmp_path: Path) -> None:
             assert text in result.output, result.output
         assert f"  member {follower.id} from 127.0.0.1" in result.output
         assert f"  {follower.id} at {follower.address}\n" in result.output
-        assert (await pyraft.json("status", follower.id))["status"]["state"] == "follower"
+        told = (await pyraft.json("status", follower.id))["status"]
+        assert (told["state"], told["segment_size"]) == ("follower", 8 << 20)
         result = await pyraft("status", "10.0.0.1:1")
         assert (result.exit_code, "10.0.0.1:1 is not a member" in result.output) == (1, True)
 

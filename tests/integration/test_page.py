@@ -71,7 +71,11 @@ def test_what_is_told(tmp_path: Path) -> None:
         await node.machine.put("apple")
         async with site(node) as (session, url):
             status, found = await get(session, f"{url}/status")
-            assert (status, found["id"], found["machine"], found["page"]) == (200, node.id, "Shop", f"{url}/")
+            assert (status, found["id"], found["machine"], found["page"]) == (200, str(node.id), "Shop", f"{url}/")
+            ids = {str(one.id) for one in cluster.nodes.values()}
+            assert {row[0] for row in found["members"]} == ids
+            assert {found["leader"], *(row[0] for row in found["links"] + found["matches"])} <= ids
+            assert {row[1] for row in found["visitors"]} <= {*ids, "0"}
             status, found = await get(session, f"{url}/cluster")
             assert (status, found["leader"], found["here"]) == (200, str(cluster.leader().id), str(node.id))
             assert {one["address"] for one in found["members"]} == {n.address for n in cluster.nodes.values()}

@@ -4,6 +4,7 @@ With PAGE_PICTURES in the environment, pictures of it are left in that directory
 """
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -124,6 +125,25 @@ async def pretended(
 async def shows(tab: browser.Page, expression: str) -> None:
     """Have the page ask, until an expression is true."""
     await tab.until(f"(poll(), {expression})")
+
+
+def test_large_ids_are_not_rounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two members whose ids are one number to JavaScript have rows of their own, and a button acts on its member."""
+    first, second = (1 << 63) + 1, (1 << 63) + 2
+    rows = [[first, "a:1", "voter"], [second, "b:1", "voter"]]
+    members = Members()
+    for number, id in enumerate((first, second)):
+        one = member(number + 1, 2, addresses=lambda i: f"{'ab'[i - 1]}:1", members=rows, links=[], matches=[])
+        members.said[one.address] = dataclasses.replace(one, id=id, leader=first)
+
+    async def main() -> None:
+        async with pretended(monkeypatch, tmp_path, members, "secret") as tab:
+            await shows(tab, "rows.size === 2 && $('summary').innerText.startsWith('a:1 leads')")
+            await tab.value(f"rows.get('{second}').buttons.get('remove').click(); $('yes').click()")
+            await tab.until("!$('ask').open")
+            assert members.done == [("remove", second)]
+
+    nodes.run(main)
 
 
 def test_buttons_ask_for_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,22 @@
 """Statuses that come from others, and what is made of them: types, surveys and conditions."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from io_uv import health
 from pyraft import Raft
 from pyraft.node.conditions import Limits, judge, margin
 from pyraft.node.errors import Malformed
+from pyraft.node.identity import new_id
 from pyraft.node.operate import Seen, Survey, ahead
-from pyraft.node.status import Status, packed, parse, recovering
+from pyraft.node.status import Status, packed, parse, recovering, with_sizes
 from pyraft.node.wire import pack, unpack
+from tests.lib.disk import Dir
 
 
 def test_a_status_travels() -> None:
@@ -90,7 +94,7 @@ def faults(found: Survey, limits: Limits | None = None) -> dict[str, str]:
 def test_a_healthy_cluster_has_no_faults() -> None:
     """It has three voters, a standby and a spare, which lacks everything; or one; or two, which stand no failure."""
     assert faults(survey(seen(1), seen(2), seen(3), seen(4, "standby"), seen(5, "spare", behind=10**6))) == {}
-    assert faults(survey(seen(1))) == {}
+    assert faults(survey(seen(1, segment_size=50, newest_bytes=50))) == {}
     assert faults(survey(seen(1), seen(2))) == {}
 
 
@@ -101,6 +105,8 @@ def test_a_healthy_cluster_has_no_faults() -> None:
         (seen(3, behind=10_001), "behind", "more than 10000 entries behind: h3:1 by 10001"),
         (seen(3, disk="ENOSPC"), "disk", "h3:1: ENOSPC"),
         (seen(3, free=9), "room", "h3:1: 9 % of the disk are free"),
+        (seen(3, segment_size=51), "room", "h3:1: 50 bytes are free, and the next file of the log may need 51"),
+        (seen(3, newest_bytes=51), "room", "h3:1: 50 bytes are free, and the next snapshot may need 51"),
         (seen(3, recovering="files were set aside"), "log", "h3:1: files were set aside"),
         (seen(3, snapshot_problem="full"), "snapshots", "h3:1: full"),
         (seen(3, stuck=7), "machine", "h3:1: entry 7 is refused"),
@@ -146,3 +152,23 @@ def test_a_majority_that_is_gone() -> None:
     found = faults(left)
     assert found["leader"] == "nobody leads; of those that answer some take h1:1 for it"
     assert found["quorum"] == "no majority of the 3 voters runs: nothing can be stored"
+
+
+def test_the_next_snapshot_is_taken_to_be_as_large_as_the_newest_one(tmp_path: Path) -> None:
+    """Its data and what is beside it, without the older ones; nothing where there is none."""
+    dir = Dir(tmp_path)
+    assert health.measure(str(dir)).newest_bytes == 0
+    dir.snapshot(1, 9, data=b"x" * 5000)
+    new = dir.snapshot(2, 10, data=b"x" * 3000)
+    found = health.measure(str(dir))
+    assert found.newest_bytes == 3000 + len(dir.read(f"{new}.meta"))
+    assert (found.snapshots, found.snapshot_bytes) == (2, 5000 + found.newest_bytes + len(dir.read(f"{new}.meta")))
+    assert with_sizes(Status(), found).newest_bytes == found.newest_bytes
+
+
+def test_new_ids_are_exact_in_every_reader_of_json() -> None:
+    """JavaScript's numbers are exact up to 2^53, and so those of jq before 1.7."""
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert min(ids) > 0
+    assert max(ids) <= 1 << 52
