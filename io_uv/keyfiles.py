@@ -34,6 +34,17 @@ _PATIENCE_MSECS: Final = 1000
 
 def read(path: str, secret: bool = False) -> bytes:
     """Return the content of a file, symbolic links followed; `secret` if nobody else should be able to read it."""
+    data, status = _look(path)
+    warn_of_access(path, status, secret)
+    return data
+
+
+def peek(path: str) -> bytes:
+    """Return what `read` would, and say nothing of who else may read or write the file."""
+    return _look(path)[0]
+
+
+def _look(path: str) -> tuple[bytes, os.stat_result]:
     try:
         # Without O_NONBLOCK opening a FIFO would wait for ever for whoever is at its other end.
         fd = fs.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -48,8 +59,7 @@ def read(path: str, secret: bool = False) -> bytes:
         raise failure("read", exc, RAFT_INVALID) from None
     finally:
         fs.close(fd)
-    warn_of_access(path, status, secret)
-    return data
+    return data, status
 
 
 def _read_all(fd: int) -> bytes:

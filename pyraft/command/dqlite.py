@@ -11,6 +11,7 @@ Failure modes: what is refused, or stops the node, is told on standard error, ex
 
 import asyncio
 import dataclasses
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -27,7 +28,10 @@ from pyraft.dqlite import DqliteError, LxdTls, Member, Overrun, Refused, Replica
 from pyraft.dqlite import backup as backups
 from pyraft.dqlite.publish import Changes
 from pyraft.dqlite.replica import FOLDER
+from pyraft.errors import printable
 from pyraft.node.tls import Tls
+
+_log = logging.getLogger("pyraft")
 
 STANDBY_WEIGHT = 100
 """Others, whose weight is 0 by default, become voters rather than a stand-by without SQL."""
@@ -200,6 +204,8 @@ async def _live(make: Callable[[], Member], as_json: bool, files: str = "", chan
     async with member:
         ends = [asyncio.ensure_future(one) for one in (stop.wait(), member.wait_closed())]
         joined = asyncio.ensure_future(member.joined())
+    if member.tls is not None:
+        loop.add_signal_handler(signal.SIGHUP, _renew, member)
         try:
             await asyncio.wait([*ends, joined], return_when=asyncio.FIRST_COMPLETED)
             if joined.done() and joined.exception() is None:
@@ -219,6 +225,16 @@ async def _live(make: Callable[[], Member], as_json: bool, files: str = "", chan
 def _say_joined(member: Member, files: str, as_json: bool) -> None:
     if as_json:
         text.dump_line({"id": member.id, "address": member.address, "files": files or None})
+def _renew(member: Member) -> None:
+    """Take renewed certificates; the log says why where that cannot be, and the member goes on with those it has."""
+    try:
+        member.reload_certificates()
+    except Refused as exc:
+        _log.warning("certificates stay as they were: %s", printable(str(exc)))
+    else:
+        _log.info("certificates were read again")
+
+
     else:
         more = f"; databases are in {files}" if files else ""
         text.say([f"node {member.id} at {member.address} is in the cluster{more}"])

@@ -12,6 +12,7 @@ no client in with such a one; so it gets the list in a form that declares each t
 LXD's authority (`server.ca`) makes no certificate believed.
 """
 
+import hashlib
 import os
 import sqlite3
 import ssl
@@ -30,6 +31,8 @@ from pyraft.node.tls import Path, Tls
 TRUSTED: Final = "trusted.crt"
 """The certificates of those who may connect, in a directory that is not LXD's own."""
 
+_FAULTS: Final = (OSError, ValueError, Failure, sqlite3.Error)
+"""The ways in which files can be of no use."""
 _SQLITE: Final = b"SQLite format 3\0"
 _SERVER: Final = 2
 """The type of nodes' certificates in LXD's tables."""
@@ -67,14 +70,24 @@ class LxdTls(Tls):
             rv = io_uv.raft_uv_tls_set_policy(transport, lambda certificate, id, address: True)
         return rv
 
+    def fingerprint(self) -> bytes:
+        """Return what is another one when the content of a member's files is."""
+        found = hashlib.sha256()
+        try:
+            own, cluster, trusted = _read(self, again=True)
+            for one in (*own, *cluster, *sorted(trusted)):
+                found.update(hashlib.sha256(one).digest())
+        except _FAULTS as exc:
+            found.update(_text(exc).encode())
+        return found.digest()
+
     def context(self) -> ssl.SSLContext:
         """Return a context for connections that this end opens. Raises Refused."""
         try:
             own = keyfiles.read(os.fspath(self.cert)), keyfiles.read(os.fspath(self.key), secret=True)
             return _connecting(own, keyfiles.read(os.fspath(self.ca)))
-        except (OSError, ValueError, Failure) as exc:
-            text = exc.message if isinstance(exc, Failure) else str(exc)
-            raise Refused(f"load certificates from {self.cert}, {self.key}, {self.ca}: {text}") from None
+        except _FAULTS as exc:
+            raise Refused(f"load certificates from {self.cert}, {self.key}, {self.ca}: {_text(exc)}") from None
 
 
 class _Source:
@@ -86,19 +99,34 @@ class _Source:
 
     def load(self) -> tuple[ssl.SSLContext, ssl.SSLContext, dict[str, Any]]:
         """Return contexts for accepting and for connecting, and the own certificate. Raises Failure."""
-        files = self._files
-        if files.cluster_key is None or files.trusted is None:
-            raise Failure(RAFT_INVALID, "a member needs the key of the cluster's certificate, and whom to trust")
         try:
-            own = keyfiles.read(os.fspath(files.cert)), keyfiles.read(os.fspath(files.key), secret=True)
-            cluster = keyfiles.read(os.fspath(files.ca))
-            key = keyfiles.read(os.fspath(files.cluster_key), secret=True)
-            trusted = [*_certificates(os.fspath(files.trusted)), *_split(own[0].decode())]
-            contexts = _accepting((cluster, key), trusted), _connecting(own, cluster)
+            own, cluster, trusted = _read(self._files)
+            contexts = _accepting(cluster, trusted), _connecting(own, cluster[0])
             return *contexts, credentials.meet_oneself(*contexts)
-        except (OSError, ValueError, Failure, sqlite3.Error) as exc:
-            text = exc.message if isinstance(exc, Failure) else str(exc)
-            raise Failure(RAFT_INVALID, f"load certificates of LXD with {files.cert}: {text}") from None
+        except _FAULTS as exc:
+            raise Failure(RAFT_INVALID, f"load certificates of LXD with {self._files.cert}: {_text(exc)}") from None
+
+
+def _read(files: LxdTls, again: bool = False) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes], list[bytes]]:
+    """Return the own certificate and its key, the cluster's, and those that are trusted. Raises one of _FAULTS.
+
+    With `again` the log does not hear once more of files that others may read or write.
+    """
+    if files.cluster_key is None or files.trusted is None:
+        raise Failure(RAFT_INVALID, "a member needs the key of the cluster's certificate, and whom to trust")
+
+    def read(path: Path, secret: bool = False) -> bytes:
+        name = os.fsdecode(path)
+        return keyfiles.peek(name) if again else keyfiles.read(name, secret)
+
+    own = read(files.cert), read(files.key, secret=True)
+    cluster = read(files.ca), read(files.cluster_key, secret=True)
+    trusted = _certificates(os.fsdecode(files.trusted), read(files.trusted))
+    return own, cluster, [*trusted, *_split(own[0].decode())]
+
+
+def _text(exc: Exception) -> str:
+    return exc.message if isinstance(exc, Failure) else str(exc)
 
 
 def _connecting(own: tuple[bytes, bytes], cluster: bytes) -> ssl.SSLContext:
@@ -131,9 +159,8 @@ def _as_trusted(certificate: bytes) -> str:
     )
 
 
-def _certificates(path: str) -> list[bytes]:
+def _certificates(path: str, data: bytes) -> list[bytes]:
     """Return the certificates of a PEM file, or of nodes in a database of LXD."""
-    data = keyfiles.read(path)
     if not data.startswith(_SQLITE):
         return _split(data.decode())
     with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:

@@ -69,6 +69,8 @@ IN_MEMORY: Final = 1 << 20
 _RETRY_SECONDS: Final = 0.5
 _LOOK_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 60.0
+_CERTIFICATES_SECONDS: Final = 10.0
+"""Between two looks at the certificates of LXD."""
 _FEWEST: Final = 3
 """Members that there are before go-dqlite's role management lets more than one vote."""
 _ASSIGN_SECONDS: Final = 600.0
@@ -117,6 +119,8 @@ class Member:
         self.upgrade = upgrade
         self.dial_is_own = dial is not None or prepare is not None
         self.dial = dial if dial is not None else dialer(tls, upgrade)
+        self._dials = dial is None
+        """Whether connections as a client are opened with the certificates of `tls`."""
         self.prepare = prepare
         self.fsm = DqliteFsm(os.path.join(self.directory, DATABASES))
         self.server: aio.Server = None  # type: ignore[assignment]
@@ -127,6 +131,8 @@ class Member:
         self._joined: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         self._told = ""
+        self._certificates = b""
+        """What the certificates in force look like, where they are LXD's."""
 
     async def __aenter__(self) -> "Member":
         await self.start()
@@ -159,6 +165,8 @@ class Member:
         self._begin(self._lead())
         self._begin(self._keep())
         self._begin(self._bound_log())
+        if isinstance(self.tls, LxdTls):
+            self._begin(self._watch_certificates(self.tls))
 
     def _check_addresses(self) -> None:
         """Refuse addresses that no node can have, before anything is made for them; a `dial` knows its own forms."""
@@ -206,6 +214,8 @@ class Member:
         if self.tls is not None and not isinstance(self.tls, LxdTls):
             io_uv.raft_uv_tls_set_policy(ground.transport, shares_name(self.tls))
         if self.prepare is not None:
+        if isinstance(self.tls, LxdTls):
+            self._certificates = self.tls.fingerprint()
             self.prepare(ground.transport)
         if self.bind:
             io_uv.raft_uv_tcp_set_bind_address(ground.transport, self.bind)
@@ -388,6 +398,38 @@ class Member:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     # Leading.
+    # Certificates.
+
+    def reload_certificates(self) -> None:
+        """Take the files of `tls` as they are now; all connections are made anew. Refused, and all stays, if they fail.
+
+        Those of LXD are looked at every ten seconds, and taken when they are others.
+        """
+        assert self._ground is not None
+        if self.tls is None:
+            return
+        dial = dialer(self.tls, self.upgrade) if self._dials else self.dial
+        try:
+            self._ground.reload_certificates()
+        except NodeRefused as exc:
+            raise Refused(str(exc)) from None
+        self.dial = dial
+
+    async def _watch_certificates(self, tls: LxdTls) -> None:
+        """Take LXD's certificates whenever they are others: nodes come and go there without a word to this one."""
+        while True:
+            await asyncio.sleep(_CERTIFICATES_SECONDS)
+            found = await asyncio.get_running_loop().run_in_executor(None, tls.fingerprint)
+            if found == self._certificates:
+                continue
+            try:
+                self.reload_certificates()
+            except Refused as exc:
+                self._tell(f"certificates stay as they were: {exc}")
+            else:
+                self._certificates = found
+                _log.info("dqlite node %d at %s: certificates were read again", self.id, self.address)
+
 
     async def _lead(self) -> None:
         """Hand leadership on, each time that this member has it, for as long as it has it."""

@@ -1,7 +1,11 @@
 """Certificates as LXD has them: one for each node, one of the cluster, and a list of those that may connect."""
 
 import asyncio
+import contextlib
+import os
+import signal
 import sqlite3
+import ssl
 from contextlib import closing
 from pathlib import Path
 
@@ -9,10 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from pyraft import dqlite
+from pyraft.command import dqlite as commands
 from pyraft.command import program
 from pyraft.dqlite import Cluster, LxdTls, Member, Refused, dialer
 from pyraft.dqlite import member as members
 from pyraft.dqlite.peer import Peer
+from pyraft.node.tls import Tls
 from tests.integration.test_dqlite_member import FAST, Founder, World, address
 from tests.integration.test_dqlite_upgrade import PATH
 from tests.lib.tlstest import shared_certificate
@@ -148,3 +154,103 @@ def test_a_new_id_has_a_place_in_a_column_of_sqlite(tmp_path: Path, monkeypatch:
             assert member.id == (1 << 63) - 1
 
     asyncio.run(asyncio.wait_for(run(), 300))
+
+
+def test_certificates_of_lxd_are_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node that came later is let in, one that has gone is not; files of no use change nothing, and are told of."""
+    monkeypatch.setattr(members, "_CERTIFICATES_SECONDS", 0.01)
+    first, second = (node(tmp_path, name) for name in ("first", "second"))
+    own = (first / "server.crt").read_text()
+
+    async def lets_in(at: str) -> bool:
+        with contextlib.suppress(OSError):
+            async with await Peer.open(at, dialer(LxdTls.of(second), PATH)) as peer:
+                await peer.leader()
+                return True
+        return False
+
+    async def run() -> None:
+        async with Member(tmp_path / "1", address(), tls=trust(first, first), upgrade=PATH) as member:
+            reloads, reload = [], member.reload_certificates
+            monkeypatch.setattr(member, "reload_certificates", lambda: (reloads.append(1), reload()))
+            assert not await lets_in(member.address)
+            trust(first, first, second)
+            while not await lets_in(member.address):
+                await asyncio.sleep(0.01)
+            (first / "trusted.crt").write_text("nonsense -----BEGIN CERTIFICATE-----")
+            while "certificates stay as they were: load certificates of LXD" not in caplog.text:
+                await asyncio.sleep(0.01)
+            assert await lets_in(member.address)
+            (first / "trusted.crt").write_text(own)
+            while await lets_in(member.address):
+                await asyncio.sleep(0.01)
+            n, looks = len(reloads), []
+            monkeypatch.setattr(LxdTls, "fingerprint", lambda tls: (looks.append(1), member._certificates)[1])
+            while len(looks) < 3:
+                await asyncio.sleep(0.01)
+            assert len(reloads) == n
+
+    asyncio.run(asyncio.wait_for(run(), 300))
+
+
+def test_a_fingerprint_is_that_of_the_content(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each file counts, and the order of those that are trusted does not; files are not complained of each time."""
+    first, second = (node(tmp_path, name) for name in ("first", "second"))
+    tls = trust(first, first, second)
+    (first / "server.key").chmod(0o644)
+    before = tls.fingerprint()
+    trust(first, second, first)
+    assert tls.fingerprint() == before
+    for name in ("trusted.crt", "server.crt", "server.key", "cluster.crt", "cluster.key"):
+        content = (first / name).read_bytes()
+        (first / name).write_bytes((second / "server.crt").read_bytes())
+        changed = tls.fingerprint()
+        (first / name).unlink()
+        assert len({before, changed, tls.fingerprint()}) == 3
+        (first / name).write_bytes(content)
+        assert tls.fingerprint() == before
+    assert caplog.text == ""
+
+
+def test_a_signal_has_the_shell_read_certificates_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SIGHUP does with those of one cluster as well; files of no use are told of, and it goes on with those it has."""
+    certificate, key = shared_certificate(tmp_path, "cluster")
+    at = address()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    async def shown() -> bytes:
+        host, port = at.split(":")
+        while True:
+            with contextlib.suppress(OSError):  # it may end where certificates are read again
+                _, writer = await asyncio.open_connection(host, port, ssl=context)
+                writer.transport.abort()
+                return bytes(writer.get_extra_info("ssl_object").getpeercert(True))
+
+    async def run() -> None:
+        tls = Tls(certificate, key, certificate)
+        living = asyncio.ensure_future(commands._live(lambda: Member(tmp_path / "1", at, tls=tls), False))
+        while "not taken into the cluster yet" not in caplog.text:
+            await asyncio.sleep(0.01)
+        before = await shown()
+        good = key.read_bytes()
+        key.write_bytes(b"nonsense")
+        os.kill(os.getpid(), signal.SIGHUP)
+        while "certificates stay as they were: load certificates from" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert await shown() == before
+        key.write_bytes(good)
+        shared_certificate(tmp_path, "cluster")
+        os.kill(os.getpid(), signal.SIGHUP)
+        while await shown() == before:
+            await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await living
+
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        asyncio.run(asyncio.wait_for(run(), 300))
+    finally:
+        signal.signal(signal.SIGHUP, usual)
