@@ -104,17 +104,26 @@ class Reader:
 
 def u32(value: int) -> bytes:
     """Encode a number of 4 bytes."""
-    return _u32.pack(value)
+    try:
+        return _u32.pack(value)
+    except struct.error:
+        raise ValueError(f"{value!r} is not a number from 0 to 2**32 - 1") from None
 
 
 def u64(value: int) -> bytes:
     """Encode a number of 8 bytes."""
-    return _u64.pack(value)
+    try:
+        return _u64.pack(value)
+    except struct.error:
+        raise ValueError(f"{value!r} is not a number from 0 to 2**64 - 1") from None
 
 
 def i64(value: int) -> bytes:
     """Encode a number of 8 bytes that may be negative."""
-    return _i64.pack(value)
+    try:
+        return _i64.pack(value)
+    except struct.error:
+        raise ValueError(f"{value!r} is not a number of 64 bits") from None
 
 
 def real(value: float) -> bytes:

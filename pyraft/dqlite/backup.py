@@ -26,7 +26,7 @@ from io_uv.dqlite import image, messages, requests, responses, words
 from io_uv.dqlite.machine import fault_of
 from io_uv.dqlite.words import ParseError
 from pyraft.dqlite.errors import DqliteError, Refused
-from pyraft.dqlite.peer import Dial, Peer, dial_tcp, find_leader
+from pyraft.dqlite.peer import Dial, Peer, dial_tcp, find_leader, several
 from pyraft.node.deadlines import within
 
 _WAL_MARK: Final = 18
@@ -60,11 +60,12 @@ async def take(
 
     A member that is behind the leader gives an older state.
     """
+    known = several(addresses)
     target = Path(path)
     if target.exists():
         raise Refused(f"there is a file {target} already")
     part = newfile.hidden(target)
-    address = member or await _leader(addresses, dial)
+    address = member or await _leader(known, dial)
     try:
         with part.open("x+b") as main, tempfile.TemporaryFile(dir=target.parent) as log:
             await _receive(address, dial, database, main, log)
@@ -80,9 +81,8 @@ async def take(
     return made
 
 
-async def _leader(addresses: Iterable[str], dial: Dial) -> str:
+async def _leader(known: list[str], dial: Dial) -> str:
     """Return the address of the leader; those who are not voters do not know it, but they know the others."""
-    known = list(addresses)
     with contextlib.suppress(OSError, DqliteError):
         async with await find_leader(known, dial) as peer:
             return peer.address

@@ -27,7 +27,7 @@ from io_uv.dqlite.tuples import Value
 from pyraft.dqlite import codes, sql
 from pyraft.dqlite.errors import Aborted, DqliteError, Unavailable, Unknown
 from pyraft.dqlite.peer import Dial, dial_tcp, left
-from pyraft.dqlite.pool import Addresses, Pool, Store
+from pyraft.dqlite.pool import Pool, Store, store_of
 from pyraft.dqlite.session import Parameter, Session, Sql, Statement, text_of
 
 T = TypeVar("T")
@@ -82,10 +82,7 @@ class Client:
         `nodes` are addresses of some of the nodes, HOST:PORT, or a store of them; `size` is how many connections there
         are at most; `dial` opens one, see `peer`. `timeout_seconds` is for each call that is not given another time.
         """
-        if isinstance(nodes, str):
-            raise TypeError(f"nodes are several addresses, not {nodes!r}")
-        store = Addresses(nodes) if isinstance(nodes, Iterable) else nodes
-        self._pool = Pool(store, database, dial, size)
+        self._pool = Pool(store_of(nodes), database, dial, size)
         self.timeout_seconds = timeout_seconds
 
     async def __aenter__(self) -> "Client":
@@ -145,8 +142,10 @@ class Client:
         try:
             yield reading
         finally:
-            await reading.close()
-            await self._pool.give(session)
+            try:
+                await reading.close()
+            finally:  # also where this is cancelled once more
+                await self._pool.give(session)
 
     @contextlib.asynccontextmanager
     async def transaction(
@@ -226,7 +225,7 @@ class Client:
             except (DqliteError, OSError) as exc:
                 await self._failed(session, exc, reads)
                 if left(deadline) <= pause:
-                    raise _at_the_end(exc) from exc
+                    raise _at_the_end(exc, before) from exc
                 before = f"; before that: {exc}"
             except BaseException:
                 await self._pool.give(session)  # one that waits for an answer is closed
@@ -333,13 +332,18 @@ class Transaction:
         try:
             yield reading
         finally:
-            await reading.close()
-            self._busy = False
+            try:
+                await reading.close()
+            finally:
+                self._busy = False
 
     async def commit(self) -> None:
         """Commit. `Client.transaction` does that where its block ends."""
         if self._over:
             raise Aborted(self._over)
+        if not self._session.usable:
+            await self._end("its connection was lost, or given up", lost=False)
+            raise Aborted(f"nothing was committed: {self._over}")
         try:
             await self._session.execute("commit", (), time.monotonic() + self._seconds)
         except OSError as exc:
@@ -434,8 +438,8 @@ def _check(statement: Sql, *, in_transaction: bool = False, returning: bool = Tr
         raise ValueError(f"a statement that returns rows is one for query: {text}")
 
 
-def _at_the_end(exc: DqliteError | OSError) -> Exception:
+def _at_the_end(exc: DqliteError | OSError, before: str) -> Exception:
     """Return what is raised when the time is over, and nothing was done."""
     if isinstance(exc, DqliteError) and codes.is_busy(exc):
         return exc
-    return Unavailable(f"nothing was done in time: {exc}")
+    return Unavailable(f"nothing was done in time: {exc}{before if isinstance(exc, TimeoutError) else ''}")

@@ -20,7 +20,7 @@ from io_uv.dqlite.responses import Member, Metadata, Response
 from pyraft.dqlite import codes
 from pyraft.dqlite.errors import DqliteError, Unavailable, Unknown
 from pyraft.dqlite.peer import Dial, Peer, dial_tcp, expect, find_leader, left
-from pyraft.dqlite.pool import Addresses, Store
+from pyraft.dqlite.pool import Store, store_of
 
 T = TypeVar("T", bound=Response)
 
@@ -39,7 +39,7 @@ class Cluster:
         self, nodes: Iterable[str] | Store, *, dial: Dial = dial_tcp, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
         """`nodes` are addresses of some of the members, HOST:PORT, or where these are kept."""
-        self.nodes = Addresses(nodes) if isinstance(nodes, Iterable) else nodes
+        self.nodes = store_of(nodes)
         self.dial = dial
         self.timeout_seconds = timeout_seconds
 
@@ -55,11 +55,20 @@ class Cluster:
         return members
 
     async def add(self, id: int, address: str) -> None:
-        """Add a server, as a spare."""
+        """Add a server, as a spare. ValueError for an id or an address that no member can have."""
+        if not 0 < id < 1 << 64:
+            raise ValueError(f"{id} is not the id of a member: a number from 1 to 2**64 - 1")
+        if not address:
+            raise ValueError("a member has an address")
         await self._lead(responses.Empty, requests.Add(id, address))
 
     async def assign(self, id: int, role: int, *, timeout_seconds: float = ASSIGN_SECONDS) -> None:
-        """Give a member a role. One that becomes a voter gets all of the log first."""
+        """Give a member a role. One that becomes a voter gets all of the log first.
+
+        ValueError for another number, behind which a leader of dqlite 1.11 leads no more.
+        """
+        if role not in (responses.VOTER, responses.STANDBY, responses.SPARE):
+            raise ValueError(f"{role!r} is not a role: VOTER, STANDBY or SPARE of io_uv.dqlite.responses")
         await self._lead(responses.Empty, requests.Assign(id, role), timeout_seconds)
 
     async def remove(self, id: int) -> None:
@@ -112,7 +121,7 @@ class Cluster:
             sent = False
             said: Exception
             try:
-                async with await find_leader(self.nodes.addresses(), self.dial) as peer:
+                async with await find_leader(self.nodes.addresses(), self.dial, left(deadline)) as peer:
                     sent = True
                     return await _answer(kind, peer, request, deadline, limit)
             except OSError as exc:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from io_uv.dqlite import messages, requests, responses, words
 from io_uv.dqlite.messages import Splitter
@@ -23,6 +23,7 @@ from io_uv.dqlite.responses import Response
 from io_uv.dqlite.words import ParseError
 from pyraft.dqlite.errors import DqliteError
 from pyraft.node.deadlines import within
+from pyraft.node.link import require_form, split
 
 T = TypeVar("T", bound=Response)
 
@@ -35,15 +36,29 @@ Dial: TypeAlias = Callable[[str], Awaitable[Streams]]
 
 async def dial_tcp(address: str) -> Streams:
     """Open a connection to HOST:PORT."""
-    return await asyncio.open_connection(*split(address))
+    return await connect(address)
 
 
-def split(address: str) -> tuple[str, str]:
-    """Return the host and the port of an address. OSError if it has none."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal():
-        raise OSError(f"{address!r} is not the address of a node")
-    return host.strip("[]"), port
+async def connect(address: str, **options: Any) -> Streams:
+    """Open a connection to HOST:PORT with options of asyncio. Raises OSError, also for a text without host or port."""
+    try:
+        require_form(address)
+        return await asyncio.open_connection(*split(address), **options)
+    except UnicodeError as exc:
+        raise OSError(f"{address!r:.300} has no host that could be one: {exc}") from None
+    except ValueError as exc:
+        raise OSError(str(exc)) from None
+
+
+def several(addresses: Iterable[str]) -> list[str]:
+    """Return the addresses that a caller has given, each once. TypeError for a text, which would be one per letter."""
+    if isinstance(addresses, str):
+        raise TypeError(f"nodes are several addresses, not {addresses!r}")
+    found = list(dict.fromkeys(addresses))
+    for one in found:
+        if not isinstance(one, str):
+            raise TypeError(f"an address is a text, HOST:PORT, not {one!r}")
+    return found
 
 
 class Peer:
@@ -178,8 +193,12 @@ async def expect(kind: type[T], peer: Peer, request: Request, deadline: float) -
     return answer
 
 
-async def find_leader(addresses: Iterable[str], dial: Dial = dial_tcp) -> Peer:
-    """Return a connection to the node that leads. OSError, with what each one said, if none is found now."""
+async def find_leader(addresses: Iterable[str], dial: Dial = dial_tcp, seconds: float | None = None) -> Peer:
+    """Return a connection to the node that leads. OSError, with what each one said, if none is found now.
+
+    With `seconds` it takes no longer than that, else as long as connecting and an answer may take.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
     said: dict[str, str] = {}
     asking: dict[asyncio.Task[Peer | str], str] = {}
 
@@ -192,7 +211,10 @@ async def find_leader(addresses: Iterable[str], dial: Dial = dial_tcp) -> Peer:
         ask(address)
     try:
         while asking:
-            done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            patience = None if deadline is None else left(deadline)
+            done, _ = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
             for task in done:
                 address = asking.pop(task)
                 try:
@@ -207,6 +229,8 @@ async def find_leader(addresses: Iterable[str], dial: Dial = dial_tcp) -> Peer:
                     ask(found)
     finally:
         await _end(asking)
+    if not said:
+        raise ConnectionError("no leader is found: no address of another node is known")
     raise ConnectionError("no leader is found: " + "; ".join([f"{at}: {what}" for at, what in said.items()]))
 
 

@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 from io_uv.dqlite import responses
 from pyraft.dqlite.errors import DqliteError, Unavailable
-from pyraft.dqlite.peer import CONNECT_SECONDS, Dial, Peer, find_leader, left
-from pyraft.dqlite.session import Session
+from pyraft.dqlite.peer import CONNECT_SECONDS, Dial, Peer, find_leader, left, several
+from pyraft.dqlite.session import Session, check_database
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
@@ -41,7 +41,7 @@ class Addresses:
     """A store in memory: the addresses that were given, and those of the members."""
 
     def __init__(self, given: Iterable[str]) -> None:
-        self._given = tuple(dict.fromkeys(given))
+        self._given = tuple(several(given))
         self._members: tuple[str, ...] = ()
         if not self._given:
             raise ValueError("no address of a node is given")
@@ -55,12 +55,19 @@ class Addresses:
         self._members = tuple([one.address for one in members])
 
 
+def store_of(nodes: Iterable[str] | Store) -> Store:
+    """Return the store that a caller has given, one in memory where these are addresses."""
+    return Addresses(nodes) if isinstance(nodes, Iterable) else nodes
+
+
 class Pool:
     """Sessions for one database."""
 
     def __init__(self, store: Store, database: str, dial: Dial, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a pool of {size} connections")
         self.store = store
-        self.database = database
+        self.database = check_database(database)
         self.dial = dial
         self.size = size
         self._leader = ""
@@ -70,9 +77,11 @@ class Pool:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._search: asyncio.Task[str] | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def close(self) -> None:
         """Close all connections, those that are in use as well."""
+        self._stay()
         self._closed = True
         if self._search is not None:
             self._search.cancel()
@@ -124,7 +133,16 @@ class Pool:
 
     # Turns.
 
+    def _stay(self) -> None:
+        """Raise RuntimeError in another event loop than before: the connections are of that one."""
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+        if self._loop is not running:
+            raise RuntimeError("a client serves one event loop, that of its first call: make another one here")
+
     async def _turn(self, deadline: float) -> None:
+        self._stay()
         if self._closed:
             raise Unavailable("the client is closed")
         if self._taken < self.size:
@@ -159,6 +177,8 @@ class Pool:
     async def _connect(self, deadline: float) -> Session:
         pause, said = _FIRST_PAUSE, "no leader is found"
         while True:
+            if self._closed:
+                raise Unavailable("the client is closed")
             try:
                 session = await self._attempt(deadline)
                 if session is not None:
@@ -198,6 +218,8 @@ class Pool:
         done, _ = await asyncio.wait([task], timeout=left(deadline))
         if not done:
             raise TimeoutError("no leader was found in time")
+        if task.cancelled():
+            raise Unavailable("the client is closed")  # it was not the caller's task that was cancelled
         return task.result()
 
     def _looked(self, task: "asyncio.Task[str]") -> None:

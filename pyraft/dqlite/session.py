@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, TypeAlias, TypeVar
 
-from io_uv.dqlite import requests, responses, tuples
+from io_uv.dqlite import requests, responses, tuples, words
 from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Response, Result, Rows, Stmt
 from io_uv.dqlite.tuples import IsoTime
@@ -33,6 +33,10 @@ MAX_PREPARED: Final = 100
 
 BARRIER: Final = "select 0"
 """A query that is run on each new connection: the node answers it when it has applied its log."""
+MAX_NAME: Final = 504
+"""Bytes of a database's name: dqlite has SQLite take paths of 512, a suffix included."""
+MAX_ANSWER: Final = 1 << 32
+"""Bytes of a part of an answer, at least one row of it; dqlite has no lower limit."""
 
 Parameter: TypeAlias = bool | int | float | str | bytes | bytearray | memoryview | datetime.date | None
 """The values that a parameter may have. A datetime is stored as text, as go-dqlite and SQLite have it."""
@@ -49,6 +53,18 @@ class Statement:
 
 
 Sql: TypeAlias = str | Statement
+
+
+def check_database(name: str) -> str:
+    """Return the name of a database. ValueError for one with which nodes of dqlite 1.11 end, or end the connection."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a database is a text, not {name!r}")
+    size = len(words.text(name).rstrip(b"\0"))
+    if size == 0 or size > MAX_NAME:
+        raise ValueError(f"a database's name of {size} bytes, where 1 to {MAX_NAME} may be")
+    if name == ":memory:" or name.startswith("file:") or name.endswith("-wal"):
+        raise ValueError(f"{name!r} is not the name of a database: SQLite has another meaning for it")
+    return name
 
 
 def text_of(statement: Sql) -> str:
@@ -73,6 +89,7 @@ class Session:
         dqlite 1.11 prepares a statement before the barrier that it makes for it. A leader that has just been elected
         may so not know a table that its log has, and answers "no such table". A query waits for the barrier.
         """
+        peer.limit = MAX_ANSWER
         await expect(Response, peer, requests.Client(), deadline)
         await expect(responses.Db, peer, requests.Open(database), deadline)
         await expect(Rows, peer, requests.QuerySql(0, BARRIER, ()), deadline)
@@ -96,15 +113,28 @@ class Session:
         self.sent = False
         if not sql.reads(text_of(statement)) and not await self._is_modern(deadline):
             raise Refused(f"{self.peer.address} is of a dqlite before 1.15, where rows of a write are not replicated")
-        return await self._run(Rows, statement, values, deadline)
+        return await self._checked(await self._run(Rows, statement, values, deadline))
 
     async def next_rows(self, deadline: float) -> Rows:
         """Return the next part of the rows."""
+        if left(deadline) == 0.0:  # an answer that is here already takes no time
+            await self.peer.close()
+            raise TimeoutError(f"the rows of {self.peer.address} have no end in the time")
         answer = await self.peer.more(left(deadline))
         if not isinstance(answer, Rows):
             await self.peer.close()
             raise ConnectionError(f"{self.peer.address} has sent {type(answer).__name__} among rows")
-        return answer
+        return await self._checked(answer)
+
+    async def _checked(self, part: Rows) -> Rows:
+        """Return a part of an answer, unless it is one of those of which dqlite sends more for ever."""
+        if part.more and not part.rows:
+            await self.peer.close()
+            raise Refused(
+                f"the names of {len(part.columns)} columns are longer than a message of {self.peer.address}, "
+                "which sends them again and again, and no row: name fewer columns"
+            )
+        return part
 
     async def interrupt(self, deadline: float) -> None:
         """End a query whose rows have not all come."""

@@ -14,6 +14,7 @@ without an end reaches to the end of the text, and the node refuses it.
 import re
 import sqlite3
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 _TOKENS: Final = re.compile(
@@ -25,7 +26,8 @@ _TOKENS: Final = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_WRITING: Final = frozenset(("insert", "update", "delete", "replace"))
+_WRITING: Final = frozenset(("insert", "update", "delete"))
+"""Beside REPLACE, which is a function as well, unless INTO is behind it."""
 _ASKING: Final = frozenset(
     (
         *("table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo"),
@@ -60,7 +62,7 @@ def reads(sql: str) -> bool:
     if first in ("select", "values", "explain"):
         return True
     if first == "with":
-        return _WRITING.isdisjoint(words)
+        return _WRITING.isdisjoint(words) and ("replace", "into") not in pairwise(words)
     return first == "pragma" and _asks(sql, words)
 
 

@@ -11,7 +11,6 @@ speaks; go-dqlite lets 1.2 in as well. Among servers of one certificate nobody c
 ids that they give, and the owner of the key is trusted with everything.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from io_uv import credentials
 from io_uv.failure import Failure
 from pyraft.dqlite.errors import Refused
 from pyraft.dqlite.lxd import LxdTls
-from pyraft.dqlite.peer import Dial, Streams, split
+from pyraft.dqlite.peer import Dial, Streams, connect
 from pyraft.node.tls import Tls
 
 
@@ -32,8 +31,7 @@ def dial_tls(tls: Tls) -> Dial:
         context.check_hostname = True
 
     async def dial(address: str) -> Streams:
-        host, port = split(address)
-        return await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
+        return await connect(address, ssl=context, server_hostname=name)
 
     return dial
 
