@@ -37,6 +37,9 @@ STANDBY_WEIGHT = 100
 """Others, whose weight is 0 by default, become voters rather than a stand-by without SQL."""
 
 
+_NUMBER = click.IntRange(0, (1 << 64) - 1)
+
+
 @click.group(cls=Group)
 def dqlite() -> None:
     """Nodes of dqlite: a vote, or a copy, for a cluster of Go or C programs."""
@@ -81,8 +84,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--join", metavar="HOST:PORT", multiple=True, help="Where a node is; may be repeated."),
         click.option("--id", type=click.IntRange(1, (1 << 64) - 1), help="Its id, instead of a new one."),
         click.option("--bind", metavar="HOST:PORT", default="", help="Where it listens, if not at its address."),
-        click.option("--failure-domain", type=click.IntRange(0), default=0, help="For go-dqlite's role management."),
-        click.option("--weight", type=click.IntRange(0), help="Likewise: lower ones are preferred as voters."),
+        click.option("--failure-domain", type=_NUMBER, default=0, help="For go-dqlite's role management."),
+        click.option("--weight", type=_NUMBER, help="Likewise: lower ones are preferred as voters."),
         _UPGRADE,
         _LXD,
         click.option("--keep-role/--any-role", default=True, help="Ask for the role again if it was taken away."),
@@ -201,11 +204,11 @@ async def _live(make: Callable[[], Member], as_json: bool, files: str = "", chan
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if member.tls is not None:
+        loop.add_signal_handler(signal.SIGHUP, _renew, member)
     async with member:
         ends = [asyncio.ensure_future(one) for one in (stop.wait(), member.wait_closed())]
         joined = asyncio.ensure_future(member.joined())
-    if member.tls is not None:
-        loop.add_signal_handler(signal.SIGHUP, _renew, member)
         try:
             await asyncio.wait([*ends, joined], return_when=asyncio.FIRST_COMPLETED)
             if joined.done() and joined.exception() is None:
@@ -222,9 +225,6 @@ async def _live(make: Callable[[], Member], as_json: bool, files: str = "", chan
             await asyncio.gather(*ends, joined, return_exceptions=True)
 
 
-def _say_joined(member: Member, files: str, as_json: bool) -> None:
-    if as_json:
-        text.dump_line({"id": member.id, "address": member.address, "files": files or None})
 def _renew(member: Member) -> None:
     """Take renewed certificates; the log says why where that cannot be, and the member goes on with those it has."""
     try:
@@ -235,6 +235,9 @@ def _renew(member: Member) -> None:
         _log.info("certificates were read again")
 
 
+def _say_joined(member: Member, files: str, as_json: bool) -> None:
+    if as_json:
+        text.dump_line({"id": member.id, "address": member.address, "files": files or None})
     else:
         more = f"; databases are in {files}" if files else ""
         text.say([f"node {member.id} at {member.address} is in the cluster{more}"])

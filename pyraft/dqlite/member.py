@@ -45,7 +45,7 @@ from pyraft.dqlite.dialing import dialer
 from pyraft.dqlite.errors import DqliteError, Refused
 from pyraft.dqlite.gateway import ROLES, Gateway
 from pyraft.dqlite.lxd import LxdTls
-from pyraft.dqlite.peer import Dial, find_leader
+from pyraft.dqlite.peer import Dial, find_leader, several
 from pyraft.dqlite.settings import Settings
 from pyraft.dqlite.store import Info
 from pyraft.dqlite.tls import shares_name
@@ -109,7 +109,7 @@ class Member:
         """
         self.directory = os.fspath(directory)
         self.address = address
-        self.join = list(join)
+        self.join = several(join)
         self.role = role
         self.id = id
         self.bind = bind
@@ -195,9 +195,13 @@ class Member:
         """Find out which node the directory is, or make it one, durably."""
         known = store.read_info(self.directory)
         if known is not None:
-            if self.id not in (0, known.id) or self.address != known.address:
+            joins = os.path.exists(os.path.join(self.directory, JOIN))
+            # As long as nobody knows the node, an address that was a mistake can be mended.
+            if self.id not in (0, known.id) or (self.address != known.address and not joins):
                 raise Refused(f"directory '{self.directory}' is that of node {known.id} at {known.address}")
             self.id = known.id
+            if self.address != known.address:
+                store.write_info(self.directory, Info(self.id, self.address, known.role))
             return
         used = os.path.exists(os.path.join(self.directory, "metadata1"))
         if used and self.id == 0:
@@ -210,13 +214,14 @@ class Member:
         store.write_info(self.directory, Info(self.id, self.address, responses.SPARE))
 
     def _make_server(self) -> None:
+        if isinstance(self.tls, LxdTls):
+            self._certificates = self.tls.fingerprint()
         ground = self._ground = Ground(self.directory, self.tls)
         if self.tls is not None and not isinstance(self.tls, LxdTls):
             io_uv.raft_uv_tls_set_policy(ground.transport, shares_name(self.tls))
         if self.prepare is not None:
-        if isinstance(self.tls, LxdTls):
-            self._certificates = self.tls.fingerprint()
             self.prepare(ground.transport)
+        self._check_address(ground.transport)
         if self.bind:
             io_uv.raft_uv_tcp_set_bind_address(ground.transport, self.bind)
         rv = port.listen(
@@ -234,6 +239,13 @@ class Member:
         self.settings.apply(self.server.raft)
         self.fsm.freezing_cb = self._trim
         self.gateway = Gateway(self.server, self.fsm, self.settings.failure_domain, self.settings.weight)
+
+    def _check_address(self, transport: io_uv.RaftUvTransport) -> None:
+        """Raise Refused for a node that is to join under an address at which nobody could reach it."""
+        check = transport.check_address
+        joins = os.path.exists(os.path.join(self.directory, JOIN))
+        if joins and check is not None and check(transport, self.address) != 0:
+            raise Refused(transport.errmsg)
 
     def _check_loaded(self, loaded: Any) -> Any:
         """Write and check the databases of a snapshot that was loaded, in the thread that has loaded it."""
@@ -283,9 +295,13 @@ class Member:
     def _task_done(self, task: "asyncio.Task[None]") -> None:
         """Tell those who wait for this member why it ends, where it does by itself."""
         exc = None if task.cancelled() else task.exception()
+        if exc is not None:
+            self._failed(exc)
+
+    def _failed(self, cause: BaseException) -> None:
         for future in (self._joined, self._ended):
-            if exc is not None and future is not None and not future.done():
-                future.set_exception(exc)
+            if future is not None and not future.done():
+                future.set_exception(cause)
                 future.exception()  # seen: perhaps nobody waits
 
     # Joining.
@@ -327,6 +343,8 @@ class Member:
             for one in members:
                 if one.address == self.address and one.id != self.id:
                     raise Refused(f"address {self.address} is node {one.id}'s: remove that one first")
+                if one.id == self.id and one.address != self.address:
+                    raise Refused(f"node {one.id} is a member at {one.address}: remove it first, or go on there")
             own = next((one for one in members if one.id == self.id), None)
             if own is None:
                 await peer.ask(requests.Add(self.id, self.address))
@@ -380,24 +398,6 @@ class Member:
             self._told = problem
             _log.warning("dqlite node %d at %s: %s", self.id, self.address, problem)
 
-    # The log.
-
-    def _trim(self) -> None:
-        """Have a snapshot that is taken now keep no more of the log than settings.log_bytes."""
-        raft = self.server.raft
-        raft_set_snapshot_trailing(raft, self.settings.trailing(raft))
-
-    async def _bound_log(self) -> None:
-        """Take a snapshot whenever the entries that were applied since the last one are many bytes."""
-        raft, fsm, limit = self.server.raft, self.fsm, self.settings.log_bytes
-        while True:
-            await self.server.wait_until(lambda: fsm.applied_bytes >= limit and raft.snapshot.pending is None)
-            rv = snapshot.take_now(raft)
-            if rv != 0 or fsm.applied_bytes >= limit:
-                self._tell(f"no snapshot can be taken now, and the log grows: {raft_strerror(rv)}")
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    # Leading.
     # Certificates.
 
     def reload_certificates(self) -> None:
@@ -405,8 +405,7 @@ class Member:
 
         Those of LXD are looked at every ten seconds, and taken when they are others.
         """
-        assert self._ground is not None
-        if self.tls is None:
+        if self.tls is None or self._ground is None:
             return
         dial = dialer(self.tls, self.upgrade) if self._dials else self.dial
         try:
@@ -430,6 +429,24 @@ class Member:
                 self._certificates = found
                 _log.info("dqlite node %d at %s: certificates were read again", self.id, self.address)
 
+    # The log.
+
+    def _trim(self) -> None:
+        """Have a snapshot that is taken now keep no more of the log than settings.log_bytes."""
+        raft = self.server.raft
+        raft_set_snapshot_trailing(raft, self.settings.trailing(raft))
+
+    async def _bound_log(self) -> None:
+        """Take a snapshot whenever the entries that were applied since the last one are many bytes."""
+        raft, fsm, limit = self.server.raft, self.fsm, self.settings.log_bytes
+        while True:
+            await self.server.wait_until(lambda: fsm.applied_bytes >= limit and raft.snapshot.pending is None)
+            rv = snapshot.take_now(raft)
+            if rv != 0 or fsm.applied_bytes >= limit:
+                self._tell(f"no snapshot can be taken now, and the log grows: {raft_strerror(rv)}")
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    # Leading.
 
     async def _lead(self) -> None:
         """Hand leadership on, each time that this member has it, for as long as it has it."""

@@ -60,7 +60,10 @@ class Change:
 
 
 class Changes:
-    """Changes from now on, in order, for `async for`; it ends when the member is closed. Close it if you stop early."""
+    """Changes from now on, in order, for `async for`. Close it if you stop early.
+
+    It ends when the member is closed, and raises what has stopped the member where that was something else.
+    """
 
     def __init__(self, publisher: "Publisher", limit: int) -> None:
         self._publisher = publisher
@@ -69,6 +72,7 @@ class Changes:
         self._missed = 0
         self._index = 0
         self._ended = False
+        self._cause: BaseException | None = None
         self._wanted = asyncio.Event()
 
     def __aiter__(self) -> "Changes":
@@ -87,6 +91,9 @@ class Changes:
             missed, self._missed = self._missed, 0
             self.close()
             raise Overrun(self._index, missed)
+        if self._cause is not None:
+            cause, self._cause = self._cause, None
+            raise cause
         raise StopAsyncIteration
 
     def close(self) -> None:
@@ -95,9 +102,9 @@ class Changes:
         self._waiting.clear()
         self.end()
 
-    def end(self) -> None:
-        """Have the iteration end after the changes that wait."""
-        self._ended = True
+    def end(self, cause: BaseException | None = None) -> None:
+        """Have the iteration end after the changes that wait, by raising the cause if there is one."""
+        self._ended, self._cause = True, cause
         self._wanted.set()
 
     def put(self, change: Change) -> None:
@@ -141,6 +148,21 @@ class Publisher:
         self._bound = int.from_bytes(fs.pread(self._position, 8, 0), "little")
         self._fsm.applied_cb = self._transaction
         self._fsm.restored_cb = self._restored
+
+    def subscribe(self, limit: int) -> Changes:
+        """Return the changes from now on, none if this is closed."""
+        made = Changes(self, limit)
+        if self._closed:
+            made.end()
+        else:
+            self.subscribers.add(made)
+        return made
+
+    def fail(self, cause: BaseException) -> None:
+        """Have those who wait for changes hear why no more will come."""
+        for subscriber in self.subscribers:
+            subscriber.end(cause)
+        self.subscribers.clear()
 
     async def close(self) -> None:
         """End; the files stay."""

@@ -55,9 +55,7 @@ class Replica(Member):
 
     def changes(self, limit: int = CHANGES) -> Changes:
         """Return the changes from now on; up to `limit` of them wait for the consumer."""
-        made = Changes(self._publisher, limit)
-        self._publisher.subscribers.add(made)
-        return made
+        return self._publisher.subscribe(limit)
 
     # Beginning and end.
 
@@ -78,6 +76,10 @@ class Replica(Member):
         """Stop taking part; the live files stay as they are."""
         await self._publisher.close()
         await super().close()
+
+    def _failed(self, cause: BaseException) -> None:
+        super()._failed(cause)
+        self._publisher.fail(cause)
 
     async def _come_up(self) -> None:
         """See that the files follow the log even if that is shorter than it was, as after the loss of a majority."""

@@ -49,10 +49,15 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_msecs < self.election_msecs:
             raise Refused(f"heartbeats every {self.heartbeat_msecs} ms, elections after {self.election_msecs} ms")
-        if self.snapshot_trailing < LEAST_TRAILING or self.snapshot_trailing < self.snapshot_threshold:
-            raise Refused(f"{self.snapshot_trailing} trailing entries, snapshots every {self.snapshot_threshold}")
+        least = max(LEAST_TRAILING, self.snapshot_threshold)
+        if self.snapshot_trailing < least:
+            every = f"snapshots every {self.snapshot_threshold}"
+            raise Refused(f"{self.snapshot_trailing} trailing entries, where {every} take {least} or more")
         if self.log_bytes <= 0:
             raise Refused(f"snapshots every {self.log_bytes} bytes")
+        for name, value in (("failure domain", self.failure_domain), ("weight", self.weight)):
+            if not 0 <= value < 1 << 64:
+                raise Refused(f"a {name} of {value}, where 0 to 2**64 - 1 may be")
 
     def at_latency(self, msecs: int) -> "Settings":
         """Return these settings with the times that dqlite has for a network of this latency."""
