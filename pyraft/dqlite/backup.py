@@ -4,7 +4,8 @@ Duty: `take` asks a node for a database's files (DUMP), the leader if nothing el
 which is checked by SQLite and appears under its name when it is whole and on the disk.
 
 Happy path: `await take(["10.0.0.1:9001"], "app.db", "app.backup")`. All that was acknowledged before the call is in it,
-as the leader has it. The pages go from the connection to the disk: a database may be larger than the memory, here.
+as the leader has it. The pages go from the connection to the disk: a database may be larger than the memory, here. The
+page at 1 GiB, which SQLite does not use, is zeros, whatever the node has there.
 
 Failure modes: Refused for a file that is there already, a database that nobody knows, and one that PRAGMA
 integrity_check finds fault with; DqliteError for what the node refuses; OSError for connections and the disk. The file
