@@ -24,9 +24,10 @@ from pyraft import RAFT_SPARE, RaftServer, aio
 from pyraft.node import signatures
 from pyraft.node.codec import CLASS, may_hold_objects
 from pyraft.node.errors import Foreign, MissingCommand
+from pyraft.node.outcomes import FAILED
 from pyraft.node.proposer import Done, Wire
 from pyraft.node.registry import REGISTRY, About, Registry, offer
-from pyraft.node.replica import FAILED, NO_SESSION, SESSIONS, Replica
+from pyraft.node.replica import NO_SESSION, SESSIONS, Replica
 from pyraft.node.signatures import SIGNATURE, Key
 from pyraft.node.traces import TRACES
 

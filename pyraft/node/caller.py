@@ -25,7 +25,8 @@ from pyraft.node.errors import SessionExpired, Unknown
 from pyraft.node.given import check_depth
 from pyraft.node.machine import Machine, commands_of
 from pyraft.node.outbox import Call, Outbox, Path, Session
-from pyraft.node.replica import EXPIRED, NOTHING, SESSIONS, Replica
+from pyraft.node.outcomes import EXPIRED, NOTHING
+from pyraft.node.replica import SESSIONS, Replica
 from pyraft.node.sessions import MAX_NAME, NAMED
 from pyraft.node.settings import Settings
 

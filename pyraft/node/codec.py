@@ -244,6 +244,8 @@ class Codec:
                 return _plain(plain, value)
         if isinstance(value, (bytearray, memoryview)):
             return bytes(value)
+        if inspect.isawaitable(value):
+            raise TypeError(f"a {kind.__qualname__} cannot be packed: await it, and give its result")
         raise TypeError(
             f"a value of type {kind.__qualname__} cannot be packed; a dataclass or Enum can be where the machine's "
             "`types` name it"

@@ -24,9 +24,9 @@ generator that gives all the same numbers; the clock, `random`, files and the ne
 server executes them for itself.
 
 Failure modes: a command that raises is taken back and its exception reaches the caller. State is what `tracked` can
-take back; a machine with other state overrides `checkpoint` and `rollback`, `snapshot` and `restore`. A command called
-by another one is a RuntimeError; code that both share belongs into a plain method. An instance without a node has no
-commands to offer: RuntimeError.
+take back; a machine with other state overrides `checkpoint` and `rollback`, `snapshot` and `restore`. A command or
+query that calls another one, or returns a coroutine, is a RuntimeError; code that both share belongs into a plain
+method. An instance without a node has no commands to offer: RuntimeError.
 """
 
 import copy
@@ -37,7 +37,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from types import MethodType
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from pyraft.node.codec import Codec, held, is_flat
 from pyraft.node.journal import Journal
@@ -188,6 +188,9 @@ class Context:
         return self.generator
 
 
+LOOKING: Final = Context(0)
+"""The context of a query: it has no time and no chance."""
+
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
@@ -204,6 +207,12 @@ class Binding:
         self.journal = journal
         self.caller: Caller | None = None
         self.context: Context | None = None
+
+    def check_outside(self, what: str) -> None:
+        """Raise RuntimeError in a command or query of this machine: others are awaited, and these cannot."""
+        if self.context is not None:
+            kind = "query" if self.context is LOOKING else "command"
+            raise RuntimeError(f"a {kind} cannot {what}: share a plain method instead")
 
 
 class Machine(Record):
@@ -231,7 +240,7 @@ class Machine(Record):
 
     def _context(self) -> Context:
         binding = self._node
-        if binding is None or binding.context is None:
+        if binding is None or binding.context is None or binding.context is LOOKING:
             raise RuntimeError(
                 "only a command has a shared time and random numbers: a query that needs a time has it as an argument, "
                 "or looks at one that a command has stored"
@@ -244,8 +253,7 @@ class Machine(Record):
             raise RuntimeError(
                 f"this {type(self).__name__} belongs to no node or client that is open: call it inside `async with`"
             )
-        if binding.context is not None:
-            raise RuntimeError("a command cannot call a command or query: share a plain method instead")
+        binding.check_outside("call a command or query")
         return binding.caller
 
     @property
@@ -281,6 +289,17 @@ class Machine(Record):
     def restore(self, pieces: Iterable[bytes]) -> None:
         """Take over a state whose `snapshot` gave out `pieces`."""
         raise NotImplementedError(f"{type(self).__name__} has a snapshot of its own and no restore")
+
+
+def check_awaited(name: str, value: object) -> None:
+    """Raise RuntimeError where a command or query has returned what would have to be awaited."""
+    if inspect.isawaitable(value):
+        if inspect.iscoroutine(value):
+            value.close()  # nobody awaits it
+        raise RuntimeError(
+            f"{name}() has returned a {type(value).__name__} and not a result: commands and queries await nothing, and "
+            "use no commands, queries or recipes, but share plain methods"
+        )
 
 
 def commands_of(cls: type[Machine]) -> dict[str, Command[Any, ..., Any]]:

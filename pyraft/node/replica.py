@@ -19,7 +19,6 @@ whose state is then not used any more. So do a frame of a later version and a co
 it was, and the log has the reason.
 """
 
-import builtins
 import copy
 import itertools
 import logging
@@ -30,26 +29,39 @@ from typing import Any, Final, TypeAlias
 from pyraft import RAFT_MALFORMED, Buffer, RaftFsm
 from pyraft.errors import printable
 from pyraft.node import snapshot
-from pyraft.node.codec import CLASS, SCALARS, Codec, Objects, frame, nests_deeper, unframe
-from pyraft.node.errors import (
-    CommandFailed,
-    Foreign,
-    ForeignCall,
-    Malformed,
-    MissingCommand,
-    OtherProgram,
-    Refused,
-    SessionExpired,
+from pyraft.node.codec import CLASS, SCALARS, Codec, Objects, frame, unframe
+from pyraft.node.errors import Foreign, ForeignCall, Malformed, MissingCommand, OtherProgram
+from pyraft.node.machine import (
+    LOOKING,
+    Binding,
+    Context,
+    Machine,
+    beginning_of,
+    bind,
+    check_awaited,
+    commands_of,
+    is_unused,
+    queries_of,
 )
-from pyraft.node.machine import Binding, Context, Machine, beginning_of, bind, commands_of, is_unused, queries_of
+from pyraft.node.outcomes import (
+    EXPIRED,
+    FAILED,
+    FULL,
+    MAX_NESTED,
+    MAX_OUTCOME,
+    NOTHING,
+    REFUSED,
+    RESULT,
+    Outcomes,
+    check_depth,
+    too_large,
+)
 from pyraft.node.registry import REGISTRY
 from pyraft.node.sessions import MAX_OPEN, NAMED, Session, Sessions, mark, taken
 from pyraft.node.signatures import Parameters
 from pyraft.node.tracked import adopt, arrive
 
 _logger: Final = logging.getLogger("pyraft")
-
-RESULT, RAISED, FAILED, EXPIRED, FULL = range(5)
 
 OWN: Final = "pyraft."
 """The names of this layer's own machines begin with it."""
@@ -59,19 +71,6 @@ SESSIONS: Final = "pyraft.sessions"
 
 NO_SESSION: Final = b""
 """The session of calls that may be executed more than once: to open a session, for one."""
-
-MAX_OUTCOME: Final = 4 << 20
-"""How large a packed result may be: it is kept until it is acknowledged, and travels. Larger ones fail the command."""
-
-MAX_NESTED: Final = 500
-"""How deep a result, or what an exception says, may be nested. msgpack's own limit is 511 or more, depending on its
-version, and in some versions on the depth of the stack too; but all members must come to the same."""
-
-NOTHING: Final = bytes((0x92, RESULT, 0xC0))
-"""The outcome None, packed."""
-
-_REFUSED: Final = OWN + Refused.__name__
-"""The name of a class that no command raises: this layer has refused the call. Older callers see CommandFailed."""
 
 _MAGIC: Final = "pyraft.node"
 _FORMAT: Final = 1
@@ -98,13 +97,12 @@ class Replica(RaftFsm):
         "_beginnings",
         "_commands",
         "_count",
-        "_errors",
         "_frozen",
         "_functions",
         "_look",
+        "_outcomes",
         "_prepared",
         "_queries",
-        "_results",
         "codec",
         "discard",
         "machines",
@@ -122,7 +120,7 @@ class Replica(RaftFsm):
         self.codec = Codec()
         self._arguments = self.codec.arguments()
         self._look = self.codec.arguments()
-        self._results = self.codec.lenient()
+        self._outcomes = Outcomes(self.codec)
         self.outgoing = self.codec.outgoing()
         """Packs the arguments of calls, and snapshots."""
         self.sessions = Sessions()
@@ -133,7 +131,6 @@ class Replica(RaftFsm):
         self._commands: dict[tuple[str, str], Any] = {}
         self._functions: dict[tuple[str, str, int], tuple[Machine, Callable[..., Any], Binding]] = {}
         self._queries: dict[tuple[str, str], Any] = {}
-        self._errors: dict[str, dict[str, type[Exception]]] = {}
         self._frozen: list[tuple[Machine, Any]] | None = None
         self._prepared: tuple[Any, _State | None] = (None, None)
         self.unreadable = ""
@@ -147,7 +144,7 @@ class Replica(RaftFsm):
             beginning = beginning_of(machine)
             binding = bind(machine, name, self.codec)
             self._beginnings[name] = beginning
-            self._errors[name] = {cls.__name__: cls for cls in type(machine).errors}
+            self._outcomes.errors[name] = {cls.__name__: cls for cls in type(machine).errors}
             for command in commands_of(type(machine)).values():
                 self._commands[name, command.name] = command
                 for version, function in command.versions.items():
@@ -238,7 +235,7 @@ class Replica(RaftFsm):
                 elif number in kept:
                     outcome = kept[number]
                     if is_named and (how := session.differs(number, machine, command, arguments)):
-                        outcome = self.codec.pack([FAILED, _REFUSED, taken(session.name, number, command, how)])
+                        outcome = self.codec.pack([FAILED, REFUSED, taken(session.name, number, command, how)])
                 elif len(kept) >= MAX_OPEN:
                     outcome = self.codec.pack([FULL])
                 else:
@@ -273,7 +270,7 @@ class Replica(RaftFsm):
         try:
             attempt()
         except type(exc) as again:
-            return self._raised(name, again)
+            return self._outcomes.raised(name, again)
         raise exc
 
     def _execute(
@@ -298,13 +295,16 @@ class Replica(RaftFsm):
             else:
                 try:
                     outcome = self.codec.pack([RESULT, value])
+                except TypeError:
+                    check_awaited(command, value)
+                    raise
                 except ValueError:
-                    _check_depth(value)  # older versions of msgpack give up before it is packed
+                    check_depth(value)  # older versions of msgpack give up before it is packed
                     raise
                 if len(outcome) > MAX_NESTED:  # else it is neither too large nor nested too deep
-                    _check_depth(value)
+                    check_depth(value)
                     if len(outcome) > MAX_OUTCOME:
-                        raise ValueError(_too_large(len(outcome)))
+                        raise ValueError(too_large(len(outcome)))
             if journal is None:
                 machine.keep(checkpoint)
             elif journal.fresh:
@@ -321,7 +321,7 @@ class Replica(RaftFsm):
             if isinstance(exc, TypeError) and self.parameters.is_misfit((name, command, version), arguments):
                 exc = TypeError(f"the arguments do not fit {command}()")  # Python's own words are its version's
             if again or not isinstance(exc, RecursionError):
-                return self._raised(name, exc)
+                return self._outcomes.raised(name, exc)
             interruption: BaseException = exc
         except BaseException as exc:
             machine.rollback(checkpoint)
@@ -392,14 +392,27 @@ class Replica(RaftFsm):
     def _answer(self, machine: str, query: str, arguments: bytes) -> bytes:
         try:
             args, kwargs = self._arguments.unpack(arguments)
-            outcome = self.codec.pack([RESULT, self._queries[machine, query](self.machines[machine], *args, **kwargs)])
+            outcome = self.codec.pack([RESULT, self._looked(self.machines[machine], query, args, kwargs)])
             if len(outcome) > MAX_OUTCOME:
-                raise ValueError(_too_large(len(outcome)))
+                raise ValueError(too_large(len(outcome)))
         except MemoryError:
             raise
         except Exception as exc:
-            return self._raised(machine, exc)
+            return self._outcomes.raised(machine, exc)
         return outcome
+
+    def _looked(self, machine: Machine, query: str, args: Any, kwargs: Any) -> Any:
+        """Return what a query returns, which calls nothing else meanwhile."""
+        binding = machine._node
+        assert binding is not None
+        binding.context = LOOKING
+        try:
+            answer = self._queries[binding.name, query](machine, *args, **kwargs)
+        finally:
+            binding.context = None
+        if type(answer) not in SCALARS:
+            check_awaited(query, answer)
+        return answer
 
     def says_yes(self, machine: str, query: str, arguments: bytes) -> bool:
         """Return whether a query whose arguments have come packed is true now. Malformed, or what it raises."""
@@ -408,39 +421,14 @@ class Replica(RaftFsm):
 
     def ask(self, machine: Machine, query: str, args: Any, kwargs: Any) -> Any:
         """Answer a query from the state as it is now; return a copy, which the machine's user may change."""
-        assert machine._node is not None
-        answer = self._queries[machine._node.name, query](machine, *args, **kwargs)
+        answer = self._looked(machine, query, args, kwargs)
         if type(answer) in SCALARS or self.codec.is_leaf(answer):
             return answer
         return self.codec.unpack(self.codec.pack(answer))
 
-    def _raised(self, name: str, exc: BaseException) -> bytes:
-        cls = type(exc)
-        if self._errors[name].get(cls.__name__) is cls or getattr(builtins, cls.__name__, None) is cls:
-            try:
-                if not nests_deeper(exc.args, MAX_NESTED):
-                    return self.codec.pack([RAISED, cls.__name__, list(exc.args)])
-            except (TypeError, ValueError):
-                pass
-        return self.codec.pack([FAILED, cls.__name__, _text(exc)])
-
     def result(self, machine: str, outcome: bytes) -> Any:
         """Return the value that an outcome of `machine` stands for, or raise its exception."""
-        kind, *what = self._results.unpack(outcome)
-        if kind == RESULT:
-            return what[0]
-        if kind == RAISED:
-            name, args = what
-            cls = self._errors[machine].get(name) or getattr(builtins, name, None)
-            if isinstance(cls, type) and issubclass(cls, Exception):
-                raise cls(*args)
-            raise CommandFailed(name, ", ".join(map(str, args)))
-        if kind == FAILED:
-            name, text = what
-            raise Refused(text) if name == _REFUSED else CommandFailed(name, text)
-        if kind == FULL:
-            raise SessionExpired(f"the session has left {MAX_OPEN} outcomes unacknowledged")
-        raise SessionExpired("the cluster does not know the session, or not any more: the call was not executed")
+        return self._outcomes.result(machine, outcome)
 
     # Snapshots: started on the loop, encoded in a thread, ended on the loop.
 
@@ -579,20 +567,3 @@ class Replica(RaftFsm):
         if name != type(machine).__name__:
             raise Malformed(f"a snapshot of a {name}, not of a {type(machine).__name__}")
         return content
-
-
-def _check_depth(value: Any) -> None:
-    """Raise ValueError for a result of a command that is nested too deep for some member."""
-    if nests_deeper([value], MAX_NESTED):
-        raise ValueError(f"the result is nested deeper than {MAX_NESTED}")
-
-
-def _too_large(size: int) -> str:
-    return f"the result takes {size} bytes, more than {MAX_OUTCOME}"
-
-
-def _text(exc: BaseException) -> str:
-    try:
-        return str(exc)[:1000]
-    except Exception:
-        return ""

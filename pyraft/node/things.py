@@ -48,18 +48,22 @@ class Things:
 
     def map(self, name: str) -> Map:
         """Return the map of that name, which all share."""
+        self._check_outside()
         return Map(self._recipes, name, self._wait)
 
     def counter(self, name: str) -> Counter:
         """Return the counter of that name, which all share."""
+        self._check_outside()
         return Counter(self._recipes, name)
 
     def set(self, name: str) -> Set:
         """Return the set of that name, which all share."""
+        self._check_outside()
         return Set(self._stores, name)
 
     def queue(self, name: str) -> Queue:
         """Return the queue of that name, which all share."""
+        self._check_outside()
         return Queue(self._stores, name, self._wait)
 
     def lock(self, name: str, *, ttl: float = 10.0) -> Lock:
@@ -67,14 +71,17 @@ class Things:
 
         It is kept as long as this program runs and reaches the cluster, and ends up to `ttl` seconds after that.
         """
+        self._check_outside()
         return Lock(self._recipes, name, ttl, self._means())
 
     def semaphore(self, name: str, places: int, *, ttl: float = 10.0) -> Semaphore:
         """Return a place in a semaphore for `async with`: so many hold one in the cluster, kept as locks are."""
+        self._check_outside()
         return Semaphore(self._gates, name, places, ttl, self._means())
 
     def barrier(self, name: str, parties: int, *, ttl: float = 10.0) -> Barrier:
         """Return a barrier: `await barrier.wait()` ends when so many wait there."""
+        self._check_outside()
         return Barrier(self._gates, name, parties, ttl, self._means())
 
     async def elect(self, name: str, job: Callable[[], Coroutine[Any, Any, R]], *, ttl: float = 10.0) -> R:
@@ -87,6 +94,12 @@ class Things:
     def timeout(self, seconds: float) -> "contextlib._GeneratorContextManager[None]":
         """`with node.timeout(0.5):` gives the calls and queries in the block so many seconds each."""
         return caller.timeout(seconds)
+
+    def _check_outside(self) -> None:
+        """Raise RuntimeError inside of a command or query of the program: the things here are awaited."""
+        binding = self._replica.machines[""]._node
+        if binding is not None:
+            binding.check_outside("use maps, locks and the like")
 
     def _means(self) -> Means:
         return Means(self._wait, self.timeout, self.outside.token, self.outside.seconds)

@@ -24,8 +24,8 @@ from pyraft.node import (
 )
 from pyraft.node.ground import Ground
 from pyraft.node.identity import FOUNDING, JOINED, JOINING, MEMBER, NODE_FILE, Directory, Identity, read, write
+from pyraft.node.outcomes import EXPIRED
 from pyraft.node.outside import Outside
-from pyraft.node.replica import EXPIRED
 from tests.integration.test_stopped_anywhere import Recorder, put
 from tests.lib.nodes import LOOPS, QUICK, Shop, all_of, run, until
 from tests.lib.uvnode import free_addresses

@@ -9,7 +9,8 @@ import pytest
 
 from pyraft.node.errors import CommandFailed
 from pyraft.node.machine import Machine, command
-from pyraft.node.replica import NO_SESSION, NOTHING, RAISED, Replica
+from pyraft.node.outcomes import NOTHING, RAISED
+from pyraft.node.replica import NO_SESSION, Replica
 from pyraft.node.tracked import Record
 
 

@@ -11,7 +11,8 @@ import pytest
 from pyraft.node import Machine, Record, command, query
 from pyraft.node.codec import Codec, nests_deeper
 from pyraft.node.given import check_depth
-from pyraft.node.replica import NO_SESSION, NOTHING, Replica
+from pyraft.node.outcomes import NOTHING
+from pyraft.node.replica import NO_SESSION, Replica
 
 if TYPE_CHECKING:
     from decimal import Decimal as Unseen

@@ -17,7 +17,7 @@ import pytest
 
 from io_uv import tcp_common
 from pyraft import node as front
-from pyraft.node import Machine, backup, codec, desk, giving, greeting, identity, replica, snapshot, wire
+from pyraft.node import Machine, backup, codec, desk, giving, greeting, identity, outcomes, snapshot, wire
 from pyraft.node.codec import Codec
 from pyraft.node.errors import Malformed
 from pyraft.node.replica import Replica
@@ -177,8 +177,8 @@ def test_an_entry() -> None:
 def test_outcomes() -> None:
     """Their numbers are the code's."""
     for number, name, _ in tables()["Entries: number"]:
-        assert getattr(replica, name.strip("`")) == int(number)
-    assert len(tables()["Entries: number"]) == replica.FULL + 1
+        assert getattr(outcomes, name.strip("`")) == int(number)
+    assert len(tables()["Entries: number"]) == outcomes.FULL + 1
 
 
 @dataclasses.dataclass
