@@ -5,8 +5,8 @@ and depth, are here.
 
 Happy path: `outcomes.result("", outcome)` returns what the command of the program's machine has returned.
 
-Failure modes: an exception of a class that does not travel is CommandFailed; what it says is cut, or left out, where it
-cannot be packed. The table is in FORMATS.md.
+Failure modes: an exception of a class that does not travel becomes CommandFailed, with the first part of its text. The
+table of outcomes is in FORMATS.md.
 """
 
 import builtins
@@ -42,6 +42,7 @@ class Outcomes:
         self._results = codec.lenient()
 
     def raised(self, name: str, exc: BaseException) -> bytes:
+        """Return the outcome of a command, or query, of machine `name` that has raised `exc`."""
         cls = type(exc)
         if self.errors[name].get(cls.__name__) is cls or getattr(builtins, cls.__name__, None) is cls:
             try:

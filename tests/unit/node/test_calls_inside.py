@@ -97,7 +97,7 @@ class Shop(Machine):
 
 
 class Waits:
-    """What can be awaited."""
+    """One that can be awaited."""
 
     def __await__(self) -> Any:
         """Nobody does."""
