@@ -471,6 +471,7 @@ SEARCHES = {
     "new RPC": "pyraft/README.md",
     "new version of a file format": "pyraft/README.md",
     "new recipe": "pyraft/README.md",
+    "new public function": "pyraft/README.md",
 }
 """Subjects that a stranger looks for, and the file in which these words must find each."""
 
