@@ -86,8 +86,8 @@ class AliveSegment:
         self.buffer = SegmentBuffer(block_size)
         # The first barrier request that came after it.
         self.barrier: Barrier | None = None
-        # Whether it is to be closed when all that waits for it is written: it takes no more entries. That is so
-        # with each that has a barrier, but also where it is full or a write has failed.
+        # Whether it takes no more entries and is to be closed when all that waits for it is written: each that has a
+        # barrier, is full, or had a write that failed.
         self.finalize = False
         # Bytes promised to batches, written or not.
         self.size = FORMAT_SIZE
@@ -426,8 +426,8 @@ def _write_failed(uv: state.Uv, segment: AliveSegment, failure: Failure) -> None
 def _lost(uv: state.Uv, segment: AliveSegment) -> Failure | None:
     """Return why nobody will find the segment again: it was removed, or the directory is not where it was.
 
-    Where the path of the segment leads to the file that is written, and no other one does, neither is so. Else two
-    questions tell which it is.
+    Neither has happened if the path of the segment leads to the file that is written, and no other path does. Otherwise
+    two questions tell which of them it is.
     """
     place, segment.place = segment.place, None
     if place is not None:

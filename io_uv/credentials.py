@@ -137,7 +137,7 @@ def use_lists(contexts: tuple[ssl.SSLContext, ...], data: bytes) -> None:
         if context.cert_store_stats() != {**before, "crl": len(lists)}:
             has = context.cert_store_stats()
             raise Failure(RAFT_INVALID, f"OpenSSL had {before}, was given {len(lists)} lists, and has {has}")
-        # Of every certificate in the chain: else one could not revoke an authority between the root and the peer.
+        # Every certificate in the chain is looked up, so that an authority between root and peer can be revoked, too.
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_CHAIN
 
 

@@ -91,9 +91,9 @@ def strange_kind(dir: str, name: str) -> str:
 def refuse_links(dir: str) -> None:
     """Raise Failure(RAFT_INVALID) if a name that means something here is a symbolic link, a FIFO, socket or device.
 
-    A user who may make links here could have the server write to any file that it can reach, or take another one for
-    its own. Opening does not follow any; this is for what is only looked at, and says it at the start. Opening a FIFO
-    would wait for ever for whoever is at its other end, and a device has no size.
+    A user who may make links here could have the server write to any file that it can reach, or take another file for
+    its own. Opening does not follow links; this check is for files that are only looked at, and tells of links at the
+    start. Opening a FIFO would wait for ever for somebody at its other end, and a device has no size.
     """
     for name in fs.list_dir(dir):
         kind = strange_kind(dir, name)

@@ -70,8 +70,8 @@ class EndOfTurn:
     def then(self, function: Callable[[], None]) -> bool:
         """Run `function` behind all others at the end of the event or turn that is being handled, and what it adds.
 
-        Return False, and do nothing, outside of one, or where that function has been run: the caller has it done in
-        the next turn then. Nor does a close that comes first let it run.
+        Return False, and do nothing, outside of an event or turn, or if such a function has been run in it already: the
+        caller has it done in the next turn then. A close that comes first keeps it from running, too.
         """
         if not (self._held or self._running) or self._followed:
             return False

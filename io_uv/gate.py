@@ -4,9 +4,9 @@ Duty: `Gate` lets the steps of inbound TLS handshakes run one after the other, s
 of the loop's time: a step costs from half a millisecond (elliptic curves) to some (RSA with 4096 bits), and whoever can
 connect can ask for any number of them.
 
-Happy path: there is time, and a step runs at once. Otherwise it waits: hosts at which a peer has proven itself before,
-by calling us or when we called it, come first, then handshakes that have got over their first step, then the others, of
-which the newest comes first, since whoever waits longest in a flood has mostly gone.
+Happy path: there is time, and a step runs at once. Otherwise it waits. Hosts at which a peer has proven itself before,
+by calling us or when we called it, come first, then handshakes that are past their first step, then the others. Of
+these the newest comes first: in a flood those who have waited longest have mostly gone.
 
 Failure modes: none. Connections that wait too long end by their time limit for the handshake. While one waits nothing
 more is read from it.

@@ -19,14 +19,14 @@ _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _STATX_NLINK: Final = 0x4
 _STATX_INO: Final = 0x100
-# Of struct statx, 256 bytes: the number of links, behind mask, block size and attributes.
+# The number of links in struct statx (256 bytes), behind mask, block size and attributes.
 _STATX_LINKS: Final = struct.Struct("<16xI" if sys.byteorder == "little" else ">16xI")
 # The inode, and the two halves of the device's number.
 _STATX_IDENTITY: Final = struct.Struct("<32xQ96xII" if sys.byteorder == "little" else ">32xQ96xII")
 _STATX_PLACE: Final = _STATX_INO | _STATX_NLINK
 # Absent before glibc 2.28.
 _statx: Final[Any] = getattr(_libc, "statx", None)
-# A path may lead to where the system has to wait: without the interpreter lock then, as os.stat does.
+# A path may lead to where the system has to wait, so this gives the interpreter lock up, as os.stat does.
 _statx_path: Final[Any] = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
 
 
@@ -84,8 +84,8 @@ def links(fd: int) -> int:
 class Place:
     """An open file and the path that it was opened by: `leads` says whether that still leads to it, by one statx(2).
 
-    Of a file with several names it does not: the path may be in another directory by now, which links to the same file.
-    As in `links`, writes are not made slower. OSError, of both: it is not known; ENOSYS where there is no statx.
+    For a file with several names the answer is no: the path may be in another directory by now, which links to the same
+    file. As in `links`, writes are not made slower. Both raise OSError if that cannot be told, ENOSYS without statx.
     """
 
     __slots__ = ("_args", "_buf", "_identity")

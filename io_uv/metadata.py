@@ -207,7 +207,7 @@ def load(dir: str) -> Metadata:
     good = [copy.metadata for copy in copies if copy.metadata is not None]
     newest = max(good, key=lambda m: m.version, default=Metadata())
     for copy in copies:
-        # Of a later version nobody here can tell which of the two is the newer.
+        # If one is of a later version, nobody here can tell which of the two states is the newer one.
         later = isinstance(copy.problem, Unknown)
         if copy.problem is not None and (later or not 0 < copy.known < newest.version):
             raise copy.problem

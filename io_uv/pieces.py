@@ -13,7 +13,7 @@ Failure modes: the core refuses a piece, and the rest of the message, which it w
 
 Each piece is a message that the leader might have sent, as its log has these entries in this place (log matching, 3.5):
 with its term, the entry in front of the piece as the predecessor, and a commit index not beyond the piece. Only the
-last one says what the whole does of the end of the leader's log.
+last piece says whether the leader's log ends there, as the whole message does.
 """
 
 import mmap

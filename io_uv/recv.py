@@ -443,7 +443,7 @@ class Server:
             self._drop(failure)
             return False
         except MemoryError:
-            # Of the reader itself: what the callback of a message raises does not come here.
+            # The reader itself has raised it: exceptions of a message's callback do not get here.
             self._drop(Failure(RAFT_NOMEM, "no memory for a message of the peer"))
             return False
         finally:
@@ -502,8 +502,8 @@ def start(uv: Uv) -> int:
 def go_on(uv: Uv, at_tick: bool) -> None:
     """Let the connections go on that are held, if all that was brought is stored.
 
-    While a snapshot is being stored the log in memory grows, and becomes shorter only then: so they take a piece at
-    each tick. Not none, as it is messages of its leader that keep a follower from standing for election.
+    The log in memory grows while a snapshot is being stored, and becomes shorter only afterwards: so until then they
+    take one piece at each tick. They do take one, as messages of its leader keep a follower from standing.
     """
     if append.is_busy(uv) or (uv.snapshot_put_work is not None and not at_tick):
         return

@@ -21,7 +21,7 @@ REFUSED: Final = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES, errno.EAGAIN, errno.ENOPROTOOPT}
 )
 """The answers of a sandbox, an old kernel or a file system to a call that it does not want or know."""
-# Of the errnos that have two names, the one in the manual pages of these calls.
+# Two errnos have two names each; these are the ones in the manual pages of the calls.
 _NAMES: Final = {errno.EOPNOTSUPP: "EOPNOTSUPP", errno.EAGAIN: "EAGAIN"}
 
 AIO: Final = "asynchronous writes"

@@ -141,7 +141,7 @@ def _raw(bufs: Iterable[BytesLike]) -> Iterator[memoryview]:
 
 
 def _begin(bufs: Iterable[BytesLike]) -> tuple[bytes, Iterator[memoryview]]:
-    """Return up to 4 bytes of what data begins with, and all of its pieces. Not more of them than that are held."""
+    """Return the first bytes of data, up to 4, and all of its pieces; only the pieces with these bytes are held."""
     pieces = _raw(bufs)
     begun: list[memoryview] = []
     head = b""

@@ -61,7 +61,7 @@ class _Write:
         self.length = length
         self.offset = offset
         self.cb = cb
-        # Of a write that is timed: when it began, and which way it went.
+        # For a write that is timed: when it began, and which way it went.
         self.began = 0.0
         self.way = THREAD
         # Why it was not even begun.

@@ -223,8 +223,8 @@ def raft_read_index(r: Raft, req: _Read, cb: Callable[[_Read, int, int], None] |
     that wait share one round of messages, with an io.defer those of a turn of the loop. The callback may fire inside
     the call, on the only voter without io.defer.
 
-    Errors: RAFT_NOTLEADER, also while a transfer is under way, RAFT_BUSY (`req` is under way), RAFT_INVALID (no
-    RaftReadIndex), RAFT_SHUTDOWN (a forked child). Source: dissertation 6.4.
+    Errors: RAFT_NOTLEADER, also while a transfer is under way, RAFT_BUSY (`req` is under way), RAFT_INVALID (`req` is
+    not a RaftReadIndex), RAFT_SHUTDOWN (a forked child). Source: dissertation 6.4.
     """
     return calls.public(r, lambda: _read_index(r, req, cb))
 

@@ -323,7 +323,7 @@ def not_stored(r: Raft, index: int) -> None:
         return
     now = calls.now(r)
     if r.said.unstored_at is None or now - r.said.unstored_at >= _QUIET_MSECS:
-        # Neither a follower that takes nothing nor a leader that steps down again and again may do so in silence.
+        # A follower that takes nothing, or a leader that steps down again and again, must not do so in silence.
         r.said.unstored_at = now
         _logger.warning("server %d: %s", r.id, text)
 

@@ -69,12 +69,12 @@ def heartbeat_is_due(p: RaftProgress, now: int, heartbeat_timeout: int) -> bool:
 def snapshot_is_due(r: Raft, p: RaftProgress, now: int) -> bool:
     """Return whether a server that needs a snapshot may be sent one now; if not, it is sent a heartbeat.
 
-    C: replication.c:replicationProgress reads and sends the next one with the first heartbeat that is due when the one
-    before has come to nothing, again and again. Here one heartbeat goes out instead in front of the third of a row,
-    three in front of the fourth, and so on, up to half of the time for installing one: a server that recovers loses its
-    patience with a leader that does nothing else for all of it (recovering.rejected). The row ends with anything new
-    that the server acknowledges. One interval lies between any two, as a leader that was held up has many rejections to
-    read at once, and all heartbeats due.
+    C: replication.c:replicationProgress reads and sends a snapshot again, without end, at the first heartbeat that is
+    due after the former one has come to nothing. Here one heartbeat goes out instead in front of the third snapshot of
+    a row, three in front of the fourth, and so on. The pauses end at half of the time for installing one, as a server
+    that recovers loses its patience with a leader that sends it nothing else for all of that time
+    (recovering.rejected). A row ends with anything new that the server acknowledges. An interval lies between any two
+    snapshots: a leader that was held up has many rejections to read at once, and all heartbeats due.
     """
     if p.snapshot_tries == 0 or r.io.features == 0:
         # Over an I/O without features it is sent as in C.

@@ -254,10 +254,10 @@ def rebuild(r: Raft, leader: LeaderState, old: RaftConfiguration, new: RaftConfi
 def rejected(r: Raft, leader: LeaderState, p: RaftProgress, index: int, last: int) -> None:
     """Take note that a server did not have our entry `index`, nor any behind `last`, if that is certain.
 
-    Only of what it was asked last: an old rejection may be of what it has compacted (step_back). Its log may go on
-    behind `last` with what it is still writing for an older leader. Such an entry is believed to be lacking, as one
-    that it has compacted is; answers to short messages count for nothing all the same. Without this the search went
-    down through all that the server lacks, message by message, each after a heartbeat interval and in vain.
+    Only a rejection of what it was asked last counts: an old one may be of what it has compacted (step_back). Its log
+    may go on behind `last` with what it is still writing for an older leader. Such an entry is believed to be lacking,
+    and so may one be that it has compacted; answers to short messages count for nothing all the same. Without this the
+    search went down through all that the server lacks, message by message, each after a heartbeat interval and in vain.
     """
     if p.state != PROGRESS__PROBE or index != p.next_index - 1:
         return

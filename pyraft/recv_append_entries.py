@@ -25,7 +25,7 @@ def handle(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int:
     if rv != 0:
         return rv
     if args.question != 0 and args.prev_log_index == 0 and len(args.entries) == 0:
-        # 6.4: whether we still follow, whatever our log is. Behind a look at the term, since that is what is asked.
+        # 6.4: do we still follow, whatever our log is? The term, the point of the question, was compared above.
         return reply.send(r, id, address, 0, 0, args.question)
     if r.recovering:
         recovering.heard(r, args)

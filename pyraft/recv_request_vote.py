@@ -32,8 +32,8 @@ def _must_catch_up(r: Raft, args: RaftRequestVote) -> bool:
     """Return True if a pre-vote candidate has the longer log and lacks only our term.
 
     C: recv_request_vote.c:recvRequestVote never tells it a term. If it has the longer log and we the higher term, and
-    no majority is without one of us, then both refuse each other's pre-votes for ever. To yield tells a term, which
-    grants nothing: a leader that is elected in a later one needs its votes all the same.
+    each majority needs one of us, then both refuse each other's pre-votes for ever. To tell it our term grants nothing:
+    a leader that is elected in a later term needs its votes all the same.
     """
     if r.current_term <= args.term or election.knows_leader(r):
         return False

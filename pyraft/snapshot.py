@@ -69,7 +69,7 @@ def restore(r: Raft, snapshot: RaftSnapshot) -> int:
         calls.fsm_errmsg(r, rv, f"restore snapshot {snapshot.index}")
         return rv
     r.configuration = configuration.copy(snapshot.configuration)
-    # Of a later entry where C has taken it (see is_due): that one will come, or is in the log.
+    # A snapshot of C's may have the configuration of a later entry (see is_due), which will come, or is in the log.
     r.configuration_committed_index = min(snapshot.configuration_index, snapshot.index)
     r.configuration_uncommitted_index = 0
     r.configuration_last_snapshot = configuration.copy(snapshot.configuration)
@@ -224,7 +224,7 @@ def put_cb(req: PutRequest, status: int) -> None:
     if status == 0:
         r.snapshot.problem = ""
         r.snapshot.again_at = r.snapshot.pause = 0
-        # Of what is committed behind the snapshot and was cut off, writes.cut_log has kept the configuration.
+        # If a committed configuration behind the snapshot was cut off, writes.cut_log has kept a copy.
         if taken.configuration_index == r.configuration_committed_index or _holds_committed_configuration(r):
             r.configuration_last_snapshot = configuration.copy(taken.configuration)
         assert log.term_of(r.log, taken.index) == taken.term
@@ -282,9 +282,8 @@ def is_installing(r: Raft) -> bool:
 def nobody_answers(r: Raft, index: int) -> bool:
     """Return whether the snapshot under way gives no answer for a leader's up to `index`, which has to wait for it.
 
-    That is so while our own is taken, while that of an earlier term's leader is installed, which does not answer to a
-    leader of ours, and while an older one is, whose answer is not enough for the leader. The one under way in our term
-    answers for one that its leader has sent again.
+    It gives none if it is our own, if it is from a leader of an earlier term, which gets the answer, or if it is older,
+    so that its answer is not enough. One from the leader of our term answers for the same one sent again.
     """
     install = r.snapshot.install
     if install is None:

@@ -3,9 +3,9 @@
 Duty: the two messages of replication where all is well. `recv.recv_cb` asks `received` first. It tests all that it
 relies on before it touches anything, and says None if a test fails: the general path handles the message then.
 
-Happy path of an answer: the follower's match index rises, what a majority has stored is committed and applied, the
-follower is sent what is due; to a heartbeat, it is there. Of an AppendEntries: the leader is heard, and entries are
-written (`accept.write`); without any the commit index moves, and the answer goes out at once.
+Happy path of an answer: the follower's match index rises, what a majority has stored is committed and applied, and the
+follower is sent what is due; an answer to a heartbeat shows only that it is alive. Happy path of an AppendEntries: the
+leader is alive, and entries are written (`accept.write`); without any the commit index moves and the answer goes out.
 
 These fail a test here and are left to the general path: other terms, rejections, questions, servers that probe, get a
 snapshot or still have to be proven, promotions, transfers, recovery, installations, conflicts, first words of leaders.

@@ -6,7 +6,7 @@ loads to the same term, vote, snapshot and entries, in C as well. FORMATS.md bes
 file.
 
 Happy path: `export("data/1", "1.export")`, and elsewhere `import_("1.export", "data/1")`. Neither keeps the data of a
-snapshot, or more than a segment of the log, in memory for itself; the rehearsal of a start, before and behind, does.
+snapshot, or more than a segment of the log, in memory; but the rehearsals of a start, before and afterwards, do.
 
 Failure modes: Failure. RAFT_CORRUPT or RAFT_MALFORMED for a file that is damaged, cut off or something else, which is
 found out before anything is written; RAFT_CANTBOOTSTRAP for a directory with something in it; from an export the code
@@ -245,7 +245,7 @@ class _Plan:
     head: Archive
     data_at: int
     segments: list[tuple[int, int, int]] = field(default_factory=list)
-    """Of each segment to write: the offset of its first line, its first index, and how many entries it gets."""
+    """For each segment to write: the offset of its first line, its first index, and its number of entries."""
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def _surplus(contents: Contents) -> _Step | None:
             last = one.first + one.entries - 1
             if other is one or other.verdict == DAMAGED or not other.first <= one.first <= last <= other.last:
                 continue
-            # Of two equal ones the name that this library gives stays.
+            # If two are equal, the one with a name as this library gives it stays.
             same_range = (one.first, one.last) == (other.first, other.last)
             if same_range and one.verdict != DAMAGED and len(one.name) >= len(other.name):
                 continue

@@ -5,9 +5,9 @@ of each makes the entry. Source: command.c of canonical/dqlite.
 
 Happy path: a transaction is one `Frames`: pages of a database by number, in the order of the write-ahead log.
 
-Failure modes: ParseError. Of frames everything is checked that can be without the database: the lengths, the size of a
-page, numbers from 1 on, and that the transaction is whole: dqlite before 1.0 sent it in pieces, and dqlite from
-1.18.2 on refuses these as well.
+Failure modes: ParseError. Frames are checked as far as that takes no database: the lengths, the size of a page, numbers
+from 1 on, and that the transaction is whole. dqlite before 1.0 sent it in pieces, which dqlite from 1.18.2 on refuses
+as well.
 """
 
 import struct

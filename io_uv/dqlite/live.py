@@ -63,7 +63,7 @@ _NO_MARK: Final = 0xFFFFFFFF
 _WRITE_LOCK, _READ_LOCKS, _READ_LOCKS_N, _OPEN_LOCK = 120, 124, 4, 128
 """Bytes of the index that are locked: to write, to read from the log (each of four marks), and to have it open."""
 _SHARED_LOCK, _SHARED_N = 0x40000002, 510
-"""Bytes of the database that whoever has it open locks."""
+"""Bytes of the database that everybody locks who has it open."""
 
 _WAIT_SECONDS: Final = 1.0
 _PIECE: Final = 256
@@ -253,7 +253,7 @@ class LiveFile(Alone):
     def _begin_log(self) -> None:
         """Write the head of an empty log; it is on the disk before a frame can take the place of an old one.
 
-        Else a power cut might leave the old head with new frames, of which the first ones could pass for old.
+        Otherwise a power cut might leave the old head with new frames, and the first of these could pass for old ones.
         """
         self._sequence += 1
         first = int.from_bytes(self._salt[:4] or secrets.token_bytes(4), "big")

@@ -6,9 +6,9 @@ library functions tell their progress, `views` the function that shows one view 
 Happy path: all of it is rich's: tables fold cells where the terminal is narrow, NO_COLOR takes the colours, a bar
 appears once something takes longer than DELAY_SECONDS, and is gone afterwards.
 
-Failure modes: none. Where the stream leads elsewhere, or TERM=dumb has it that nothing can be moved there, nobody
-draws, and `text` puts plain lines together by itself: these are for other programs, to the byte, whatever rich's
-version, and a command in a pipe need not load rich, which takes about as long as click.
+Failure modes: none. Nothing is drawn where the stream leads elsewhere, or TERM=dumb says that the cursor cannot be
+moved. `text` puts plain lines together by itself then: other programs read them, so they are the same to the byte with
+every version of rich, and a command in a pipe need not load rich, which takes about as long as click.
 """
 
 import contextlib

@@ -50,7 +50,7 @@ class Change:
 
     database: str
     index: int
-    """Of its entry in raft's log; the file has it, and perhaps later ones."""
+    """The index of its entry in raft's log; the file has this change, and perhaps later ones."""
     pages: tuple[int, ...]
     """The numbers of the pages that it wrote. Which tables or rows they are of is not known here."""
     n_pages: int

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 _KINDS: Final = {"counter": ("_total", "counter"), "info": ("_info", "gauge")}
-"""Of the kinds that OpenMetrics names otherwise: the end of the name, and the kind by the older format."""
+"""For kinds that OpenMetrics names otherwise: the end of the name, and the kind in the older format."""
 
 
 def text(families: Iterable[Any]) -> str:

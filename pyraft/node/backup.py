@@ -50,7 +50,7 @@ class Head:
     machine: str
     """The class of the program's machine."""
     version: str
-    """Of the library that has written it."""
+    """The version of the library that has written it."""
     index: int
     """The last entry whose effect is in it, and the term of that."""
     term: int

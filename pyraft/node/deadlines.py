@@ -59,8 +59,8 @@ class Deadlines:
 async def within(attempt: Awaitable[T], seconds: float) -> T:
     """Return what an attempt does, or raise TimeoutError.
 
-    Before Python 3.12 asyncio.wait_for forgets that it is cancelled where the attempt ends in the same moment. A task
-    that is closed in that moment goes on, and whoever waits for its end waits for ever.
+    Before Python 3.12 asyncio.wait_for forgets that it is cancelled if the attempt ends in the same moment. A task that
+    is cancelled in that moment would go on, and those who wait for its end would wait for ever.
     """
     future = asyncio.ensure_future(attempt)
     try:

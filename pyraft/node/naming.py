@@ -63,8 +63,8 @@ def check_names(cls: type, attributes: Iterable[str], methods: Iterable[str], na
 def check_types(cls: type, commands: Functions, queries: Functions, codec: Codec, keeps: bool) -> None:
     """Refuse a machine whose annotations have a class that nobody has named.
 
-    Of commands arguments and results travel, of queries on a node results only. `keeps` says that the attributes are in
-    snapshots of this layer's own form.
+    Arguments and results of commands travel, but only the results of queries on a node. `keeps` says that the
+    attributes are in snapshots of this layer's own form.
     """
     for functions, results_only in ((commands, False), (queries, True)):
         for name, function in functions:

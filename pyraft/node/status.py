@@ -36,7 +36,7 @@ class Status:
     machine: str = ""
     """The class of the program's machine; empty likewise."""
     version: str = ""
-    """Of this library."""
+    """The version of this library."""
     python: str = ""
     state: str = ""
     """leader, follower, candidate or unavailable."""
@@ -47,11 +47,11 @@ class Status:
     """The leader's id as this member knows it, 0 for none."""
     leader_address: str = ""
     leader_seconds: float = -1.0
-    """For how long it has known this leader, or none; below 0 where nobody has counted."""
+    """For how long it has known this leader, or has known none; below 0 where nobody has counted."""
     up_seconds: float = -1.0
     """For how long it has run, likewise."""
     first: int = 0
-    """The first entry that is in its log, and the last one."""
+    """The index of the first entry in its log; `last` is that of the last one."""
     last: int = 0
     stored: int = 0
     """The last one that its disk has."""

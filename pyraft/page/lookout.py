@@ -143,7 +143,7 @@ class Lookout:
         """Return what a view tells; texts that others have chosen are escaped."""
         leader = None if survey.leader is None else str(survey.leader.id)
         members = [_with_texts(_plain(dataclasses.asdict(one))) for one in survey.members[:MOST]]
-        # Of members that nobody could ask nothing else is known.
+        # If no member could be asked, nothing is known but these three.
         known = any(one.status is not None for one in survey.members)
         judged = [one for one in judge(survey) if known or one.name in ("leader", "members", "quorum")]
         conditions = [_plain(dataclasses.asdict(one)) for one in judged]
