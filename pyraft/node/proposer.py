@@ -29,7 +29,7 @@ Wire: TypeAlias = "list[Any]"
 Done: TypeAlias = Callable[["list[bytes] | None"], None]
 
 MAX_CALLS: Final = 2048
-"""Calls in an entry, but for what the last group has beyond that."""
+"""An entry takes one more group while it has fewer calls than this."""
 
 MAX_BYTES: Final = 512 * 1024
 """The same limit in bytes of arguments."""

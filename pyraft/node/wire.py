@@ -41,7 +41,7 @@ QUESTIONS: Final = {
     "replace": "id, by (0: any): who votes in its place, 0 for nobody",
     "transfer": "id (0: any): who leads",
     "index": "the index up to which a query, or the backup of a server of the C-style API, has to wait elsewhere",
-    "await": "machine, query, arguments: whether the query has said yes, which is waited for for some seconds",
+    "await": "machine, query, arguments: whether the query said yes within some seconds",
     "query": "machine, name, arguments: an outcome",
 }
 """The questions of an ASK: arguments and answers; those of operators are in `desk`. A version answers one that it does
