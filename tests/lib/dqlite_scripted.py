@@ -22,9 +22,9 @@ SOON = 0.3
 
 
 async def overdue(call: Callable[[float], Awaitable[object]], kind: type[Exception], text: str) -> None:
-    """See that a call, which is given a time in seconds, ends with an exception of a kind and a text once it is over.
+    """See that a call that is given a number of seconds raises an exception of this kind and text after them.
 
-    It is given more time where it ends with another one, as it had not come so far: a busy machine may stand still.
+    A call that raises another one had not come so far, as a busy machine may stand still: it is made anew, with more.
     """
     seconds = SOON
     while True:

@@ -20,10 +20,10 @@ from tests.lib.uvnode import free_addresses
 LOOPS = ("asyncio", "uvloop")
 
 QUICK = Settings(heartbeat_msecs=20, election_timeout_msecs=200)
-"""Settings of tests that wait for elections. A busy machine may bring some that nobody waits for."""
+"""Settings of tests that wait for elections. On a busy machine there may be elections that nobody waits for."""
 
 PATIENT = Settings(heartbeat_msecs=20, election_timeout_msecs=10_000)
-"""Settings of tests in which nobody but the first node is elected, or who is given the leadership."""
+"""Settings of tests in which only the first node is elected, or one that is given the leadership."""
 
 
 class Shop(Machine):

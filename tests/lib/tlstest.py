@@ -58,7 +58,7 @@ class Authority:
         end: datetime = NOW + DAY,
         usages: Sequence[x509.ObjectIdentifier] = (EKU.SERVER_AUTH, EKU.CLIENT_AUTH),
     ) -> tuple[Path, Path]:
-        """Make a certificate for DNS names that may be of no use; return the paths of certificate and key."""
+        """Make a certificate for DNS names, if asked one that peers refuse; return the paths of certificate and key."""
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
         builder = (

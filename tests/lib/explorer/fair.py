@@ -2,7 +2,7 @@
 
 Duty: `reaches` says whether a cluster gets there. From here on nothing fails: servers that have stopped are started
 again, writes end, messages arrive in order and once, and time passes: leaders send heartbeats, count who has answered
-and give transfers up; of those whom no leader reaches one stands after the other, each twice, and the others are quiet.
+and give transfers up; servers that no leader reaches stand for election, one after the other, each twice.
 If there is a leader whose log all its voters have, up to its end, it gets one command, which all of them must apply as
 well; after `IDLE_ROUNDS` any leader gets it, as it may take a command to commit what is older.
 
@@ -10,7 +10,7 @@ A state that does not come that far in `ROUNDS` rounds, whoever is the first to 
 that cannot commit, or a voter that is left behind for ever. That is more rounds than any patience of the core needs.
 
 A run stops as soon as it meets a state in which an earlier run has been, at the end of a round: what leads on from
-there leads on from here. So most runs are short. Pasts are of no interest, names neither.
+there leads on from here. So most runs are short. Neither pasts nor names are compared.
 
 Failure modes: `problem` tells what a server broke in a fair run, of what `server` checks; the run is a dead end then.
 """

@@ -84,8 +84,8 @@ class Admin:
     def _tempt(self, node: "Node", life: int) -> None:
         """Have a leader change the members so that those whom it reaches would be a majority of the new ones only.
 
-        Or so that they would be one with the help of those who are away then. Each is right by itself, and wrong for a
-        leader that does not know yet which changes before its own are committed (B46).
+        One change adds the voter that is missing, the other removes one that is away. Each is right by itself, and
+        wrong for a leader that does not know yet which changes before its own are committed (B46).
         """
         world, dice = self.world, self.world.random
         r = node.raft

@@ -163,9 +163,7 @@ class Checks:
                 return
 
     def commits(self, node: "Node") -> None:
-        """A server is about to let others know, or its disk, what it has committed: note it, it may not live to the
-        end of this event.
-        """
+        """Note what a server has committed: others, or its disk, are to know, and it may die before this event ends."""
         r, view = node.raft, self.views[node.id]
         if r.commit_index > view.commit:
             self._commit(node, r, view)
@@ -410,8 +408,8 @@ class Checks:
     def _in_force(self, node: "Node", r: Raft, view: View) -> None:
         """A server uses the latest configuration in its log (4.1), here the latest that is stored.
 
-        That of a leader is in force when it is appended, and stays so until its write has failed, also where another
-        one leads by then and has sent later ones.
+        A leader's configuration is in force from its append on until its write has failed, also where another server
+        leads by then and has sent later configurations.
         """
         if r.snapshot.install is not None or r.snapshot.replacing != 0 or r.state == RAFT_UNAVAILABLE:
             return

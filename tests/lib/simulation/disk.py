@@ -112,7 +112,7 @@ class Disk:
 
     @property
     def lacks_what_it_had(self) -> bool:
-        """Whether its former disk may have had what this one has not: whose log ends later has all of it (5.4)."""
+        """Whether its former disk may have had what this one has not: a log that ends later has all of it (5.4)."""
         return (self.last_term, self.last) < (self.wiped_last_term, self.wiped_last)
 
     def load(self) -> tuple[int, EntryBatch]:

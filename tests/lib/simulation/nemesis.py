@@ -26,7 +26,7 @@ ARMED: Final = {
 """Faults that wait in a server until the call that they make fail."""
 
 OWN: Final = 30
-"""Entries of a leader's own that make it long to search, one by one, for where another log meets its own."""
+"""With so many entries that a leader alone has, a search one by one for the end of what it shares takes long."""
 
 
 class Nemesis:
@@ -131,9 +131,9 @@ def _desert(world: "World", node: "Node") -> None:
 
 
 def _come_back(world: "World", node: "Node") -> None:
-    """Let a leader come back whose log goes on with what only it has, when the next one has committed as much.
+    """Let a leader come back, whose log ends in entries that it alone has, when the next one has committed as many.
 
-    That one crashes, as the next but one begins its search behind all that: a leader begins at the end of its log.
+    The next one crashes then, so that a third leader searches for what the logs share, from the end of its own on.
     """
     leader = world.leader()
     if world.healed or not node.up:
@@ -168,7 +168,7 @@ def _apply_fault(world: "World", node: "Node") -> None:
 
 
 def _damage(world: "World", node: "Node") -> None:
-    """Lose entries; where one recovers already, or they are too few to do without this one, if the profile says so."""
+    """Lose entries. Only some profiles do so where another server recovers already, or where voters are below three."""
     recovering = sum(other.disk.recovering for other in world.nodes.values() if other is not node)
     if recovering > 1 or (not world.profile.several and (recovering > 0 or _voters(world) < 3)):
         return

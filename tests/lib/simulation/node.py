@@ -359,7 +359,7 @@ class Node:
     def _commit_like_c(self, term: int, leader_commit: int) -> None:
         """After a message that has matched: commit all that is stored, also behind its end, as C does.
 
-        The core does not; so it is told, by a message that ends where C would go to, and not asked for an answer.
+        The core does not; so it gets a message that ends at the index that C would commit, and its answer is lost.
         """
         r = self.raft
         index = min(leader_commit, r.last_stored)
@@ -380,7 +380,7 @@ class Node:
         self.silent = False
 
     def transfer_like_old_c(self, id: int) -> None:
-        """Send what libraft before 0.18 does as soon as all is sent: TimeoutNow, whether it is stored there or not."""
+        """Send TimeoutNow as libraft before 0.18 does when all is sent, whether the target has stored it or not."""
         r = self.raft
         args = RaftTimeoutNow()
         args.term, args.last_log_index, args.last_log_term = r.current_term, log.last_index(r.log), log.last_term(r.log)

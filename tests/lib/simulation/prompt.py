@@ -7,7 +7,7 @@ Duty: `Prompt` hears of every message that is sent, arrives or is lost, and look
 * the same snapshot is not read and sent again and again for a server that is waiting for it, or storing it (B48);
 * however much is lost or fails, the snapshots that a leader reads for a server in a row lie further and further apart,
   until the server acknowledges something new;
-* a server that acknowledges a snapshot of which it had told all before is sent what follows;
+* a server that acknowledges a snapshot, having acknowledged all in it before, is sent what follows;
 * a server that could not store a snapshot is sent something else, or it again, after a few heartbeats (B48);
 * a snapshot that arrives is installed, or answered, as soon as the server has none of its own under way (B53);
 * a leader does not take a server that has kept its disk for one that has lost entries;
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.lib.simulation.world import World
 
 MAX_STEPS_BACK: Final = 16
-"""Rejections in a row, each of an earlier entry than the one before: with steps that double a log of 30,000."""
+"""So many rejections in a row, each of an earlier entry: enough for a log of 30,000, in steps that double."""
 
 MAX_SENDS: Final = 5
 """How often the same snapshot is read, or sent, within the time for installing it, where answers may overtake."""

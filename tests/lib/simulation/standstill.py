@@ -2,10 +2,13 @@
 
 Duty: `reason` looks at the logs of all servers that run and says whether one of them could be elected by the rules. If
 one could, there is no excuse, whatever a recovering server has written into its log. The rules are restated here from
-the dissertation and the READMEs, not asked of the core: a candidate is a voter by its own latest configuration (or by
-the one before, while that is uncommitted); it needs a majority of the voters of the latest; each of these votes for a
-log that is at least as good as its own (3.6.1) if it is a member by its own log, whose disk may have been replaced
-otherwise, and does not recover from damage, unless the candidate's log ends in a later term than it recovers from.
+the dissertation and the READMEs, not asked of the core:
+
+* a candidate is a voter by its own latest configuration, or by the one before while the latest is uncommitted;
+* it needs a majority of the voters of the latest configuration;
+* a voter votes for a log that is at least as good as its own (3.6.1), if it is a member by its own log: the disk of
+  another one may have been replaced;
+* a voter that recovers from damage votes only for a log that ends in a later term than that from which it recovers.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The theme of a seed: most seeds have a theme, which makes one kind of world happen often that mixtures rarely are.
+"""The theme of a seed: most seeds have a theme, which makes a kind of world frequent that mixtures rarely bring.
 
 Duty: `pick` says which theme a seed has, `apply` changes the profile accordingly. "plain" leaves it as drawn. Choices
 come from dice of their own, so that the seeds without a theme are the same whatever themes there are.

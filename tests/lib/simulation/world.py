@@ -197,7 +197,7 @@ class World:
             self.checks.all_logs()
 
     def _wait(self, test: Callable[[], bool], problem: str, limit: int = HEALING_TIME) -> bool:
-        """Go on until the test is true; False if that need not be so, as the log says why or the run is abandoned."""
+        """Go on until the test is true; return False if it need not be: the logs excuse it, or the run is abandoned."""
         deadline = self.now + limit
         while not self.abandoned:
             if test():
@@ -222,7 +222,7 @@ class World:
         return all(n.up and n.raft.last_applied == last <= n.raft.last_stored for n in members)
 
     def _recovered(self) -> bool:
-        """Return whether no member recovers that gets entries."""
+        """Return whether all members that get entries have recovered."""
         leader = self.leader()
         if leader is None:
             return False
