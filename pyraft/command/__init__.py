@@ -4,8 +4,8 @@ Duty: `program` is the click group behind the console script and `python -m pyra
 `serve`, what is asked of running clusters (`clusters`) and `dir …` (`dirs`, `readdress`). The output of the commands is
 put together in `text`; their work is done by `pyraft.node` and `io_uv.datadir`, which programs can call as well.
 
-Happy path: `pyraft dir show data/1`. Every command has an example in its --help, and takes --json;
-those that run until they are told to end print lines of JSON then.
+Happy path: `pyraft dir show data/1`. Every command has an example in its --help, and takes --json, for one value;
+those that run until they are told to end, and `dir log`, print lines of JSON then.
 
 Failure modes: exit code 1 for what could not be done, or was found wrong, with a line on standard error; 2 for
 arguments that make no sense. With --json the line is on standard output too, as JSON. No traceback for either.

@@ -17,10 +17,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from pyraft.command import screen, text
+from pyraft.command import output, screen, text
 from pyraft.command.group import Group
-from pyraft.command.reach import Way, check_address, find, json_option, reach
-from pyraft.configuration import is_id
+from pyraft.command.reach import Number, Way, find, id_and_address, json_option, reach
 from pyraft.node import backup as backups
 from pyraft.node.conditions import Condition, Limits, judge
 from pyraft.node.council import Member
@@ -219,9 +218,15 @@ def ping(context: click.Context, way: Way, as_json: bool) -> None:
 
 @click.command(epilog="Example: pyraft check --via 10.0.0.1:9001 --behind 1000 || mail -s cluster admin")
 @reach
-@click.option("--behind", type=int, default=Limits.behind, show_default=True, help="Entries that a member may lack.")
-@click.option("--free", type=float, default=Limits.free, show_default=True, help="Share of a disk that must be free.")
-@click.option("--clock", type=float, default=Limits.clock, show_default=True, help="By how many s a clock may be off.")
+@click.option(
+    "--behind", type=click.IntRange(0), default=Limits.behind, show_default=True, help="Entries that a member may lack."
+)
+@click.option(
+    "--free", type=Number(0, 1), default=Limits.free, show_default=True, help="Share of a disk that must be free."
+)
+@click.option(
+    "--clock", type=Number(0), default=Limits.clock, show_default=True, help="By how many s a clock may be off."
+)
 @json_option
 @click.pass_context
 def check(context: click.Context, way: Way, behind: int, free: float, clock: float, as_json: bool) -> None:
@@ -265,14 +270,9 @@ def _told(found: Member, role: str, as_json: bool) -> None:
 @json_option
 def add(server: str, way: Way, as_json: bool) -> None:
     """Add a server of the C-style API as a spare. Nodes do that themselves: pyraft join."""
-    id, equals, address = server.partition("=")
-    if not equals or not id.isascii() or not id.isdigit() or not address:
-        raise click.UsageError(f"{server!r} is not of the form ID=HOST:PORT")
-    if not is_id(int(id)):
-        raise click.UsageError(f"{id} is not an id: a number from 1 to 2^64 - 1")
-    check_address(server, address)
-    way.run(lambda operator: operator.add(int(id), address))
-    text.done(f"member {id} at {address} is a spare", as_json, id=int(id), address=address, role="spare")
+    id, address = id_and_address(server)
+    way.run(lambda operator: operator.add(id, address))
+    text.done(f"member {id} at {address} is a spare", as_json, id=id, address=address, role="spare")
 
 
 @click.command(epilog="Example: pyraft remove 10.0.0.3:9001 --via 10.0.0.1:9001")
@@ -360,7 +360,7 @@ def backup(file: str, member: str | None, way: Way, as_json: bool) -> None:
     if as_json:
         text.dump(dataclasses.asdict(head))
     else:
-        click.echo(f"backed up: the state as of entry {head.index}, {text.size(head.size)}")
+        output.put(f"backed up: the state as of entry {head.index}, {text.size(head.size)}")
 
 
 @click.group(cls=Group)

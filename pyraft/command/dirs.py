@@ -20,9 +20,9 @@ import click
 
 from io_uv import datadir
 from pyraft import configuration, raft_configuration_add
-from pyraft.command import decoding, screen, text
+from pyraft.command import decoding, output, screen, text
 from pyraft.command.group import Group
-from pyraft.command.reach import json_option, told
+from pyraft.command.reach import Number, id_and_address, is_number, json_option, told
 from pyraft.dqlite import Refused, store
 from pyraft.errors import printable
 from pyraft.node import NodeError, identity
@@ -188,7 +188,7 @@ def _servers(conf: RaftConfiguration | None) -> list[dict[str, Any]] | None:
 @click.option("--from", "first", type=int, default=1, help="Index of the first entry.")
 @click.option("--to", "last", type=int, default=1 << 62, help="Index of the last entry.")
 @click.option("--full", is_flag=True, help="Do not shorten lines to 80 characters.")
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each entry.")
 def log(directory: str, first: int, last: int, full: bool, as_json: bool) -> None:
     """List the entries of the log: index, term, type, bytes, and what they say.
 
@@ -198,7 +198,7 @@ def log(directory: str, first: int, last: int, full: bool, as_json: bool) -> Non
     with held(directory):
         for one in datadir.entries(directory, first, last):
             if expected and one.index != expected and not as_json:
-                click.echo(f"  … {one.index - expected} entries are not here" if one.index > expected else "  … again")
+                output.put(f"  … {one.index - expected} entries are not here" if one.index > expected else "  … again")
             expected = one.index + 1
             said = decoding.describe(one.type, one.data)
             if as_json:
@@ -215,7 +215,7 @@ def log(directory: str, first: int, last: int, full: bool, as_json: bool) -> Non
             else:
                 kind = decoding.TYPES[one.type]
                 line = f"{one.index:>8} {one.term:>4} {kind:<7} {len(one.data):>7}  {printable(said)}".rstrip()
-                click.echo(line if full else text.short(line))
+                output.put(line if full else text.short(line))
 
 
 @dir.command(epilog="Example: pyraft dir check data/1 || echo look at it")
@@ -236,7 +236,7 @@ def check(context: click.Context, directory: str, as_json: bool) -> None:
             text.say(text.wrap(": ".join(filter(None, (one.severity, one.file, one.what))), ""))
             text.say(text.wrap(one.consequence))
         if not findings:
-            click.echo("nothing is wrong")
+            output.put("nothing is wrong")
     if any(one.severity != datadir.NOTE for one in findings):
         context.exit(1)
 
@@ -252,12 +252,12 @@ def position(directory: str, scratch: str | None, as_json: bool) -> None:
     if as_json:
         text.dump(dataclasses.asdict(found))
     else:
-        click.echo(f"{found.term}:{found.last_term}:{found.last_index}")
+        output.put(f"{found.term}:{found.last_term}:{found.last_index}")
 
 
 @dir.command(epilog="Example: pyraft dir measure data/1")
 @click.argument("directories", metavar="DIR...", nargs=-1, required=True)
-@click.option("--seconds", type=click.FloatRange(0.01, 3600), default=2.0, show_default=True, help="For each size.")
+@click.option("--seconds", type=Number(0.01, 3600), default=2.0, show_default=True, help="For each size.")
 @json_option
 def measure(directories: tuple[str, ...], seconds: float, as_json: bool) -> None:
     """Measure how long durable writes take on the disk of each DIR, and say which timeouts fit.
@@ -454,7 +454,7 @@ def backup(file: str, as_json: bool) -> None:
     rows += [("size", text.size(head.size)), ("by version", head.version)]
     rows += [("  member", f"{id} {role} {address}") for id, address, role, *_ in head.members]
     text.say(text.pairs(rows))
-    click.echo("it is whole")
+    output.put("it is whole")
 
 
 @dir.command(epilog="Example: pyraft dir restore shop.backup data/1 --address 10.0.0.1:9001")
@@ -502,7 +502,7 @@ def examine(file: str, as_json: bool) -> None:
         head = datadir.examine(file, progress)
     _say_archive(head, as_json)
     if not as_json:
-        click.echo("it is whole")
+        output.put("it is whole")
 
 
 @dir.command(name="import", epilog="Example: pyraft dir import 1.export data/1")
@@ -538,14 +538,6 @@ def _say_archive(head: datadir.Archive, as_json: bool) -> None:
     text.say(text.pairs(rows))
 
 
-def id_and_address(given: str) -> tuple[int, str]:
-    """Return the parts of ID=HOST:PORT."""
-    id, equals, address = given.partition("=")
-    if not equals or not id.isascii() or not id.isdigit() or not address:
-        raise click.UsageError(f"{given!r} is not of the form ID=HOST:PORT")
-    return int(id), address
-
-
 def servers_problem(servers: RaftConfiguration, id: int, address: str) -> str:
     """Return why a server cannot be added."""
     if configuration.get(servers, id) is not None:
@@ -558,7 +550,7 @@ def positions_of(others: tuple[str, ...], given: tuple[str, ...], scratch: str |
     found = [datadir.position(one, scratch) for one in others]
     for one in given:
         numbers = one.split(":")
-        if len(numbers) != 3 or not all(number.isascii() and number.isdigit() for number in numbers):
+        if len(numbers) != 3 or not all(map(is_number, numbers)):
             raise click.UsageError(f"{one!r} is not what `pyraft dir position` prints, TERM:LASTTERM:INDEX")
         found.append(datadir.Position(f"the survivor at {one}", *map(int, numbers)))
     return found

@@ -16,7 +16,7 @@ import click
 
 from pyraft import node
 from pyraft.command import text
-from pyraft.command.reach import Seconds, json_option, tls_options, told
+from pyraft.command.reach import Number, json_option, tls_options, told
 from pyraft.node.identity import Identity
 from pyraft.node.tls import Tls
 
@@ -43,7 +43,7 @@ def init(directory: str, address: str, as_json: bool) -> None:
 @click.option("--via", metavar="HOST:PORT", required=True, multiple=True, help="Where a member is; may be repeated.")
 @click.option(
     "--timeout",
-    type=Seconds(0.001, 86_400),
+    type=Number(0.001, 86_400),
     default=30.0,
     show_default=True,
     help="How long to wait for a leader, in s.",

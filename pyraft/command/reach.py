@@ -10,6 +10,7 @@ Failure modes: what is refused, or cannot be reached, is told in a line on stand
 
 import asyncio
 import functools
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from pyraft.aio import RaftError
+from pyraft.configuration import is_id
 from pyraft.errors import printable
 from pyraft.node import NodeError
 from pyraft.node.council import Member
@@ -29,19 +31,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 VIA: Final = "PYRAFT_VIA"
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-"""For commands that print JSON when asked."""
 
-
-class Seconds(click.FloatRange):
-    """A time that an option gives; NaN is in no range, which click does not see."""
+class Number(click.FloatRange):
+    """A number in a range. Python takes "nan" for a number, which every range would let through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the time. Exits with 2 where it is out of range."""
+        """Return it as a float."""
         found = super().convert(value, param, ctx)
-        if found != found:
-            self.fail(f"{value} is not a time", param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number.", param, ctx)
         return found
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+"""For commands that print JSON when asked."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def reach(function: F) -> F:
     made: Any = tls_options(command)
     made = click.option(
         "--timeout",
-        type=Seconds(min=0, min_open=True),
+        type=Number(min=0, min_open=True),
         default=10.0,
         show_default=True,
         help="How long an answer may take, in s.",
@@ -134,6 +137,22 @@ def check_address(what: str, address: str) -> None:
         require_form(address)
     except ValueError as exc:
         raise click.UsageError(printable(f"{what}: {exc}")) from None
+
+
+def is_number(given: str) -> bool:
+    """Return whether a word consists of digits, and not of more than an id, a term or an index has."""
+    return given.isascii() and given.isdigit() and len(given) <= 20
+
+
+def id_and_address(given: str) -> tuple[int, str]:
+    """Return the parts of ID=HOST:PORT."""
+    id, equals, address = given.partition("=")
+    if not equals or not is_number(id) or not address:
+        raise click.UsageError(f"{given!r} is not of the form ID=HOST:PORT")
+    if not is_id(int(id)):
+        raise click.UsageError(f"{id} is not an id: a number from 1 to 2^64 - 1")
+    check_address(given, address)
+    return int(id), address
 
 
 async def find(operator: Operator, given: str) -> Member:

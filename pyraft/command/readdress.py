@@ -26,12 +26,11 @@ from pyraft.command.dirs import (
     POSITION,
     SCRATCH,
     held,
-    id_and_address,
     owners,
     positions_of,
     say_steps,
 )
-from pyraft.command.reach import json_option
+from pyraft.command.reach import id_and_address, is_number, json_option
 from pyraft.dqlite import store
 from pyraft.node import identity
 from pyraft.types import RAFT_VOTER, RaftConfiguration
@@ -111,7 +110,7 @@ def readdress(
 
 def _two_ids(given: str) -> tuple[int, int]:
     old, equals, new = given.partition("=")
-    if not equals or not all(one.isascii() and one.isdigit() for one in (old, new)):
+    if not equals or not all(map(is_number, (old, new))):
         raise click.UsageError(f"{given!r} is not of the form OLD=NEW")
     return int(old), int(new)
 

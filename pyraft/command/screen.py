@@ -42,9 +42,9 @@ _STYLES: Final = {
 """Colours of words; each says the same without."""
 
 
-def lively(stream: TextIO) -> bool:
-    """Return whether a stream is a terminal that can be drawn on."""
-    return stream.isatty() and os.environ.get("TERM", "") not in _DUMB
+def lively(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal that can be drawn on. One that was closed is None."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "") not in _DUMB
 
 
 def show(stream: TextIO, head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:

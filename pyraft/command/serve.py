@@ -14,11 +14,12 @@ member's, and when the node stops by itself: whoever has started it then starts 
 import asyncio
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,23 @@ def find(given: str) -> Machine:
         raise click.ClickException(f"there is no module {module} in {os.getcwd()}, nor among those installed") from None
     except AttributeError:
         raise click.ClickException(f"there is no {name} in module {module}") from None
+    if callable(found) and not _needs_nothing(found):
+        raise click.ClickException(f"{given} cannot be called without arguments, as a machine is made")
     machine = found() if callable(found) else found
     if not isinstance(machine, Machine):
         raise click.ClickException(f"{given} is a {type(machine).__name__}, not a pyraft.node.Machine")
     return machine
+
+
+def _needs_nothing(maker: Callable[..., Any]) -> bool:
+    """Return whether something can be called without arguments. One without a signature passes."""
+    try:
+        inspect.signature(maker).bind()
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
 
 
 def _site(

@@ -17,9 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import click
-
-from pyraft.command import screen
+from pyraft.command import output, screen
 from pyraft.errors import printable
 
 if TYPE_CHECKING:
@@ -134,11 +132,12 @@ def say(parts: Iterable[Part]) -> None:
     """Print lines, in which there may be texts of others, and tables."""
     for part in parts:
         if isinstance(part, str):
-            click.echo(printable(part))
+            output.put(printable(part))
         elif screen.lively(sys.stdout):
-            screen.show(sys.stdout, part.head, part.rows, part.numeric)
+            with output.written():
+                screen.show(sys.stdout, part.head, part.rows, part.numeric)
         else:
-            click.echo("\n".join(part.lines()))
+            output.put("\n".join(part.lines()))
 
 
 def drawn(parts: Iterable[Part]) -> "RenderableType":
@@ -158,9 +157,9 @@ def done(sentence: str, as_json: bool, **facts: Any) -> None:
 
 def dump_line(facts: Any) -> None:
     """Print facts as a line of JSON, for commands that print more than one."""
-    click.echo(json.dumps(facts))
+    output.put(json.dumps(facts))
 
 
 def dump(facts: Any) -> None:
     """Print facts as JSON."""
-    click.echo(json.dumps(facts, indent=2))
+    output.put(json.dumps(facts, indent=2))

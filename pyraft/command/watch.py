@@ -10,34 +10,37 @@ Failure modes: a cluster that cannot be reached is a line of the view, and is as
 """
 
 import asyncio
+import contextlib
 import datetime
 import itertools
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import click
 
 from io_uv.histogram import BOUNDS
-from pyraft.command import screen, text
+from pyraft.command import output, screen, text
 from pyraft.command.clusters import facts, overview
-from pyraft.command.reach import Way, json_option, reach, told
+from pyraft.command.reach import Number, Way, json_option, reach, told
 from pyraft.node.errors import NodeError
 from pyraft.node.operate import Operator, Survey
 
 
 @click.command(epilog="Example: pyraft watch --via 10.0.0.1:9001 --interval 0.5; pyraft top is the same")
 @reach
-@click.option("--interval", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="Seconds in between.")
+@click.option("--interval", type=Number(min=0.05), default=2.0, show_default=True, help="Seconds in between.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many views.")
 @click.option("--http", metavar="HOST:PORT", help="Serve a page there that shows it, on this machine only.")
 @json_option
 def watch(way: Way, interval: float, count: int | None, http: str | None, as_json: bool) -> None:
     """Show how the cluster is, again and again; with --json each view is a line."""
     if http is not None:
-        _serve(way, http)
+        _serve(way, http, as_json)
         return
     last: list[text.Part] = []
 
@@ -54,19 +57,45 @@ def watch(way: Way, interval: float, count: int | None, http: str | None, as_jso
             await asyncio.sleep(interval)
 
     if as_json or not screen.lively(sys.stdout):
-        _run(way, lambda operator: job(operator, _follow()))
+        _run(way, lambda operator: job(operator, _follow()), as_json)
         return
-    with screen.views(sys.stdout) as show:
-        _run(way, lambda operator: job(operator, lambda parts: show(text.drawn(parts))))
+    with _terminated(), output.written(), screen.views(sys.stdout) as draw:
+
+        def show(parts: list[text.Part]) -> None:
+            with output.written():
+                draw(text.drawn(parts))
+
+        _run(way, lambda operator: job(operator, show), as_json)
     text.say(last)
 
 
-def _run(way: Way, job: Callable[[Operator], Awaitable[None]]) -> None:
+def _run(way: Way, job: Callable[[Operator], Awaitable[None]], as_json: bool) -> None:
     """Run until the end, or Ctrl-C."""
-    try:
+    with _until_interrupted(as_json):
         way.run(job)
+
+
+@contextlib.contextmanager
+def _until_interrupted(as_json: bool) -> Iterator[None]:
+    """Take Ctrl-C for the end of the block; people get a new line behind the terminal's ^C."""
+    try:
+        yield
     except click.Abort:
-        click.echo()
+        if not as_json:
+            output.put()
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """Have SIGTERM end the block as Ctrl-C does, so that the terminal is given back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _follow() -> Callable[[list[text.Part]], None]:
@@ -75,13 +104,13 @@ def _follow() -> Callable[[list[text.Part]], None]:
 
     def show(parts: list[text.Part]) -> None:
         if next(between):
-            click.echo()
+            output.put()
         text.say(parts)
 
     return show
 
 
-def _serve(way: Way, address: str) -> None:
+def _serve(way: Way, address: str, as_json: bool) -> None:
     """Serve a page that shows the cluster until Ctrl-C; nobody changes anything by it."""
     try:
         from pyraft import page
@@ -90,17 +119,20 @@ def _serve(way: Way, address: str) -> None:
 
     async def serve() -> None:
         async with page.watched(way.via, address, tls=way.tls) as where:
-            click.echo(f"page at http://{where}/")
+            if as_json:
+                text.dump_line({"page": f"http://{where}/"})
+            else:
+                output.put(f"page at http://{where}/")
             await asyncio.Event().wait()
 
     try:
-        if not page.is_loopback(address):
-            raise click.UsageError(f"{address} can be reached from other machines, and this page is for this one only")
-        told(serve())
+        near = page.is_loopback(address)
     except OSError as exc:
         raise click.UsageError(str(exc)) from None
-    except click.Abort:
-        click.echo()
+    if not near:
+        raise click.UsageError(f"{address} can be reached from other machines, and this page is for this one only")
+    with _until_interrupted(as_json):
+        told(serve())
 
 
 class Rate:

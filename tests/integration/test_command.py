@@ -1,18 +1,21 @@
 """The command `pyraft` as a person uses it: what it prints, its exit codes, and no traceback."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from io_uv import directory
+from io_uv import datadir, directory
 from pyraft.command import decoding, program, text
 from pyraft.node import Machine, Node, command, identity
 from pyraft.types import RAFT_CHANGE, RAFT_COMMAND, RAFT_VOTER
@@ -95,7 +98,15 @@ def test_every_command_prints_json(path: tuple[str, ...]) -> None:
         (("dir", "recover", "/nowhere"), 2, "Missing option '--server'"),
         (("dir", "backup", "/nowhere"), 1, "/nowhere"),
         (("status", "--via", "127.0.0.1:1"), 1, "Connection refused"),
+        (("status", "--via", "127.0.0.1:1", "--timeout", "nan"), 2, "is not a number"),
+        (("check", "--via", "127.0.0.1:1", "--clock", "nan"), 2, "is not a number"),
+        (("watch", "--via", "127.0.0.1:1", "--interval", "nan", "--count", "1"), 2, "is not a number"),
+        (("join", "/nowhere/x", "--address", "h:1", "--via", "127.0.0.1:1", "--timeout", "-3"), 2, "not in the range"),
+        (("add", f"{1 << 64}=h:1", "--via", "127.0.0.1:1"), 2, "is not an id: a number from 1 to"),
+        (("add", f"{'9' * 5000}=h:1", "--via", "127.0.0.1:1"), 2, "is not of the form"),
+        (("add", "7=\udcff:1", "--via", "127.0.0.1:1"), 2, "is not of the form"),
         (("nonsense",), 2, "No such command"),
+        (("--nonsense",), 2, "No such option"),
     ],
     ids=lambda words: "-".join(words[:2]) if isinstance(words, tuple) else "",
 )
@@ -107,6 +118,64 @@ def test_errors_are_json_too(capsys: pytest.CaptureFixture[str], words: tuple[st
         output, errors = capsys.readouterr()
         assert (raised.value.code, said in errors) == (code, True), errors
         assert (said in json.loads(output)["error"]) if options else (output == "")
+
+
+def test_ctrl_c_is_json_too(dir: Dir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that reads it finds a value then, too."""
+    monkeypatch.setattr(datadir, "check", interrupt)
+    with pytest.raises(SystemExit) as raised:
+        program(["dir", "check", str(dir), "--json"])
+    output, errors = capsys.readouterr()
+    assert (raised.value.code, json.loads(output), "Aborted!" in errors) == (1, {"error": "interrupted"}, True)
+
+
+def interrupt(*_: object, **__: object) -> None:
+    """Be interrupted."""
+    raise KeyboardInterrupt
+
+
+def broken_output(kind: str) -> TextIO | None:
+    """Return a file on a full disk, a pipe that nobody reads, or none."""
+    if kind == "none":
+        return None
+    if kind == "full":
+        return open("/dev/full", "w")
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open(writer, "w")
+
+
+@pytest.mark.parametrize(
+    "words", ["check", "log", "show", "repair", "check --json", "log --json", "show --json", "--help"]
+)
+@pytest.mark.parametrize(
+    ("kind", "code", "said"), [("full", 1, "No space left on device"), ("pipe", 1, ""), ("none", 0, "")]
+)
+def test_an_output_that_takes_nothing(
+    dir: Dir,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    kind: str,
+    code: int,
+    said: str,
+) -> None:
+    """A full disk is told in a line, a pipe that nobody reads ends the command quietly, and without any all is well."""
+    stdout = broken_output(kind)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    first, *rest = words.split()
+    try:
+        with pytest.raises(SystemExit) as raised:
+            program(["dir", first, *(() if first == "--help" else (str(dir),)), *rest])
+        if sys.stdout is not None:
+            sys.stdout.flush()  # as the interpreter does at its end
+    finally:
+        monkeypatch.undo()
+        if stdout is not None:
+            with contextlib.suppress(OSError):
+                stdout.close()
+    errors = capsys.readouterr().err
+    assert (raised.value.code, said in errors, len(errors.splitlines())) == (code, True, bool(said)), errors
 
 
 def test_wrong_words() -> None:

@@ -416,14 +416,14 @@ def test_a_cluster_is_watched_on_a_page(tmp_path: Path) -> None:
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         result = await pyraft("watch", "--http", "0.0.0.0:0")
         assert (result.exit_code, "for this one only" in result.output) == (2, True)
-        words = ("watch", "--http", "127.0.0.1:0", "--via", cluster.addresses[1])
+        words = ("watch", "--http", "127.0.0.1:0", "--via", cluster.addresses[1], "--json")
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-X", "faulthandler", "-m", "pyraft", *words),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        url = (await process.stdout.readline()).decode().split()[-1].rstrip("/")
+        url = json.loads(await process.stdout.readline())["page"].rstrip("/")
         async with aiohttp.ClientSession() as session:
             status, found = await get(session, f"{url}/cluster")
             assert (status, found["leader"], found["here"]) == (200, str(cluster.leader().id), None)
@@ -434,7 +434,7 @@ def test_a_cluster_is_watched_on_a_page(tmp_path: Path) -> None:
         ended = asyncio.create_task(process.communicate())
         if not (await asyncio.wait([ended], timeout=120))[0]:
             process.send_signal(signal.SIGABRT)  # It writes down where it is.
-        _, err = await ended
-        assert (process.returncode, err.decode()) == (0, "")
+        more, err = await ended
+        assert (process.returncode, more.decode(), err.decode()) == (0, "", "")
 
     on(1, tmp_path, scenario)

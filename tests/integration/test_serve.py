@@ -182,6 +182,8 @@ def test_words_of_no_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (("nowhere:Shop", "1"), "there is no module nowhere"),
         (("shopping:Nothing", "1"), "there is no Nothing in module shopping"),
         (("shopping:number", "1"), "is a int, not a pyraft.node.Machine"),
+        (("shopping:Shop.__init__", "1"), "cannot be called without arguments"),
+        (("..:Shop", "1"), "is not of the form MODULE:MACHINE"),
         (("shopping:Shop", "1"), "no member of a cluster is in it"),
         (("shopping:Shop", "1", "--cert", "x"), "--cert, --key and --ca are needed"),
         (("shopping", "1"), "is not of the form MODULE:MACHINE"),

@@ -104,7 +104,7 @@ def test_what_a_terminal_would_obey_is_escaped_in_tables() -> None:
 
 
 def test_a_cluster_is_watched_on_a_terminal(tmp_path: Path) -> None:
-    """Views replace each other on a screen of their own; after Ctrl-C the terminal is as before, with the last view."""
+    """Views replace each other on a screen of their own; after Ctrl-C or SIGTERM the terminal is as it was."""
 
     async def scenario(cluster: Nodes, pyraft: object) -> None:
         leader = cluster.leader()
@@ -121,15 +121,15 @@ def test_a_cluster_is_watched_on_a_terminal(tmp_path: Path) -> None:
         assert "connections between members" in last
         assert terminal.columns(output) <= 80
 
-        def interrupt(process: "subprocess.Popen[bytes]", output: str) -> None:
-            if leader.address in output and not asked:
-                asked.append(1)
-                process.send_signal(signal.SIGINT)
+        def end(process: "subprocess.Popen[bytes]", output: str) -> None:
+            if leader.address in output and asked:
+                process.send_signal(asked.pop())
 
-        asked: list[int] = []
-        code, output = await asyncio.to_thread(terminal.run, "watch", "--via", via, look=interrupt)
-        assert (code, output.count(terminal.LEAVE), "Traceback" in output) == (0, 1, False), output
-        assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # the cursor is back
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asked = [number]
+            code, output = await asyncio.to_thread(terminal.run, "watch", "--via", via, look=end)
+            assert (code, output.count(terminal.LEAVE), "Traceback" in output) == (0, 1, False), output
+            assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l")  # the cursor is back
         code, output = await asyncio.to_thread(terminal.run, "watch", "--via", via, "--count", 1, term="dumb")
         assert (code, "\x1b" in output) == (0, False)
         assert f"leader   {leader.address}" in output
