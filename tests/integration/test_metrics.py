@@ -285,7 +285,10 @@ def test_nobody_says_how_far_a_member_is_behind_that_was_silent_all_along(tmp_pa
 
 
 def series(up: str, **changed: str) -> list[dict[str, str]]:
-    """Return what Prometheus sees of three members and of a machine; `up` of those, and figures of the first one."""
+    """Return what Prometheus sees of three members and of a machine; `up` of those, and figures of the first one.
+
+    A figure may be a bucket of a histogram, as in "disk_write_seconds_bucket 0.1".
+    """
     found = [{"series": 'up{job="machine", instance="m"}', "values": "0x30"}]
     for number in (1, 2, 3):
         labels = f'{{job="shop", instance="{number}"}}'
@@ -293,8 +296,21 @@ def series(up: str, **changed: str) -> list[dict[str, str]]:
         figures |= {"stopped": "0x30", "disk_sick": "0x30", "recovering": "0x30", "entries_pending": "0x30"}
         figures |= {"log_commit_index": "9x30"} | (changed if number == 1 else {})
         found.append({"series": f"up{labels}", "values": up})
-        found += [{"series": f"pyraft_{name}{labels}", "values": values} for name, values in figures.items()]
+        for name, values in figures.items():
+            name, _, bound = name.partition(" ")
+            bucket = f'{labels[:-1]}, le="{bound}"}}' if bound else labels
+            found.append({"series": f"pyraft_{name}{bucket}", "values": values})
     return found
+
+
+def slow(histogram: str, bound: str) -> dict[str, str]:
+    """Return a histogram all of whose times are above a bound."""
+    return {f"{histogram}_bucket {bound}": "0x30", f"{histogram}_bucket +Inf": "0+9x30"}
+
+
+def quick(histogram: str, bound: str) -> dict[str, str]:
+    """Return a histogram all of whose times are below a bound."""
+    return {f"{histogram}_bucket {bound}": "0+9x30", f"{histogram}_bucket +Inf": "0+9x30"}
 
 
 ALARMS: tuple[tuple[str, dict[str, str], list[str]], ...] = (
@@ -305,21 +321,44 @@ ALARMS: tuple[tuple[str, dict[str, str], list[str]], ...] = (
     ("1x30", {"stopped": "1x30"}, ["PyraftStopped", "PyraftQuorumAtRisk"]),
     ("1x30", {"entries_pending": "5x30"}, ["PyraftNothingCommitted"]),
     ("1x30", {"entries_pending": "5x30", "log_commit_index": "9+1x30"}, []),
+    ("1x30", {"member_behind_entries": "10001x30"}, ["PyraftMemberBehind"]),
+    ("1x30", {"member_behind_entries": "9999x30"}, []),
+    ("1x30", {"member_connected": "0x30"}, ["PyraftMemberCutOff"]),
+    ("1x30", {"member_connected": "1x30"}, []),
+    ("1x30", {"disk_free_bytes": "9x30", "disk_size_bytes": "100x30"}, ["PyraftDiskFull"]),
+    ("1x30", {"disk_free_bytes": "11x30", "disk_size_bytes": "100x30"}, []),
+    ("1x30", slow("disk_write_seconds", "0.25"), ["PyraftDiskSlow"]),
+    ("1x30", quick("disk_write_seconds", "0.1"), []),
+    ("1x30", slow("loop_lateness_seconds", "0.5"), ["PyraftLoopLate"]),
+    ("1x30", quick("loop_lateness_seconds", "0.25"), []),
+    ("1x30", {"snapshot_failing": "1x30"}, ["PyraftSnapshotsFail"]),
+    ("1x30", {"leaders_total": "1+1x30"}, ["PyraftLeadersChange"]),
+    ("1x30", {"leaders_total": "9x30"}, []),
+    ("1x30", {"clock_timestamp_seconds": "3+60x30"}, ["PyraftClock"]),
+    ("1x30", {"clock_timestamp_seconds": "1+60x30"}, []),
 )
 """Figures of one member, or none, and the alerts that come of them, by name."""
 
 
+def silenced(members: str) -> list[dict[str, str]]:
+    """Return what Prometheus sees where some of the members, by their numbers, end after nine minutes."""
+    found = series("1x30")
+    for one in found:
+        if any(f'instance="{number}"' in one["series"] for number in members):
+            up = one["series"].startswith("up")
+            one["values"] = "1x9 0x20" if up else one["values"].replace("x30", "x9 stale")
+    return found
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing (Debian's package prometheus)")
 def test_alerts_come_when_they_should(tmp_path: Path) -> None:
-    """One for each state; and where all members are down, and export nothing, somebody is told as well."""
-    dead = series("1x9 0x20")
-    for one in dead:
-        if one["series"].startswith("pyraft"):
-            one["values"] = one["values"].replace("x30", "x9 stale")
+    """Each rule has a state in which it does; where members are down, and export nothing, somebody is told as well."""
     cases = [(series(up, **changed), wanted) for up, changed, wanted in ALARMS]
-    cases.append((dead, ["PyraftNoLeader", "PyraftMemberDown"]))
+    cases.append((silenced("123"), ["PyraftNoLeader", "PyraftMemberDown"]))
+    cases.append((silenced("3"), ["PyraftMemberDown", "PyraftQuorumAtRisk"]))
     facts: dict[str, Any] = {"rule_files": [os.fspath(MONITORING / "alerts.yml")], "evaluation_interval": "1m"}
     rules = re.findall(r"alert: (\w+)", (MONITORING / "alerts.yml").read_text())
+    assert {rule for _, wanted in cases for rule in wanted} == set(rules)
     facts["tests"] = [
         {
             "interval": "1m",
