@@ -23,7 +23,7 @@ from pyraft.command.reach import Number, Way, find, id_and_address, json_option,
 from pyraft.node import backup as backups
 from pyraft.node.conditions import Condition, Limits, judge
 from pyraft.node.council import Member
-from pyraft.node.errors import NodeError
+from pyraft.node.errors import NodeError, Unavailable
 from pyraft.node.operate import Operator, Seen, Survey
 from pyraft.node.status import Status
 
@@ -332,12 +332,24 @@ def transfer(member: str | None, way: Way, as_json: bool) -> None:
     """Have MEMBER lead, or any other voter."""
 
     async def job(operator: Operator) -> tuple[int, str]:
-        id = 0 if member is None else (await find(operator, member)).id
-        id = await operator.transfer(id)
+        target = None if member is None else await find(operator, member)
+        try:
+            id = await operator.transfer(0 if target is None else target.id)
+        except Unavailable as exc:
+            raise exc if target is None else await _reason(operator, target, exc) from None
         return id, next((one.address for one in await operator.members() if one.id == id), "?")
 
     id, address = way.run(job)
     text.done(f"member {id} at {address} leads", as_json, id=id, address=address)
+
+
+async def _reason(operator: Operator, target: Member, exc: Unavailable) -> Unavailable:
+    """Return why a member has not taken over: it may be that nobody can reach it."""
+    try:
+        await operator.look(target.address)
+    except NodeError as why:
+        return Unavailable(f"{exc}: {why}")
+    return exc
 
 
 @click.command(epilog="Example: pyraft backup shop.backup --via 10.0.0.1:9001")

@@ -56,14 +56,19 @@ class Desk:
 
     async def _watch(self) -> None:
         """Note since when this leader leads, until the server ends."""
-        server = self._server
+        known = self._leadership()
         try:
             while True:
-                known = server.leader
-                await server.wait_until(lambda known=known: server.leader != known)  # type: ignore[misc]
+                await self._server.wait_until(lambda known=known: self._leadership() not in (None, known))  # type: ignore[misc]
+                known = self._leadership()
                 self._changed = self._seconds()
         except aio.RaftError:
             return
+
+    def _leadership(self) -> tuple[int, int] | None:
+        """Return the term and the leader; None where none is known, as for a time by one that tries to hand over."""
+        leader, _ = self._server.leader
+        return (self._server.raft.current_term, leader) if leader else None
 
     async def close(self) -> None:
         """Stop watching, and forget the backup that is being given out."""

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import math
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from click.testing import Result
 from io_uv import health
 from io_uv.histogram import BOUNDS
 from pyraft import log
+from pyraft.aio import RaftError
 from pyraft.command.watch import Pace, Rate, links
 from pyraft.node import Node, Settings, Tls, init
 from pyraft.node.operate import Seen, Survey
-from pyraft.node.status import Status
+from pyraft.node.status import Status, parse
 from tests.integration.test_command import run
 from tests.lib import faults, nodes
 from tests.lib.nodes import QUICK, Nodes, Shop, until
@@ -201,6 +203,29 @@ def test_a_cluster_that_is_not_well(tmp_path: Path) -> None:
         assert (result.exit_code, result.output.startswith("Error: ")) == (1, True), result.output
 
     on(3, tmp_path, scenario, MORTAL)
+
+
+def test_a_transfer_that_failed_is_no_new_leadership(tmp_path: Path) -> None:
+    """The leader knows none while it tries to hand over, and leads on since it was elected; the reason is told."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        number, gone = next((n, node.id) for n, node in cluster.nodes.items() if n != 1 and not node.is_leader)
+        await cluster.vanish(number)
+        where = cluster.addresses[number]
+        result = await pyraft("transfer", where, "--timeout", 0.5)
+        assert (result.exit_code, f"{where} cannot be reached" in " ".join(result.output.split())) == (1, True)
+        kept = False
+        while not kept:  # a busy machine may have another one elected meanwhile
+            await until(lambda: any(node.is_leader for node in cluster.nodes.values()))
+            leader = cluster.leader()
+            term, began = leader.server.raft.current_term, time.monotonic()
+            with pytest.raises(RaftError):
+                await leader.server.transfer(gone)
+            took = time.monotonic() - began
+            kept = leader.is_leader and leader.server.raft.current_term == term
+        assert parse(await leader._desk.status()).leader_seconds >= took
+
+    on(3, tmp_path, scenario, QUICK)
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:
