@@ -11,7 +11,7 @@ term (log matching, 3.5). The others are started as they are: they vote for the 
 them the rest. raft_recover does less: it appends to the log that it is given.
 
 Failure modes: `Refused` with the reason, nothing touched; Failure if the disk refuses. The term is stored before the
-entry, so a kill between the two leaves a directory with which the same call can go on.
+entry, so a kill between the two, or over the entry, leaves a directory with which the same call can go on.
 Nobody can know here: whether a member that is said to be lost still runs somewhere. If one comes back with a
 majority of the old configuration, there are two clusters, and only people can know that.
 """
@@ -168,6 +168,7 @@ def _append(dir: str, servers: RaftConfiguration, term: int) -> None:
     rv = configuration.check(servers)
     if rv != 0:
         raise Failure(rv, "the new configuration is not valid")
+    disk.clean_up(dir)  # of the segment that a call before was killed over, as a start would remove it
     stored = metadata.load(dir)
     metadata.store(dir, Metadata(stored.version + 1, term, 0))
     disk.recover(dir, servers, _BLOCK_SIZE, term, auto_recovery=True)

@@ -152,6 +152,14 @@ def test_the_term_is_above_every_survivors(dir: Dir) -> None:
     assert metadata.load(str(dir)).term == 10
 
 
+def test_one_that_was_killed_goes_on_with_the_same_call(dir: Dir) -> None:
+    """It may have left a part of the new segment under the name that this has until it is whole."""
+    dir.write("tmp-0000000000000006-0000000000000006", b"part")
+    datadir.recover(dir.path, servers({1: "1"}), [], apply=True)
+    assert list(datadir.entries(dir.path))[-1].index == 6
+    assert not any(name.startswith("tmp-") for name in dir.names)
+
+
 def test_an_empty_directory_is_nobodys(tmp_path: Path) -> None:
     """There is nothing to recover in it."""
     with pytest.raises(Failure, match="never a member"):
