@@ -184,7 +184,7 @@ def _called_back(r: Raft) -> int:
 
 def _undo(r: Raft, leader: LeaderState, index: int, rv: int) -> int:
     """Take back the entries from `index` on and their request; return the code to give to the user."""
-    return convert.final_code(r, rv) if replicate.take_back(r, leader, index) else _called_back(r)
+    return convert.final_code(r, rv) if replicate.take_back(r, leader, index, rv) else _called_back(r)
 
 
 def raft_barrier(r: Raft, req: _Barrier, cb: Callable[[_Barrier, int], None] | None) -> int:

@@ -108,19 +108,21 @@ def submit_barrier(r: Raft, leader: LeaderState, req: RaftBarrier, cb: Any, may_
     request.start(leader, req, RAFT_BARRIER, index)
     log.append(r.log, r.current_term, RAFT_BARRIER, _BARRIER_PAYLOAD)
     rv = defer(r, leader, index, [_BARRIER_PAYLOAD]) if may_wait and r.io.defer is not None else trigger(r, index)
-    if (rv == 0 and not r.failed) or not take_back(r, leader, index):
+    if (rv == 0 and not r.failed) or not take_back(r, leader, index, rv):
         return 0
     return rv if rv != 0 else RAFT_SHUTDOWN
 
 
-def take_back(r: Raft, leader: LeaderState, index: int) -> bool:
-    """Undo a submission that failed at once: the entries from `index` on and their request.
+def take_back(r: Raft, leader: LeaderState, index: int, rv: int) -> bool:
+    """Undo a submission that failed at once, with code `rv`: the entries from `index` on and their request.
 
+    With 0 the entries stay: they are being written and sent, and the server stops as I/O code has raised on the way.
     Return False, with nothing changed, if the request has been called back meanwhile.
     """
     if not request.discard(leader, index):
         return False
-    log.truncate(r.log, index)
+    if rv != 0:
+        log.truncate(r.log, index)
     return True
 
 
@@ -341,9 +343,7 @@ def _send(r: Raft, p: RaftProgress, server: RaftServer, now: int, args: RaftAppe
 
 def send_entries_cb(req: SendRequest, status: int) -> None:
     """An AppendEntries has left or failed; after a failure go back to probing."""
-    if status == 0:
-        return
-    p = _progress_of(req.raft, req.server_id)
+    p = None if status == 0 else _progress_of(req.raft, req.server_id)
     if p is not None:
         progress.to_probe(p)
 
@@ -417,9 +417,7 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
 
 def send_snapshot_cb(req: SendRequest, status: int) -> None:
     """An InstallSnapshot has left or failed; after a failure go back to probing."""
-    if status == 0:
-        return
-    p = _progress_of(req.raft, req.server_id)
+    p = None if status == 0 else _progress_of(req.raft, req.server_id)
     if p is not None:
         progress.abort_snapshot(p)
 
@@ -519,7 +517,7 @@ def carry_out_change(r: Raft, leader: LeaderState) -> int:
 def carry_out_waiting_change(r: Raft) -> None:
     """If a change waits that is ready now, begin with it; a failure ends it with its callback."""
     leader = r.leader_state
-    if leader is None or leader.waiting_change is None or not change_is_ready(r):
+    if leader is None or leader.waiting_change is None or r.failed or not change_is_ready(r):
         return
     flush(r)
     req = leader.change
@@ -546,7 +544,7 @@ def append_configuration(r: Raft, leader: LeaderState, conf: RaftConfiguration) 
         leader.change.index = index
     notice.configuration_in_force(r, index)
     rv = trigger(r, index)
-    if (rv != 0 or r.failed) and r.leader_state is leader and r.configuration_uncommitted_index == index:
+    if rv != 0 and r.leader_state is leader and r.configuration_uncommitted_index == index:
         # C: client.c:clientChangeConfiguration leaves the new configuration in force, raft_assign the request (B5).
         log.truncate(r.log, index)
         r.configuration = old_conf

@@ -451,3 +451,28 @@ def test_configuration_that_was_cut_off_and_came_again_waits_for_its_own_write(s
     assert [server.role for server in s.r.configuration.servers].count(RAFT_VOTER) == (1 if status == 0 else 3)
     s.tick(1000)
     assert s.state == (RAFT_LEADER if status == 0 else RAFT_CANDIDATE)
+
+
+@pytest.mark.parametrize("name", ["snapshot_put", "send", "append"])
+def test_b46_exception_beside_the_change_stops_the_server(name: str) -> None:
+    """It comes while what the commit brings is applied, or when the change is on its way, and nothing else follows."""
+    s = Solo(RAFT_VOTER, RAFT_VOTER, RAFT_VOTER, RAFT_VOTER)
+    raft_set_snapshot_threshold(s.r, 1 if name == "snapshot_put" else 1000)
+    s.stand()
+    for id in (2, 3):
+        s.recv(msg.request_vote_result(id, 2))
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, 2, 1))
+    seen = Statuses()
+    assert raft_add(s.r, RaftChange(), 5, "5", seen) == 0
+    s.sent()
+    s.io.calls.clear()
+    s.recv(msg.append_entries_result(3, 2, 2))
+    assert s.r.commit_index == 1
+    s.io.raises(name, RuntimeError("sick"))
+    s.recv(msg.append_entries_result(2, 2, 2))
+    assert s.state == RAFT_UNAVAILABLE
+    assert seen.seen == ([RAFT_IOERR] if name == "append" else [RAFT_LEADERSHIPLOST])
+    # What has been sent is still there; what was not is gone.
+    assert raft_last_index(s.r) == (3 if name == "send" else 2)
+    assert ("append" in s.io.names()) == (name != "snapshot_put")
