@@ -44,13 +44,13 @@ def reset_timer(r: Raft) -> None:
 
 
 def timer_expired(r: Raft) -> bool:
-    """Return whether the randomized timeout of a follower or candidate has elapsed."""
+    """Return whether the randomized timeout of a follower or candidate has elapsed, unless io.time has closed it."""
     if r.follower_state is not None:
         timeout = r.follower_state.randomized_election_timeout
     else:
         assert r.candidate_state is not None
         timeout = r.candidate_state.randomized_election_timeout
-    return calls.now(r) - r.election_timer_start >= timeout
+    return calls.now(r) - r.election_timer_start >= timeout and not r.closing
 
 
 def start(r: Raft) -> int:

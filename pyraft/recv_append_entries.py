@@ -63,5 +63,12 @@ def follow(r: Raft, id: int, address: str) -> int:
             r.errmsg = f"server {leader} leads term {r.current_term}"
             return membership.DROP
         term.update_leader(r, id, address)
-        return recovering.meets(r) if r.filling else 0
-    return RAFT_SHUTDOWN
+        rv = recovering.meets(r) if r.filling else 0
+        if rv != 0 or _follows(r):
+            return rv
+    return RAFT_SHUTDOWN  # closed inside io.time or another function
+
+
+# A function, as mypyc takes a field that was not None for that from then on, whatever is called in between.
+def _follows(r: Raft) -> bool:
+    return r.follower_state is not None

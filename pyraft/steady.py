@@ -132,6 +132,8 @@ def _appended(r: Raft, id: int, address: str, args: RaftAppendEntries) -> int | 
     r.votes_withheld = 0
     r.election_timer_start = calls.now(r)
     snapshot.refusals = 0
+    if r.closing:
+        return 0  # inside io.time
     if n > 0:
         # New entries: they are acknowledged when they are stored.
         return accept.write(r, args, last_index + 1, batch)

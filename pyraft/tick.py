@@ -60,6 +60,8 @@ def _follower(r: Raft) -> int:
     """3.4: a voter that hears nothing for an election timeout stands as a candidate."""
     if r.snapshot.owed is not None:
         snapshot.answer_if_stored(r)
+        if r.follower_state is None:
+            return 0
     if r.recovering and (not r.filling or election.is_voter(r)):
         recovering.waiting(r)
         return 0

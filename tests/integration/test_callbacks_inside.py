@@ -44,6 +44,7 @@ from pyraft import (
     raft_apply,
     raft_close,
     raft_init,
+    raft_last_index,
     raft_set_snapshot_threshold,
     raft_start,
     raft_state,
@@ -467,6 +468,57 @@ def test_a_function_of_the_table_may_close_the_server(name: str) -> None:
     s.io.on_close(s.io)
     assert closed == [s.r]
     assert s.io.reported == []
+
+
+def follow_and_lead(s: Solo) -> None:
+    """Lead a server through the states, with a word to each function of the table on the way."""
+    s.io.features = 0xFFFF
+    s.recv(msg.append_entries(2, 2, 1, 1, 1, msg.commands([2, 2])))
+    s.recv(msg.append_entries(2, 2, 3, 2, 1))
+    s.recv(msg.install_snapshot(2, 2, 3, 2, s.conf, 1, fsms.content(1, 2)))  # answered when its entries are stored
+    s.io.finish_appends()
+    s.tick()
+    s.recv(msg.append_entries(2, 2, 3, 2, 3))
+    s.recv(msg.append_entries(2, 2, 3, 2, 3, msg.commands([2])))
+    s.recv(msg.append_entries(3, 3, 3, 2, 3, msg.commands([3])))
+    s.io.finish_appends()
+    s.recv(msg.request_vote(2, 4, 9, 4))
+    for _ in range(3):
+        s.tick(2000)
+    s.recv(msg.request_vote_result(2, s.r.current_term))
+    s.io.finish_appends()
+    s.recv(msg.append_entries_result(2, s.r.current_term, raft_last_index(s.r)))
+    if s.state == RAFT_LEADER:
+        submit(s)
+    s.io.finish_appends()
+    s.tick()
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize("name", ["time", "send", "append", "random", "set_term", "set_vote", "truncate"])
+def test_a_function_of_the_table_may_close_the_server_at_any_call(name: str, lane: bool) -> None:
+    """Whichever call of a life it is, there is no exception, and the server is closed."""
+
+    def live(at: int) -> tuple[int, int]:
+        s = scripted(Solo)
+        s.r.lane = lane
+        calls = [0]
+        old = getattr(s.io, name)
+
+        def counted(*args: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == at:
+                assert raft_close(s.r, None) == 0
+            return old(*args)
+
+        setattr(s.io, name, counted)
+        follow_and_lead(s)
+        return calls[0], s.state
+
+    n, state = live(0)
+    assert n > 0
+    assert state == RAFT_LEADER
+    assert {live(at)[1] for at in range(1, n + 1)} == {RAFT_UNAVAILABLE}
 
 
 def test_io_close_cannot_close_the_server_again() -> None:
