@@ -482,6 +482,9 @@ def follow_and_lead(s: Solo) -> None:
     s.recv(msg.append_entries(2, 2, 3, 2, 3, msg.commands([2])))
     s.recv(msg.append_entries(3, 3, 3, 2, 3, msg.commands([3])))
     s.io.finish_appends()
+    s.recv(msg.append_entries(3, 3, 4, 3, 3, msg.commands([3])))
+    if s.io.appends:
+        s.io.finish_append(RAFT_IOERR)
     s.recv(msg.request_vote(2, 4, 9, 4))
     for _ in range(3):
         s.tick(2000)
