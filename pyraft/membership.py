@@ -126,9 +126,11 @@ def uncommitted_change(r: Raft, index: int, buf: bytes) -> int:
 
 
 def rollback(r: Raft) -> int:
-    """Put the configuration committed last back in force; the uncommitted one's entry is gone."""
+    """Put the configuration committed last back in force; the uncommitted one's entry is gone.
+
+    On a server that began without a log there may be none: who says so is not of the cluster that gave it the first.
+    """
     assert r.configuration_uncommitted_index > 0
-    assert r.configuration_committed_index > 0
     rv, conf = fetch_last_committed_configuration(r)
     if rv != 0:
         return rv

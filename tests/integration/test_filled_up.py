@@ -207,3 +207,16 @@ def test_voter_that_stops_half_filled_elects_nobody_when_it_starts_again(new_clu
     c.revive(0)
     for i in range(3):
         c.until(lambda: c.fsms[i].x == 45, 60_000)  # noqa: B023
+
+
+def test_whoever_takes_the_first_configuration_back_gives_another() -> None:
+    """It is of another cluster, by mistake or with intent; nothing is known to be committed, and it stops nobody."""
+    s = Empty()
+    s.gets(1, 0, 0, change(1, CONF))
+    assert (s.r.configuration_committed_index, s.r.configuration_uncommitted_index) == (0, 1)
+    s.io.on_recv(s.io, msg.append_entries(3, 2, 0, 0, 0, [change(2, configuration(RAFT_VOTER, RAFT_STANDBY))]))
+    assert (s.r.configuration_uncommitted_index, s.r.configuration.servers) == (0, [])
+    s.io.finish_appends()
+    assert (s.r.configuration_uncommitted_index, len(s.r.configuration.servers)) == (1, 2)
+    assert s.r.state == RAFT_FOLLOWER
+    assert not s.stands()
