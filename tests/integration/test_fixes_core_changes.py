@@ -24,6 +24,7 @@ from pyraft import (
     RAFT_LEADERSHIPLOST,
     RAFT_NOTFOUND,
     RAFT_NOTLEADER,
+    RAFT_SHUTDOWN,
     RAFT_SPARE,
     RAFT_STANDBY,
     RAFT_UNAVAILABLE,
@@ -476,3 +477,23 @@ def test_b46_exception_beside_the_change_stops_the_server(name: str) -> None:
     # What has been sent is still there; what was not is gone.
     assert raft_last_index(s.r) == (3 if name == "send" else 2)
     assert ("append" in s.io.names()) == (name != "snapshot_put")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: raft_add(r, RaftChange(), 1, "1", None),
+        lambda r: raft_remove(r, RaftChange(), 9, None),
+        lambda r: raft_assign(r, RaftChange(), 1, RAFT_VOTER, None),
+        lambda r: raft_transfer(r, RaftTransfer(), 9, None),
+    ],
+)
+def test_exception_of_the_disk_in_front_of_a_change_stops_the_server_at_once(call: Callable[[Raft], int]) -> None:
+    """Commands of the turn go out first; if that stops the server there is nothing wrong with the change any more."""
+    s = leader(deferring=True)
+    seen = Statuses()
+    assert raft_apply(s.r, RaftApply(), [fsms.add_x(1)], 1, seen) == 0
+    s.io.raises("append", ValueError("oops"))
+    assert call(s.r) == RAFT_SHUTDOWN
+    assert (s.state, len(seen.seen)) == (RAFT_UNAVAILABLE, 1)
+    assert raft_errmsg(s.r) == "io.append: ValueError: oops"
