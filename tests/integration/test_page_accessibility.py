@@ -90,6 +90,10 @@ def test_each_control_and_picture_has_a_role_and_a_name(tmp_path: Path, monkeypa
             heads = [name(one) for one in found.of("columnheader")]
             assert heads[1:] == ["Member", "Role", "State", "Behind", "Log", "Snapshots", "Free", "Up", "Change"]
             assert len(found.of("row")) == 4
+            assert [name(one) for one in found.of("table", "log")] == ["Members", "Since this page was opened"]
+            assert {"Conditions", "What the shapes mean"} <= {name(one) for one in found.of("list")}
+            pictures = [name(one) for one in found.of("image", "img", "graphics-document")]
+            assert sum(one.startswith("now ") for one in pictures) == 3  # the graphs, each below a heading
             levels = [trait(one, "level") for one in found.of("heading")]
             assert levels[0] == 1
             assert levels.count(1) == 1
