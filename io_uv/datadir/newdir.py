@@ -5,8 +5,8 @@ block that raises leave nothing behind of what it is going to make, so that a co
 
 Happy path: `with making("data/1"): …`, and the directory is there, durably.
 
-Failure modes: Failure where it cannot be made, and whatever the block raises. What holds other files by then
-stays, as does all of it after a kill.
+Failure modes: Failure where it cannot be made, and whatever the block raises. A directory with other files in it by
+then stays, as does all of it after a kill.
 """
 
 import contextlib

@@ -41,7 +41,7 @@ def hold(directory: str) -> Lock:
     try:
         fd = fs.open(fs.join(directory, NAME), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     except OSError as exc:
-        raise failure(f"open {NAME}", exc) from None
+        raise failure(f"open {fs.join(directory, NAME)}", exc) from None
     lock = Lock(fd)
     try:
         fs.flock(fd)
@@ -50,5 +50,5 @@ def hold(directory: str) -> Lock:
         raise Failure(RAFT_BUSY, f"directory '{directory}' is in use by another node of dqlite") from None
     except OSError as exc:
         lock.release()
-        raise failure(f"flock {NAME}", exc) from None
+        raise failure(f"flock {fs.join(directory, NAME)}", exc) from None
     return lock

@@ -49,6 +49,7 @@ from pyraft.dqlite.peer import Dial, find_leader, several
 from pyraft.dqlite.settings import Settings
 from pyraft.dqlite.store import Info
 from pyraft.dqlite.tls import shares_name
+from pyraft.node import identity
 from pyraft.node.deadlines import within
 from pyraft.node.errors import Refused as NodeRefused
 from pyraft.node.ground import Ground
@@ -160,7 +161,7 @@ class Member:
                 raise
             finally:
                 if os.path.lexists(os.path.join(self.directory, "metadata1")):
-                    begun.clear()  # it has a term, and perhaps a promise
+                    begun[:] = [one for one in begun if one.name == flock.NAME]  # it has a term, and perhaps a promise
         self._begin(self._join())
         self._begin(self._lead())
         self._begin(self._keep())
@@ -194,6 +195,9 @@ class Member:
     def _settle_identity(self) -> None:
         """Find out which node the directory is, or make it one, durably."""
         known = store.read_info(self.directory)
+        node = identity.read(self.directory)
+        if node is not None:
+            raise Refused(f"directory '{self.directory}' belongs to member {node.id} of a cluster that is not dqlite's")
         if known is not None:
             joins = os.path.exists(os.path.join(self.directory, JOIN))
             # As long as nobody knows the node, an address that was a mistake can be mended.

@@ -117,7 +117,10 @@ class Operator(Asking):
 
     async def lead(self, what: str, *arguments: Any) -> Any:
         """Return what the leader answers, once there is one. Raises Unavailable if there is none in time."""
-        return await persist(lambda: self._route.ask(what, *arguments), self.seconds, self._route.refusal)
+        try:
+            return await persist(lambda: self._route.ask(what, *arguments), self.seconds, self._route.refusal)
+        except Unavailable as exc:
+            raise Unavailable(f"{_WORDS.get(what, what)}, asked for by way of {', '.join(self.via)}: {exc}") from None
 
     async def _errand(self, what: str, *arguments: Any) -> Any:
         return await self.lead(what, *arguments)
@@ -210,6 +213,9 @@ class Operator(Asking):
 
         await asyncio.gather(*map(look, dict.fromkeys(addresses)))
 
+
+_WORDS = {"roster": "the members", "join": "add", "index": "the last entry"}
+"""Questions whose names on the wire are not those that operators know."""
 
 _LONG = 120.0
 """Seconds that taking a snapshot may take at least."""

@@ -62,6 +62,10 @@ def left(where: Path) -> list[str]:
         (("serve", "nothing:X", "a/b"), "there is no module nothing"),
         (("serve", "..:X", "a/b"), "not of the form MODULE:MACHINE"),
         (("remove", "1", "--via", "bad"), "'bad' is not of the form HOST:PORT"),
+        (
+            ("remove", "1", "--via", NOBODY, "--timeout", "0.1"),
+            f"the members, asked for by way of {NOBODY}: not done in 0.1 s: no connection to a member",
+        ),
         (("add", "5=bad", "--via", NOBODY), "'bad' is not of the form HOST:PORT"),
         (("add", f"{1 << 64}={HERE}", "--via", NOBODY), "is not an id"),
     ],

@@ -21,6 +21,7 @@ from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Failed, Response
 from pyraft import RAFT_LEADER, RAFT_VOTER, RaftConfiguration, raft_configuration_add, raft_set_election_timeout
 from pyraft.dqlite import Cluster, DqliteError, Member, Peer, Refused, Settings, find_leader, store
+from pyraft.node import identity
 from tests.lib.dqlite import Source
 from tests.lib.ports import free_port
 
@@ -202,7 +203,16 @@ def test_a_directory_of_a_bare_node_needs_its_id(tmp_path: Path) -> None:
     (tmp_path / "metadata1").write_bytes(bytes(32))
     with pytest.raises(Refused, match="says which id it has"):
         asyncio.run(Member(tmp_path, address()).start())
-    assert sorted(os.listdir(tmp_path)) == ["dqlite-lock", "metadata1"]
+    assert os.listdir(tmp_path) == ["metadata1"]
+
+
+def test_a_directory_of_another_kind_of_node_is_left_alone(tmp_path: Path) -> None:
+    """Whether an id is given or not."""
+    identity.write(tmp_path, identity.Identity(7, "127.0.0.1:1", "0" * 32, identity.MEMBER))
+    for id in (0, 7):
+        with pytest.raises(Refused, match="belongs to member 7 of a cluster that is not dqlite's"):
+            asyncio.run(Member(tmp_path, address(), id=id).start())
+    assert os.listdir(tmp_path) == [identity.NODE_FILE]
 
 
 def test_a_new_node_without_anybody_to_ask_says_so(tmp_path: Path) -> None:

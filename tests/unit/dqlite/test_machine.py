@@ -360,5 +360,5 @@ def test_a_directory_is_one_nodes(tmp_path: Path) -> None:
     held.release()
     flock.hold(str(tmp_path)).release()
     assert os.listdir(tmp_path) == ["dqlite-lock"]
-    with pytest.raises(Failure, match="open dqlite-lock: no such file"):
+    with pytest.raises(Failure, match="dqlite-lock: no such file"):
         flock.hold(str(tmp_path / "nowhere"))
