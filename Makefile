@@ -17,6 +17,7 @@ ROUNDS ?= 3
 VERSIONS ?= 3.10 3.11 3.12 3.13
 INPUTS ?= 1000000
 ATHERIS ?= 60
+DIRECTORIES ?= 500
 FAULT_SECONDS ?= 20
 KILLS ?= 300
 MEGABYTES ?= 1024
@@ -52,7 +53,7 @@ help:
 	@echo "make explore   every schedule of small clusters up to a bound: SCENARIO=elections STATES=100000 each, or one"
 	@echo "                 schedule, as a story ends with it: REPLAY='elections timeout1 1>2'"
 	@echo "make fuzz      hostile bytes for everything that takes some: INPUTS=$(INPUTS) SEED=..., then ATHERIS=$(ATHERIS)"
-	@echo "                 seconds guided by coverage, where atheris is installed"
+	@echo "                 seconds guided by coverage, where atheris is installed, and DIRECTORIES=$(DIRECTORIES) that are damaged"
 	@echo "make networks  clusters in network namespaces with broken links (root): FAULT_SECONDS=$(FAULT_SECONDS) each"
 	@echo "make torture   kill real servers under load, KILLS=$(KILLS) times SEED=..., and make cluster for 10 seeds in a row"
 	@echo "make dqlite-large   a database of MEGABYTES=$(MEGABYTES) through a witness of dqlite and its disk, with its memory measured"
@@ -282,6 +283,8 @@ explore: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzzy.hostile --inputs $(INPUTS) --atheris $(ATHERIS) $(SEED_OPTION) $(ARGS)
 	$(BIN)/python -m tests.fuzzy.test_node_fuzz $(INPUTS) $(SEED)
+	DAMAGE_CASES=$(DIRECTORIES) DAMAGE_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -q -s --show-capture=no \
+		tests/fuzzy/test_damaged_directories.py
 
 .PHONY: networks
 networks: $(READY)

@@ -26,7 +26,7 @@ from typing import Final
 
 from io_uv import fs, listing, marker, metadata, open_segment, segment, snapshot_file
 from io_uv.failure import Failure, Unknown
-from io_uv.open_segment import DAMAGED, TORN, UNWRITTEN, OpenContent
+from io_uv.open_segment import DAMAGED, UNWRITTEN, OpenContent
 from io_uv.segment import SegmentInfo
 from io_uv.snapshot_file import SnapshotInfo
 from io_uv.state import Metadata
@@ -288,11 +288,7 @@ def is_head(dir: str, head: SegmentInfo, whole: SegmentInfo) -> bool:
 
 
 def _read_open(log: _Log, segments: Sequence[SegmentInfo]) -> None:
-    """Judge the open segments, and remove those in which nothing was ever complete.
-
-    A tear is the end of the log: only one write is under way at a time, so a segment before one that has been written
-    to is complete, and an incomplete batch in it is damage.
-    """
+    """Judge the open segments, and remove those in which nothing was ever complete."""
     found = []
     for info in segments:
         if info.is_open:
@@ -300,12 +296,7 @@ def _read_open(log: _Log, segments: Sequence[SegmentInfo]) -> None:
                 found.append((info, open_segment.read(log.dir, info.filename)))
             except Failure as exc:
                 raise exc.wrap(f"load open segment {info.filename}") from None
-    written_later = False
-    for _, content in reversed(found):
-        if written_later and content.verdict == TORN:
-            content.verdict = DAMAGED
-            content.problem = content.problem or Failure(RAFT_CORRUPT, "unexpected format version 0")
-        written_later = written_later or content.verdict != UNWRITTEN
+    open_segment.settle([content for _, content in found])
     for info, content in found:
         if content.verdict == DAMAGED or content.entries:
             log.open.append((info, content))

@@ -16,6 +16,7 @@ of zeros by nature, and so does the loss of whole sectors.
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from io_uv import crc, encoding, fs, refusal, segment
@@ -189,3 +190,17 @@ def read(dir: str, name: str) -> OpenContent:
     except Failure as exc:
         raise exc.wrap("read file") from None
     return judge(data, noted)
+
+
+def settle(contents: Sequence[OpenContent]) -> None:
+    """Have tears in any but the last written one of these segments, which are in their order, be damage.
+
+    A tear is the end of the log: only one write is under way at a time, so a segment before one that has been written
+    to is complete.
+    """
+    written_later = False
+    for content in reversed(contents):
+        if written_later and content.verdict == TORN:
+            content.verdict = DAMAGED
+            content.problem = content.problem or Failure(RAFT_CORRUPT, "unexpected format version 0")
+        written_later = written_later or content.verdict != UNWRITTEN

@@ -20,7 +20,7 @@ from typing import Final
 from io_uv import directory, disk, fs, marker, metadata, open_segment, segment, snapshot_file, sums
 from io_uv.datadir.progress import Progress, Tally
 from io_uv.failure import Failure, Unknown
-from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN
+from io_uv.open_segment import DAMAGED, INTACT, TORN, UNWRITTEN, OpenContent
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, no_entries
@@ -230,6 +230,7 @@ def _read_segments(found: Contents, names: Sequence[str], tally: Tally) -> None:
     segment.sort(infos)
     closed_end = segment.last_index(infos, found.snapshots[-1].index if found.snapshots else 0)
     next_index = closed_end + 1
+    judged = _judge_open(found.directory, infos)
     for info in infos:
         one = SegmentFile(info.filename, info.is_open, info.first_index, info.last_index)
         found.segments.append(one)
@@ -238,7 +239,7 @@ def _read_segments(found: Contents, names: Sequence[str], tally: Tally) -> None:
             one.size = fs.size_of(found.directory, info.filename) or 0
             if info.is_open:
                 one.first = next_index
-                entries = _judge_open(found.directory, one)
+                entries = _judged(one, judged[info.filename])
                 next_index += len(entries)
                 one.last = next_index - 1
             else:
@@ -251,8 +252,22 @@ def _read_segments(found: Contents, names: Sequence[str], tally: Tally) -> None:
         _take_note(found, one, entries)
 
 
-def _judge_open(dir: str, one: SegmentFile) -> EntryBatch:
-    content = open_segment.read(dir, one.name)
+def _judge_open(dir: str, infos: Sequence[segment.SegmentInfo]) -> dict[str, OpenContent | Failure]:
+    """Return what the open segments hold, or why that cannot be read, by name; tears as a start sees them."""
+    found: dict[str, OpenContent | Failure] = {}
+    for info in infos:
+        if info.is_open:
+            try:
+                found[info.filename] = open_segment.read(dir, info.filename)
+            except Failure as exc:
+                found[info.filename] = exc
+    open_segment.settle([one for one in found.values() if isinstance(one, OpenContent)])
+    return found
+
+
+def _judged(one: SegmentFile, content: OpenContent | Failure) -> EntryBatch:
+    if isinstance(content, Failure):
+        raise content
     one.verdict = content.verdict
     if content.problem is not None:
         one.problem, one.unknown = content.problem.message, isinstance(content.problem, Unknown)
@@ -345,9 +360,12 @@ def entries(path: str | os.PathLike[str], first: int = 1, last: int = 1 << 63) -
     segment.sort(found)
     snapshots = [parsed[0].index for parsed in map(snapshot_file.parse_name, names) if parsed is not None]
     next_index = segment.last_index(found, max(snapshots, default=0)) + 1
+    judged = _judge_open(dir, found)
     for info in found:
         if info.is_open:
-            content = open_segment.read(dir, info.filename)
+            content = judged[info.filename]
+            if isinstance(content, Failure):
+                raise content
             batch, start = content.entries, next_index
             problem = content.problem if content.verdict == DAMAGED else None
             next_index += len(batch)

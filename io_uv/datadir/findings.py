@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from io_uv import disk, keyfiles, marker, segment, sums
-from io_uv.datadir.content import Contents, SegmentFile, SnapshotFile, read
+from io_uv.datadir.content import Contents, SegmentFile, SnapshotFile, entries, read
 from io_uv.datadir.progress import Progress
+from io_uv.datadir.rehearsal import NO_BEGIN
 from io_uv.failure import Failure
 from io_uv.open_segment import DAMAGED, TORN
+from pyraft.types import RAFT_CHANGE
 
 LOSS: Final = "loss"
 DAMAGE: Final = "damage"
@@ -57,6 +59,7 @@ def check(
         *_segments(contents),
         *_gaps(contents),
         *_overlaps(contents),
+        *_begin(contents),
         *_end(contents),
         *_marks(contents),
         *_rest(contents),
@@ -214,6 +217,20 @@ def _is_head(dir: str, head: SegmentFile, whole: SegmentFile) -> bool:
         return disk.is_head(dir, infos[0], infos[1])
     except Failure:
         return False  # one of them is unknown or cannot be read, which is a finding of its own
+
+
+def _begin(contents: Contents) -> list[Finding]:
+    """Say whether a log without a snapshot in front of it lacks its first configuration."""
+    if contents.first_index != 1 or any(not one.problem for one in contents.snapshots):
+        return []
+    try:
+        first = next(entries(contents.directory, 1, 1), None)
+    except Failure:
+        return []  # a finding of its own
+    if first is None or first.type == RAFT_CHANGE:
+        return []
+    text = "the servers of the cluster stand there, so the start is refused: a file is a stray, or of another log"
+    return [Finding(DAMAGE, first.segment, NO_BEGIN, text)]
 
 
 def _end(contents: Contents) -> list[Finding]:

@@ -2,8 +2,8 @@
 
 Duty: `rehearse` copies a directory and has the loader of raft_start work on the copy: it returns what would be loaded,
 or why nothing would, and each change that the start would make to the files, in words. So there is no second opinion
-about what a start does. Only two refusals are the core's, not the loader's, and are repeated here: that of a log
-without a term, and that of a lone voter that may have lost entries.
+about what a start does. Only three refusals are the core's, not the loader's, and are repeated here: that of a log
+without a term, of one that does not begin with a configuration, and of a lone voter that may have lost entries.
 
 Happy path: copies have the files that a start looks at, and are gone afterwards. The attribute with the
 size of a segment is copied, too; where the place of the copies refuses attributes, `doubt` says what that may change.
@@ -17,9 +17,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from io_uv import disk, fs, marker, metadata, segment
 from io_uv.datadir.progress import Progress, Tally
@@ -27,6 +28,10 @@ from io_uv.failure import Failure, Unknown, failure
 from pyraft import configuration
 from pyraft.errors import RAFT_CORRUPT, RAFT_IOERR
 from pyraft.types import RAFT_CHANGE, EntryBatch, RaftConfiguration, RaftSnapshot
+
+NO_BEGIN: Final = "the log does not begin with a configuration"
+_MOST_KEPT: Final = 256
+"""Files that are open during a start, at most."""
 
 
 @dataclass
@@ -90,8 +95,8 @@ def start(dir: str, auto_recovery: bool = True, doubt: str = "", *, path: str | 
     `path` is the directory that it is a copy of, for texts: nobody can look at the copy afterwards.
     """
     found = Rehearsal(doubt=doubt)
-    before = _files(dir)
-    with _unheard():
+    with _unheard(), _kept(dir):
+        before = _files(dir)
         try:
             disk.clean_up(dir)
             disk.refuse_links(dir)
@@ -100,18 +105,20 @@ def start(dir: str, auto_recovery: bool = True, doubt: str = "", *, path: str | 
             snapshot, start_index, entries = disk.load(dir, auto_recovery)
             disk.check_term(stored, snapshot, entries)
             _take_over(found, snapshot, start_index, entries)
+            if snapshot is None and entries.types and entries.types[0] != RAFT_CHANGE:
+                raise Failure(RAFT_CORRUPT, NO_BEGIN)
             if stored.term == 0 and found.last_index > 0:
                 found.forgotten = True
                 raise Failure(RAFT_CORRUPT, f"there is a log but no term: {disk.LOST}")
         except Failure as exc:
             found.code, found.problem, found.unknown = exc.code, exc.message, isinstance(exc, Unknown)
             found.barred = isinstance(exc, metadata.Barred)
+        found.changes = _differences(before, _files(dir))
     if path is not None:
         found.problem = found.problem.replace(dir, path)
     found.recovering = marker.marker_read(dir) is not None
     conf = found.configuration
     found.alone = found.recovering and conf is not None and configuration.voter_count(conf) == 1
-    found.changes = _differences(before, _files(dir))
     return found
 
 
@@ -138,7 +145,7 @@ def copy_of(
     """Yield a copy of a directory, and what may be different there; the copy is removed afterwards.
 
     Names that mean nothing to a start stay out of it, but for those in `also`: they may have any size.
-    A second name beside the copy keeps the inode of each file from being given to another one, see _differences.
+    A second name beside the copy keeps the inode of each file from being given to another one, see _kept.
     """
     try:
         place = tempfile.mkdtemp(prefix="raft-rehearsal-", dir=scratch)
@@ -221,6 +228,17 @@ def _unheard() -> Iterator[None]:
         yield
     finally:
         logger.disabled = was
+
+
+@contextmanager
+def _kept(dir: str) -> Iterator[None]:
+    """Keep the inodes of files that a start may remove from being given to new ones, which would pass for them."""
+    names = sorted(filter(disk.means_something, fs.list_dir(dir)), reverse=True)  # the closed segments last
+    with ExitStack() as stack:
+        with suppress(OSError):
+            for name in names[:_MOST_KEPT]:
+                stack.callback(fs.close, fs.open(fs.join(dir, name), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+        yield
 
 
 def _files(dir: str) -> dict[str, tuple[int, int]]:

@@ -248,7 +248,7 @@ def data(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-ENTRY = {"index": 1, "term": 1, "type": "command", "data": data(b"12345678")}
+ENTRY = {"index": 1, "term": 1, "type": "change", "data": data(change(1).buf)}
 SNAPSHOT = {"index": 9, "term": 1, "taken_at": 1, "configuration_index": 1, "configuration": [[1, "a", 1]], "size": 3}
 HEAD: dict[str, Any] = {
     "format": "pyraft directory 1",

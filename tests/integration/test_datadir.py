@@ -11,6 +11,7 @@ import pytest
 from io_uv import datadir, directory, marker
 from io_uv.datadir import DAMAGE, LOSS, NOTE
 from io_uv.failure import Failure
+from io_uv.open_segment import DAMAGED, INTACT
 from pyraft import configuration
 from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT, RAFT_UNAUTHORIZED
 from pyraft.types import RAFT_CHANGE, RaftEntry
@@ -109,6 +110,34 @@ def test_a_torn_tail_is_a_note(dir: Dir) -> None:
     assert severities(findings) == [(NOTE, "open-1")]
     assert rehearsal.starts
     assert not rehearsal.recovering
+
+
+def test_a_tear_in_front_of_a_segment_that_was_written_later_is_a_loss(dir: Dir) -> None:
+    """Only one write is under way at a time, so no crash explains it: a start cuts the log there, and marks it."""
+    dir.metadata(1, 1, 1)
+    name = dir.open(1, [change(1)], commands(2, 40, size=64), ours=True)
+    dir.overwrite(name, 1024, bytes(512))
+    dir.open(2, commands(42, 2), ours=True)
+    found, findings, rehearsal = look(dir)
+    assert severities(findings) == [(LOSS, "open-1")]
+    assert (rehearsal.recovering, rehearsal.last_index) == (True, 1)
+    with pytest.raises(Failure, match="open-1"):
+        list(datadir.entries(dir.path))
+    assert [one.verdict for one in found.segments] == [DAMAGED, INTACT]
+
+
+def test_a_log_that_begins_without_a_configuration_is_refused(dir: Dir) -> None:
+    """As by the core: the loader alone would take it."""
+    dir.metadata(1, 1, 1)
+    name = dir.closed(1, commands(1, 3))
+    _, findings, rehearsal = look(dir)
+    assert severities(findings) == [(DAMAGE, name)]
+    assert not rehearsal.starts
+    assert "does not begin with a configuration" in rehearsal.problem
+    dir.snapshot(1, 3)
+    _, findings, rehearsal = look(dir)
+    assert findings == []
+    assert rehearsal.starts
 
 
 def test_damage_at_the_end_costs_acknowledged_entries(dir: Dir) -> None:
