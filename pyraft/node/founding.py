@@ -6,8 +6,8 @@ without a member in it is refused, so a member that lost its disk cannot begin a
 Happy path: `await init("data/1", "10.0.0.1:9001")`; once a node runs there, `await join("data/2", "10.0.0.2:9001",
 "10.0.0.1:9001")`. The directory is made if there is none, and its identity durable before anything else happens.
 
-Failure modes: a directory that holds anything else, or another member, is Refused. A call that is refused, or reaches no
-cluster, leaves nothing behind. A founding that was interrupted anywhere is completed by the next call with the same
+Failure modes: a directory that holds anything else, or another member, is Refused. A call that is refused, or reaches
+no cluster, leaves nothing behind. A founding that was interrupted anywhere is completed by the next call with the same
 address, under the same ids; no node starts on the directory until then.
 """
 

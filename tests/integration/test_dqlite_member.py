@@ -216,7 +216,7 @@ def test_a_directory_of_another_kind_of_node_is_left_alone(tmp_path: Path) -> No
 
 
 def test_a_new_node_without_anybody_to_ask_says_so(tmp_path: Path) -> None:
-    """It waits for a cluster that adds it by itself; whoever has forgotten to name one reads why nothing happens."""
+    """It waits for a cluster that adds it by itself, and the log says why nothing happens."""
 
     async def main() -> None:
         async with Member(tmp_path / "1", address(), settings=FAST) as alone:
