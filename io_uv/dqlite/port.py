@@ -13,7 +13,6 @@ not wait for answers. Clients and servers of a dqlite before 1.0 begin with anot
 waits for its turn, as long as nobody here runs queries.
 """
 
-import logging
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -27,8 +26,6 @@ from io_uv.transport import RaftUvDuplex, RaftUvGuest, RaftUvTransport
 
 MAX_REQUEST: Final = 16 << 20
 """Bytes that a request of a client may take by default."""
-
-_log: Final = logging.getLogger("io_uv")
 
 
 class DqliteHandshake:
@@ -121,7 +118,7 @@ class Channel:
                 self._busy = True
                 self._request(message)
         except ParseError as exc:
-            _log.warning("a client at %s: %s", self.guest.host, exc)
+            self._warn("a client at %s: %s", str(exc))
             self.close()
         except BaseException:
             self.close()
@@ -151,9 +148,13 @@ class Channel:
         if rv == 0:
             self._raft = True
             return
-        text = self.guest.transport.errmsg
-        _log.warning("a server at %s is not let in: %s", self.guest.host, text)
+        self._warn("a server at %s is not let in: %s", self.guest.transport.errmsg)
         self.close()
+
+    def _warn(self, text: str, reason: str) -> None:
+        """Tell the log, at a bounded rate: anybody who reaches the port can do wrong as often as they like."""
+        host = self.guest.host
+        self.guest.transport.impl.teller.warn((host, reason), text, host, reason)
 
     def _pause(self, wanted: bool) -> None:
         """Read no more, or again."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from io_uv import RaftUvTransport, raft_uv_tcp_init
-from io_uv.dqlite import port, requests, responses
+from io_uv.dqlite import messages, port, requests, responses
 from io_uv.dqlite.messages import Splitter
 from io_uv.pyuv import UV_RUN_NOWAIT
 from pyraft.errors import RAFT_INVALID
@@ -167,6 +167,17 @@ def asking(f: Transport, clients: Clients) -> tuple[Connection, port.Channel]:
     f.run_until(lambda: clients.asked)
     channel = clients.asked[0][0]
     return peer, channel
+
+
+def test_the_log_is_not_filled_by_strangers(f: Transport, caplog: pytest.LogCaptureFixture) -> None:
+    """Twenty lines in a minute are all that clients and servers get who come again and again with something else."""
+    for n in range(60):
+        data = messages.HEADER.pack(1 << 20 | n, 0, 0, 0) if n % 2 else requests.Connect(0, f"a:{n}").encode()
+        peer = connect(f.loop, f.port)
+        peer.send(VERSION + data)
+        peer.wait_end()
+        peer.close()
+    assert 0 < len(caplog.records) <= 20
 
 
 def test_a_client_that_does_not_wait_is_not_read(f: Transport, clients: Clients) -> None:
