@@ -174,7 +174,8 @@ class Client:
             except BaseException:
                 await transaction.roll_back()
                 raise
-            await transaction.commit()
+            if not transaction.ended:
+                await transaction.commit()
         finally:
             if transaction.lost:
                 self._pool.doubt(session)
@@ -299,6 +300,8 @@ class Transaction:
     def __init__(self, session: Session, seconds: float) -> None:
         self.lost = False
         """Whether the node does not lead any more, or does not answer."""
+        self.ended = False
+        """Whether the program itself has committed it, or rolled it back."""
         self._session = session
         self._seconds = seconds
         self._over = ""
@@ -338,7 +341,8 @@ class Transaction:
                 self._busy = False
 
     async def commit(self) -> None:
-        """Commit. `Client.transaction` does that where its block ends."""
+        """Commit. `Client.transaction` does that where its block ends, if it was not done before."""
+        self._go_on()
         if self._over:
             raise Aborted(self._over)
         if not self._session.usable:
@@ -360,13 +364,13 @@ class Transaction:
         except BaseException:
             await self._end("it was cancelled", lost=False)
             raise
-        self._over = "it was committed"
+        self._over, self.ended = "it was committed", True
 
     async def roll_back(self) -> None:
         """Roll back. `Client.transaction` does that where an exception leaves its block."""
         if self._over:
             return
-        self._over = "it was rolled back"
+        self._over, self.ended = "it was rolled back", True
         if not self._session.usable:
             await self._session.close()
             return
@@ -375,7 +379,13 @@ class Transaction:
         except (OSError, DqliteError):
             await self._session.close()
 
+    def _go_on(self) -> None:
+        """Raise RuntimeError where the program has ended the transaction: behind Aborted it would be run again."""
+        if self.ended:
+            raise RuntimeError(f"the transaction is over: {self._over}")
+
     async def _do(self, call: Callable[[float], Awaitable[T]]) -> T:
+        self._go_on()
         if self._over:
             raise Aborted(self._over)
         if self._busy:

@@ -133,7 +133,7 @@ class Member:
         self._ended: asyncio.Future[None] | None = None
         self._told = ""
         self._certificates = b""
-        """What the certificates in force look like, where they are LXD's."""
+        """The fingerprint of the certificates in force, where they are LXD's."""
 
     async def __aenter__(self) -> "Member":
         await self.start()

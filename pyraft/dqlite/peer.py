@@ -230,7 +230,7 @@ async def find_leader(addresses: Iterable[str], dial: Dial = dial_tcp, seconds: 
     finally:
         await _end(asking)
     if not said:
-        raise ConnectionError("no leader is found: no address of another node is known")
+        raise ConnectionError("no leader is found: no address of a node is known")
     raise ConnectionError("no leader is found: " + "; ".join([f"{at}: {what}" for at, what in said.items()]))
 
 

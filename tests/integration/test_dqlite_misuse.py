@@ -11,7 +11,19 @@ import pytest
 from io_uv.dqlite import messages, requests, words
 from io_uv.dqlite.requests import ExecSql, QuerySql, Request
 from io_uv.dqlite.responses import Response, Rows
-from pyraft.dqlite import Aborted, Client, Cluster, Member, Refused, Replica, Settings, Unavailable, backup, store
+from pyraft.dqlite import (
+    Aborted,
+    Client,
+    Cluster,
+    Member,
+    Refused,
+    Replica,
+    Settings,
+    Transaction,
+    Unavailable,
+    backup,
+    store,
+)
 from pyraft.dqlite import session as sessions
 from pyraft.dqlite.peer import Peer, dial_tcp, find_leader
 from tests.integration.test_dqlite_client import always, once, run
@@ -222,6 +234,34 @@ def test_a_transaction_whose_connection_was_given_up_is_not_committed() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("ending", ["commit", "roll_back"])
+def test_a_transaction_that_the_program_ends_itself(ending: str) -> None:
+    """The end of its block does no more, and `transact` does not run it again: with `commit` it would be done twice."""
+
+    async def test() -> None:
+        async with Scripted() as node, Client([node.address], "x") as client:
+
+            async def body(transaction: Transaction) -> str:
+                await transaction.execute("update t set a = a + 1")
+                await getattr(transaction, ending)()
+                return "done"
+
+            assert await client.transact(body) == "done"
+            said = [one.sql for one in node.asked if isinstance(one, ExecSql)]
+            assert said == ["begin immediate", "update t set a = a + 1", ending.replace("_", "")]
+
+            async def more(transaction: Transaction) -> None:
+                await body(transaction)
+                for call in (transaction.commit, lambda: transaction.query("select 1")):
+                    with pytest.raises(RuntimeError, match="the transaction is over"):
+                        await call()
+
+            await client.transact(more)
+            assert len([one for one in node.asked if isinstance(one, ExecSql)]) == 2 * len(said)
+
+    run(test())
+
+
 def test_an_administrator_has_no_more_than_the_time() -> None:
     """A node that takes connections and is silent takes none of that of others, and not longer."""
 
@@ -310,7 +350,7 @@ def test_a_node_that_knows_nobody_says_so(tmp_path: Path, caplog: pytest.LogCapt
 
     async def test() -> None:
         async with Member(tmp_path / "1", address(), settings=FAST) as member:
-            while "no address of another node is known" not in caplog.text:
+            while "no address of a node is known" not in caplog.text:
                 await asyncio.sleep(0.01)
             assert member.server is not None
 
