@@ -444,12 +444,10 @@ def _check(statement: Sql, *, in_transaction: bool = False, returning: bool = Tr
         raise ValueError(f"more than one statement: {text}")
     if sql.ends_transaction(text) or (sql.is_savepoint(text) and not in_transaction):
         raise ValueError(f"transactions are begun and ended by Client.transaction: {text}")
-    if not returning and sql.returns(text):
+    if not returning and (sql.returns(text) or (sql.reads(text) and sql.verb(text) != "pragma")):
         raise ValueError(f"a statement that returns rows is one for query: {text}")
 
 
-def _at_the_end(exc: DqliteError | OSError, before: str) -> Exception:
+def _at_the_end(exc: DqliteError | OSError, before: str) -> Unavailable:
     """Return what is raised when the time is over, and nothing was done."""
-    if isinstance(exc, DqliteError) and codes.is_busy(exc):
-        return exc
     return Unavailable(f"nothing was done in time: {exc}{before if isinstance(exc, TimeoutError) else ''}")

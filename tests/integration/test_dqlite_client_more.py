@@ -102,8 +102,10 @@ def test_statements_that_are_not_for_here() -> None:
             for text in ("begin", "COMMIT", " /* x */ rollback", "savepoint a", "select 1; select 2", "", "-- x"):
                 with pytest.raises(ValueError):
                     await client.execute(text)
-            with pytest.raises(ValueError, match="query"):
-                await client.execute("insert into t values(1) returning a")
+            returning = ("insert into t values(1) returning a", "select 1", "with a(b) as (values(1)) select b from a")
+            for text in (*returning, "values(1)", "explain select 1"):
+                with pytest.raises(ValueError, match="query"):
+                    await client.execute(text)
             with pytest.raises(ValueError, match="may write"):
                 async with client.rows("delete from t"):
                     pass

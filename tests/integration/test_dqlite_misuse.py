@@ -10,7 +10,7 @@ import pytest
 
 from io_uv.dqlite import messages, requests, words
 from io_uv.dqlite.requests import ExecSql, QuerySql, Request
-from io_uv.dqlite.responses import Response, Rows
+from io_uv.dqlite.responses import Failed, Response, Rows
 from pyraft.dqlite import (
     Aborted,
     Client,
@@ -230,6 +230,25 @@ def test_a_transaction_whose_connection_was_given_up_is_not_committed() -> None:
             with pytest.raises(Aborted, match="nothing was committed"):
                 await change()
             assert [one for one in node.asked if getattr(one, "sql", "") == "commit"] == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("code", [5, 517])
+def test_a_database_that_somebody_else_writes_is_unavailable(code: int) -> None:
+    """It is so for a statement and for the beginning of a transaction; nothing was done, and it may be tried later."""
+
+    async def test() -> None:
+        locked = always(ExecSql, [Failed(code, "database is locked")])
+        async with Scripted(locked) as node, Client([node.address], "x") as client:
+            insert = "insert into t values(1)"
+            await overdue(
+                lambda seconds: client.execute(insert, timeout_seconds=seconds), Unavailable, "database is locked"
+            )
+            await overdue(
+                lambda seconds: client.execute_many(insert, [()], timeout_seconds=seconds),
+                *(Unavailable, "database is locked"),
+            )
 
     run(test())
 

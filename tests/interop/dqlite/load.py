@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from io_uv.dqlite import responses
 from io_uv.dqlite.tuples import Value
 from pyraft.dqlite import Aborted, Client, DqliteError, Unavailable, Unknown
 from pyraft.dqlite.client import Transaction
@@ -82,9 +81,7 @@ class Load:
                     await self._insert(number)
                 else:
                     await self._register(number)
-            except (Unavailable, Aborted, DqliteError) as exc:
-                if isinstance(exc, DqliteError) and exc.code & 255 != responses.BUSY:
-                    raise
+            except (Unavailable, Aborted) as exc:
                 self.why = str(exc)
                 self.counts[type(exc).__name__] += 1
             except Unknown as exc:
