@@ -32,7 +32,7 @@ from io_uv.dqlite.machine import DqliteFsm
 from io_uv.dqlite.pages import PageFile
 from io_uv.failure import Failure, message_of
 from pyraft.dqlite.errors import Overrun
-from pyraft.errors import RAFT_CORRUPT
+from pyraft.errors import RAFT_BUSY, RAFT_CORRUPT
 
 POSITION: Final = "%position"
 """The file with the index; no database's file has that name."""
@@ -142,9 +142,17 @@ class Publisher:
         self._closed = False
 
     def open(self) -> None:
-        """Begin, before the machine does. Raises OSError or Failure."""
+        """Begin, before the machine does. Raises OSError, Failure also where the files are another replica's."""
         os.makedirs(self.folder, 0o755, exist_ok=True)
-        self._position = fs.open(fs.join(self.folder, POSITION), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        position = fs.open(fs.join(self.folder, POSITION), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+        try:
+            fs.flock(position)
+        except BaseException as exc:
+            fs.close(position)
+            if isinstance(exc, BlockingIOError):
+                raise Failure(RAFT_BUSY, f"live files in '{self.folder}' are another replica's") from None
+            raise
+        self._position = position
         self._bound = int.from_bytes(fs.pread(self._position, 8, 0), "little")
         self._fsm.applied_cb = self._transaction
         self._fsm.restored_cb = self._restored

@@ -393,3 +393,21 @@ def test_nobody_waits_for_changes_that_cannot_come(tmp_path: Path) -> None:
         assert [one async for one in impostor.changes()] == []
 
     in_world(tmp_path, test)
+
+
+def test_live_files_are_of_one_replica(tmp_path: Path) -> None:
+    """Another one would put its index in the place of the first one's, and new databases beside its."""
+
+    async def test(world: World) -> None:
+        def replica(id: int) -> Replica:
+            join, files = [world.founder.address], tmp_path / "live"
+            return Replica(tmp_path / str(id), address(), join, files=files, settings=FAST, id=id)
+
+        async with replica(2):
+            for _ in range(2):
+                with pytest.raises(Refused, match="live' are another replica's"):
+                    await replica(3).start()
+        async with replica(3) as member:
+            await member.joined()
+
+    in_world(tmp_path, test)
