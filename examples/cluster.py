@@ -9,10 +9,10 @@ started and has to converge, and then this must hold, or the exit status is 1:
 * nothing was counted twice, and nothing that was not asked for;
 * all servers counted the same commands at the same indexes, and their logs on disk agree entry by entry.
 
-Meanwhile it serves a page, with aiohttp: the servers in a ring, who leads, commits per second, how long they take, and
-what happens, with buttons to have another one lead, or have one promoted, demoted or removed. This process serves it,
-which no accident ends; the servers tell their status, and take changes, on their own port. A server that was removed
-counts on no more, and is not among those that have to converge.
+A page shows the same, with aiohttp: the servers in a ring, who leads, commits per second, how long they take, and what
+happens; its buttons have another server lead, or promote, demote or remove one. This process serves the page, and no
+accident ends it; the servers tell their status, and take changes, on their own port. A server that was removed stops
+counting, and is not among those that have to converge.
 """
 
 import argparse

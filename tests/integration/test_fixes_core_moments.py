@@ -1,7 +1,7 @@
 """The defects B48, B49, B52 and B53 of the C core: what depended on one number, or on the moment of a message.
 
-Messages that were dropped because the server was busy, one index that stood for two things, one entry a heartbeat. Each
-test fails when its repair is taken out; the labels are those of pyraft/DEVIATIONS.md.
+B53 and B49 dropped messages while the server was busy, in B48 one index stood for two things, and B52 went back by one
+entry a heartbeat. Each test fails when its repair is taken out; the labels are those of pyraft/DEVIATIONS.md.
 """
 
 from typing import Any
