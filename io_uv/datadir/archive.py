@@ -113,7 +113,8 @@ def export(
     """Write what a start would load from the directory `path`, whose lock the caller holds, to the new file `file`.
 
     `files` are names of further small files that come along if they are there. `scratch` is where the copy is made that
-    the loader works on. `progress` is told of the bytes that were copied, and written.
+    the loader works on. `progress` is told of the bytes that were copied, and written. Raises Failure: a start's code
+    if it would be refused; RAFT_MALFORMED without a term in the directory; RAFT_IOERR or RAFT_NOSPACE of the disk.
     """
     dir = os.fspath(path)
     with copy_of(dir, scratch, progress, files) as (copy, doubt):
@@ -232,7 +233,8 @@ def _writing(file: str | os.PathLike[str]) -> Iterator[None]:
 def examine(file: str | os.PathLike[str], progress: Progress | None = None) -> Archive:
     """Return the first line of an exported directory whose checksum and content are right.
 
-    `progress` is told of the bytes that were read.
+    `progress` is told of the bytes that were read. Raises Failure: RAFT_MALFORMED for a file that no export writes, or
+    that a later version has written; RAFT_CORRUPT for one that is damaged or cut off; RAFT_IOERR if it cannot be read.
     """
     with _reading(file) as found:
         return _examine(found, os.fspath(file), progress).head
@@ -400,7 +402,8 @@ def import_(file: str | os.PathLike[str], path: str | os.PathLike[str], progress
     """Make the empty directory `path` one that loads to what the exported directory `file` has; durable on return.
 
     It is made if it is not there. The caller need not hold its lock. `progress` is told of the bytes that were read,
-    and of those that were used.
+    and of those that were used. Raises Failure: what `examine` raises; RAFT_CANTBOOTSTRAP if the directory is not
+    empty; a start's code if it would refuse what is in the file; RAFT_IOERR or RAFT_NOSPACE of the disk.
     """
     with _reading(file) as found:
         plan = _examine(found, os.fspath(file), progress)

@@ -25,7 +25,8 @@ from pyraft.types import RaftSnapshot
 def plant(path: str | os.PathLike[str], snapshot: RaftSnapshot) -> None:
     """Store `snapshot`, with its index, term, configuration and data, as the beginning of a log. Durable on return.
 
-    Its `bufs` may be any iterable, which need not be in memory as a whole.
+    Its `bufs` may be any iterable, which need not be in memory as a whole. Raises Failure: RAFT_CANTBOOTSTRAP if there
+    is a server in the directory, or the snapshot has no index or term; the code of configuration.check.
     """
     dir = os.fspath(path)
     stored = metadata.load(dir)

@@ -57,7 +57,8 @@ class Position:
 def position(path: str | os.PathLike[str], scratch: str | None = None) -> Position:
     """Return the position of a stopped member by its directory, whose lock the caller holds.
 
-    Raises Failure with what a start would say if the directory does not load: repair it first.
+    Raises Failure with what a start would say if the directory does not load: repair it first. RAFT_CORRUPT: it loads,
+    and has no configuration.
     """
     found = _loadable(path, scratch)
     return Position(os.fspath(path), found.term, found.last_term, found.last_index)
@@ -78,8 +79,9 @@ def recover(
     has them or not. There must be a position of each of `servers`, or of each voter of the configuration in force if
     all of these stay, as for new addresses. The member that `path` is of has to be a voter among `servers`: nobody else
     has the entry, so nobody else could lead by it. Raises Refused: another survivor's log goes further; the voters that
-    survive are a majority, which needs no recovery; `servers` has no voter, or a stranger; a position is not given.
-    Raises Failure.
+    survive are a majority, which needs no recovery; files of this one were set aside; `servers` has no voter, or a
+    stranger; a position is not given. Raises Failure as `position`, with the code of configuration.check for `servers`,
+    or of the disk.
     """
     found = _loadable(path, scratch)
     own = Position(os.fspath(path), found.term, found.last_term, found.last_index)

@@ -89,8 +89,9 @@ def renumber(
 
     `seats` are the directories that are here; `elsewhere` the members, by their old ids, whose directories are not, and
     get the same there. Directories in which it was done already are left alone, so a call can be repeated. Raises
-    Refused: a new id was given twice, or is one that a server has or had; a member is neither here nor elsewhere; two
-    directories are one member's. Raises Failure with what a start would say if a directory does not load.
+    Refused: `ids` is empty, or has a number that is not an id; a new id was given twice, or is one that a server has or
+    had; a member is neither here nor elsewhere; two directories are one member's, or one is a stranger's; a call with
+    other ids was interrupted. Raises Failure with what a start would say if a directory does not load.
     """
     _check_ids(ids)
     looked = [_look(one, ids, scratch) for one in seats]

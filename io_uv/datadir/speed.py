@@ -44,7 +44,10 @@ class Speed:
 
 
 def measure(path: str | os.PathLike[str], size: int = 4096, seconds: float = 2.0) -> Speed:
-    """Return how long durable writes of `size` bytes, a multiple of 4096, take on the disk of a directory."""
+    """Return how long durable writes of `size` bytes, a multiple of 4096, take on the disk of a directory.
+
+    Raises Failure: the code of what the disk refuses.
+    """
     dir = os.fspath(path)
     directory.check_dir(dir)
     name = f"{fs.TMP_PREFIX}measure-{secrets.token_hex(4)}"
@@ -98,7 +101,7 @@ def advise(speeds: Sequence[Speed]) -> tuple[int, int]:
     All but one write of a thousand are done within a tenth of the election timeout, which is a second at least. The
     heartbeat is a tenth of it, so that several have to be lost before anybody stands.
     """
-    needed = max(_LEAST_ELECTION, *(one.p999 * 1000 * _FACTOR for one in speeds))
+    needed = max([_LEAST_ELECTION, *(one.p999 * 1000 * _FACTOR for one in speeds)])
     scale = 1
     while _STEPS[-1] * scale < needed:
         scale *= 10
