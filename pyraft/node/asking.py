@@ -30,7 +30,7 @@ class Asking:
         raise NotImplementedError
 
     async def members(self) -> list[Member]:
-        """Return the members, as the leader sees them. Raises Unavailable if none answers in time."""
+        """Return the members, as the leader sees them. Raises Unavailable if none answers in time, or Malformed."""
         try:
             found = await self._errand("roster")
         except Refused as exc:

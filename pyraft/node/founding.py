@@ -47,7 +47,8 @@ from pyraft.node.tls import Tls
 async def init(directory: Directory, address: str) -> Identity:
     """Begin a cluster with one member, which others reach at `address` (HOST:PORT). Returns who that is.
 
-    Raises Refused if the directory is not empty, or the address of no use; OSError if it cannot be written.
+    Raises Refused if the directory is not empty, another process has it, or the address is of no use; OSError if it
+    cannot be written, or aio.RaftError with the code where that happens to a file of raft's.
     """
     with making(directory):
         return await _found(directory, address)
@@ -98,9 +99,9 @@ async def join(
     anything; then it catches up, and becomes a voter or stands by. Returns who the member is; if it has joined already,
     nothing is done.
 
-    Raises Refused if the directory is another member's or not empty, something in `via` is not an address, or no member
-    there will have us; Unavailable if the time passes first; ValueError without any address in `via`. Joining again,
-    with the same address, goes on.
+    Raises Refused if the directory is another member's, another process has it, or it is not empty; if something in
+    `via` is not an address, or no member there will have us. Unavailable if the time passes first; ValueError without
+    any address in `via`; OSError and aio.RaftError as `init`. Joining again, with the same address, goes on.
     """
     check_seconds("timeout_seconds", timeout_seconds, 0.001, 86_400)
     check_options(None, tls)

@@ -126,7 +126,7 @@ class Operator(Asking):
         return await self.lead(what, *arguments)
 
     async def status(self, address: str) -> Status:
-        """Return the status of one member."""
+        """Return the status of one member. Raises as `ask` does, and Malformed for an answer that is not a status."""
         return parse(await self.ask(address, "status"))
 
     async def ping(self, address: str) -> float:
@@ -137,7 +137,7 @@ class Operator(Asking):
         return time.perf_counter() - began
 
     async def survey(self) -> Survey:
-        """Ask all members. Raises Unavailable or Refused if none of those at `via` answers."""
+        """Ask all members. Raises what the first of those at `via` raises, as `status`, if none of them answers."""
         found: dict[int, Seen] = {}
         problems: dict[str, NodeError] = {}
         await self._look(self.via, found, problems)
@@ -146,7 +146,7 @@ class Operator(Asking):
         return assemble(found, problems)
 
     async def look(self, address: str) -> Seen:
-        """Return one member as it is, whose role is not known yet. Raises Unavailable or Refused."""
+        """Return one member as it is, whose role is not known yet. Raises as `status` does."""
         try:
             await self._link(address)
             began = time.time()
