@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named, pack_question
+from pyraft.node.endings import to_the_end
 from pyraft.node.errors import Malformed, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.given import check_options
 from pyraft.node.link import require_form
@@ -65,7 +66,7 @@ class Client(Asking, Things, Generic[M]):
     async def __aexit__(self, *exc: object) -> None:
         self._open = False
         self._calls.close(lambda: Stopped("the client is closed"))
-        await self._route.close()
+        await to_the_end(self._route.close())
 
     def reload_certificates(self) -> None:
         """Take the files of Tls as they are now: the connection ends, and is made anew. Raises Refused."""

@@ -15,10 +15,22 @@ from typing import Any, Protocol
 
 import io_uv
 from io_uv import pyuv
-from pyraft import RAFT_BUSY, RaftFsm, RaftIo, aio, raft_set_pre_vote
+from pyraft import (
+    RAFT_BUSY,
+    Raft,
+    RaftFsm,
+    RaftIo,
+    aio,
+    raft_set_election_timeout,
+    raft_set_heartbeat_timeout,
+    raft_set_pre_vote,
+    raft_set_snapshot_threshold,
+    raft_set_snapshot_trailing,
+)
 from pyraft.node.errors import Refused
 from pyraft.node.greeting import Greeting
 from pyraft.node.identity import Directory, Identity, holder
+from pyraft.node.settings import Settings
 from pyraft.node.tls import Tls
 
 
@@ -109,3 +121,11 @@ class Ground:
 def _check(rv: int, text: str) -> None:
     if rv != 0:
         raise aio.RaftError(rv, text)
+
+
+def settle(r: Raft, settings: Settings) -> None:
+    """Give a server the settings of its node."""
+    raft_set_heartbeat_timeout(r, settings.heartbeat_msecs)
+    raft_set_election_timeout(r, settings.election_timeout_msecs)
+    raft_set_snapshot_threshold(r, settings.snapshot_entries)
+    raft_set_snapshot_trailing(r, settings.trailing_entries)

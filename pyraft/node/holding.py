@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, TypeVar
 
+from pyraft.node.endings import on_its_own
 from pyraft.node.errors import NodeError, Stopped, Unknown
 from pyraft.node.gates import Gates, check_crowd
 from pyraft.node.given import check_job, check_made, check_name, check_seconds
@@ -131,10 +132,7 @@ class Holding:
                     await self._is_free()
         except BaseException:
             self.token = 0
-            try:
-                await self._give_back()
-            finally:
-                self._owner = b""
+            await on_its_own(self._give_back())
             raise
         self.lost.end = asked + self.ttl * 5 / 6
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
@@ -146,17 +144,18 @@ class Holding:
         if keeper is None:
             return
         keeper.cancel()
+        self.token = 0
+        self.lost.set()
+        await on_its_own(self._give_back(keeper))
+
+    async def _give_back(self, *keepers: "asyncio.Task[None]") -> None:
         try:
-            await asyncio.wait([keeper])
-            self.token = 0
-            self.lost.set()
-            await self._give_back()
+            if keepers:
+                await asyncio.wait(keepers)
+            with contextlib.suppress(Unknown, Stopped), self._timeout(min(_RELEASE_SECONDS, self.ttl)):
+                await self._release()
         finally:
             self._owner = b""
-
-    async def _give_back(self) -> None:
-        with contextlib.suppress(Unknown, Stopped), self._timeout(min(_RELEASE_SECONDS, self.ttl)):
-            await self._release()
 
     async def _keep(self) -> None:
         """Extend the lock again and again, each time well before its end; tell when that has not worked."""

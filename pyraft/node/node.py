@@ -25,10 +25,6 @@ from typing import Any, Final, Generic, TypeVar
 from pyraft import (
     RAFT_SPARE,
     aio,
-    raft_set_election_timeout,
-    raft_set_heartbeat_timeout,
-    raft_set_snapshot_threshold,
-    raft_set_snapshot_trailing,
 )
 from pyraft.errors import printable
 from pyraft.node import caller
@@ -38,10 +34,11 @@ from pyraft.node.asking import Asking
 from pyraft.node.caller import Calls, Named
 from pyraft.node.council import Council, View, hand_over, view
 from pyraft.node.desk import Desk
+from pyraft.node.endings import to_the_end
 from pyraft.node.errors import CommandFailed, NodeError, Refused, Stopped, Unavailable, Unknown
 from pyraft.node.founding import describe
 from pyraft.node.given import check_directory, check_options
-from pyraft.node.ground import Base
+from pyraft.node.ground import Base, settle
 from pyraft.node.identity import JOINED, LEFT, MEMBER, NODE_FILE, Directory, Identity
 from pyraft.node.leases import Leases, Restraint
 from pyraft.node.link import Elsewhere
@@ -160,7 +157,7 @@ class Node(Asking, Things, Generic[M]):
         try:
             await self._start()
         except BaseException:
-            await self._close()
+            await to_the_end(self._close())
             raise
         return self
 
@@ -168,7 +165,13 @@ class Node(Asking, Things, Generic[M]):
         await self.close()
 
     async def close(self) -> None:
-        """Hand over, if this member leads and another can, end what waits, and stop. Again: nothing."""
+        """Hand over, if this member leads and another can, end what waits, and stop. Again: nothing.
+
+        One who is cancelled meanwhile waits all the same: the directory is free when this is over.
+        """
+        await to_the_end(self._end())
+
+    async def _end(self) -> None:
         async with self._closing:
             if self._ground is not None:
                 if self._server is not None:
@@ -192,7 +195,7 @@ class Node(Asking, Things, Generic[M]):
         server = ground.server(self._replica, identity)
         # A member that comes back is to be found at once, not after a second.
         ground.retry(self.settings.heartbeat_msecs)
-        self._set(server)
+        settle(server.raft, self.settings)
         Streams(self._replica, ground.io)
         loading = Loading(ground.io, identity, self._replica)
         restraint = Restraint(server.raft, ground.io, outside.seconds, self.settings.election_timeout_msecs)
@@ -268,13 +271,6 @@ class Node(Asking, Things, Generic[M]):
         if identity.phase not in (MEMBER, JOINED):
             raise Refused(describe(self.directory, identity))
         return identity
-
-    def _set(self, server: aio.Server) -> None:
-        settings = self.settings
-        raft_set_heartbeat_timeout(server.raft, settings.heartbeat_msecs)
-        raft_set_election_timeout(server.raft, settings.election_timeout_msecs)
-        raft_set_snapshot_threshold(server.raft, settings.snapshot_entries)
-        raft_set_snapshot_trailing(server.raft, settings.trailing_entries)
 
     def _note(self, **changes: Any) -> None:
         """Change what the directory says of this member."""
