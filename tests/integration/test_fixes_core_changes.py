@@ -474,7 +474,7 @@ def test_b46_exception_beside_the_change_stops_the_server(name: str) -> None:
     s.recv(msg.append_entries_result(2, 2, 2))
     assert s.state == RAFT_UNAVAILABLE
     assert seen.seen == ([RAFT_IOERR] if name == "append" else [RAFT_LEADERSHIPLOST])
-    # What has been sent is still there; what was not is gone.
+    # An entry stays if it has been sent, and is gone if it has not.
     assert raft_last_index(s.r) == (3 if name == "send" else 2)
     assert ("append" in s.io.names()) == (name != "snapshot_put")
 
