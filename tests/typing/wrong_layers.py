@@ -130,6 +130,8 @@ async def databases() -> None:
     await client.execute_many("insert into t values(?)", [1, 2])  # wrong
     dqlite.LxdTls.of("/var/lib/lxd")
     dqlite.LxdTls("server.crt")  # wrong
+    dqlite.Member("data/1", "10.0.0.1:9001").reload_certificates()
+    dqlite.Member("data/1", "10.0.0.1:9001").reload_certificates("cluster.crt")  # wrong
     dqlite.Client(["10.0.0.1:9001"])  # wrong
     dqlite.Client([("10.0.0.1", 9001)], "shop.db")  # wrong
     dqlite.Client(["10.0.0.1:9001"], "shop.db", size="8")  # wrong
