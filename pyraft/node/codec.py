@@ -254,10 +254,12 @@ class Codec:
     def _named(self, kind: type, value: Any, depth: int) -> Any:
         if issubclass(kind, enum.Enum):
             return msgpack.ExtType(_ENUM, self._pack([kind.__name__, value.name], depth))
+        return msgpack.ExtType(_DATACLASS, self._pack([kind.__name__, self.fields_of(value)], depth))
+
+    def fields_of(self, value: Any) -> dict[str, Any]:
+        """Return the fields of an object as they are packed, by name: without those that are left out."""
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        if self.left_out:
-            fields = self._without_what_others_lack(value, fields)
-        return msgpack.ExtType(_DATACLASS, self._pack([kind.__name__, fields], depth))
+        return self._without_what_others_lack(value, fields) if self.left_out else fields
 
     def _without_what_others_lack(self, value: Any, fields: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an object but for those of `left_out` that have their default: all read the same."""
@@ -265,9 +267,16 @@ class Codec:
         lacking = {name for name, text in zip(fields, offered, strict=True) if text in self.left_out}
         for field in dataclasses.fields(value):
             default = default_of(field) if field.name in lacking else dataclasses.MISSING
-            if default is not dataclasses.MISSING and self.pack(fields[field.name]) == self.pack(default):
+            if default is not dataclasses.MISSING and self._is_packed_as(fields[field.name], default):
                 del fields[field.name]
         return fields
+
+    def _is_packed_as(self, value: Any, other: Any) -> bool:
+        """Return whether two values are the same bytes. One that is nested too deep for that is another one."""
+        try:
+            return self.pack(value) == self.pack(other)
+        except ValueError:
+            return False
 
     # Unpacking.
 

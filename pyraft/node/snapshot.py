@@ -110,7 +110,7 @@ def _write(
     value: Any, codec: Codec, frozen: Frozen, gone: Sequence[str] = (), is_root: bool = False
 ) -> Iterator[bytes | _Inner]:
     if not isinstance(value, Tracked):
-        kind, members, *more = _immutable(value)
+        kind, members, *more = _immutable(value, codec)
         header: list[Any] = [kind, len(members), *more]
         pieces: Iterator[list[Any]] = iter([members] if members else [])
     else:
@@ -142,13 +142,13 @@ def is_gone(value: Any) -> bool:
     return type(value) is msgpack.ExtType and value.code == GONE
 
 
-def _immutable(value: Any) -> tuple[Any, ...]:
+def _immutable(value: Any, codec: Codec) -> tuple[Any, ...]:
     """Return the kind of a container that never changes, a list of its members or pairs, and the name of its class."""
     if type(value) is tuple:
         return _TUPLE, list(value)
     if type(value) is frozenset:
         return _FROZENSET, list(value)
-    return _FROZEN, [(field.name, getattr(value, field.name)) for field in fields(value)], type(value).__name__
+    return _FROZEN, list(codec.fields_of(value).items()), type(value).__name__
 
 
 def _is_container(value: Any) -> bool:

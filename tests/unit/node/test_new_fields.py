@@ -287,3 +287,42 @@ def test_a_snapshot_with_a_class_that_nobody_has_any_more_is_refused() -> None:
         assert await (await cluster.start(1)).machine.find("b") == OldItem("b")
 
     simulate(scenario, Shop, nodes=1)
+
+
+def _nests(cls: Any) -> Any:
+    class Shop(Machine):
+        types = (cls,)
+
+        def __init__(self) -> None:
+            self.item: Any = ""
+
+        @command
+        def wrap(self, times: int) -> None:
+            for _ in range(times):
+                self.item = cls(self.item)
+
+    return Shop
+
+
+def test_a_field_is_left_out_however_deep_its_object_is() -> None:
+    """Objects in many others are written otherwise, as containers; a member without the field takes these over too."""
+    old, new = replica_of(_nests(OldItem)()), replica_of(_nests(NewItem)())
+    assert new.do_apply(entry(new, "wrap", 50))[0] == new.do_apply(entry(new, "wrap", 50))[0] == 0
+    assert old.do_restore(snapshot_of(new)) == RAFT_MALFORMED
+    new.leave_out(["class Item tag"])
+    assert old.do_restore(snapshot_of(new)) == 0
+    item, depth = old.machines[""].content()["item"], 0
+    while item:
+        item, depth = item.name, depth + 1
+    assert depth == 100
+
+
+def test_a_value_too_deep_to_be_packed_alone_is_no_default() -> None:
+    """A command has made it by and by; the field stays, as it is not what the others would take it for."""
+    new = Replica({"": _nests(NewItem)()})
+    value: Any = ""
+    for _ in range(100):
+        value = (value,)
+    new.leave_out(["class Item tag"])
+    assert new.outgoing.fields_of(NewItem("a", value)) == {"name": "a", "tag": value}
+    assert new.outgoing.fields_of(NewItem("a")) == {"name": "a"}
