@@ -236,7 +236,7 @@ def test_the_program_has_to_fit_the_backup(tmp_path: Path) -> None:
 
     async def main() -> None:
         await backup.restore(path, tmp_path / "new", free_addresses(1)[1])
-        with pytest.raises(Exception, match="restore snapshot"):
+        with pytest.raises(Exception, match="is of another program: it has a snapshot of a Shop, not of a Other"):
             async with Node(tmp_path / "new", Other(), settings=QUICK):
                 pass
 

@@ -67,7 +67,7 @@ def test_what_is_told(tmp_path: Path) -> None:
 
     async def scenario(cluster: Nodes, pyraft: Shell) -> None:
         node = cluster.nodes[1]
-        await node._registry.tell(node.id, "shop-1", "1.2", b"\xc0", [])
+        await node._registry.tell(node.id, "shop-1", "1.2", b"\xc0", node._admission.offers)
         await node.machine.put("apple")
         async with site(node) as (session, url):
             status, found = await get(session, f"{url}/status")

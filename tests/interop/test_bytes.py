@@ -73,7 +73,7 @@ def test_entries_and_snapshots_are_written_as_c_writes_them(workshop: Workshop, 
         for i in range(90):
             node.call("apply", PAYLOADS[i % len(PAYLOADS)].hex())
             if (index := 2 + i) % settings["threshold"] == 0:
-                # What comes meanwhile changes where the next one begins, and a server that quits leaves it out.
+                # Commands that come meanwhile change where the next one begins, and a server that quits leaves it out.
                 until("the snapshot", lambda node=node, index=index: has_snapshot(node, index))
         node.quit()
         found.append((segments(node), dict(snapshots(node, compression))))

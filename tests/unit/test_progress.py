@@ -252,7 +252,7 @@ def test_only_an_answer_to_what_was_sent_since_says_that_entries_are_lost(
 
 
 def test_an_acknowledgment_makes_all_answers_to_come_old_ones() -> None:
-    """They may have been overtaken by it; what is sent from then on counts again."""
+    """It may have overtaken them; answers to later messages count again."""
     p = made(PROGRESS__PIPELINE, 6, 4)
     for _ in range(9):
         progress.count(p, 5)
