@@ -184,7 +184,8 @@ class Prompt:
         key, what = (node.id, other.id), (node.life, other.life, r.current_term)
         failed = self.failed.get(other.id)
         if failed is not None and failed == (other.life, result.rejected):
-            self.refused[key] = (node.life, r.current_term, world.now)
+            if not self._passes_for_an_older_one(node, other.id, result.rejected):
+                self.refused[key] = (node.life, r.current_term, world.now)
             del self.failed[other.id]
         self._acknowledges(node, other.id, result)
         before = self.steps.get(key)
@@ -198,6 +199,19 @@ class Prompt:
                     f"server {node.id} goes back through its log to find what {other.id} shares, "
                     f"and is at {result.rejected} in the {before[2] + 1}th step"
                 )
+
+    def _passes_for_an_older_one(self, node: "Node", id: int, rejected: int) -> bool:
+        """Return whether a refusal comes so soon that it may be the answer to a heartbeat that was not answered.
+
+        The leader goes on when the time for installing the snapshot has passed (progress.snapshot_was_refused).
+        """
+        r = node.raft
+        i = configuration.index_of(r.configuration, id)
+        if r.leader_state is None or i == len(r.configuration.servers):
+            return False
+        p = r.leader_state.progress[i]
+        soon = node.io.time(node.io) - p.snapshot_sent <= 2 * self.world.profile.latency[1]
+        return soon and p.streamed > 0 and p.streamed_index == rejected
 
     def _acknowledges(self, node: "Node", id: int, result: RaftAppendEntriesResult) -> None:
         r = node.raft
