@@ -575,3 +575,10 @@ _DECODERS: Final = {
     RAFT_IO_INSTALL_SNAPSHOT: _decode_install_snapshot,
     RAFT_IO_TIMEOUT_NOW: _decode_timeout_now,
 }
+
+
+def bad_header_size(size: int, limit: int) -> Failure:
+    """Return what is wrong with a message whose header has so many bytes."""
+    if size == 0:
+        return Failure(RAFT_MALFORMED, "header of 0 bytes")
+    return Failure(RAFT_TOOBIG, f"header of {size} bytes exceeds the limit of {limit}")

@@ -8,8 +8,12 @@ Happy path: `size` bytes of payload are awaited; `take` makes a message of them,
 so on until `size` is 0. In between `recv` reads nothing until the core has stored the piece, so that no more of the
 message is in memory than that and what the log keeps.
 
-Failure modes: the core refuses a piece, and the rest of the message, which it would refuse too, is read and dropped
-(`drop`). The connection ends in the middle: what was taken stands, and the leader goes on behind what was acknowledged.
+While the next piece has to wait for long, the leader's heartbeats wait behind it, in the connection. `beat` stands for
+them: the leader is followed, and answered.
+
+Failure modes: the core refuses a piece or a beat, and the rest of the message, which it would refuse too, is read and
+dropped (`drop`). The connection ends in the middle: what was taken stands, and the leader goes on behind what was
+acknowledged.
 
 Each piece is a message that the leader might have sent, as its log has these entries in this place (log matching, 3.5):
 with its term, the entry in front of the piece as the predecessor, and a commit index not beyond the piece. Only the
@@ -101,6 +105,10 @@ class Large:
         encoding.attach_payload(message, self._lengths[self._first : self._end], buf, 0, self.size)
         self._advance()
         return message
+
+    def beat(self) -> RaftMessage:
+        """Return a heartbeat of the leader in the place of the piece that is awaited: its predecessor, no entries."""
+        return part(self._args, self._batch, self._first, self._first)
 
     def drop(self) -> None:
         """Have all that is still to come dropped."""

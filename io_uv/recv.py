@@ -5,7 +5,7 @@ are read in large pieces, each of which may hold many messages or part of one; p
 payload is cut into entries, and the message goes to the recv callback with the peer's id and address. A payload that is
 long and not there yet is read straight into a buffer of its size, or, if it is a snapshot from `Limits.mapped` on, into
 a file, window by window. Entries beyond `Limits.piece` become several messages (see `pieces`), and nothing is read from
-their connection until what one of them has brought is stored.
+their connection until what one of them has brought is stored. If that lasts the core gets a heartbeat with each tick.
 
 Possible failure modes are:
 
@@ -29,7 +29,7 @@ from io_uv import append, callbacks, closing, encoding, lane, pieces, pyuv, spoo
 from io_uv.failure import Failure
 from io_uv.state import Limits, Uv
 from io_uv.transport import RaftUvStream, RaftUvTransport
-from pyraft.errors import RAFT_MALFORMED, RAFT_NOMEM, RAFT_TOOBIG, errmsg_cut
+from pyraft.errors import RAFT_NOMEM, errmsg_cut
 from pyraft.tracing import trace
 from pyraft.types import RaftMessage
 
@@ -39,6 +39,8 @@ _LARGE: Final = 64 * 1024
 # A buffer for entries, which are copied out of it, is kept for the next message up to this size.
 _T = TypeVar("_T", bytes, int)
 _KEPT: Final = 4 * 1024 * 1024
+_AHEAD: Final = 8
+"""Pieces of large messages that are taken while a snapshot is being stored."""
 
 
 class Reader:
@@ -156,6 +158,21 @@ class Reader:
         if data:
             self.feed(data)
 
+    @property
+    def awaited(self) -> int:
+        """Bytes of the piece that comes next, while the reader is held."""
+        return 0 if self._large is None else self._large.size
+
+    def beat(self) -> RaftMessage | None:
+        """Return a heartbeat in the place of the piece that comes next, while the reader is held."""
+        large = self._large
+        return large.beat() if self.held and large is not None else None
+
+    def drop(self) -> None:
+        """Deliver nothing more of the message that is taken in pieces."""
+        if self._large is not None:
+            self._large.drop()
+
     def filled(self, n: int) -> None:
         """Take note that `n` bytes were put into `missing`. Raises Failure as feed does."""
         try:
@@ -186,7 +203,7 @@ class Reader:
             word, size = encoding.preamble.unpack_from(data, at)
             self._type = word & _TYPE_MASK
             if not 0 < size <= self._limits.header:
-                raise _bad_header_size(size, self._limits.header)
+                raise encoding.bad_header_size(size, self._limits.header)
             need = encoding.PREAMBLE_SIZE + size
             if end - at < need:
                 break
@@ -339,7 +356,7 @@ class Reader:
 class Server:
     """`struct uvServer`: an inbound connection of a peer. Named for that struct, as client.Client is for uvClient."""
 
-    __slots__ = ("_reader", "_stop_read", "address", "heard_at", "id", "noted", "stream", "uv")
+    __slots__ = ("_quiet_at", "_reader", "_stop_read", "_way", "address", "heard_at", "id", "noted", "stream", "uv")
 
     def __init__(self, uv: Uv, id: int, address: str, stream: RaftUvStream) -> None:
         self.uv = uv
@@ -348,6 +365,9 @@ class Server:
         self.stream = stream
         self.heard_at = 0  # number of its last message, counting those of all
         self.noted = 0  # the same when the figures were told
+        # The same at the last tick of a time without messages, and our connection to the peer in that time.
+        self._quiet_at = -1
+        self._way: RaftUvStream | None = None
         # Streams of other transports need not have this: then nothing waits.
         self._stop_read: Callable[[], object] | None = getattr(stream, "stop_read", None)
         self._reader = Reader(uv.limits, self._deliver, uv.dir, None if self._stop_read is None else self._is_busy)
@@ -422,6 +442,32 @@ class Server:
         if stop_read is not None and not self._reader.stopped:
             stop_read()
             self.uv.held.append(self)
+
+    def beat(self) -> None:
+        """A tick of a connection that is held: deliver a heartbeat if nothing else has come since the last one.
+
+        The leader's own ones wait behind the piece that comes next, and it needs answers to them. It is taken to live
+        as long as our connection to it does, whose end is noticed. One made anew may lead to a server started again.
+        """
+        uv, reader = self.uv, self._reader
+        if self.heard_at != self._quiet_at:
+            self._quiet_at, self._way = self.heard_at, None
+        way = next((one.stream for one in uv.clients if one.id == self.id and one.stream is not None), None)
+        if self._way is None:
+            self._way = way
+            return
+        message = reader.beat() if way is self._way else None
+        args = None if message is None else message.append_entries
+        if message is None or args is None:
+            return
+        message.server_id, message.server_address = self.id, self.address
+        uv.end_of_turn.hold()
+        callbacks.fire(uv, uv.recv_cb, uv.io, message)
+        uv.end_of_turn.release()
+        if args.refused and self in uv.held:
+            reader.drop()
+            uv.held.remove(self)
+            self.go_on()
 
     def go_on(self) -> None:
         """Go on behind a piece of a message: what it has brought is stored, or lost."""
@@ -503,12 +549,19 @@ def go_on(uv: Uv, at_tick: bool) -> None:
     """Let the connections go on that are held, if all that was brought is stored.
 
     The log in memory grows while a snapshot is being stored, and becomes shorter only afterwards: so until then they
-    take one piece at each tick. They do take one, as messages of its leader keep a follower from standing.
+    take one piece at each tick, _AHEAD at the most, however long the disk takes. Those that go on waiting at a tick
+    have the core hear a heartbeat.
     """
-    if append.is_busy(uv) or (uv.snapshot_put_work is not None and not at_tick):
+    put = uv.snapshot_put_work
+    if append.is_busy(uv) or (put is not None and (not at_tick or put.taken >= _AHEAD * uv.limits.piece)):
+        if at_tick:
+            for server in list(uv.held):
+                server.beat()
         return
     held, uv.held = uv.held, []
     for server in held:
+        if put is not None:
+            put.taken += server._reader.awaited
         server.go_on()
 
 
@@ -545,9 +598,3 @@ def _map(size: int) -> mmap.mmap:
         return mmap.mmap(-1, size)
     except (OSError, OverflowError, MemoryError):
         raise Failure(RAFT_NOMEM, f"no memory for a payload of {size} bytes") from None
-
-
-def _bad_header_size(size: int, limit: int) -> Failure:
-    if size == 0:
-        return Failure(RAFT_MALFORMED, "header of 0 bytes")
-    return Failure(RAFT_TOOBIG, f"header of {size} bytes exceeds the limit of {limit}")

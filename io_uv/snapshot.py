@@ -47,6 +47,7 @@ class Put:
 
     `installs` says whether it replaces the log, which is certain when its turn comes. `written` is the snapshot once it
     is durable; `failure` and `timer` are those of an install that waits for its next attempt to remove the former log.
+    `taken` is how many bytes of large messages `recv` has taken meanwhile.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Put:
         "installs",
         "req",
         "snapshot",
+        "taken",
         "timer",
         "trailing",
         "uv",
@@ -73,6 +75,7 @@ class Put:
         self.failure: Failure | None = None
         self.timer: Timer | None = None
         self.began = 0.0
+        self.taken = 0
 
     def next_index(self, former: int) -> int:
         """Return the append index after this put: an install goes on after its snapshot."""

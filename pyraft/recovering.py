@@ -93,7 +93,7 @@ def meets(r: Raft) -> int:
 def heard(r: Raft, args: RaftAppendEntries) -> None:
     """Take note of an AppendEntries of the current term, before it is looked at."""
     end = args.prev_log_index + len(args.entries)
-    if r.recovery_end == 0 and end < NOBODYS and (args.whole or not args.entries):
+    if r.recovery_end == 0 and end < NOBODYS and (args.whole or not (args.entries or args.partial)):
         r.recovery_end = end  # 0, which shows nothing, beside a snapshot (B48).
     r.recovery_told = False
 

@@ -150,7 +150,8 @@ class RaftAppendEntries:
     reads; else it is 0. `encoded` (ours), where it is not None, is for the I/O to keep the bytes in: the very same
     object goes to several servers, and nobody changes it. `prev_log_index` of a heartbeat may be NOBODYS and above.
     `partial` (ours) says that the I/O has cut the message from one whose rest follows. Nobody else has such a message;
-    its receiver sets `refused` (ours) unless it takes the entries, so that the rest does not come.
+    its receiver sets `refused` (ours) unless it takes the entries, so that the rest does not come. Without entries it
+    stands for heartbeats that wait behind the rest: the leader's log does not end there.
     """
 
     __slots__ = (

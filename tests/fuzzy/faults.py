@@ -184,7 +184,7 @@ FAULTS: Final[dict[str, Fault]] = {
         "    if r.current_term > r.recovery_term and log.term_of(",
         "    if False and log.term_of(",
         "recovering.py",
-        "    if r.recovery_end == 0 and end < NOBODYS and (args.whole or not args.entries):\n",
+        "    if r.recovery_end == 0 and end < NOBODYS and (args.whole or not (args.entries or args.partial)):\n",
         "    if False:\n",
         "recovering.py",
         _RECOVERED,

@@ -35,8 +35,16 @@ def test_no_invariant_breaks_in_pieces(seed: int, monkeypatch: pytest.MonkeyPatc
         step = 1 + (args.prev_log_index + n) % 3
         lost = (args.prev_log_index + node.id) % 7 == 0
         life = node.life
+        waits = (args.prev_log_index + n + node.id) % 2 == 0
         for first in range(0, n, step):
             end = min(first + step, n)
+            if waits and first > 0:
+                beat = pieces.part(args, batch, first, first)
+                beat.server_id, beat.server_address = message.server_id, message.server_address
+                receive(node, beat)
+                seen["beats"] += 1
+                if node.life != life or (beat.append_entries is not None and beat.append_entries.refused):
+                    return
             piece = pieces.part(args, batch, first, end)
             piece.server_id, piece.server_address = message.server_id, message.server_address
             part = piece.append_entries

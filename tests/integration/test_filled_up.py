@@ -102,6 +102,21 @@ def test_a_leader_like_c_says_where_its_log_ends_with_a_heartbeat() -> None:
     assert s.stands()
 
 
+def test_a_heartbeat_in_the_middle_of_a_message_does_not_say_where_the_log_ends() -> None:
+    """The I/O gives it in place of the leader's, which wait behind the rest of the message (io_uv/pieces.py)."""
+    s = Empty()
+    s.gets(5, 0, 0, change(1, CONF), *commands(5))
+    message = msg.append_entries(2, 5, 2, 5)
+    assert message.append_entries is not None
+    message.append_entries.partial = True
+    s.recv(message)
+    assert not message.append_entries.refused
+    assert not s.stands()
+    s.gets(5, 2, 5, *commands(5))
+    s.gets(5, 3, 5)
+    assert s.stands()
+
+
 def test_an_entry_of_a_later_leader_will_do() -> None:
     """A leader that is elected later has all that this server acknowledged, and it cannot have acknowledged in that
     term."""

@@ -7,12 +7,20 @@ import errno
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from io_uv import encoding
 from io_uv.pyuv import Loop
-from pyraft import RAFT_FOLLOWER, RaftApply, raft_apply, raft_last_index, raft_set_election_timeout
+from pyraft import (
+    RAFT_FOLLOWER,
+    RaftApply,
+    raft_apply,
+    raft_last_index,
+    raft_set_election_timeout,
+    snapshot,
+)
 from pyraft.types import (
     RAFT_COMMAND,
     RAFT_IO_APPEND_ENTRIES_RESULT,
@@ -60,6 +68,7 @@ class Pair:
         self.node.uv.limits.piece = PIECE
         self.peers: list[Connection] = []
         self.answering: Connection | None = None
+        self.latest: tuple[int, int] | None = None
 
     def lead(self) -> Connection:
         """Connect as the leader."""
@@ -75,18 +84,39 @@ class Pair:
         assert self.answers(1) == [(0, 1)]
         return peer
 
-    def answers(self, n: int) -> list[tuple[int, int]]:
-        """Wait for so many answers; return what each refuses, and its last index."""
+    def answer(self) -> tuple[int, int]:
+        """Wait for an answer; return what it refuses, and its last index."""
         if self.answering is None:
             self.answering = self.server.accept()
             assert self.answering.read_handshake()[0] == 1
-        found = []
-        for _ in range(n):
-            type, header = self.answering.read_message()
-            term, rejected, last, _ = struct.unpack("<4Q", header)
-            assert (type, term) == (RAFT_IO_APPEND_ENTRIES_RESULT, TERM)
-            found.append((rejected, last))
+        type, header = self.answering.read_message()
+        term, rejected, last, _ = struct.unpack("<4Q", header)
+        assert (type, term) == (RAFT_IO_APPEND_ENTRIES_RESULT, TERM)
+        return rejected, last
+
+    def answers(self, n: int) -> list[tuple[int, int]]:
+        """Wait for so many answers. Acknowledgments that tell nothing new do not count: heartbeats have such."""
+        found: list[tuple[int, int]] = []
+        while len(found) < n:
+            answer = self.answer()
+            if answer[0] != 0 or answer != self.latest:
+                found.append(answer)
+            self.latest = answer
         return found
+
+    def ticks(self, n: int) -> None:
+        """Wait for so many heartbeat intervals of the follower."""
+        uv, ticks = self.node.uv, 0
+        tick_cb = uv.tick_cb
+
+        def tick(io: RaftIo) -> None:
+            nonlocal ticks
+            ticks += 1
+            tick_cb(io)
+
+        uv.tick_cb = tick
+        run_until(self.loop, lambda: ticks >= n)
+        uv.tick_cb = tick_cb
 
     def holds(self, n: int) -> bool:
         """Whether the log of the follower is what was sent, from number 1 on."""
@@ -108,6 +138,14 @@ def f(tmp_path: Path) -> Iterator[Pair]:
     pair = Pair(tmp_path)
     yield pair
     pair.close()
+
+
+@pytest.fixture
+def slow(f: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """The disk of the follower's snapshots, which may stall; it works again at the end."""
+    faults = Faults(monkeypatch, f.node.dir / "tmp-snapshot")
+    yield faults
+    faults.heal()
 
 
 ENDS = [1 + i for i in range(PER_PIECE, N + 1, PER_PIECE)]
@@ -243,6 +281,86 @@ def test_closing_while_a_connection_is_held(f: Pair, monkeypatch: pytest.MonkeyP
     f.node.close()
 
 
+AHEAD = 8
+"""Pieces that are taken while a snapshot is being stored."""
+
+
+def held_by_a_snapshot(f: Pair, slow: Faults) -> int:
+    """Have a follower whose disk does not store its snapshot take a message of 30 pieces; return where its log ends."""
+    leader = f.led()
+    leader.send_all(wire(m.append_entries(2, TERM, 1, 1, 1 + N, numbered(1))))
+    assert f.answers(len(ENDS))[-1] == (0, 1 + N)
+    slow.stall()
+    assert snapshot.take_now(f.node.raft) == 0
+    run_until(f.loop, lambda: f.node.uv.snapshot_put_work is not None)
+    leader.send_all(wire(m.append_entries(2, TERM, 1 + N, TERM, 1 + 4 * N, numbered(1 + N, 3 * N))))
+    end = 1 + N + (1 + AHEAD) * PER_PIECE  # the first one holds the connection
+    f.answers(1 + AHEAD)
+    assert f.latest == (0, end)
+    return end
+
+
+def test_a_message_takes_no_more_memory_however_long_a_snapshot_is_stored(f: Pair, slow: Faults) -> None:
+    """Its leader is followed and answered all the time, and the rest is taken when the snapshot is stored."""
+    end = held_by_a_snapshot(f, slow)
+    raft = f.node.raft
+    for _ in range(2 * AHEAD):
+        since = raft.election_timer_start
+        assert f.answer() == (0, end)
+        run_until(f.loop, lambda since=since: raft.election_timer_start > since)
+    assert raft_last_index(raft) == end
+    assert f.node.uv.snapshot_put_work is not None
+    slow.heal()
+    f.answers((3 * N - (1 + AHEAD) * PER_PIECE) // PER_PIECE)
+    assert f.latest == (0, 1 + 4 * N)
+    assert f.node.fsm.numbers == list(range(1, 1 + 4 * N))
+    assert f.node.uv.held == []
+
+
+def test_a_leader_that_is_gone_is_not_followed_for_as_long_as_a_snapshot_is_stored(f: Pair, slow: Faults) -> None:
+    """Its end is seen on the connection to it, even if somebody is there again at once."""
+    f.node.uv.connect_retry_delay = 10
+    end = held_by_a_snapshot(f, slow)
+    assert f.answer() == (0, end)
+    [client] = [client for client in f.node.uv.clients if client.id == 2]
+    former = client.stream
+    assert f.answering is not None
+    f.answering.close()
+    run_until(f.loop, lambda: client.stream not in (None, former))
+    raft = f.node.raft
+    since = raft.election_timer_start
+    f.ticks(5)
+    assert raft.election_timer_start == since
+    assert len(f.node.uv.held) == 1
+    slow.heal()
+    run_until(f.loop, lambda: raft_last_index(raft) == 1 + 4 * N)
+
+
+def test_a_heartbeat_that_is_refused_ends_the_message(f: Pair, slow: Faults) -> None:
+    """Another term has come: the rest is read, although the snapshot is not stored, and what comes behind it counts."""
+    end = held_by_a_snapshot(f, slow)
+    other = f.lead()
+    other.send(wire(m.request_vote(2, TERM + 1, 10**6, TERM, disrupt=True)))
+    run_until(f.loop, lambda: f.node.raft.current_term == TERM + 1)
+    run_until(f.loop, lambda: f.node.uv.held == [])
+    assert f.node.uv.snapshot_put_work is not None
+    assert raft_last_index(f.node.raft) == end
+    slow.heal()
+
+
+def test_a_leader_is_answered_while_the_disk_has_not_stored_a_piece(f: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is behind a message that is not in pieces."""
+    sick = Faults(monkeypatch, f.node.dir)
+    leader = f.led()
+    sick.stall()
+    leader.send_all(wire(m.append_entries(2, TERM, 1, 1, 30, numbered(1))))
+    for _ in range(3):
+        assert f.answer() == (0, 1)
+    assert raft_last_index(f.node.raft) == 1 + PER_PIECE
+    sick.heal()
+    assert f.answers(len(ENDS)) == [(0, end) for end in ENDS]
+
+
 class Storing(UvIo):
     """A RaftIo whose receiver appends what comes, and counts ticks and what is not stored yet."""
 
@@ -273,18 +391,23 @@ class Storing(UvIo):
 
 @pytest.mark.parametrize("storing", [False, True])
 def test_while_a_snapshot_is_stored_a_piece_comes_with_each_tick(tmp_path: Path, storing: bool) -> None:
-    """Else as soon as the one before is stored."""
+    """Else as soon as the one before is stored. Behind some of them nothing comes until it is stored."""
     t = Storing(tmp_path)
     # In front of the barrier of a put nothing would be written; here only its mark is looked at.
-    t.uv.snapshot_put_work = object() if storing else None
+    t.uv.snapshot_put_work = SimpleNamespace(taken=0) if storing else None
     peer = connect(t.loop, port_of(t.transport))
     peer.send(handshake(2, "127.0.0.1:1"))
     peer.send_all(wire(m.append_entries(2, TERM, 0, 0, 30, numbered(1))))
+    if storing:
+        run_until(t.loop, lambda: len(t.outcomes) == 1 + AHEAD)
+        ticks = t.ticks
+        run_until(t.loop, lambda: t.ticks > ticks + 5)
+        assert len(t.outcomes) == 1 + AHEAD
+        t.uv.snapshot_put_work = None
     run_until(t.loop, lambda: len(t.outcomes) == N // PER_PIECE and t.outcomes[-1].calls)
     assert [outcome.statuses for outcome in t.outcomes] == [[0]] * (N // PER_PIECE)
     if storing:
         assert len(set(t.pieces)) == N // PER_PIECE
-    t.uv.snapshot_put_work = None
     peer.close()
     t.close()
     assert t.reported == []

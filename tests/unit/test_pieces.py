@@ -132,6 +132,38 @@ def test_no_piece_commits_more_than_it_brings(prev: int, commit: int) -> None:
     check(taker.parts, prev, commit)
 
 
+def test_a_beat_stands_behind_each_piece() -> None:
+    """While the reader is held: a heartbeat of the same leader, which does not say where its log ends."""
+    taker = Taker(busy=True)
+    assert taker.reader.beat() is None
+    taker.reader.feed(wire(large()))
+    end = 10
+    for piece, following in itertools.pairwise(PIECES):
+        end += len(piece)
+        assert taker.reader.awaited == sum(following)
+        beat = taker.reader.beat()
+        assert beat is not None
+        args = beat.append_entries
+        assert args is not None
+        sent = entries()[end - 11]
+        assert (args.term, args.prev_log_index, args.prev_log_term) == (9, end, sent.term)
+        assert (list(args.entries), args.leader_commit) == ([], end)
+        assert (args.partial, args.whole) == (True, False)
+        taker.reader.resume(b"")
+    assert taker.reader.beat() is None
+    check(taker.parts)
+
+
+def test_a_beat_that_is_refused_has_the_rest_dropped() -> None:
+    """As a piece is."""
+    taker = Taker(busy=True)
+    taker.reader.feed(wire(large(), m.timeout_now(2, 9, 1, 1)))
+    taker.reader.drop()
+    assert taker.reader.beat() is not None
+    taker.reader.resume(b"")
+    assert [message.timeout_now is not None for message in taker.delivered] == [False, True]
+
+
 def test_a_message_within_the_limit_is_delivered_whole() -> None:
     """So is one with one entry, and, with a limit of 0, any. The bound for one entry bounds a piece, too."""
     for sizes, piece, payload, n in (
