@@ -113,6 +113,16 @@ def snapshot_read(p: RaftProgress, index: int, now: int) -> None:
     p.snapshot_doubt = -1
 
 
+def snapshot_moves(r: Raft, p: RaftProgress, now: int) -> None:
+    """Give a server its time for installing a snapshot that was handed to the I/O, or is on its way, from now on.
+
+    C: replication.c:sendSnapshot counts it from the decision. A snapshot that takes long to read and to write is given
+    up then while its server stores it or still gets it, and is read and sent a second time.
+    """
+    if p.state == PROGRESS__SNAPSHOT and r.io.features != 0:
+        p.snapshot_last_send = now
+
+
 def beside_snapshot(p: RaftProgress, now: int) -> None:
     """Note a heartbeat that is about to be sent in SNAPSHOT."""
     if p.snapshot_sent >= 0 and p.snapshot_beat < 0:

@@ -376,10 +376,9 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
     """A snapshot has been read: send it, if it is still wanted. A read that failed is told, and left to the timeout.
 
     As in C it may have been read for an earlier leadership of ours, if this one waits for a snapshot, too: then two are
-    sent. That is superfluous and loses nothing. All that this server has in a snapshot is committed, whatever the term,
-    its configuration too (5.1), and the message is one of the leader that we are now. The older of two is acknowledged
-    with its own index, which does not pass for the newer one. The second one to come tells nothing new there, or is
-    dropped, as the other one is being installed, and sent again after the time for installing it.
+    sent. That loses nothing. All that this server has in a snapshot is committed, its configuration too (5.1), and the
+    message is one of the leader that we are now. The older of two is acknowledged with its own index, which does not
+    pass for the newer one. The second tells nothing new, or is dropped during the other's installation, and sent again.
     """
     r = req.raft
     p = _progress_of(r, req.server_id)
@@ -411,14 +410,17 @@ def snapshot_get_cb(req: SnapshotGetRequest, snapshot: RaftSnapshot | None, stat
         progress.abort_snapshot(p)
     # A snapshot that is too big for the server counts as sent: it is tried again after the time for installing it.
     if rv == 0:
+        progress.snapshot_moves(r, p, calls.now(r))
         notice.snapshot_sent(r, server.id, snapshot.index)
     convert.stop_if_failed(r)
 
 
 def send_snapshot_cb(req: SendRequest, status: int) -> None:
     """An InstallSnapshot has left or failed; after a failure go back to probing."""
-    p = None if status == 0 else _progress_of(req.raft, req.server_id)
-    if p is not None:
+    p = _progress_of(req.raft, req.server_id)
+    if p is not None and status == 0:
+        progress.snapshot_moves(req.raft, p, calls.now(req.raft))
+    elif p is not None:
         progress.abort_snapshot(p)
 
 

@@ -348,3 +348,27 @@ def test_a_state_machine_that_is_busy_is_asked_again_with_the_next_entry() -> No
         s.io.finish_appends()
         s.recv(msg.append_entries_result(2, 2, index))
     assert asked == list(range(4, 11))
+
+
+@pytest.mark.parametrize("features", [0, OURS])
+def test_time_for_installing_a_snapshot_begins_when_it_is_on_its_way(features: int) -> None:
+    """Not when it is about to be read, as in C: each of reading and sending it may take as long."""
+    s = compacted(features)
+    (p,) = [p for server, p in zip(s.r.configuration.servers, s.r.leader_state.progress, strict=True) if server.id == 3]
+    most = s.r.install_snapshot_timeout
+    s.recv(msg.append_entries_result(3, 2, 0, rejected=3))
+    s.tick()
+    assert p.state == PROGRESS__SNAPSHOT
+    s.tick(most - 1)
+    s.io.finish_get()
+    s.tick(1)
+    if features == 0:
+        assert p.state == PROGRESS__PROBE
+        return
+    s.tick(most - 2)
+    s.io.finish_sends()
+    s.tick(most - 1)
+    assert p.state == PROGRESS__SNAPSHOT
+    assert s.io.names().count("snapshot_get") == 1
+    s.tick(1)
+    assert p.state == PROGRESS__PROBE
