@@ -41,7 +41,7 @@ def left(where: Path) -> list[str]:
         (("join", "a/b", "--address", HERE, "--via", "bad"), "'bad' is not of the form HOST:PORT"),
         (("join", "a/b", "--address", HERE, "--via", NOBODY, "--timeout", "0.1"), NOBODY.partition(":")[0]),
         (("join", "a/b", "--address", HERE, "--via", NOBODY, "--timeout", "-1"), "--timeout"),
-        (("join", "a/b", "--address", HERE, "--via", NOBODY, "--timeout", "nan"), "not a time"),
+        (("join", "a/b", "--address", HERE, "--via", NOBODY, "--timeout", "nan"), "not a number"),
         (
             ("join", "a/b", "--address", HERE, "--via", NOBODY, "--cert", "x", "--key", "y", "--ca", "z"),
             "load certificates from x, y, z",
