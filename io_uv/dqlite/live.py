@@ -278,6 +278,9 @@ class LiveFile(Alone):
         if frames == 0:
             self.n_pages = fs.fstat(self._db).st_size // self.page_size
             self._begin_log()
+            # A kill in `restart` leaves what was in the database of the former log. As soon as this one has as many
+            # frames, readers would take all of them for moved, and not look at them.
+            self._words[_BACKFILLED] = self._words[_ATTEMPTED] = 0
             self._publish()
             return
         if (size, big) != (self.page_size, _BIG):

@@ -254,6 +254,32 @@ def test_a_failing_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 # Kills.
 
 
+def test_what_a_kill_in_a_restart_leaves_is_put_right(world: World) -> None:
+    """Of the log begun anew nothing is in the database, whatever of the former one was."""
+    world.run("create table t(a)", "insert into t values(0)")
+    world.publish()
+    reader = world.reader()
+    assert dump(reader)  # from now on it has the log open, which so stays
+    for n in range(1, 9):
+        world.run(f"insert into t values({n})")
+        world.publish()
+    file, world.file = world.file, None
+    assert file is not None
+    file.checkpoint()
+    frames = file.last_frame
+    assert frames == file._words[live._BACKFILLED] == 8
+    file._begin_log()
+    file._publish()  # killed here
+    file.close()
+    world.publish()
+    for n in range(9, 18):
+        world.run(f"insert into t values({n})")
+        world.publish()
+        assert world.file is not None
+        assert world.file.last_frame == n - 8
+        assert reader.execute("select max(a) from t").fetchone() == (n,)
+
+
 def killed_at(line: int, work: Callable[[], object]) -> int:
     """Run `work` in a child that is killed at that line of the module, 0 for none; return how many it came to."""
     reading, writing = os.pipe()
