@@ -285,7 +285,7 @@ def test_a_peer_that_stops_reading_costs_bounded_memory(tmp_path: Path) -> None:
     client = next(client for client in leader.uv.clients if client.id == 3)
     assert client.size <= 4 << 20
     grown = hostile.resident_kib() - before
-    assert grown < 64 * 1024, f"grew by {grown} KiB"
+    assert grown < 80 * 1024, f"grew by {grown} KiB"  # of a hundred MiB that were committed
     for node in nodes:
         node.close()
     deaf.close()
