@@ -1,7 +1,7 @@
 """The codes with which nodes answer statements that failed, and whether such a statement may have been done.
 
 Duty: `is_refused` and `is_unknown` judge a DqliteError. Read in canonical/dqlite v1.11.1 (leader.c, gateway.c) and main
-of June 2026 (gateway.c, exec_failure).
+of June 2026 (gateway.c, exec_failure; leader.c).
 
 Happy path: a code of SQLite for a statement that makes no sense, or breaks a constraint: it was not done, and would not
 be the next time.
@@ -10,7 +10,8 @@ Failure modes: a node that does not lead, or is busy, has not done the statement
 pages of a transaction have gone to raft, they may yet be committed: 10506, and the codes of class 10 (input and output)
 and 4 (the node ends); 0, which go-dqlite's driver has met, says nothing. A node of dqlite 1.11 whose leadership is
 being transferred hands raft's own number of NOTLEADER on, 7, which is SQLite's for a lack of memory; the statement was
-not done in either case.
+not done in either case. A node of dqlite 1.18.4 or newer that loses its leadership ends the statement that SQLite is
+running, before a page of it goes to raft, and answers 9, SQLite's "interrupted".
 """
 
 from typing import Final
@@ -20,6 +21,7 @@ from pyraft.dqlite.errors import DqliteError
 from pyraft.errors import RAFT_NOTLEADER
 
 ABORT: Final = 4
+INTERRUPT: Final = 9
 NOT_FOUND: Final = 12
 """The node does not know the database or the statement any more."""
 
@@ -31,9 +33,9 @@ def is_busy(failure: DqliteError) -> bool:
 
 def is_not_leader(failure: DqliteError) -> bool:
     """Return whether the node does not lead, or is about to lead no more: nothing was done."""
-    return failure.code == responses.NOT_LEADER or (
-        failure.code == RAFT_NOTLEADER and failure.message != "out of memory"
-    )
+    if failure.code == RAFT_NOTLEADER:
+        return failure.message != "out of memory"
+    return failure.code == responses.NOT_LEADER or (failure.code == INTERRUPT and failure.message == "interrupted")
 
 
 def is_unknown(failure: DqliteError) -> bool:

@@ -20,6 +20,8 @@ INSERT = "insert into t values(1)"
 DEADLINE = 300.0
 
 NOT_LEADER = Failed(10250, "not leader")
+INTERRUPTED = Failed(9, "interrupted")
+"""The answer of a node of dqlite 1.18.4 or newer that ceases to lead while it runs a statement."""
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -46,7 +48,10 @@ def always(
 
 @pytest.mark.parametrize(
     "failure",
-    [NOT_LEADER, Failed(5, "busy"), Failed(517, "busy"), Failed(7, "not an error"), Failed(12, "no database")],
+    [
+        *(NOT_LEADER, Failed(5, "busy"), Failed(517, "busy"), Failed(7, "not an error"), INTERRUPTED),
+        Failed(12, "no database"),
+    ],
 )
 def test_what_was_not_done_is_tried_again(failure: Failed) -> None:
     """A write, a query, and a transaction as a whole; 7 is raft's NOTLEADER, as nodes of 1.11 hand it on."""

@@ -13,7 +13,7 @@ from io_uv.dqlite.tuples import IsoTime
 from pyraft.dqlite import Aborted, Client, Cluster, DqliteError, Refused, Statement, Unavailable, Unknown, session
 from pyraft.dqlite import peer as peers
 from pyraft.dqlite.peer import Peer
-from tests.integration.test_dqlite_client import INSERT, NOT_LEADER, always, once, run
+from tests.integration.test_dqlite_client import INSERT, INTERRUPTED, NOT_LEADER, always, once, run
 from tests.lib.dqlite_scripted import END, HANG, SOON, Scripted, overdue
 
 
@@ -40,7 +40,10 @@ def test_a_transaction_is_committed_or_rolled_back() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("answers", [END, [NOT_LEADER], [Failed(10506, "lost")], [Failed(5, "busy")], [Failed(4, "x")]])
+@pytest.mark.parametrize(
+    "answers",
+    [END, [NOT_LEADER], [INTERRUPTED], [Failed(10506, "lost")], [Failed(5, "busy")], [Failed(4, "x")]],
+)
 @pytest.mark.parametrize("where", ["insert", "commit"])
 def test_nothing_of_a_transaction_was_done(answers: "list[Response]", where: str) -> None:
     """Before COMMIT was sent that is certain, whatever happens; then only what says so is, and the rest is Unknown.
