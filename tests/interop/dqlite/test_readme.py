@@ -90,18 +90,25 @@ class Demo:
             return str(answer.read().decode().strip())
 
     def voters(self) -> int:
-        """Return how many members vote, 0 while nobody leads."""
-        addresses = [f"127.0.0.1:{self.ports[port]}" for port in ("9001", "9002", "9003")]
+        """Return how many members vote, 0 while nobody leads or one of them does not know the leader."""
         try:
-            members = asyncio.run(Cluster(addresses, timeout_seconds=5).members())
+            for port in ("9001", "9002", "9003"):
+                members = asyncio.run(Cluster([f"127.0.0.1:{self.ports[port]}"], timeout_seconds=5).members())
         except pyraft.dqlite.Unavailable:
             return 0
         return sum(one.role == 0 for one in members)
 
+    def serves(self) -> bool:
+        """Whether the programs of go-dqlite answer: they end if they cannot write as they start."""
+        try:
+            return bool(self.get(0) and self.get(1))
+        except OSError:
+            return False
+
     def until_all_vote(self) -> None:
         """Wait until any of the three may be lost."""
         end = time.monotonic() + VOTING_SECONDS
-        while self.voters() < 3:
+        while self.voters() < 3 or not self.serves():
             assert time.monotonic() < end, [path.read_text()[-1000:] for path in self.folder.glob("*.log")]
             time.sleep(0.2)
 
