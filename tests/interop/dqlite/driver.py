@@ -33,6 +33,8 @@ FREQUENCY = 300
 HERE = Path(__file__).resolve().parent
 SOURCES = Path("/usr/share/gocode")
 """Where Debian's golang-github-canonical-go-dqlite-dev puts its sources."""
+PREFIX = os.environ.get("DQLITE_PREFIX", "")
+"""Where another libdqlite than the system's is installed, with lib and include below, if there is one."""
 
 
 def build(program: Path, source: Path = HERE / "peer.go") -> str:
@@ -49,6 +51,10 @@ def build(program: Path, source: Path = HERE / "peer.go") -> str:
         "GOFLAGS": "",
         "CGO_LDFLAGS_ALLOW": "-Wl,-z,now",
     }
+    if PREFIX:
+        # The system's libraft, which Debian's go-dqlite names, would take the place of the raft in libdqlite.
+        environment["CGO_CFLAGS"] = f"-I{PREFIX}/include"
+        environment["CGO_LDFLAGS"] = f"-L{PREFIX}/lib -Wl,-rpath,{PREFIX}/lib -Wl,--as-needed"
     command = [go, "build", "-o", str(program), str(source)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd="/")
     return "" if done.returncode == 0 else f"go-dqlite cannot be built: {(done.stdout + done.stderr)[-400:]}"

@@ -149,6 +149,30 @@ def test_why_rows_of_a_write_are_refused(cluster: Callable[..., Nodes]) -> None:
     assert client.ask("query select count(*) from t") == "1"
 
 
+def test_rows_of_a_write_are_on_all_members(cluster: Callable[..., Nodes], tmp_path: Path) -> None:
+    """A leader of dqlite 1.15 or newer hands them out and replicates them; more than 255 parameters go there, too."""
+    both = cluster()
+    first, second, witness, _ = three(both)
+
+    async def run() -> None:
+        async with Client([first.address, second.address], "test.db") as client:
+            try:
+                table = await client.query("insert into t(b) values(?), (?) returning a, b", "x", "y")
+            except Refused:
+                pytest.skip("this is a dqlite before 1.15")
+            assert list(table) == [(1, "x"), (2, "y")]
+            values = [str(n) for n in range(300)]
+            text = f"insert into t(b) values{', '.join(['(?)'] * 300)}"
+            for statement in (text, Statement(text)):
+                assert (await client.execute(statement, *values)).rows_affected == 300
+                async with client.transaction() as transaction:
+                    assert len(await transaction.query(Statement(text + " returning b"), *values)) == 300
+            assert len(await client.query(f"select {', '.join('?' * 300)}", *range(300))) == 1
+
+    asyncio.run(run())
+    check(both.until_equal([first, second, witness]), tmp_path, 1202)
+
+
 def test_the_members_are_administered(cluster: Callable[..., Nodes], tmp_path: Path) -> None:
     """They are added, promoted, described, asked for the database, given the leadership, removed."""
     both = cluster()

@@ -56,6 +56,32 @@ def test_answers_are_written_as_they_came(node: Node) -> None:
     assert found[-6:-1] == [responses.Empty(), responses.Metadata(0, 4), *[responses.Empty()] * 3]
 
 
+def test_what_came_with_dqlite_1_15(node: Node) -> None:
+    """A statement is prepared with the place of the next one; parameters in schema 1; rows of a write, none of some."""
+    many = tuple(range(300))
+    asked: list[requests.Request] = [
+        *(*SETTING_UP, requests.Prepare(0, "select 1; select 2", 1), requests.Prepare(0, "select ?300", 1)),
+        *(requests.Query(0, 1, many, 1), requests.QuerySql(0, "select ?300", many, 1)),
+        requests.ExecSql(0, "insert into m(i) values(?300)", many, 1),
+        requests.QuerySql(0, "insert into m(i) values(7) returning i"),
+        *(requests.QuerySql(0, "insert into m(i) values(8)"), requests.QuerySql(0, "select sum(i) from m")),
+        *(requests.Prepare(0, "select 1; select 2"), requests.Cluster(7)),
+    ]
+    came = exchange(node.address, *asked[:4])
+    if came[-1][:2] != (responses.Stmt.TYPE, 1):
+        pytest.skip("this is a dqlite before 1.15")
+    came = exchange(node.address, *asked)[3:]
+    found = [responses.decode(*message) for message in came]
+    assert [answer.body() for answer in found] == [message[2] for message in came]
+    assert found == [
+        *(responses.Stmt(0, 0, 0, 9, schema=1), responses.Stmt(0, 1, 300, 11, schema=1)),
+        *[responses.Rows(("?300",), ((299,),))] * 2,
+        *(responses.Result(1, 1), responses.Rows(("i",), ((7,),)), responses.Rows((), ())),
+        *(responses.Rows(("sum(i)",), ((314,),)), responses.Failed(responses.ERROR, "nonempty statement tail")),
+        responses.Failed(responses.PARSE, "unrecognized cluster format"),
+    ]
+
+
 def test_rows_are_cut_as_a_node_cuts_them(node: Node) -> None:
     """The parts of a long answer are those of `responses.parts`, byte for byte."""
     query = "with recursive c(x) as (select 1 union all select x + 1 from c limit 2000) select x, hex(x) from c"
