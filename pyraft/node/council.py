@@ -12,6 +12,7 @@ asker is to try again. One that can never be fulfilled is Refused, with the reas
 has come leaves a voter less, which the next look makes up for.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -46,6 +47,12 @@ ROLES: Final = {RAFT_VOTER: "voter", RAFT_STANDBY: "standby", RAFT_SPARE: "spare
 
 _HAND_OVERS: Final = 3
 """Attempts to have another member lead before a leader goes. Each takes up to an election timeout."""
+
+_ANSWER_SECONDS: Final = 5.0
+"""How long the answer of a member that is to vote is waited for: less than those who ask wait."""
+
+_LOOK_SECONDS: Final = 0.02
+"""How often it is looked for meanwhile."""
 
 NEAR: Final = 1000
 """How many entries a stand-in may be behind when it is called."""
@@ -199,7 +206,11 @@ class Council:
             )
         await self._rest(id, False)
         voters = sum(s.role == RAFT_VOTER for s in self._servers())
-        return await self._assign(known, RAFT_VOTER if voters < self._settings.voters else RAFT_STANDBY)
+        if voters >= self._settings.voters:
+            return await self._assign(known, RAFT_STANDBY)
+        if known.role == RAFT_STANDBY:
+            await self._hear(known)
+        return await self._assign(known, RAFT_VOTER)
 
     async def demote(self, id: int) -> str:
         """Have a member stand by until it is promoted. The leader hands over first."""
@@ -226,6 +237,8 @@ class Council:
         if id == by:
             raise Refused(f"member {id} cannot take its own place")
         await self._hand_over(id)
+        if by and stand_in is not None and stand_in.role != RAFT_VOTER:
+            await self._hear(stand_in)
         if known is not None and votes:
             await self._assign(known, RAFT_STANDBY)
         if not by and not votes and voters >= self._settings.voters:
@@ -298,6 +311,26 @@ class Council:
             self._leadership = (leader, self._now())
         return self._leadership[1]
 
+    async def _hear(self, known: RaftServer) -> None:
+        """Have a member that is to vote answer first. Raises Refused if it does not: a vote that nobody casts is lost.
+
+        A spare is sent nothing, so it stands by for that.
+        """
+        was = known.role
+        await self._assign(known, RAFT_STANDBY)
+        recent = self._recent()
+        deadline = self._now() + min(recent, _ANSWER_SECONDS)
+        while self._contact(known.id) is None or self._silence(known.id) >= recent:
+            self._lead()
+            if self._now() >= deadline:
+                await self._assign(self._known(known.id), was)
+                raise Refused(f"member {known.id} at {known.address} does not answer, so it cannot vote: start it first")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _recent(self) -> float:
+        """Return how long ago a member that is there has been heard of at most, in seconds."""
+        return max(1.0, 2 * self._settings.election_timeout_msecs / 1000)
+
     def _silence(self, id: int) -> float:
         """Return for how many seconds a member was not heard of."""
         contact = self._contact(id)
@@ -317,7 +350,7 @@ class Council:
 
     def _stand_in(self) -> RaftServer | None:
         """Return the standby that is to vote next: one that is there, is not to rest, and lacks least."""
-        recent = max(1.0, 2 * self._settings.election_timeout_msecs / 1000)
+        recent = self._recent()
         able = []
         for s in self._servers():
             if s.role != RAFT_STANDBY or self._resting.get(s.id, s.id in self._registry.resting):

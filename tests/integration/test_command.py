@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_ctrl_c_is_json_too(dir: Dir, capsys: pytest.CaptureFixture[str], monkey
         program(["dir", "check", str(dir), "--json"])
     output, errors = capsys.readouterr()
     assert (raised.value.code, json.loads(output), "Aborted!" in errors) == (1, {"error": "interrupted"}, True)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_ctrl_c_while_the_command_is_loaded(options: tuple[str, ...]) -> None:
+    """It ends the command without a traceback, as later: its modules take longer to load than most commands to run."""
+    finder = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pyraft.command.clusters":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from pyraft.__main__ import main
+main()
+"""
+    words = [sys.executable, "-c", finder, "dir", "import", "1.export", "data/1", *options]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (1, "\nAborted!\n")
+    assert result.stdout == ('{"error": "interrupted"}\n' if options else "")
 
 
 def interrupt(*_: object, **__: object) -> None:

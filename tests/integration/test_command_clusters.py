@@ -17,7 +17,7 @@ from io_uv.histogram import BOUNDS
 from pyraft import log
 from pyraft.aio import RaftError
 from pyraft.command.watch import Pace, Rate, links
-from pyraft.node import Node, Settings, Tls, init
+from pyraft.node import Node, Settings, Tls, council, init, join
 from pyraft.node.operate import Seen, Survey
 from pyraft.node.status import Status, parse
 from tests.integration.test_command import run
@@ -165,6 +165,37 @@ def test_a_member_is_replaced(tmp_path: Path) -> None:
         assert any(row[:2] == [new.address, "voter"] and row[-1] == "ago" for row in rows), result.output
         result = await pyraft("replace", new.address)
         assert (result.exit_code, result.output.startswith("Error: ")) == (1, True)  # nobody stands by
+
+    on(3, tmp_path, scenario)
+
+
+def test_a_dead_member_is_replaced_by_one_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has only joined, or has stopped, is refused with the reason, and the roles stay as they were."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        dead = cluster.nodes[3]
+        monkeypatch.setattr(council, "_ANSWER_SECONDS", 0.2)  # nobody will answer
+        await cluster.vanish(3)
+        where = cluster.dir / "4"
+        new = await join(where, cluster.addresses[4], cluster.addresses[1])
+        result = await pyraft("replace", dead.address, new.address)
+        assert (result.exit_code, f"member {new.id} at {new.address} does not answer" in result.output) == (1, True), (
+            result.output
+        )
+        assert sorted(cluster.roles(cluster.nodes[1])) == ["spare", *["voter"] * 3]
+        await cluster.start(4)
+        await until(lambda: cluster.roles(cluster.nodes[1]) == ["voter"] * 4)
+        assert (await pyraft("demote", new.address)).exit_code == 0
+        await cluster.vanish(4)
+        cluster.nodes[1]._leases._restraint._contacts.pop(new.id)  # as after some time
+        for words in (("replace", dead.address, new.address), ("promote", new.address)):
+            result = await pyraft(*words)
+            assert (result.exit_code, "start it first" in result.output) == (1, True), result.output
+            assert sorted(cluster.roles(cluster.nodes[1])) == ["standby", *["voter"] * 3]
+        monkeypatch.undo()
+        await cluster.start(4)
+        assert (await pyraft("replace", dead.address, new.address)).exit_code == 0
+        assert cluster.roles(cluster.nodes[1]) == ["voter"] * 3
 
     on(3, tmp_path, scenario)
 
