@@ -406,6 +406,7 @@ def take(context: click.Context, member: str | None, way: Way, as_json: bool) ->
     if as_json:
         text.dump([{"address": address, "done": done, "text": what} for address, what, done in found])
     else:
-        text.say(f"{address}: {what}" for address, what, _ in found)
+        for address, what, _ in found:
+            text.say(text.wrap(f"{address}: {what}", ""))
     if not all(done for _, _, done in found):
         context.exit(1)

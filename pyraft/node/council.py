@@ -324,7 +324,9 @@ class Council:
             self._lead()
             if self._now() >= deadline:
                 await self._assign(self._known(known.id), was)
-                raise Refused(f"member {known.id} at {known.address} does not answer, so it cannot vote: start it first")
+                raise Refused(
+                    f"member {known.id} at {known.address} does not answer, so it cannot vote: start it first"
+                )
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _recent(self) -> float:

@@ -418,8 +418,8 @@ def _track(machine: Machine, journal: Journal, codec: Codec) -> None:
             unnamed.append(record)
             if machine._node is not None:  # others execute this command, too, and take what it does
                 _logger.error(
-                    "%s keeps a record of class %s, which it does not name: no snapshot can be taken, and the next one "
-                    "stops this server; %s",
+                    "%s keeps a record of class %s, which it does not name: no snapshot can be taken, and the log "
+                    "grows; %s",
                     cls.__qualname__,
                     record.__qualname__,
                     how_to_name(cls, record),

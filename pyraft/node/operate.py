@@ -15,6 +15,7 @@ carried out all the same: each request names the state that is wanted, so it can
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -24,7 +25,7 @@ from typing import Any, Protocol
 
 from pyraft.node.asking import Asking
 from pyraft.node.deadlines import within
-from pyraft.node.errors import Malformed, NodeError, Unavailable
+from pyraft.node.errors import Malformed, NodeError, Refused, Unavailable
 from pyraft.node.link import Elsewhere, Link, Lost, dial
 from pyraft.node.route import Route, persist
 from pyraft.node.status import Status, parse
@@ -158,7 +159,16 @@ class Operator(Asking):
     # Changes.
 
     async def add(self, id: int, address: str) -> None:
-        """Have a server added as a spare. A server of this layer adds itself, by `join`."""
+        """Have a server added as a spare. A server of this layer adds itself, by `join`.
+
+        Raises Refused, beside what `lead` raises, if another server is found at that address; nobody need be there yet.
+        """
+        found = None
+        with contextlib.suppress(NodeError):
+            found = parse(await self.ask(address, "status", seconds=min(self.seconds, _GLANCE)))
+        if found is not None and found.id != id:
+            cluster = f" of cluster {found.cluster}" if found.cluster else ""
+            raise Refused(f"at {address} is server {found.id}{cluster}, not {id}")
         await self.lead("join", id, address)
 
     async def snapshot(self, address: str) -> int:
@@ -216,6 +226,9 @@ class Operator(Asking):
 
 _WORDS = {"roster": "the members", "join": "add", "index": "the last entry"}
 """Questions whose names on the wire are not those that operators know."""
+
+_GLANCE = 2.0
+"""Seconds that are given at most to a server that need not be there."""
 
 _LONG = 120.0
 """Seconds that taking a snapshot may take at least."""

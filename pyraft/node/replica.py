@@ -22,7 +22,7 @@ it was, and the log has the reason.
 import copy
 import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeAlias
 
@@ -135,8 +135,8 @@ class Replica(RaftFsm):
         self._prepared: tuple[Any, _State | None] = (None, None)
         self.unreadable = ""
         """The part of the last snapshot that cannot be read, as a text."""
-        self.problem: BaseException | None = None
-        """The error that has ended the encoding of a snapshot elsewhere (`streams`): the server stops by it."""
+        self.problem: Exception | None = None
+        """The error that keeps the state from being encoded, as of the last snapshot that was to be taken."""
         self.discard: Callable[[dict[str, Any]], None] = lambda content: None
         """Called with a state that was replaced, and that nobody uses any more."""
         self._beginnings: dict[str, dict[str, Any]] = {}
@@ -433,21 +433,32 @@ class Replica(RaftFsm):
     # Snapshots: started on the loop, encoded in a thread, ended on the loop.
 
     def do_snapshot(self) -> tuple[int, list[bytes]]:
-        """Keep the state as it is now, for `do_snapshot_async`; returns the head of the snapshot."""
+        """Keep the state as it is now, for `do_snapshot_async`; returns the head of the snapshot.
+
+        An exception of a machine is kept as `problem`, and `pieces` raises it: nothing is stored then.
+        """
         assert self._frozen is None
         self._frozen = []
+        self.problem = None
         names = [name for name, machine in self.machines.items() if not is_unused(machine)]
-        for machine in map(self.machines.__getitem__, names):
-            own = machine.snapshot()
-            if own is None:
-                assert machine._node is not None
-                assert machine.is_tracked
-                machine._node.journal.start_snapshot()
-                gone = self._beginnings[machine._node.name].keys() - machine.content()
-                own = snapshot.write(machine, self.outgoing, snapshot.Frozen(machine._node.journal), sorted(gone))
-            self._frozen.append((machine, own))
+        try:
+            for machine in map(self.machines.__getitem__, names):
+                self._frozen.append((machine, self._freeze(machine)))
+        except Exception as exc:
+            self.problem = exc
         head = [_MAGIC, _FORMAT, self.microseconds, self._count, names]
         return 0, [self.codec.pack(head)]
+
+    def _freeze(self, machine: Machine) -> Iterable[bytes]:
+        """Return the pieces of a machine's state as it is now."""
+        own = machine.snapshot()
+        if own is None:
+            assert machine._node is not None
+            assert machine.is_tracked
+            machine._node.journal.start_snapshot()
+            gone = self._beginnings[machine._node.name].keys() - machine.content()
+            return snapshot.write(machine, self.outgoing, snapshot.Frozen(machine._node.journal), sorted(gone))
+        return own
 
     def do_snapshot_async(self, bufs: Any) -> tuple[int, list[bytes]]:
         """Encode the state as a whole, in a thread. A node has it written as it is encoded instead (`streams`)."""
@@ -456,6 +467,8 @@ class Replica(RaftFsm):
     def pieces(self) -> Iterator[bytes]:
         """Yield the state that `do_snapshot` has kept, behind its head, piece by piece; in a thread."""
         assert self._frozen is not None
+        if self.problem is not None:
+            raise self.problem
         for machine, own in self._frozen:
             if machine.is_tracked and machine._node is not None and machine._node.journal.frozen is not None:
                 yield from own
@@ -466,12 +479,10 @@ class Replica(RaftFsm):
 
     def do_snapshot_finalize(self, bufs: Any) -> int:
         """Keep nothing any more of the state that was encoded."""
-        for machine, _ in self._frozen or ():
+        for machine in self.machines.values():
             if machine._node is not None:
                 machine._node.journal.end_snapshot()
         self._frozen = None
-        if self.problem is not None:
-            raise self.problem
         return 0
 
     def prepare(self, buf: Any) -> None:

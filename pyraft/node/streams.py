@@ -7,22 +7,29 @@ The former state is taken apart in a thread as well: freed as a whole it would s
 
 Happy path: `Streams(replica, io)`, before the server starts.
 
-Failure modes: a state that cannot be encoded stops the server, as `fsm.snapshot_async` that raises does; the I/O leaves
-nothing of the file. A disk that fails is the core's matter, which tries again. If no thread can be had the replica
+Failure modes: a state that cannot be encoded, a mistake of a machine's own `snapshot` for one, is logged, and the log
+grows until a snapshot succeeds: all members have the same program, and none is to stop by it. The I/O leaves nothing of
+the file. The core tries again, as it does after a disk has failed. If no thread can be had the replica
 reads on the loop. Bytes that are not a snapshot are read again, and refused, when it is asked to restore them.
 """
 
 import functools
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pyraft import RaftIo, RaftIoAsyncWork, RaftSnapshot
+from pyraft.errors import printable
 from pyraft.node.containers import TrackedSet
 from pyraft.node.replica import Replica
 from pyraft.node.tracked import Record, Tracked
 from pyraft.types import BytesLike
+
+_logger = logging.getLogger("pyraft")
+
+_NOT_ENCODED: Final = "the state of the machines cannot be encoded"
 
 
 class Streams:
@@ -32,6 +39,8 @@ class Streams:
         """Take the place of some functions of `io` and `replica`."""
         self._replica = replica
         self._io = io
+        self._told = ""
+        """The error that the log has last."""
         self._io_put = io.snapshot_put
         io.snapshot_put = self._put
         replica.version = 2
@@ -42,7 +51,14 @@ class Streams:
         if trailing == 0:
             return self._install(io, req, snapshot, cb)
         snapshot.bufs = cast("Sequence[BytesLike]", self._pieces(snapshot.bufs))
-        return self._io_put(io, trailing, req, snapshot, cb)
+
+        def stored(req: Any, status: int) -> None:
+            cb(req, status)
+            problem = self._replica.problem
+            if status != 0 and problem is not None:
+                req.raft.snapshot.problem = printable(f"{_NOT_ENCODED}: {type(problem).__name__}: {problem}")
+
+        return self._io_put(io, trailing, req, snapshot, stored)
 
     def _pieces(self, head: Sequence[BytesLike]) -> Iterator[BytesLike]:
         try:
@@ -50,6 +66,9 @@ class Streams:
             yield from self._replica.pieces()
         except Exception as exc:
             self._replica.problem = exc
+            if repr(exc) != self._told:
+                self._told = repr(exc)
+                _logger.error("%s, so no snapshot can be taken and the log grows", _NOT_ENCODED, exc_info=exc)
             raise
 
     def _install(self, io: RaftIo, req: Any, snapshot: RaftSnapshot, cb: Any) -> int:

@@ -148,6 +148,23 @@ def test_members_are_changed(tmp_path: Path) -> None:
     on(3, tmp_path, scenario)
 
 
+def test_a_node_of_another_cluster_is_not_added(tmp_path: Path) -> None:
+    """It is found at the address that is given, under its own id, and nothing is changed."""
+
+    async def scenario(cluster: Nodes, pyraft: Shell) -> None:
+        await init(cluster.dir / "other", cluster.addresses[9])
+        async with Node(cluster.dir / "other", Shop(), settings=CALM) as other:
+            result = await pyraft("add", f"7={other.address}")
+            assert result.exit_code == 1
+            said = f"Error: at {other.address} is server {other.id} of cluster {other.cluster}, not 7\n"
+            assert result.output == said
+        assert cluster.roles(cluster.leader()) == ["voter"]
+        result = await pyraft("add", f"7={cluster.addresses[9]}")
+        assert result.exit_code == 0  # nobody is there yet
+
+    on(1, tmp_path, scenario)
+
+
 def test_a_member_is_replaced(tmp_path: Path) -> None:
     """One that stands by takes its place; the list says who has been heard from when, and who is behind."""
 
@@ -198,6 +215,49 @@ def test_a_dead_member_is_replaced_by_one_that_runs(tmp_path: Path, monkeypatch:
         assert cluster.roles(cluster.nodes[1]) == ["voter"] * 3
 
     on(3, tmp_path, scenario)
+
+
+class Mistaken(Shop):
+    """A machine whose snapshot goes wrong as long as `mistake` says how."""
+
+    mistake = ""
+
+    def snapshot(self) -> Any:
+        """Return the state as one piece, raise, or return what is not bytes."""
+        if self.mistake == "raises":
+            raise LookupError("no state")
+        return {"a text": 1} if self.mistake else [repr(self.stock).encode()]
+
+
+@pytest.mark.parametrize(("mistake", "why"), [("raises", "LookupError: no state"), ("is a dict", "TypeError: string")])
+def test_a_mistake_in_a_snapshot_stops_no_member(
+    mistake: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The snapshot is refused with the reason, which the log has once, `check` finds it, and the member goes on."""
+    monkeypatch.setattr(Mistaken, "mistake", mistake)
+    address = free_addresses(1)[1]
+
+    async def main() -> None:
+        await init(tmp_path / "1", address)
+        async with Node(tmp_path / "1", Mistaken(), settings=QUICK) as node:
+            for number in (1, 2):
+                assert await node.machine.put("apple") == number
+                for words in (("snapshot", "take"), ("backup", str(tmp_path / "file"))):
+                    result = await asyncio.to_thread(run, *words, "--via", address)
+                    assert result.exit_code == 1
+                    assert f"no snapshot could be taken: the state of the machines cannot be encoded: {why}" in (
+                        " ".join(result.output.split())
+                    )
+            assert "FAULT snapshots" in (await asyncio.to_thread(run, "check", "--via", address)).output
+            monkeypatch.setattr(Mistaken, "mistake", "")
+            assert (await asyncio.to_thread(run, "snapshot", "take", "--via", address)).exit_code == 0
+            assert "ok    snapshots" in (await asyncio.to_thread(run, "check", "--via", address)).output
+            assert await node.machine.put("apple") == 3
+
+    nodes.run(main)
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [
+        "the state of the machines cannot be encoded, so no snapshot can be taken and the log grows"
+    ]
 
 
 def test_a_cluster_that_is_not_well(tmp_path: Path) -> None:

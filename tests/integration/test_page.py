@@ -422,19 +422,25 @@ def test_a_cluster_is_watched_on_a_page(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        assert process.stdout is not None
-        url = json.loads(await process.stdout.readline())["page"].rstrip("/")
-        async with aiohttp.ClientSession() as session:
-            status, found = await get(session, f"{url}/cluster")
-            assert (status, found["leader"], found["here"]) == (200, str(cluster.leader().id), None)
-            assert (await get(session, f"{url}/health"))[0] == 200
-            assert [(await get(session, f"{url}/{path}"))[0] for path in ("status", "ready", "metrics")] == [404] * 3
-            assert (await post(session, url, {"change": "remove", "member": "7"}))[0] == 403
-        process.send_signal(signal.SIGINT)
-        ended = asyncio.create_task(process.communicate())
-        if not (await asyncio.wait([ended], timeout=120))[0]:
-            process.send_signal(signal.SIGABRT)  # It writes down where it is.
-        more, err = await ended
-        assert (process.returncode, more.decode(), err.decode()) == (0, "", "")
+        try:
+            assert process.stdout is not None
+            url = json.loads(await process.stdout.readline())["page"].rstrip("/")
+            async with aiohttp.ClientSession() as session:
+                status, found = await get(session, f"{url}/cluster")
+                assert (status, found["leader"], found["here"]) == (200, str(cluster.leader().id), None)
+                assert (await get(session, f"{url}/health"))[0] == 200
+                for path in ("status", "ready", "metrics"):
+                    assert (await get(session, f"{url}/{path}"))[0] == 404
+                assert (await post(session, url, {"change": "remove", "member": "7"}))[0] == 403
+            process.send_signal(signal.SIGINT)
+            ended = asyncio.create_task(process.communicate())
+            if not (await asyncio.wait([ended], timeout=120))[0]:
+                process.send_signal(signal.SIGABRT)  # It writes down where it is.
+            more, err = await ended
+            assert (process.returncode, more.decode(), err.decode()) == (0, "", "")
+        finally:
+            if process.returncode is None:  # the test has failed
+                process.kill()
+                await process.wait()
 
     on(1, tmp_path, scenario)
