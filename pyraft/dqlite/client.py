@@ -116,7 +116,7 @@ class Client:
         return await self.transact(lambda one: one.execute_many(statement, given), timeout_seconds=timeout_seconds)
 
     async def query(self, statement: Sql, *values: Parameter, timeout_seconds: float | None = None) -> Table:
-        """Run one query and return all its rows. One that writes ("insert … returning") takes nodes of dqlite 1.15."""
+        """Run one query and return all its rows. One that writes ("insert … returning") takes dqlite 1.18.2."""
         _check(statement)
         reads = sql.reads(text_of(statement))
         return await self._call(lambda one, end: _all(one, statement, values, end), reads, timeout_seconds)

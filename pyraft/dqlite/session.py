@@ -81,6 +81,7 @@ class Session:
         """Whether the statement that was run last has been sent: it may wait for other answers first."""
         self._prepared: OrderedDict[str, Stmt] = OrderedDict()
         self._modern: bool | None = None
+        self._replicates_rows: bool | None = None
 
     @classmethod
     async def open(cls, peer: Peer, database: str, deadline: float) -> "Session":
@@ -111,8 +112,8 @@ class Session:
     async def query(self, statement: Sql, values: Sequence[Parameter], deadline: float) -> Rows:
         """Run a query; return the first part of its rows. With `more` of that, `next_rows` has the next one."""
         self.sent = False
-        if not sql.reads(text_of(statement)) and not await self._is_modern(deadline):
-            raise Refused(f"{self.peer.address} is of a dqlite before 1.15, where rows of a write are not replicated")
+        if not sql.reads(text_of(statement)) and not await self._has_rows_of_writes(deadline):
+            raise Refused(f"{self.peer.address} is of a dqlite before 1.18.2, where rows of a write are not replicated")
         return await self._checked(await self._run(Rows, statement, values, deadline))
 
     async def next_rows(self, deadline: float) -> Rows:
@@ -187,6 +188,22 @@ class Session:
             self._modern = stmt.schema == 1
             await expect(Response, self.peer, requests.Finalize(stmt.db_id, stmt.stmt_id), deadline)
         return self._modern
+
+    async def _has_rows_of_writes(self, deadline: float) -> bool:
+        """Return whether the node is of dqlite 1.18.2 or newer.
+
+        From 1.15 on others answer a write that returns rows with 100, SQLite's number for a row, and end by an
+        assertion behind it. Which they are is seen by EXEC of a harmless query, which has this answer too.
+        """
+        if self._replicates_rows is None and await self._is_modern(deadline):
+            try:
+                await expect(Response, self.peer, requests.ExecSql(0, "select 1"), deadline)
+                self._replicates_rows = False
+            except DqliteError as exc:
+                if not exc.message.startswith("rows yielded"):
+                    raise
+                self._replicates_rows = exc.code == responses.ERROR
+        return bool(self._replicates_rows)
 
 
 def encoded(value: Parameter) -> tuples.Value:

@@ -262,6 +262,14 @@ def test_what_old_nodes_cannot_do() -> None:
             assert len(await client.query("insert into t values(1) returning a")) == 1
             assert [one.schema for one in node.asked if isinstance(one, QuerySql)] == [1, 0]
             assert node.count(requests.Finalize) == 1
+        middle = always(ExecSql, [Failed(100, "rows yielded when none expected for EXEC request")])
+        async with Scripted(middle) as node, Client([node.address], "x") as client:
+            node.old = False
+            await client.query(ask, *many)
+            for text in ("insert into t values(1) returning a", "insert into t values(1)"):
+                with pytest.raises(Refused, match="not replicated"):
+                    await client.query(text)
+            assert texts(node) == [ask, "select 1"]
         prepare = always(requests.Prepare, [Failed(1005, "schema")])
         async with Scripted(prepare) as node, Client([node.address], "x") as client:
             with pytest.raises(Refused):

@@ -53,7 +53,7 @@ class Scripted:
         self.leader: str | None = None
         """The address of the leader, if that is another node."""
         self.old = True
-        """Whether this is a node of dqlite before 1.15."""
+        """Whether this is a node of dqlite before 1.15, else it is one of 1.18.2 or newer."""
         self.asked: list[Request] = []
         self.barrier: Sequence[Response] = [responses.Rows(("0",), ((0,),))]
         self.connections = self.barriers = 0
@@ -126,6 +126,8 @@ class Scripted:
             return [responses.Stmt(0, 0, request.sql.count("?"), 0, 0 if self.old else request.schema)]
         if isinstance(request, (requests.Query, requests.QuerySql)):
             return [responses.Rows(("a",), ((1,),))]
+        if isinstance(request, requests.ExecSql) and request.sql == "select 1":
+            return [responses.Failed(responses.ERROR, "rows yielded when none expected for EXEC request")]
         if isinstance(request, (requests.Exec, requests.ExecSql)):
             return [responses.Result(1, 1)]
         return [responses.Empty()]

@@ -33,7 +33,7 @@ FREQUENCY = 300
 HERE = Path(__file__).resolve().parent
 SOURCES = Path("/usr/share/gocode")
 """Where Debian's golang-github-canonical-go-dqlite-dev puts its sources."""
-PREFIX = os.environ.get("DQLITE_PREFIX", "")
+PREFIX = os.path.abspath(os.environ["DQLITE_PREFIX"]) if os.environ.get("DQLITE_PREFIX") else ""
 """Where another libdqlite than the system's is installed, with lib and include below, if there is one."""
 
 

@@ -117,7 +117,7 @@ async def _insert_and_fail(client: Client, text: str, caught: type[Exception] = 
 
 
 def test_what_dqlite_before_1_15_cannot_do(node: Node) -> None:
-    """More than 255 parameters and rows of a write are refused, or work: the node's version is found out."""
+    """More than 255 parameters and rows of a write (1.18.2) are refused, or work: the node's version is found out."""
 
     async def run() -> None:
         async with Client([node.address], "test.db") as client:
@@ -150,7 +150,7 @@ def test_why_rows_of_a_write_are_refused(cluster: Callable[..., Nodes]) -> None:
 
 
 def test_rows_of_a_write_are_on_all_members(cluster: Callable[..., Nodes], tmp_path: Path) -> None:
-    """A leader of dqlite 1.15 or newer hands them out and replicates them; more than 255 parameters go there, too."""
+    """A leader of dqlite 1.18.2 or newer hands them out and replicates them; 300 parameters go there, too."""
     both = cluster()
     first, second, witness, _ = three(both)
 
@@ -159,7 +159,7 @@ def test_rows_of_a_write_are_on_all_members(cluster: Callable[..., Nodes], tmp_p
             try:
                 table = await client.query("insert into t(b) values(?), (?) returning a, b", "x", "y")
             except Refused:
-                pytest.skip("this is a dqlite before 1.15")
+                pytest.skip("this is a dqlite before 1.18.2")
             assert list(table) == [(1, "x"), (2, "y")]
             values = [str(n) for n in range(300)]
             text = f"insert into t(b) values{', '.join(['(?)'] * 300)}"
