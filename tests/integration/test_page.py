@@ -272,7 +272,7 @@ def test_changes(tmp_path: Path) -> None:
             status, found = await change("demote", 1)
             assert (status, "is not a member" in found["error"]) == (409, True)
             status, found = await change("add", 7, address=other.address)
-            assert (status, "is the address of member" in found["error"]) == (409, True)
+            assert (status, f"is server {other.id}" in found["error"]) == (409, True)
             asked: Any
             for asked in (
                 *({"change": "explode", "member": "1"}, {"change": "remove"}, [], None, 7, "x", {"change": []}),
