@@ -30,6 +30,13 @@ def is_missed() -> bool:
     return find() is None and os.environ.get("CI") != "true"
 
 
+class Left(Exception):
+    """The page was left for another one while it was asked."""
+
+
+_LEFT = ("Inspected target navigated or closed", "Execution context was destroyed.")
+
+
 class Page:
     """One tab."""
 
@@ -38,12 +45,14 @@ class Page:
         self._numbers = itertools.count(1)
 
     async def call(self, method: str, **params: Any) -> Any:
-        """Call a method of the protocol."""
+        """Call a method of the protocol. Raises Left if another page takes the place of this one meanwhile."""
         number = next(self._numbers)
         await self._socket.send_json({"id": number, "method": method, "params": params})
         while True:
             answer = await self._socket.receive_json()
             if answer.get("id") == number:
+                if "error" in answer and answer["error"]["message"] in _LEFT:
+                    raise Left
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -59,10 +68,13 @@ class Page:
         return found["result"].get("value")
 
     async def until(self, expression: str, seconds: float = 120) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true, if need be on a page that takes the place of this one."""
 
         async def poll() -> None:
-            while not await self.value(expression):
+            while True:
+                with contextlib.suppress(Left):
+                    if await self.value(expression):
+                        return
                 await asyncio.sleep(0.05)
 
         try:
