@@ -137,7 +137,7 @@ def snapshot_was_refused(p: RaftProgress, rejected: int, last_index: int, now: i
     was sent before the snapshot was answered no later than so long after that.
     """
     if rejected == p.snapshot_index:
-        if rejected == p.streamed_index and p.streamed > 0 and p.snapshot_sent >= 0:
+        if is_awaited(p, rejected) and p.snapshot_sent >= 0:
             p.snapshot_doubt = now
         return False
     if rejected == 0 and last_index >= p.snapshot_index:
@@ -209,9 +209,14 @@ def count(p: RaftProgress, prev_index: int) -> None:
     p.streamed += 1
 
 
+def is_awaited(p: RaftProgress, rejected: int) -> bool:
+    """Return whether a message with this predecessor, sent since the latest acknowledgment, has no answer yet."""
+    return rejected == p.streamed_index and p.streamed > 0
+
+
 def was_counted(p: RaftProgress, rejected: int) -> bool:
     """Return whether a rejection of index `rejected` is of a message that `count` has noted. Answers come in order."""
-    if rejected != p.streamed_index or p.streamed == 0:
+    if not is_awaited(p, rejected):
         if p.state == PROGRESS__PIPELINE or (p.state == PROGRESS__SNAPSHOT and rejected > p.snapshot_index):
             # The answers to earlier ones have been lost. This does not hold while one probes, nor for predecessors in
             # front of a snapshot: there the rejection may answer a message that was sent before those.
@@ -233,7 +238,7 @@ def denies(p: RaftProgress, rejected: int, last_index: int) -> bool:
     another log in its place. Then all that it acknowledged counts for nothing any more. No acknowledged entry is lost
     by that: the commit index stays, and what is committed from now on has its majority without the old acknowledgments.
     """
-    if rejected > p.match_index or rejected != p.streamed_index or p.streamed == 0:
+    if rejected > p.match_index or not is_awaited(p, rejected):
         return False
     if last_index >= p.match_index and (p.state != PROGRESS__PIPELINE or rejected < p.match_index):
         return False

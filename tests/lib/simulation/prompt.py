@@ -19,7 +19,17 @@ the counts of steps and sendings anew, and what depends on a life or a term ends
 
 from typing import TYPE_CHECKING, Final
 
-from pyraft import RAFT_LEADER, RAFT_VOTER, Raft, RaftAppendEntriesResult, RaftMessage, accept, configuration, log
+from pyraft import (
+    RAFT_LEADER,
+    RAFT_VOTER,
+    Raft,
+    RaftAppendEntriesResult,
+    RaftMessage,
+    accept,
+    configuration,
+    log,
+    progress,
+)
 from pyraft.progress import PROGRESS__SNAPSHOT
 from pyraft.state import RaftProgress
 
@@ -211,7 +221,7 @@ class Prompt:
             return False
         p = r.leader_state.progress[i]
         soon = node.io.time(node.io) - p.snapshot_sent <= 2 * self.world.profile.latency[1]
-        return soon and p.streamed > 0 and p.streamed_index == rejected
+        return soon and progress.is_awaited(p, rejected)
 
     def _acknowledges(self, node: "Node", id: int, result: RaftAppendEntriesResult) -> None:
         r = node.raft
