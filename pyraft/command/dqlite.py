@@ -11,7 +11,6 @@ Failure modes: what is refused, or stops the node, is told on standard error, ex
 
 import asyncio
 import dataclasses
-import logging
 import os
 import signal
 from collections.abc import Callable
@@ -23,15 +22,12 @@ from io_uv.dqlite import responses
 from io_uv.dqlite import upgrade as upgrades
 from pyraft.command import text
 from pyraft.command.group import Group
-from pyraft.command.reach import json_option, tls_options, told
+from pyraft.command.reach import json_option, renew, tls_options, told
 from pyraft.dqlite import DqliteError, LxdTls, Member, Overrun, Refused, Replica, Settings, dialer
 from pyraft.dqlite import backup as backups
 from pyraft.dqlite.publish import Changes
 from pyraft.dqlite.replica import FOLDER
-from pyraft.errors import printable
 from pyraft.node.tls import Tls
-
-_log = logging.getLogger("pyraft")
 
 STANDBY_WEIGHT = 100
 """Others, whose weight is 0 by default, become voters rather than a stand-by without SQL."""
@@ -205,7 +201,7 @@ async def _live(make: Callable[[], Member], as_json: bool, files: str = "", chan
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if member.tls is not None:
-        loop.add_signal_handler(signal.SIGHUP, _renew, member)
+        loop.add_signal_handler(signal.SIGHUP, renew, member.reload_certificates, Refused)
     async with member:
         ends = [asyncio.ensure_future(one) for one in (stop.wait(), member.wait_closed())]
         joined = asyncio.ensure_future(member.joined())
@@ -223,16 +219,6 @@ async def _live(make: Callable[[], Member], as_json: bool, files: str = "", chan
             for one in (*ends, joined):
                 one.cancel()
             await asyncio.gather(*ends, joined, return_exceptions=True)
-
-
-def _renew(member: Member) -> None:
-    """Take renewed certificates; the log says why where that cannot be, and the member goes on with those it has."""
-    try:
-        member.reload_certificates()
-    except Refused as exc:
-        _log.warning("certificates stay as they were: %s", printable(str(exc)))
-    else:
-        _log.info("certificates were read again")
 
 
 def _say_joined(member: Member, files: str, as_json: bool) -> None:

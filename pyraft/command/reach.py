@@ -1,7 +1,7 @@
 """The way from the shell into a running cluster: the options for it, and errors as lines.
 
 Duty: `reach` gives a command the options --via, --timeout and those of TLS, and hands it a `Way`; `tls_options` has the
-latter alone. `Way.run` carries out a coroutine with an `Operator`.
+latter alone, and `renew` takes renewed certificates. `Way.run` carries out a coroutine with an `Operator`.
 
 Happy path: `PYRAFT_VIA="10.0.0.1:9001 10.0.0.2:9001"` in the environment takes the place of --via.
 
@@ -10,6 +10,7 @@ Failure modes: what is refused, or cannot be reached, is told in a line on stand
 
 import asyncio
 import functools
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from pyraft.node.tls import Tls
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+_logger = logging.getLogger("pyraft")
 
 VIA: Final = "PYRAFT_VIA"
 
@@ -102,6 +105,16 @@ def tls_options(function: F) -> F:
     ):
         made = click.option(name, metavar="FILE", envvar=f"PYRAFT_{name[2:].upper()}", help=text)(made)
     return made  # type: ignore[no-any-return]
+
+
+def renew(reload: Callable[[], object], refused: type[Exception]) -> None:
+    """Take renewed certificates by `reload`. If it raises `refused` the log says why, and those in use stay."""
+    try:
+        reload()
+    except refused as exc:
+        _logger.warning("certificates stay as they were: %s", printable(str(exc)))
+    else:
+        _logger.info("certificates were read again")
 
 
 def reach(function: F) -> F:

@@ -28,14 +28,12 @@ import click
 
 from pyraft.aio import RaftError
 from pyraft.command import text
-from pyraft.command.reach import json_option, tls_options, told
+from pyraft.command.reach import json_option, renew, tls_options, told
 from pyraft.errors import printable
 from pyraft.node import Machine, Node, NodeError, Settings
 from pyraft.node.council import View
 from pyraft.node.systemd import Notifier
 from pyraft.node.tls import Tls
-
-_logger = logging.getLogger("pyraft")
 
 
 @click.command(epilog="Example: pyraft serve shop:Shop data/1")
@@ -198,7 +196,7 @@ async def run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _renew, node)
+    loop.add_signal_handler(signal.SIGHUP, renew, node.reload_certificates, NodeError)
     async with node, site or contextlib.nullcontext("") as where:
         sentence = printable(f"member {node.id} at {node.address} of cluster {node.cluster} runs")
         page = (node._desk.page or where) if where else ""
@@ -220,16 +218,6 @@ async def run(
         cause = "" if stop.is_set() else node.server.raft.cause or "it has ended"
         await node.close()  # before the site, whose probes tell of it meanwhile
         return cause
-
-
-def _renew(node: Node[Machine]) -> None:
-    """Take renewed certificates. Where that cannot be, the log says why, and the node goes on with those it has."""
-    try:
-        node.reload_certificates()
-    except NodeError as exc:
-        _logger.warning("certificates stay as they were: %s", printable(str(exc)))
-    else:
-        _logger.info("certificates were read again")
 
 
 async def _tell(node: Node[Machine], notifier: Notifier) -> None:

@@ -12,9 +12,8 @@ from io_uv.dqlite.responses import Failed, Response, Rows
 from io_uv.dqlite.tuples import IsoTime
 from pyraft.dqlite import Aborted, Client, Cluster, DqliteError, Refused, Statement, Unavailable, Unknown, session
 from pyraft.dqlite import peer as peers
-from pyraft.dqlite.peer import Peer
 from tests.integration.test_dqlite_client import INSERT, INTERRUPTED, NOT_LEADER, always, once, run
-from tests.lib.dqlite_scripted import END, HANG, SOON, Scripted, overdue
+from tests.lib.dqlite_scripted import END, HANG, SOON, Endless, Scripted, overdue
 
 
 def texts(node: Scripted) -> list[str]:
@@ -178,17 +177,6 @@ def test_rows_come_in_parts() -> None:
             assert len(await _after(node, client)) == 1
 
     run(test())
-
-
-class Endless(Peer):
-    """A connection on which rows come faster than they are read."""
-
-    n = 0
-
-    async def _exchange(self, request: Request | None, seconds: float) -> Response:
-        self.n += 1
-        assert self.n < 10
-        return Rows(("a",), ((self.n,),), True)
 
 
 def test_a_query_that_goes_on_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,10 @@ from pyraft.dqlite import (
     store,
 )
 from pyraft.dqlite import session as sessions
-from pyraft.dqlite.peer import Peer, dial_tcp, find_leader
+from pyraft.dqlite.peer import dial_tcp, find_leader
 from tests.integration.test_dqlite_client import always, once, run
 from tests.integration.test_dqlite_member import FAST, World, address, in_world
-from tests.lib.dqlite_scripted import HANG, Scripted, overdue
+from tests.lib.dqlite_scripted import HANG, Endless, Scripted, overdue
 
 
 @pytest.mark.parametrize(
@@ -167,15 +167,8 @@ def test_names_of_columns_that_fill_a_message() -> None:
     run(test())
 
 
-class Endless(Peer):
-    """A connection on which rows come faster than they are read."""
-
-    n = 0
-
-    async def _exchange(self, request: Request | None, seconds: float) -> Response:
-        self.n += 1
-        assert self.n < 10
-        return Rows(("a",), ((self.n,),), True)
+class Closed(Endless):
+    """One that takes note of its end."""
 
     async def close(self) -> None:
         """Take note."""
@@ -188,7 +181,7 @@ def test_rows_without_an_end_are_not_read_for_ever(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sessions, "left", lambda deadline: next(times, 0.0))
 
     async def test() -> None:
-        peer = Endless("10.0.0.1:9001", (None, None))  # type: ignore[arg-type]
+        peer = Closed("10.0.0.1:9001", (None, None))  # type: ignore[arg-type]
         session = sessions.Session(peer)
         for n in (1, 2, 3):
             assert (await session.next_rows(1.0)).rows == ((n,),)

@@ -8,6 +8,7 @@ from io_uv.dqlite import requests, responses
 from io_uv.dqlite.messages import Splitter
 from io_uv.dqlite.requests import Request
 from io_uv.dqlite.responses import Response
+from pyraft.dqlite.peer import Peer
 from pyraft.dqlite.session import BARRIER
 
 END: list[Response] = []
@@ -131,3 +132,14 @@ class Scripted:
         if isinstance(request, (requests.Exec, requests.ExecSql)):
             return [responses.Result(1, 1)]
         return [responses.Empty()]
+
+
+class Endless(Peer):
+    """A connection on which rows come faster than they are read."""
+
+    n = 0
+
+    async def _exchange(self, request: Request | None, seconds: float) -> Response:
+        self.n += 1
+        assert self.n < 10
+        return responses.Rows(("a",), ((self.n,),), True)
